@@ -1,0 +1,234 @@
+"""The typed settings that every other room receives. No Hydra, no torch: ranks unpickle these and nothing else.
+
+Values live in ``conf/``; a default stands here only where no file in ``conf/`` sets it.
+``metadata={"help": ..., "choices": ...}`` feeds ``--help`` and the checks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+FREE_TEXT_KEYS = frozenset(
+    {
+        "prompt",
+        "negative_prompt",
+        "prompts",
+        "image",
+        "out",
+        "ckpt",
+        "adapter",
+        "resume",
+        "cache",
+        "data.root",
+        "data.caption",
+        "data.trigger",
+        "model.t2v",
+        "model.i2v",
+        "preview.prompt",
+    }
+)
+"""Keys whose value reaches the program verbatim, whatever characters it holds: Hydra's grammar never sees them."""
+
+
+def setting(help: str, default: Any = None, choices: tuple[str, ...] = ()) -> Any:
+    """A dataclass field with its one-line help and, where the value is a word, the words it may be."""
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass
+class ModelConfig:
+    """A pair of transformers of one family, and the facts about them that are needed before anything is loaded."""
+
+    name: str = setting("name of the model", "")
+    t2v: str | None = setting("text-to-video checkpoint: embedded:<name>, hub repository or diffusers directory")
+    i2v: str | None = setting("image-to-video checkpoint, likewise; null where the family has none")
+    t2v_revision: str = setting("hub revision of t2v", "main")
+    i2v_revision: str = setting("hub revision of i2v", "main")
+    dtype: str = setting("dtype of the frozen transformer", "bf16", ("bf16", "fp32"))
+    num_layers: int = setting("transformer blocks", 40)
+    num_heads: int = setting("attention heads; bounds how the sequence can be split", 40)
+    hidden_size: int = setting("transformer width in channels", 5120)
+    height: int = setting("frame height in pixels, a multiple of 16", 480)
+    width: int = setting("frame width in pixels, a multiple of 16", 832)
+    fps: int = setting("frames per second the model was trained at", 16)
+    num_frames: int = setting("frames of a generated clip, 4n+1", 81)
+    sampling_shift: float = setting("sigma shift at inference, as the model's authors publish it", 5.0)
+
+
+@dataclass
+class StageConfig:
+    name: str = setting("what is learnt", "style", ("style", "motion"))
+    transformer: str = setting("which transformer of the pair is trained on", "t2v", ("t2v", "i2v"))
+    num_frames: int = setting("frames of a training sample: 1 = stills, else 4n+1", 1)
+    image_condition: bool = setting("show the transformer its first frame (i2v only)", False)
+    allow_leak: bool = setting("train stills on i2v although the condition is the answer", False)
+    steps: int = setting("optimizer steps", 1000)
+    batch_size: int = setting("samples per rank and micro-batch", 4)
+    accumulation: int = setting("micro-batches per optimizer step", 1)
+
+
+@dataclass
+class DataConfig:
+    name: str = setting("name of the data set", "")
+    root: str | None = setting("folder with clips, and .txt captions beside them")
+    caption: str | None = setting("one caption for every clip, instead of the files beside them")
+    trigger: str | None = setting("word put before every caption, to call the look up later")
+    holdout: float = setting("share of the clips kept for validation", 0.1)
+    stills_per_shot: int = setting("stills taken from each shot", 2)
+    window_stride: int = setting("frames between the starts of two windows, at the model's fps", 33)
+
+
+@dataclass
+class LoraSettings:
+    rank: int = setting("rank of the two factors", 8)
+    alpha: float = setting("the update is scaled by alpha / rank", 16.0)
+    dropout: float = setting("dropout before the first factor", 0.0)
+    targets: str = setting("which projections", "cross_attention", ("cross_attention", "attention", "all_linear"))
+
+
+@dataclass
+class OptimizerConfig:
+    lr: float = setting("AdamW learning rate", 3e-5)
+    lr_for_width: int | None = setting(
+        "width the rate was found at: other widths get lr x this / hidden_size; null takes lr as it is", 5120
+    )
+    beta1: float = setting("first moment", 0.9)
+    beta2: float = setting("second moment", 0.999)
+    eps: float = setting("AdamW epsilon", 1e-8)
+    weight_decay: float = setting("decoupled weight decay", 0.01)
+    warmup_steps: int = setting("steps of linear warm-up", 0)
+    schedule: str = setting("rate after the warm-up", "constant", ("constant", "cosine"))
+    clip_norm: float = setting("gradient norm is clipped to this; 0 = never", 1.0)
+
+
+@dataclass
+class FlowConfig:
+    sigma_mean: float = setting("mean of the normal behind the logit-normal sigma", 0.0)
+    sigma_std: float = setting("its standard deviation", 1.0)
+    shift: float | None = setting("sigma shift; null = 2 at 480p, grown with the square root of the pixels")
+
+
+@dataclass
+class DropoutConfig:
+    caption: float = setting("share of samples trained without caption, for guidance", 0.1)
+    image: float = setting("share of i2v samples trained without image condition", 0.1)
+
+
+@dataclass
+class CheckpointConfig:
+    every_steps: int = setting("optimizer steps between checkpoints; 0 = only at the end", 250)
+    keep: int = setting("newest checkpoints kept", 2)
+
+
+@dataclass
+class ValidationConfig:
+    every_steps: int = setting("optimizer steps between held-out losses; 0 = never", 250)
+    samples: int = setting("held-out samples looked at, at most", 8)
+
+
+@dataclass
+class PreviewConfig:
+    every_steps: int = setting("optimizer steps between previews; 0 = never", 0)
+    prompt: str | None = setting("what the preview shows; null = the first held-out caption")
+    sampler_steps: int = setting("denoising steps of a preview", 8)
+
+
+@dataclass
+class StrategyConfig:
+    name: str = setting("auto = ddp when there are several ranks", "auto", ("auto", "single", "ddp", "zero1", "zero2", "zero3"))
+
+
+@dataclass
+class SamplerConfig:
+    name: str = setting("solver", "unipc", ("unipc", "euler"))
+    steps: int = setting("denoising steps", 40)
+    guidance: float = setting("classifier-free guidance scale; 1 = unguided", 5.0)
+    guidance_mode: str = setting(
+        "how the guided pair runs: one batch, or two groups of ranks", "batch", ("batch", "split")
+    )
+    shift: float | None = setting("sigma shift; null = the model's own")
+
+
+@dataclass
+class MetricsConfig:
+    names: list[str] = field(default_factory=list, metadata={"help": "numbers written beside a clip"})
+
+
+@dataclass
+class LoggerConfig:
+    name: str = setting("where curves go", "csv", ("wandb", "csv", "tensorboard", "none"))
+    project: str = setting("project name at the logger", "cinelora")
+    offline: bool | None = setting("wandb: null = offline unless a key is there")
+    every_steps: int = setting("optimizer steps between logged losses", 10)
+
+
+@dataclass
+class RecipeConfig:
+    name: str | None = setting("name of the whole experiment")
+    stage: str | None = setting("the stage the recipe is written for; null = any")
+    known: list[str] = field(default_factory=list, metadata={"help": "what the source states"})
+    ours: list[str] = field(default_factory=list, metadata={"help": "what the source does not state and we chose"})
+
+
+@dataclass
+class TrainConfig:
+    """Everything ``train.py`` runs on."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    stage: StageConfig = field(default_factory=StageConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    dropout: DropoutConfig = field(default_factory=DropoutConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    preview: PreviewConfig = field(default_factory=PreviewConfig)
+    ema_decay: float = setting("moving average of the adapter, exported instead of it; 0 = off", 0.0)
+    seed: int = setting("seeds weights, order, noise and dropout", 0)
+    gpus: int = setting("ranks on each node: GPUs, or CPU processes where there are none", 1)
+    nodes: int = setting("machines", 1)
+    workers: int = setting("processes reading the cache, per rank; 0 reads in the training process", 0)
+    out: str | None = setting("run directory; null = outputs/<stage>/<data>/<time>")
+    adapter: str | None = setting("style adapter under stage=motion: a run, a file or hub:owner/name")
+    resume: str | None = setting("run to go on with: its directory")
+    cache: str = setting("folder of encoded samples, shared between runs", "outputs/cache")
+    description: str | None = setting("a note kept with the run")
+
+
+@dataclass
+class WeightsConfig:
+    """How strongly each adapter speaks; 0 = not at all."""
+
+    keyframe: float = setting("style adapter while the keyframe is made", 1.0)
+    style: float = setting("style adapter while the clip is expanded", 1.0)
+    motion: float = setting("motion adapter while the clip is expanded", 1.0)
+
+
+@dataclass
+class InferConfig:
+    """Everything ``infer.py`` runs on."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    ckpt: str | None = setting("adapter(s): a run, an adapter file or hub:owner/name; null = the base model")
+    prompt: str | None = setting("what the clip shows")
+    prompts: str | None = setting("file with one prompt a line; makes a clip of each, goes on where it stopped")
+    negative_prompt: str = setting("what guidance steers away from", "")
+    image: str | None = setting("keyframe to start from, instead of making one")
+    mode: str = setting("scene = keyframe, then expansion; t2v = straight from the t2v transformer", "scene", ("scene", "t2v"))
+    num_frames: int | None = setting("frames, 4n+1; null = the model's own")
+    compare: bool = setting("also make the clip without adapters, for the contact sheet", False)
+    seed: int = setting("same seed, same clip", 0)
+    gpus: int = setting("ranks on each node the sequence is split over", 1)
+    nodes: int = setting("machines", 1)
+    out: str | None = setting("run directory; null = outputs/infer/<time>")
+    cache: str = setting("folder of models built or fetched", "outputs/cache")

@@ -1,0 +1,32 @@
+"""The errors a user can cause and mend: one sentence, the value, the way out.
+
+Scripts print these without a traceback and leave with ``exit_code``; everything else is a bug and shows its trace.
+"""
+
+
+class CineloraError(Exception):
+    """Something the user can mend; ``str(error)`` is the sentence to print."""
+
+    exit_code = 1
+
+
+class ConfigError(CineloraError):
+    """A setting that is missing, misspelt, or contradicts another."""
+
+    exit_code = 2
+
+
+class FootageError(CineloraError):
+    """Footage that is missing, unreadable, or not enough to train on."""
+
+
+class ModelError(CineloraError):
+    """A checkpoint that is missing, incomplete, or not the one asked for."""
+
+
+class AdapterError(CineloraError):
+    """An adapter file that does not fit the model, or is no adapter."""
+
+
+class TrainingError(CineloraError):
+    """A run that cannot go on: a loss that is not finite, a full disk, a checkpoint that does not load."""

@@ -1,0 +1,199 @@
+"""The cache of encoded samples: every still, window and caption goes through its encoder once, ever.
+
+Enters: a manifest of samples and a bundle. Leaves: one safetensors file per encoding, named by a hash of everything it
+depends on, and an ``Index`` that says which files make up a data set. Files appear whole or not at all, so a killed build
+goes on where it stopped and two runs can share a folder. It does not know what the latents are used for.
+
+What a name covers: the content of the clip (not its path or date), the frames taken, the size, the encoder's own
+fingerprint and ``VERSION``. A changed caption therefore re-encodes one text, another VAE every sample, a touched file none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tqdm.auto import tqdm
+
+from cinelora.errors import FootageError, TrainingError
+from cinelora.files import read_json, save_tensors, sha256_json, write_json
+from cinelora.footage.samples import Manifest, Sample, Skipped, read_frames
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cinelora.models.wan import WanBundle
+
+T = TypeVar("T")
+VERSION = 1
+"""Raised whenever the same inputs would be encoded to other values."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One sample: where it came from, and the names of its encodings (``image`` only where I2V is shown its first frame)."""
+
+    id: str
+    split: str
+    caption: str
+    text: str
+    video: str
+    image: str | None
+
+
+@dataclass(frozen=True)
+class Index:
+    """A data set in the cache. ``texts`` holds what belongs to no sample: the empty caption and the preview's prompt."""
+
+    entries: tuple[Entry, ...]
+    texts: dict[str, str]
+
+    @property
+    def data_hash(self) -> str:
+        """12 hex digits over every encoding and caption, recorded in adapters."""
+        return sha256_json([asdict(entry) for entry in self.entries])[:12]
+
+    def split(self, name: str) -> list[Entry]:
+        """The entries of ``train`` or ``heldout``."""
+        return [entry for entry in self.entries if entry.split == name]
+
+    def save(self, path: Path) -> None:
+        """Write the index as JSON."""
+        write_json(path, {"entries": [asdict(entry) for entry in self.entries], "texts": self.texts})
+
+    @classmethod
+    def load(cls, path: Path) -> Index:
+        """Read what ``save`` wrote."""
+        raw: dict[str, Any] = read_json(path)
+        return cls(tuple(Entry(**entry) for entry in raw["entries"]), raw["texts"])
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How pixels reach the encoder: size of a frame, frames of a sample, and whether I2V will be shown the first."""
+
+    height: int
+    width: int
+    num_frames: int
+    image_condition: bool
+
+
+class LatentCache:
+    """The folder of encodings of one bundle. Building is resumable and sharded over ranks."""
+
+    def __init__(self, root: Path, bundle: WanBundle, framing: Framing) -> None:
+        self.root = root / "latents"
+        self.bundle = bundle
+        self.framing = framing
+
+    def path(self, name: str) -> Path:
+        """The file of an encoding."""
+        return encoding_path(self.root, name)
+
+    def index(self, manifest: Manifest, texts: dict[str, str]) -> Index:
+        """Names of everything ``manifest`` and ``texts`` (role -> prompt) encode to; nothing is encoded."""
+        from cinelora.models.wan import Part
+
+        text_seed = [VERSION, self.bundle.fingerprint(Part.TEXT_ENCODER), self.bundle.fingerprint(Part.TOKENIZER)]
+        vae = self.bundle.fingerprint(Part.VAE)
+        framing = self.framing
+        clip = self.bundle.fingerprint(Part.IMAGE_ENCODER) if framing.image_condition else None
+
+        def text_name(prompt: str) -> str:
+            return f"text-{sha256_json([*text_seed, prompt])[:32]}"
+
+        def entry(sample: Sample) -> Entry:
+            pixels = [VERSION, sample.file_hash, framing.height, framing.width, vae]
+            image = [*pixels, clip, sample.frames[0], len(sample.frames)]
+            return Entry(
+                id=sample.id,
+                split=sample.split,
+                caption=sample.caption,
+                text=text_name(sample.caption),
+                video=f"video-{sha256_json([*pixels, list(sample.frames)])[:32]}",
+                image=f"image-{sha256_json(image)[:32]}" if framing.image_condition else None,
+            )
+
+        return Index(tuple(map(entry, manifest.samples)), {role: text_name(prompt) for role, prompt in texts.items()})
+
+    def encode(
+        self, footage: Path, manifest: Manifest, index: Index, texts: dict[str, str], rank: int = 0, world_size: int = 1
+    ) -> list[Skipped]:
+        """Encode this rank's share of what is missing; returns the samples whose pixels could not be read."""
+        prompts = {entry.text: entry.caption for entry in index.entries}
+        prompts |= {index.texts[role]: prompt for role, prompt in texts.items()}
+        self._encode_texts(_share(self._missing(prompts), rank, world_size), prompts, rank == 0)
+        todo = [
+            (sample, entry)
+            for sample, entry in zip(manifest.samples, index.entries, strict=True)
+            if self._missing(name for name in (entry.video, entry.image) if name)
+        ]
+        return self._encode_samples(footage, _share(todo, rank, world_size), rank == 0)
+
+    def complete(self, index: Index, skipped: list[Skipped]) -> Index:
+        """``index`` without the entries that could not be encoded. Raises ``FootageError`` where none is left."""
+        kept = tuple(e for e in index.entries if not self._missing(n for n in (e.text, e.video, e.image) if n))
+        if not kept:
+            reason = f"; the first: {skipped[0].path}: {skipped[0].reason}" if skipped else ""
+            raise FootageError(f"none of the {len(index.entries)} samples could be encoded{reason}")
+        return replace(index, entries=kept)
+
+    def _missing(self, names: Iterable[str]) -> list[str]:
+        return [name for name in dict.fromkeys(names) if not self.path(name).exists()]
+
+    def _encode_texts(self, names: list[str], prompts: dict[str, str], show: bool) -> None:
+        from cinelora.models.wan import Part
+
+        if not names:
+            return
+        with self.bundle.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
+            for name in _progress(names, "captions", show):
+                self._save(name, {"text": self.bundle.encode_text([prompts[name]])[0]})
+
+    def _encode_samples(self, footage: Path, todo: list[tuple[Sample, Entry]], show: bool) -> list[Skipped]:
+        from cinelora.models.wan import Part
+
+        if not todo:
+            return []
+        skipped = []
+        parts = [Part.VAE, Part.IMAGE_ENCODER] if self.framing.image_condition else [Part.VAE]
+        with self.bundle.loaded(*parts):
+            for sample, entry in _progress(todo, "samples", show):
+                try:
+                    self._encode_sample(footage, sample, entry)
+                except FootageError as error:
+                    skipped.append(Skipped(sample.path, str(error)))
+        return skipped
+
+    def _encode_sample(self, footage: Path, sample: Sample, entry: Entry) -> None:
+        from cinelora.models.wan import pixels_to_range
+
+        video = read_frames(footage, sample, self.framing.height, self.framing.width)
+        if self._missing([entry.video]):
+            latents = self.bundle.encode_video(pixels_to_range(video, self.bundle.device))[0]
+            self._save(entry.video, {"latents": latents})
+        if entry.image and self._missing([entry.image]):
+            image = self.bundle.encode_image(video[0], num_frames=len(video))
+            self._save(entry.image, {"image_latents": image.latents, "image_tokens": image.tokens})
+
+    def _save(self, name: str, tensors: dict[str, Tensor]) -> None:
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+            raise TrainingError(f"the encoder gave values that are not finite for {name}; check model.dtype and the weights")
+        save_tensors(path, {key: tensor.cpu() for key, tensor in tensors.items()}, {"version": str(VERSION)})
+
+
+def encoding_path(root: Path, name: str) -> Path:
+    """Where the encoding ``name`` lies below ``root``: spread over folders by the first digits of its hash."""
+    return root / name.split("-")[1][:2] / f"{name}.safetensors"
+
+
+def _share(items: list[T], rank: int, world_size: int) -> list[T]:
+    return items[rank::world_size]
+
+
+def _progress(items: list[T], unit: str, show: bool) -> Iterable[T]:
+    return tqdm(items, desc=f"encoding {unit}", unit=unit[:-1], disable=not show)

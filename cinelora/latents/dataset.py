@@ -1,0 +1,119 @@
+"""The data set over the cache, and the order in which its samples are trained on.
+
+Enters: an index and a batch size. Leaves: batches of tensors, in an order that is a function of (seed, step) alone: any
+number of ranks, and a run resumed at any step, sees the same samples. It does not know what is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from cinelora.errors import FootageError, TrainingError
+from cinelora.files import load_tensors, read_header
+from cinelora.latents.cache import Entry, Index, encoding_path
+from cinelora.models.flow import keyed_generator
+from cinelora.models.wan import pad_text
+
+TEXTS_IN_MEMORY = 64
+"""Captions kept in memory: at the 14B model's width one is 4 MiB."""
+
+
+class LatentDataset(Dataset[dict[str, Tensor]]):
+    """The encodings of one split.
+
+    An item holds ``latents`` (16, T, h, w) float32, ``text`` (512, D), ``index`` (its position, int64), and where the
+    index has image encodings ``image_latents`` (16, T, h, w) and ``image_tokens`` (257, D).
+    """
+
+    def __init__(self, cache: Path, index: Index, split: str) -> None:
+        self.root = cache / "latents"
+        self.entries: list[Entry] = index.split(split)
+        self.texts = index.texts
+        self.text = lru_cache(TEXTS_IN_MEMORY)(self._text)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, position: int) -> dict[str, Tensor]:
+        entry = self.entries[position]
+        item = {"index": torch.tensor(position), "text": self.text(entry.text), **self._load(entry.video)}
+        return item if entry.image is None else {**item, **self._load(entry.image)}
+
+    def shape(self, position: int) -> tuple[int, ...]:
+        """Shape of a sample's latents, read from the file's header."""
+        header = read_header(encoding_path(self.root, self.entries[position].video))
+        return tuple(header["latents"]["shape"])
+
+    def _text(self, name: str) -> Tensor:
+        return pad_text([self._load(name)["text"]])[0]
+
+    def _load(self, name: str) -> dict[str, Tensor]:
+        path = encoding_path(self.root, name)
+        if not path.exists():
+            raise TrainingError(f"{path} is gone from the cache; start again and it is encoded anew")
+        return load_tensors(path)[0]
+
+
+class BucketSampler(Sampler[list[int]]):
+    """Endless batches of positions, one bucket (shape) per optimizer step, the same for any number of ranks.
+
+    A step takes a group of ``batch_size x world_size x accumulation`` samples of one bucket. An epoch shuffles each
+    bucket and cuts it into groups, the last filled up from the bucket's own start, then shuffles the groups. So the group
+    of a step follows from (seed, step) in constant time, and nothing has to be stored to resume.
+    """
+
+    def __init__(
+        self,
+        shapes: list[tuple[int, ...]],
+        *,
+        batch_size: int,
+        accumulation: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        first_step: int = 0,
+    ) -> None:
+        if not shapes:
+            raise FootageError("there is no sample to train on: every clip went to the held-out split; lower data.holdout")
+        self.buckets = [[i for i, s in enumerate(shapes) if s == shape] for shape in sorted(set(shapes))]
+        self.batch_size, self.accumulation = batch_size, accumulation
+        self.rank, self.world_size = rank, world_size
+        self.seed, self.first_step = seed, first_step
+        self.group_size = batch_size * accumulation * world_size
+        self.groups_per_bucket = [-(-len(bucket) // self.group_size) for bucket in self.buckets]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in which every sample is seen at least once."""
+        return sum(self.groups_per_bucket)
+
+    def group(self, step: int) -> list[int]:
+        """The positions of all samples of optimizer step ``step``, over all ranks and micro-batches."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = torch.randperm(self.steps_per_epoch, generator=keyed_generator(self.seed, "groups", epoch))
+        group = int(order[place])
+        for number, (bucket, count) in enumerate(zip(self.buckets, self.groups_per_bucket, strict=True)):
+            if group < count:
+                return self._slice(bucket, number, epoch, group)
+            group -= count
+        raise AssertionError("a group lies in one of the buckets")
+
+    def _slice(self, bucket: list[int], number: int, epoch: int, group: int) -> list[int]:
+        shuffled = torch.randperm(len(bucket), generator=keyed_generator(self.seed, "bucket", number, epoch)).tolist()
+        first = group * self.group_size
+        return [bucket[shuffled[i % len(bucket)]] for i in range(first, first + self.group_size)]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        step = self.first_step
+        while True:
+            group = self.group(step)
+            for micro in range(self.accumulation):
+                first = (micro * self.world_size + self.rank) * self.batch_size
+                yield group[first : first + self.batch_size]
+            step += 1

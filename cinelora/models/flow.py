@@ -1,0 +1,83 @@
+"""Flow matching as Wan2.1 was trained with it, as pure tensor arithmetic.
+
+Enters: clean latents, noise and a sigma in (0, 1). Leaves: noisy latents, the velocity to predict, the loss.
+It does not know which network predicts, nor how it is conditioned.
+
+Shape suffixes: B batch, C channels, T latent frames, H and W latent height and width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cinelora.config.schema import FlowConfig
+
+NUM_TRAIN_TIMESTEPS = 1000
+"""Wan tells the network ``1000 * sigma``."""
+
+
+def keyed_generator(*key: int | str) -> torch.Generator:
+    """A CPU generator whose stream depends on ``key`` alone, so that any rank, resumed or not, draws the same."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def resolution_shift(height: int, width: int) -> float:
+    """Sigma shift for training at ``height x width`` pixels.
+
+    The Wan authors advise 2 at 480x832 and more above (Wan2.1 issue 291). More pixels hide the same noise better; keeping
+    the signal-to-noise ratio of a pixel average fixed asks for the square root of the pixel ratio (Esser et al. 2024,
+    section 5.3.2). Never below 1, which is no shift.
+    """
+    return max(1.0, 2.0 * math.sqrt(height * width / (480 * 832)))
+
+
+def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
+    """Move sigmas towards 1: ``shift * s / (1 + (shift - 1) * s)``."""
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def per_sample(sigma_B: Tensor, like: Tensor) -> Tensor:
+    """``sigma_B`` shaped to broadcast over the trailing dimensions of ``like``."""
+    return sigma_B.view(-1, *[1] * (like.ndim - 1))
+
+
+@dataclass(frozen=True)
+class FlowMatching:
+    """Rectified flow with logit-normal sigmas (Esser et al. 2024, equation 19) and a resolution shift."""
+
+    shift: float
+    sigma_mean: float = 0.0
+    sigma_std: float = 1.0
+
+    @classmethod
+    def from_config(cls, config: FlowConfig, height: int, width: int) -> FlowMatching:
+        """The flow for frames of ``height x width`` pixels; ``config.shift`` overrules the derived shift."""
+        shift = resolution_shift(height, width) if config.shift is None else config.shift
+        return cls(shift, config.sigma_mean, config.sigma_std)
+
+    def draw_sigma(self, generator: torch.Generator) -> Tensor:
+        """One sigma in (0, 1), a float32 scalar: ``shift(sigmoid(mean + std * normal))``."""
+        normal = torch.randn((), generator=generator)
+        return shift_sigma(torch.sigmoid(self.sigma_mean + self.sigma_std * normal), self.shift)
+
+    @staticmethod
+    def add_noise(clean: Tensor, noise: Tensor, sigma_B: Tensor) -> Tensor:
+        """``(1 - sigma) * clean + sigma * noise``."""
+        sigma = per_sample(sigma_B, clean)
+        return (1 - sigma) * clean + sigma * noise
+
+    @staticmethod
+    def velocity(clean: Tensor, noise: Tensor) -> Tensor:
+        """What the network predicts: ``noise - clean``, the derivative of ``add_noise`` by sigma."""
+        return noise - clean
+
+    @staticmethod
+    def loss(predicted: Tensor, target: Tensor) -> Tensor:
+        """Mean squared error of each sample in float32, shape (B,)."""
+        return (predicted.float() - target.float()).square().flatten(1).mean(1)

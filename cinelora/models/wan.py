@@ -1,0 +1,338 @@
+"""One Wan2.1 checkpoint: its parts loaded on demand and frozen, and every quirk of how Wan is fed.
+
+Enters: a source (embedded, hub repository, diffusers directory), pixels and prompts. Leaves: latents, embeddings,
+predicted velocities, pixels. It does not know about adapters, training or samplers.
+
+Shape suffixes: B batch, C channels, T frames (latent frames for latents), H and W height and width, N tokens, D features.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import html
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import ftfy
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from torch import Tensor, nn
+from transformers import AutoTokenizer, CLIPVisionModel, UMT5EncoderModel
+
+from cinelora.config.schema import ModelConfig
+from cinelora.errors import ModelError
+from cinelora.files import read_json
+
+TEXT_TOKENS = 512
+"""Wan's cross-attention takes the last 512 context tokens for text and whatever precedes them for the image."""
+SPATIAL, TEMPORAL = 8, 4
+"""Pixels per latent along each side, and frames per latent frame after the first."""
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+class Part(StrEnum):
+    """The folders of a diffusers checkpoint."""
+
+    TRANSFORMER = "transformer"
+    VAE = "vae"
+    TEXT_ENCODER = "text_encoder"
+    TOKENIZER = "tokenizer"
+    IMAGE_ENCODER = "image_encoder"
+
+
+@dataclass(frozen=True)
+class ImageCondition:
+    """What the I2V transformer is shown of the first frame.
+
+    ``latents``: normalised VAE latents of the clip [first frame, mid-grey ...], ([B,] 16, T, H, W).
+    ``tokens``: CLIP features before the last layer, ([B,] 257, D).
+    """
+
+    latents: Tensor
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a prediction is conditioned on: text (B, 512, D), and for I2V the image, or None where it is dropped."""
+
+    text: Tensor
+    image: ImageCondition | None = None
+
+
+def default_device() -> torch.device:
+    """The current GPU, or the CPU where there is none."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def num_latent_frames(num_frames: int) -> int:
+    """Latent frames of ``num_frames`` = 4n+1 frames: n+1."""
+    return (num_frames - 1) // TEMPORAL + 1
+
+
+def num_tokens(num_frames: int, height: int, width: int) -> int:
+    """Sequence length in the transformer, whose patches are 1x2x2 latents."""
+    return num_latent_frames(num_frames) * (height // (2 * SPATIAL)) * (width // (2 * SPATIAL))
+
+
+def first_frame_mask(latents_BCTHW: Tensor) -> Tensor:
+    """Wan's I2V mask (B, 4, T, H, W): one where pixels are given, four pixel frames to a latent frame; so frame 0 is ones."""
+    batch, _, frames, height, width = latents_BCTHW.shape
+    mask = latents_BCTHW.new_zeros(batch, TEMPORAL, frames, height, width)
+    mask[:, :, 0] = 1
+    return mask
+
+
+def predict_velocity(
+    transformer: WanTransformer3DModel, latents_BCTHW: Tensor, timestep_B: Tensor, condition: Condition
+) -> Tensor:
+    """The transformer's velocity (B, 16, T, H, W) in float32.
+
+    ``timestep_B`` is 1000 * sigma and stays float32: bf16 steps are 2 to 4 wide above 256. An I2V transformer without
+    ``condition.image`` sees zero mask and zero condition latents and no image tokens (zero tokens would say something
+    else). Source: Wan2.1 ``image2video.py``.
+    """
+    latents = latents_BCTHW
+    tokens = None
+    if transformer.config.in_channels > latents.shape[1]:
+        if condition.image is None:
+            latents = F.pad(latents, (0, 0, 0, 0, 0, 0, 0, transformer.config.in_channels - latents.shape[1]))
+        else:
+            latents = torch.cat([latents, first_frame_mask(latents), condition.image.latents.to(latents)], dim=1)
+            tokens = condition.image.tokens.to(transformer.dtype)
+    velocity: Tensor = transformer(
+        hidden_states=latents.to(transformer.dtype),
+        timestep=timestep_B,
+        encoder_hidden_states=condition.text.to(transformer.dtype),
+        encoder_hidden_states_image=tokens,
+        return_dict=False,
+    )[0]
+    return velocity.float()
+
+
+def pad_text(embeddings: list[Tensor]) -> Tensor:
+    """Embeddings (n_i, D) cut at their true length, zero-padded and stacked to (B, 512, D)."""
+    return torch.stack([F.pad(e, (0, 0, 0, TEXT_TOKENS - e.shape[0])) for e in embeddings])
+
+
+def clean_prompt(prompt: str) -> str:
+    """Mend mojibake, unescape HTML, fold white space: what Wan does to a prompt before its tokenizer."""
+    text = html.unescape(html.unescape(ftfy.fix_text(prompt)))
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def pixels_to_range(video_THWC: np.ndarray, device: torch.device) -> Tensor:
+    """uint8 frames (T, H, W, 3) as float32 (1, 3, T, H, W) in [-1, 1]."""
+    video = torch.from_numpy(np.ascontiguousarray(video_THWC)).to(device).permute(3, 0, 1, 2)[None]
+    return video.float() / 127.5 - 1
+
+
+def range_to_pixels(video_BCTHW: Tensor) -> np.ndarray:
+    """The first clip of (B, 3, T, H, W) in [0, 1] as uint8 (T, H, W, 3)."""
+    video = (video_BCTHW[0] * 255).round().clamp(0, 255).to(torch.uint8)
+    return video.permute(1, 2, 3, 0).cpu().numpy()
+
+
+class WanBundle:
+    """The parts of one checkpoint, each fetched and loaded only when it is used, and never trained."""
+
+    def __init__(
+        self, source: str, revision: str = "main", *, dtype: str = "bf16", cache: Path, device: torch.device | None = None
+    ) -> None:
+        self.source = source
+        self.requested_revision = revision
+        self.dtype = DTYPES[dtype]
+        self.cache = cache
+        self.device = device or default_device()
+        self._loaded: dict[Part, Any] = {}
+
+    @classmethod
+    def from_config(cls, model: ModelConfig, kind: str, cache: Path, device: torch.device | None = None) -> WanBundle:
+        """The ``t2v`` or ``i2v`` checkpoint of ``model``. Raises ``ModelError`` where the family has none."""
+        source = model.t2v if kind == "t2v" else model.i2v
+        if source is None:
+            raise ModelError(f"model={model.name} has no {kind} checkpoint; set model.{kind}=<directory or hub repository>")
+        revision = model.t2v_revision if kind == "t2v" else model.i2v_revision
+        return cls(source, revision, dtype=model.dtype, cache=cache, device=device)
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    def directory(self, part: Part) -> Path:
+        """The local folder of ``part``; fetched from the hub, that part alone, where the source is a repository."""
+        folder = _source_directory(self.source, self.requested_revision, part, self.cache) / part
+        if not folder.is_dir() or not any(folder.glob("*.json")):
+            raise ModelError(f"{self.source} has no {part}: expected a diffusers folder {part}/ with its config")
+        if part is not Part.TOKENIZER and not any(folder.glob("*.safetensors")):
+            raise ModelError(f"{part} of {self.source} holds no .safetensors file; pickled weights are never loaded")
+        return folder
+
+    def fingerprint(self, part: Part) -> str:
+        """12 hex digits of the part's content: names, sizes, and samples spread over every file."""
+        return _fingerprint(self.directory(part))
+
+    # -- parts ---------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def loaded(self, *parts: Part) -> Iterator[None]:
+        """Hold ``parts`` in memory inside the block and release them after it."""
+        for part in parts:
+            self._part(part)
+        try:
+            yield
+        finally:
+            for part in parts:
+                self._loaded.pop(part, None)
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def load_transformer(self) -> WanTransformer3DModel:
+        """A new frozen transformer in the bundle's dtype, in eval mode; the caller owns it."""
+        return self._from_pretrained(WanTransformer3DModel, Part.TRANSFORMER, torch_dtype=self.dtype)
+
+    def _part(self, part: Part) -> Any:
+        if part not in self._loaded:
+            self._loaded[part] = self._load(part)
+        return self._loaded[part]
+
+    def _load(self, part: Part) -> Any:
+        match part:
+            case Part.VAE:  # the official code runs the VAE in float32
+                return self._from_pretrained(AutoencoderKLWan, part, torch_dtype=torch.float32)
+            case Part.TEXT_ENCODER:
+                return self._from_pretrained(UMT5EncoderModel, part, dtype=self.dtype)
+            case Part.IMAGE_ENCODER:
+                return self._from_pretrained(CLIPVisionModel, part, dtype=torch.float32)
+            case Part.TOKENIZER:
+                return AutoTokenizer.from_pretrained(self.directory(part))
+            case Part.TRANSFORMER:
+                return self.load_transformer()
+
+    def _from_pretrained(self, cls: type[Any], part: Part, **options: Any) -> Any:
+        folder = self.directory(part)
+        try:
+            module: nn.Module = cls.from_pretrained(folder, use_safetensors=True, **options)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise ModelError(f"{part} of {self.source} does not load: {_first_line(error)}") from error
+        return module.to(self.device).eval().requires_grad_(False)
+
+    # -- pixels and latents --------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode_video(self, video_BCTHW: Tensor) -> Tensor:
+        """Pixels in [-1, 1] to normalised latents (B, 16, T, H, W), float32: the posterior's mean, never a sample."""
+        mean = self._part(Part.VAE).encode(video_BCTHW.to(self.device, torch.float32)).latent_dist.mode()
+        offset, scale = self._latent_statistics()
+        return (mean - offset) / scale
+
+    @torch.no_grad()
+    def decode(self, latents_BCTHW: Tensor) -> Tensor:
+        """Normalised latents to pixels (B, 3, T, H, W) in [0, 1], float32."""
+        offset, scale = self._latent_statistics()
+        raw = latents_BCTHW.to(self.device, torch.float32) * scale + offset
+        return ((self._part(Part.VAE).decode(raw, return_dict=False)[0] + 1) / 2).clamp(0, 1)
+
+    def _latent_statistics(self) -> tuple[Tensor, Tensor]:
+        config = self._part(Part.VAE).config
+        statistics = torch.tensor([config.latents_mean, config.latents_std], device=self.device)
+        return statistics[0].view(1, -1, 1, 1, 1), statistics[1].view(1, -1, 1, 1, 1)
+
+    @torch.no_grad()
+    def encode_text(self, prompts: list[str]) -> list[Tensor]:
+        """UMT5 features (n, D) of each prompt, cut at its true length (at most 512 tokens)."""
+        tokenizer, encoder = self._part(Part.TOKENIZER), self._part(Part.TEXT_ENCODER)
+        tokens = tokenizer(
+            [clean_prompt(prompt) for prompt in prompts],
+            padding="max_length",
+            max_length=TEXT_TOKENS,
+            truncation=True,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        mask = tokens.attention_mask.to(self.device)
+        features = encoder(tokens.input_ids.to(self.device), mask).last_hidden_state
+        return [f[:n] for f, n in zip(features, mask.sum(dim=1).tolist(), strict=True)]
+
+    @torch.no_grad()
+    def encode_image(self, image_HWC: np.ndarray, num_frames: int) -> ImageCondition:
+        """What I2V is shown of a first frame (uint8, H and W multiples of 16): latents (16, T, h, w), tokens (257, D).
+
+        The VAE sees the whole clip [frame, mid-grey ...] (zeros in [-1, 1]; zero latents would be something else). CLIP
+        sees the frame squashed to 224x224 with torch's bicubic and no crop, as Wan's ``clip.py`` does; diffusers' own
+        processor (PIL, or torchvision where it is installed) antialiases, so its features differ slightly.
+        """
+        frame = pixels_to_range(image_HWC[None], self.device)
+        clip = F.pad(frame, (0, 0, 0, 0, 0, num_frames - 1))
+        return ImageCondition(self.encode_video(clip)[0], self._image_tokens(frame[:, :, 0])[0])
+
+    def _image_tokens(self, frame_BCHW: Tensor) -> Tensor:
+        encoder = self._part(Part.IMAGE_ENCODER)
+        size = encoder.config.image_size
+        squashed = F.interpolate(frame_BCHW, size=(size, size), mode="bicubic", align_corners=False) / 2 + 0.5
+        mean = torch.tensor(CLIP_MEAN, device=self.device).view(1, 3, 1, 1)
+        std = torch.tensor(CLIP_STD, device=self.device).view(1, 3, 1, 1)
+        tokens: Tensor = encoder((squashed - mean) / std, output_hidden_states=True).hidden_states[-2]
+        return tokens
+
+
+def _source_directory(source: str, revision: str, part: Part, cache: Path) -> Path:
+    if source.startswith("embedded:"):
+        from cinelora.models import tiny  # pulls in the pipelines; only the embedded model needs it
+
+        if source != "embedded:tiny":
+            raise ModelError(f"{source} is not an embedded model; there is embedded:tiny")
+        return tiny.materialise(cache)
+    if Path(source).is_dir():
+        return Path(source)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith((".", "/", "~")):
+        raise ModelError(f"model source {source!r} is neither a directory nor a hub repository owner/name")
+    return _fetch(source, revision, part)
+
+
+def _fetch(repository: str, revision: str, part: Part) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        patterns = [f"{part}/*.json", f"{part}/*.safetensors", f"{part}/*.model", f"{part}/*.txt"]
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise ModelError(
+            f"cannot fetch {part} of {repository}@{revision} from the hub: {_first_line(error)}; "
+            "give a local diffusers directory with model.t2v=<dir> or model.i2v=<dir> instead"
+        ) from error
+
+
+def _fingerprint(folder: Path, blocks: int = 64, block_size: int = 65536) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size};".encode())
+        with path.open("rb") as file:
+            if size <= blocks * block_size:
+                digest.update(file.read())
+            else:
+                for i in range(blocks):
+                    file.seek(i * (size - block_size) // (blocks - 1))
+                    digest.update(file.read(block_size))
+    return digest.hexdigest()[:12]
+
+
+def transformer_config(folder: Path) -> dict[str, Any]:
+    """The config of a transformer folder, without loading its weights."""
+    config: dict[str, Any] = read_json(folder / "config.json")
+    return config
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

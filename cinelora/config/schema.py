@@ -26,6 +26,8 @@ FREE_TEXT_KEYS = frozenset(
         "model.t2v",
         "model.i2v",
         "preview.prompt",
+        "logger.project",
+        "description",
     }
 )
 """Keys whose value reaches the program verbatim, whatever characters it holds: Hydra's grammar never sees them."""
@@ -46,6 +48,7 @@ class ModelConfig:
     t2v_revision: str = setting("hub revision of t2v", "main")
     i2v_revision: str = setting("hub revision of i2v", "main")
     dtype: str = setting("dtype of the frozen transformer", "bf16", ("bf16", "fp32"))
+    checkpoint_activations: bool = setting("recompute activations in the backward pass: slower, far less memory", True)
     num_layers: int = setting("transformer blocks", 40)
     num_heads: int = setting("attention heads; bounds how the sequence can be split", 40)
     hidden_size: int = setting("transformer width in channels", 5120)
@@ -136,7 +139,9 @@ class PreviewConfig:
 
 @dataclass
 class StrategyConfig:
-    name: str = setting("auto = ddp when there are several ranks", "auto", ("auto", "single", "ddp", "zero1", "zero2", "zero3"))
+    name: str = setting(
+        "auto = ddp when there are several ranks", "auto", ("auto", "single", "ddp", "zero1", "zero2", "zero3")
+    )
 
 
 @dataclass
@@ -152,7 +157,10 @@ class SamplerConfig:
 
 @dataclass
 class MetricsConfig:
-    names: list[str] = field(default_factory=list, metadata={"help": "numbers written beside a clip"})
+    names: list[str] = field(
+        default_factory=list,
+        metadata={"help": "numbers written beside a clip", "choices": ("flicker", "tssim", "motion")},
+    )
 
 
 @dataclass
@@ -224,7 +232,9 @@ class InferConfig:
     prompts: str | None = setting("file with one prompt a line; makes a clip of each, goes on where it stopped")
     negative_prompt: str = setting("what guidance steers away from", "")
     image: str | None = setting("keyframe to start from, instead of making one")
-    mode: str = setting("scene = keyframe, then expansion; t2v = straight from the t2v transformer", "scene", ("scene", "t2v"))
+    mode: str = setting(
+        "scene = keyframe, then expansion; t2v = straight from the t2v transformer", "scene", ("scene", "t2v")
+    )
     num_frames: int | None = setting("frames, 4n+1; null = the model's own")
     compare: bool = setting("also make the clip without adapters, for the contact sheet", False)
     seed: int = setting("same seed, same clip", 0)
@@ -232,3 +242,13 @@ class InferConfig:
     nodes: int = setting("machines", 1)
     out: str | None = setting("run directory; null = outputs/infer/<time>")
     cache: str = setting("folder of models built or fetched", "outputs/cache")
+
+
+def effective_lr(config: TrainConfig) -> float:
+    """The rate AdamW gets: ``lr x lr_for_width / hidden_size``, so that one rate holds for every width.
+
+    Source: notes on the scale model (3e-5 at 5120 and 1.2e-3 at 128 move an adapter alike); muP says the same of
+    hidden matrices under Adam (arXiv 2203.03466, table 3).
+    """
+    rate = config.optimizer
+    return rate.lr if rate.lr_for_width is None else rate.lr * rate.lr_for_width / config.model.hidden_size

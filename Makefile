@@ -1,0 +1,85 @@
+# Every target does its own set-up; `make` alone lists them. The second run of `make setup` has nothing to do.
+#
+# TORCH is chosen in the same pip command as everything else: a CPU build that is not named there would be
+# replaced by the newest CUDA build, several GB of it.
+
+PYTHON ?= python3
+VENV   ?= .venv
+TORCH  ?= torch==2.13.0
+EXTRAS ?= dev
+
+BIN   := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# The demo's size: large enough to go through every room, small enough for two cores.
+DEMO               := outputs/demo
+DEMO_STYLE_STEPS   ?= 60
+DEMO_MOTION_STEPS  ?= 40
+DEMO_SAMPLER_STEPS ?= 20
+DEMO_PROMPT        ?= a man, smoking (alone), waits; a car's lamps = two moons
+export DEMO_PROMPT
+
+TEST_WORKERS    ?= 2
+PYTEST          := $(BIN)/python -m pytest
+SYSTEM_PACKAGES := buildah crun debootstrap
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-system system-packages style check bench clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## install the project into .venv (PYTHON=..., TORCH=... choose with what)
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
+	  "cinelora needs Python 3.11 or newer, and '$(PYTHON)' is not: name one, as in make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo \
+	  "'$(PYTHON)' cannot make a virtual environment: install its venv module (Debian: apt-get install python3-venv)"; exit 1; }
+	@echo "Installing cinelora and $(TORCH) into $(VENV) (minutes the first time)"
+	$(BIN)/python -m pip install --quiet --editable ".$(EXTRAS:%=[%])" "$(TORCH)"
+	@touch $@
+
+demo test test-system: export HF_HUB_OFFLINE = 1
+
+demo: $(READY)  ## train both stages on the embedded model and make a clip, within 10 minutes
+	rm -rf $(DEMO)
+	$(BIN)/python train.py stage=style data=noir logger=csv stage.steps=$(DEMO_STYLE_STEPS) out=$(DEMO)/style
+	$(BIN)/python train.py stage=motion data=noir logger=csv stage.steps=$(DEMO_MOTION_STEPS) adapter=$(DEMO)/style out=$(DEMO)/motion
+	$(BIN)/python infer.py ckpt=$(DEMO)/motion compare=true sampler.steps=$(DEMO_SAMPLER_STEPS) out=$(DEMO)/scene "prompt=$$DEMO_PROMPT"
+	@cd $(DEMO)/scene && ls clip.mp4 contact.png summary.json > /dev/null
+	@printf '%-30s %s\n' "" "" "The clip:" $(DEMO)/scene/clip.mp4 "Base model and adapters:" $(DEMO)/scene/contact.png \
+	  "Settings, seconds and memory:" $(DEMO)/scene/summary.json
+
+# One thread a process: the tests run side by side, and their tensors are small.
+test test-system: export OMP_NUM_THREADS = 1
+
+test: $(READY)  ## the test suite: Python only, no root, no network
+	$(PYTEST) -m "not system" -n $(TEST_WORKERS)
+
+test-system: $(READY) system-packages  ## what needs root and Debian packages; says what it skips and why
+	$(PYTEST) -m system tests/system
+
+# As root the packages are installed; whoever is not root gets the tests skipped with their reason.
+system-packages:
+	@dpkg-query --show $(SYSTEM_PACKAGES) > /dev/null 2>&1 || [ "$$(id -u)" != 0 ] || { \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $(SYSTEM_PACKAGES); } || true
+
+style: $(READY)  ## format the code and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# pip calls decord's old platform tag unsupported although the library runs: that line alone is let through.
+check: $(READY)  ## look at style, types and installed packages; change nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@! $(BIN)/python -m pip check | grep -vE '^(No broken requirements found\.|decord .* is not supported on this platform)$$'
+
+bench: $(READY)  ## time training and cache reads against a bare loop
+	$(BIN)/python benchmarks/train_loop.py
+	$(BIN)/python benchmarks/cache_reads.py
+
+clean:  ## remove the virtual environment, the demo and what tools leave behind; your runs stay
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,338 @@
+"""Whether settings make sense together, and what follows from them.
+
+What enters is a composed dataclass; what leaves are the lines to print, each derived number with its reason. It looks at
+the names of files and at settings beside them, never into weights or footage; it imports neither torch nor Hydra.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from cinelora.config.keys import is_plain_name, models_with_i2v, settings
+from cinelora.config.schema import InferConfig, ModelConfig, SamplerConfig, TrainConfig, effective_lr
+from cinelora.config.store import load_config
+from cinelora.errors import ConfigError
+from cinelora.hub import is_run, resolve
+
+__all__ = ["check_infer", "check_train", "effective_lr"]
+
+_AT_LEAST_ONE = {
+    *("model.num_layers", "model.num_heads", "model.hidden_size", "model.height", "model.width", "model.fps"),
+    *("model.num_frames", "stage.num_frames", "stage.steps", "stage.batch_size", "stage.accumulation"),
+    *("data.stills_per_shot", "data.window_stride", "lora.rank", "optimizer.lr_for_width", "checkpoint.keep"),
+    *("validation.samples", "preview.sampler_steps", "logger.every_steps", "sampler.steps", "num_frames"),
+    *("gpus", "nodes"),
+}
+_ABOVE_ZERO = {"lora.alpha", "optimizer.lr", "optimizer.eps", "flow.sigma_std", "flow.shift", "sampler.shift"} | {
+    "model.sampling_shift"
+}
+_NOT_BELOW_ZERO = {
+    *("optimizer.weight_decay", "optimizer.warmup_steps", "optimizer.clip_norm", "checkpoint.every_steps"),
+    *("validation.every_steps", "preview.every_steps", "seed", "workers", "sampler.guidance"),
+}
+_SHARES = {"data.holdout", "lora.dropout", "dropout.caption", "dropout.image"}
+_DECAYS = {"optimizer.beta1", "optimizer.beta2", "ema_decay"}
+_SIZES = ("model.height", "model.width")
+_FRAMES = ("model.num_frames", "stage.num_frames", "num_frames")
+
+
+def check_train(config: TrainConfig) -> list[str]:
+    """Refuse training settings that contradict each other; the lines to print otherwise.
+
+    Raises:
+        ConfigError: one sentence with the value and the way out.
+    """
+    _check_values("train", config)
+    _check_recipe(config)
+    _check_stage(config)
+    _check_strategy(config)
+    _check_names(config)
+    _check_data(config)
+    lines = [_batch_line(config), _rate_line(config)]
+    return [*_recipe_lines(config), *lines, *_adapter_lines(config)]
+
+
+def check_infer(config: InferConfig) -> list[str]:
+    """Refuse inference settings that contradict each other; the lines to print otherwise.
+
+    Raises:
+        ConfigError: one sentence with the value and the way out.
+    """
+    _check_values("infer", config)
+    _check_request(config)
+    _check_transformers(config)
+    if config.ckpt is not None:
+        resolve(config.ckpt, "ckpt")
+    return [_clip_line(config), *_partition_lines(config)]
+
+
+# Single values --------------------------------------------------------------------------------------------------------
+
+
+def _check_values(script: Any, config: TrainConfig | InferConfig) -> None:
+    for key, setting in settings(script).items():
+        value = _pick(config, key)
+        if value is None and not setting.optional:
+            raise ConfigError(f"{key}=null: wants {setting.wants} ({setting.help})")
+        if setting.choices and not setting.is_list and value not in (*setting.choices, None):
+            raise ConfigError(f"{key}={value}: wants {setting.wants} ({setting.help})")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            _check_number(key, value, setting.help)
+
+
+def _check_number(key: str, value: float, help: str) -> None:
+    bounds = [
+        (math.isfinite(value), "a finite number"),
+        (key not in _AT_LEAST_ONE or value >= 1, "at least 1"),
+        (key not in _ABOVE_ZERO or value > 0, "more than 0"),
+        (key not in _NOT_BELOW_ZERO or value >= 0, "0 or more"),
+        (key not in _SHARES | _DECAYS or 0 <= value < 1, "from 0 to below 1"),
+        (key not in _SIZES or value % 16 == 0, f"a multiple of 16, such as {_near(value, 16)}"),
+        (key not in _FRAMES or value % 4 == 1, f"4n+1, such as {_near(value - 1, 4) + 1}"),
+    ]
+    for holds, wants in bounds:
+        if not holds:
+            raise ConfigError(f"{key}={value:g}: wants {wants} ({help})")
+
+
+def _near(value: float, step: int) -> int:
+    return max(step, round(value / step) * step)
+
+
+def _pick(config: Any, key: str) -> Any:
+    for name in key.split("."):
+        config = getattr(config, name)
+    return config
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+def _check_recipe(config: TrainConfig) -> None:
+    recipe = config.recipe
+    if recipe.stage is not None and recipe.stage != config.stage.name:
+        raise ConfigError(
+            f"recipe={recipe.name} is written for stage={recipe.stage}, not stage={config.stage.name}: "
+            f"choose stage={recipe.stage} or leave the recipe away"
+        )
+
+
+def _check_stage(config: TrainConfig) -> None:
+    stage, model = config.stage, config.model
+    if stage.transformer == "i2v" and model.i2v is None:
+        raise ConfigError(_no_i2v(model, f"stage={stage.name} stage.transformer=i2v" if stage.name == "style" else ""))
+    if stage.transformer == "t2v" and model.t2v is None:
+        raise ConfigError("model.t2v is empty, and stage.transformer=t2v trains on it: give model.t2v=<checkpoint>")
+    if stage.transformer == "t2v" and stage.image_condition:
+        raise ConfigError("stage.image_condition=true: a t2v transformer takes no image; use stage.transformer=i2v")
+    if model.hidden_size % model.num_heads:
+        raise ConfigError(f"model.hidden_size={model.hidden_size} does not divide into {model.num_heads} heads")
+    (_check_style if stage.name == "style" else _check_motion)(config)
+
+
+def _check_style(config: TrainConfig) -> None:
+    stage = config.stage
+    if stage.num_frames != 1:
+        raise ConfigError(
+            f"stage.num_frames={stage.num_frames}: stage=style learns from stills (1 frame); stage=motion from windows"
+        )
+    if stage.image_condition and not stage.allow_leak:
+        raise ConfigError(
+            "stage.image_condition=true shows the transformer its own answer: with one frame the mask is all ones and the "
+            "condition is the clean target; train with stage.image_condition=false, on stage.transformer=t2v, or say "
+            "stage.allow_leak=true"
+        )
+    if config.adapter is not None:
+        raise ConfigError(f"adapter={config.adapter} belongs to stage=motion; stage=style starts an adapter of its own")
+
+
+def _check_motion(config: TrainConfig) -> None:
+    stage = config.stage
+    if stage.transformer != "i2v":
+        raise ConfigError("stage.transformer=t2v: stage=motion trains the image-to-video transformer; leave it at i2v")
+    if not stage.image_condition:
+        raise ConfigError(
+            "stage.image_condition=false: stage=motion is conditioned as the model is used; dropout.image=<share> drops some"
+        )
+    if stage.num_frames == 1:
+        raise ConfigError(
+            "stage.num_frames=1: one frame holds no motion; stage=motion wants 5 or more (4n+1), such as 33"
+        )
+    if config.adapter is not None:
+        _check_style_adapter(config, resolve(config.adapter, "adapter"))
+
+
+def _check_style_adapter(config: TrainConfig, source: Path) -> None:
+    if not is_run(source):
+        return
+    run = load_config(source)
+    if run.stage.name != "style":
+        raise ConfigError(f"adapter={config.adapter} is a run of stage={run.stage.name}; give one of stage=style")
+    if _shape(run.model) != _shape(config.model):
+        raise ConfigError(
+            f"adapter={config.adapter} was trained on {_described(run.model)}, this run is on {_described(config.model)}: "
+            f"choose model={run.model.name}"
+        )
+
+
+def _shape(model: ModelConfig) -> tuple[int, int]:
+    return model.num_layers, model.hidden_size
+
+
+def _described(model: ModelConfig) -> str:
+    return f"{model.name} ({model.num_layers} blocks of width {model.hidden_size})"
+
+
+def _no_i2v(model: ModelConfig, where: str) -> str:
+    what = where or "stage=motion"
+    others = "|".join(name for name in models_with_i2v())
+    return f"{model.name} has no image-to-video transformer, which {what} trains: choose model={others}"
+
+
+def _check_strategy(config: TrainConfig) -> None:
+    ranks, name = config.gpus * config.nodes, config.strategy.name
+    if name == "single" and ranks > 1:
+        raise ConfigError(f"strategy=single runs one rank, not {ranks}: choose strategy=ddp, or gpus=1 nodes=1")
+    if name.startswith("zero"):
+        raise ConfigError(
+            f"strategy={name}: sharding a base over GPUs is not in this version; strategy=ddp trains adapters of a base "
+            "that fits one GPU"
+        )
+
+
+def _check_names(config: TrainConfig) -> None:
+    for key, name in (("data.name", config.data.name), ("model.name", config.model.name)):
+        if not is_plain_name(name):
+            raise ConfigError(f"{key}={name!r}: wants one word of letters, digits, . _ and -, as it names a directory")
+
+
+def _check_data(config: TrainConfig) -> None:
+    data = config.data
+    if data.root is None:
+        raise ConfigError(f"data={data.name} needs a folder with clips: data.root=<folder>")
+    if not Path(data.root).is_dir():
+        what = "is a file, not a folder" if Path(data.root).is_file() else "does not exist"
+        raise ConfigError(f"data.root={data.root}: {Path(data.root).absolute()} {what}; give a folder with clips")
+    if Path(config.cache).exists() and not Path(config.cache).is_dir():
+        raise ConfigError(f"cache={config.cache} is a file; give a folder, new or old")
+
+
+def _batch_line(config: TrainConfig) -> str:
+    stage = config.stage
+    parts = [f"batch {stage.batch_size}", _count(config.gpus, "GPU")]
+    parts += [_count(config.nodes, "node")] if config.nodes > 1 else []
+    total = stage.batch_size * config.gpus * config.nodes * stage.accumulation
+    return " x ".join([*parts, f"{stage.accumulation} accumulation"]) + f" = {total}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _rate_line(config: TrainConfig) -> str:
+    rate, width = config.optimizer, config.model.hidden_size
+    if rate.lr_for_width is None:
+        return f"lr {rate.lr:g}, as given"
+    return (
+        f"lr {rate.lr:g} x {rate.lr_for_width} / {width} = {effective_lr(config):g}: "
+        f"the rate found at width {rate.lr_for_width} holds at width {width}"
+    )
+
+
+def _recipe_lines(config: TrainConfig) -> list[str]:
+    recipe = config.recipe
+    if recipe.name is None:
+        return []
+    known = [f"  {line}" for line in recipe.known]
+    ours = [f"  {line}" for line in recipe.ours]
+    return [f"recipe={recipe.name}: the source states", *known, "it does not state, and we chose", *ours]
+
+
+def _adapter_lines(config: TrainConfig) -> list[str]:
+    if config.stage.name == "motion" and config.adapter is None:
+        return ["no adapter=: motion is learnt above the base model, without a style adapter under it"]
+    return []
+
+
+# Inference ------------------------------------------------------------------------------------------------------------
+
+
+def _check_request(config: InferConfig) -> None:
+    if (config.prompt is None) == (config.prompts is None):
+        found = "neither is" if config.prompt is None else "both are"
+        raise ConfigError(f"{found} given: say prompt='what the clip shows', or prompts=<file with one prompt a line>")
+    if config.prompts is not None:
+        _check_prompts(Path(config.prompts), config.prompts)
+    if config.image is not None and config.mode == "t2v":
+        raise ConfigError(
+            f"image={config.image} with mode=t2v: that transformer takes no image; leave mode or image away"
+        )
+    if config.image is not None and not Path(config.image).is_file():
+        raise ConfigError(f"image={config.image}: there is no file {Path(config.image).absolute()}")
+
+
+def _check_prompts(path: Path, text: str) -> None:
+    if not path.is_file():
+        raise ConfigError(
+            f"prompts={text}: there is no file {path.absolute()}; a single prompt is given as prompt='...'"
+        )
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"prompts={text} cannot be read as UTF-8 text: {error}") from error
+    if not any(line.strip() for line in lines):
+        raise ConfigError(f"prompts={text} is empty: it wants one prompt a line")
+
+
+def _check_transformers(config: InferConfig) -> None:
+    model = config.model
+    if config.mode == "scene" and model.i2v is None:
+        others = "|".join(models_with_i2v())
+        raise ConfigError(
+            f"{model.name} has no image-to-video transformer, which mode=scene needs: mode=t2v, or model={others}"
+        )
+    if model.t2v is None and (config.mode == "t2v" or config.image is None):
+        raise ConfigError("model.t2v is empty: give model.t2v=<checkpoint>, or start from image=<file>")
+
+
+def _clip_line(config: InferConfig) -> str:
+    model, frames = config.model, config.num_frames or config.model.num_frames
+    seconds = frames / model.fps
+    tokens = _tokens(model, frames)
+    return f"{frames} frames of {model.height}x{model.width} at {model.fps} fps = {seconds:.2f} s, {tokens} tokens"
+
+
+def _tokens(model: ModelConfig, num_frames: int) -> int:
+    """Sequence length of a clip: latent frames x patches; the VAE takes 8x8x4, a patch 2x2 of that."""
+    return ((num_frames - 1) // 4 + 1) * (model.height // 16) * (model.width // 16)
+
+
+def _partition_lines(config: InferConfig) -> list[str]:
+    """Refuse a number of ranks the sequences cannot be split over; how they are, otherwise."""
+    ranks = config.gpus * config.nodes
+    split = config.sampler.guidance_mode == "split"
+    if split:
+        _check_guidance_split(config.sampler, ranks)
+    if ranks == 1:
+        return []
+    from cinelora.sampling.partition import plan_partition
+
+    frames = config.num_frames or config.model.num_frames
+    keyframe = config.mode == "scene" and config.image is None
+    tokens = [_tokens(config.model, count) for count in ([1, frames] if keyframe else [frames])]
+    plan = plan_partition(ranks, config.model.num_heads, tokens, split)
+    groups = " in 2 groups, with and without the prompt" if plan.groups == 2 else ""
+    return [
+        f"{ranks} ranks{groups}: {config.model.num_heads} heads / {plan.ulysses} = {config.model.num_heads // plan.ulysses} each"
+    ]
+
+
+def _check_guidance_split(sampler: SamplerConfig, ranks: int) -> None:
+    if ranks % 2:
+        raise ConfigError(f"sampler.guidance_mode=split needs an even number of ranks, not {ranks}: gpus=2, or =batch")
+    if sampler.guidance <= 1:
+        raise ConfigError(
+            f"sampler.guidance_mode=split with sampler.guidance={sampler.guidance:g}: there is no pair to split; use =batch"
+        )

@@ -1,0 +1,239 @@
+"""What ``train.py`` and ``infer.py`` share: compose, check, make the run directory, hand over.
+
+What enters is a command line; what leaves is an exit code. Errors the user can mend become one line on stderr. What a run
+does is not known here, and torch is not imported before the settings are accepted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cinelora.config import keys
+from cinelora.config.check import check_infer, check_train
+from cinelora.config.compose import compose, members, sweep
+from cinelora.config.keys import Command, Config, Script
+from cinelora.config.schema import InferConfig, TrainConfig
+from cinelora.config.store import load, save_config, to_yaml
+from cinelora.errors import CineloraError, ConfigError
+from cinelora.files import point_to, sha256_json
+from cinelora.hub import CONFIG_FILE
+
+Run = Callable[[Any, Path], int]
+OUTPUTS = Path("outputs")
+INTERRUPTED = 130
+_PATHS = ("data.root", "adapter", "cache", "ckpt", "image", "prompts", "resume")
+_ELSEWHERE = ("out", "cache", "gpus", "nodes")
+"""What does not change a clip: where it is written, and how many ranks make it."""
+
+
+def main(script: Script, argv: list[str], run: Run) -> int:
+    """Do what a command line says with ``run(config, run_dir)``; the exit code."""
+    if not argv:
+        print(keys.usage(script), file=sys.stderr)
+        return ConfigError.exit_code
+    try:
+        return _main(keys.parse(script, argv), run)
+    except CineloraError as error:
+        print(f"{script}.py: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{script}.py: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _main(command: Command, run: Run) -> int:
+    if command.help:
+        print(keys.help_text(command.script))
+        return 0
+    if command.multirun:
+        return _sweep(command, run)
+    config = compose(command)
+    if command.show:
+        print(to_yaml(config), end="")
+        return 0
+    return _run_one(config, run, None)
+
+
+def check(config: Config) -> list[str]:
+    """The check of either script."""
+    return check_train(config) if isinstance(config, TrainConfig) else check_infer(config)
+
+
+def _run_one(config: Config, run: Run, folder: Path | None) -> int:
+    """Accept the settings, make the directory they are kept in (``folder``, where a sweep names it), and hand over."""
+    lines = check(config)
+    config = anchored(config)
+    run_dir = make_run_dir(config, folder)
+    save_config(config, run_dir / CONFIG_FILE)
+    for line in [*lines, f"run directory: {run_dir}"]:
+        print(line, flush=True)
+    return run(config, run_dir)
+
+
+def anchored(config: Config) -> Config:
+    """The same settings with paths that hold from any working directory; the text stays the end of the path."""
+    config = dataclasses.replace(config)
+    if isinstance(config, TrainConfig):
+        config.data = dataclasses.replace(config.data)
+    for key in _PATHS:
+        *sections, name = key.split(".")
+        node: Any = functools.reduce(lambda part, section: getattr(part, section, None), sections, config)
+        text = getattr(node, name, None)
+        if text:
+            setattr(node, name, os.path.join(os.getcwd(), text))
+    return config
+
+
+# Run directories ------------------------------------------------------------------------------------------------------
+
+
+def make_run_dir(config: Config, folder: Path | None = None) -> Path:
+    """Make, or go on in, the directory of a run.
+
+    Raises:
+        ConfigError: it holds something that would be lost.
+    """
+    out = folder or (Path(config.out) if config.out else None)
+    if isinstance(config, TrainConfig) and config.resume:
+        return _resumed_dir(Path(config.resume), out)
+    if isinstance(config, InferConfig) and config.prompts and out is None:
+        out = OUTPUTS / "infer" / f"{_plain(Path(config.prompts).stem)}-{clip_hash(config)[:8]}"
+    if out is not None:
+        _refuse_other(config, out)
+        run_dir = _made(out)
+    else:
+        run_dir = new_dir(OUTPUTS / _place(config))
+    if not config.out:
+        point_to(OUTPUTS / _place(config) / "last", run_dir)
+    return run_dir
+
+
+def _place(config: Config) -> Path:
+    return Path(config.stage.name, config.data.name) if isinstance(config, TrainConfig) else Path("infer")
+
+
+def new_dir(parent: Path) -> Path:
+    """A new directory named after the time; a second one in the same second gets ``-2``."""
+    stamp, number = time.strftime("%Y-%m-%d_%H-%M-%S"), 1
+    _made(parent)
+    while True:
+        run_dir = parent / (stamp if number == 1 else f"{stamp}-{number}")
+        try:
+            run_dir.mkdir()
+            return run_dir
+        except FileExistsError:
+            number += 1
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be made: {error.strerror}; choose another out=<directory>") from error
+    return folder
+
+
+def _refuse_other(config: Config, out: Path) -> None:
+    """Refuse a directory that holds anything but a run that never got to a checkpoint, or this very request."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ConfigError(f"out={out} is a file; choose a directory, new or empty")
+    held = {path.name for path in out.iterdir()}
+    if isinstance(config, TrainConfig):
+        if CONFIG_FILE in held and held & {"checkpoints", "style.safetensors", "motion.safetensors", "summary.json"}:
+            raise ConfigError(f"out={out} holds a run: go on with resume={out}, or choose another out=")
+        if held and CONFIG_FILE not in held:
+            raise ConfigError(f"out={out} is not empty; choose another out=")
+    elif held and not _same_request(config, out):
+        raise ConfigError(f"out={out} holds clips of other settings, or something else; choose another out=")
+
+
+def _same_request(config: InferConfig, out: Path) -> bool:
+    try:
+        return clip_hash(load(InferConfig, out / CONFIG_FILE)) == clip_hash(config)
+    except ConfigError:
+        return False
+
+
+def clip_hash(config: InferConfig) -> str:
+    """A hash of everything that decides how the clips look."""
+    return sha256_json({key: value for key, value in dataclasses.asdict(config).items() if key not in _ELSEWHERE})
+
+
+def _resumed_dir(run: Path, out: Path | None) -> Path:
+    if out is None or out.resolve() == run.resolve():
+        return run
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"out={out} is not empty; resume={run} goes on in a copy there: choose another out=")
+    shutil.copytree(run, out, dirs_exist_ok=True)
+    return out
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^\w-]+", "_", text)
+
+
+# Sweeps ---------------------------------------------------------------------------------------------------------------
+
+
+def _sweep(command: Command, run: Run) -> int:
+    """Check every member before the first starts, run all, and name those that failed."""
+    runs = members(command)
+    names = [_name(member, runs) for member in runs]
+    for number, member in enumerate(runs):
+        try:
+            check(compose(member))
+        except CineloraError as error:
+            raise ConfigError(f"member {number} ({names[number]}): {error}") from error
+    folder = _sweep_dir(command, runs)
+    print(f"{len(runs)} runs in {folder}: {'; '.join(names)}", flush=True)
+    codes = sweep(command, folder, functools.partial(_run_member, run=run))
+    failed = [f"{number} ({name})" for number, (name, code) in enumerate(zip(names, codes, strict=True)) if code]
+    if failed:
+        print(f"{command.script}.py: {len(failed)} of {len(runs)} runs failed: {', '.join(failed)}", file=sys.stderr)
+    return max(codes)
+
+
+def _run_member(command: Command, folder: Path, run: Run) -> int:
+    """One member, as a result: what the user can mend is printed here, and the other members go on."""
+    print(f"\n[{folder}]", flush=True)
+    try:
+        code = _run_one(compose(command), run, folder)
+    except CineloraError as error:
+        print(f"{command.script}.py: {folder}: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    return code
+
+
+def _name(member: Command, runs: list[Command]) -> str:
+    """What sets a member apart from the others."""
+    shared = set.intersection(*(set(other.overrides) for other in runs))
+    return " ".join(override for override in member.overrides if override not in shared) or "as given"
+
+
+def _sweep_dir(command: Command, runs: list[Command]) -> Path:
+    out = command.texts.get("out")
+    if not out:
+        return new_dir(OUTPUTS / _sweep_place(command, runs))
+    if Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
+        raise ConfigError(f"out={out} is not empty; a sweep wants a directory of its own")
+    return _made(Path(out))
+
+
+def _sweep_place(command: Command, runs: list[Command]) -> Path:
+    """``<stage>/<data>``, with the choices joined by ``+`` where the sweep runs over them."""
+    if command.script == "infer":
+        return Path("infer")
+    return Path(*("+".join(dict.fromkeys(run.given[group] for run in runs)) for group in ("stage", "data")))

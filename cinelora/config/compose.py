@@ -1,0 +1,354 @@
+"""From a command line to a dataclass: the only module that knows Hydra and OmegaConf.
+
+What enters is ``sys.argv[1:]``; what leaves is a ``TrainConfig`` or ``InferConfig`` with every text as it was typed.
+Precedence: schema < groups < the script's own file < recipe < command line; for ``infer.py ckpt=...`` the checkpoint's
+model takes the place of the default one, and ``resume=`` starts from the run's own settings. Hydra composes in this
+process and creates nothing; only a sweep (``-m``) runs through its sweeper and launcher. Whether the values make sense
+together is for ``check``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cinelora.config import keys
+from cinelora.config.keys import Command, Config, Script
+from cinelora.config.schema import InferConfig, ModelConfig, TrainConfig
+from cinelora.config.store import load_config, save_config
+from cinelora.errors import ConfigError
+from cinelora.hub import PREFIX, is_run, resolve
+
+__all__ = ["compose", "compose_infer", "compose_train", "load_config", "members", "parse", "save_config", "sweep"]
+
+parse = keys.parse
+T = TypeVar("T")
+
+RESUME_KEYS = ("stage.steps", "gpus", "nodes", "workers", "cache", "out", "resume", "description")
+RESUME_SECTIONS = ("logger", "checkpoint", "validation", "preview")
+"""What may change when a run goes on: nothing that its numbers up to here rest on. ``out`` goes on in a copy."""
+
+_PLUGIN = "hydra_plugins.hydra_submitit_launcher"
+
+
+def compose_train(argv: list[str]) -> TrainConfig:
+    """The settings of one training run.
+
+    Raises:
+        ConfigError: a key or value that does not exist, with those that do.
+    """
+    return cast(TrainConfig, compose(keys.parse("train", argv)))
+
+
+def compose_infer(argv: list[str]) -> InferConfig:
+    """The settings of one inference run; raises as ``compose_train``."""
+    return cast(InferConfig, compose(keys.parse("infer", argv)))
+
+
+def compose(command: Command) -> Config:
+    """The settings of one run, whichever script it is."""
+    overrides = [_parsed(text) for text in command.overrides]
+    for override in overrides:
+        _refuse_value(override, command.script)
+    if command.texts.get("resume"):
+        return _resumed(command)
+    keys.missing_groups(command)
+    _refuse_launcher(command)
+    config = _composed(command.script, command.overrides)
+    _anchor_shipped_data(config)
+    _place_texts(config, command.texts)
+    _fetch_adapters(config)
+    if isinstance(config, InferConfig) and config.ckpt and "model" not in command.given:
+        _take_model(config, Path(config.ckpt), command)
+    return config
+
+
+def _composed(script: Script, overrides: Sequence[str]) -> Config:
+    _register_schemas()
+    with _hydra_errors(), initialize_config_dir(str(keys.CONF), job_name=script, version_base="1.3"):
+        tree = hydra_compose(script, list(overrides))
+        return cast(Config, OmegaConf.to_object(tree))
+
+
+def _register_schemas() -> None:
+    for script, schema in keys.SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{script}_schema", node=schema)
+
+
+class _hydra_errors:
+    """Turns what Hydra still refuses after our own checks into one sentence."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, HydraException | OmegaConfBaseException):
+            lines = [str(cause).strip().splitlines()[0] for cause in (error, error.__cause__) if str(cause).strip()]
+            raise ConfigError("; ".join(line for line in lines if line != "None")) from error
+
+
+# One override ---------------------------------------------------------------------------------------------------------
+
+
+def _parsed(text: str) -> Override:
+    try:
+        override = OverridesParser.create().parse_override(text)
+        override.value()
+        return override
+    except HydraException as error:
+        key, _, value = text.partition("=")
+        raise ConfigError(
+            f"{key}={value} cannot be read; quote the value for the settings too: {key}=\"'...'\""
+        ) from error
+
+
+def _refuse_value(override: Override, script: Script) -> None:
+    """Refuse one override whose value the schema or ``conf/`` does not allow, naming what they do."""
+    key, text = override.key_or_group, override.get_value_element_as_str()
+    if override.is_sweep_override():
+        raise ConfigError(f"{key}={text} is several values: add -m to run once for each")
+    if key in keys.groups(script):
+        optional = keys.defaults(script)[key] is None
+        if text not in keys.groups(script)[key] and not (optional and override.value() is None):
+            raise ConfigError(keys.unknown_choice(key, text, script))
+    elif key in keys.settings(script):
+        _refuse_type(override, script)
+
+
+def _refuse_type(override: Override, script: Script) -> None:
+    key, text = override.key_or_group, override.get_value_element_as_str()
+    setting = keys.settings(script)[key]
+    try:
+        scratch = OmegaConf.structured(keys.SCHEMAS[script])
+        OmegaConf.update(scratch, key, override.value())
+        found = OmegaConf.select(scratch, key)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{key}={text}: wants {setting.wants} ({setting.help})") from error
+    words = list(found) if setting.is_list else [found]
+    if setting.choices and not all(word in setting.choices or word is None for word in words):
+        raise ConfigError(f"{key}={text}: wants {setting.wants} ({setting.help})")
+
+
+def _refuse_launcher(command: Command) -> None:
+    launcher = command.given.get(keys.LAUNCHER, "basic")
+    options = [key for key in command.given if key.startswith("hydra.launcher.")]
+    if launcher == "basic" and options:
+        raise ConfigError(f"{options[0]} belongs to a launcher: choose {keys.LAUNCHER}=slurm or {keys.LAUNCHER}=local")
+    if launcher != "basic" and not _has_plugin():
+        raise ConfigError(f"{keys.LAUNCHER}={launcher} is not installed: pip install cinelora[slurm]")
+    if launcher != "basic" and not command.multirun:
+        raise ConfigError(
+            f"{keys.LAUNCHER}={launcher} starts the members of a sweep: add -m (a sweep may have one member)"
+        )
+
+
+def _has_plugin() -> bool:
+    try:
+        return importlib.util.find_spec(_PLUGIN) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+# After Hydra ----------------------------------------------------------------------------------------------------------
+
+
+def _place_texts(config: Config, texts: dict[str, str]) -> None:
+    """Set the free texts on the dataclass, after OmegaConf has nothing more to say about them."""
+    for key, text in texts.items():
+        _assign(config, key, _none_if_empty(key, text))
+
+
+def _none_if_empty(key: str, text: str) -> str | None:
+    """An empty path is no path (``adapter=`` is none); an empty prompt or caption is a text."""
+    paths = {"prompts", "image", "out", "ckpt", "adapter", "resume", "data.root", "model.t2v", "model.i2v"}
+    return None if key in paths and not text else text
+
+
+def _assign(config: Config, key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    node: Any = config
+    for section in sections:
+        node = getattr(node, section)
+    setattr(node, name, value)
+
+
+def _pick(config: Config, key: str) -> Any:
+    node: Any = config
+    for name in key.split("."):
+        node = getattr(node, name)
+    return node
+
+
+def _anchor_shipped_data(config: Config) -> None:
+    """A relative root in ``conf/data`` starts at the project's folder, so that any working directory finds it."""
+    if isinstance(config, TrainConfig) and config.data.root:
+        config.data.root = str(keys.PROJECT / config.data.root)
+
+
+def _fetch_adapters(config: Config) -> None:
+    for key in ("ckpt", "adapter"):
+        source = getattr(config, key, None)
+        if source and source.startswith(PREFIX):
+            setattr(config, key, str(resolve(source, key)))
+
+
+def _take_model(config: InferConfig, source: Path, command: Command) -> None:
+    """The model a checkpoint was trained on, with the user's ``model.*`` on top."""
+    composed, found = config.model, _model_of(resolve(str(source)))
+    for key in [*command.given, *command.texts]:
+        if key.startswith("model."):
+            name = key.removeprefix("model.")
+            setattr(found, name, getattr(composed, name))
+    config.model = found
+
+
+def _model_of(source: Path) -> ModelConfig:
+    if is_run(source):
+        return load_config(source).model
+    from cinelora.models.lora import read_adapter_facts
+
+    file = source if source.is_file() else sorted(source.glob("*.safetensors"))[0]
+    base = read_adapter_facts(file).get("base_model")
+    models = {
+        name: cast(TrainConfig, _composed("train", _any_run(name))).model for name in keys.groups("train")["model"]
+    }
+    for name, model in models.items():
+        if base and base in (name, model.t2v, model.i2v):
+            return model
+    raise ConfigError(f"ckpt={source} does not say which of our models it is for: add model={'|'.join(models)}")
+
+
+def _any_run(model: str) -> list[str]:
+    return ["stage=style", "data=folder", f"model={model}"]
+
+
+# Resuming -------------------------------------------------------------------------------------------------------------
+
+
+def _resumed(command: Command) -> TrainConfig:
+    """A run's own settings, with the few that may change taken from the command line."""
+    given = [*command.given, *command.texts]
+    for key in given:
+        if key not in RESUME_KEYS and key.partition(".")[0] not in RESUME_SECTIONS:
+            _refuse_change(key)
+    run = _run_of(command.texts["resume"])
+    config = load_config(run)
+    fresh = _composed("train", ["stage=style", "data=folder", *command.overrides])
+    _place_texts(fresh, command.texts)
+    for key in given:
+        _assign(config, key, _pick(fresh, key))
+    config.resume, config.out = str(run), command.texts.get("out") or None
+    if config.out is None and command.texts["resume"].startswith(PREFIX):
+        raise ConfigError(f"resume={command.texts['resume']}: add out=<directory>, where the fetched run goes on")
+    return config
+
+
+def _refuse_change(key: str) -> None:
+    may = ", ".join([*(key for key in RESUME_KEYS if key != "resume"), *(f"{name}.*" for name in RESUME_SECTIONS)])
+    raise ConfigError(f"resume goes on with the run's own settings: {key} cannot change; these can: {may}")
+
+
+def _run_of(source: str) -> Path:
+    """The run directory behind ``resume=``: the run itself, or the run an adapter file lies in."""
+    path = resolve(source, "resume")
+    run = path.parent if path.is_file() else path
+    if not is_run(run):
+        raise ConfigError(
+            f"resume={source} holds an adapter but no run: without its optimizer there is nothing to go on"
+        )
+    return run
+
+
+# Sweeps ---------------------------------------------------------------------------------------------------------------
+
+
+def members(command: Command) -> list[Command]:
+    """The runs of a sweep in the order Hydra takes them; a sweep runs over settings and groups, never over texts.
+
+    Raises:
+        ConfigError: what a sweep cannot be made over.
+    """
+    if command.texts.get("resume"):
+        raise ConfigError("resume goes on with one run: leave -m away")
+    overrides = [_parsed(text) for text in command.overrides]
+    for override in overrides:
+        launcher = override.key_or_group.startswith("hydra")
+        if launcher and override.is_sweep_override():
+            raise ConfigError(f"{override.key_or_group} is one for the whole sweep")
+    task = [override for override in overrides if not override.key_or_group.startswith("hydra")]
+    return [
+        dataclasses.replace(command, overrides=list(combination), multirun=False)
+        for combination in itertools.product(*(list(_values(override)) for override in task))
+    ]
+
+
+def _values(override: Override) -> Iterator[str]:
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        yield f"{key}={override.get_value_element_as_str()}"
+        return
+    if override.value_type not in (ValueType.SIMPLE_CHOICE_SWEEP, ValueType.CHOICE_SWEEP, ValueType.RANGE_SWEEP):
+        raise ConfigError(f"{key}: a sweep wants its values one by one, as in {key}=a,b,c or range(1,4)")
+    with _hydra_errors():
+        yield from (f"{key}={value}" for value in override.sweep_string_iterator())
+
+
+def sweep(command: Command, folder: Path, run: Callable[[Command, Path], T]) -> list[T]:
+    """Run every member through Hydra's sweeper and launcher, in ``folder/<n>``; the results in order.
+
+    ``run`` must not raise what the user can mend: a member that fails so is a result like any other. With a launcher
+    that has processes or machines of its own, ``run`` is pickled and called there.
+    """
+    from hydra._internal.hydra import Hydra  # hydra.main() would parse sys.argv itself, and split the texts
+    from hydra._internal.utils import create_config_search_path
+
+    _refuse_launcher(command)
+    _register_schemas()
+    overrides = [*command.overrides, f"hydra.sweep.dir={_quoted(folder)}"]
+    GlobalHydra.instance().clear()
+    try:
+        with _hydra_errors():
+            hydra = Hydra.create_main_hydra2(command.script, create_config_search_path(str(keys.CONF)))
+            batches = hydra.multirun(
+                command.script, _Member(command, folder, run), overrides, with_log_configuration=False
+            )
+    finally:
+        GlobalHydra.instance().clear()
+    return [job.return_value for batch in batches for job in batch]
+
+
+@dataclasses.dataclass
+class _Member:
+    """What Hydra calls for each member; the texts travel beside its config, out of its grammar's reach."""
+
+    command: Command
+    folder: Path
+    run: Callable[[Command, Path], Any]
+
+    def __call__(self, _: DictConfig) -> Any:
+        job = HydraConfig.get()
+        command = dataclasses.replace(self.command, overrides=list(job.overrides.task), multirun=False)
+        return self.run(command, self.folder / str(job.job.num))
+
+
+def _quoted(folder: Path) -> str:
+    """A path for Hydra's grammar. It would still read ``${`` as a reference, in the path of any member."""
+    text = str(folder.absolute())
+    if "${" in text:
+        raise ConfigError(f"out={folder}: a sweep's folder cannot hold the characters ${{; a single run's can")
+    return QuotedString(text=text, quote=Quote.single).with_quotes()

@@ -1,0 +1,79 @@
+"""A run's settings as a file: ``config.yaml``, whole, with every text as it was typed.
+
+What enters and leaves is a dataclass of the schema; a file is data and read strictly, so a key or type that does not
+belong is refused. No Hydra here, hence no references that could resolve to anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from cinelora.config.schema import InferConfig, TrainConfig
+from cinelora.errors import ConfigError
+from cinelora.files import write_text
+from cinelora.hub import CONFIG_FILE
+
+T = TypeVar("T")
+
+
+def to_yaml(config: TrainConfig | InferConfig) -> str:
+    """The settings as YAML; ``yaml.safe_load`` gives every text back character by character."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True, width=120)
+
+
+def save_config(config: TrainConfig | InferConfig, path: Path) -> None:
+    """Write the settings to ``path``, whole or not at all."""
+    write_text(path, to_yaml(config))
+
+
+def load_config(run_dir: Path) -> TrainConfig:
+    """The settings of a training run.
+
+    Raises:
+        ConfigError: no such file, or not one that ``train.py`` wrote.
+    """
+    return load(TrainConfig, run_dir / CONFIG_FILE)
+
+
+def load(schema: type[T], path: Path) -> T:
+    """Read settings of either script; keys that a newer version added take their defaults.
+
+    Raises:
+        ConfigError: unreadable, an unknown key, or a value of another type.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read as settings: {str(error).splitlines()[0]}") from error
+    return typing.cast(T, _build(schema, data, "", path))
+
+
+def _build(hint: Any, value: Any, key: str, path: Path) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{path}: {key or 'the file'} should hold settings, not {value!r}")
+        hints = typing.get_type_hints(hint)
+        unknown = [name for name in value if name not in hints]
+        if unknown:
+            raise ConfigError(f"{path} holds the unknown key {key}{unknown[0]}: it is from another version or program")
+        built = {name: _build(hints[name], entry, f"{key}{name}.", path) for name, entry in value.items()}
+        return typing.cast(Any, hint)(**built)
+    if typing.get_origin(hint) is list:
+        (kind,) = typing.get_args(hint)
+        if isinstance(value, list):
+            return [_build(kind, entry, key, path) for entry in value]
+    elif _fits(hint, value):
+        return value
+    raise ConfigError(f"{path}: {key.rstrip('.')} cannot be {value!r}")
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    # bool is an int to Python, not to a user; an int is a fine float.
+    return type(value) in kinds or (float in kinds and type(value) is int)

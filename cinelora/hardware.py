@@ -1,0 +1,46 @@
+"""What the numbers were measured on, written beside every one of them; and how loud the libraries on it may be."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import resource
+import warnings
+from importlib.metadata import version
+from typing import Any
+
+import psutil
+
+PACKAGES = ("torch", "diffusers", "peft", "lightning")
+
+
+def hardware() -> dict[str, Any]:
+    """Devices, memory and the versions that matter for speed and results."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "device": gpus[0] if gpus else platform.processor() or platform.machine(),
+        "gpus": len(gpus),
+        "cpu_cores": psutil.cpu_count(logical=False),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+    }
+
+
+def peak_memory_mib() -> dict[str, int]:
+    """Highest memory of this process so far: resident on the host, allocated on the GPU."""
+    import torch
+
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    if torch.cuda.is_available():
+        peak["gpu"] = torch.cuda.max_memory_allocated() // 2**20
+    return peak
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' advice to programmers from drowning our own lines to users."""
+    for name in ("lightning.pytorch", "lightning.fabric", "diffusers", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")

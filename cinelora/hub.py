@@ -1,0 +1,78 @@
+"""Where an adapter comes from: ``ckpt=``, ``adapter=`` and ``resume=`` take a run, an adapter file or the hub.
+
+What enters is the text the user typed; what leaves is a path on this machine: a run's directory (it holds
+``config.yaml``, or at least its adapters) or one ``.safetensors`` file. It knows nothing of what such a file holds, and imports no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cinelora.errors import ConfigError, ModelError
+
+PREFIX = "hub:"
+CONFIG_FILE = "config.yaml"
+_FORM = re.compile(r"hub:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+# Weights as safetensors and settings as text: no file that is run or unpickled when it is opened.
+_WANTED = ["*.safetensors", "*.json", "*.jsonl", "*.yaml", "checkpoints/last"]
+_ADAPTERS = ("style.safetensors", "motion.safetensors")
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory was written by ``train.py``."""
+    return (path / CONFIG_FILE).is_file()
+
+
+def resolve(source: str, key: str = "ckpt") -> Path:
+    """The run directory or adapter file behind a source; ``hub:owner/name[@revision]`` is fetched first.
+
+    ``key`` is the setting it stands in, for the sentence of an error.
+
+    Raises:
+        ConfigError: nothing is there, or it is neither a run nor an adapter file.
+        ModelError: the hub cannot be reached, or has no such repository.
+    """
+    path = _fetch(source, key) if source.startswith(PREFIX) else Path(source)
+    if is_run(path) or any((path / name).is_file() for name in _ADAPTERS):
+        return path
+    if path.is_file() and path.suffix == ".safetensors":
+        return path
+    if path.is_file():
+        raise ConfigError(f"{key}={source} is not an adapter file: it should end in .safetensors")
+    if not path.is_dir():
+        raise ConfigError(
+            f"{key}={source}: there is no {path.absolute()}; give a run directory, a .safetensors file or hub:owner/name"
+        )
+    return _only_adapter(path, source, key)
+
+
+def _only_adapter(folder: Path, source: str, key: str) -> Path:
+    found = sorted(folder.glob("*.safetensors"))
+    match found:
+        case [single]:
+            return single
+        case []:
+            raise ConfigError(f"{key}={source} holds neither {CONFIG_FILE} nor an adapter: it is no run of train.py")
+        case _:
+            names = ", ".join(path.name for path in found)
+            raise ConfigError(f"{key}={source} holds several adapter files: name one of {names}")
+
+
+def _fetch(source: str, key: str) -> Path:
+    form = _FORM.fullmatch(source)
+    if form is None:
+        raise ConfigError(f"{key}={source}: a source on the hub is written hub:owner/name or hub:owner/name@revision")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(form["repository"], revision=form["revision"], allow_patterns=_WANTED))
+    except HFValidationError as error:
+        raise ConfigError(f"{key}={source}: {_first_line(error)}") from error
+    except Exception as error:  # the hub's client lets its transport's own errors through, of several families
+        raise ModelError(f"{key}={source} cannot be fetched from the hub: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

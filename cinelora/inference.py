@@ -1,0 +1,311 @@
+"""One inference run from settings to clips: encode the prompts, make keyframes, expand them, measure.
+
+Enters: a checked ``InferConfig`` and a run directory. Leaves: for each prompt ``clip.mp4``, ``keyframe.png``,
+``contact.png`` and ``summary.json`` (last, so that it marks a finished clip), and an exit code. The work goes part by part
+over all prompts, so that each network is loaded once and never beside another.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cinelora.config.schema import InferConfig
+from cinelora.files import contact_sheet, read_json, write_json, write_mp4, write_png
+from cinelora.hardware import quiet_libraries
+from cinelora.hub import resolve
+from cinelora.launch import Rank, launch, process_group, rank_info
+from cinelora.runs import adapter_paths
+from cinelora.sampling.partition import plan_partition
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from cinelora.models.lora import AdapterFile
+    from cinelora.models.wan import ImageCondition, WanBundle
+    from cinelora.sampling.generate import Sampling, Texts
+
+CONTACT_FRAMES = 6
+
+
+def infer(config: InferConfig, run_dir: Path) -> int:
+    """Make the clips that ``config`` asks for; returns the exit code."""
+    todo = [take for take in takes(config, run_dir) if not take.is_done(config)]
+    if not todo:
+        print(f"every clip is already in {run_dir}; change seed=, the settings or out= for others")
+        return 0
+    adapters = adapter_paths(resolve(config.ckpt)) if config.ckpt else {}
+    launch(infer_rank, config, todo, adapters, ranks=config.gpus, nodes=config.nodes, log_dir=run_dir / "logs")
+    for take in todo:
+        print(f"clip {take.folder / 'clip.mp4'}\ncontact sheet {take.folder / 'contact.png'}")
+        print(f"summary {take.folder / 'summary.json'}")
+    return 0
+
+
+@dataclass(frozen=True)
+class Take:
+    """One prompt and the folder its clip goes to."""
+
+    prompt: str
+    folder: Path
+
+    def is_done(self, config: InferConfig) -> bool:
+        """Whether an earlier run finished this very clip."""
+        summary = self.folder / "summary.json"
+        return summary.exists() and read_json(summary)["settings"] == settings_of(config, self)
+
+
+def takes(config: InferConfig, run_dir: Path) -> list[Take]:
+    """The prompts in order: one goes straight into the run directory, a file's into numbered folders."""
+    if config.prompts is None:
+        return [Take(config.prompt or "", run_dir)]
+    lines = Path(config.prompts).read_text(encoding="utf-8").splitlines()
+    return [Take(line, run_dir / f"{i:04d}") for i, line in enumerate(filter(str.strip, lines))]
+
+
+def settings_of(config: InferConfig, take: Take) -> dict[str, Any]:
+    """Everything that decides how the clip looks, and nothing else."""
+    settings = asdict(config)
+    for key in ("prompts", "out", "cache", "gpus", "nodes"):
+        del settings[key]
+    return settings | {"prompt": take.prompt}
+
+
+# -- on the ranks ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Shot:
+    """What is known of one variant (adapted, or the base beside it) of a take so far."""
+
+    weights: dict[str, dict[str, float]]
+    texts: Texts
+    keyframe: np.ndarray | None = None
+    image: ImageCondition | None = None
+    latents: Tensor | None = None
+    video: np.ndarray | None = None
+
+
+@dataclass
+class Clock:
+    """Seconds spent per part of the work."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Add the time of the block to ``name``."""
+        import torch
+
+        started = time.perf_counter()
+        yield
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def infer_rank(config: InferConfig, todo: list[Take], adapter_files: dict[str, Path]) -> None:
+    """Make all takes on this rank's share of the sequence; rank 0 decodes and writes."""
+    from cinelora.models.lora import read_adapter
+    from cinelora.models.wan import WanBundle, num_tokens
+    from cinelora.sampling.generate import Sampling
+
+    quiet_libraries()
+    rank, clock, model, cache = rank_info(), Clock(), config.model, Path(config.cache)
+    adapters = {kind: read_adapter(path) for kind, path in adapter_files.items()}
+    frames = sorted({num_frames(config)} | ({1} if makes_keyframes(config) else set()))
+    tokens = [num_tokens(n, model.height, model.width) for n in frames]
+    split = config.sampler.guidance_mode == "split" and config.sampler.guidance != 1
+    sampling = Sampling(
+        model, config.sampler, plan_partition(rank.world_size, model.num_heads, tokens, split), rank
+    )
+    t2v = WanBundle.from_config(model, "t2v", cache)
+    with process_group(rank) if rank.world_size > 1 else nullcontext():
+        with clock.part("text"):
+            shots = plan_shots(config, todo, adapters, t2v)
+        flat = [shot for variants in shots for shot in variants.values()]
+        if config.mode == "t2v":
+            with clock.part("denoise"):
+                run_transformer(config, t2v, adapters, flat, sampling, "t2v")
+            bundle = t2v
+        else:
+            bundle = WanBundle.from_config(model, "i2v", cache)
+            make_keyframes(config, t2v, adapters, flat, sampling, clock)
+            with clock.part("condition"):
+                encode_keyframes(config, bundle, flat)
+            with clock.part("denoise"):
+                run_transformer(config, bundle, adapters, flat, sampling, "i2v")
+        if rank.global_rank == 0:
+            with clock.part("decode"):
+                decode_clips(bundle, flat)
+            for take, variants in zip(todo, shots, strict=True):
+                write_take(config, take, variants, adapters, clock, len(todo))
+
+
+def makes_keyframes(config: InferConfig) -> bool:
+    """Whether the T2V transformer draws the first frame."""
+    return config.mode == "scene" and config.image is None
+
+
+def num_frames(config: InferConfig) -> int:
+    """Frames of a clip: as asked, or as the model was trained for."""
+    return config.num_frames or config.model.num_frames
+
+
+def plan_shots(
+    config: InferConfig, todo: list[Take], adapters: dict[str, AdapterFile], bundle: WanBundle
+) -> list[dict[str, Shot]]:
+    """Encode every prompt once and lay out the variants of each take."""
+    from cinelora.models.wan import Part, pad_text
+    from cinelora.sampling.generate import Texts
+
+    scale = config.weights
+    on_t2v = {"style": scale.keyframe, "motion": scale.motion if config.mode == "t2v" else 0.0}
+    on_i2v = {"style": scale.style, "motion": scale.motion}
+    adapted = {"t2v": {k: on_t2v[k] for k in adapters}, "i2v": {k: on_i2v[k] for k in adapters}}
+    variants = {"adapted": adapted}
+    if config.compare and adapters:
+        variants["base"] = {"t2v": {}, "i2v": {}}
+    trigger = next((a.trigger for a in adapters.values() if a.trigger), None)
+    prompts = [prompt_with_trigger(take.prompt, trigger) for take in todo]
+    with bundle.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
+        negative, *positives = (pad_text([e]) for p in [config.negative_prompt, *prompts] for e in bundle.encode_text([p]))
+    return [{name: Shot(w, Texts(p, negative)) for name, w in variants.items()} for p in positives]
+
+
+def prompt_with_trigger(prompt: str, trigger: str | None) -> str:
+    """The prompt as training saw its captions: behind the trigger word, unless it is already there."""
+    return f"{trigger} {prompt}" if trigger and trigger not in prompt else prompt
+
+
+def run_transformer(
+    config: InferConfig,
+    bundle: WanBundle,
+    adapters: dict[str, AdapterFile],
+    shots: list[Shot],
+    sampling: Sampling,
+    kind: str,
+    frames: int | None = None,
+) -> None:
+    """Fill in the latents of all shots with one transformer."""
+    from cinelora.sampling.generate import adapted_transformer, initial_noise
+
+    frames = frames or num_frames(config)
+    noise = initial_noise(config.seed, f"{kind}-{frames}", config.model, frames, bundle.device)
+    with adapted_transformer(bundle, config.model.name, adapters, sampling.plan, sampling.rank) as transformer:
+        for number, shot in enumerate(shots, start=1):
+            label = f"{'keyframe' if frames == 1 else 'clip'} {number}/{len(shots)}"
+            shot.latents = sampling.run(transformer, shot.weights[kind], shot.texts, shot.image, noise, label)
+
+
+def make_keyframes(
+    config: InferConfig,
+    bundle: WanBundle,
+    adapters: dict[str, AdapterFile],
+    shots: list[Shot],
+    sampling: Sampling,
+    clock: Clock,
+) -> None:
+    """Draw each shot's first frame with the style adapter, or take the user's picture for all."""
+    from cinelora.footage.samples import read_image
+    from cinelora.models.wan import Part, range_to_pixels
+
+    if config.image is not None:
+        picture = read_image(Path(config.image), config.model.height, config.model.width)
+        for shot in shots:
+            shot.keyframe = picture
+        return
+    with clock.part("keyframe"):
+        style = {kind: adapter for kind, adapter in adapters.items() if kind == "style"}
+        for shot in shots:
+            shot.weights["t2v"] = {kind: weight for kind, weight in shot.weights["t2v"].items() if kind in style}
+        run_transformer(config, bundle, style, shots, sampling, "t2v", frames=1)
+        with bundle.loaded(Part.VAE):
+            for shot in shots:
+                assert shot.latents is not None
+                shot.keyframe = range_to_pixels(bundle.decode(shot.latents))[0]
+
+
+def encode_keyframes(config: InferConfig, bundle: WanBundle, shots: list[Shot]) -> None:
+    """Turn every keyframe into what the I2V transformer is shown."""
+    from cinelora.models.wan import ImageCondition, Part
+
+    with bundle.loaded(Part.VAE, Part.IMAGE_ENCODER):
+        for shot in shots:
+            assert shot.keyframe is not None
+            image = bundle.encode_image(shot.keyframe, num_frames(config))
+            shot.image = ImageCondition(image.latents[None], image.tokens[None])
+
+
+def decode_clips(bundle: WanBundle, shots: list[Shot]) -> None:
+    """Turn latents into frames."""
+    from cinelora.models.wan import Part, range_to_pixels
+
+    with bundle.loaded(Part.VAE):
+        for shot in shots:
+            assert shot.latents is not None
+            shot.video = range_to_pixels(bundle.decode(shot.latents))
+            shot.latents = None
+
+
+def write_take(
+    config: InferConfig,
+    take: Take,
+    variants: dict[str, Shot],
+    adapters: dict[str, AdapterFile],
+    clock: Clock,
+    num_takes: int,
+) -> None:
+    """Write a take's files, the summary last."""
+    from cinelora.hardware import hardware, peak_memory_mib
+
+    take.folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name, shot in variants.items():
+        assert shot.video is not None
+        prefix = "" if name == "adapted" else f"{name}-"
+        write_mp4(take.folder / f"{prefix}clip.mp4", shot.video, config.model.fps)
+        write_png(take.folder / f"{prefix}keyframe.png", shot.video[0] if shot.keyframe is None else shot.keyframe)
+        rows.insert(0, (name if adapters else "base", shot.video))
+    write_png(take.folder / "contact.png", contact_sheet(rows, columns=CONTACT_FRAMES))
+    adapted = variants["adapted"].video
+    assert adapted is not None
+    summary = {
+        "settings": settings_of(config, take),
+        "adapters": {kind: adapter_facts(adapter) for kind, adapter in adapters.items()},
+        "seconds": {part: round(seconds / num_takes, 3) for part, seconds in clock.seconds.items()},
+        "takes_in_run": num_takes,
+        "metrics": measure(config, adapted),
+        "peak_memory_mib": peak_memory_mib(),
+        "ranks": config.gpus * config.nodes,
+        **hardware(),
+    }
+    write_json(take.folder / "summary.json", summary)
+
+
+def adapter_facts(adapter: AdapterFile) -> dict[str, Any]:
+    """What a summary says of an adapter."""
+    spec = asdict(adapter.spec)
+    return {**spec, "base_model": adapter.base_model, "trigger": adapter.trigger, "data_hash": adapter.data_hash}
+
+
+def measure(config: InferConfig, video_THWC: np.ndarray) -> dict[str, float]:
+    """The numbers that ``config.metrics`` names; a single frame has none in time."""
+    import torch
+
+    from cinelora.metrics.temporal import METRICS
+
+    if len(video_THWC) < 2:
+        return {}
+    video = torch.from_numpy(video_THWC).permute(3, 0, 1, 2)[None].float() / 255
+    numbers = {}
+    for name in config.metrics.names:
+        metric = METRICS[name]()
+        metric.update(video)
+        numbers[name] = round(float(metric.compute()), 5)
+    return numbers

@@ -1,0 +1,1 @@
+"""Numbers about clips, as torchmetrics classes."""

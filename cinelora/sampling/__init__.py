@@ -1,0 +1,1 @@
+"""From noise to a clip: the denoising loops, and how a sequence is shared between ranks."""

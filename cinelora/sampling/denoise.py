@@ -1,0 +1,135 @@
+"""The denoising loop: from noise to latents along a velocity.
+
+Enters: noise, a ``Denoise`` that gives velocities, a solver. Leaves: clean latents. Guidance, its split over ranks and
+later caches are ``Denoise`` objects around one another; the loop knows none of them.
+
+Shape suffixes: B batch, C channels, T latent frames, H and W latent height and width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanTransformer3DModel
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from cinelora.config.schema import SamplerConfig
+from cinelora.launch import Rank
+from cinelora.models.flow import NUM_TRAIN_TIMESTEPS
+from cinelora.models.wan import Condition, ImageCondition, predict_velocity
+from cinelora.sampling.partition import Partition, combine_guidance, group_of
+
+
+class Denoise(Protocol):
+    """Velocity (B, C, T, H, W), float32, of noisy latents at a timestep (B,) of 1000 * sigma."""
+
+    def __call__(self, latents_BCTHW: Tensor, timestep_B: Tensor) -> Tensor: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Unguided:
+    """The transformer's own velocity under one condition."""
+
+    transformer: WanTransformer3DModel
+    condition: Condition
+
+    def __call__(self, latents_BCTHW: Tensor, timestep_B: Tensor) -> Tensor:
+        """Predict once."""
+        return predict_velocity(self.transformer, latents_BCTHW, timestep_B, self.condition)
+
+
+@dataclass(frozen=True)
+class Guided:
+    """Classifier-free guidance ``u + scale * (c - u)`` (Ho and Salimans 2022), both halves in one batch."""
+
+    transformer: WanTransformer3DModel
+    positive: Condition
+    negative: Condition
+    scale: float
+
+    def __call__(self, latents_BCTHW: Tensor, timestep_B: Tensor) -> Tensor:
+        """Predict both halves at once."""
+        pair = stack(self.negative, self.positive)
+        velocity = predict_velocity(self.transformer, latents_BCTHW.repeat(2, 1, 1, 1, 1), timestep_B.repeat(2), pair)
+        unconditional, conditional = velocity.chunk(2)
+        return unconditional + self.scale * (conditional - unconditional)
+
+
+@dataclass(frozen=True)
+class GuidedAcrossRanks:
+    """The same guidance with each half computed by its own group of ranks."""
+
+    transformer: WanTransformer3DModel
+    positive: Condition
+    negative: Condition
+    scale: float
+    plan: Partition
+    rank: Rank
+
+    def __call__(self, latents_BCTHW: Tensor, timestep_B: Tensor) -> Tensor:
+        """Predict this group's half and exchange."""
+        condition = (self.positive, self.negative)[group_of(self.plan, self.rank.global_rank)]
+        velocity = predict_velocity(self.transformer, latents_BCTHW, timestep_B, condition)
+        return combine_guidance(velocity, self.scale, self.plan, self.rank)
+
+
+def stack(first: Condition, second: Condition) -> Condition:
+    """Two conditions as one batch; both have an image or neither has."""
+    text = torch.cat([first.text, second.text])
+    if first.image is None or second.image is None:
+        return Condition(text)
+    latents = torch.cat([first.image.latents, second.image.latents])
+    return Condition(text, ImageCondition(latents, torch.cat([first.image.tokens, second.image.tokens])))
+
+
+def denoiser(
+    transformer: WanTransformer3DModel,
+    positive: Condition,
+    negative: Condition,
+    sampler: SamplerConfig,
+    plan: Partition,
+    rank: Rank,
+) -> Denoise:
+    """The ``Denoise`` that the settings ask for; a guidance of 1 needs no second half."""
+    if sampler.guidance == 1:
+        return Unguided(transformer, positive)
+    if plan.groups == 2:
+        return GuidedAcrossRanks(transformer, positive, negative, sampler.guidance, plan, rank)
+    return Guided(transformer, positive, negative, sampler.guidance)
+
+
+def make_solver(sampler: SamplerConfig, shift: float) -> Any:
+    """A diffusers scheduler with its timesteps set.
+
+    Sigmas fall linearly from 0.999 and are then shifted, as in Wan's own solvers; UniPC tells the network whole-numbered
+    timesteps, also as they do.
+    """
+    if sampler.name == "unipc":
+        solver: Any = UniPCMultistepScheduler(
+            prediction_type="flow_prediction",
+            use_flow_sigmas=True,
+            num_train_timesteps=NUM_TRAIN_TIMESTEPS,
+            flow_shift=shift,
+        )
+        solver.set_timesteps(sampler.steps)
+        return solver
+    solver = FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TRAIN_TIMESTEPS, shift=shift)
+    solver.set_timesteps(sigmas=np.linspace(1 - 1 / NUM_TRAIN_TIMESTEPS, 0, sampler.steps + 1)[:-1].tolist())
+    return solver
+
+
+@torch.inference_mode()
+def sample(
+    denoise: Denoise, noise_BCTHW: Tensor, sampler: SamplerConfig, shift: float, progress: str | None = None
+) -> Tensor:
+    """Integrate from noise to latents, float32; ``progress`` names the bar, None shows none."""
+    solver = make_solver(sampler, shift)
+    latents = noise_BCTHW
+    for timestep in tqdm(solver.timesteps, desc=progress, unit="step", disable=progress is None):
+        velocity = denoise(latents, timestep.to(latents.device).expand(len(latents)))
+        latents = solver.step(velocity, timestep, latents, return_dict=False)[0]
+    return latents

@@ -1,0 +1,88 @@
+"""From a prompt to pixels: a keyframe by the T2V transformer, and its expansion to a clip by the I2V transformer.
+
+Enters: prompts' embeddings, adapters, a solver. Leaves: latents. One transformer is in memory at a time, and none while
+the VAE decodes. It does not know about files on disk other than adapters.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor
+
+from cinelora.config.schema import ModelConfig, SamplerConfig
+from cinelora.launch import Rank
+from cinelora.models.flow import keyed_generator
+from cinelora.models.lora import AdapterFile, add_adapter, check_fits, load_adapter_state, set_weights
+from cinelora.models.wan import SPATIAL, Condition, ImageCondition, WanBundle, num_latent_frames
+from cinelora.sampling.denoise import denoiser, sample
+from cinelora.sampling.partition import Partition, partition
+
+LATENT_CHANNELS = 16
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Embeddings (1, 512, D) of what to show and what to steer away from."""
+
+    positive: Tensor
+    negative: Tensor
+
+
+def initial_noise(seed: int, part: str, model: ModelConfig, num_frames: int, device: torch.device) -> Tensor:
+    """Noise (1, 16, T, h, w) that depends on the seed and the part alone, never on rank or device."""
+    size = (1, LATENT_CHANNELS, num_latent_frames(num_frames), model.height // SPATIAL, model.width // SPATIAL)
+    return torch.randn(size, generator=keyed_generator(seed, part)).to(device)
+
+
+@contextmanager
+def adapted_transformer(
+    bundle: WanBundle, model_name: str, adapters: dict[str, AdapterFile], plan: Partition, rank: Rank
+) -> Iterator[WanTransformer3DModel]:
+    """The bundle's transformer with ``adapters`` hung on it, split over the ranks, released at the end of the block."""
+    transformer = bundle.load_transformer()
+    for name, adapter in adapters.items():
+        check_fits(adapter, transformer, model_name)
+        add_adapter(transformer, name, adapter.spec, seed=0)
+        load_adapter_state(transformer, name, adapter.state)
+    if rank.world_size > 1:
+        partition(transformer, plan, rank)
+    try:
+        yield transformer.requires_grad_(False)
+    finally:
+        del transformer
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How latents are made from noise on this rank."""
+
+    model: ModelConfig
+    sampler: SamplerConfig
+    plan: Partition
+    rank: Rank
+
+    def run(
+        self,
+        transformer: WanTransformer3DModel,
+        weights: dict[str, float],
+        texts: Texts,
+        image: ImageCondition | None,
+        noise_BCTHW: Tensor,
+        label: str,
+    ) -> Tensor:
+        """Latents (1, 16, T, h, w) under ``weights``; an I2V transformer is given its ``image``, batched."""
+        set_weights(transformer, weights)
+        positive, negative = Condition(texts.positive, image), Condition(texts.negative, image)
+        denoise = denoiser(transformer, positive, negative, self.sampler, self.plan, self.rank)
+        shift = self.model.sampling_shift if self.sampler.shift is None else self.sampler.shift
+        show = label if self.rank.global_rank == 0 else None
+        return sample(denoise, noise_BCTHW, self.sampler, shift, show)

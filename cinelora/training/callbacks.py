@@ -1,0 +1,264 @@
+"""What happens beside the optimisation: EMA, checkpoints and exports, held-out loss, progress.
+
+Each callback acts after optimizer steps (``AtStep``). None of them changes what is learnt.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from torch import Tensor
+from torch.utils.data import default_collate
+from tqdm.auto import tqdm
+
+from cinelora.config.schema import CheckpointConfig, LoggerConfig, ValidationConfig
+from cinelora.latents.dataset import LatentDataset
+from cinelora.models.lora import adapter_state, load_adapter_state
+from cinelora.runs import RunDirectory
+from cinelora.training.checkpoints import Checkpoint, save_checkpoint
+from cinelora.training.stage import Stage
+
+HELDOUT_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
+State = dict[str, Tensor]
+
+
+def mean_over_ranks(values: Tensor, trainer: Trainer) -> list[float]:
+    """The mean of ``values`` over all ranks."""
+    if trainer.world_size > 1:
+        values = trainer.strategy.reduce(values.to(trainer.strategy.root_device), reduce_op="mean")
+    return [float(value) for value in values]
+
+
+class AtStep(Callback):
+    """Calls ``at_step`` once after each optimizer step, with the number of steps done."""
+
+    def __init__(self) -> None:
+        self.seen = -1
+
+    def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
+        """Take note of where the run starts."""
+        self.seen = trainer.global_step
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, stage: Stage, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Notice that a step was completed; with accumulation most batches complete none."""
+        if trainer.global_step != self.seen:
+            self.seen = trainer.global_step
+            self.at_step(trainer, stage, self.seen)
+
+    def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
+        """Act after optimizer step ``step`` (from 1)."""
+        raise NotImplementedError
+
+
+class AdapterEma(AtStep):
+    """Exponential moving average of the adapter alone, float32, on the adapter's device.
+
+    It starts fast: after step t the decay is at most t / (t + 9), else a short run would export its start.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+        self.average: State = {}
+
+    def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
+        """Start from the adapter as it is, unless a checkpoint brought an average along."""
+        super().on_train_start(trainer, stage)
+        if not self.average:
+            self.average = {k: v.clone() for k, v in adapter_state(stage.transformer, stage.config.stage.name).items()}
+
+    def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
+        """Move the average towards the adapter."""
+        weight = 1 - min(self.decay, step / (step + 9))
+        current = adapter_state(stage.transformer, stage.config.stage.name)
+        names = list(current)
+        torch._foreach_lerp_([self.average[n] for n in names], [current[n] for n in names], weight)
+
+
+class Resume(Callback):
+    """Puts a resumed run's adapter, moments, average and step back; stands before the callbacks that look at them."""
+
+    def __init__(self, checkpoint: Checkpoint, ema: AdapterEma | None) -> None:
+        self.checkpoint, self.ema = checkpoint, ema
+
+    def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
+        """Restore, once the optimizer exists."""
+        restore(self.checkpoint, trainer, stage, self.ema)
+
+
+class Keeper(AtStep):
+    """Checkpoints a run, exports its adapter, and ends it whole when it is told to stop.
+
+    ``export`` writes an adapter state as the run's adapter file; ``facts`` go into every checkpoint.
+    """
+
+    def __init__(
+        self,
+        settings: CheckpointConfig,
+        run: RunDirectory,
+        export: Callable[[State], None],
+        ema: AdapterEma | None,
+        facts: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.settings, self.run, self.export, self.ema, self.facts = settings, run, export, ema, facts
+        self.stop = False
+
+    def stop_at_signals(self) -> None:
+        """Let Ctrl-C and TERM end the run after the step at hand, instead of in the middle of it."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: setattr(self, "stop", True))
+
+    def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
+        """Save where it is due; stop all ranks together where one was told to."""
+        stop = self.stop if trainer.world_size == 1 else mean_over_ranks(torch.tensor([float(self.stop)]), trainer)[0] > 0
+        due = self.settings.every_steps and step % self.settings.every_steps == 0
+        if due or stop or step == trainer.max_steps:
+            self.save(trainer, stage, step)
+        if stop:
+            self.stop = trainer.should_stop = True
+
+    def save(self, trainer: Trainer, stage: Stage, step: int) -> None:
+        """Checkpoint and export, by rank 0; the others wait."""
+        if trainer.is_global_zero:
+            state = adapter_state(stage.transformer, stage.config.stage.name)
+            average = self.ema.average if self.ema else {}
+            tensors = {f"adapter.{k}": v for k, v in state.items()} | {f"ema.{k}": v for k, v in average.items()}
+            tensors |= {f"moments.{k}": v for k, v in moments(trainer.optimizers[0]).items()}
+            save_checkpoint(self.run.checkpoints, Checkpoint(step, tensors, self.facts), self.settings.keep)
+            self.export(average or state)
+        trainer.strategy.barrier()
+
+
+def moments(optimizer: torch.optim.Optimizer) -> State:
+    """AdamW's state as flat tensors, ``<parameter number>.<name>``."""
+    state = optimizer.state_dict()["state"]
+    return {f"{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
+
+
+def restore(checkpoint: Checkpoint, trainer: Trainer, stage: Stage, ema: AdapterEma | None) -> None:
+    """Put ``checkpoint`` into a trainer that has just set itself up."""
+    load_adapter_state(stage.transformer, stage.config.stage.name, checkpoint.group("adapter"))
+    if ema:
+        ema.average = {k: v.to(stage.device) for k, v in checkpoint.group("ema").items()}
+    optimizer = trainer.optimizers[0]
+    state: dict[int, State] = {}
+    for key, value in checkpoint.group("moments").items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    # Lightning counts steps here and offers no setter; batches start anew, which is right at a step's boundary
+    trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = checkpoint.step
+
+
+class HeldoutLoss(AtStep):
+    """Loss on held-out samples at fixed sigmas with fixed noise: unlike the training loss it compares between steps.
+
+    The first value, before any step, is the untrained adapter's (the base's, or base and style adapter in stage 2); it is
+    kept in the checkpoints, so that a resumed run still says how far it has come.
+    """
+
+    def __init__(self, settings: ValidationConfig, heldout: LatentDataset, sample_ids: list[str], keeper: Keeper) -> None:
+        super().__init__()
+        self.settings, self.heldout, self.sample_ids, self.keeper = settings, heldout, sample_ids, keeper
+        self.positions = range(min(settings.samples, len(heldout)))
+        self.latest: dict[str, float] = {}
+
+    def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
+        """Measure where the run starts from, unless it was resumed."""
+        super().on_train_start(trainer, stage)
+        if "heldout_start" not in self.keeper.facts:
+            self.keeper.facts["heldout_start"] = self.measure(trainer, stage)
+
+    def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
+        """Measure and log where it is due."""
+        if step % self.settings.every_steps == 0 or step == trainer.max_steps or trainer.should_stop:
+            self.measure(trainer, stage)
+            start = self.keeper.facts["heldout_start"]["heldout/loss"]
+            self.latest["heldout/change"] = self.latest["heldout/loss"] / start - 1
+            if trainer.logger:
+                trainer.logger.log_metrics(self.latest, step)
+
+    @torch.no_grad()
+    def measure(self, trainer: Trainer, stage: Stage) -> dict[str, float]:
+        """Mean loss per sigma and over all, each rank looking at its share of the samples."""
+        training_ids, stage.sample_ids = stage.sample_ids, self.sample_ids
+        stage.eval()
+        sums = torch.zeros(len(HELDOUT_SIGMAS) + 1)
+        for position in self.positions[trainer.global_rank :: trainer.world_size]:
+            batch = stage.transfer_batch_to_device(default_collate([self.heldout[position]]), stage.device, 0)
+            for i, sigma in enumerate(HELDOUT_SIGMAS):
+                sums[i] += float(stage.loss(batch, stage.draw_at(batch, step=0, sigma=sigma)))
+            sums[-1] += 1
+        stage.train()
+        stage.sample_ids = training_ids
+        *totals, count = mean_over_ranks(sums, trainer)
+        losses = [total / count for total in totals]
+        names = [f"heldout/loss@{sigma}" for sigma in HELDOUT_SIGMAS]
+        self.latest = {"heldout/loss": sum(losses) / len(losses), **dict(zip(names, losses, strict=True))}
+        return dict(self.latest)
+
+
+class Progress(AtStep):
+    """A bar with loss, samples per second and time left, and the same numbers to the logger."""
+
+    def __init__(self, settings: LoggerConfig, samples_per_step: int) -> None:
+        super().__init__()
+        self.settings, self.samples_per_step = settings, samples_per_step
+        self.losses: list[Tensor] = []
+        self.latest_loss = float("nan")
+        self.trained_s = 0.0
+        self.trained_steps = 0
+
+    @property
+    def samples_per_s(self) -> float:
+        """Mean speed of this process so far, without start-up and measures before the first step."""
+        return self.trained_steps * self.samples_per_step / self.trained_s if self.trained_s else 0.0
+
+    def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
+        """Open the bar."""
+        super().on_train_start(trainer, stage)
+        self.bar = tqdm(
+            desc=stage.config.stage.name,
+            initial=trainer.global_step,
+            total=trainer.max_steps,
+            unit="step",
+            disable=not trainer.is_global_zero,
+        )
+        self.since, self.since_step = time.perf_counter(), trainer.global_step
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, stage: Stage, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Collect the loss without waiting for the device."""
+        self.losses.append(outputs["loss"].detach())
+        super().on_train_batch_end(trainer, stage, outputs, batch, batch_idx)
+
+    def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
+        """Move the bar; every few steps, say how it goes."""
+        self.bar.update()
+        if step % self.settings.every_steps and step != trainer.max_steps:
+            return
+        self.latest_loss = mean_over_ranks(torch.stack(self.losses).mean()[None].float(), trainer)[0]
+        self.losses.clear()
+        now = time.perf_counter()
+        speed = (step - self.since_step) * self.samples_per_step / (now - self.since)
+        self.trained_s += now - self.since
+        self.trained_steps += step - self.since_step
+        self.since, self.since_step = now, step
+        self.bar.set_postfix_str(f"loss {self.latest_loss:.4f}, {speed:.1f} samples/s")
+        if trainer.logger:
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            numbers = {"train/loss": self.latest_loss, "train/lr": rate, "train/samples_per_s": speed}
+            trainer.logger.log_metrics(numbers, step)
+
+    def on_train_end(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
+        """Close the bar."""
+        self.bar.close()

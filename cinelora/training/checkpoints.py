@@ -1,0 +1,81 @@
+"""What a run must keep to go on as if it had never stopped: adapter, moments of the optimizer, EMA and the step.
+
+Enters: named tensors and a step. Leaves: ``checkpoints/step-00000250/`` (safetensors + JSON, no pickle), whole or absent,
+and a pointer ``checkpoints/last``. The base is never saved, and no random state either: every draw and the order of the
+samples are functions of (seed, step). It does not know what the tensors mean.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from cinelora.errors import CineloraError, TrainingError
+from cinelora.files import load_tensors, read_json, save_tensors, sweep_temporaries, write_json, write_text
+
+log = logging.getLogger(__name__)
+PREFIX, DRAFT = "step-", ".draft-"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """``tensors`` are grouped by the part before the first dot: ``adapter.``, ``moments.``, ``ema.``."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def group(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one group, without its prefix."""
+        return {key.removeprefix(f"{name}."): value for key, value in self.tensors.items() if key.startswith(f"{name}.")}
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write ``checkpoint`` below ``folder``, point ``last`` at it, and delete all but the ``keep`` newest.
+
+    Raises ``TrainingError`` where the disk is full; older checkpoints are then untouched.
+    """
+    target = folder / f"{PREFIX}{checkpoint.step:08d}"
+    draft = folder / f"{DRAFT}{checkpoint.step:08d}"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        save_tensors(draft / "state.safetensors", checkpoint.tensors, {"step": str(checkpoint.step)})
+        write_json(draft / "state.json", {"step": checkpoint.step, **checkpoint.facts})
+        if target.exists():  # the same step once more, after a resume: its content is the same
+            shutil.rmtree(target)
+        os.rename(draft, target)
+        write_text(folder / "last", target.name)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    for old in saved_checkpoints(folder)[keep:]:
+        shutil.rmtree(old)
+    return target
+
+
+def saved_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints below ``folder``, newest first."""
+    return sorted(folder.glob(f"{PREFIX}*"), reverse=True)
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """The newest checkpoint below ``folder`` that loads; one that does not is named and passed over.
+
+    Raises ``TrainingError`` where there is none.
+    """
+    sweep_temporaries(folder)
+    for draft in folder.glob(f"{DRAFT}*"):
+        shutil.rmtree(draft, ignore_errors=True)
+    for path in saved_checkpoints(folder):
+        try:
+            facts = read_json(path / "state.json")
+            return Checkpoint(int(facts["step"]), load_tensors(path / "state.safetensors")[0], facts)
+        except (CineloraError, OSError, ValueError, KeyError) as error:
+            log.warning("checkpoint %s does not load (%s); trying the one before it", path, error)
+    raise TrainingError(f"{folder} holds no checkpoint that loads; start the run again without resume=")

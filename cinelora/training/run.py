@@ -1,0 +1,343 @@
+"""One training run from settings to adapter: encode, then train, each on ranks of their own.
+
+Enters: a checked ``TrainConfig`` and a run directory. Leaves: the files of ``RunDirectory`` and an exit code. The parent
+only launches; encoders live in the first launch and die with it, so training never shares memory with them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cinelora.config.check import effective_lr
+from cinelora.config.schema import TrainConfig
+from cinelora.errors import AdapterError, ConfigError
+from cinelora.files import lock, write_json, write_whole
+from cinelora.hardware import hardware, peak_memory_mib, quiet_libraries
+from cinelora.hub import resolve
+from cinelora.launch import Rank, launch, process_group, rank_info
+from cinelora.runs import RunDirectory, adapter_paths
+
+if TYPE_CHECKING:
+    from lightning import Callback, Trainer
+    from torch import Tensor
+
+    from cinelora.latents.cache import Index
+    from cinelora.latents.dataset import LatentDataset
+    from cinelora.training.callbacks import AdapterEma, HeldoutLoss, Keeper, Progress, Resume
+    from cinelora.training.checkpoints import Checkpoint
+    from cinelora.training.preview import Preview
+    from cinelora.training.stage import Stage
+
+log = logging.getLogger(__name__)
+INTERRUPTED = 130
+
+
+def train(config: TrainConfig, run_dir: Path) -> int:
+    """Run a stage to its end; returns the exit code (130 where it was stopped, after a checkpoint)."""
+    run = RunDirectory(run_dir)
+    ranks: dict[str, Any] = {"ranks": config.gpus, "nodes": config.nodes, "log_dir": run.logs}
+    if config.adapter:
+        carry_style_adapter(config.adapter, run)
+    Path(config.cache).mkdir(parents=True, exist_ok=True)
+    with lock(Path(config.cache) / "encoding.lock"):
+        launch(encode_rank, config, run, **ranks)
+    result: dict[str, Any] = launch(train_rank, config, run, **ranks)
+    for line in closing_lines(result, run):
+        print(line)
+    return INTERRUPTED if result["interrupted"] else 0
+
+
+def carry_style_adapter(source: str, run: RunDirectory) -> None:
+    """Copy the style adapter that stage 2 trains on top of into the run, so that the run carries both."""
+    paths = adapter_paths(resolve(source))
+    if "style" not in paths:
+        raise AdapterError(f"adapter={source} holds no style adapter, only {', '.join(paths)}")
+    write_whole(run.adapter("style"), lambda draft: draft.write_bytes(paths["style"].read_bytes()))
+
+
+def closing_lines(result: dict[str, Any], run: RunDirectory) -> list[str]:
+    """What a user wants to know when a run ends."""
+    lines = [f"adapter {run.adapter(result['stage'])}", f"summary {run.summary}"]
+    if "heldout_change" in result:
+        lines.insert(0, f"held-out loss {result['heldout_loss']:.4f}, {result['heldout_change']:+.1%} against the start")
+    if result["interrupted"]:
+        lines.append(f"stopped at step {result['step']} of {result['steps']}; go on with: python train.py resume={run.path}")
+    if result["adapter_effect"] == 0:
+        lines.append("WARNING: the adapter changed nothing: its update is exactly zero")
+    return lines
+
+
+# -- first launch: encode ----------------------------------------------------------------------------------------------
+
+
+def bundle_kind(config: TrainConfig) -> str:
+    """The checkpoint of the pair whose transformer is trained, and whose encoders therefore encode."""
+    return config.stage.transformer
+
+
+def encode_rank(config: TrainConfig, run: RunDirectory) -> None:
+    """Find the samples and encode this rank's share of those the cache lacks; rank 0 writes manifest and index."""
+    from cinelora.footage.samples import read_manifest
+    from cinelora.latents.cache import Framing, Index, LatentCache
+    from cinelora.models.wan import WanBundle
+
+    rank, footage = rank_info(), Path(str(config.data.root))
+    with process_group(rank) if rank.world_size > 1 else nullcontext():
+        if rank.global_rank == 0:
+            scan_footage(config, run, footage)
+        barrier(rank)
+        manifest = read_manifest(run.manifest)
+        stage, model, cache = config.stage, config.model, Path(config.cache)
+        bundle = WanBundle.from_config(model, bundle_kind(config), cache)
+        framing = Framing(model.height, model.width, stage.num_frames, stage.image_condition)
+        latents = LatentCache(cache, bundle, framing)
+        texts = {"null": ""} | ({"preview": config.preview.prompt} if config.preview.prompt else {})
+        index = latents.index(manifest, texts)
+        skipped = latents.encode(footage, manifest, index, texts, rank.global_rank, rank.world_size)
+        for clip in skipped:
+            log.warning("skipped %s: %s", clip.path, clip.reason)
+        barrier(rank)
+        if rank.global_rank == 0:
+            latents.complete(Index(index.entries, index.texts), skipped).save(run.dataset)
+
+
+def scan_footage(config: TrainConfig, run: RunDirectory, footage: Path) -> None:
+    """Write the run's manifest, and say what was found and what was left out."""
+    from cinelora.footage.samples import scan, write_manifest
+
+    data = config.data
+    manifest = scan(
+        footage,
+        num_frames=config.stage.num_frames,
+        fps=config.model.fps,
+        caption=data.caption,
+        trigger=data.trigger,
+        holdout=data.holdout,
+        stills_per_shot=data.stills_per_shot,
+        window_stride=data.window_stride,
+        seed=config.seed,
+    )
+    write_manifest(run.manifest, manifest)
+    heldout = sum(sample.split == "heldout" for sample in manifest.samples)
+    print(f"{len(manifest.samples) - heldout} samples to train on, {heldout} held out, {len(manifest.skipped)} clips skipped")
+    for clip in manifest.skipped:
+        print(f"  skipped {clip.path}: {clip.reason}")
+
+
+def barrier(rank: Rank) -> None:
+    """Wait for all ranks."""
+    if rank.world_size > 1:
+        import torch.distributed
+
+        torch.distributed.barrier()
+
+
+# -- second launch: train ----------------------------------------------------------------------------------------------
+
+
+def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
+    """Train on this rank; returns the summary, which rank 0 also writes."""
+    from torch.utils.data import DataLoader
+
+    from cinelora.latents.cache import Index
+    from cinelora.latents.dataset import BucketSampler, LatentDataset
+    from cinelora.training.checkpoints import load_checkpoint
+
+    quiet_libraries()
+    rank, index = rank_info(), Index.load(run.dataset)
+    training, heldout = (LatentDataset(Path(config.cache), index, split) for split in ("train", "heldout"))
+    resumed = load_checkpoint(run.checkpoints) if config.resume else None
+    first_step = resumed.step if resumed else 0
+    if first_step >= config.stage.steps:
+        raise ConfigError(f"{run.path} already has its {first_step} steps; go on with stage.steps=<more>")
+    sampler = BucketSampler(
+        [training.shape(i) for i in range(len(training))],
+        batch_size=config.stage.batch_size,
+        accumulation=config.stage.accumulation,
+        rank=rank.global_rank,
+        world_size=rank.world_size,
+        seed=config.seed,
+        first_step=first_step,
+    )
+    loader = DataLoader(
+        training,
+        batch_sampler=sampler,
+        num_workers=config.workers,
+        persistent_workers=config.workers > 0,
+        pin_memory=torch_has_gpu(),
+    )
+    stage = build_stage(config, run, training)
+    crew = make_callbacks(config, run, index, heldout, sampler.group_size, resumed)
+    trainer = make_trainer(config, run, rank, first_step, crew.all())
+    started = time.perf_counter()
+    crew.keeper.stop_at_signals()
+    trainer.fit(stage, loader)
+    summary = summarise(config, index, trainer.global_step, time.perf_counter() - started, stage, crew)
+    if rank.global_rank == 0:
+        write_json(run.summary, summary)
+    return summary
+
+
+def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset) -> Stage:
+    """Load the transformer, hang the adapters on it, and wrap both in the stage."""
+    from cinelora.models.flow import FlowMatching
+    from cinelora.models.lora import LoraSpec, add_adapter, check_fits, load_adapter_state, read_adapter
+    from cinelora.models.wan import WanBundle
+    from cinelora.training.stage import ImageConditionedStage, Stage
+
+    model, lora = config.model, config.lora
+    transformer = WanBundle.from_config(model, bundle_kind(config), Path(config.cache)).load_transformer()
+    if model.checkpoint_activations:
+        transformer.enable_gradient_checkpointing()
+    if config.stage.name == "motion" and run.adapter("style").exists():
+        style = read_adapter(run.adapter("style"))
+        check_fits(style, transformer, model.name)
+        add_adapter(transformer, "style", style.spec, config.seed)
+        load_adapter_state(transformer, "style", style.state)
+    spec = LoraSpec(lora.rank, lora.alpha, lora.dropout, lora.targets)
+    add_adapter(transformer, config.stage.name, spec, config.seed)
+    return (ImageConditionedStage if config.stage.image_condition else Stage)(
+        config,
+        transformer,
+        FlowMatching.from_config(config.flow, model.height, model.width),
+        [entry.id for entry in training.entries],
+        training.text(training.texts["null"]),
+        effective_lr(config),
+    )
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The callbacks of a run, in the order they act: restore, average, measure, show, save."""
+
+    resume: Resume | None
+    ema: AdapterEma | None
+    heldout: HeldoutLoss | None
+    preview: Preview | None
+    progress: Progress
+    keeper: Keeper
+
+    def all(self) -> list[Callback]:
+        """Those there are."""
+        crew = (self.resume, self.ema, self.heldout, self.preview, self.progress, self.keeper)
+        return [callback for callback in crew if callback]
+
+
+def make_callbacks(
+    config: TrainConfig,
+    run: RunDirectory,
+    index: Index,
+    heldout: LatentDataset,
+    samples_per_step: int,
+    resumed: Checkpoint | None,
+) -> Crew:
+    """What happens beside the optimisation, as the settings ask for it."""
+    from cinelora.training.callbacks import AdapterEma, HeldoutLoss, Keeper, Progress, Resume
+    from cinelora.training.preview import Preview
+
+    ema = AdapterEma(config.ema_decay) if config.ema_decay else None
+    facts = dict(resumed.facts) if resumed else {}
+    keeper = Keeper(config.checkpoint, run, partial(export, config, run, index), ema, facts)
+    measured = config.validation.every_steps and len(heldout)
+    return Crew(
+        Resume(resumed, ema) if resumed else None,
+        ema,
+        HeldoutLoss(config.validation, heldout, [e.id for e in heldout.entries], keeper) if measured else None,
+        Preview(config, run, heldout) if config.preview.every_steps else None,
+        Progress(config.logger, samples_per_step),
+        keeper,
+    )
+
+
+def make_trainer(
+    config: TrainConfig, run: RunDirectory, rank: Rank, first_step: int, callbacks: list[Callback]
+) -> Trainer:
+    """Lightning's trainer without what we do ourselves: checkpoints, bars, sampling, sanity checks."""
+    from lightning import Trainer
+    from lightning.pytorch.strategies import DDPStrategy
+
+    from cinelora.training.loggers import make_logger
+
+    gpu = torch_has_gpu()
+    several = rank.world_size > 1
+    return Trainer(
+        accelerator="gpu" if gpu else "cpu",
+        devices=config.gpus,
+        num_nodes=config.nodes,
+        strategy=DDPStrategy(process_group_backend="nccl" if gpu else "gloo") if several else "auto",
+        logger=make_logger(config, run.path, first_step) or False,
+        callbacks=callbacks,
+        max_steps=config.stage.steps,
+        max_epochs=-1,
+        accumulate_grad_batches=config.stage.accumulation,
+        gradient_clip_val=config.optimizer.clip_norm or None,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=run.path,
+    )
+
+
+def export(config: TrainConfig, run: RunDirectory, index: Index, state: dict[str, Tensor]) -> None:
+    """Write an adapter state as the run's adapter file."""
+    from cinelora.models.lora import AdapterFile, LoraSpec, export_adapter
+    from cinelora.models.wan import Part, WanBundle
+
+    bundle = WanBundle.from_config(config.model, bundle_kind(config), Path(config.cache))
+    lora = config.lora
+    file = AdapterFile(
+        state=state,
+        spec=LoraSpec(lora.rank, lora.alpha, lora.dropout, lora.targets),
+        kind=config.stage.name,
+        base_model=config.model.name,
+        base_revision=bundle.fingerprint(Part.TRANSFORMER),
+        transformer=config.stage.transformer,
+        trigger=config.data.trigger,
+        data_hash=index.data_hash,
+        config=asdict(config),
+    )
+    export_adapter(run.adapter(config.stage.name), file)
+
+
+def summarise(
+    config: TrainConfig, index: Index, step: int, seconds: float, stage: Stage, crew: Crew
+) -> dict[str, Any]:
+    """What came out, in numbers, with what it ran on."""
+    from cinelora.models.lora import adapter_effect
+
+    summary: dict[str, Any] = {
+        "stage": config.stage.name,
+        "model": config.model.name,
+        "data": config.data.name,
+        "data_hash": index.data_hash,
+        "samples": len(index.split("train")),
+        "step": step,
+        "steps": config.stage.steps,
+        "interrupted": crew.keeper.stop,
+        "loss": crew.progress.latest_loss,
+        "adapter_effect": adapter_effect(stage.transformer, config.stage.name),
+        "seconds": seconds,
+        "samples_per_s": crew.progress.samples_per_s,
+        "peak_memory_mib": peak_memory_mib(),
+        **hardware(),
+    }
+    if crew.heldout and "heldout/change" in crew.heldout.latest:
+        summary["heldout_loss"] = crew.heldout.latest["heldout/loss"]
+        summary["heldout_change"] = crew.heldout.latest["heldout/change"]
+    return summary
+
+
+def torch_has_gpu() -> bool:
+    """Whether there is a GPU to train on."""
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,167 @@
+"""A training stage: flow matching with a LoRA adapter on a frozen Wan transformer.
+
+Enters: batches of encoded samples. Leaves: a loss. What differs between stages is what the transformer is shown beside
+the text, and that is one method. It does not know about files, loggers or checkpoints.
+
+Shape suffixes: B batch, C channels, T latent frames, H and W latent height and width, N tokens, D features.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from diffusers import WanTransformer3DModel
+from lightning import LightningModule
+from torch import Tensor
+
+from cinelora.config.schema import OptimizerConfig, TrainConfig
+from cinelora.errors import TrainingError
+from cinelora.models.flow import NUM_TRAIN_TIMESTEPS, FlowMatching, keyed_generator
+from cinelora.models.lora import trainable
+from cinelora.models.wan import Condition, ImageCondition, predict_velocity
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The chance in one batch: noise like the latents, sigma (B,), and which samples lose caption or image (host bools)."""
+
+    noise: Tensor
+    sigma: Tensor
+    drop_caption: list[bool]
+    drop_image: list[bool]
+
+
+def learning_rate(step: int, config: OptimizerConfig, peak: float, total_steps: int) -> float:
+    """The rate of optimizer step ``step`` (from 0): linear warm-up, then constant or half a cosine to zero."""
+    if step < config.warmup_steps:
+        return peak * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return peak
+    progress = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
+    return peak * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+
+
+class Stage(LightningModule):
+    """Trains the adapter ``name`` of ``transformer``, on text alone. ``sample_ids`` key the noise; ``null_text`` is (512, D)."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        transformer: WanTransformer3DModel,
+        flow: FlowMatching,
+        sample_ids: list[str],
+        null_text: Tensor,
+        peak_lr: float,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.transformer = transformer
+        self.flow = flow
+        self.sample_ids = sample_ids
+        self.peak_lr = peak_lr
+        self.register_buffer("null_text", null_text, persistent=False)
+        self.adapter_parameters = trainable(transformer, config.stage.name)
+        self.may_drop_image = transformer.config.image_dim is not None
+
+    # -- the step ------------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean loss over the batch. Raises ``TrainingError`` where it is not finite."""
+        draw = self.draw(batch, batch_idx % self.config.stage.accumulation)
+        loss = self.loss(batch, draw).mean()
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss.item()} at step {self.global_step + 1}; the last checkpoint is kept: "
+                "resume it with a lower optimizer.lr, or look at the samples of this step"
+            )
+        return loss + self.touch_all_parameters() if self.may_drop_image else loss
+
+    def loss(self, batch: Batch, draw: Draw) -> Tensor:
+        """Flow-matching loss of each sample, (B,)."""
+        clean_BCTHW = batch["latents"]
+        noisy_BCTHW = self.flow.add_noise(clean_BCTHW, draw.noise, draw.sigma)
+        dropped_B = torch.tensor(draw.drop_caption, device=clean_BCTHW.device)
+        batch = {**batch, "noisy": noisy_BCTHW, "timestep": draw.sigma * NUM_TRAIN_TIMESTEPS}
+        batch["text"] = torch.where(dropped_B[:, None, None], self.null_text, batch["text"])
+        predicted_BCTHW = self.predict(batch, draw.drop_image)
+        return self.flow.loss(predicted_BCTHW, self.flow.velocity(clean_BCTHW, draw.noise))
+
+    def predict(self, batch: Batch, drop_image: list[bool]) -> Tensor:
+        """Velocities of a batch; samples without their image have fewer tokens, so they run apart from the others."""
+        if len(set(drop_image)) == 1:
+            condition = self.condition(batch) if not drop_image[0] else Condition(batch["text"])
+            return predict_velocity(self.transformer, batch["noisy"], batch["timestep"], condition)
+        predicted = torch.empty_like(batch["noisy"])
+        for dropped in (False, True):
+            rows = torch.tensor([d is dropped for d in drop_image], device=predicted.device)
+            part = {key: value[rows] for key, value in batch.items()}
+            predicted[rows] = self.predict(part, [dropped])
+        return predicted
+
+    def condition(self, batch: Batch) -> Condition:
+        """What the transformer is shown beside the noisy latents: here, the text alone."""
+        return Condition(batch["text"])
+
+    # -- chance --------------------------------------------------------------------------------------------------------
+
+    def draw(self, batch: Batch, micro: int) -> Draw:
+        """Noise, sigma and dropout of a batch, keyed by (seed, sample, step) and the sample's slot in the step."""
+        rank, size = self.global_rank, len(batch["index"])
+        first_slot = (micro * self.trainer.world_size + rank) * size
+        if self.config.lora.dropout:
+            torch.manual_seed(keyed_generator(self.config.seed, "dropout", self.global_step, first_slot).initial_seed())
+        return self.draw_at(batch, self.global_step, first_slot)
+
+    def draw_at(self, batch: Batch, step: int, first_slot: int = 0, sigma: float | None = None) -> Draw:
+        """``draw`` for a given step; a given ``sigma`` is used for every sample, and then nothing is dropped."""
+        noises, sigmas, captions, images = [], [], [], []
+        for slot, (position, latents) in enumerate(zip(batch["index"].tolist(), batch["latents"], strict=True)):
+            generator = keyed_generator(self.config.seed, self.sample_ids[position], step, first_slot + slot)
+            sigmas.append(self.flow.draw_sigma(generator))
+            chance = torch.rand(2, generator=generator)
+            captions.append(sigma is None and bool(chance[0] < self.config.dropout.caption))
+            images.append(sigma is None and bool(chance[1] < self.config.dropout.image))
+            noises.append(torch.randn(latents.shape, generator=generator))
+        fixed = torch.stack(sigmas) if sigma is None else torch.full((len(sigmas),), sigma)
+        device = batch["latents"].device
+        return Draw(torch.stack(noises).to(device), fixed.to(device), captions, images)
+
+    def touch_all_parameters(self) -> Tensor:
+        """Zero, with a gradient path to every adapter weight.
+
+        Without image tokens k_img and v_img are not run. DDP would wait for their gradients for ever, and AdamW would skip
+        their decay on one rank and not on another; a zero gradient treats all ranks and steps alike.
+        """
+        return 0.0 * torch.stack([parameter.sum() for parameter in self.adapter_parameters]).sum()
+
+    # -- optimisation --------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW over the adapter; the rate is set before each step from the step's number alone."""
+        settings = self.config.optimizer
+        return torch.optim.AdamW(
+            self.adapter_parameters,
+            lr=self.peak_lr,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            fused=self.device.type == "cuda",
+        )
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Set this step's learning rate."""
+        rate = learning_rate(self.global_step, self.config.optimizer, self.peak_lr, self.config.stage.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+
+class ImageConditionedStage(Stage):
+    """A stage whose transformer is also shown the first frame, as Wan2.1 I2V is."""
+
+    def condition(self, batch: Batch) -> Condition:
+        """Text, and the image condition of each sample."""
+        return Condition(batch["text"], ImageCondition(batch["image_latents"], batch["image_tokens"]))

@@ -100,7 +100,8 @@ def _beside(path: Path) -> Path:
 
 def _disk_full(path: Path, error: Exception) -> TrainingError:
     return TrainingError(
-        f"disk full while writing {path} ({_reason(error)}): what was there before is untouched; make room and start again"
+        f"disk full while writing {path} ({_reason(error)}): what was there before is untouched; "
+        "make room and start again"
     )
 
 
@@ -202,7 +203,7 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_json(obj: Any) -> str:
-    """SHA-256 of ``obj`` as canonical JSON (sorted keys, no spaces, ASCII), in hex; NaN has no such form and is refused."""
+    """SHA-256 of ``obj`` as canonical JSON (sorted keys, no spaces, ASCII), in hex; NaN is refused."""
     canonical = json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -340,7 +341,8 @@ def contact_sheet(rows: list[tuple[str, Pixels]], columns: int = 6) -> Pixels:
     sheet = Image.new("RGB", (width, sum(heights)), "white")
     draw, top = ImageDraw.Draw(sheet), 0
     for lines, strip, height in zip(labels, strips, heights, strict=True):
-        draw.text((SHEET_GAP, top), "\n".join(lines), fill="black", font=font)
+        for number, line in enumerate(lines):
+            draw.text((SHEET_GAP, top + number * line_height), line, fill="black", font=font)
         sheet.paste(Image.fromarray(strip), (0, top + len(lines) * line_height))
         top += height
     return np.asarray(sheet)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import resource
 import warnings
@@ -40,7 +41,13 @@ def peak_memory_mib() -> dict[str, int]:
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' advice to programmers from drowning our own lines to users."""
-    for name in ("lightning.pytorch", "lightning.fabric", "diffusers", "transformers"):
+    """Keep the libraries' advice to programmers from drowning our own lines to users; call before they are imported."""
+    for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(variable, "error")
+    import lightning.pytorch.utilities.rank_zero
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # of weights read and written; downloads keep theirs
+    for name in ("lightning.pytorch", "lightning.fabric", lightning.pytorch.utilities.rank_zero.__name__):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")

@@ -1,7 +1,8 @@
 """Where an adapter comes from: ``ckpt=``, ``adapter=`` and ``resume=`` take a run, an adapter file or the hub.
 
 What enters is the text the user typed; what leaves is a path on this machine: a run's directory (it holds
-``config.yaml``, or at least its adapters) or one ``.safetensors`` file. It knows nothing of what such a file holds, and imports no torch.
+``config.yaml``, or at least its adapters) or one ``.safetensors`` file. It knows nothing of what such a file holds, and
+imports no torch.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def resolve(source: str, key: str = "ckpt") -> Path:
         raise ConfigError(f"{key}={source} is not an adapter file: it should end in .safetensors")
     if not path.is_dir():
         raise ConfigError(
-            f"{key}={source}: there is no {path.absolute()}; give a run directory, a .safetensors file or hub:owner/name"
+            f"{key}={source}: there is no {path.absolute()}; give a run, a .safetensors file or hub:owner/name"
         )
     return _only_adapter(path, source, key)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from cinelora.models.lora import AdapterFile
+    from cinelora.models.adapter_file import AdapterFile
     from cinelora.models.wan import ImageCondition, WanBundle
     from cinelora.sampling.generate import Sampling, Texts
 
@@ -111,7 +111,7 @@ class Clock:
 
 def infer_rank(config: InferConfig, todo: list[Take], adapter_files: dict[str, Path]) -> None:
     """Make all takes on this rank's share of the sequence; rank 0 decodes and writes."""
-    from cinelora.models.lora import read_adapter
+    from cinelora.models.adapter_file import read_adapter
     from cinelora.models.wan import WanBundle, num_tokens
     from cinelora.sampling.generate import Sampling
 
@@ -212,7 +212,7 @@ def make_keyframes(
     clock: Clock,
 ) -> None:
     """Draw each shot's first frame with the style adapter, or take the user's picture for all."""
-    from cinelora.footage.samples import read_image
+    from cinelora.footage.images import read_image
     from cinelora.models.wan import Part, range_to_pixels
 
     if config.image is not None:
@@ -265,7 +265,7 @@ def write_take(
     from cinelora.hardware import hardware, peak_memory_mib
 
     take.folder.mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows: list[tuple[str, np.ndarray]] = []
     for name, shot in variants.items():
         assert shot.video is not None
         prefix = "" if name == "adapted" else f"{name}-"

@@ -58,7 +58,7 @@ def adapter_paths(source: Path) -> dict[str, Path]:
 
     Raises ``AdapterError`` where there is none.
     """
-    from cinelora.models.lora import read_adapter_facts
+    from cinelora.models.adapter_file import read_adapter_facts
 
     if source.is_dir():
         run = RunDirectory(source)

@@ -1,2 +1,6 @@
-"""Settings: ``schema`` holds the typed dataclasses, ``compose`` turns a command line into one of them, ``check`` refuses
-what contradicts itself. Only ``compose`` knows Hydra and OmegaConf; nothing here imports torch."""
+"""Settings: from a command line to a typed dataclass. Nothing here imports torch.
+
+``schema`` holds the dataclasses, ``keys`` sorts a command line, ``compose`` (which alone knows Hydra and OmegaConf)
+makes a dataclass of it, ``check`` refuses what contradicts itself, ``store`` keeps it as a file, and ``command`` is
+what the two scripts share.
+"""

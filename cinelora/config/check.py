@@ -1,7 +1,7 @@
 """Whether settings make sense together, and what follows from them.
 
-What enters is a composed dataclass; what leaves are the lines to print, each derived number with its reason. It looks at
-the names of files and at settings beside them, never into weights or footage; it imports neither torch nor Hydra.
+What enters is a composed dataclass; what leaves are the lines to print, each derived number with its reason. It looks
+at the names of files and at settings beside them, never into weights or footage; it imports neither torch nor Hydra.
 """
 
 from __future__ import annotations
@@ -83,8 +83,9 @@ def _check_values(script: Any, config: TrainConfig | InferConfig) -> None:
 
 
 def _check_number(key: str, value: float, help: str) -> None:
+    if not math.isfinite(value):
+        raise ConfigError(f"{key}={value}: wants a finite number ({help})")
     bounds = [
-        (math.isfinite(value), "a finite number"),
         (key not in _AT_LEAST_ONE or value >= 1, "at least 1"),
         (key not in _ABOVE_ZERO or value > 0, "more than 0"),
         (key not in _NOT_BELOW_ZERO or value >= 0, "0 or more"),
@@ -125,8 +126,6 @@ def _check_stage(config: TrainConfig) -> None:
         raise ConfigError(_no_i2v(model, f"stage={stage.name} stage.transformer=i2v" if stage.name == "style" else ""))
     if stage.transformer == "t2v" and model.t2v is None:
         raise ConfigError("model.t2v is empty, and stage.transformer=t2v trains on it: give model.t2v=<checkpoint>")
-    if stage.transformer == "t2v" and stage.image_condition:
-        raise ConfigError("stage.image_condition=true: a t2v transformer takes no image; use stage.transformer=i2v")
     if model.hidden_size % model.num_heads:
         raise ConfigError(f"model.hidden_size={model.hidden_size} does not divide into {model.num_heads} heads")
     (_check_style if stage.name == "style" else _check_motion)(config)
@@ -138,11 +137,13 @@ def _check_style(config: TrainConfig) -> None:
         raise ConfigError(
             f"stage.num_frames={stage.num_frames}: stage=style learns from stills (1 frame); stage=motion from windows"
         )
+    if stage.transformer == "t2v" and stage.image_condition:
+        raise ConfigError("stage.image_condition=true: a t2v transformer takes no image; use stage.transformer=i2v")
     if stage.image_condition and not stage.allow_leak:
         raise ConfigError(
-            "stage.image_condition=true shows the transformer its own answer: with one frame the mask is all ones and the "
-            "condition is the clean target; train with stage.image_condition=false, on stage.transformer=t2v, or say "
-            "stage.allow_leak=true"
+            "stage.image_condition=true shows the transformer its own answer: with one frame the mask is all ones and "
+            "the condition is the clean target; train with stage.image_condition=false, on stage.transformer=t2v, or "
+            "say stage.allow_leak=true"
         )
     if config.adapter is not None:
         raise ConfigError(f"adapter={config.adapter} belongs to stage=motion; stage=style starts an adapter of its own")
@@ -154,7 +155,8 @@ def _check_motion(config: TrainConfig) -> None:
         raise ConfigError("stage.transformer=t2v: stage=motion trains the image-to-video transformer; leave it at i2v")
     if not stage.image_condition:
         raise ConfigError(
-            "stage.image_condition=false: stage=motion is conditioned as the model is used; dropout.image=<share> drops some"
+            "stage.image_condition=false: stage=motion is conditioned as the model is used; leave it at true "
+            "(dropout.image=<share> drops it now and then)"
         )
     if stage.num_frames == 1:
         raise ConfigError(
@@ -168,12 +170,15 @@ def _check_style_adapter(config: TrainConfig, source: Path) -> None:
     if not is_run(source):
         return
     run = load_config(source)
-    if run.stage.name != "style":
-        raise ConfigError(f"adapter={config.adapter} is a run of stage={run.stage.name}; give one of stage=style")
+    if not (source / "style.safetensors").is_file():
+        raise ConfigError(
+            f"adapter={config.adapter}: that run of stage={run.stage.name} holds no style.safetensors; "
+            "give a finished run of stage=style"
+        )
     if _shape(run.model) != _shape(config.model):
         raise ConfigError(
-            f"adapter={config.adapter} was trained on {_described(run.model)}, this run is on {_described(config.model)}: "
-            f"choose model={run.model.name}"
+            f"adapter={config.adapter} was trained on {_described(run.model)}, this run is on "
+            f"{_described(config.model)}: choose model={run.model.name}"
         )
 
 
@@ -197,8 +202,8 @@ def _check_strategy(config: TrainConfig) -> None:
         raise ConfigError(f"strategy=single runs one rank, not {ranks}: choose strategy=ddp, or gpus=1 nodes=1")
     if name.startswith("zero"):
         raise ConfigError(
-            f"strategy={name}: sharding a base over GPUs is not in this version; strategy=ddp trains adapters of a base "
-            "that fits one GPU"
+            f"strategy={name}: sharding a base over GPUs (DeepSpeed) is not in this version; strategy=ddp trains "
+            "adapters of a base that fits one GPU"
         )
 
 
@@ -324,9 +329,8 @@ def _partition_lines(config: InferConfig) -> list[str]:
     tokens = [_tokens(config.model, count) for count in ([1, frames] if keyframe else [frames])]
     plan = plan_partition(ranks, config.model.num_heads, tokens, split)
     groups = " in 2 groups, with and without the prompt" if plan.groups == 2 else ""
-    return [
-        f"{ranks} ranks{groups}: {config.model.num_heads} heads / {plan.ulysses} = {config.model.num_heads // plan.ulysses} each"
-    ]
+    heads = config.model.num_heads
+    return [f"{ranks} ranks{groups}: {heads} heads / {plan.ulysses} = {heads // plan.ulysses} each"]
 
 
 def _check_guidance_split(sampler: SamplerConfig, ranks: int) -> None:
@@ -334,5 +338,6 @@ def _check_guidance_split(sampler: SamplerConfig, ranks: int) -> None:
         raise ConfigError(f"sampler.guidance_mode=split needs an even number of ranks, not {ranks}: gpus=2, or =batch")
     if sampler.guidance <= 1:
         raise ConfigError(
-            f"sampler.guidance_mode=split with sampler.guidance={sampler.guidance:g}: there is no pair to split; use =batch"
+            f"sampler.guidance_mode=split with sampler.guidance={sampler.guidance:g}: there is no pair to split; "
+            "use sampler.guidance_mode=batch"
         )

@@ -1,7 +1,7 @@
 """What ``train.py`` and ``infer.py`` share: compose, check, make the run directory, hand over.
 
-What enters is a command line; what leaves is an exit code. Errors the user can mend become one line on stderr. What a run
-does is not known here, and torch is not imported before the settings are accepted.
+What enters is a command line; what leaves is an exit code. Errors the user can mend become one line on stderr. What a
+run does is not known here, and torch is not imported before the settings are accepted.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def anchored(config: Config) -> Config:
         config.data = dataclasses.replace(config.data)
     for key in _PATHS:
         *sections, name = key.split(".")
-        node: Any = functools.reduce(lambda part, section: getattr(part, section, None), sections, config)
+        node: Any = config
+        for section in sections:
+            node = getattr(node, section, None)
         text = getattr(node, name, None)
         if text:
             setattr(node, name, os.path.join(os.getcwd(), text))

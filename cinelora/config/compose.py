@@ -13,6 +13,7 @@ import dataclasses
 import importlib.util
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -80,9 +81,15 @@ def compose(command: Command) -> Config:
 
 def _composed(script: Script, overrides: Sequence[str]) -> Config:
     _register_schemas()
-    with _hydra_errors(), initialize_config_dir(str(keys.CONF), job_name=script, version_base="1.3"):
-        tree = hydra_compose(script, list(overrides))
+    with _hydra_errors(), _no_other_hydra(), initialize_config_dir(str(keys.CONF), job_name=script, version_base="1.3"):
+        tree = hydra_compose(script, [text for text in overrides if not _is_null_group(text, script)])
         return cast(Config, OmegaConf.to_object(tree))
+
+
+def _is_null_group(text: str, script: Script) -> bool:
+    """``recipe=null`` says what already is; Hydra has no override that means it."""
+    group, _, choice = text.partition("=")
+    return choice == "null" and group in keys.groups(script)
 
 
 def _register_schemas() -> None:
@@ -90,16 +97,24 @@ def _register_schemas() -> None:
         ConfigStore.instance().store(name=f"{script}_schema", node=schema)
 
 
-class _hydra_errors:
+@contextmanager
+def _no_other_hydra() -> Iterator[None]:
+    """A member composes while the sweep's own Hydra is up, and there may be only one at a time."""
+    outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
+@contextmanager
+def _hydra_errors() -> Iterator[None]:
     """Turns what Hydra still refuses after our own checks into one sentence."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, HydraException | OmegaConfBaseException):
-            lines = [str(cause).strip().splitlines()[0] for cause in (error, error.__cause__) if str(cause).strip()]
-            raise ConfigError("; ".join(line for line in lines if line != "None")) from error
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        causes = [str(cause).strip() for cause in (error, error.__cause__) if cause is not None]
+        raise ConfigError("; ".join(cause.splitlines()[0] for cause in causes if cause)) from error
 
 
 # One override ---------------------------------------------------------------------------------------------------------
@@ -119,9 +134,10 @@ def _parsed(text: str) -> Override:
 
 def _refuse_value(override: Override, script: Script) -> None:
     """Refuse one override whose value the schema or ``conf/`` does not allow, naming what they do."""
-    key, text = override.key_or_group, override.get_value_element_as_str()
+    key = override.key_or_group
     if override.is_sweep_override():
-        raise ConfigError(f"{key}={text} is several values: add -m to run once for each")
+        raise ConfigError(f"{override.input_line} is several values: add -m to run once for each")
+    text = override.get_value_element_as_str()
     if key in keys.groups(script):
         optional = keys.defaults(script)[key] is None
         if text not in keys.groups(script)[key] and not (optional and override.value() is None):

@@ -269,7 +269,8 @@ _EXAMPLES: dict[Script, tuple[str, ...]] = {
         "python infer.py mode=t2v prompt='a street at night'",
     ),
 }
-_NOTES = """Texts and paths (marked *) are taken verbatim, whatever they hold; `adapter=` with nothing behind it is no adapter.
+_NOTES = """\
+Texts and paths (marked *) are taken verbatim, whatever they hold; `adapter=` with nothing behind it is none.
 -m runs once for each combination of comma-separated values; --show prints the settings and stops; --help is this."""
 
 
@@ -282,9 +283,10 @@ def usage(script: Script) -> str:
 def help_text(script: Script) -> str:
     """Everything a script takes: groups with choices, then every key with its default and meaning."""
     groups_ = [_group_line(group, script) for group in groups(script)]
-    keys = [_key_line(setting) for setting in settings(script).values() if not setting.key.startswith("recipe.")]
-    parts = [usage(script).rpartition("\n\n")[0], _NOTES, "Groups", *groups_, "", "Settings", *keys]
-    return "\n".join([*parts[:1], "", parts[1], "", *parts[2:]])
+    hidden = _CHOSEN_BY_GROUP | {key for key in settings(script) if key.startswith("recipe.")}
+    keys = [_key_line(setting, script) for key, setting in settings(script).items() if key not in hidden]
+    head = usage(script).rpartition("\n\n")[0]
+    return "\n".join([head, "", _NOTES, "", "Groups", *groups_, "", "Settings", *keys])
 
 
 def _group_line(group: str, script: Script) -> str:
@@ -293,13 +295,26 @@ def _group_line(group: str, script: Script) -> str:
     return f"  {group}={'|'.join(groups(script)[group])}  ({note})"
 
 
-def _key_line(setting: Setting) -> str:
+def _key_line(setting: Setting, script: Script) -> str:
     mark = "*" if setting.key in FREE_TEXT_KEYS else ""
-    default = "null" if setting.default is None else setting.default
     choices = f" [{'|'.join(setting.choices)}]" if setting.choices else ""
-    group, dot, _ = setting.key.partition(".")
-    shown = "by group" if dot and (CONF / group).is_dir() else default
-    return f"  {setting.key + mark:<26} {shown!s:<16} {setting.help}{choices}"
+    return f"  {setting.key + mark:<29} {_default_shown(setting, script):<16} {setting.help}{choices}"
+
+
+def _default_shown(setting: Setting, script: Script) -> str:
+    """A key's value when only the mandatory groups are given: the chosen group's, the script's own, or the schema's."""
+    group, dot, name = setting.key.partition(".")
+    if group in mandatory(script):
+        return f"by {group}="
+    chosen = defaults(script).get(group)
+    own = _values(CONF / f"{script}.yaml") if not dot else _values(CONF / group / f"{chosen}.yaml") if chosen else {}
+    value = own.get(name or group, setting.default)
+    text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
+    return text if len(text) <= 32 else f"in conf/{script}.yaml"
+
+
+def _values(path: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def is_plain_name(text: str) -> bool:

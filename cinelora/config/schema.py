@@ -43,7 +43,7 @@ class ModelConfig:
     """A pair of transformers of one family, and the facts about them that are needed before anything is loaded."""
 
     name: str = setting("name of the model", "")
-    t2v: str | None = setting("text-to-video checkpoint: embedded:<name>, hub repository or diffusers directory")
+    t2v: str | None = setting("text-to-video checkpoint: embedded:tiny-t2v, hub repository or diffusers directory")
     i2v: str | None = setting("image-to-video checkpoint, likewise; null where the family has none")
     t2v_revision: str = setting("hub revision of t2v", "main")
     i2v_revision: str = setting("hub revision of i2v", "main")
@@ -61,6 +61,8 @@ class ModelConfig:
 
 @dataclass
 class StageConfig:
+    """What is learnt, on which transformer, from what, and for how long."""
+
     name: str = setting("what is learnt", "style", ("style", "motion"))
     transformer: str = setting("which transformer of the pair is trained on", "t2v", ("t2v", "i2v"))
     num_frames: int = setting("frames of a training sample: 1 = stills, else 4n+1", 1)
@@ -73,6 +75,8 @@ class StageConfig:
 
 @dataclass
 class DataConfig:
+    """Where clips and captions come from, and how samples are cut out of them."""
+
     name: str = setting("name of the data set", "")
     root: str | None = setting("folder with clips, and .txt captions beside them")
     caption: str | None = setting("one caption for every clip, instead of the files beside them")
@@ -84,6 +88,8 @@ class DataConfig:
 
 @dataclass
 class LoraSettings:
+    """The adapter: how wide, how strong, and where."""
+
     rank: int = setting("rank of the two factors", 8)
     alpha: float = setting("the update is scaled by alpha / rank", 16.0)
     dropout: float = setting("dropout before the first factor", 0.0)
@@ -92,6 +98,8 @@ class LoraSettings:
 
 @dataclass
 class OptimizerConfig:
+    """AdamW and its rate over time."""
+
     lr: float = setting("AdamW learning rate", 3e-5)
     lr_for_width: int | None = setting(
         "width the rate was found at: other widths get lr x this / hidden_size; null takes lr as it is", 5120
@@ -107,6 +115,8 @@ class OptimizerConfig:
 
 @dataclass
 class FlowConfig:
+    """Which noise levels are trained on."""
+
     sigma_mean: float = setting("mean of the normal behind the logit-normal sigma", 0.0)
     sigma_std: float = setting("its standard deviation", 1.0)
     shift: float | None = setting("sigma shift; null = 2 at 480p, grown with the square root of the pixels")
@@ -114,24 +124,32 @@ class FlowConfig:
 
 @dataclass
 class DropoutConfig:
+    """What is hidden from the transformer now and then, so that guidance has something to steer against."""
+
     caption: float = setting("share of samples trained without caption, for guidance", 0.1)
     image: float = setting("share of i2v samples trained without image condition", 0.1)
 
 
 @dataclass
 class CheckpointConfig:
+    """When a run is saved."""
+
     every_steps: int = setting("optimizer steps between checkpoints; 0 = only at the end", 250)
     keep: int = setting("newest checkpoints kept", 2)
 
 
 @dataclass
 class ValidationConfig:
+    """When held-out samples are looked at."""
+
     every_steps: int = setting("optimizer steps between held-out losses; 0 = never", 250)
     samples: int = setting("held-out samples looked at, at most", 8)
 
 
 @dataclass
 class PreviewConfig:
+    """When a clip is made during training."""
+
     every_steps: int = setting("optimizer steps between previews; 0 = never", 0)
     prompt: str | None = setting("what the preview shows; null = the first held-out caption")
     sampler_steps: int = setting("denoising steps of a preview", 8)
@@ -139,6 +157,8 @@ class PreviewConfig:
 
 @dataclass
 class StrategyConfig:
+    """How ranks share the work."""
+
     name: str = setting(
         "auto = ddp when there are several ranks", "auto", ("auto", "single", "ddp", "zero1", "zero2", "zero3")
     )
@@ -146,6 +166,8 @@ class StrategyConfig:
 
 @dataclass
 class SamplerConfig:
+    """How noise becomes a clip."""
+
     name: str = setting("solver", "unipc", ("unipc", "euler"))
     steps: int = setting("denoising steps", 40)
     guidance: float = setting("classifier-free guidance scale; 1 = unguided", 5.0)
@@ -157,6 +179,8 @@ class SamplerConfig:
 
 @dataclass
 class MetricsConfig:
+    """Which numbers are written beside a clip."""
+
     names: list[str] = field(
         default_factory=list,
         metadata={"help": "numbers written beside a clip", "choices": ("flicker", "tssim", "motion")},
@@ -165,6 +189,8 @@ class MetricsConfig:
 
 @dataclass
 class LoggerConfig:
+    """Where curves go."""
+
     name: str = setting("where curves go", "csv", ("wandb", "csv", "tensorboard", "none"))
     project: str = setting("project name at the logger", "cinelora")
     offline: bool | None = setting("wandb: null = offline unless a key is there")
@@ -173,6 +199,8 @@ class LoggerConfig:
 
 @dataclass
 class RecipeConfig:
+    """A named whole experiment: what its source states, and what we chose."""
+
     name: str | None = setting("name of the whole experiment")
     stage: str | None = setting("the stage the recipe is written for; null = any")
     known: list[str] = field(default_factory=list, metadata={"help": "what the source states"})

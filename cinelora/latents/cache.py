@@ -196,4 +196,5 @@ def _share(items: list[T], rank: int, world_size: int) -> list[T]:
 
 
 def _progress(items: list[T], unit: str, show: bool) -> Iterable[T]:
-    return tqdm(items, desc=f"encoding {unit}", unit=unit[:-1], disable=not show)
+    bar: Iterable[T] = tqdm(items, desc=f"encoding {unit}", unit=unit[:-1], disable=not show)
+    return bar

@@ -39,7 +39,14 @@ TRANSFORMER: dict[str, Any] = {
     "num_layers": 4,
 }
 IMAGE_TO_VIDEO: dict[str, Any] = {**TRANSFORMER, "in_channels": 36, "image_dim": 32, "added_kv_proj_dim": 128}
-VAE: dict[str, Any] = {"base_dim": 8, "num_res_blocks": 1, "temperal_downsample": [False, True, True]}
+VAE: dict[str, Any] = {
+    "base_dim": 8,
+    "num_res_blocks": 1,
+    "temperal_downsample": [False, True, True],
+    # an untrained encoder answers with a spread of about 0.15, whatever it is shown; normalised latents then have about 1
+    "latents_mean": [0.0] * 16,
+    "latents_std": [0.15] * 16,
+}
 TEXT: dict[str, Any] = {
     "vocab_size": 384,
     "d_model": 64,

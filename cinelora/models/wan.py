@@ -29,7 +29,6 @@ from transformers import AutoTokenizer, CLIPVisionModel, UMT5EncoderModel
 
 from cinelora.config.schema import ModelConfig
 from cinelora.errors import ModelError
-from cinelora.files import read_json
 
 TEXT_TOKENS = 512
 """Wan's cross-attention takes the last 512 context tokens for text and whatever precedes them for the image."""
@@ -233,14 +232,16 @@ class WanBundle:
         """Pixels in [-1, 1] to normalised latents (B, 16, T, H, W), float32: the posterior's mean, never a sample."""
         mean = self._part(Part.VAE).encode(video_BCTHW.to(self.device, torch.float32)).latent_dist.mode()
         offset, scale = self._latent_statistics()
-        return (mean - offset) / scale
+        latents: Tensor = (mean - offset) / scale
+        return latents
 
     @torch.no_grad()
     def decode(self, latents_BCTHW: Tensor) -> Tensor:
         """Normalised latents to pixels (B, 3, T, H, W) in [0, 1], float32."""
         offset, scale = self._latent_statistics()
         raw = latents_BCTHW.to(self.device, torch.float32) * scale + offset
-        return ((self._part(Part.VAE).decode(raw, return_dict=False)[0] + 1) / 2).clamp(0, 1)
+        pixels: Tensor = self._part(Part.VAE).decode(raw, return_dict=False)[0]
+        return ((pixels + 1) / 2).clamp(0, 1)
 
     def _latent_statistics(self) -> tuple[Tensor, Tensor]:
         config = self._part(Part.VAE).config
@@ -289,9 +290,9 @@ def _source_directory(source: str, revision: str, part: Part, cache: Path) -> Pa
     if source.startswith("embedded:"):
         from cinelora.models import tiny  # pulls in the pipelines; only the embedded model needs it
 
-        if source != "embedded:tiny":
-            raise ModelError(f"{source} is not an embedded model; there is embedded:tiny")
-        return tiny.materialise(cache)
+        if source not in ("embedded:tiny-t2v", "embedded:tiny-i2v"):
+            raise ModelError(f"{source} is not an embedded model; there are embedded:tiny-t2v and embedded:tiny-i2v")
+        return tiny.materialise(cache) / source.removeprefix("embedded:tiny-")
     if Path(source).is_dir():
         return Path(source)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith((".", "/", "~")):
@@ -326,12 +327,6 @@ def _fingerprint(folder: Path, blocks: int = 64, block_size: int = 65536) -> str
                     file.seek(i * (size - block_size) // (blocks - 1))
                     digest.update(file.read(block_size))
     return digest.hexdigest()[:12]
-
-
-def transformer_config(folder: Path) -> dict[str, Any]:
-    """The config of a transformer folder, without loading its weights."""
-    config: dict[str, Any] = read_json(folder / "config.json")
-    return config
 
 
 def _first_line(error: BaseException) -> str:

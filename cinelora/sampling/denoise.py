@@ -55,8 +55,9 @@ class Guided:
         """Predict both halves at once."""
         pair = stack(self.negative, self.positive)
         velocity = predict_velocity(self.transformer, latents_BCTHW.repeat(2, 1, 1, 1, 1), timestep_B.repeat(2), pair)
-        unconditional, conditional = velocity.chunk(2)
-        return unconditional + self.scale * (conditional - unconditional)
+        half = len(velocity) // 2
+        guided: Tensor = velocity[:half] + self.scale * (velocity[half:] - velocity[:half])
+        return guided
 
 
 @dataclass(frozen=True)

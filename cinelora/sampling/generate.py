@@ -18,7 +18,8 @@ from torch import Tensor
 from cinelora.config.schema import ModelConfig, SamplerConfig
 from cinelora.launch import Rank
 from cinelora.models.flow import keyed_generator
-from cinelora.models.lora import AdapterFile, add_adapter, check_fits, load_adapter_state, set_weights
+from cinelora.models.adapter_file import AdapterFile
+from cinelora.models.lora import load_adapter, set_weights
 from cinelora.models.wan import SPATIAL, Condition, ImageCondition, WanBundle, num_latent_frames
 from cinelora.sampling.denoise import denoiser, sample
 from cinelora.sampling.partition import Partition, partition
@@ -47,13 +48,11 @@ def adapted_transformer(
     """The bundle's transformer with ``adapters`` hung on it, split over the ranks, released at the end of the block."""
     transformer = bundle.load_transformer()
     for name, adapter in adapters.items():
-        check_fits(adapter, transformer, model_name)
-        add_adapter(transformer, name, adapter.spec, seed=0)
-        load_adapter_state(transformer, name, adapter.state)
+        load_adapter(transformer, name, adapter, model_name)
     if rank.world_size > 1:
         partition(transformer, plan, rank)
     try:
-        yield transformer.requires_grad_(False)
+        yield transformer
     finally:
         del transformer
         gc.collect()

@@ -7,6 +7,7 @@ only launches; encoders live in the first launch and die with it, so training ne
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -58,7 +59,11 @@ def carry_style_adapter(source: str, run: RunDirectory) -> None:
     paths = adapter_paths(resolve(source))
     if "style" not in paths:
         raise AdapterError(f"adapter={source} holds no style adapter, only {', '.join(paths)}")
-    write_whole(run.adapter("style"), lambda draft: draft.write_bytes(paths["style"].read_bytes()))
+
+    def copy(draft: Path) -> None:
+        shutil.copyfile(paths["style"], draft)
+
+    write_whole(run.adapter("style"), copy)
 
 
 def closing_lines(result: dict[str, Any], run: RunDirectory) -> list[str]:
@@ -87,6 +92,7 @@ def encode_rank(config: TrainConfig, run: RunDirectory) -> None:
     from cinelora.latents.cache import Framing, Index, LatentCache
     from cinelora.models.wan import WanBundle
 
+    quiet_libraries()
     rank, footage = rank_info(), Path(str(config.data.root))
     with process_group(rank) if rank.world_size > 1 else nullcontext():
         if rank.global_rank == 0:
@@ -187,7 +193,8 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
 def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset) -> Stage:
     """Load the transformer, hang the adapters on it, and wrap both in the stage."""
     from cinelora.models.flow import FlowMatching
-    from cinelora.models.lora import LoraSpec, add_adapter, check_fits, load_adapter_state, read_adapter
+    from cinelora.models.adapter_file import LoraSpec, read_adapter
+    from cinelora.models.lora import add_adapter, load_adapter
     from cinelora.models.wan import WanBundle
     from cinelora.training.stage import ImageConditionedStage, Stage
 
@@ -196,10 +203,7 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset)
     if model.checkpoint_activations:
         transformer.enable_gradient_checkpointing()
     if config.stage.name == "motion" and run.adapter("style").exists():
-        style = read_adapter(run.adapter("style"))
-        check_fits(style, transformer, model.name)
-        add_adapter(transformer, "style", style.spec, config.seed)
-        load_adapter_state(transformer, "style", style.state)
+        load_adapter(transformer, "style", read_adapter(run.adapter("style")), model.name)
     spec = LoraSpec(lora.rank, lora.alpha, lora.dropout, lora.targets)
     add_adapter(transformer, config.stage.name, spec, config.seed)
     return (ImageConditionedStage if config.stage.image_condition else Stage)(
@@ -289,11 +293,13 @@ def make_trainer(
 
 def export(config: TrainConfig, run: RunDirectory, index: Index, state: dict[str, Tensor]) -> None:
     """Write an adapter state as the run's adapter file."""
-    from cinelora.models.lora import AdapterFile, LoraSpec, export_adapter
+    from cinelora.models.adapter_file import AdapterFile, LoraSpec, export_adapter, is_image_projection
     from cinelora.models.wan import Part, WanBundle
 
     bundle = WanBundle.from_config(config.model, bundle_kind(config), Path(config.cache))
     lora = config.lora
+    if not config.stage.image_condition:  # on i2v these never ran: they would say nothing in the file
+        state = {key: value for key, value in state.items() if not is_image_projection(key.rsplit(".", 2)[0])}
     file = AdapterFile(
         state=state,
         spec=LoraSpec(lora.rank, lora.alpha, lora.dropout, lora.targets),

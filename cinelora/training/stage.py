@@ -48,6 +48,8 @@ def learning_rate(step: int, config: OptimizerConfig, peak: float, total_steps: 
 class Stage(LightningModule):
     """Trains the adapter ``name`` of ``transformer``, on text alone. ``sample_ids`` key the noise; ``null_text`` is (512, D)."""
 
+    null_text: Tensor
+
     def __init__(
         self,
         config: TrainConfig,

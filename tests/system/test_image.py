@@ -127,8 +127,8 @@ class Buildah:
 
     def command(self, *arguments: str | Path) -> list[str | Path]:
         driver = os.environ.get("STORAGE_DRIVER")
-        options = ["--root", self.storage / "root", "--runroot", self.storage / "run"]
-        return ["buildah", *options, *(["--storage-driver", driver] if driver else []), *arguments]
+        chosen = [f"--storage-driver={driver}"] if driver else []
+        return ["buildah", f"--root={self.storage / 'root'}", f"--runroot={self.storage / 'run'}", *chosen, *arguments]
 
     def answer(self, *arguments: str | Path) -> str:
         return output_of(*self.command(*arguments)).strip()

@@ -1,0 +1,34 @@
+"""What the benchmarks share: running train.py as a user does, and a line about the machine."""
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from cinelora.hardware import hardware
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def train(out: Path, *settings: str) -> dict[str, Any]:
+    """Run ``train.py`` into ``out`` and return its summary."""
+    command = [sys.executable, str(ROOT / "train.py"), f"out={out}", "logger=csv", "validation.every_steps=0", *settings]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
+    return summary
+
+
+def spread(values: list[float]) -> str:
+    """Median and range."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def report(name: str, results: dict[str, Any]) -> None:
+    """Keep ``results`` with the hardware and versions they were measured on."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({**results, **hardware()}, indent=1) + "\n")
+    print(f"results in {path.relative_to(ROOT)}")

@@ -1,0 +1,1 @@
+"""Footage: reading clips, finding shots, choosing samples; and the renderer of the clips that are shipped."""

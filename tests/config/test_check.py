@@ -1,0 +1,191 @@
+"""Settings that contradict each other are refused with the way out; derived numbers are printed with their reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cinelora.config.check import check_infer, check_train
+from cinelora.config.compose import compose_infer, compose_train
+from cinelora.config.schema import effective_lr
+from cinelora.config.store import save_config
+from cinelora.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a folder of clips and files to point at."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "frame.png").write_bytes(b"")
+    (tmp_path / "prompts.txt").write_text("one, two\n\nthree\n")
+    (tmp_path / "empty.txt").write_text("\n \n")
+    return tmp_path
+
+
+def train(*argv: str) -> list[str]:
+    stage = [] if any(word.startswith("stage=") for word in argv) else ["stage=style"]
+    return check_train(compose_train([*stage, "data=folder", "data.root=clips", *argv]))
+
+
+def infer(*argv: str) -> list[str]:
+    return check_infer(compose_infer(list(argv)))
+
+
+def test_batch_and_rate_are_printed_with_their_reason() -> None:
+    lines = train("stage.batch_size=8", "gpus=4", "stage.accumulation=2")
+    assert lines[0] == "batch 8 x 4 GPUs x 2 accumulation = 64"
+    assert lines[1] == "lr 3e-05 x 5120 / 128 = 0.0012: the rate found at width 5120 holds at width 128"
+    assert train("gpus=2", "nodes=3")[0] == "batch 4 x 2 GPUs x 3 nodes x 1 accumulation = 24"
+    assert train("optimizer.lr_for_width=null")[1] == "lr 3e-05, as given"
+
+
+def test_the_rate_follows_the_width() -> None:
+    assert effective_lr(compose_train(["stage=style", "data=noir"])) == pytest.approx(1.2e-3)
+    wide = compose_train(["stage=style", "data=noir", "model=wan21_14b_480p", "optimizer.lr=1e-4"])
+    assert effective_lr(wide) == pytest.approx(1e-4)
+
+
+def test_motion_without_a_style_adapter_says_so() -> None:
+    assert "without a style adapter" in train("stage=motion")[-1]
+
+
+NUMBERS = [
+    ("gpus=0", "at least 1"),
+    ("nodes=0", "at least 1"),
+    ("lora.rank=0", "at least 1"),
+    ("lora.rank=-4", "at least 1"),
+    ("lora.alpha=0", "more than 0"),
+    ("stage.steps=0", "at least 1"),
+    ("stage.batch_size=0", "at least 1"),
+    ("optimizer.lr=nan", "a finite number"),
+    ("optimizer.lr=inf", "a finite number"),
+    ("optimizer.lr=0", "more than 0"),
+    ("optimizer.beta2=1", "from 0 to below 1"),
+    ("ema_decay=1.0", "from 0 to below 1"),
+    ("data.holdout=1", "from 0 to below 1"),
+    ("data.holdout=-0.1", "from 0 to below 1"),
+    ("dropout.caption=1", "from 0 to below 1"),
+    ("model.height=100", "a multiple of 16, such as 96"),
+    ("model.num_frames=32", "4n+1, such as 33"),
+    ("flow.shift=0", "more than 0"),
+    ("checkpoint.every_steps=-1", "0 or more"),
+    ("checkpoint.keep=0", "at least 1"),
+    ("seed=-1", "0 or more"),
+    ("workers=-1", "0 or more"),
+]
+
+
+@pytest.mark.parametrize(("setting", "wants"), NUMBERS)
+def test_a_number_out_of_bounds_is_refused(setting: str, wants: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        train(setting)
+    assert str(refusal.value).startswith(setting.partition("=")[0])
+    assert f"wants {wants}" in str(refusal.value)
+
+
+TRAINING = [
+    (
+        ["stage.transformer=i2v", "stage.image_condition=true"],
+        "its own answer.*mask is all ones.*stage.allow_leak=true",
+    ),
+    (["stage.image_condition=true"], "t2v transformer takes no image"),
+    (["stage.transformer=i2v", "model=wan21_1_3b"], "wan21_1_3b has no image-to-video transformer"),
+    (["stage.num_frames=33"], "stage=style learns from stills"),
+    (["model.t2v="], "model.t2v is empty"),
+    (["stage=motion", "model.i2v="], "has no image-to-video transformer"),
+    (["stage=motion", "stage.transformer=t2v"], "stage=motion trains the image-to-video transformer"),
+    (["stage=motion", "stage.image_condition=false"], "conditioned as the model is used"),
+    (["stage=motion", "stage.num_frames=1"], "one frame holds no motion"),
+    (["stage=motion", "stage.num_frames=32"], r"wants 4n\+1, such as 33"),
+    (["adapter=x"], "belongs to stage=motion"),
+    (["stage=motion", "adapter=nope"], "adapter=nope: there is no .*nope; give a run"),
+    (["stage=motion", "adapter=null"], "adapter=null: there is no .*null"),
+    (["stage=motion", "adapter=prompts.txt"], "should end in .safetensors"),
+    (["strategy=single", "gpus=2"], "strategy=single runs one rank, not 2"),
+    (["strategy=single", "nodes=2"], "strategy=single runs one rank, not 2"),
+    (["data.name=../up"], "wants one word"),
+    (["model.num_heads=3"], "does not divide into 3 heads"),
+    (["cache=prompts.txt"], "cache=prompts.txt is a file"),
+]
+
+
+@pytest.mark.parametrize(("argv", "sentence"), TRAINING)
+def test_training_that_contradicts_itself_is_refused(argv: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        train(*argv)
+
+
+def test_a_leak_can_be_asked_for_and_a_dropped_condition_needs_no_asking() -> None:
+    assert train("stage.transformer=i2v")
+    assert train("stage.transformer=i2v", "stage.image_condition=true", "stage.allow_leak=true")
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["data=folder"], "data=folder needs a folder with clips: data.root=<folder>"),
+        (["data=folder", "data.root=gone"], r"data.root=gone: /.*/gone does not exist"),
+        (["data=folder", "data.root=frame.png"], "is a file, not a folder"),
+    ],
+)
+def test_missing_footage_is_named_by_its_whole_path(argv: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        check_train(compose_train(["stage=style", *argv]))
+
+
+def style_run(folder: Path, *argv: str, finished: bool = True) -> Path:
+    folder.mkdir()
+    save_config(compose_train(["stage=style", "data=noir", *argv]), folder / "config.yaml")
+    if finished:
+        (folder / "style.safetensors").write_bytes(b"")
+    return folder
+
+
+def test_a_style_run_is_taken_by_motion(clips: Path) -> None:
+    assert len(train("stage=motion", f"adapter={style_run(clips / 'it, (1)')}")) == 2
+
+
+def test_a_style_run_of_another_model_is_refused(clips: Path) -> None:
+    run = style_run(clips / "run", "model=wan21_14b_480p")
+    with pytest.raises(ConfigError, match=r"40 blocks of width 5120.*this run is on tiny.*choose model=wan21_14b_480p"):
+        train("stage=motion", f"adapter={run}")
+
+
+def test_an_unfinished_style_run_is_refused(clips: Path) -> None:
+    with pytest.raises(ConfigError, match=r"holds no style.safetensors; give a finished run of stage=style"):
+        train("stage=motion", f"adapter={style_run(clips / 'run', finished=False)}")
+
+
+INFERENCE = [
+    ([], "neither is given: say prompt="),
+    (["prompt=x", "prompts=prompts.txt"], "both are given"),
+    (["prompts=gone.txt"], "there is no file /.*/gone.txt"),
+    (["prompts=empty.txt"], "prompts=empty.txt is empty: it wants one prompt a line"),
+    (["prompt=x", "image=gone.png"], "image=gone.png: there is no file /.*/gone.png"),
+    (["prompt=x", "image=frame.png", "mode=t2v"], "mode=t2v takes no image"),
+    (["prompt=x", "model=wan21_1_3b"], "mode=scene needs: mode=t2v, or model=tiny"),
+    (["prompt=x", "model.t2v="], "model.t2v is empty"),
+    (["prompt=x", "num_frames=10"], r"wants 4n\+1, such as 9"),
+    (["prompt=x", "sampler.steps=0"], "at least 1"),
+    (["prompt=x", "sampler.guidance=nan"], "a finite number"),
+    (["prompt=x", "mode=clip"], r"wants scene\|t2v"),
+    (["prompt=x", "gpus=3"], "gpus=3"),
+    (["prompt=x", "sampler.guidance_mode=split", "gpus=3"], "even number of ranks"),
+    (["prompt=x", "sampler.guidance_mode=split", "gpus=2", "sampler.guidance=1"], "no pair to split"),
+]
+
+
+@pytest.mark.parametrize(("argv", "sentence"), INFERENCE)
+def test_inference_that_contradicts_itself_is_refused(argv: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        infer(*argv)
+
+
+def test_inference_that_holds_together() -> None:
+    assert infer("prompt=x", "image=frame.png", "model.t2v=")
+    assert infer("prompts=prompts.txt", "mode=t2v", "model=wan21_1_3b")
+    assert infer("prompt=x", "gpus=4")[1] == "4 ranks: 4 heads / 4 = 1 each"
+    split = infer("prompt=x", "gpus=4", "sampler.guidance_mode=split")
+    assert split[1] == "4 ranks in 2 groups, with and without the prompt: 4 heads / 2 = 2 each"

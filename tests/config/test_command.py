@@ -1,0 +1,294 @@
+"""The two commands as they are typed: answers in time without torch, run directories, sweeps."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cinelora.config.command import anchored, clip_hash, main
+from cinelora.config.compose import compose_infer
+from cinelora.config.keys import PROJECT
+from cinelora.errors import TrainingError
+
+SENTENCE_LIMIT_S = 3.0
+WITHOUT_TORCH = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    assert "torch" not in sys.modules, "torch was imported"
+    assert "lightning" not in sys.modules
+"""
+
+
+def typed(script: str, *argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(PROJECT / f"{script}.py"), *argv]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
+
+
+MISTAKES = [
+    ("train", [], "python train.py stage=style data=noir"),
+    ("infer", [], "python infer.py ckpt="),
+    ("train", ["data=noir"], "stage is missing: choose stage=motion|style"),
+    ("train", ["stage=style", "data=noir", "lora.rnak=4"], "did you mean lora.rank"),
+    ("train", ["stage=style", "data=noir", "lora.rank=eight"], "wants a whole number"),
+    ("train", ["stage=style", "data=folder", "data.root=gone"], "does not exist"),
+    ("train", ["-m", "stage=style", "data=folder", "data.root=.", "lora.rank=4,0"], "member 1 (lora.rank=0)"),
+    ("infer", ["prompt=x", "gpus=3"], "gpus=3"),
+    ("infer", ["prompt=x", "ckpt=gone"], "there is no"),
+]
+
+
+@pytest.mark.parametrize(("script", "argv", "sentence"), MISTAKES)
+def test_a_mistake_answers_in_time_without_torch(script: str, argv: list[str], sentence: str, tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = typed(script, *argv, cwd=tmp_path)
+    assert time.monotonic() - started < SENTENCE_LIMIT_S
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["clips"]
+
+
+@pytest.mark.parametrize("script", ["train", "infer"])
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_answers_in_time_without_torch(script: str, flag: str, tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = typed(script, "whatever", flag, cwd=tmp_path)
+    assert time.monotonic() - started < SENTENCE_LIMIT_S
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "model=tiny|wan21_14b_480p|wan21_14b_720p|wan21_1_3b" in done.stdout
+    key = "lora.rank" if script == "train" else "negative_prompt*"
+    assert key in done.stdout
+
+
+def test_show_prints_the_settings_and_makes_nothing(tmp_path: Path) -> None:
+    done = typed("train", "stage=style", "data=noir", "data.caption=a, b = c", "--show", cwd=tmp_path)
+    assert yaml.safe_load(done.stdout)["data"]["caption"] == "a, b = c"
+    assert [path.name for path in tmp_path.iterdir()] == ["clips"]
+
+
+# In this process, with a run that only remembers ---------------------------------------------------------------------
+
+
+class Recorder:
+    """Stands where training stands: keeps what it was given, and leaves what it is told to."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, Path]] = []
+
+    def __call__(self, config: Any, run_dir: Path) -> int:
+        self.seen.append((config, run_dir))
+        (run_dir / "checkpoints").mkdir(exist_ok=True)
+        return 0
+
+    @property
+    def dirs(self) -> list[str]:
+        return [str(run_dir) for _, run_dir in self.seen]
+
+
+@pytest.fixture
+def run() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clips").mkdir()
+    return tmp_path
+
+
+CLIPS = ["stage=style", "data=folder", "data.root=clips"]
+
+
+def test_a_run_lands_in_its_own_directory_with_last_beside_it(here: Path, run: Recorder) -> None:
+    assert main("train", CLIPS, run) == 0
+    assert main("train", CLIPS, run) == 0  # the same second, perhaps
+    first, second = (Path(path) for path in run.dirs)
+    assert first != second
+    assert first.parent == second.parent == Path("outputs/style/folder")
+    last = here / "outputs/style/folder/last"
+    assert last.is_symlink()
+    assert last.resolve() == second.resolve()
+    assert yaml.safe_load((second / "config.yaml").read_text())["data"]["root"] == str(here / "clips")
+
+
+def test_out_is_the_run_directory_whatever_it_is_called(here: Path, run: Recorder) -> None:
+    name = "my run, (a = 'b') ${x} \\ [c]"
+    assert main("train", [*CLIPS, f"out={name}"], run) == 0
+    assert run.dirs == [name]
+    assert (here / name / "config.yaml").is_file()
+    assert not (here / "outputs").exists()
+
+
+def test_a_run_is_not_overwritten(here: Path, run: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "out").mkdir()
+    assert main("train", [*CLIPS, "out=out"], run) == 0
+    assert main("train", [*CLIPS, "out=out"], run) == 2
+    assert "holds a run: go on with resume=out" in capsys.readouterr().err
+    (here / "notes").mkdir()
+    (here / "notes/mine.txt").write_text("")
+    assert main("train", [*CLIPS, "out=notes"], run) == 2
+    assert main("train", [*CLIPS, "out=notes/mine.txt"], run) == 2
+    assert main("train", [*CLIPS, "out=notes/mine.txt/below"], run) == 2
+    assert "cannot be made" in capsys.readouterr().err
+
+
+def test_resume_goes_on_in_the_run_or_in_a_copy(here: Path, run: Recorder) -> None:
+    main("train", [*CLIPS, "out=a"], run)
+    assert main("train", ["resume=a", "stage.steps=7"], run) == 0
+    assert main("train", ["resume=a", "out=b"], run) == 0
+    assert main("train", ["resume=b", "out=a"], run) == 2
+    assert [Path(path).name for path in run.dirs] == ["a", "a", "b"]
+    assert [config.stage.steps for config, _ in run.seen] == [1000, 7, 7]
+    assert run.seen[2][0].resume == str(here / "a")
+    assert (here / "b/checkpoints").is_dir()
+
+
+def test_resume_works_from_another_directory(here: Path, run: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    main("train", [*CLIPS, "out=a"], run)
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    assert main("train", ["resume=../a"], run) == 0
+    assert run.seen[-1][0].data.root == str(here / "clips")
+
+
+def test_the_same_prompts_go_on_where_they_stopped(here: Path, run: Recorder) -> None:
+    (here / "my prompts.txt").write_text("one\ntwo\n")
+    argv = ["prompts=my prompts.txt"]
+    for more in ([], ["gpus=2"], ["seed=1"]):
+        assert main("infer", [*argv, *more], run) == 0
+    first, again, other = run.dirs
+    assert first == again != other
+    assert first.startswith("outputs/infer/my_prompts-")
+    assert (here / "outputs/infer/last").resolve() == (here / other).resolve()
+
+
+def test_a_clip_is_not_overwritten_by_another(run: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("infer", ["prompt=a, b", "out=clip"], run) == 0
+    assert main("infer", ["prompt=a, b", "out=clip"], run) == 0
+    assert main("infer", ["prompt=a, b", "out=clip", "seed=1"], run) == 2
+    assert "holds clips of other settings" in capsys.readouterr().err
+
+
+def test_where_a_clip_goes_does_not_change_it() -> None:
+    clip = clip_hash(compose_infer(["prompt=x"]))
+    assert clip == clip_hash(compose_infer(["prompt=x", "out=y", "gpus=2", "cache=z"]))
+    assert clip != clip_hash(compose_infer(["prompt=x", "seed=1"]))
+
+
+def test_anchored_paths_end_in_the_text(here: Path) -> None:
+    config = anchored(compose_infer(["prompt=x", "image=a//b, ../c.png", "cache=/abs"]))
+    assert (config.image, config.cache) == (f"{here}/a//b, ../c.png", "/abs")  # type: ignore[union-attr]
+
+
+def test_an_error_of_the_run_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(config: Any, run_dir: Path) -> int:
+        raise TrainingError("the loss is not finite at step 3")
+
+    assert main("train", CLIPS, fails) == 1
+    assert capsys.readouterr().err == "train.py: the loss is not finite at step 3\n"
+
+
+def test_ctrl_c_leaves_with_130() -> None:
+    def interrupted(config: Any, run_dir: Path) -> int:
+        raise KeyboardInterrupt
+
+    assert main("train", CLIPS, interrupted) == 130
+
+
+# Sweeps through Hydra's own multirun ----------------------------------------------------------------------------------
+
+
+def test_a_sweep_runs_each_member_in_its_directory(here: Path, run: Recorder) -> None:
+    texts = ["data.caption=a man, smoking (alone); lamps = two moons", "data.trigger=${x}, 'y'", "out=sweep, it's (1)"]
+    assert main("train", ["-m", *CLIPS, *texts, "lora.rank=4,8,16"], run) == 0
+    assert run.dirs == [f"sweep, it's (1)/{n}" for n in range(3)]
+    assert [config.lora.rank for config, _ in run.seen] == [4, 8, 16]
+    assert {config.data.caption for config, _ in run.seen} == {"a man, smoking (alone); lamps = two moons"}
+    assert {config.data.trigger for config, _ in run.seen} == {"${x}, 'y'"}
+    for n, rank in enumerate((4, 8, 16)):
+        settings = yaml.safe_load((here / f"sweep, it's (1)/{n}/config.yaml").read_text())
+        assert settings["lora"]["rank"] == rank
+
+
+def test_a_sweep_goes_over_groups_too(run: Recorder) -> None:
+    argv = ["--multirun", "data.root=clips", "stage=style", "data=folder,noir", "lora.rank=range(1,3)"]
+    assert main("train", argv, run) == 0
+    combinations = [(config.data.name, config.lora.rank) for config, _ in run.seen]
+    assert combinations == [("folder", 1), ("folder", 2), ("noir", 1), ("noir", 2)]
+    assert all(path.startswith("outputs/style/folder+noir/") for path in run.dirs)
+    assert Path("outputs/style/noir/last").resolve() == Path(run.dirs[3]).resolve()
+
+
+def test_inference_sweeps_too(run: Recorder) -> None:
+    assert main("infer", ["-m", "prompt=a, b", "sampler.steps=2,4", "out=s"], run) == 0
+    assert [(config.prompt, config.sampler.steps) for config, _ in run.seen] == [("a, b", 2), ("a, b", 4)]
+    assert run.dirs == ["s/0", "s/1"]
+
+
+def test_a_member_that_fails_is_named_and_the_others_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    done = []
+
+    def fails_at_8(config: Any, run_dir: Path) -> int:
+        if config.lora.rank == 8:
+            raise TrainingError("the loss is not finite at step 3")
+        done.append(config.lora.rank)
+        return 0
+
+    assert main("train", ["-m", *CLIPS, "lora.rank=4,8,16", "out=s"], fails_at_8) == 1
+    assert done == [4, 16]
+    error = capsys.readouterr().err
+    assert "s/1: the loss is not finite at step 3" in error
+    assert "1 of 3 runs failed: 1 (lora.rank=8)" in error
+
+
+def test_a_member_that_would_be_refused_stops_the_sweep_before_it_starts(
+    here: Path, run: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main("train", ["-m", *CLIPS, "lora.rank=4,eight", "out=s"], run) == 2
+    assert "member 1 (lora.rank=eight): lora.rank=eight: wants a whole number" in capsys.readouterr().err
+    assert (run.seen, (here / "s").exists()) == ([], False)
+
+
+def test_ctrl_c_ends_the_whole_sweep(run: Recorder) -> None:
+    def interrupted(config: Any, run_dir: Path) -> int:
+        run(config, run_dir)
+        return 130
+
+    assert main("train", ["-m", *CLIPS, "lora.rank=4,8", "out=s"], interrupted) == 130
+    assert run.dirs == ["s/0"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["resume=x"], "resume goes on with one run"),
+        (["stage=style", "data=glob(*)"], "wants its values one by one"),
+        ([*CLIPS, "hydra/launcher=basic,local"], "one for the whole sweep"),
+        ([*CLIPS, "out=clips/full"], "is not empty"),
+        ([*CLIPS, "out=${x}"], "cannot hold the characters"),
+        (["data=folder"], "stage is missing"),
+    ],
+)
+def test_a_sweep_that_cannot_be_made(
+    argv: list[str], sentence: str, run: Recorder, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "clips/full/0").mkdir(parents=True)
+    assert main("train", ["-m", *argv], run) == 2
+    assert sentence in capsys.readouterr().err
+    assert run.seen == []
+
+
+def test_a_launcher_is_for_sweeps(run: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("train", [*CLIPS, "hydra/launcher=slurm"], run) == 2
+    error = capsys.readouterr().err
+    assert "add -m" in error or "pip install cinelora[slurm]" in error

@@ -1,0 +1,258 @@
+"""What composes, what is refused, and which of two values wins."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cinelora.config import keys
+from cinelora.config.check import check_infer, check_train
+from cinelora.config.compose import compose_infer, compose_train
+from cinelora.config.schema import effective_lr
+from cinelora.config.store import save_config
+from cinelora.errors import ConfigError
+
+STYLE = ["stage=style", "data=noir"]
+GROUPS = keys.groups("train")
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> str:
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "stage", "data", "strategy"),
+    list(itertools.product(GROUPS["model"], GROUPS["stage"], GROUPS["data"], GROUPS["strategy"])),
+)
+def test_every_combination_composes_or_is_refused_with_its_reason(
+    model: str, stage: str, data: str, strategy: str, clips: str
+) -> None:
+    choices = [f"model={model}", f"stage={stage}", f"data={data}", f"strategy={strategy}", f"data.root={clips}"]
+    config = compose_train(choices)
+    assert (config.model.name, config.stage.name) == (model, stage)
+    assert (config.data.name, config.strategy.name) == (data, strategy)
+    reason = expected_reason(model, stage, strategy)
+    if reason is None:
+        assert check_train(config)[0].startswith("batch ")
+    else:
+        with pytest.raises(ConfigError, match=reason):
+            check_train(config)
+
+
+def expected_reason(model: str, stage: str, strategy: str) -> str | None:
+    if stage == "motion" and model == "wan21_1_3b":
+        return r"wan21_1_3b has no image-to-video transformer.*model=tiny\|wan21_14b_480p\|wan21_14b_720p"
+    if strategy.startswith("zero"):
+        return rf"strategy={strategy}: sharding .* strategy=ddp"
+    return None
+
+
+@pytest.mark.parametrize(
+    ("group", "choice"), [(group, choice) for group in GROUPS for choice in GROUPS[group] if group != keys.LAUNCHER]
+)
+def test_every_choice_composes(group: str, choice: str) -> None:
+    others = [choice for choice in STYLE if not choice.startswith(f"{group}=")]
+    compose_train([*others, f"{group}={choice}"])
+
+
+@pytest.mark.parametrize("group", ["model", "sampler", "metrics"])
+def test_every_choice_of_inference_composes(group: str) -> None:
+    for choice in keys.groups("infer")[group]:
+        compose_infer(["prompt=x", "mode=t2v", f"{group}={choice}"])
+
+
+def test_the_defaults_of_stage_1() -> None:
+    config = compose_train(STYLE)
+    assert (config.lora.rank, config.lora.alpha, config.lora.targets) == (8, 16.0, "cross_attention")
+    assert (config.optimizer.lr, config.model.name, config.stage.transformer) == (3e-5, "tiny", "t2v")
+    assert (config.stage.num_frames, config.stage.image_condition, config.logger.name) == (1, False, "wandb")
+
+
+def test_the_defaults_of_stage_2() -> None:
+    stage = compose_train(["stage=motion", "data=noir"]).stage
+    assert (stage.transformer, stage.num_frames, stage.image_condition) == ("i2v", 33, True)
+
+
+def test_precedence_schema_group_recipe_command_line() -> None:
+    assert compose_train(STYLE).data.holdout == 0.2  # the group's, above the schema's 0.1
+    assert compose_train([*STYLE, "data.holdout=0.3"]).data.holdout == 0.3
+    recipe = compose_train([*STYLE, "recipe=paper"])
+    assert recipe.model.name == "wan21_14b_720p"  # the recipe's, above the script's own tiny
+    ours = compose_train(["recipe=paper", *STYLE, "model=tiny", "lora.rank=4"])
+    assert (ours.model.name, ours.lora.rank, ours.lora.alpha) == ("tiny", 4, 16.0)
+    assert compose_train([*STYLE, "recipe=null"]) == compose_train(STYLE)
+
+
+def test_the_scripts_own_file_is_above_the_schema() -> None:
+    own = yaml.safe_load((keys.CONF / "infer.yaml").read_text(encoding="utf-8"))["negative_prompt"]
+    assert compose_infer(["prompt=x"]).negative_prompt == own
+    assert compose_infer(["prompt=x", "negative_prompt="]).negative_prompt == ""
+
+
+def test_the_recipe_says_what_is_known_and_what_is_ours(clips: str) -> None:
+    config = compose_train(["stage=style", "data=folder", f"data.root={clips}", "recipe=paper"])
+    printed = "\n".join(check_train(config))
+    assert "the source states" in printed
+    assert "rank 8, alpha 16" in printed
+    assert "it does not state, and we chose" in printed
+    assert effective_lr(config) == pytest.approx(3e-5)
+
+
+def test_the_recipe_is_refused_for_another_stage() -> None:
+    with pytest.raises(ConfigError, match=r"recipe=paper is written for stage=style, not stage=motion"):
+        check_train(compose_train(["stage=motion", "data=noir", "recipe=paper"]))
+
+
+def test_shipped_data_is_found_from_anywhere_and_the_users_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert compose_train(STYLE).data.root == str(keys.PROJECT / "data/noir")
+    assert compose_train([*STYLE, "data.root=mine"]).data.root == "mine"
+
+
+def test_conf_holds_values_only() -> None:
+    for path in keys.CONF.rglob("*.yaml"):
+        text = path.read_text(encoding="utf-8")
+        assert "_target_" not in text, path
+        assert "${" not in text, path
+
+
+REFUSED = [
+    (["data=noir"], r"^stage is missing: choose stage=motion\|style$"),
+    ([], r"^stage and data are missing: choose stage=motion\|style data=folder\|noir$"),
+    (["stage=stlye", "data=noir"], r"stage=stlye does not exist, did you mean style\?; choose stage=motion\|style"),
+    (["stage=style", "data=nori"], r"did you mean noir\?; choose data=folder\|noir; .*data.root=<folder>"),
+    ([*STYLE, "model=wan21_14b"], r"model=wan21_14b does not exist.*wan21_14b_480p\|wan21_14b_720p"),
+    ([*STYLE, "lora.rnak=4"], r"did you mean lora.rank.*lora has lora.rank, lora.alpha, lora.dropout, lora.targets"),
+    ([*STYLE, "optimiser.lr=1"], r"did you mean optimizer.lr"),
+    ([*STYLE, "gpu=2"], r"gpu is not a setting, did you mean gpus.*there are model, stage, data"),
+    ([*STYLE, "rank=4"], r"did you mean lora.rank\?"),
+    ([*STYLE, "lora.rank.x=4"], r"lora.rank.x is not a setting.*lora has"),
+    ([*STYLE, "lora=4"], r"lora is a section.*lora.rank"),
+    ([*STYLE, "lora.rank=eight"], r"lora.rank=eight: wants a whole number \(rank of the two factors\)"),
+    ([*STYLE, "lora.rank=4.5"], r"wants a whole number"),
+    ([*STYLE, "seed=null"], r"wants a whole number"),
+    ([*STYLE, "seed="], r"wants a whole number"),
+    ([*STYLE, "optimizer.lr=fast"], r"wants a number"),
+    ([*STYLE, "stage.allow_leak=maybe"], r"wants true or false"),
+    ([*STYLE, "lora.targets=ffn"], r"wants cross_attention\|attention\|all_linear"),
+    ([*STYLE, "metrics.names=[fvd]"], r"wants a list \[...\] of flicker\|tssim\|motion"),
+    ([*STYLE, "lora.rank=4,8"], r"lora.rank=4,8 is several values: add -m"),
+    ([*STYLE, "seed=range(1,4)"], r"is several values: add -m"),
+    ([*STYLE, "lora.rank=4", "lora.rank=8"], r"given twice: lora.rank=4 and lora.rank=8"),
+    ([*STYLE, "out=a", "out=a"], r"out is given twice"),
+    ([*STYLE, "stage=motion"], r"stage is given twice"),
+    ([*STYLE, "+lora.rank=4"], r"neither added nor removed; write lora.rank=4"),
+    ([*STYLE, "++new=4"], r"neither added nor removed"),
+    ([*STYLE, "~lora"], r"not key=value"),
+    ([*STYLE, "hydra.run.dir=/tmp"], r"hydra.run.dir is Hydra's own"),
+    ([*STYLE, "hydra.callbacks.x=1"], r"Hydra's own"),
+    ([*STYLE, "hydra/sweeper=basic"], r"Hydra's own"),
+    ([*STYLE, "hydra.launcher.nodes=2"], r"choose hydra/launcher=slurm"),
+    ([*STYLE, "hydra/launcher=slrum"], r"hydra/launcher=slrum does not exist, did you mean slurm"),
+    ([*STYLE, "lora._target_=os.system"], r"never name code"),
+    ([*STYLE, "metrics.names=[{_target_:os.system}]"], r"never name code"),
+    ([*STYLE, "lora.rank=${oc.env:HOME}"], r"references are not read"),
+    ([*STYLE, "stage.name=motion"], r"stage.name comes with its group: choose stage=motion\|style"),
+    ([*STYLE, "recipe.stage=null"], r"comes with its group: choose recipe=paper"),
+    ([*STYLE, "logger=null"], r"logger=null does not exist.*csv\|none\|tensorboard\|wandb"),
+    ([*STYLE, "lora.rank=("], r"lora.rank=\( cannot be read"),
+    ([*STYLE, "man,"], r"'man,' is not key=value.*quotes"),
+    ([*STYLE, "out"], r"out has no value: write out=..."),
+    ([*STYLE, "--gpus=2"], r"write gpus=..., without dashes"),
+    ([*STYLE, "-v"], r"the flags are -m, --show, --help"),
+    ([*STYLE, "prompt=x"], r"prompt is not a setting, did you mean preview.prompt"),
+    ([*STYLE, "=4"], r"is not a setting"),
+]
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"), REFUSED, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_a_mistake_is_named_with_the_way_out(argv: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence) as refusal:
+        compose_train(argv)
+    assert "\n" not in str(refusal.value)
+
+
+# Inference and resuming start from a run ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The directory of a training run, as far as settings go."""
+    folder = tmp_path / "a run, (1)"
+    folder.mkdir()
+    argv = ["model=wan21_14b_480p", "model.t2v=/my ${x}/wan", "lora.rank=4", "stage.steps=100", "data.caption=a, b"]
+    save_config(compose_train([*STYLE, *argv]), folder / "config.yaml")
+    return folder
+
+
+def test_inference_takes_the_model_of_its_checkpoint(run: Path) -> None:
+    config = compose_infer([f"ckpt={run}", "prompt=x", "model.width=1280"])
+    assert (config.model.name, config.model.t2v, config.model.width) == ("wan21_14b_480p", "/my ${x}/wan", 1280)
+    assert config.model.height == 480
+    assert compose_infer([f"ckpt={run}", "prompt=x", "model=tiny"]).model.name == "tiny"
+
+
+def test_inference_needs_a_checkpoint_that_is_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"there is no .*nope; give a run, a .safetensors file or hub:owner/name"):
+        compose_infer([f"ckpt={tmp_path}/nope", "prompt=x"])
+    with pytest.raises(ConfigError, match=r"holds neither config.yaml nor an adapter"):
+        compose_infer([f"ckpt={tmp_path}", "prompt=x"])
+
+
+def test_resume_alone_is_enough(run: Path) -> None:
+    config = compose_train([f"resume={run}"])
+    assert (config.lora.rank, config.stage.steps, config.data.caption) == (4, 100, "a, b")
+    assert config.resume == str(run)
+
+
+def test_resume_changes_what_may_change(run: Path) -> None:
+    argv = [
+        "stage.steps=200",
+        "logger=csv",
+        "checkpoint.keep=5",
+        "gpus=2",
+        "preview.prompt=a = b",
+        "logger.project=p, q",
+    ]
+    config = compose_train([f"resume={run}", *argv])
+    assert (config.stage.steps, config.logger.name, config.checkpoint.keep, config.gpus) == (200, "csv", 5, 2)
+    assert (config.preview.prompt, config.logger.project) == ("a = b", "p, q")
+    assert (config.checkpoint.every_steps, config.lora.rank, config.stage.batch_size) == (250, 4, 4)
+
+
+@pytest.mark.parametrize("change", ["lora.rank=8", "stage=style", "data.root=/x", "recipe=paper", "optimizer.lr=1"])
+def test_resume_refuses_what_its_numbers_rest_on(run: Path, change: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{change.partition('=')[0]} cannot change; these can: stage.steps, gpus"):
+        compose_train([f"resume={run}", change])
+
+
+def test_resume_wants_a_run(tmp_path: Path) -> None:
+    adapter = tmp_path / "style.safetensors"
+    adapter.write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"holds an adapter but no run"):
+        compose_train([f"resume={adapter}"])
+
+
+def test_an_adapter_file_in_a_run_resumes_the_run(run: Path) -> None:
+    (run / "style.safetensors").write_bytes(b"")
+    assert compose_train([f"resume={run}/style.safetensors"]).resume == str(run)
+
+
+def test_the_working_directory_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = compose_train(STYLE)
+    monkeypatch.chdir(tmp_path)
+    assert compose_train(STYLE) == here
+    assert os.listdir(tmp_path) == []
+
+
+def test_inference_lines_count_tokens() -> None:
+    assert check_infer(compose_infer(["prompt=x"]))[0] == "33 frames of 112x192 at 16 fps = 2.06 s, 756 tokens"

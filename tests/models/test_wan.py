@@ -1,0 +1,206 @@
+"""Conditioning, number for number, against diffusers' own pipelines on the embedded model."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import WanImageToVideoPipeline, WanPipeline
+from PIL import Image
+
+from cinelora.config.schema import SamplerConfig
+from cinelora.errors import ModelError
+from cinelora.models.wan import (
+    Condition,
+    ImageCondition,
+    Part,
+    WanBundle,
+    first_frame_mask,
+    num_tokens,
+    pad_text,
+    pixels_to_range,
+    predict_velocity,
+)
+from cinelora.sampling.denoise import Guided, sample
+
+PROMPT = "a man, smoking (alone), waits; a car's lamps = two moons &amp; rain"
+NEGATIVE = "blur"
+HEIGHT, WIDTH, FRAMES = 32, 48, 9
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    """A smooth frame with a hard edge."""
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+    frame = np.stack([x * 5, y * 7, 255 * (x > 20)], axis=-1)
+    return frame.astype(np.uint8)
+
+
+def text_pair(bundle: WanBundle) -> tuple[torch.Tensor, torch.Tensor]:
+    with bundle.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
+        positive, negative = (pad_text(bundle.encode_text([p])) for p in (PROMPT, NEGATIVE))
+    return positive, negative
+
+
+@pytest.mark.parametrize("steps", [4])
+def test_t2v_clip_equals_the_diffusers_pipeline(t2v: WanBundle, steps: int):
+    pipeline = WanPipeline.from_pretrained(t2v.directory(Part.VAE).parent)
+    noise = torch.randn(1, 16, 3, HEIGHT // 8, WIDTH // 8, generator=torch.Generator().manual_seed(1))
+    theirs = pipeline(
+        PROMPT, NEGATIVE, HEIGHT, WIDTH, FRAMES, steps, guidance_scale=4.0, latents=noise.clone(), output_type="latent"
+    ).frames
+    positive, negative = text_pair(t2v)
+    guided = Guided(t2v.load_transformer(), Condition(positive), Condition(negative), 4.0)
+    ours = sample(guided, noise, SamplerConfig(steps=steps), shift=3.0)
+    assert (ours - theirs).abs().max() < 1e-5
+
+
+def test_i2v_clip_equals_the_diffusers_pipeline_given_the_same_clip_features(i2v: WanBundle, picture: np.ndarray):
+    pipeline = WanImageToVideoPipeline.from_pretrained(i2v.directory(Part.VAE).parent)
+    noise = torch.randn(1, 16, 3, HEIGHT // 8, WIDTH // 8, generator=torch.Generator().manual_seed(1))
+    with i2v.loaded(Part.VAE, Part.IMAGE_ENCODER):
+        image = i2v.encode_image(picture, FRAMES)
+    theirs = pipeline(
+        Image.fromarray(picture),
+        PROMPT,
+        NEGATIVE,
+        HEIGHT,
+        WIDTH,
+        FRAMES,
+        4,
+        guidance_scale=4.0,
+        latents=noise.clone(),
+        image_embeds=image.tokens[None],
+        output_type="latent",
+    ).frames
+    positive, negative = text_pair(i2v)
+    shown = ImageCondition(image.latents[None], image.tokens[None])
+    guided = Guided(i2v.load_transformer(), Condition(positive, shown), Condition(negative, shown), 4.0)
+    ours = sample(guided, noise, SamplerConfig(steps=4), shift=3.0)
+    assert (ours - theirs).abs().max() < 1e-5
+
+
+def test_condition_latents_and_mask_are_those_of_the_diffusers_pipeline(i2v: WanBundle, picture: np.ndarray):
+    pipeline = WanImageToVideoPipeline.from_pretrained(i2v.directory(Part.VAE).parent)
+    _, theirs = pipeline.prepare_latents(
+        pixels_to_range(picture[None], torch.device("cpu"))[:, :, 0], 1, 16, HEIGHT, WIDTH, FRAMES, torch.float32, "cpu"
+    )
+    with i2v.loaded(Part.VAE, Part.IMAGE_ENCODER):
+        image = i2v.encode_image(picture, FRAMES)
+    ours = torch.cat([first_frame_mask(image.latents[None]), image.latents[None]], dim=1)
+    assert (ours - theirs).abs().max() < 1e-6
+
+
+def test_clip_features_differ_from_diffusers_in_the_resize_alone(i2v: WanBundle, picture: np.ndarray):
+    """Wan's code resizes without antialiasing, diffusers' PIL processor with it: equal where nothing is resized."""
+    pipeline = WanImageToVideoPipeline.from_pretrained(i2v.directory(Part.VAE).parent)
+    square = np.asarray(Image.fromarray(picture).resize((224, 224)))
+    with i2v.loaded(Part.VAE, Part.IMAGE_ENCODER):
+        ours = [i2v.encode_image(frame, 1).tokens for frame in (square, picture)]
+    theirs = [pipeline.encode_image(Image.fromarray(frame), "cpu")[0] for frame in (square, picture)]
+    assert (ours[0] - theirs[0]).abs().max() < 1e-5
+    assert (ours[1] - theirs[1]).abs().max() > 1e-5
+
+
+def test_text_is_cut_at_its_true_length_and_zero_padded_as_in_the_diffusers_pipeline(t2v: WanBundle):
+    pipeline = WanPipeline.from_pretrained(t2v.directory(Part.VAE).parent)
+    theirs, _ = pipeline.encode_prompt(PROMPT, max_sequence_length=512, do_classifier_free_guidance=False)
+    with t2v.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
+        [text] = t2v.encode_text([PROMPT])
+    ours = pad_text([text])
+    assert (ours - theirs).abs().max() < 1e-6
+    assert not ours[0, len(text) :].any()
+    assert len(text) < 512
+
+
+def test_latents_are_the_posterior_mean_normalised_and_decode_undoes_it(t2v: WanBundle, picture: np.ndarray):
+    video = pixels_to_range(np.stack([picture] * 5), torch.device("cpu"))
+    with t2v.loaded(Part.VAE):
+        vae = t2v._part(Part.VAE)
+        latents = t2v.encode_video(video)
+        assert torch.equal(latents, t2v.encode_video(video))
+        with torch.no_grad():
+            raw = vae.encode(video).latent_dist.mean
+            expected = (vae.decode(raw).sample + 1) / 2
+        assert torch.allclose(latents * 0.15, raw, atol=1e-6)
+        assert torch.allclose(t2v.decode(latents), expected.clamp(0, 1), atol=1e-5)
+
+
+def test_dropping_the_image_means_no_tokens_and_zero_mask_and_zero_latents(i2v: WanBundle):
+    transformer = i2v.load_transformer()
+    latents, timestep = torch.randn(1, 16, 2, 4, 6), torch.tensor([500.0])
+    text = torch.randn(1, 512, 64)
+    dropped = predict_velocity(transformer, latents, timestep, Condition(text))
+    by_hand = transformer(torch.cat([latents, torch.zeros(1, 20, 2, 4, 6)], 1), timestep, text).sample
+    zero_tokens = ImageCondition(torch.zeros_like(latents), torch.zeros(1, 257, 32))
+    assert torch.equal(dropped, by_hand)
+    assert not torch.allclose(dropped, predict_velocity(transformer, latents, timestep, Condition(text, zero_tokens)))
+
+
+def test_the_pair_is_grown_from_one_another_and_weights_depend_on_the_recipe_alone(t2v: WanBundle, i2v: WanBundle, tmp_path):
+    blocks = t2v.load_transformer().state_dict()
+    grown = i2v.load_transformer().state_dict()
+    assert all(torch.equal(value, grown[name]) for name, value in blocks.items() if name != "patch_embedding.weight")
+    torch.manual_seed(1234)
+    again = WanBundle("embedded:tiny-t2v", dtype="fp32", cache=tmp_path)
+    assert again.fingerprint(Part.TRANSFORMER) == t2v.fingerprint(Part.TRANSFORMER)
+
+
+def test_token_counts_are_those_of_wan():
+    assert num_tokens(1, 480, 832) == 1560
+    assert num_tokens(1, 720, 1280) == 3600
+    assert num_tokens(33, 480, 832) == 14040
+    assert num_tokens(81, 720, 1280) == 75600
+
+
+def copy_of(bundle: WanBundle, folder: Path) -> Path:
+    return Path(shutil.copytree(bundle.directory(Part.VAE).parent, folder / "copy"))
+
+
+def test_a_local_directory_loads_part_by_part(t2v: WanBundle, tmp_path: Path):
+    folder = copy_of(t2v, tmp_path)
+    shutil.rmtree(folder / "vae")
+    bundle = WanBundle(str(folder), dtype="bf16", cache=tmp_path)
+    assert bundle.load_transformer().dtype == torch.bfloat16
+    with pytest.raises(ModelError, match=r"copy has no vae: expected a diffusers folder vae/"):
+        bundle.directory(Part.VAE)
+
+
+def test_pickled_weights_are_refused(t2v: WanBundle, tmp_path: Path):
+    folder = copy_of(t2v, tmp_path)
+    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(ModelError, match=r"no \.safetensors file; pickled weights are never loaded"):
+        WanBundle(str(folder), cache=tmp_path).directory(Part.VAE)
+
+
+def test_damaged_weights_are_named(t2v: WanBundle, tmp_path: Path):
+    folder = copy_of(t2v, tmp_path)
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="transformer of .* does not load"):
+        WanBundle(str(folder), dtype="fp32", cache=tmp_path).load_transformer()
+
+
+def test_a_fingerprint_covers_content_not_dates(t2v: WanBundle, tmp_path: Path):
+    folder = copy_of(t2v, tmp_path)
+    bundle = WanBundle(str(folder), cache=tmp_path)
+    before = bundle.fingerprint(Part.VAE)
+    assert before == t2v.fingerprint(Part.VAE)
+    config = folder / "vae" / "config.json"
+    config.touch()
+    assert bundle.fingerprint(Part.VAE) == before
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"z_dim": 17}))
+    assert bundle.fingerprint(Part.VAE) != before
+
+
+def test_a_source_that_is_neither_directory_nor_repository_is_refused(tmp_path: Path):
+    with pytest.raises(ModelError, match="neither a directory nor a hub repository"):
+        WanBundle("./nowhere/at/all", cache=tmp_path).directory(Part.VAE)
+
+
+def test_an_unreachable_hub_is_one_sentence(tmp_path: Path):
+    with pytest.raises(ModelError, match=r"cannot fetch vae of owner/name@main from the hub: .*; give a local"):
+        WanBundle("owner/name", cache=tmp_path).directory(Part.VAE)

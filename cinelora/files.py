@@ -45,7 +45,7 @@ class FileError(CineloraError):
 # -- whole or not at all -----------------------------------------------------------------------------------------------
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then put it in the place of ``path`` in one step.
 
     Whoever looks at ``path`` sees the previous file or the new one, also after a kill or a power cut at any moment.
@@ -171,7 +171,7 @@ def lock(path: Path) -> Iterator[None]:
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, whole or not at all; raises as ``write_whole``."""
-    write_whole(path, lambda draft: _write_bytes(draft, text.encode()))
+    write_whole(path, lambda draft: draft.write_bytes(text.encode()))
 
 
 def write_json(path: Path, obj: Any) -> None:
@@ -187,10 +187,6 @@ def read_json(path: Path) -> Any:
         raise FileError(f"cannot read {path} ({_reason(error)})") from error
     except ValueError as error:
         raise FileError(f"{path} is damaged or no JSON ({error})") from error
-
-
-def _write_bytes(draft: Path, content: bytes) -> None:
-    draft.write_bytes(content)
 
 
 # -- hashes ------------------------------------------------------------------------------------------------------------
@@ -224,7 +220,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         for name, tensor in tensors.items()
     }
     content = save(contiguous, metadata)  # bytes first: the library's own writer hides which errno it met
-    write_whole(path, lambda draft: _write_bytes(draft, content))
+    write_whole(path, lambda draft: draft.write_bytes(content))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -56,21 +56,28 @@ def _main(command: Command, run: Run) -> int:
         return 0
     if command.multirun:
         return _sweep(command, run)
-    config = compose(command)
     if command.show:
-        print(to_yaml(config), end="")
+        print(to_yaml(compose(command)), end="")
         return 0
-    return _run_one(config, run, None)
+    return _run_one(command, run, None)
 
 
-def check(config: Config) -> list[str]:
-    """The check of either script."""
-    return check_train(config) if isinstance(config, TrainConfig) else check_infer(config)
+def accepted(command: Command) -> tuple[Config, list[str]]:
+    """The settings of one run, checked, and the lines to print about them.
+
+    Raises:
+        CineloraError: one sentence with the value and the way out.
+    """
+    try:
+        config = compose(command)
+        return config, check_train(config) if isinstance(config, TrainConfig) else check_infer(config)
+    except OSError as error:
+        raise ConfigError(f"{error.filename} cannot be looked at: {error.strerror}") from error
 
 
-def _run_one(config: Config, run: Run, folder: Path | None) -> int:
+def _run_one(command: Command, run: Run, folder: Path | None) -> int:
     """Accept the settings, make the directory they are kept in (``folder``, where a sweep names it), and hand over."""
-    lines = check(config)
+    config, lines = accepted(command)
     config = anchored(config)
     run_dir = make_run_dir(config, folder)
     save_config(config, run_dir / CONFIG_FILE)
@@ -191,14 +198,19 @@ def _plain(text: str) -> str:
 def _sweep(command: Command, run: Run) -> int:
     """Check every member before the first starts, run all, and name those that failed."""
     runs = members(command)
+    if command.show:
+        print("---\n".join(to_yaml(compose(member)) for member in runs), end="")
+        return 0
     names = [_name(member, runs) for member in runs]
     for number, member in enumerate(runs):
         try:
-            check(compose(member))
+            accepted(member)
         except CineloraError as error:
             raise ConfigError(f"member {number} ({names[number]}): {error}") from error
     folder = _sweep_dir(command, runs)
     print(f"{len(runs)} runs in {folder}: {'; '.join(names)}", flush=True)
+    if command.given.get(keys.LAUNCHER, "basic") != "basic":
+        print(f"what each prints: {folder / '.submitit'}", flush=True)
     codes = sweep(command, folder, functools.partial(_run_member, run=run))
     failed = [f"{number} ({name})" for number, (name, code) in enumerate(zip(names, codes, strict=True)) if code]
     if failed:
@@ -209,8 +221,10 @@ def _sweep(command: Command, run: Run) -> int:
 def _run_member(command: Command, folder: Path, run: Run) -> int:
     """One member, as a result: what the user can mend is printed here, and the other members go on."""
     print(f"\n[{folder}]", flush=True)
+    if "out" in command.texts:
+        command = dataclasses.replace(command, texts={**command.texts, "out": str(folder)})
     try:
-        code = _run_one(compose(command), run, folder)
+        code = _run_one(command, run, folder)
     except CineloraError as error:
         print(f"{command.script}.py: {folder}: {error}", file=sys.stderr, flush=True)
         return error.exit_code

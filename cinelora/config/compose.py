@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import itertools
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cinelora.config import keys
 from cinelora.config.keys import Command, Config, Script
 from cinelora.config.schema import InferConfig, ModelConfig, TrainConfig
-from cinelora.config.store import load_config, save_config
+from cinelora.config.store import build, load_config, save_config
 from cinelora.errors import ConfigError
 from cinelora.hub import PREFIX, is_run, resolve
 
@@ -113,7 +114,7 @@ def _hydra_errors() -> Iterator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        causes = [str(cause).strip() for cause in (error, error.__cause__) if cause is not None]
+        causes = [str(cause).strip().rstrip(".") for cause in (error, error.__cause__) if cause is not None]
         raise ConfigError("; ".join(cause.splitlines()[0] for cause in causes if cause)) from error
 
 
@@ -167,6 +168,8 @@ def _refuse_launcher(command: Command) -> None:
         raise ConfigError(f"{options[0]} belongs to a launcher: choose {keys.LAUNCHER}=slurm or {keys.LAUNCHER}=local")
     if launcher != "basic" and not _has_plugin():
         raise ConfigError(f"{keys.LAUNCHER}={launcher} is not installed: pip install cinelora[slurm]")
+    if launcher == "slurm" and shutil.which("srun") is None:
+        raise ConfigError(f"{keys.LAUNCHER}=slurm: this machine has no srun; submit from the cluster, or choose =local")
     if launcher != "basic" and not command.multirun:
         raise ConfigError(
             f"{keys.LAUNCHER}={launcher} starts the members of a sweep: add -m (a sweep may have one member)"
@@ -236,21 +239,19 @@ def _take_model(config: InferConfig, source: Path, command: Command) -> None:
 def _model_of(source: Path) -> ModelConfig:
     if is_run(source):
         return load_config(source).model
-    from cinelora.models.lora import read_adapter_facts
+    from cinelora.models.adapter_file import read_adapter_facts
 
     file = source if source.is_file() else sorted(source.glob("*.safetensors"))[0]
-    base = read_adapter_facts(file).get("base_model")
-    models = {
-        name: cast(TrainConfig, _composed("train", _any_run(name))).model for name in keys.groups("train")["model"]
-    }
-    for name, model in models.items():
-        if base and base in (name, model.t2v, model.i2v):
-            return model
-    raise ConfigError(f"ckpt={source} does not say which of our models it is for: add model={'|'.join(models)}")
+    settings = read_adapter_facts(file)["config"] or {}
+    if "model" not in settings:
+        choices = "|".join(keys.groups("infer")["model"])
+        raise ConfigError(f"ckpt={source} does not say which model it was trained on: add model={choices}")
+    return build(ModelConfig, settings["model"], file)
 
 
-def _any_run(model: str) -> list[str]:
-    return ["stage=style", "data=folder", f"model={model}"]
+def _any_run(script: Script) -> list[str]:
+    """The shortest overrides with which a script composes."""
+    return [f"{group}={keys.groups(script)[group][0]}" for group in keys.mandatory(script)]
 
 
 # Resuming -------------------------------------------------------------------------------------------------------------
@@ -264,7 +265,7 @@ def _resumed(command: Command) -> TrainConfig:
             _refuse_change(key)
     run = _run_of(command.texts["resume"])
     config = load_config(run)
-    fresh = _composed("train", ["stage=style", "data=folder", *command.overrides])
+    fresh = _composed("train", [*_any_run("train"), *command.overrides])
     _place_texts(fresh, command.texts)
     for key in given:
         _assign(config, key, _pick(fresh, key))
@@ -301,11 +302,15 @@ def members(command: Command) -> list[Command]:
     """
     if command.texts.get("resume"):
         raise ConfigError("resume goes on with one run: leave -m away")
+    _refuse_launcher(command)
     overrides = [_parsed(text) for text in command.overrides]
     for override in overrides:
         launcher = override.key_or_group.startswith("hydra")
         if launcher and override.is_sweep_override():
             raise ConfigError(f"{override.key_or_group} is one for the whole sweep")
+    options = [override.input_line or "" for override in overrides if override.key_or_group.startswith("hydra")]
+    if options:
+        _composed(command.script, [*_any_run(command.script), *options])
     task = [override for override in overrides if not override.key_or_group.startswith("hydra")]
     return [
         dataclasses.replace(command, overrides=list(combination), multirun=False)
@@ -333,7 +338,6 @@ def sweep(command: Command, folder: Path, run: Callable[[Command, Path], T]) -> 
     from hydra._internal.hydra import Hydra  # hydra.main() would parse sys.argv itself, and split the texts
     from hydra._internal.utils import create_config_search_path
 
-    _refuse_launcher(command)
     _register_schemas()
     overrides = [*command.overrides, f"hydra.sweep.dir={_quoted(folder)}"]
     GlobalHydra.instance().clear()

@@ -233,7 +233,7 @@ class TrainConfig:
     workers: int = setting("processes reading the cache, per rank; 0 reads in the training process", 0)
     out: str | None = setting("run directory; null = outputs/<stage>/<data>/<time>")
     adapter: str | None = setting("style adapter under stage=motion: a run, a file or hub:owner/name")
-    resume: str | None = setting("run to go on with: its directory")
+    resume: str | None = setting("run to go on with: its directory, a file in it, or hub:owner/name")
     cache: str = setting("folder of encoded samples, shared between runs", "outputs/cache")
     description: str | None = setting("a note kept with the run")
 

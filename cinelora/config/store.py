@@ -51,7 +51,12 @@ def load(schema: type[T], path: Path) -> T:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read as settings: {str(error).splitlines()[0]}") from error
-    return typing.cast(T, _build(schema, data, "", path))
+    return build(schema, data, path)
+
+
+def build(schema: type[T], data: Any, origin: Path) -> T:
+    """A dataclass of the schema from plain data; ``origin`` is the file it was read from. Raises as ``load``."""
+    return typing.cast(T, _build(schema, data, "", origin))
 
 
 def _build(hint: Any, value: Any, key: str, path: Path) -> Any:

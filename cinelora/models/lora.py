@@ -14,7 +14,7 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -73,8 +73,8 @@ def add_adapter(transformer: WanTransformer3DModel, name: str, spec: LoraSpec, s
     make no difference; B is zero. Both are float32 on the device of W. The adapter acts with weight 1, beside those
     that acted before. Returns the adapted projections. Raises ``AdapterError`` where the transformer has none of them.
     """
-    names = [name for name, _ in transformer.named_modules()]
-    modules = [name for name in names if re.sub(r"^blocks\.\d+\.", "", name) in TARGETS[spec.targets]]
+    present = [module for module, _ in transformer.named_modules()]
+    modules = [module for module in present if re.sub(r"^blocks\.\d+\.", "", module) in TARGETS[spec.targets]]
     if not modules:
         raise AdapterError(
             f"lora.targets={spec.targets} matches nothing in {type(transformer).__name__}: is it a Wan transformer?"
@@ -128,7 +128,10 @@ def _inject(transformer: WanTransformer3DModel, name: str, spec: LoraSpec, modul
 def trainable(transformer: WanTransformer3DModel, name: str) -> list[Parameter]:
     """Freeze everything but the adapter ``name``, and return its factors: A, B of each projection, in model order."""
     transformer.requires_grad_(False)
-    return [factor.requires_grad_(True) for factor in _factors(transformer, name).values()]
+    factors = list(_factors(transformer, name).values())
+    for factor in factors:
+        factor.requires_grad_(True)
+    return factors
 
 
 # -- factors -----------------------------------------------------------------------------------------------------------
@@ -250,11 +253,14 @@ def _require_unmerged(transformer: WanTransformer3DModel) -> None:
 # -- peft's layers -----------------------------------------------------------------------------------------------------
 
 
-def _layers(transformer: WanTransformer3DModel, name: str | None = None) -> Iterator[tuple[str, LoraLayer]]:
-    """The adapted projections, those with the adapter ``name`` or all."""
-    for module, layer in transformer.named_modules():
-        if isinstance(layer, LoraLayer) and (name is None or name in layer.lora_A):
-            yield module, layer
+def _layers(transformer: WanTransformer3DModel, name: str | None = None) -> list[tuple[str, LoraLayer]]:
+    """The adapted projections, those with the adapter ``name`` or all; raises ``ValueError`` for an unknown name."""
+    layers = [(module, layer) for module, layer in transformer.named_modules() if isinstance(layer, LoraLayer)]
+    if name is None:
+        return layers
+    if found := [(module, layer) for module, layer in layers if name in layer.lora_A]:
+        return found
+    raise ValueError(f"the transformer has no adapter named {name}")
 
 
 def _factors(transformer: WanTransformer3DModel, name: str) -> dict[str, Parameter]:
@@ -263,14 +269,13 @@ def _factors(transformer: WanTransformer3DModel, name: str) -> dict[str, Paramet
     for module, layer in _layers(transformer, name):
         factors[f"{module}.lora_A.weight"] = layer.lora_A[name].weight
         factors[f"{module}.lora_B.weight"] = layer.lora_B[name].weight
-    if not factors:
-        raise ValueError(f"the transformer has no adapter named {name}")
     return factors
 
 
 def _active(transformer: WanTransformer3DModel) -> list[str]:
     """The adapters that act; peft keeps the list with each layer, ours are all alike."""
-    return next((list(layer.active_adapters) for _, layer in _layers(transformer)), [])
+    layers = _layers(transformer)
+    return list(layers[0][1].active_adapters) if layers else []
 
 
 def _activate(transformer: WanTransformer3DModel, names: Iterable[str]) -> None:

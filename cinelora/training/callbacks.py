@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -111,10 +112,16 @@ class Keeper(AtStep):
         self.settings, self.run, self.export, self.ema, self.facts = settings, run, export, ema, facts
         self.stop = False
 
-    def stop_at_signals(self) -> None:
-        """Let Ctrl-C and TERM end the run after the step at hand, instead of in the middle of it."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: setattr(self, "stop", True))
+    @contextmanager
+    def stopping_at_signals(self) -> Iterator[None]:
+        """Inside the block Ctrl-C and TERM end the run after the step at hand, instead of in the middle of it."""
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, lambda *_: setattr(self, "stop", True)) for number in signals]
+        try:
+            yield
+        finally:
+            for number, handler in zip(signals, before, strict=True):
+                signal.signal(number, handler)
 
     def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
         """Save where it is due; stop all ranks together where one was told to."""

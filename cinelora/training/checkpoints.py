@@ -75,7 +75,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     for path in saved_checkpoints(folder):
         try:
             facts = read_json(path / "state.json")
-            return Checkpoint(int(facts["step"]), load_tensors(path / "state.safetensors")[0], facts)
+            return Checkpoint(int(facts.pop("step")), load_tensors(path / "state.safetensors")[0], facts)
         except (CineloraError, OSError, ValueError, KeyError) as error:
             log.warning("checkpoint %s does not load (%s); trying the one before it", path, error)
     raise TrainingError(f"{folder} holds no checkpoint that loads; start the run again without resume=")

@@ -182,8 +182,8 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     crew = make_callbacks(config, run, index, heldout, sampler.group_size, resumed)
     trainer = make_trainer(config, run, rank, first_step, crew.all())
     started = time.perf_counter()
-    crew.keeper.stop_at_signals()
-    trainer.fit(stage, loader)
+    with crew.keeper.stopping_at_signals():
+        trainer.fit(stage, loader)
     summary = summarise(config, index, trainer.global_step, time.perf_counter() - started, stage, crew)
     if rank.global_rank == 0:
         write_json(run.summary, summary)
@@ -243,7 +243,6 @@ def make_callbacks(
 ) -> Crew:
     """What happens beside the optimisation, as the settings ask for it."""
     from cinelora.training.callbacks import AdapterEma, HeldoutLoss, Keeper, Progress, Resume
-    from cinelora.training.preview import Preview
 
     ema = AdapterEma(config.ema_decay) if config.ema_decay else None
     facts = dict(resumed.facts) if resumed else {}
@@ -253,10 +252,17 @@ def make_callbacks(
         Resume(resumed, ema) if resumed else None,
         ema,
         HeldoutLoss(config.validation, heldout, [e.id for e in heldout.entries], keeper) if measured else None,
-        Preview(config, run, heldout) if config.preview.every_steps else None,
+        make_preview(config, run, heldout) if config.preview.every_steps else None,
         Progress(config.logger, samples_per_step),
         keeper,
     )
+
+
+def make_preview(config: TrainConfig, run: RunDirectory, heldout: LatentDataset) -> Preview:
+    """The preview, whose imports a run without previews does not wait for."""
+    from cinelora.training.preview import Preview
+
+    return Preview(config, run, heldout)
 
 
 def make_trainer(

@@ -69,6 +69,10 @@ class Stage(LightningModule):
         self.adapter_parameters = trainable(transformer, config.stage.name)
         self.may_drop_image = transformer.config.image_dim is not None
 
+    def on_train_start(self) -> None:
+        """Loaded in eval mode, and Lightning leaves it so: LoRA dropout and activation checkpointing need train mode."""
+        self.train()
+
     # -- the step ------------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

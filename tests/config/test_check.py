@@ -164,7 +164,7 @@ INFERENCE = [
     (["prompts=gone.txt"], "there is no file /.*/gone.txt"),
     (["prompts=empty.txt"], "prompts=empty.txt is empty: it wants one prompt a line"),
     (["prompt=x", "image=gone.png"], "image=gone.png: there is no file /.*/gone.png"),
-    (["prompt=x", "image=frame.png", "mode=t2v"], "mode=t2v takes no image"),
+    (["prompt=x", "image=frame.png", "mode=t2v"], "that transformer takes no image"),
     (["prompt=x", "model=wan21_1_3b"], "mode=scene needs: mode=t2v, or model=tiny"),
     (["prompt=x", "model.t2v="], "model.t2v is empty"),
     (["prompt=x", "num_frames=10"], r"wants 4n\+1, such as 9"),

@@ -198,6 +198,11 @@ def test_an_error_of_the_run_is_one_line(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().err == "train.py: the loss is not finite at step 3\n"
 
 
+def test_a_path_that_cannot_be_looked_at_is_a_sentence(run: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("infer", ["prompt=x", f"image={'a' * 300}.png"], run) == 2
+    assert "cannot be looked at: File name too long" in capsys.readouterr().err
+
+
 def test_ctrl_c_leaves_with_130() -> None:
     def interrupted(config: Any, run_dir: Path) -> int:
         raise KeyboardInterrupt
@@ -215,6 +220,7 @@ def test_a_sweep_runs_each_member_in_its_directory(here: Path, run: Recorder) ->
     assert [config.lora.rank for config, _ in run.seen] == [4, 8, 16]
     assert {config.data.caption for config, _ in run.seen} == {"a man, smoking (alone); lamps = two moons"}
     assert {config.data.trigger for config, _ in run.seen} == {"${x}, 'y'"}
+    assert [config.out for config, _ in run.seen] == run.dirs
     for n, rank in enumerate((4, 8, 16)):
         settings = yaml.safe_load((here / f"sweep, it's (1)/{n}/config.yaml").read_text())
         assert settings["lora"]["rank"] == rank
@@ -227,6 +233,12 @@ def test_a_sweep_goes_over_groups_too(run: Recorder) -> None:
     assert combinations == [("folder", 1), ("folder", 2), ("noir", 1), ("noir", 2)]
     assert all(path.startswith("outputs/style/folder+noir/") for path in run.dirs)
     assert Path("outputs/style/noir/last").resolve() == Path(run.dirs[3]).resolve()
+
+
+def test_show_of_a_sweep_prints_each_member_and_runs_none(run: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("train", ["-m", *CLIPS, "lora.rank=4,8", "--show"], run) == 0
+    assert [member["lora"]["rank"] for member in yaml.safe_load_all(capsys.readouterr().out)] == [4, 8]
+    assert run.seen == []
 
 
 def test_inference_sweeps_too(run: Recorder) -> None:
@@ -291,4 +303,22 @@ def test_a_sweep_that_cannot_be_made(
 def test_a_launcher_is_for_sweeps(run: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
     assert main("train", [*CLIPS, "hydra/launcher=slurm"], run) == 2
     error = capsys.readouterr().err
-    assert "add -m" in error or "pip install cinelora[slurm]" in error
+    assert "add -m" in error or "pip install cinelora[slurm]" in error or "no srun" in error
+
+
+def remember(config: Any, run_dir: Path) -> int:
+    (run_dir / "seen.txt").write_text(config.data.caption)
+    return 3 if config.lora.rank == 8 else 0
+
+
+def test_a_launcher_runs_members_in_processes_of_their_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the launchers come with cinelora[slurm]")
+    cloudpickle = pytest.importorskip("cloudpickle")
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a job cannot import a test
+    argv = [*CLIPS, "hydra/launcher=local", "hydra.launcher.timeout_min=5", "lora.rank=4,8", "out=s, (1)"]
+    assert main("train", ["-m", *argv, "data.caption=a = '${x}', b"], remember) == 3
+    assert [(here / f"s, (1)/{n}/seen.txt").read_text() for n in range(2)] == ["a = '${x}', b"] * 2
+    assert "1 of 2 runs failed: 1 (lora.rank=8)" in capsys.readouterr().err
+    assert main("train", ["-m", *argv[:-1], "hydra.launcher.foo=1", "out=t"], remember) == 2
+    assert "hydra.launcher.foo" in capsys.readouterr().err
+    assert not (here / "t").exists()

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from cinelora.config import keys
 from cinelora.config.check import check_infer, check_train
 from cinelora.config.compose import compose_infer, compose_train
 from cinelora.config.schema import effective_lr
-from cinelora.config.store import save_config
+from cinelora.config.store import load_config, save_config
 from cinelora.errors import ConfigError
 
 STYLE = ["stage=style", "data=noir"]
@@ -199,6 +203,29 @@ def test_inference_takes_the_model_of_its_checkpoint(run: Path) -> None:
     assert (config.model.name, config.model.t2v, config.model.width) == ("wan21_14b_480p", "/my ${x}/wan", 1280)
     assert config.model.height == 480
     assert compose_infer([f"ckpt={run}", "prompt=x", "model=tiny"]).model.name == "tiny"
+
+
+def adapter_file(path: Path, metadata: dict[str, str]) -> Path:
+    names = ("lora_A", "lora_B")
+    tensors = {f"diffusion_model.blocks.0.cross_attn.q.{name}.weight": np.ones((1, 1), np.float32) for name in names}
+    save_file(tensors, path, metadata)
+    return path
+
+
+def test_inference_takes_the_model_of_an_adapter_file(run: Path) -> None:
+    origin = dict.fromkeys(("base_revision", "data_hash"), "x") | {"kind": "style", "transformer": "t2v"}
+    spec = {"rank": "1", "alpha": "1.0", "dropout": "0.0", "targets": "cross_attention"}
+    settings = {"base_model": "wan21_14b_480p", "config": json.dumps(dataclasses.asdict(load_config(run)))}
+    file = adapter_file(run.parent / "a.safetensors", {"format": "cinelora-adapter/1", **origin, **spec, **settings})
+    config = compose_infer([f"ckpt={file}", "prompt=x"])
+    assert config.model == load_config(run).model
+
+
+def test_an_adapter_of_another_tool_needs_its_model_named(tmp_path: Path) -> None:
+    file = adapter_file(tmp_path / "a.safetensors", {})
+    with pytest.raises(ConfigError, match="does not say which model it was trained on: add model=tiny"):
+        compose_infer([f"ckpt={file}", "prompt=x"])
+    assert compose_infer([f"ckpt={file}", "prompt=x", "model=tiny"]).model.name == "tiny"
 
 
 def test_inference_needs_a_checkpoint_that_is_there(tmp_path: Path) -> None:

@@ -1,0 +1,310 @@
+"""Ranks are real processes here: what they return, how they fail, how they stop, and that none is left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cinelora import launch as launching
+from cinelora.errors import AdapterError, ConfigError
+from cinelora.launch import LaunchError, Meeting, launch, meeting_point, process_group, rank_info, usable_cores
+
+GONE_WITHIN_S = 10
+
+
+# -- what ranks do -----------------------------------------------------------------------------------------------------
+
+
+def work_together(folder: Path, factor: int) -> dict[str, Any]:
+    import torch
+    import torch.distributed as dist
+    from lightning.fabric.plugins.environments import TorchElasticEnvironment
+
+    info = rank_info()
+    print(f"rank {info.global_rank} speaks")
+    print(f"rank {info.global_rank} warns", file=sys.stderr)
+    with process_group(info):
+        total = torch.tensor([float(info.global_rank + 1)])
+        dist.all_reduce(total)
+    return {
+        "rank": info.global_rank,
+        "total": factor * total.item(),
+        "threads": torch.get_num_threads(),
+        "lightning leaves starting to us": TorchElasticEnvironment.detect(),
+        "tensor": torch.ones(2),
+    }
+
+
+def fail(folder: Path, how: str) -> None:
+    """Rank 1 fails; rank 0 waits for it: in a collective, or asleep and deaf to every request."""
+    import torch
+    import torch.distributed as dist
+
+    info = rank_info()
+    (folder / f"pid-{info.global_rank}").write_text(str(os.getpid()))
+    with process_group(info):
+        dist.barrier()
+        if info.global_rank == 0:
+            if how.endswith("deaf"):
+                be_deaf()
+            dist.all_reduce(torch.ones(1))
+            raise AssertionError("rank 1 took part")
+        match how.split()[0]:
+            case "refuses":
+                raise AdapterError("style.safetensors is for another model")
+            case "crashes":
+                raise RuntimeError("first line\nand more")
+            case "vanishes":
+                os._exit(0)
+            case "exits":
+                os._exit(3)
+            case "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "segfaults":
+                ctypes.string_at(0)
+
+
+def be_deaf() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    while True:
+        time.sleep(1)
+
+
+def sleep_deaf(folder: Path) -> None:
+    (folder / f"pid-{rank_info().global_rank}").write_text(str(os.getpid()))
+    be_deaf()
+
+
+def sleep(folder: Path) -> None:
+    (folder / f"pid-{rank_info().global_rank}").write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def finish_when_asked(folder: Path) -> list[str]:
+    """Count requests under a progress bar, and return them a moment after the first."""
+    from tqdm import tqdm
+
+    asked: list[str] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: asked.append(signal.Signals(number).name))
+    print("terminal" if sys.stderr.isatty() and sys.stdout.isatty() else "no terminal")
+    (folder / f"pid-{rank_info().global_rank}").write_text(str(os.getpid()))
+    for _ in tqdm(range(6000), desc="steps", mininterval=0):
+        if asked:
+            break
+        time.sleep(0.1)
+    time.sleep(1)
+    return asked
+
+
+# -- a parent of its own, to be stopped --------------------------------------------------------------------------------
+
+
+def drive(name: str, folder: str, ranks: str) -> None:
+    launching.STOP_S = 2.0
+    result = launch(globals()[name], Path(folder), ranks=int(ranks), log_dir=Path(folder) / "logs")
+    print("result", result, flush=True)
+
+
+def start_parent(fn: Callable[..., Any], folder: Path, ranks: int = 1, **options: Any) -> subprocess.Popen[str]:
+    program = f"import sys; from {Path(__file__).stem} import drive; drive(*sys.argv[1:])"
+    command = [sys.executable, "-c", program, fn.__name__, str(folder), str(ranks)]
+    return subprocess.Popen(command, cwd=Path(__file__).parent, text=True, **options)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return condition()
+
+
+def pids(folder: Path) -> list[int]:
+    return [int(text) for file in folder.glob("pid-*") if (text := file.read_text())]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+def all_gone(folder: Path) -> bool:
+    return not any(map(is_alive, pids(folder)))
+
+
+# -- results -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_lowest_rank_s_result_comes_back(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)]
+    environment = dict(os.environ)
+    result = launch(work_together, tmp_path, 10, ranks=2, log_dir=tmp_path / "logs")
+    assert result.pop("tensor").tolist() == [1, 1]
+    threads = int(os.environ.get("OMP_NUM_THREADS", max(1, usable_cores() // 2)))
+    assert result == {"rank": 0, "total": 30.0, "threads": threads, "lightning leaves starting to us": True}
+    seen = capfd.readouterr()
+    assert "rank 0 speaks" in seen.out
+    assert "rank 0 warns" in seen.err
+    assert "rank 1" not in seen.out + seen.err
+    for rank in (0, 1):
+        assert {f"rank {rank} speaks", f"rank {rank} warns"} <= set(log(tmp_path, rank).splitlines())
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)] == handlers
+    assert {key for key in os.environ if os.environ[key] != environment.get(key)} <= {"TORCHELASTIC_SIGNALS_TO_HANDLE"}
+
+
+def log(folder: Path, rank: int) -> str:
+    return (folder / "logs" / f"rank-{rank}.log").read_text()
+
+
+# -- failures ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "sentence"),
+    [
+        ("refuses, the other deaf", AdapterError, r"^style\.safetensors is for another model \(rank 1\)$"),
+        ("crashes", LaunchError, r"^and more \(rank 1; its log is .*/rank-1\.log\)$"),
+        ("vanishes, the other deaf", LaunchError, "^rank 1 left with exit code 0 and without a result"),
+        ("exits", LaunchError, "^rank 1 left with exit code 3 and without a result"),
+        ("killed", LaunchError, r"^rank 1 was killed \(SIGKILL"),
+        ("segfaults", LaunchError, "^rank 1 died of SIGSEGV"),
+    ],
+)
+def test_a_failing_rank_is_named_and_takes_the_others_along(
+    tmp_path: Path, how: str, kind: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(kind, match=sentence) as caught:
+        launch(fail, tmp_path, how, ranks=2, log_dir=tmp_path / "logs")
+    failed_at = (tmp_path / "pid-1").stat().st_mtime
+    assert type(caught.value) is kind
+    assert time.time() - failed_at < GONE_WITHIN_S
+    assert len(pids(tmp_path)) == 2
+    assert all_gone(tmp_path)
+    if how == "crashes":
+        assert "RuntimeError: first line\nand more" in log(tmp_path, 1)
+        assert "Traceback" in log(tmp_path, 1)
+    if how == "segfaults":
+        assert "Segmentation fault" in log(tmp_path, 1)
+
+
+# -- stopping ----------------------------------------------------------------------------------------------------------
+
+
+def test_ranks_that_trap_everything_die_with_a_killed_parent(tmp_path: Path) -> None:
+    with start_parent(sleep_deaf, tmp_path, ranks=2) as parent:
+        assert wait_until(lambda: len(pids(tmp_path)) == 2, 60)
+        parent.kill()
+    assert wait_until(lambda: all_gone(tmp_path), GONE_WITHIN_S)
+
+
+def test_ctrl_c_at_the_terminal_reaches_a_rank_once_and_its_bar_stays_a_bar(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    terminal = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "start_new_session": True}
+    own = {"preexec_fn": lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)}
+    with start_parent(finish_when_asked, tmp_path, **terminal, **own) as parent:
+        os.close(theirs)
+        assert wait_until(lambda: len(pids(tmp_path)) == 1, 60)
+        seen = read_until(ours, "5/6000")
+        os.write(ours, b"\x03")
+        seen += read_until(ours, "result ")
+        assert parent.wait(60) == 0
+    os.close(ours)
+    assert "result ['SIGINT']" in seen
+    assert re.search(r"^terminal\r$", seen, re.MULTILINE)
+    assert seen.count("\rsteps:") > 5
+    assert "steps:" not in re.sub(r"\r(steps:[^\r\n]*)", "", seen), "the bar was broken over lines"
+    assert log(tmp_path, 0).count("\rsteps:") > 5
+
+
+def read_until(descriptor: int, text: str) -> str:
+    seen = ""
+    while text not in seen.partition(text)[0] + text or text not in seen:
+        try:
+            seen += os.read(descriptor, 65536).decode(errors="replace")
+        except OSError:  # the last process on the other side has gone
+            break
+    return seen
+
+
+def test_a_polite_end_keeps_results_and_an_end_without_result_says_so(tmp_path: Path) -> None:
+    folders = {fn: tmp_path / fn.__name__ for fn in (finish_when_asked, sleep, sleep_deaf)}
+    parents = {}
+    for fn, folder in folders.items():
+        folder.mkdir()
+        parents[fn] = start_parent(fn, folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for fn, folder in folders.items():
+        assert wait_until(lambda folder=folder: len(pids(folder)) == 1, 90)
+        parents[fn].send_signal(signal.SIGTERM)
+    ends = {fn: (*parent.communicate(timeout=60), parent.returncode) for fn, parent in parents.items()}
+    assert "result ['SIGTERM']" in ends[finish_when_asked][0]
+    assert ends[finish_when_asked][2] == 0
+    for fn in (sleep, sleep_deaf):
+        assert "result" not in ends[fn][0]
+        assert ends[fn][1].rstrip().endswith("KeyboardInterrupt")
+        assert ends[fn][2] in (130, -signal.SIGINT)
+    assert all(map(all_gone, folders.values()))
+
+
+# -- several nodes -----------------------------------------------------------------------------------------------------
+
+NODES = """
+import sys
+from pathlib import Path
+from test_launch import launch, work_together
+for factor in (1, 2):
+    result = launch(work_together, Path(), factor, ranks=1, nodes=2, log_dir=Path(sys.argv[1]))
+    print("result", result["rank"], result["total"], flush=True)
+"""
+
+
+def test_two_nodes_meet_where_the_environment_says(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": str(Path(__file__).parent)}
+    nodes = [
+        subprocess.Popen(
+            [sys.executable, "-c", NODES, str(tmp_path)],
+            env={**os.environ, **place, "NODE_RANK": str(node)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for node in (0, 1)
+    ]
+    lines = [line for node in nodes for line in node.communicate(timeout=120)[0].splitlines() if "result" in line]
+    assert sorted(lines) == ["result 0 3.0", "result 0 6.0", "result 1 3.0", "result 1 6.0"]
+
+
+def test_the_meeting_point_is_read_from_slurm_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "MASTER_", "NODE_RANK"))]:
+        monkeypatch.delenv(name)
+    assert meeting_point(1, 0).address == "127.0.0.1"
+    with pytest.raises(ConfigError, match=r"nodes=2, but nothing says where they meet: .*srun.*MASTER_ADDR"):
+        meeting_point(2, 0)
+    slurm = {"NODEID": "1", "NNODES": "2", "JOB_ID": "71", "JOB_NODELIST": "127.0.0.[1-2],login"}
+    for name, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert meeting_point(2, 3) == Meeting("127.0.0.1", 20_071, False, "71-0-3")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "no-such-node-[08,11]")
+    monkeypatch.setenv("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.9")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert meeting_point(2, 0) == Meeting("127.0.0.9", 20_071, False, "71-1-0")
+    with pytest.raises(ConfigError, match="nodes=4, but this SLURM job has 2; use nodes=2"):
+        meeting_point(4, 0)

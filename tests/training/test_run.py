@@ -1,0 +1,164 @@
+"""Whole runs: what they leave behind, and that interrupted, resumed and shared-out runs end at the same numbers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import torch
+
+from cinelora.config.schema import OptimizerConfig, TrainConfig
+from cinelora.errors import TrainingError
+from cinelora.files import load_tensors
+from cinelora.launch import launch
+from cinelora.models.adapter_file import read_adapter
+from cinelora.runs import RunDirectory
+from cinelora.training.checkpoints import load_checkpoint, saved_checkpoints
+from cinelora.training.run import encode_rank, train, train_rank
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_here(config: TrainConfig, folder: Path) -> RunDirectory:
+    """Encode and train in this process."""
+    run = RunDirectory(folder)
+    encode_rank(config, run)
+    train_rank(config, run)
+    return run
+
+
+def assert_same_end(one: RunDirectory, other: RunDirectory, tolerance: float = 0.0) -> None:
+    first, second = load_checkpoint(one.checkpoints), load_checkpoint(other.checkpoints)
+    assert first.step == second.step
+    assert first.tensors.keys() == second.tensors.keys()
+    worst = max(float((first.tensors[k].double() - second.tensors[k].double()).abs().max()) for k in first.tensors)
+    assert worst <= tolerance
+
+
+def test_a_run_leaves_everything_behind(style_config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = RunDirectory(tmp_path)
+    assert train(style_config, tmp_path) == 0
+    summary = json.loads(run.summary.read_text())
+    assert summary["step"] == 8
+    assert summary["adapter_effect"] > 0
+    assert summary["heldout_change"] < 0
+    adapter = read_adapter(run.adapter("style"))
+    assert adapter.spec.rank == 8
+    assert (adapter.base_model, adapter.kind, adapter.transformer) == ("tiny", "style", "t2v")
+    assert adapter.data_hash == summary["data_hash"]
+    assert adapter.config["lora"]["alpha"] == 16.0
+    losses = (run.logs / "csv" / "from-step-00000000" / "metrics.csv").read_text()
+    assert "train/loss" in losses
+    assert "heldout/loss@0.5" in losses
+    assert [path.name for path in saved_checkpoints(run.checkpoints)] == ["step-00000008", "step-00000006"]
+    printed = capsys.readouterr().out
+    assert str(run.adapter("style")) in printed
+    assert "against the start" in printed
+    sizes = [path.stat().st_size for path in run.checkpoints.rglob("*.safetensors")]
+    assert max(sizes) < 1_000_000  # the base, 4 MB, is not in there
+
+
+def spawned_run(config: TrainConfig, folder: Path) -> None:
+    train_rank(config, RunDirectory(folder))
+
+
+@pytest.mark.parametrize("stage", ["style", "motion"])
+def test_a_killed_and_resumed_run_ends_bit_for_bit_like_one_never_killed(
+    stage: str, style_config: TrainConfig, motion_config: TrainConfig, tmp_path: Path
+):
+    config = replace(style_config if stage == "style" else motion_config, ema_decay=0.9)
+    config.optimizer = OptimizerConfig(warmup_steps=3, schedule="cosine")
+    config.lora = replace(config.lora, dropout=0.1)
+    whole = run_here(config, tmp_path / "whole")
+    killed = RunDirectory(tmp_path / "killed")
+    encode_rank(config, killed)
+    child = get_context("spawn").Process(target=spawned_run, args=(config, killed.path))
+    child.start()
+    while not (killed.checkpoints / "step-00000004").exists():
+        assert child.is_alive()
+        time.sleep(0.01)
+    child.kill()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    stopped_at = load_checkpoint(killed.checkpoints).step
+    assert 4 <= stopped_at < 8
+    train_rank(replace(config, resume=str(killed.path)), killed)
+    assert_same_end(whole, killed)
+    ours, theirs = (load_tensors(run.adapter(stage))[0] for run in (whole, killed))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_two_ranks_end_like_one_with_the_same_samples_per_step(style_config: TrainConfig, tmp_path: Path):
+    one = run_here(style_config, tmp_path / "one")
+    shared = replace(style_config, gpus=2, stage=replace(style_config.stage, batch_size=1))
+    run = RunDirectory(tmp_path / "two")
+    launch(encode_rank, shared, run, ranks=2, log_dir=run.logs)
+    launch(train_rank, shared, run, ranks=2, log_dir=run.logs)
+    assert_same_end(one, run, tolerance=1e-5)
+
+
+def test_two_ranks_agree_although_one_of_them_drops_its_image(motion_config: TrainConfig, tmp_path: Path):
+    config = replace(motion_config, dropout=replace(motion_config.dropout, image=0.5))
+    config.stage = replace(config.stage, accumulation=1, steps=4)
+    one = run_here(config, tmp_path / "one")
+    shared = replace(config, gpus=2, stage=replace(config.stage, batch_size=1))
+    run = RunDirectory(tmp_path / "two")
+    encode_rank(config, run)
+    launch(train_rank, shared, run, ranks=2, log_dir=run.logs)
+    assert_same_end(one, run, tolerance=1e-5)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(style_config: TrainConfig, tmp_path: Path):
+    config = replace(style_config, stage=replace(style_config.stage, steps=40))
+    config.optimizer = OptimizerConfig(lr=1e12, lr_for_width=None, clip_norm=0.0)
+    config.checkpoint = replace(config.checkpoint, every_steps=1)
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+; the last checkpoint is kept"):
+        run_here(config, tmp_path)
+    assert load_checkpoint(RunDirectory(tmp_path).checkpoints).step >= 1
+
+
+def test_more_steps_go_on_from_a_finished_run(style_config: TrainConfig, tmp_path: Path):
+    run = run_here(style_config, tmp_path)
+    longer = replace(style_config, resume=str(run.path), stage=replace(style_config.stage, steps=10))
+    assert train_rank(longer, run)["step"] == 10
+    with pytest.raises(Exception, match=r"already has its 10 steps; go on with stage\.steps="):
+        train_rank(longer, run)
+
+
+def test_ema_is_exported_and_is_not_the_adapter_itself(style_config: TrainConfig, tmp_path: Path):
+    run = run_here(replace(style_config, ema_decay=0.9), tmp_path)
+    saved = load_checkpoint(run.checkpoints)
+    exported = read_adapter(run.adapter("style")).state
+    for name, value in exported.items():
+        assert torch.equal(value, saved.group("ema")[name])
+    assert any(not torch.equal(value, saved.group("adapter")[name]) for name, value in exported.items())
+
+
+def test_ctrl_c_saves_and_the_resumed_run_ends_like_one_left_alone(footage: Path, cache: Path, tmp_path: Path):
+    def command(*settings: str) -> list[str]:
+        return [sys.executable, str(ROOT / "train.py"), "logger=csv", "validation.every_steps=0", *settings]
+
+    settings = ["stage=style", "data=folder", f"data.root={footage}", f"cache={cache}", "model.height=32", "model.width=48"]
+    settings += ["stage.batch_size=1", "checkpoint.every_steps=0"]
+    stopped = tmp_path / "stopped"
+    process = subprocess.Popen(
+        command(*settings, "stage.steps=100000", f"out={stopped}"), start_new_session=True, stdout=subprocess.PIPE, text=True
+    )
+    while not (stopped / "logs" / "csv" / "from-step-00000000" / "metrics.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # the terminal sends it to the whole group
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "resume=" in printed
+    step = load_checkpoint(RunDirectory(stopped).checkpoints).step
+    subprocess.run(command(f"resume={stopped}", f"stage.steps={step + 3}"), check=True)
+    whole = tmp_path / "whole"
+    subprocess.run(command(*settings, f"stage.steps={step + 3}", f"out={whole}"), check=True)
+    assert_same_end(RunDirectory(whole), RunDirectory(stopped))

@@ -1,0 +1,157 @@
+"""Laws of the training step, on real samples and the embedded model, in this process."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import WanImageToVideoPipeline
+from torch.utils.data import default_collate
+
+from cinelora.config.schema import DropoutConfig, OptimizerConfig, TrainConfig
+from cinelora.latents.cache import Index
+from cinelora.latents.dataset import LatentDataset
+from cinelora.models.lora import adapter_state
+from cinelora.models.wan import Part, WanBundle, predict_velocity
+from cinelora.runs import RunDirectory
+from cinelora.training.run import build_stage, encode_rank
+from cinelora.training.stage import Draw, Stage, learning_rate
+
+
+def prepared(config: TrainConfig, folder: Path) -> tuple[Stage, LatentDataset]:
+    """The stage of ``config`` and its training samples, encoded."""
+    run = RunDirectory(folder)
+    encode_rank(config, run)
+    training = LatentDataset(Path(config.cache), Index.load(run.dataset), "train")
+    return build_stage(config, run, training), training
+
+
+def batch_of(training: LatentDataset, *positions: int) -> dict[str, torch.Tensor]:
+    return default_collate([training[i] for i in positions])
+
+
+def test_the_frozen_base_is_untouched_by_a_step_and_the_adapter_is_not(style_config: TrainConfig, tmp_path: Path):
+    stage, training = prepared(style_config, tmp_path)
+    before = {name: value.clone() for name, value in stage.transformer.state_dict().items()}
+    optimizer = stage.configure_optimizers()
+    batch = batch_of(training, 0, 1)
+    for _ in range(2):  # B is zero at first, so that A moves from the second step on
+        stage.loss(batch, stage.draw_at(batch, step=0)).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    changed = {name for name, value in stage.transformer.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if "lora_" in name}
+
+
+def test_the_loss_is_the_velocity_error_of_what_the_official_model_is_shown(motion_config: TrainConfig, tmp_path: Path):
+    """Assembled a second time by hand: mask, whole-clip condition, 1000 * sigma, noise - clean."""
+    stage, training = prepared(motion_config, tmp_path)
+    batch = batch_of(training, 0)
+    draw = stage.draw_at(batch, step=3, sigma=0.3)
+    clean, sigma = batch["latents"], 0.3
+    mask = torch.zeros(1, 4, *clean.shape[2:])
+    mask[:, :, 0] = 1
+    noisy = (1 - sigma) * clean + sigma * draw.noise
+    with torch.no_grad():
+        velocity = stage.transformer(
+            torch.cat([noisy, mask, batch["image_latents"]], dim=1),
+            torch.tensor([1000 * 0.3]),
+            batch["text"],
+            batch["image_tokens"],
+        ).sample
+        expected = (velocity - (draw.noise - clean)).square().mean()
+        assert torch.allclose(stage.loss(batch, draw), expected[None], atol=1e-6)
+
+
+def test_a_trained_sample_is_conditioned_like_the_diffusers_pipeline_conditions_its_first_frame(
+    motion_config: TrainConfig, i2v: WanBundle, tmp_path: Path
+):
+    from cinelora.footage.samples import read_frames, read_manifest
+
+    _, training = prepared(motion_config, tmp_path)
+    entry = training.entries[0]
+    sample = next(s for s in read_manifest(RunDirectory(tmp_path).manifest).samples if s.id == entry.id)
+    first = read_frames(Path(str(motion_config.data.root)), sample, 32, 48)[0]
+    pipeline = WanImageToVideoPipeline.from_pretrained(i2v.directory(Part.VAE).parent)
+    pixels = torch.from_numpy(first.copy()).permute(2, 0, 1)[None] / 127.5 - 1
+    _, condition = pipeline.prepare_latents(pixels, 1, 16, 32, 48, 9, torch.float32, "cpu")
+    assert (training[0]["image_latents"] - condition[0, 4:]).abs().max() < 1e-6
+
+
+def test_draws_depend_on_seed_sample_step_and_slot_alone(style_config: TrainConfig, tmp_path: Path):
+    stage, training = prepared(style_config, tmp_path)
+    pair, alone = batch_of(training, 0, 1), batch_of(training, 1)
+    both, second = stage.draw_at(pair, step=7, first_slot=4), stage.draw_at(alone, step=7, first_slot=5)
+    assert torch.equal(both.noise[1], second.noise[0])
+    assert torch.equal(both.sigma[1], second.sigma[0])
+    assert both.drop_caption[1] == second.drop_caption[0]
+    later, elsewhere = stage.draw_at(alone, step=8, first_slot=5), stage.draw_at(alone, step=7, first_slot=6)
+    assert not torch.equal(second.noise, later.noise)
+    assert not torch.equal(second.noise, elsewhere.noise)  # a sample repeated within a step gets noise of its own
+
+
+def test_dropout_happens_at_its_rate(motion_config: TrainConfig, tmp_path: Path):
+    config = replace(motion_config, dropout=DropoutConfig(caption=0.3, image=0.1))
+    stage, training = prepared(config, tmp_path)
+    draws = [stage.draw_at(batch_of(training, 0), step) for step in range(600)]
+    assert abs(sum(d.drop_caption[0] for d in draws) / 600 - 0.3) < 0.06
+    assert abs(sum(d.drop_image[0] for d in draws) / 600 - 0.1) < 0.04
+
+
+def test_a_batch_with_some_images_dropped_equals_its_samples_one_by_one(motion_config: TrainConfig, tmp_path: Path):
+    stage, training = prepared(motion_config, tmp_path)
+    batch = batch_of(training, 0, 1, 2)
+    draw = stage.draw_at(batch, step=0)
+    mixed = Draw(draw.noise, draw.sigma, [False, True, False], [True, False, True])
+    together = stage.loss(batch, mixed)
+    for i in range(3):
+        single = Draw(draw.noise[i : i + 1], draw.sigma[i : i + 1], [mixed.drop_caption[i]], [mixed.drop_image[i]])
+        assert torch.allclose(together[i], stage.loss(batch_of(training, i), single)[0], atol=1e-5)
+
+
+def test_stills_on_i2v_see_no_image(style_config: TrainConfig, tmp_path: Path):
+    """The mask of a single frame is all ones and its condition is the answer: so neither is shown."""
+    config = replace(style_config, stage=replace(style_config.stage, transformer="i2v"))
+    stage, training = prepared(config, tmp_path)
+    batch = batch_of(training, 0)
+    assert "image_tokens" not in batch
+    draw = stage.draw_at(batch, step=0, sigma=0.5)
+    condition = stage.condition(batch)
+    assert condition.image is None
+    noisy = stage.flow.add_noise(batch["latents"], draw.noise, draw.sigma)
+    velocity = predict_velocity(stage.transformer, noisy, draw.sigma * 1000, condition)
+    expected = (velocity - (draw.noise - batch["latents"])).square().mean()
+    assert torch.allclose(stage.loss(batch, draw)[0], expected, atol=1e-6)
+
+
+def test_only_the_motion_adapter_trains_on_top_of_a_style_adapter(
+    style_config: TrainConfig, motion_config: TrainConfig, tmp_path: Path
+):
+    from cinelora.training.run import carry_style_adapter, export
+
+    style, _ = prepared(style_config, tmp_path / "style")
+    state = {k: torch.randn_like(v) * 0.1 for k, v in adapter_state(style.transformer, "style").items()}
+    style_run, run = RunDirectory(tmp_path / "style"), RunDirectory(tmp_path / "motion")
+    export(style_config, style_run, Index.load(style_run.dataset), state)
+    run.path.mkdir()
+    carry_style_adapter(str(style_run.path), run)
+    stage, training = prepared(motion_config, run.path)
+    for name, value in adapter_state(stage.transformer, "style").items():
+        assert torch.equal(value, state[name])
+    batch = batch_of(training, 0)
+    loss = stage.loss(batch, stage.draw_at(batch, step=0, sigma=0.5))
+    without, _ = prepared(motion_config, tmp_path / "bare")
+    assert not torch.allclose(loss, without.loss(batch, without.draw_at(batch, step=0, sigma=0.5)))
+    loss.sum().backward()
+    trained = {name for name, parameter in stage.transformer.named_parameters() if parameter.grad is not None}
+    assert trained
+    assert all(".motion." in name for name in trained)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_the_rate_is_a_function_of_the_step(schedule: str):
+    settings = OptimizerConfig(warmup_steps=4, schedule=schedule)
+    rates = [learning_rate(step, settings, 1.0, 20) for step in range(20)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0
+    assert rates[-1] == (1.0 if schedule == "constant" else pytest.approx(0.0096, abs=1e-3))

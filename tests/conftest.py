@@ -1,13 +1,49 @@
-"""What every test may ask for: the embedded model, built once per session, and small settings."""
+"""What every test may ask for: the embedded model and its encodings, built once per session, and small real runs."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import numpy as np
 import pytest
 
+from cinelora.config.schema import (
+    CheckpointConfig,
+    DataConfig,
+    LoggerConfig,
+    ModelConfig,
+    StageConfig,
+    StrategyConfig,
+    TrainConfig,
+    ValidationConfig,
+)
+from cinelora.files import write_mp4
 from cinelora.models.wan import WanBundle
+
+SMALL = ModelConfig(
+    name="tiny",
+    t2v="embedded:tiny-t2v",
+    i2v="embedded:tiny-i2v",
+    dtype="fp32",
+    checkpoint_activations=False,
+    num_layers=4,
+    num_heads=4,
+    hidden_size=128,
+    height=32,
+    width=48,
+    fps=16,
+    num_frames=9,
+    sampling_shift=3.0,
+)
+
+
+def moving_bars(seed: int, num_frames: int = 12) -> np.ndarray:
+    """A clip (T, 32, 48, 3) of coloured bars that drift, different for every seed."""
+    colours = np.random.default_rng(seed).integers(0, 256, (6, 3), dtype=np.uint8)
+    frame = np.repeat(colours, 8, axis=0)[None].repeat(32, axis=0)
+    return np.stack([np.roll(frame, shift, axis=1) for shift in range(num_frames)])
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +60,35 @@ def t2v(cache: Path) -> WanBundle:
 @pytest.fixture(scope="session")
 def i2v(cache: Path) -> WanBundle:
     return WanBundle("embedded:tiny-i2v", dtype="fp32", cache=cache)
+
+
+@pytest.fixture(scope="session")
+def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six clips with captions."""
+    folder = tmp_path_factory.mktemp("footage")
+    for number in range(6):
+        write_mp4(folder / f"clip{number}.mp4", moving_bars(number), fps=16)
+        (folder / f"clip{number}.txt").write_text(f"bars, number {number}")
+    return folder
+
+
+@pytest.fixture
+def style_config(footage: Path, cache: Path) -> TrainConfig:
+    return TrainConfig(
+        model=SMALL,
+        stage=StageConfig(name="style", transformer="t2v", num_frames=1, steps=8, batch_size=2),
+        data=DataConfig(name="bars", root=str(footage), holdout=0.2),
+        strategy=StrategyConfig(),
+        logger=LoggerConfig(name="csv", every_steps=1),
+        checkpoint=CheckpointConfig(every_steps=2, keep=2),
+        validation=ValidationConfig(every_steps=4, samples=2),
+        cache=str(cache),
+    )
+
+
+@pytest.fixture
+def motion_config(style_config: TrainConfig) -> TrainConfig:
+    stage = StageConfig(
+        name="motion", transformer="i2v", num_frames=9, image_condition=True, steps=8, batch_size=2, accumulation=2
+    )
+    return replace(style_config, stage=stage)

@@ -18,7 +18,7 @@ Shot = tuple[int, int]
 LEAST_JUMP = 4.0
 """Mean difference of luma (0..255) below which nothing is a cut: two dark scenes differ by little more."""
 TIMES_NEIGHBOURS = 2.2
-"""How far a cut stands out from the largest difference within ``REACH`` frames: in the clips looked at by eye, cuts do by
+"""How far a cut stands out from the largest difference within ``REACH`` frames: cuts found by eye in real clips do by
 2.8 to 150, fast pans and passing cars by 1.4 at most."""
 REACH = 2
 

@@ -121,16 +121,16 @@ class LatentCache:
     def encode(
         self, footage: Path, manifest: Manifest, index: Index, texts: dict[str, str], rank: int = 0, world_size: int = 1
     ) -> list[Skipped]:
-        """Encode this rank's share of what is missing; returns the samples whose pixels could not be read."""
+        """Encode what is missing of this rank's share; returns the samples whose pixels could not be read.
+
+        The share is cut from all samples, not from the missing ones, which change while other ranks write.
+        """
         prompts = {entry.text: entry.caption for entry in index.entries}
         prompts |= {index.texts[role]: prompt for role, prompt in texts.items()}
-        self._encode_texts(_share(self._missing(prompts), rank, world_size), prompts, rank == 0)
-        todo = [
-            (sample, entry)
-            for sample, entry in zip(manifest.samples, index.entries, strict=True)
-            if self._missing(name for name in (entry.video, entry.image) if name)
-        ]
-        return self._encode_samples(footage, _share(todo, rank, world_size), rank == 0)
+        self._encode_texts(self._missing(list(prompts)[rank::world_size]), prompts, rank == 0)
+        pairs = list(zip(manifest.samples, index.entries, strict=True))[rank::world_size]
+        todo = [pair for pair in pairs if self._missing(name for name in (pair[1].video, pair[1].image) if name)]
+        return self._encode_samples(footage, todo, rank == 0)
 
     def complete(self, index: Index, skipped: list[Skipped]) -> Index:
         """``index`` without the entries that could not be encoded. Raises ``FootageError`` where none is left."""
@@ -189,10 +189,6 @@ class LatentCache:
 def encoding_path(root: Path, name: str) -> Path:
     """Where the encoding ``name`` lies below ``root``: spread over folders by the first digits of its hash."""
     return root / name.split("-")[1][:2] / f"{name}.safetensors"
-
-
-def _share(items: list[T], rank: int, world_size: int) -> list[T]:
-    return items[rank::world_size]
 
 
 def _progress(items: list[T], unit: str, show: bool) -> Iterable[T]:

@@ -375,9 +375,9 @@ def test_an_i2v_adapter_on_t2v_says_what_it_leaves_out(make_wan: MakeWan, caplog
 
 def test_an_adapter_of_another_base_is_refused_with_both_sides(make_wan: MakeWan):
     deep = adapter_of(make_wan("t2v", num_layers=3), base_model="deep")
-    with pytest.raises(AdapterError, match="of deep .* 3 blocks does not fit model=tiny with 2"):
+    with pytest.raises(AdapterError, match=r"of deep .* 3 blocks does not fit model=tiny with 2"):
         check_fits(deep, make_wan("t2v"), "tiny")
-    with pytest.raises(AdapterError, match="of tiny .* 2 blocks does not fit model=deep with 3"):
+    with pytest.raises(AdapterError, match=r"of tiny .* 2 blocks does not fit model=deep with 3"):
         check_fits(adapter_of(make_wan("t2v")), make_wan("t2v", num_layers=3), "deep")
     wide = adapter_of(make_wan("t2v", num_attention_heads=6), base_model="wide")
     with pytest.raises(AdapterError, match="192x192 does not fit model=tiny with 128x128"):

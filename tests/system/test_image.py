@@ -192,7 +192,7 @@ def test_image_has_a_command_a_plain_user_and_no_build_settings(buildah: Buildah
 def test_demo_runs_in_the_image(buildah: Buildah, container: str) -> None:
     """The whole demo, shortened in steps alone: both stages, then the clip with and without the adapters."""
     short = ("DEMO_STYLE_STEPS=2", "DEMO_MOTION_STEPS=2", "DEMO_SAMPLER_STEPS=2")
-    buildah.run("run", container, "--", "tini", "--", "make", "demo", *short, timeout_s=600)
+    buildah.run("run", container, "--", "tini", "-s", "--", "make", "demo", *short, timeout_s=900)
 
     demo = Path(buildah.answer("mount", container)) / "cinelora" / "outputs" / "demo"
     with av.open(demo / "scene" / "clip.mp4") as clip:

@@ -1,0 +1,162 @@
+"""What is encoded, when, and what it costs to change something."""
+
+import os
+import shutil
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import torch
+
+from cinelora.errors import FootageError
+from cinelora.files import load_tensors
+from cinelora.footage.samples import Manifest, scan
+from cinelora.latents.cache import Framing, Index, LatentCache
+from cinelora.latents.dataset import LatentDataset
+from cinelora.models.wan import Part, WanBundle
+
+STILLS = Framing(height=32, width=48, num_frames=1, image_condition=False)
+WINDOWS = Framing(height=32, width=48, num_frames=9, image_condition=True)
+TEXTS = {"null": ""}
+
+
+@pytest.fixture
+def clips(footage: Path, tmp_path: Path) -> Path:
+    """A copy of the footage that a test may change."""
+    return Path(shutil.copytree(footage, tmp_path / "clips"))
+
+
+def survey(clips: Path, framing: Framing, **options) -> Manifest:
+    options = {"caption": None, "trigger": None, "holdout": 0.2, "stills_per_shot": 1, **options}
+    return scan(clips, num_frames=framing.num_frames, fps=16, window_stride=9, seed=0, **options)
+
+
+def build(root: Path, bundle: WanBundle, framing: Framing, clips: Path, **options) -> tuple[Index, set[Path]]:
+    """Encode what is missing; the index, and the files that this call wrote."""
+    latents, manifest = LatentCache(root, bundle, framing), survey(clips, framing, **options)
+    before = set(root.rglob("*.safetensors"))
+    index = latents.index(manifest, TEXTS)
+    skipped = latents.encode(clips, manifest, index, TEXTS)
+    return latents.complete(index, skipped), set(root.rglob("*.safetensors")) - before
+
+
+def kinds(files: set[Path]) -> dict[str, int]:
+    names = [path.name.split("-")[0] for path in files if "latents" in path.parts]
+    return {kind: names.count(kind) for kind in sorted(set(names))}
+
+
+def test_everything_is_encoded_once(clips: Path, t2v: WanBundle, tmp_path: Path):
+    index, written = build(tmp_path / "c", t2v, STILLS, clips)
+    assert kinds(written) == {"text": 7, "video": 6}  # six captions and the empty one
+    again, nothing = build(tmp_path / "c", t2v, STILLS, clips)
+    assert nothing == set()
+    assert again == index
+
+
+def test_windows_carry_their_image_condition(clips: Path, i2v: WanBundle, tmp_path: Path):
+    index, written = build(tmp_path / "c", i2v, WINDOWS, clips)
+    assert kinds(written) == {"image": 6, "text": 7, "video": 6}
+    item = LatentDataset(tmp_path / "c", index, "train")[0]
+    assert item["latents"].shape == item["image_latents"].shape == (16, 3, 4, 6)
+    assert item["image_tokens"].shape == (257, 32)
+    assert item["text"].shape == (512, 64)
+
+
+def test_a_changed_caption_encodes_one_text(clips: Path, t2v: WanBundle, tmp_path: Path):
+    before, _ = build(tmp_path / "c", t2v, STILLS, clips)
+    (clips / "clip3.txt").write_text("something else")
+    after, written = build(tmp_path / "c", t2v, STILLS, clips)
+    assert kinds(written) == {"text": 1}
+    assert before.data_hash != after.data_hash
+
+
+def test_touching_renaming_or_moving_a_clip_encodes_nothing(clips: Path, t2v: WanBundle, tmp_path: Path):
+    build(tmp_path / "c", t2v, STILLS, clips)
+    os.utime(clips / "clip1.mp4")
+    (clips / "sub").mkdir()
+    for suffix in ("mp4", "txt"):
+        (clips / f"clip2.{suffix}").rename(clips / "sub" / f"renamed.{suffix}")
+    _, written = build(tmp_path / "c", t2v, STILLS, clips)
+    assert written == set()
+
+
+def test_a_changed_clip_encodes_that_clip(clips: Path, t2v: WanBundle, tmp_path: Path):
+    build(tmp_path / "c", t2v, STILLS, clips)
+    shutil.copy(clips / "clip1.mp4", clips / "clip0.mp4")
+    with (clips / "clip0.mp4").open("ab") as file:
+        file.write(b"\0\0\0\x08free")  # an empty box: other bytes, same pictures; content is judged by its bytes
+    _, written = build(tmp_path / "c", t2v, STILLS, clips)
+    assert kinds(written) == {"video": 1}
+
+
+def test_another_vae_encodes_every_sample_and_no_text(clips: Path, t2v: WanBundle, tmp_path: Path):
+    build(tmp_path / "c", t2v, STILLS, clips)
+    folder = shutil.copytree(t2v.directory(Part.VAE).parent, tmp_path / "model")
+    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors, _ = load_tensors(weights)
+    from safetensors.torch import save_file
+
+    save_file({name: value * 1.01 for name, value in tensors.items()}, weights, {"format": "pt"})
+    other = WanBundle(str(folder), dtype="fp32", cache=tmp_path)
+    _, written = build(tmp_path / "c", other, STILLS, clips)
+    assert kinds(written) == {"video": 6}
+
+
+def test_stills_and_windows_share_their_texts(clips: Path, i2v: WanBundle, tmp_path: Path):
+    build(tmp_path / "c", i2v, STILLS, clips)
+    _, written = build(tmp_path / "c", i2v, WINDOWS, clips)
+    assert kinds(written) == {"image": 6, "video": 6}
+
+
+def test_ranks_share_the_work_without_overlap(clips: Path, t2v: WanBundle, tmp_path: Path):
+    latents, manifest = LatentCache(tmp_path / "c", t2v, STILLS), survey(clips, STILLS)
+    index = latents.index(manifest, TEXTS)
+    for rank in range(2):
+        latents.encode(clips, manifest, index, TEXTS, rank, 2)
+    with pytest.raises(FootageError, match="none of the 6 samples"):
+        LatentCache(tmp_path / "half", t2v, STILLS).complete(index, [])
+    whole, _ = build(tmp_path / "whole", t2v, STILLS, clips)
+    assert latents.complete(index, []) == whole
+    for entry in whole.entries:
+        mine, theirs = (load_tensors(LatentCache(tmp_path / r, t2v, STILLS).path(entry.video))[0] for r in ("c", "whole"))
+        assert torch.equal(mine["latents"], theirs["latents"])
+
+
+def build_in_a_child(root: Path, cache: Path, clips: Path) -> None:
+    build(root, WanBundle("embedded:tiny-i2v", dtype="fp32", cache=cache), WINDOWS, clips)
+
+
+def test_a_killed_build_goes_on_where_it_stopped(clips: Path, i2v: WanBundle, cache: Path, tmp_path: Path):
+    root = tmp_path / "c"
+    child = get_context("spawn").Process(target=build_in_a_child, args=(root, cache, clips))
+    child.start()
+    while len(list(root.rglob("video-*.safetensors"))) < 2:
+        assert child.is_alive()
+        time.sleep(0.005)
+    child.kill()
+    child.join()
+    done = set(root.rglob("*.safetensors"))
+    index, written = build(root, i2v, WINDOWS, clips)
+    assert len(index.entries) == 6
+    assert len(done | written) == 6 + 6 + 7
+    whole, _ = build(tmp_path / "whole", i2v, WINDOWS, clips)
+    assert whole == index
+    for path in (tmp_path / "whole").rglob("*.safetensors"):
+        ours, theirs = load_tensors(root / path.relative_to(tmp_path / "whole"))[0], load_tensors(path)[0]
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_clip_that_breaks_between_scan_and_encoding_is_named_and_left_out(clips: Path, t2v: WanBundle, tmp_path: Path):
+    latents, manifest = LatentCache(tmp_path / "c", t2v, STILLS), survey(clips, STILLS)
+    index = latents.index(manifest, TEXTS)
+    (clips / "clip4.mp4").write_bytes(b"\0" * 100)
+    skipped = latents.encode(clips, manifest, index, TEXTS)
+    assert [clip.path for clip in skipped] == ["clip4.mp4"]
+    assert len(latents.complete(index, skipped).entries) == 5
+
+
+def test_an_index_survives_its_file(clips: Path, t2v: WanBundle, tmp_path: Path):
+    index, _ = build(tmp_path / "c", t2v, STILLS, clips)
+    index.save(tmp_path / "dataset.json")
+    assert Index.load(tmp_path / "dataset.json") == index

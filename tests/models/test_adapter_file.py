@@ -1,0 +1,428 @@
+"""Adapter files: the names and scales other tools rely on, what comes back, and what is refused."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel
+from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cinelora.errors import AdapterError, CineloraError
+from cinelora.models.adapter_file import (
+    WAN_NAMES,
+    AdapterFile,
+    LoraSpec,
+    comfy_name,
+    diffusers_name,
+    export_adapter,
+    read_adapter,
+    read_adapter_facts,
+)
+from cinelora.models.lora import add_adapter, load_adapter
+from cinelora.models.wan import Part, WanBundle
+
+I2V_14B: dict[str, Any] = {
+    "num_attention_heads": 40,
+    "attention_head_dim": 128,
+    "num_layers": 40,
+    "ffn_dim": 13824,
+    "in_channels": 36,
+    "out_channels": 16,
+    "image_dim": 1280,
+    "added_kv_proj_dim": 5120,
+}
+ORIGIN: dict[str, Any] = {
+    "kind": "motion",
+    "base_model": "wan21_14b_720p",
+    "base_revision": "0123abc",
+    "transformer": "i2v",
+    "trigger": 'a "noir" look, in 雨',
+    "data_hash": "feed",
+    "config": {"seed": 3, "data": {"root": "/my/footage", "caption": None}},
+}
+
+
+def factors(modules: list[str], rank: int, width: int = 6, seed: int = 0) -> dict[str, Tensor]:
+    """Random factors; B is wider than A, so that nothing fits the other way round."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for module in modules:
+        state[f"{module}.lora_A.weight"] = torch.randn(rank, width, generator=generator)
+        state[f"{module}.lora_B.weight"] = torch.randn(width + 1, rank, generator=generator)
+    return state
+
+
+def an_adapter(spec: LoraSpec, projections: tuple[str, ...] = ("attn2.to_q", "attn2.add_k_proj")) -> AdapterFile:
+    modules = [f"blocks.{block}.{name}" for block in (0, 11) for name in projections]
+    return AdapterFile(factors(modules, spec.rank), spec, **ORIGIN)
+
+
+def update(state: dict[str, Tensor], module: str) -> Tensor:
+    return state[f"{module}.lora_B.weight"] @ state[f"{module}.lora_A.weight"]
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+def original_14b_projections() -> list[str]:
+    """The linear layers of the blocks in the official I2V 14B checkpoint (``wan/modules/model.py`` of Wan2.1)."""
+    attention = [f"self_attn.{name}" for name in "qkvo"] + [f"cross_attn.{name}" for name in "qkvo"]
+    return [
+        f"blocks.{block}.{name}"
+        for block in range(40)
+        for name in [*attention, "cross_attn.k_img", "cross_attn.v_img", "ffn.0", "ffn.2"]
+    ]
+
+
+@pytest.fixture
+def wan_14b() -> WanTransformer3DModel:
+    with torch.device("meta"):
+        return WanTransformer3DModel(**I2V_14B)
+
+
+def test_exported_names_are_those_of_the_original_14b_checkpoint(wan_14b: WanTransformer3DModel):
+    linear = [
+        name
+        for name, module in wan_14b.named_modules()
+        if isinstance(module, torch.nn.Linear) and name.startswith("blocks.")
+    ]
+    originals = {f"{name}.weight": torch.empty(0) for name in original_14b_projections()}
+    converted = convert_wan_transformer_to_diffusers(dict(originals))  # diffusers' own table, in the order of originals
+    assert set(converted) == {f"{name}.weight" for name in linear}
+    for original, module in zip(originals, converted, strict=True):
+        ours = comfy_name(module.removesuffix(".weight"))
+        assert ours == f"diffusion_model.{original.removesuffix('.weight')}"
+        assert diffusers_name(ours) == module.removesuffix(".weight")
+
+
+def test_a_14b_adapter_has_the_size_and_names_it_should(wan_14b: WanTransformer3DModel):
+    modules = add_adapter(wan_14b, "style", LoraSpec(8, 16.0), seed=0)
+    assert sum(p.numel() for p in wan_14b.parameters() if p.requires_grad) == 40 * 6 * 8 * 2 * 5120
+    wanted = {f"diffusion_model.{name}" for name in original_14b_projections() if "cross_attn" in name}
+    assert {comfy_name(module) for module in modules} == wanted
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["proj_out", "blocks.x.attn2.to_q", "blocks.0.attn2.norm_q", "blocks.0.attn2", "transformer.blocks.0.attn2.to_q"],
+)
+def test_what_has_no_name_in_comfyui_is_refused(name: str):
+    with pytest.raises(AdapterError, match=re.escape(name)):
+        comfy_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["diffusion_model.head.head", "diffusion_model.blocks.0.attn2.to_q", "blocks.0.self_attn.q"]
+)
+def test_what_is_no_name_of_comfyui_is_refused(name: str):
+    with pytest.raises(AdapterError, match=re.escape(name)):
+        diffusers_name(name)
+
+
+# -- our files in other programs ---------------------------------------------------------------------------------------
+
+
+def run(transformer: WanTransformer3DModel) -> Tensor:
+    generator, config = torch.Generator().manual_seed(1), transformer.config
+    image = torch.randn(1, 257, config.image_dim, generator=generator) if config.image_dim else None
+    with torch.no_grad():
+        velocity: Tensor = transformer(
+            hidden_states=torch.randn(1, config.in_channels, 2, 6, 6, generator=generator),
+            timestep=torch.tensor([700.0]),
+            encoder_hidden_states=torch.randn(1, 512, config.text_dim, generator=generator),
+            encoder_hidden_states_image=image,
+            return_dict=False,
+        )[0]
+    return velocity
+
+
+def learnt(transformer: WanTransformer3DModel, spec: LoraSpec, kind: str) -> AdapterFile:
+    layers = dict(transformer.named_modules())
+    generator, state = torch.Generator().manual_seed(2), {}
+    for module in add_adapter(transformer, "probe", spec, seed=0):
+        base = layers[module]
+        state[f"{module}.lora_A.weight"] = torch.randn(spec.rank, base.in_features, generator=generator) * 0.1
+        state[f"{module}.lora_B.weight"] = torch.randn(base.out_features, spec.rank, generator=generator) * 0.1
+    return AdapterFile(state, spec, **{**ORIGIN, "transformer": kind, "base_model": "tiny"})
+
+
+@pytest.mark.parametrize("layout", ["comfy", "diffusers"])
+@pytest.mark.parametrize(("rank", "alpha"), [(4, 8.0), (12, 16.0), (8, 8.0)])
+@pytest.mark.parametrize(
+    ("trained_on", "used_on", "targets"),
+    [
+        ("t2v", "t2v", "cross_attention"),
+        ("i2v", "i2v", "cross_attention"),
+        ("t2v", "i2v", "cross_attention"),
+        ("i2v", "t2v", "cross_attention"),
+        ("t2v", "t2v", "all_linear"),
+        ("i2v", "i2v", "all_linear"),
+    ],
+)
+def test_stock_diffusers_gives_our_output(
+    t2v: WanBundle,
+    i2v: WanBundle,
+    tmp_path: Path,
+    trained_on: str,
+    used_on: str,
+    targets: str,
+    rank: int,
+    alpha: float,
+    layout: Any,
+):
+    bundles = {"t2v": t2v, "i2v": i2v}
+    pipelines = {"t2v": WanPipeline, "i2v": WanImageToVideoPipeline}
+    adapter = learnt(bundles[trained_on].load_transformer(), LoraSpec(rank, alpha, targets=targets), trained_on)
+    export_adapter(tmp_path / "adapter.safetensors", adapter, layout)
+
+    folder = bundles[used_on].directory(Part.TRANSFORMER).parent
+    pipeline = pipelines[used_on].from_pretrained(folder)
+    before = run(pipeline.transformer)
+    pipeline.load_lora_weights(tmp_path / "adapter.safetensors")
+    theirs = run(pipeline.transformer)
+
+    transformer = bundles[used_on].load_transformer()
+    assert torch.equal(run(transformer), before)
+    load_adapter(transformer, "motion", read_adapter(tmp_path / "adapter.safetensors"), "tiny")
+    assert (run(transformer) - theirs).abs().max() < 1e-5
+    assert (theirs - before).abs().max() > 1e-2
+
+
+def test_the_scale_is_folded_into_b(tmp_path: Path):
+    adapter = an_adapter(LoraSpec(4, 8.0))
+    export_adapter(tmp_path / "a.safetensors", adapter)
+    tensors = load_file(tmp_path / "a.safetensors")
+    name, module = "diffusion_model.blocks.11.cross_attn.k_img", "blocks.11.attn2.add_k_proj"
+    assert torch.equal(tensors[f"{name}.lora_A.weight"], adapter.state[f"{module}.lora_A.weight"])
+    assert torch.equal(tensors[f"{name}.lora_B.weight"], 2 * adapter.state[f"{module}.lora_B.weight"])
+    assert all(
+        re.fullmatch(r"diffusion_model\.blocks\.\d+\.cross_attn\.\w+\.lora_[AB]\.weight", key) for key in tensors
+    )
+
+
+# -- there and back ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["comfy", "diffusers"])
+@pytest.mark.parametrize(
+    ("rank", "alpha", "exact"), [(4, 8.0, True), (8, 16.0, True), (8, 4.0, True), (12, 16.0, False)]
+)
+def test_what_was_written_is_read(tmp_path: Path, layout: Any, rank: int, alpha: float, exact: bool):
+    adapter = an_adapter(LoraSpec(rank, alpha, dropout=0.1, targets="cross_attention"))
+    export_adapter(tmp_path / "a.safetensors", adapter, layout)
+    again = read_adapter(tmp_path / "a.safetensors")
+    assert replace(again, state={}) == replace(adapter, state={})
+    assert again.state.keys() == adapter.state.keys()
+    for key, factor in adapter.state.items():
+        assert torch.allclose(
+            again.state[key], factor, rtol=0.0 if exact or layout == "diffusers" else 2.4e-7, atol=0.0
+        )
+
+
+def test_no_trigger_stays_none_and_bf16_is_written_as_float32(tmp_path: Path):
+    adapter = an_adapter(LoraSpec(4, 4.0))
+    adapter = replace(adapter, trigger=None, state={key: factor.bfloat16() for key, factor in adapter.state.items()})
+    export_adapter(tmp_path / "a.safetensors", adapter)
+    again = read_adapter(tmp_path / "a.safetensors")
+    assert again.trigger is None
+    assert {tensor.dtype for tensor in load_file(tmp_path / "a.safetensors").values()} == {torch.float32}
+    assert all(torch.equal(again.state[key], factor.float()) for key, factor in adapter.state.items())
+
+
+def test_facts_come_from_the_header(tmp_path: Path):
+    spec = LoraSpec(4, 8.0, 0.1)
+    export_adapter(tmp_path / "a.safetensors", an_adapter(spec))
+    facts = read_adapter_facts(tmp_path / "a.safetensors")
+    wanted = {"tool": "cinelora", "rank": 4, "alpha": 8.0, "dropout": 0.1, "targets": "cross_attention", **ORIGIN}
+    assert facts == wanted
+    foreign = bare("lora_unet_blocks_0_ffn_0", down="lora_down", up="lora_up")
+    save_file(foreign, tmp_path / "b.safetensors")
+    assert read_adapter_facts(tmp_path / "b.safetensors") == {
+        **dict.fromkeys(wanted),
+        "tool": "musubi-tuner",
+        "rank": 4,
+        "targets": "all_linear",
+        "transformer": "t2v",
+    }
+
+
+# -- files of other tools ----------------------------------------------------------------------------------------------
+
+
+def bare(
+    name: str, rank: int = 4, alpha: float | None = None, down: str = "lora_A", up: str = "lora_B"
+) -> dict[str, Tensor]:
+    state = factors(["m"], rank)
+    tensors = {f"{name}.{down}.weight": state["m.lora_A.weight"], f"{name}.{up}.weight": state["m.lora_B.weight"]}
+    return tensors if alpha is None else {**tensors, f"{name}.alpha": torch.tensor(alpha)}
+
+
+MUSUBI = {"down": "lora_down", "up": "lora_up"}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "module", "scale"),
+    [
+        (bare("diffusion_model.blocks.3.self_attn.q"), "blocks.3.attn1.to_q", 1.0),
+        (bare("diffusion_model.blocks.3.cross_attn.o", alpha=6.0), "blocks.3.attn2.to_out.0", 1.5),
+        (bare("diffusion_model.blocks.3.ffn.2", alpha=6.0, **MUSUBI), "blocks.3.ffn.net.2", 1.5),
+        (bare("lora_unet_blocks_13_cross_attn_k_img", alpha=1.0, **MUSUBI), "blocks.13.attn2.add_k_proj", 0.25),
+        (bare("lora_unet_blocks_0_ffn_0", **MUSUBI), "blocks.0.ffn.net.0.proj", 1.0),
+        (bare("blocks.0.self_attn.v", down="lora_A.default", up="lora_B.default"), "blocks.0.attn1.to_v", 1.0),
+    ],
+)
+def test_a_foreign_file_is_read_with_its_scale(tmp_path: Path, tensors: dict[str, Tensor], module: str, scale: float):
+    save_file(tensors, tmp_path / "a.safetensors", {"format": "pt"})
+    adapter = read_adapter(tmp_path / "a.safetensors")
+    assert adapter.modules == [module]
+    assert adapter.spec.rank == 4
+    assert adapter.spec.scale == scale
+    assert torch.equal(update(adapter.state, module), update(factors(["m"], 4), "m"))
+    assert adapter.base_model == ""
+    assert adapter.transformer == ("i2v" if "add_k" in module else "t2v")
+
+
+def test_a_file_that_diffusers_wrote_is_read_with_its_scale(t2v: WanBundle, tmp_path: Path):
+    from diffusers.training_utils import _collate_lora_metadata
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    transformer = t2v.load_transformer()
+    transformer.add_adapter(LoraConfig(r=4, lora_alpha=8, target_modules=["to_q", "to_out.0"], init_lora_weights=False))
+    theirs = run(transformer)
+    layers, metadata = get_peft_model_state_dict(transformer), _collate_lora_metadata({"transformer": transformer})
+    WanPipeline.save_lora_weights(tmp_path, transformer_lora_layers=layers, **metadata)
+    again = t2v.load_transformer()
+    adapter = read_adapter(tmp_path / "pytorch_lora_weights.safetensors")
+    assert adapter.spec == LoraSpec(4, 8.0, targets="attention")
+    load_adapter(again, "style", adapter, "tiny")
+    assert (run(again) - theirs).abs().max() < 1e-5
+
+
+def diffusers_file(**header: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+    said = {f"transformer.{key}": value for key, value in header.items()}
+    return bare("transformer.blocks.0.attn1.to_q"), {"lora_adapter_metadata": json.dumps(said)}
+
+
+def test_diffusers_names_without_alpha_are_refused(tmp_path: Path):
+    save_file(diffusers_file()[0], tmp_path / "a.safetensors")
+    with pytest.raises(AdapterError, match="not the header lora_adapter_metadata, so its alpha is lost"):
+        read_adapter(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ({"r": 4}, "does not say r and lora_alpha"),
+        ({"r": 4, "lora_alpha": 8, "use_rslora": True}, "no plain LoRA: use_rslora"),
+        ({"r": 4, "lora_alpha": 8, "alpha_pattern": {"to_q": 3}}, "no plain LoRA: alpha_pattern"),
+        (
+            {"r": 8, "lora_alpha": 8},
+            r"should have rank 8, but blocks\.0\.attn1\.to_q\.lora_A\.weight has shape \(4, 6\)",
+        ),
+    ],
+)
+def test_a_diffusers_header_that_is_not_plain_is_refused(tmp_path: Path, header: dict[str, Any], words: str):
+    tensors, metadata = diffusers_file(**header)
+    save_file(tensors, tmp_path / "a.safetensors", metadata)
+    with pytest.raises(AdapterError, match=words):
+        read_adapter(tmp_path / "a.safetensors")
+
+
+# -- refused -----------------------------------------------------------------------------------------------------------
+
+WHOLE = bare("diffusion_model.blocks.0.self_attn.q")
+A, B = WHOLE
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        (
+            {"conv.weight": torch.zeros(1), "fc.weight": torch.zeros(1)},
+            r"no Wan adapter: its keys are conv\.weight, fc\.weight",
+        ),
+        ({f"k{i}": torch.zeros(1) for i in range(9)}, "k0, k1, k2 and 6 more"),
+        (
+            {**WHOLE, "diffusion_model.head.head.lora_A.weight": WHOLE[A]},
+            r"unknown: diffusion_model\.head\.head\.lora_A",
+        ),
+        ({**WHOLE, "diffusion_model.blocks.0.self_attn.q.diff_b": WHOLE[A]}, r"unknown: .*\.diff_b"),
+        ({**WHOLE, "diffusion_model.blocks.0.self_attn.q.lora_down.weight": WHOLE[A]}, r"unknown: .*self_attn"),
+        ({**WHOLE, **bare("lora_unet_blocks_0_self_attn_q")}, r"unknown: lora_unet_blocks_0"),
+        (bare("blocks.0.self_attn.q", alpha=4.0), r"DiffSynth, but some of its keys are unknown: .*\.alpha"),
+        ({A: WHOLE[A]}, r"incomplete: blocks\.0\.attn1\.to_q has .*lora_A\.weight but no lora_B"),
+        ({B: WHOLE[B]}, "no lora_A"),
+        ({"diffusion_model.blocks.0.self_attn.q.alpha": torch.tensor(1.0)}, "no lora_A"),
+        (
+            {**WHOLE, **bare("diffusion_model.blocks.1.self_attn.q", rank=8)},
+            "several ranks or alphas .rank/alpha 4/4, 8/8",
+        ),
+        (
+            {**WHOLE, **bare("diffusion_model.blocks.1.self_attn.q", alpha=8.0)},
+            "several ranks or alphas .rank/alpha 4/4, 4/8",
+        ),
+        ({A: WHOLE[A], B: WHOLE[B][:, :3]}, r"should have rank 4, but .*lora_B.weight has shape \(7, 3\)"),
+        ({A: WHOLE[A], B: WHOLE[B] * float("nan")}, "spoilt: .* not finite"),
+        (bare("diffusion_model.blocks.0.self_attn.q", alpha=0.0), "an alpha above 0, not 4 and 0"),
+    ],
+)
+def test_what_is_not_certain_is_refused(tmp_path: Path, tensors: dict[str, Tensor], words: str):
+    save_file({key: tensor.clone() for key, tensor in tensors.items()}, tmp_path / "a.safetensors")
+    with pytest.raises(AdapterError, match=words) as refused:
+        read_adapter(tmp_path / "a.safetensors")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("read", [read_adapter, read_adapter_facts])
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".bin"])
+def test_a_pickle_is_refused_unread(tmp_path: Path, read: Any, suffix: str):
+    with pytest.raises(AdapterError, match="pickle, which can run any code"):
+        read(tmp_path / f"adapter{suffix}")
+
+
+@pytest.mark.parametrize("read", [read_adapter, read_adapter_facts])
+def test_a_damaged_file_is_refused(tmp_path: Path, read: Any):
+    path = tmp_path / "a.safetensors"
+    export_adapter(path, an_adapter(LoraSpec(4, 8.0)))
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(CineloraError, match="damaged"):
+        read(path)
+
+
+@pytest.mark.parametrize("read", [read_adapter, read_adapter_facts])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": "cinelora-adapter/2"}, "cinelora-adapter/2, this version reads cinelora-adapter/1: update"),
+        ({"rank": "many"}, "lacks or garbles"),
+        ({"config": "{"}, "lacks or garbles"),
+        ({"kind": None}, "lacks or garbles 'kind'"),
+    ],
+)
+def test_a_header_of_ours_that_is_not_right_is_refused(tmp_path: Path, read: Any, change: dict[str, Any], words: str):
+    header = {"format": "cinelora-adapter/1", "rank": "4", "alpha": "8", "dropout": "0", "targets": "attention"}
+    origin = {key: value for key, value in ORIGIN.items() if key not in ("config", "trigger")}
+    header = {**header, **origin, "config": "{}", **change}
+    save_file(
+        dict(WHOLE), tmp_path / "a.safetensors", {key: value for key, value in header.items() if value is not None}
+    )
+    with pytest.raises(AdapterError, match=words):
+        read(tmp_path / "a.safetensors")
+
+
+def test_the_rank_in_our_header_must_be_that_of_the_factors(tmp_path: Path):
+    adapter = an_adapter(LoraSpec(4, 8.0))
+    export_adapter(tmp_path / "a.safetensors", replace(adapter, spec=LoraSpec(8, 8.0)))
+    with pytest.raises(AdapterError, match="should have rank 8"):
+        read_adapter(tmp_path / "a.safetensors")
+
+
+def test_every_projection_has_one_name_in_every_layout():
+    assert len(set(WAN_NAMES.values())) == len(WAN_NAMES)
+    assert len({name.replace(".", "_") for name in WAN_NAMES.values()}) == len(WAN_NAMES)

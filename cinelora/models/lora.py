@@ -25,38 +25,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from cinelora.errors import AdapterError
-from cinelora.models.adapter_file import (
-    TARGETS,
-    AdapterFile,
-    LoraSpec,
-    comfy_name,
-    diffusers_name,
-    export_adapter,
-    is_image_projection,
-    read_adapter,
-    read_adapter_facts,
-)
+from cinelora.models.adapter_file import TARGETS, AdapterFile, LoraSpec, is_image_projection
 from cinelora.models.flow import keyed_generator
-
-__all__ = [
-    "AdapterFile",
-    "LoraSpec",
-    "adapter_effect",
-    "adapter_state",
-    "add_adapter",
-    "check_fits",
-    "comfy_name",
-    "diffusers_name",
-    "export_adapter",
-    "load_adapter",
-    "load_adapter_state",
-    "merge",
-    "read_adapter",
-    "read_adapter_facts",
-    "set_weights",
-    "trainable",
-    "unmerge",
-]
 
 log = logging.getLogger(__name__)
 ORIGINAL = "unmerged_weight"

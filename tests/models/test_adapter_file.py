@@ -152,6 +152,7 @@ def learnt(transformer: WanTransformer3DModel, spec: LoraSpec, kind: str) -> Ada
     return AdapterFile(state, spec, **{**ORIGIN, "transformer": kind, "base_model": "tiny"})
 
 
+@pytest.mark.filterwarnings("ignore:While injecting the PEFT adapters")  # diffusers adds zeros for k_img, v_img
 @pytest.mark.parametrize("layout", ["comfy", "diffusers"])
 @pytest.mark.parametrize(("rank", "alpha"), [(4, 8.0), (12, 16.0), (8, 8.0)])
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def draw_textures(seed: int) -> Textures:
         grid = torch.rand(1, 1, 2**octave, 2**octave, generator=generator) - 0.5
         tiled = F.interpolate(grid.repeat(1, 1, 3, 3), size=384, mode="bicubic", align_corners=False)
         cloud += tiled[0, 0, 128:256, 128:256] * 0.62 ** (octave - 2)
-    drops = (torch.rand(256, 256, generator=generator) > 0.9988).float()
+    drops = (torch.rand(256, 256, generator=generator) > 0.9994).float()
     strokes = F.avg_pool2d(F.pad(drops[None, None], (0, 0, 10, 10), mode="circular"), (21, 1), stride=1)[0, 0] * 21
     return Textures((0.5 + cloud).clamp(0, 1), strokes.clamp(max=1), torch.rand(4, 64, 64, generator=generator))
 

@@ -68,7 +68,7 @@ def draw_ground(view: View, stage: Stage, x_car: float | None) -> Tensor:
     grain = textures.sample(textures.cloud, x * 0.35, z * 0.35)
     fine = textures.sample(textures.cloud, x * 1.7, z * 1.7)
     paved = x.abs() > ROAD_HALF
-    albedo = torch.where(paved, 0.30, 0.17) * (0.7 + 0.5 * grain + 0.35 * (fine - 0.5) * torch.exp(-depth / 12))
+    albedo = torch.where(paved, 0.30, 0.17) * (0.7 + 0.5 * grain + 0.2 * (fine - 0.5) * torch.exp(-depth / 12))
     kerb = torch.exp(-(((x.abs() - ROAD_HALF) / 0.12) ** 2))
     dash = (x.abs() < 0.09) & ((z % 3.0) < 1.4)
     slab = paved & (((z % 1.2) < 0.05) | ((x % 1.2) < 0.05)) & (depth < 14)
@@ -215,6 +215,6 @@ def draw_rain(image: Tensor, view: View, stage: Stage) -> Tensor:
         x, y, _ = view.upright(z)
         scroll = 8.0 * speed * stage.time
         fall = stage.textures.sample(stage.textures.rain, (x + 0.06 * (y + scroll)) * 0.42, -(y + scroll) * 0.16 + z)
-        light = 0.10 * stage.look.ambient + 0.20 * lamplight(stage.lamps, x, y, z + 1.0)
+        light = 0.10 * stage.look.ambient + 0.14 * lamplight(stage.lamps, x, y, z + 1.0)
         image = image + rgb((0.9, 0.95, 1.0)) * fall * (light + 0.006 * stage.look.lamps)
     return image

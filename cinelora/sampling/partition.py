@@ -1,0 +1,102 @@
+"""How one clip's sequence is split over ranks: Ulysses inside a group, and the two halves of guidance between groups.
+
+Enters: ranks, heads, sequence lengths; then a transformer. Leaves: a plan, or a refusal that names what works; then the
+same transformer, whose every rank computes a share of the tokens and whose output is whole on all of them. Planning knows
+no torch, so that a command line can be refused at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from cinelora.errors import ConfigError
+
+if TYPE_CHECKING:
+    from diffusers import WanTransformer3DModel
+    from torch import Tensor
+
+    from cinelora.launch import Rank
+
+
+@dataclass(frozen=True)
+class Partition:
+    """``groups`` of ranks (2 = one for each half of guidance), each splitting the sequence ``ulysses`` ways."""
+
+    groups: int
+    ulysses: int
+
+
+def plan_partition(ranks: int, num_heads: int, tokens: list[int], guidance_split: bool) -> Partition:
+    """How ``ranks`` share sequences of these ``tokens``: Ulysses gives each rank whole heads and an even share of tokens.
+
+    Raises ``ConfigError`` naming the numbers of ranks that work.
+    """
+    groups = 2 if guidance_split else 1
+    degrees = [n for n in range(1, num_heads + 1) if num_heads % n == 0 and all(t % n == 0 for t in tokens)]
+    ulysses, rest = divmod(ranks, groups)
+    if rest == 0 and ulysses in degrees:
+        return Partition(groups, ulysses)
+    if rest:
+        problem = f"gpus={ranks} cannot be halved between the two sides of guidance"
+    elif num_heads % ulysses:
+        problem = f"gpus={ranks} cannot split {num_heads} heads"
+    else:
+        odd = next(t for t in tokens if t % ulysses)
+        problem = f"gpus={ranks} cannot split a sequence of {odd} tokens evenly"
+    raise ConfigError(f"{problem}; use one of {', '.join(str(groups * degree) for degree in degrees)}")
+
+
+def group_of(plan: Partition, rank: int) -> int:
+    """Which half of guidance this rank computes: 0 the prompt's, 1 the negative prompt's."""
+    return rank // plan.ulysses
+
+
+def partition(transformer: WanTransformer3DModel, plan: Partition, rank: Rank) -> None:
+    """Split ``transformer``'s sequence as ``plan`` says, through diffusers' context parallelism.
+
+    To be called by every rank, in a process group of ``rank.world_size`` ranks.
+    """
+    mesh = _mesh(plan)
+    if plan.ulysses == 1:
+        return
+    from diffusers import ContextParallelConfig
+
+    with _cpu_counts_as_a_device():
+        transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=plan.ulysses, mesh=mesh))
+
+
+def combine_guidance(velocity: Tensor, guidance: float, plan: Partition, rank: Rank) -> Tensor:
+    """``u + guidance * (c - u)`` of the two groups' velocities, the same on every rank."""
+    import torch
+
+    halves = [torch.empty_like(velocity) for _ in range(plan.groups)]
+    torch.distributed.all_gather(halves, velocity.contiguous(), group=_mesh(plan)["guidance"].get_group())
+    conditional, unconditional = halves
+    return unconditional + guidance * (conditional - unconditional)
+
+
+@cache
+def _mesh(plan: Partition) -> Any:
+    import torch
+    from torch.distributed.device_mesh import init_device_mesh
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return init_device_mesh(device, (plan.groups, 1, plan.ulysses), mesh_dim_names=("guidance", "ring", "ulysses"))
+
+
+@contextmanager
+def _cpu_counts_as_a_device() -> Iterator[None]:
+    """diffusers numbers its device modulo the accelerators there are, which on a CPU is none."""
+    import torch
+
+    count = torch.accelerator.device_count
+    if count() == 0:
+        torch.accelerator.device_count = lambda: 1
+    try:
+        yield
+    finally:
+        torch.accelerator.device_count = count

@@ -1,0 +1,93 @@
+"""Split over real ranks, a clip comes out as on one."""
+
+import json
+import sys
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+
+from cinelora.errors import ConfigError
+from cinelora.launch import launch, process_group, rank_info
+from cinelora.models.wan import Condition, ImageCondition, predict_velocity
+from cinelora.sampling.denoise import Guided, GuidedAcrossRanks
+from cinelora.sampling.partition import Partition, group_of, partition, plan_partition
+
+SMALL = {"num_attention_heads": 4, "attention_head_dim": 32, "text_dim": 32, "freq_dim": 32, "ffn_dim": 64, "num_layers": 2}
+IMAGE = {"in_channels": 36, "image_dim": 32, "added_kv_proj_dim": 128}
+
+
+def transformer(kind: str) -> WanTransformer3DModel:
+    """A small Wan with a LoRA adapter that does something."""
+    torch.manual_seed(3)
+    model = WanTransformer3DModel(**SMALL, **(IMAGE if kind == "i2v" else {})).eval()
+    model.add_adapter(peft.LoraConfig(r=4, lora_alpha=8, target_modules=r".*attn2\.(to_q|to_k|to_v|to_out\.0)"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model.requires_grad_(False)
+
+
+def inputs(kind: str) -> tuple[torch.Tensor, torch.Tensor, Condition, Condition]:
+    generator = torch.Generator().manual_seed(5)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    image = ImageCondition(draw(1, 16, 3, 8, 12), draw(1, 257, 32)) if kind == "i2v" else None
+    latents, texts = draw(1, 16, 3, 8, 12), [draw(1, 512, 32) for _ in range(2)]
+    return latents, torch.tensor([700.0]), Condition(texts[0], image), Condition(texts[1], image)
+
+
+def velocities(plan: Partition) -> dict[str, float]:
+    """On each rank: how far the split transformers' outputs are from the whole ones' that this rank also computes."""
+    rank, differences = rank_info(), {}
+    with process_group(rank), torch.inference_mode():
+        for kind in ("t2v", "i2v"):
+            latents, timestep, positive, negative = inputs(kind)
+            whole, split = transformer(kind), transformer(kind)
+            partition(split, plan, rank)
+            if plan.groups == 1:
+                expected = predict_velocity(whole, latents, timestep, positive)
+                found = predict_velocity(split, latents, timestep, positive)
+            else:
+                expected = Guided(whole, positive, negative, 4.0)(latents, timestep)
+                found = GuidedAcrossRanks(split, positive, negative, 4.0, plan, rank)(latents, timestep)
+            differences[kind] = float((found - expected).abs().max())
+    return differences
+
+
+@pytest.mark.parametrize("plan", [Partition(1, 2), Partition(1, 4), Partition(2, 1), Partition(2, 2)], ids=str)
+def test_the_output_equals_that_of_one_rank(plan: Partition, tmp_path: Path):
+    differences = launch(velocities, plan, ranks=plan.groups * plan.ulysses, log_dir=tmp_path)
+    assert max(differences.values()) <= 1e-5, differences
+
+
+def test_ranks_know_their_half_of_guidance():
+    assert [group_of(Partition(2, 2), rank) for rank in range(4)] == [0, 0, 1, 1]
+    assert [group_of(Partition(1, 4), rank) for rank in range(4)] == [0, 0, 0, 0]
+
+
+def test_plans_that_work():
+    assert plan_partition(1, 40, [75600], False) == Partition(1, 1)
+    assert plan_partition(8, 40, [75600, 3600], False) == Partition(1, 8)
+    assert plan_partition(4, 12, [120], True) == Partition(2, 2)
+
+
+def test_a_degree_that_cannot_work_is_refused_with_those_that_can():
+    with pytest.raises(ConfigError, match="gpus=8 cannot split 12 heads; use one of 1, 2, 3, 4, 6, 12"):
+        plan_partition(8, 12, [120 * 12], False)
+    with pytest.raises(ConfigError, match="gpus=4 cannot split a sequence of 21 tokens evenly; use one of 1, 3"):
+        plan_partition(4, 12, [84, 21], False)
+    with pytest.raises(ConfigError, match="gpus=3 cannot be halved between the two sides of guidance; use one of 2, 4, 8"):
+        plan_partition(3, 4, [64], True)
+
+
+def test_planning_does_not_import_torch(tmp_path: Path):
+    import subprocess
+
+    code = "import json, sys, cinelora.sampling.partition; print(json.dumps('torch' in sys.modules))"
+    answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert json.loads(answer) is False

@@ -48,6 +48,7 @@ def quiet_libraries() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # of weights read and written; downloads keep theirs
-    for name in ("lightning.pytorch", "lightning.fabric", lightning.pytorch.utilities.rank_zero.__name__):
+    for name in ("diffusers", "lightning.pytorch", "lightning.fabric", lightning.pytorch.utilities.rank_zero.__name__):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
+    for module in ("lightning", "diffusers", "torch.distributed"):
+        warnings.filterwarnings("ignore", module=module)

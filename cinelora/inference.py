@@ -18,7 +18,7 @@ from cinelora.config.schema import InferConfig
 from cinelora.files import contact_sheet, read_json, write_json, write_mp4, write_png
 from cinelora.hardware import quiet_libraries
 from cinelora.hub import resolve
-from cinelora.launch import Rank, launch, process_group, rank_info
+from cinelora.launch import Rank, barrier, launch, process_group, rank_info
 from cinelora.runs import adapter_paths
 from cinelora.sampling.partition import plan_partition
 
@@ -145,6 +145,7 @@ def infer_rank(config: InferConfig, todo: list[Take], adapter_files: dict[str, P
                 decode_clips(bundle, flat)
             for take, variants in zip(todo, shots, strict=True):
                 write_take(config, take, variants, adapters, clock, len(todo))
+        barrier(rank)  # who leaves the group ends it for rank 0 as well, which may still be decoding
 
 
 def makes_keyframes(config: InferConfig) -> bool:

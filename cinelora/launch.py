@@ -394,6 +394,14 @@ def process_group(info: Rank) -> Iterator[None]:
     dist.destroy_process_group()
 
 
+def barrier(info: Rank) -> None:
+    """Wait, inside a process group, until all ranks are here; one rank alone does not wait."""
+    if info.world_size > 1:
+        import torch.distributed as dist
+
+        dist.barrier()
+
+
 def run_rank(exchange: str, facts: dict[str, Any]) -> None:
     """A rank's whole life, from its first statement to its last. Called by ``launch`` in the new process."""
     folder, rank = Path(exchange), rank_info()
@@ -413,8 +421,8 @@ def run_rank(exchange: str, facts: dict[str, Any]) -> None:
         _leave(1)
     except BaseException as error:  # SystemExit too: a rank that leaves without a result has failed
         traceback.print_exc(file=log)
-        last_line = traceback.format_exception_only(error)[-1].strip()
-        _write_outcome(folder, number, _Outcome("crashed", sentence=last_line))
+        first_line = "".join(traceback.format_exception_only(error)).splitlines()[0]
+        _write_outcome(folder, number, _Outcome("crashed", sentence=first_line))
         time.sleep(LINGER_S if rank.world_size > 1 else 0)
         _leave(1)
 

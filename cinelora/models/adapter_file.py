@@ -111,7 +111,7 @@ def is_image_projection(module: str) -> bool:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a tool names a projection: ``<start><block><separator><projection>``; ``alpha`` says what no alpha means."""
+    """How a tool names a projection: ``<start><block><separator><projection>``; whether ``.alpha`` may be beside it."""
 
     tool: str
     start: str

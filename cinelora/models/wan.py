@@ -132,7 +132,7 @@ def clean_prompt(prompt: str) -> str:
 
 def pixels_to_range(video_THWC: np.ndarray, device: torch.device) -> Tensor:
     """uint8 frames (T, H, W, 3) as float32 (1, 3, T, H, W) in [-1, 1]."""
-    video = torch.from_numpy(np.ascontiguousarray(video_THWC)).to(device).permute(3, 0, 1, 2)[None]
+    video = torch.from_numpy(np.array(video_THWC)).to(device).permute(3, 0, 1, 2)[None]
     return video.float() / 127.5 - 1
 
 

@@ -1,8 +1,8 @@
 """How one clip's sequence is split over ranks: Ulysses inside a group, and the two halves of guidance between groups.
 
-Enters: ranks, heads, sequence lengths; then a transformer. Leaves: a plan, or a refusal that names what works; then the
-same transformer, whose every rank computes a share of the tokens and whose output is whole on all of them. Planning knows
-no torch, so that a command line can be refused at once.
+Enters: ranks, heads, sequence lengths; then a transformer. Leaves: a plan, or a refusal that names what works; then
+the same transformer, whose every rank computes a share of the tokens and whose output is whole on all of them. Planning
+knows no torch, so that a command line can be refused at once.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ class Partition:
 
 
 def plan_partition(ranks: int, num_heads: int, tokens: list[int], guidance_split: bool) -> Partition:
-    """How ``ranks`` share sequences of these ``tokens``: Ulysses gives each rank whole heads and an even share of tokens.
+    """How ``ranks`` share sequences of these ``tokens``.
 
+    Ulysses gives each rank whole heads and an even share of the tokens (Jacobs et al. 2023, DeepSpeed-Ulysses).
     Raises ``ConfigError`` naming the numbers of ranks that work.
     """
     groups = 2 if guidance_split else 1

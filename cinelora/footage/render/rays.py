@@ -161,7 +161,8 @@ class Lamp:
         """Its light at points of space, without regard to how surfaces face it."""
         dx, dy, dz = torch.as_tensor(x - self.x), torch.as_tensor(y - self.y), torch.as_tensor(z - self.z)
         squared = dx * dx + dy * dy + dz * dz
-        light = self.power / (self.size + squared)
+        # the falloff beyond the inverse square leaves the dark between the pools of light
+        light = self.power / (self.size + squared) * torch.exp(-squared / 45)
         if self.down:
             light = light * torch.sigmoid((-dy / squared.sqrt().clamp(min=1e-3) - 0.25) * 7) * 1.3
         return light

@@ -39,18 +39,18 @@ class Look:
 LOOKS = {
     "noir": Look(
         hour="night",
-        sky=((0.016, 0.016, 0.018), (0.002, 0.002, 0.003)),
-        ambient=0.008,
+        sky=((0.010, 0.010, 0.011), (0.001, 0.001, 0.002)),
+        ambient=0.006,
         lamps=1.0,
         windows_lit=0.22,
-        haze=(0.013, 0.013, 0.014),
+        haze=(0.007, 0.007, 0.008),
         haze_per_m=0.035,
         wetness=0.75,
         sun=1.0,
-        exposure=3.4,
+        exposure=2.5,
         contrast=1.38,
         saturation=0.0,
-        grain=0.006,
+        grain=0.010,
         vignette=0.55,
     ),
     "daylight": Look(

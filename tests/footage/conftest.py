@@ -1,0 +1,58 @@
+"""Small rendered clips, written as a user's footage would lie on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from footage_clips import Put, write_plainly
+from numpy.typing import NDArray
+
+from cinelora.files import write_mp4
+from cinelora.footage.render import render_clip
+
+Pixels = NDArray[np.uint8]
+REAL = Path(__file__).parents[3] / "shared" / "footage"
+
+
+@pytest.fixture(scope="session")
+def street() -> Pixels:
+    return render_clip(1, "daylight", 40, 48, 80, 16).video
+
+
+@pytest.fixture(scope="session")
+def room() -> Pixels:
+    return render_clip(2, "noir", 40, 48, 80, 16).video
+
+
+@pytest.fixture
+def footage(tmp_path: Path) -> Path:
+    folder = tmp_path / "footage"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def put(footage: Path) -> Put:
+    """Write a clip below the footage folder, with a caption unless told otherwise."""
+
+    def write(name: str, video: Pixels, fps: int = 16, caption: str | None = "a caption") -> Path:
+        path = footage / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".mp4":
+            write_mp4(path, video, fps)
+        else:
+            write_plainly(path, video, fps)
+        if caption is not None:
+            path.with_suffix(".txt").write_text(caption + "\n", encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    if not REAL.is_dir():
+        pytest.skip(f"no real footage beside the repository ({REAL.name} folder in shared)")
+    return REAL

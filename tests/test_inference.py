@@ -1,0 +1,158 @@
+"""From adapters to files: what a run writes, that ranks and repeats make the same clip, and what an adapter does to it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cinelora.config.schema import InferConfig, MetricsConfig, SamplerConfig, TrainConfig, WeightsConfig
+from cinelora.errors import AdapterError, FootageError
+from cinelora.inference import infer
+from cinelora.latents.cache import Entry, Index
+from cinelora.models.lora import adapter_state
+from cinelora.models.wan import WanBundle
+from cinelora.runs import RunDirectory
+from cinelora.training.run import export
+
+PROMPT = "a man, smoking (alone), waits; a car's lamps = two moons"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, cache: Path, t2v: WanBundle, i2v: WanBundle) -> RunDirectory:
+    """A run with both adapters, drawn at random so that they clearly do something."""
+    from cinelora.config.schema import DataConfig, StageConfig
+    from cinelora.models.lora import LoraSpec, add_adapter
+    from conftest import SMALL
+
+    run = RunDirectory(tmp_path_factory.mktemp("run"))
+    index = Index((Entry("a", "train", "", "text-0", "video-0", None),), {})
+    for kind, bundle in (("style", t2v), ("motion", i2v)):
+        stage = StageConfig(name=kind, transformer="t2v" if kind == "style" else "i2v", image_condition=kind == "motion")
+        config = TrainConfig(model=SMALL, stage=stage, data=DataConfig(trigger="nwr"), cache=str(cache))
+        transformer = bundle.load_transformer()
+        add_adapter(transformer, kind, LoraSpec(8, 16.0), seed=0)
+        generator = torch.Generator().manual_seed(1)
+        state = adapter_state(transformer, kind)
+        export(config, run, index, {k: torch.randn(v.shape, generator=generator) * 0.3 for k, v in state.items()})
+    return run
+
+
+@pytest.fixture
+def config(run: RunDirectory, cache: Path) -> InferConfig:
+    from conftest import SMALL
+
+    return InferConfig(
+        model=SMALL,
+        sampler=SamplerConfig(steps=2, guidance=3.0),
+        metrics=MetricsConfig(names=["tssim", "motion", "flicker"]),
+        ckpt=str(run.path),
+        prompt=PROMPT,
+        cache=str(cache),
+    )
+
+
+def frames(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def test_a_scene_leaves_clip_keyframe_contact_sheet_and_summary(config: InferConfig, tmp_path: Path):
+    assert infer(replace(config, compare=True), tmp_path) == 0
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert stream.average_rate == 16
+    assert frames(tmp_path / "clip.mp4").shape == (9, 32, 48, 3)
+    assert Image.open(tmp_path / "keyframe.png").size == (48, 32)
+    assert Image.open(tmp_path / "contact.png").size[1] > 2 * 32
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["settings"]["prompt"] == PROMPT
+    assert summary["settings"]["seed"] == 0
+    assert set(summary["seconds"]) == {"text", "keyframe", "condition", "denoise", "decode"}
+    assert set(summary["metrics"]) == {"tssim", "motion", "flicker"}
+    assert summary["adapters"]["motion"]["trigger"] == "nwr"
+    assert (frames(tmp_path / "clip.mp4") != frames(tmp_path / "base-clip.mp4")).any()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "mode", "guidance"), [(2, "batch", 3.0), (4, "split", 3.0), (2, "batch", 1.0)], ids=str
+)
+def test_ranks_make_the_clip_that_one_makes(config: InferConfig, gpus: int, mode: str, guidance: float, tmp_path: Path):
+    """At 32x64 pixels and 9 frames every sequence splits evenly over up to 4 ranks."""
+    config.model = replace(config.model, width=64)
+    config.sampler = replace(config.sampler, guidance=guidance)
+    infer(config, tmp_path / "one")
+    infer(replace(config, gpus=gpus, sampler=replace(config.sampler, guidance_mode=mode)), tmp_path / "many")
+    one, many = (frames(tmp_path / name / "clip.mp4").astype(int) for name in ("one", "many"))
+    assert np.abs(one - many).max() <= 1
+
+
+def test_the_same_seed_makes_the_same_clip_and_another_another(config: InferConfig, tmp_path: Path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        infer(replace(config, seed=seed), tmp_path / name)
+    clips = {name: (tmp_path / name / "clip.mp4").read_bytes() for name in "abc"}
+    assert clips["a"] == clips["b"] != clips["c"]
+
+
+def test_weights_of_zero_make_the_base_models_clip(config: InferConfig, tmp_path: Path):
+    infer(replace(config, weights=WeightsConfig(0.0, 0.0, 0.0), compare=True), tmp_path)
+    assert (tmp_path / "clip.mp4").read_bytes() == (tmp_path / "base-clip.mp4").read_bytes()
+
+
+def test_a_given_picture_is_the_keyframe(config: InferConfig, tmp_path: Path):
+    picture = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "mine.png")
+    infer(replace(config, image=str(tmp_path / "mine.png")), tmp_path / "out")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "keyframe.png")), picture)
+    assert "keyframe" not in json.loads((tmp_path / "out" / "summary.json").read_text())["seconds"]
+
+
+def test_a_picture_that_is_none_is_named(config: InferConfig, tmp_path: Path):
+    (tmp_path / "mine.png").write_text("no picture")
+    with pytest.raises(FootageError, match=r"mine\.png cannot be read as a picture"):
+        infer(replace(config, image=str(tmp_path / "mine.png")), tmp_path / "out")
+
+
+def test_a_clip_straight_from_text(config: InferConfig, tmp_path: Path):
+    infer(replace(config, mode="t2v", num_frames=5, sampler=replace(config.sampler, name="euler")), tmp_path)
+    assert frames(tmp_path / "clip.mp4").shape[0] == 5
+
+
+def test_a_file_of_prompts_goes_on_where_it_stopped(
+    config: InferConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("first, with a comma\n\nsecond = last\n")
+    many = replace(config, prompt=None, prompts=str(prompts))
+    infer(many, tmp_path / "out")
+    first, second = (tmp_path / "out" / number for number in ("0000", "0001"))
+    assert json.loads((second / "summary.json").read_text())["settings"]["prompt"] == "second = last"
+    (second / "summary.json").unlink()
+    untouched, redone = first.joinpath("clip.mp4").stat().st_mtime_ns, second.joinpath("clip.mp4").read_bytes()
+    infer(many, tmp_path / "out")
+    assert first.joinpath("clip.mp4").stat().st_mtime_ns == untouched
+    assert second.joinpath("clip.mp4").read_bytes() == redone
+    capsys.readouterr()
+    infer(many, tmp_path / "out")
+    assert "every clip is already in" in capsys.readouterr().out
+
+
+def test_a_run_without_adapters_is_said(config: InferConfig, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AdapterError, match="holds no adapter"):
+        infer(replace(config, ckpt=str(tmp_path / "empty")), tmp_path / "out")
+
+
+def test_an_adapter_of_a_deeper_model_is_refused(config: InferConfig, run: RunDirectory, tmp_path: Path):
+    from cinelora.models.adapter_file import export_adapter, read_adapter
+
+    style = read_adapter(run.adapter("style"))
+    deeper = {key.replace("blocks.3.", "blocks.29."): value for key, value in style.state.items()}
+    export_adapter(tmp_path / "style.safetensors", replace(style, state=deeper))
+    with pytest.raises(AdapterError, match="block"):
+        infer(replace(config, ckpt=str(tmp_path / "style.safetensors")), tmp_path / "out")

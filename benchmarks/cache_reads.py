@@ -1,6 +1,6 @@
 """Speed of reading the cache against the speed of training: floor 10x, so that reading is never the bottleneck.
 
-    python benchmarks/cache_reads.py [rounds]
+python benchmarks/cache_reads.py [rounds]
 """
 
 import sys

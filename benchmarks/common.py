@@ -15,7 +15,14 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def train(out: Path, *settings: str) -> dict[str, Any]:
     """Run ``train.py`` into ``out`` and return its summary."""
-    command = [sys.executable, str(ROOT / "train.py"), f"out={out}", "logger=csv", "validation.every_steps=0", *settings]
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        f"out={out}",
+        "logger=csv",
+        "validation.every_steps=0",
+        *settings,
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
     return summary

@@ -30,8 +30,13 @@ def main(steps: int) -> None:
             time.sleep(0.2)
         quarter = len(samples) // 4
         early, late = max(samples[quarter : 2 * quarter]), max(samples[3 * quarter :])
-        print(f"{steps} steps: peak {early:.0f} MiB in the second quarter, {late:.0f} MiB in the last ({late - early:+.0f})")
-        report("memory", {"steps": steps, "second_quarter_mib": early, "last_quarter_mib": late, "exit": process.returncode})
+        print(
+            f"{steps} steps: peak {early:.0f} MiB in the second quarter, {late:.0f} MiB in the last ({late - early:+.0f})"
+        )
+        report(
+            "memory",
+            {"steps": steps, "second_quarter_mib": early, "last_quarter_mib": late, "exit": process.returncode},
+        )
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ def bare_loop(index_file: Path, cache: Path, stage: str, steps: int) -> float:
 
     torch.manual_seed(0)
     kind, batch_size = ("t2v", 4) if stage == "style" else ("i2v", 1)
-    transformer = WanTransformer3DModel.from_pretrained(tiny.materialise(cache) / kind / "transformer").requires_grad_(False)
+    transformer = WanTransformer3DModel.from_pretrained(tiny.materialise(cache) / kind / "transformer").requires_grad_(
+        False
+    )
     projections = "to_q|to_k|to_v|to_out.0" + ("" if kind == "t2v" else "|add_k_proj|add_v_proj")
     transformer.add_adapter(LoraConfig(r=8, lora_alpha=16, target_modules=rf".*attn2\.({projections})"))
     transformer.train()

@@ -18,7 +18,7 @@ from cinelora.config.schema import InferConfig
 from cinelora.files import contact_sheet, read_json, write_json, write_mp4, write_png
 from cinelora.hardware import quiet_libraries
 from cinelora.hub import resolve
-from cinelora.launch import Rank, barrier, launch, process_group, rank_info
+from cinelora.launch import barrier, launch, process_group, rank_info
 from cinelora.runs import adapter_paths
 from cinelora.sampling.partition import plan_partition
 
@@ -121,9 +121,7 @@ def infer_rank(config: InferConfig, todo: list[Take], adapter_files: dict[str, P
     frames = sorted({num_frames(config)} | ({1} if makes_keyframes(config) else set()))
     tokens = [num_tokens(n, model.height, model.width) for n in frames]
     split = config.sampler.guidance_mode == "split" and config.sampler.guidance != 1
-    sampling = Sampling(
-        model, config.sampler, plan_partition(rank.world_size, model.num_heads, tokens, split), rank
-    )
+    sampling = Sampling(model, config.sampler, plan_partition(rank.world_size, model.num_heads, tokens, split), rank)
     t2v = WanBundle.from_config(model, "t2v", cache)
     with process_group(rank) if rank.world_size > 1 else nullcontext():
         with clock.part("text"):
@@ -175,7 +173,9 @@ def plan_shots(
     trigger = next((a.trigger for a in adapters.values() if a.trigger), None)
     prompts = [prompt_with_trigger(take.prompt, trigger) for take in todo]
     with bundle.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
-        negative, *positives = (pad_text([e]) for p in [config.negative_prompt, *prompts] for e in bundle.encode_text([p]))
+        negative, *positives = (
+            pad_text([e]) for p in [config.negative_prompt, *prompts] for e in bundle.encode_text([p])
+        )
     return [{name: Shot(w, Texts(p, negative)) for name, w in variants.items()} for p in positives]
 
 
@@ -306,7 +306,7 @@ def measure(config: InferConfig, video_THWC: np.ndarray) -> dict[str, float]:
     video = torch.from_numpy(video_THWC).permute(3, 0, 1, 2)[None].float() / 255
     numbers = {}
     for name in config.metrics.names:
-        metric = METRICS[name]()
+        metric = METRICS[name](sync_on_compute=False)  # rank 0 measures alone
         metric.update(video)
         numbers[name] = round(float(metric.compute()), 5)
     return numbers

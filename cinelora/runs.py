@@ -64,7 +64,9 @@ def adapter_paths(source: Path) -> dict[str, Path]:
         run = RunDirectory(source)
         found = {kind: run.adapter(kind) for kind in KINDS if run.adapter(kind).exists()}
         if not found:
-            raise AdapterError(f"{source} holds no adapter (style.safetensors or motion.safetensors); is it a finished run?")
+            raise AdapterError(
+                f"{source} holds no adapter (style.safetensors or motion.safetensors); is it a finished run?"
+            )
         return found
     if not source.exists():
         raise AdapterError(f"no adapter at {source}; give a run directory, a .safetensors file or hub:owner/name")

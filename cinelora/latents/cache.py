@@ -182,7 +182,9 @@ class LatentCache:
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-            raise TrainingError(f"the encoder gave values that are not finite for {name}; check model.dtype and the weights")
+            raise TrainingError(
+                f"the encoder gave values that are not finite for {name}; check model.dtype and the weights"
+            )
         save_tensors(path, {key: tensor.cpu() for key, tensor in tensors.items()}, {"version": str(VERSION)})
 
 

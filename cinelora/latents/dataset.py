@@ -80,7 +80,9 @@ class BucketSampler(Sampler[list[int]]):
         first_step: int = 0,
     ) -> None:
         if not shapes:
-            raise FootageError("there is no sample to train on: every clip went to the held-out split; lower data.holdout")
+            raise FootageError(
+                "there is no sample to train on: every clip went to the held-out split; lower data.holdout"
+            )
         self.buckets = [[i for i, s in enumerate(shapes) if s == shape] for shape in sorted(set(shapes))]
         self.batch_size, self.accumulation = batch_size, accumulation
         self.rank, self.world_size = rank, world_size

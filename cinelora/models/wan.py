@@ -146,7 +146,13 @@ class WanBundle:
     """The parts of one checkpoint, each fetched and loaded only when it is used, and never trained."""
 
     def __init__(
-        self, source: str, revision: str = "main", *, dtype: str = "bf16", cache: Path, device: torch.device | None = None
+        self,
+        source: str,
+        revision: str = "main",
+        *,
+        dtype: str = "bf16",
+        cache: Path,
+        device: torch.device | None = None,
     ) -> None:
         self.source = source
         self.requested_revision = revision
@@ -160,7 +166,9 @@ class WanBundle:
         """The ``t2v`` or ``i2v`` checkpoint of ``model``. Raises ``ModelError`` where the family has none."""
         source = model.t2v if kind == "t2v" else model.i2v
         if source is None:
-            raise ModelError(f"model={model.name} has no {kind} checkpoint; set model.{kind}=<directory or hub repository>")
+            raise ModelError(
+                f"model={model.name} has no {kind} checkpoint; set model.{kind}=<directory or hub repository>"
+            )
         revision = model.t2v_revision if kind == "t2v" else model.i2v_revision
         return cls(source, revision, dtype=model.dtype, cache=cache, device=device)
 

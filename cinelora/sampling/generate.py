@@ -17,8 +17,8 @@ from torch import Tensor
 
 from cinelora.config.schema import ModelConfig, SamplerConfig
 from cinelora.launch import Rank
-from cinelora.models.flow import keyed_generator
 from cinelora.models.adapter_file import AdapterFile
+from cinelora.models.flow import keyed_generator
 from cinelora.models.lora import load_adapter, set_weights
 from cinelora.models.wan import SPATIAL, Condition, ImageCondition, WanBundle, num_latent_frames
 from cinelora.sampling.denoise import denoiser, sample

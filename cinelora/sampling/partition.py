@@ -7,6 +7,7 @@ knows no torch, so that a command line can be refused at once.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,8 +67,12 @@ def partition(transformer: WanTransformer3DModel, plan: Partition, rank: Rank) -
         return
     from diffusers import ContextParallelConfig
 
-    with _cpu_counts_as_a_device():
-        transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=plan.ulysses, mesh=mesh))
+    # Wan2.1 has one timestep a clip: the plan's entry for one per token would only warn, at every run
+    splits = {module: split for module, split in transformer._cp_plan.items() if module}
+    config = ContextParallelConfig(ulysses_degree=plan.ulysses, mesh=mesh)
+    warnings.filterwarnings("ignore", message=".*all_gather_tensor. is deprecated", category=FutureWarning)
+    with _cpu_counts_as_a_device(), _quiet_diffusers():
+        transformer.enable_parallelism(config=config, cp_plan=splits)
 
 
 def combine_guidance(velocity: Tensor, guidance: float, plan: Partition, rank: Rank) -> Tensor:
@@ -87,6 +92,19 @@ def _mesh(plan: Partition) -> Any:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return init_device_mesh(device, (plan.groups, 1, plan.ulysses), mesh_dim_names=("guidance", "ring", "ulysses"))
+
+
+@contextmanager
+def _quiet_diffusers() -> Iterator[None]:
+    """Without the note that parallelism is experimental: the tests say whether it works with the versions allowed."""
+    from diffusers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 @contextmanager

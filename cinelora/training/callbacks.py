@@ -125,7 +125,9 @@ class Keeper(AtStep):
 
     def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
         """Save where it is due; stop all ranks together where one was told to."""
-        stop = self.stop if trainer.world_size == 1 else mean_over_ranks(torch.tensor([float(self.stop)]), trainer)[0] > 0
+        stop = (
+            self.stop if trainer.world_size == 1 else mean_over_ranks(torch.tensor([float(self.stop)]), trainer)[0] > 0
+        )
         due = self.settings.every_steps and step % self.settings.every_steps == 0
         if due or stop or step == trainer.max_steps:
             self.save(trainer, stage, step)
@@ -172,7 +174,9 @@ class HeldoutLoss(AtStep):
     kept in the checkpoints, so that a resumed run still says how far it has come.
     """
 
-    def __init__(self, settings: ValidationConfig, heldout: LatentDataset, sample_ids: list[str], keeper: Keeper) -> None:
+    def __init__(
+        self, settings: ValidationConfig, heldout: LatentDataset, sample_ids: list[str], keeper: Keeper
+    ) -> None:
         super().__init__()
         self.settings, self.heldout, self.sample_ids, self.keeper = settings, heldout, sample_ids, keeper
         self.positions = range(min(settings.samples, len(heldout)))

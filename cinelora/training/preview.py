@@ -30,7 +30,9 @@ class Preview(AtStep):
     def __init__(self, config: TrainConfig, run: RunDirectory, shown: LatentDataset) -> None:
         super().__init__()
         if not len(shown):
-            raise FootageError("previews show held-out samples and there are none; raise data.holdout or set preview.every_steps=0")
+            raise FootageError(
+                "previews show held-out samples and there are none; raise data.holdout or set preview.every_steps=0"
+            )
         self.config, self.run, self.shown = config, run, shown
         self.bundle = WanBundle.from_config(config.model, config.stage.transformer, Path(config.cache))
 

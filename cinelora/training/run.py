@@ -70,9 +70,13 @@ def closing_lines(result: dict[str, Any], run: RunDirectory) -> list[str]:
     """What a user wants to know when a run ends."""
     lines = [f"adapter {run.adapter(result['stage'])}", f"summary {run.summary}"]
     if "heldout_change" in result:
-        lines.insert(0, f"held-out loss {result['heldout_loss']:.4f}, {result['heldout_change']:+.1%} against the start")
+        lines.insert(
+            0, f"held-out loss {result['heldout_loss']:.4f}, {result['heldout_change']:+.1%} against the start"
+        )
     if result["interrupted"]:
-        lines.append(f"stopped at step {result['step']} of {result['steps']}; go on with: python train.py resume={run.path}")
+        lines.append(
+            f"stopped at step {result['step']} of {result['steps']}; go on with: python train.py resume={run.path}"
+        )
     if result["adapter_effect"] == 0:
         lines.append("WARNING: the adapter changed nothing: its update is exactly zero")
     return lines
@@ -131,7 +135,9 @@ def scan_footage(config: TrainConfig, run: RunDirectory, footage: Path) -> None:
     )
     write_manifest(run.manifest, manifest)
     heldout = sum(sample.split == "heldout" for sample in manifest.samples)
-    print(f"{len(manifest.samples) - heldout} samples to train on, {heldout} held out, {len(manifest.skipped)} clips skipped")
+    print(
+        f"{len(manifest.samples) - heldout} samples to train on, {heldout} held out, {len(manifest.skipped)} clips skipped"
+    )
     for clip in manifest.skipped:
         print(f"  skipped {clip.path}: {clip.reason}")
 
@@ -184,8 +190,8 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
 
 def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset) -> Stage:
     """Load the transformer, hang the adapters on it, and wrap both in the stage."""
-    from cinelora.models.flow import FlowMatching
     from cinelora.models.adapter_file import LoraSpec, read_adapter
+    from cinelora.models.flow import FlowMatching
     from cinelora.models.lora import add_adapter, load_adapter
     from cinelora.models.wan import WanBundle
     from cinelora.training.stage import ImageConditionedStage, Stage
@@ -312,9 +318,7 @@ def export(config: TrainConfig, run: RunDirectory, index: Index, state: dict[str
     export_adapter(run.adapter(config.stage.name), file)
 
 
-def summarise(
-    config: TrainConfig, index: Index, step: int, seconds: float, stage: Stage, crew: Crew
-) -> dict[str, Any]:
+def summarise(config: TrainConfig, index: Index, step: int, seconds: float, stage: Stage, crew: Crew) -> dict[str, Any]:
     """What came out, in numbers, with what it ran on."""
     from cinelora.models.lora import adapter_effect
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -28,18 +29,18 @@ def test_the_seed_decides_the_pixels() -> None:
     assert not np.array_equal(clip.video, render_clip(5, "noir", 3, 32, 48, 16).video)
 
 
-def test_noir_is_dark_and_without_colour_where_daylight_is_neither(street: np.ndarray, room: np.ndarray) -> None:
+def test_noir_is_dark_and_without_colour_where_daylight_is_neither() -> None:
     for seed in (1, 2):
         noir, day = (render_clip(seed, look, 2, 48, 80, 16).video.astype(int) for look in ("noir", "daylight"))
         assert np.ptp(noir, axis=-1).max() <= 1
         assert np.ptp(day, axis=-1).mean() > 5
-        assert noir.mean() < 0.6 * day.mean()
+        assert noir.mean() < 85 < 110 < day.mean()
         assert noir.max() > 180
 
 
 def test_the_picture_moves_but_does_not_jump(street: np.ndarray, room: np.ndarray) -> None:
     for video in (street, room):
-        steps = [mean_difference(a, b) for a, b in zip(video[:-1], video[1:], strict=True)]
+        steps = [mean_difference(a, b) for a, b in pairwise(video)]
         assert min(steps) > 0.3
         assert max(steps) < 15
 
@@ -79,10 +80,8 @@ def test_the_command_writes_a_set_that_can_be_scanned(tmp_path: Path, capsys: py
         ("train", "train/000-street.mp4"),
         ("train", "train/001-street.mp4"),
     ]
-    assert all(
-        s.caption == describe(draw_scene(int(s.path[-15:].split("/")[-1][:3])), LOOKS["daylight"])
-        for s in manifest.samples
-    )
+    for sample in manifest.samples:
+        assert sample.caption == describe(draw_scene(int(Path(sample.path).name[:3])), LOOKS["daylight"])
 
 
 def test_bad_requests_are_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:

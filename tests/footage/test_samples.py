@@ -59,9 +59,8 @@ def test_resampling_takes_the_nearest_frame() -> None:
     assert from_24 == (0, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18, 20, 21, 23)
     (same,) = window_frames((10, 43), Fraction(16), 16, 33, 33)
     assert same == tuple(range(10, 43))
-    (from_8,) = window_frames((0, 4), Fraction(8), 16, 8, 8)
-    assert from_8 == (0, 1, 1, 2, 2, 3, 3, 4)[:7] + (from_8[-1],)
-    assert max(from_8) == 3
+    (from_8,) = window_frames((0, 4), Fraction(8), 16, 7, 7)
+    assert from_8 == (0, 1, 1, 2, 2, 3, 3)
 
 
 @pytest.mark.parametrize("source", [Fraction(24000, 1001), Fraction(25), Fraction(30), Fraction(60), Fraction(12)])
@@ -152,7 +151,7 @@ def test_nothing_usable_is_an_error_with_the_reasons(look: Scan, footage: Path) 
 
 
 def test_missing_and_empty_folders_are_said(look: Scan, footage: Path) -> None:
-    with pytest.raises(FootageError, match="no clips in .*mp4"):
+    with pytest.raises(FootageError, match=r"no clips in .*mp4"):
         look()
     footage.rmdir()
     with pytest.raises(FootageError, match=r"no footage folder at .*data\.root"):

@@ -119,7 +119,9 @@ def test_ranks_share_the_work_without_overlap(clips: Path, t2v: WanBundle, tmp_p
     whole, _ = build(tmp_path / "whole", t2v, STILLS, clips)
     assert latents.complete(index, []) == whole
     for entry in whole.entries:
-        mine, theirs = (load_tensors(LatentCache(tmp_path / r, t2v, STILLS).path(entry.video))[0] for r in ("c", "whole"))
+        mine, theirs = (
+            load_tensors(LatentCache(tmp_path / r, t2v, STILLS).path(entry.video))[0] for r in ("c", "whole")
+        )
         assert torch.equal(mine["latents"], theirs["latents"])
 
 
@@ -147,7 +149,9 @@ def test_a_killed_build_goes_on_where_it_stopped(clips: Path, i2v: WanBundle, ca
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_a_clip_that_breaks_between_scan_and_encoding_is_named_and_left_out(clips: Path, t2v: WanBundle, tmp_path: Path):
+def test_a_clip_that_breaks_between_scan_and_encoding_is_named_and_left_out(
+    clips: Path, t2v: WanBundle, tmp_path: Path
+):
     latents, manifest = LatentCache(tmp_path / "c", t2v, STILLS), survey(clips, STILLS)
     index = latents.index(manifest, TEXTS)
     (clips / "clip4.mp4").write_bytes(b"\0" * 100)

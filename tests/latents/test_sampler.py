@@ -52,7 +52,9 @@ def test_a_step_sees_the_same_samples_however_they_are_shared_out(world_size: in
         for rank in range(world_size)
     ]
     for step, samples in enumerate(one):
-        parts = [shares[rank][step * accumulation + micro] for micro in range(accumulation) for rank in range(world_size)]
+        parts = [
+            shares[rank][step * accumulation + micro] for micro in range(accumulation) for rank in range(world_size)
+        ]
         assert [i for part in parts for i in part] == samples
 
 

@@ -138,7 +138,9 @@ def test_dropping_the_image_means_no_tokens_and_zero_mask_and_zero_latents(i2v: 
     assert not torch.allclose(dropped, predict_velocity(transformer, latents, timestep, Condition(text, zero_tokens)))
 
 
-def test_the_pair_is_grown_from_one_another_and_weights_depend_on_the_recipe_alone(t2v: WanBundle, i2v: WanBundle, tmp_path):
+def test_the_pair_is_grown_from_one_another_and_weights_depend_on_the_recipe_alone(
+    t2v: WanBundle, i2v: WanBundle, tmp_path
+):
     blocks = t2v.load_transformer().state_dict()
     grown = i2v.load_transformer().state_dict()
     assert all(torch.equal(value, grown[name]) for name, value in blocks.items() if name != "patch_embedding.weight")

@@ -63,7 +63,9 @@ def velocities(plan: Partition) -> dict[str, float]:
 @pytest.mark.parametrize("plan", [Partition(1, 2), Partition(1, 4), Partition(2, 1), Partition(2, 2)], ids=str)
 def test_the_output_equals_that_of_one_rank(plan: Partition, tmp_path: Path):
     differences = launch(velocities, plan, ranks=plan.groups * plan.ulysses, log_dir=tmp_path)
-    assert max(differences.values()) <= 1e-5, differences
+    # guidance on one rank takes both halves in one batch, whose kernels round differently; the split itself is exact
+    assert max(differences.values()) <= (1e-6 if plan.groups == 1 else 1e-5), differences
+    assert (tmp_path / "rank-0.log").read_text() == "", "a split is no reason to warn"
 
 
 def test_ranks_know_their_half_of_guidance():

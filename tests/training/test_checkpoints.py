@@ -11,7 +11,9 @@ from cinelora.training.checkpoints import Checkpoint, load_checkpoint, save_chec
 
 
 def checkpoint(step: int) -> Checkpoint:
-    return Checkpoint(step, {"adapter.a": torch.full((4,), float(step)), "moments.0.step": torch.tensor(step)}, {"x": 1})
+    return Checkpoint(
+        step, {"adapter.a": torch.full((4,), float(step)), "moments.0.step": torch.tensor(step)}, {"x": 1}
+    )
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path):

@@ -117,7 +117,9 @@ def test_two_ranks_agree_although_one_of_them_drops_its_image(motion_config: Tra
     assert_same_end(one, run, tolerance=SUMMATION)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(style_config: TrainConfig, tmp_path: Path):
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(
+    style_config: TrainConfig, tmp_path: Path
+):
     config = replace(style_config, stage=replace(style_config.stage, steps=40))
     config.optimizer = OptimizerConfig(lr=1e12, lr_for_width=None, clip_norm=0.0)
     config.checkpoint = replace(config.checkpoint, every_steps=1)
@@ -147,11 +149,21 @@ def test_ctrl_c_saves_and_the_resumed_run_ends_like_one_left_alone(footage: Path
     def command(*settings: str) -> list[str]:
         return [sys.executable, str(ROOT / "train.py"), "logger=csv", "validation.every_steps=0", *settings]
 
-    settings = ["stage=style", "data=folder", f"data.root={footage}", f"cache={cache}", "model.height=32", "model.width=48"]
+    settings = [
+        "stage=style",
+        "data=folder",
+        f"data.root={footage}",
+        f"cache={cache}",
+        "model.height=32",
+        "model.width=48",
+    ]
     settings += ["stage.batch_size=1", "checkpoint.every_steps=0"]
     stopped = tmp_path / "stopped"
     process = subprocess.Popen(
-        command(*settings, "stage.steps=100000", f"out={stopped}"), start_new_session=True, stdout=subprocess.PIPE, text=True
+        command(*settings, "stage.steps=100000", f"out={stopped}"),
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     while not (stopped / "logs" / "csv" / "from-step-00000000" / "metrics.csv").exists():
         assert process.poll() is None

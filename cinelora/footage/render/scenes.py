@@ -50,7 +50,7 @@ LOOKS = {
         exposure=2.5,
         contrast=1.38,
         saturation=0.0,
-        grain=0.010,
+        grain=0.006,
         vignette=0.55,
     ),
     "daylight": Look(

@@ -106,7 +106,8 @@ def test_straight_from_text_the_same_seed_makes_the_same_clip_and_another_anothe
 
 def test_weights_of_zero_make_the_base_models_clip(config: InferConfig, tmp_path: Path):
     infer(replace(config, weights=WeightsConfig(0.0, 0.0, 0.0), compare=True), tmp_path)
-    assert (tmp_path / "clip.mp4").read_bytes() == (tmp_path / "base-clip.mp4").read_bytes()
+    ours, base = (frames(tmp_path / name).astype(int) for name in ("clip.mp4", "base-clip.mp4"))
+    assert np.abs(ours - base).max() <= 1  # other addresses in memory, other last digits
 
 
 def test_a_given_picture_is_the_keyframe(config: InferConfig, tmp_path: Path):

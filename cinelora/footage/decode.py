@@ -41,7 +41,7 @@ class UnreadableClip(FootageError):
         super().__init__(path, reason)
         self.path, self.reason = path, reason
 
-    def __str__(self) -> str:  # noqa: D105
+    def __str__(self) -> str:
         return f"{self.path} cannot be read: {self.reason}"
 
 

@@ -60,7 +60,7 @@ class LoraSpec:
     dropout: float = 0.0
     targets: str = "cross_attention"
 
-    def __post_init__(self) -> None:  # noqa: D105
+    def __post_init__(self) -> None:
         if self.rank < 1 or not self.alpha > 0:
             raise AdapterError(
                 f"a LoRA needs a rank of at least 1 and an alpha above 0, not {self.rank} and {self.alpha:g}"

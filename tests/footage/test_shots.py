@@ -11,6 +11,7 @@ from footage_clips import Put
 from cinelora.footage.decode import open_video
 from cinelora.footage.shots import find_cuts, find_shots, frame_jumps
 
+REPO = Path(__file__).parents[2]
 LABELLED = {"scene_cuts.mp4": [30, 76, 137, 187, 242], "bigbuckbunny.mp4": [], "h264_10bit.mp4": [], "av1.mkv": []}
 """First frame of each new shot, found by looking at the frames one by one."""
 
@@ -22,6 +23,14 @@ def shots_of(path: Path, backend: str | None = None) -> list[tuple[int, int]]:
 def test_a_cut_between_two_scenes_is_found_to_the_frame(put: Put, street: np.ndarray, room: np.ndarray) -> None:
     path = put("cut.mp4", np.concatenate([street[:21], room[:19], street[20:]]))
     assert shots_of(path) == shots_of(path, "pyav") == [(0, 21), (21, 40), (40, 60)]
+
+
+def test_a_cut_between_dark_scenes_that_are_alike_is_found() -> None:
+    luma = [
+        np.stack(list(open_video(path).thumbnails()))
+        for path in sorted((REPO / "data" / "noir").rglob("*-room.mp4"))[:3]
+    ]
+    assert find_shots(np.concatenate(luma)) == [(0, 49), (49, 98), (98, 147)]
 
 
 def test_a_moving_camera_is_one_shot(put: Put, street: np.ndarray, room: np.ndarray) -> None:

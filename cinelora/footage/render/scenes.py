@@ -128,7 +128,9 @@ def draw_scene(seed: int) -> Scene:
 
 def describe(scene: Scene, look: Look) -> str:
     """The caption: everything it says can be seen."""
-    figure = f"A man in a {scene.coat} coat{' and hat' if scene.hat else ''}"
+    # against the street lamps every coat is a silhouette, and black and white has no red car
+    coat = "long" if look.lamps and scene.place == "street" else scene.coat
+    figure = f"A man in a {coat} coat{' and hat' if scene.hat else ''}"
     direction = "right" if scene.walk > 0 else "left"
     camera = f"the camera {scene.camera}"
     if scene.place == "room":
@@ -144,6 +146,7 @@ def describe(scene: Scene, look: Look) -> str:
     ground = "wet" if scene.weather == "rain" or look.wetness > 0.5 else "dry"
     weather = {"rain": " in the rain", "fog": " in thick fog", "dry": ""}[scene.weather]
     lit = " with its headlamps on" if look.lamps else ""
-    car = f", a {scene.car} car drives past{lit}" if scene.car else ""
+    paint = f"{scene.car} " if look.saturation else ""
+    car = f", a {paint}car drives past{lit}" if scene.car else ""
     lamp = "near a lit street lamp" if look.lamps else "near a street lamp"
     return f"{figure} {act} {lamp} on a {ground} city street by {look.hour}{weather}{car}; {camera}."

@@ -40,6 +40,8 @@ from cinelora.errors import CineloraError, ConfigError
 from cinelora.files import write_text, write_whole
 
 POLL_S = 0.1
+MEET_S = 300
+"""How long a node waits for the first one, which may start later."""
 STOP_S = 60.0
 """How long ranks may take to finish after Ctrl-C or TERM: one step and one save."""
 DOOM_S = 5.0
@@ -77,6 +79,7 @@ def launch(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1, l
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     check_ranks(ranks)
@@ -90,7 +93,7 @@ def launch(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1, l
             run_id=meeting.run_id,
             rdzv_backend="c10d",
             rdzv_endpoint=f"{meeting.address}:{meeting.port}",
-            rdzv_configs={"is_host": str(meeting.is_host)},
+            rdzv_configs={"is_host": str(meeting.is_host), "read_timeout": MEET_S},
             local_addr=meeting.address if meeting.is_host else None,
             max_restarts=0,
             monitor_interval=POLL_S,
@@ -98,13 +101,17 @@ def launch(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1, l
             signals_to_handle="SIGQUIT",  # the others are ours; this one ends everything at once
         )
         exit_codes: dict[int, int] = {}
+        lost = None
         try:
             elastic_launch(config, sys.executable)("-c", BOOTSTRAP, str(folder))
         except ChildFailedError as error:
             exit_codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        except RendezvousError as error:
+            lost = f"the nodes did not meet at {meeting.address}:{meeting.port}, or lost each other ({error})"
         except SignalException as error:
             raise KeyboardInterrupt from error
-        return _conclude(folder, exit_codes, ranks * nodes, log_dir, stopped=watch.stopped_at is not None)
+        stopped = watch.stopped_at is not None
+        return _conclude(folder, exit_codes, ranks * nodes, log_dir, stopped=stopped, lost=lost)
 
 
 def check_ranks(ranks: int) -> None:
@@ -257,7 +264,9 @@ def _read_outcomes(folder: Path) -> dict[int, _Outcome]:
     return {rank: pickle.loads((folder / f"{rank}.{kind}").read_bytes()) for rank, kind in kinds.items() if kind}
 
 
-def _conclude(folder: Path, exit_codes: dict[int, int], world_size: int, log_dir: Path, *, stopped: bool) -> Any:
+def _conclude(
+    folder: Path, exit_codes: dict[int, int], world_size: int, log_dir: Path, *, stopped: bool, lost: str | None
+) -> Any:
     """The result, or the error that explains the others: ours, the stop, the first death, the first crash."""
     outcomes, started = _read_outcomes(folder), _started(folder)
     if outcomes and all(rank in outcomes and outcomes[rank].kind == "returned" for rank in {*started, *exit_codes}):
@@ -270,6 +279,8 @@ def _conclude(folder: Path, exit_codes: dict[int, int], world_size: int, log_dir
         raise _again(refusal, rank, world_size)
     if stopped:
         raise KeyboardInterrupt
+    if lost:
+        raise LaunchError(lost)
     left = [rank for rank in started if rank not in outcomes and rank not in exit_codes]
     first = next(iter([*left, *exit_codes]), None)
     if first is not None and first not in outcomes:
@@ -330,8 +341,9 @@ def meeting_point(nodes: int, launch_number: int) -> Meeting:
             f"nodes={nodes}, but nothing says where they meet: start one process per node under SLURM (srun), "
             "or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each"
         )
-    # a port of the job's own, in the range that systems neither reserve nor hand out
-    port = int(env.get("MASTER_PORT") or 20_000 + int(job) % 10_000)
+    # a port of the job's own, in the range that systems neither reserve nor hand out; and one of the launch's own, lest
+    # a node that is early for the second launch finds the store of the first, which is about to close
+    port = int(env.get("MASTER_PORT") or 20_000 + int(job) % 10_000) + launch_number
     run_id = f"{job}-{env.get('SLURM_RESTART_COUNT', '0')}-{launch_number}"
     return Meeting(address, port, int(node_rank) == 0, run_id)
 

@@ -58,6 +58,16 @@ def add_up(factor: int) -> float:
     return factor * total.item()
 
 
+def leave_first() -> None:
+    import torch.distributed as dist
+
+    with process_group(rank_info()):
+        dist.barrier()
+        if rank_info().global_rank == 0:
+            os._exit(3)
+        dist.barrier()
+
+
 def fail(folder: Path, how: str) -> None:
     """Rank 1 fails; rank 0 waits for it: in a collective, or asleep and deaf to every request."""
     import torch
@@ -285,9 +295,13 @@ def test_a_polite_end_keeps_results_and_an_end_without_result_says_so(tmp_path: 
 NODE = """
 import sys
 from pathlib import Path
-from test_launch import add_up, launch
+from test_launch import LaunchError, add_up, launch, leave_first
 for factor in (1, 2):
     print("result", launch(add_up, factor, nodes=2, log_dir=Path(sys.argv[1])), flush=True)
+try:
+    launch(leave_first, nodes=2, log_dir=Path(sys.argv[1]))
+except LaunchError as error:
+    print("result", type(error).__name__)
 """
 
 
@@ -304,8 +318,12 @@ def test_two_nodes_meet_where_the_environment_says(tmp_path: Path) -> None:
         )
         for node in (0, 1)
     ]
-    lines = [line for node in nodes for line in node.communicate(timeout=120)[0].splitlines() if "result" in line]
-    assert sorted(lines) == ["result 3.0", "result 3.0", "result 6.0", "result 6.0"]
+    try:
+        lines = [line for node in nodes for line in node.communicate(timeout=120)[0].splitlines() if "result" in line]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert sorted(lines) == ["result 3.0"] * 2 + ["result 6.0"] * 2 + ["result LaunchError"] * 2
 
 
 def test_the_meeting_point_is_read_from_slurm_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +335,7 @@ def test_the_meeting_point_is_read_from_slurm_or_refused(monkeypatch: pytest.Mon
     slurm = {"NODEID": "1", "NNODES": "2", "JOB_ID": "71", "JOB_NODELIST": "127.0.0.[1-2],login"}
     for name, value in slurm.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    assert meeting_point(2, 3) == Meeting("127.0.0.1", 20_071, False, "71-0-3")
+    assert meeting_point(2, 3) == Meeting("127.0.0.1", 20_074, False, "71-0-3")
     monkeypatch.setenv("SLURM_JOB_NODELIST", "no-such-node-[08,11]")
     monkeypatch.setenv("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.9")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")

@@ -143,10 +143,11 @@ def point_to(link: Path, target: Path) -> None:
 
 
 @contextmanager
-def lock(path: Path) -> Iterator[None]:
+def lock(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold ``path`` as the sign that this process works in its folder; the kernel lets go when the process ends.
 
-    Raises ``FileError`` naming the holder where another process has it.
+    Where another process has it: raises ``FileError`` naming the holder, or, given ``waiting``, tells that who is waited
+    for and waits.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -156,10 +157,11 @@ def lock(path: Path) -> Iterator[None]:
     with file:
         if not _try_flock(file.fileno()):
             file.seek(0)
-            raise FileError(
-                f"{path.parent} is in use by another run ({file.read().strip() or 'just started'}): "
-                "wait until it ends, or give this run a folder of its own"
-            )
+            in_use = f"{path.parent} is in use by another run ({file.read().strip() or 'just started'}): "
+            if waiting is None:
+                raise FileError(in_use + "wait until it ends, or give this run a folder of its own")
+            waiting(in_use + "waiting for it")
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

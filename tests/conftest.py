@@ -22,21 +22,25 @@ from cinelora.config.schema import (
 from cinelora.files import write_mp4
 from cinelora.models.wan import WanBundle
 
-SMALL = ModelConfig(
-    name="tiny",
-    t2v="embedded:tiny-t2v",
-    i2v="embedded:tiny-i2v",
-    dtype="fp32",
-    checkpoint_activations=False,
-    num_layers=4,
-    num_heads=4,
-    hidden_size=128,
-    height=32,
-    width=48,
-    fps=16,
-    num_frames=9,
-    sampling_shift=3.0,
-)
+
+@pytest.fixture(scope="session")
+def small_model() -> ModelConfig:
+    """The embedded model at 32x48 pixels and 9 frames."""
+    return ModelConfig(
+        name="tiny",
+        t2v="embedded:tiny-t2v",
+        i2v="embedded:tiny-i2v",
+        dtype="fp32",
+        checkpoint_activations=False,
+        num_layers=4,
+        num_heads=4,
+        hidden_size=128,
+        height=32,
+        width=48,
+        fps=16,
+        num_frames=9,
+        sampling_shift=3.0,
+    )
 
 
 def moving_bars(seed: int, num_frames: int = 12) -> np.ndarray:
@@ -73,9 +77,9 @@ def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def style_config(footage: Path, cache: Path) -> TrainConfig:
+def style_config(footage: Path, small_model: ModelConfig, cache: Path) -> TrainConfig:
     return TrainConfig(
-        model=SMALL,
+        model=small_model,
         stage=StageConfig(name="style", transformer="t2v", num_frames=1, steps=8, batch_size=2),
         data=DataConfig(name="bars", root=str(footage), holdout=0.2),
         strategy=StrategyConfig(),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cinelora.config.schema import InferConfig, MetricsConfig, SamplerConfig, TrainConfig, WeightsConfig
+from cinelora.config.schema import InferConfig, MetricsConfig, ModelConfig, SamplerConfig, TrainConfig, WeightsConfig
 from cinelora.errors import AdapterError, ConfigError, FootageError
 from cinelora.inference import infer
 from cinelora.latents.cache import Entry, Index
@@ -23,10 +23,10 @@ PROMPT = "a man, smoking (alone), waits; a car's lamps = two moons"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, cache: Path, t2v: WanBundle, i2v: WanBundle) -> RunDirectory:
+def run(
+    tmp_path_factory: pytest.TempPathFactory, small_model: ModelConfig, cache: Path, t2v: WanBundle, i2v: WanBundle
+) -> RunDirectory:
     """A run with both adapters, drawn at random so that they clearly do something."""
-    from conftest import SMALL
-
     from cinelora.config.schema import DataConfig, StageConfig
     from cinelora.models.lora import LoraSpec, add_adapter
 
@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, cache: Path, t2v: WanBundle, i
         stage = StageConfig(
             name=kind, transformer="t2v" if kind == "style" else "i2v", image_condition=kind == "motion"
         )
-        config = TrainConfig(model=SMALL, stage=stage, data=DataConfig(trigger="nwr"), cache=str(cache))
+        config = TrainConfig(model=small_model, stage=stage, data=DataConfig(trigger="nwr"), cache=str(cache))
         transformer = bundle.load_transformer()
         add_adapter(transformer, kind, LoraSpec(8, 16.0), seed=0)
         generator = torch.Generator().manual_seed(1)
@@ -46,11 +46,9 @@ def run(tmp_path_factory: pytest.TempPathFactory, cache: Path, t2v: WanBundle, i
 
 
 @pytest.fixture
-def config(run: RunDirectory, cache: Path) -> InferConfig:
-    from conftest import SMALL
-
+def config(run: RunDirectory, small_model: ModelConfig, cache: Path) -> InferConfig:
     return InferConfig(
-        model=SMALL,
+        model=small_model,
         sampler=SamplerConfig(steps=2, guidance=3.0),
         metrics=MetricsConfig(names=["tssim", "motion", "flicker"]),
         ckpt=str(run.path),

@@ -46,7 +46,9 @@ def train(config: TrainConfig, run_dir: Path) -> int:
     if config.adapter:
         carry_style_adapter(config.adapter, run)
     Path(config.cache).mkdir(parents=True, exist_ok=True)
-    with lock(Path(config.cache) / "encoding.lock"):
+    # the cache is safe to share without a lock, which only spares two runs the same work; the nodes of one run all come here
+    alone = lock(Path(config.cache) / "encoding.lock", waiting=print) if config.nodes == 1 else nullcontext()
+    with alone:
         launch(encode_rank, config, run, **ranks)
     result: dict[str, Any] = launch(train_rank, config, run, **ranks)
     for line in closing_lines(result, run):

@@ -145,6 +145,17 @@ def test_ema_is_exported_and_is_not_the_adapter_itself(style_config: TrainConfig
     assert any(not torch.equal(value, saved.group("adapter")[name]) for name, value in exported.items())
 
 
+def test_two_runs_can_share_a_cache_that_neither_has_filled(footage: Path, tmp_path: Path):
+    settings = ["stage=style", "data=folder", f"data.root={footage}", f"cache={tmp_path / 'cache'}", "logger=none"]
+    settings += ["model.height=32", "model.width=48", "stage.steps=2", "stage.batch_size=1"]
+    commands = [[sys.executable, str(ROOT / "train.py"), *settings, f"out={tmp_path / name}"] for name in "ab"]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    printed = [run.communicate()[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert sum("is in use by another run" in text for text in printed) <= 1
+    assert_same_end(RunDirectory(tmp_path / "a"), RunDirectory(tmp_path / "b"))
+
+
 def test_ctrl_c_saves_and_the_resumed_run_ends_like_one_left_alone(footage: Path, cache: Path, tmp_path: Path):
     def command(*settings: str) -> list[str]:
         return [sys.executable, str(ROOT / "train.py"), "logger=csv", "validation.every_steps=0", *settings]

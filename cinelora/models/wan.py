@@ -103,16 +103,17 @@ def predict_velocity(
     """
     latents = latents_BCTHW
     tokens = None
+    dtype = transformer.patch_embedding.weight.dtype  # transformer.dtype walks over every module, which a small model feels
     if transformer.config.in_channels > latents.shape[1]:
         if condition.image is None:
             latents = F.pad(latents, (0, 0, 0, 0, 0, 0, 0, transformer.config.in_channels - latents.shape[1]))
         else:
             latents = torch.cat([latents, first_frame_mask(latents), condition.image.latents.to(latents)], dim=1)
-            tokens = condition.image.tokens.to(transformer.dtype)
+            tokens = condition.image.tokens.to(dtype)
     velocity: Tensor = transformer(
-        hidden_states=latents.to(transformer.dtype),
+        hidden_states=latents.to(dtype),
         timestep=timestep_B,
-        encoder_hidden_states=condition.text.to(transformer.dtype),
+        encoder_hidden_states=condition.text.to(dtype),
         encoder_hidden_states_image=tokens,
         return_dict=False,
     )[0]

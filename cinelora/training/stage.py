@@ -49,6 +49,7 @@ class Stage(LightningModule):
     """Trains the adapter ``name`` of ``transformer``, on text alone. ``sample_ids`` key the noise; ``null_text`` is (512, D)."""
 
     null_text: Tensor
+    shows_image = False
 
     def __init__(
         self,
@@ -130,7 +131,7 @@ class Stage(LightningModule):
             sigmas.append(self.flow.draw_sigma(generator))
             chance = torch.rand(2, generator=generator)
             captions.append(sigma is None and bool(chance[0] < self.config.dropout.caption))
-            images.append(sigma is None and bool(chance[1] < self.config.dropout.image))
+            images.append(self.shows_image and sigma is None and bool(chance[1] < self.config.dropout.image))
             noises.append(torch.randn(latents.shape, generator=generator))
         fixed = torch.stack(sigmas) if sigma is None else torch.full((len(sigmas),), sigma)
         device = batch["latents"].device
@@ -167,6 +168,8 @@ class Stage(LightningModule):
 
 class ImageConditionedStage(Stage):
     """A stage whose transformer is also shown the first frame, as Wan2.1 I2V is."""
+
+    shows_image = True
 
     def condition(self, batch: Batch) -> Condition:
         """Text, and the image condition of each sample."""

@@ -103,7 +103,9 @@ def predict_velocity(
     """
     latents = latents_BCTHW
     tokens = None
-    dtype = transformer.patch_embedding.weight.dtype  # transformer.dtype walks over every module, which a small model feels
+    dtype = (
+        transformer.patch_embedding.weight.dtype
+    )  # transformer.dtype walks over every module, which a small model feels
     if transformer.config.in_channels > latents.shape[1]:
         if condition.image is None:
             latents = F.pad(latents, (0, 0, 0, 0, 0, 0, 0, transformer.config.in_channels - latents.shape[1]))

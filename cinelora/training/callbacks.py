@@ -225,13 +225,15 @@ class Progress(AtStep):
         self.settings, self.samples_per_step = settings, samples_per_step
         self.losses: list[Tensor] = []
         self.latest_loss = float("nan")
+        self.latest_speed = 0.0
         self.trained_s = 0.0
         self.trained_steps = 0
+        self.warm = False
 
     @property
     def samples_per_s(self) -> float:
-        """Mean speed of this process so far, without start-up and measures before the first step."""
-        return self.trained_steps * self.samples_per_step / self.trained_s if self.trained_s else 0.0
+        """Mean speed of this process so far; where there were several, without the first interval, which warms up."""
+        return self.trained_steps * self.samples_per_step / self.trained_s if self.trained_s else self.latest_speed
 
     def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
         """Open the bar."""
@@ -261,8 +263,10 @@ class Progress(AtStep):
         self.losses.clear()
         now = time.perf_counter()
         speed = (step - self.since_step) * self.samples_per_step / (now - self.since)
-        self.trained_s += now - self.since
-        self.trained_steps += step - self.since_step
+        if self.warm:
+            self.trained_s += now - self.since
+            self.trained_steps += step - self.since_step
+        self.warm, self.latest_speed = True, speed
         self.since, self.since_step = now, step
         self.bar.set_postfix_str(f"loss {self.latest_loss:.4f}, {speed:.1f} samples/s")
         if trainer.logger:

@@ -79,6 +79,6 @@ class Preview(AtStep):
             case WandbLogger() as logger:
                 logger.log_video("preview", [str(path)], step=step)
             case TensorBoardLogger() as logger:
-                logger.experiment.add_video("preview", pixels.transpose(1, 2), step, fps=self.config.model.fps)
+                logger.experiment.add_images("preview", pixels[0].transpose(0, 1), step)  # add_video wants moviepy
             case _:
                 pass

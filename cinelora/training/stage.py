@@ -91,9 +91,10 @@ class Stage(LightningModule):
         """Flow-matching loss of each sample, (B,)."""
         clean_BCTHW = batch["latents"]
         noisy_BCTHW = self.flow.add_noise(clean_BCTHW, draw.noise, draw.sigma)
-        dropped_B = torch.tensor(draw.drop_caption, device=clean_BCTHW.device)
         batch = {**batch, "noisy": noisy_BCTHW, "timestep": draw.sigma * NUM_TRAIN_TIMESTEPS}
-        batch["text"] = torch.where(dropped_B[:, None, None], self.null_text, batch["text"])
+        if any(draw.drop_caption):
+            dropped_B = torch.tensor(draw.drop_caption, device=clean_BCTHW.device)
+            batch["text"] = torch.where(dropped_B[:, None, None], self.null_text, batch["text"])
         predicted_BCTHW = self.predict(batch, draw.drop_image)
         return self.flow.loss(predicted_BCTHW, self.flow.velocity(clean_BCTHW, draw.noise))
 
@@ -156,7 +157,7 @@ class Stage(LightningModule):
             betas=(settings.beta1, settings.beta2),
             eps=settings.eps,
             weight_decay=settings.weight_decay,
-            fused=self.device.type == "cuda",
+            fused=True,
         )
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common import ROOT, report, spread, train
 
-SETTINGS = {"style": ["stage=style"], "motion": ["stage=motion", "dropout.image=0"]}
+SETTINGS = {"style": ["stage=style"], "motion": ["stage=motion", "dropout.image=0", "stage.accumulation=1"]}
 
 
 def bare_loop(index_file: Path, cache: Path, stage: str, steps: int) -> float:

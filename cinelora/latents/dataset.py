@@ -20,44 +20,63 @@ from cinelora.latents.cache import Entry, Index, encoding_path
 from cinelora.models.flow import keyed_generator
 from cinelora.models.wan import pad_text
 
-TEXTS_IN_MEMORY = 64
-"""Captions kept in memory: at the 14B model's width one is 4 MiB."""
+MEMORY_BYTES = 512 * 2**20
+"""Encodings a data set keeps in memory. Of the 14B model a caption takes 4 MiB, a 720p still 1, a 480p window of 33 frames 8."""
 
 
 class LatentDataset(Dataset[dict[str, Tensor]]):
     """The encodings of one split.
 
     An item holds ``latents`` (16, T, h, w) float32, ``text`` (512, D), ``index`` (its position, int64), and where the
-    index has image encodings ``image_latents`` (16, T, h, w) and ``image_tokens`` (257, D).
+    index has image encodings ``image_latents`` (16, T, h, w) and ``image_tokens`` (257, D). What is read first stays in
+    memory, up to ``MEMORY_BYTES``: every sample is as likely to come next as any other, so there is nothing to evict.
     """
 
     def __init__(self, cache: Path, index: Index, split: str) -> None:
         self.root = cache / "latents"
         self.entries: list[Entry] = index.split(split)
         self.texts = index.texts
-        self.text = lru_cache(TEXTS_IN_MEMORY)(self._text)
+        self._memory: dict[str, dict[str, Tensor]] = {}
+        self._room = MEMORY_BYTES
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __getitem__(self, position: int) -> dict[str, Tensor]:
         entry = self.entries[position]
-        item = {"index": torch.tensor(position), "text": self.text(entry.text), **self._load(entry.video)}
-        return item if entry.image is None else {**item, **self._load(entry.image)}
+        item = {"index": torch.tensor(position), "text": self.text(entry.text), **self._read(entry.video)}
+        return item if entry.image is None else {**item, **self._read(entry.image)}
 
     def shape(self, position: int) -> tuple[int, ...]:
         """Shape of a sample's latents, read from the file's header."""
         header = read_header(encoding_path(self.root, self.entries[position].video))
         return tuple(header["latents"]["shape"])
 
-    def _text(self, name: str) -> Tensor:
-        return pad_text([self._load(name)["text"]])[0]
+    def text(self, name: str) -> Tensor:
+        """A caption's embedding, padded to (512, D)."""
+        return self._read(name)["text"]
 
-    def _load(self, name: str) -> dict[str, Tensor]:
+    def _read(self, name: str) -> dict[str, Tensor]:
+        if name in self._memory:
+            return self._memory[name]
         path = encoding_path(self.root, name)
         if not path.exists():
             raise TrainingError(f"{path} is gone from the cache; start again and it is encoded anew")
-        return load_tensors(path)[0]
+        tensors = load_tensors(path)[0]
+        if "text" in tensors:
+            tensors["text"] = pad_text([tensors["text"]])[0]
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        if size <= self._room:
+            self._memory[name] = tensors
+            self._room -= size
+        return tensors
+
+
+@lru_cache(64)
+def shuffled(count: int, *key: int | str) -> list[int]:
+    """0 to ``count`` - 1 in an order that depends on ``key`` alone."""
+    order: list[int] = torch.randperm(count, generator=keyed_generator(*key)).tolist()
+    return order
 
 
 class BucketSampler(Sampler[list[int]]):
@@ -98,8 +117,7 @@ class BucketSampler(Sampler[list[int]]):
     def group(self, step: int) -> list[int]:
         """The positions of all samples of optimizer step ``step``, over all ranks and micro-batches."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = torch.randperm(self.steps_per_epoch, generator=keyed_generator(self.seed, "groups", epoch))
-        group = int(order[place])
+        group = shuffled(self.steps_per_epoch, self.seed, "groups", epoch)[place]
         for number, (bucket, count) in enumerate(zip(self.buckets, self.groups_per_bucket, strict=True)):
             if group < count:
                 return self._slice(bucket, number, epoch, group)
@@ -107,9 +125,9 @@ class BucketSampler(Sampler[list[int]]):
         raise AssertionError("a group lies in one of the buckets")
 
     def _slice(self, bucket: list[int], number: int, epoch: int, group: int) -> list[int]:
-        shuffled = torch.randperm(len(bucket), generator=keyed_generator(self.seed, "bucket", number, epoch)).tolist()
+        order = shuffled(len(bucket), self.seed, "bucket", number, epoch)
         first = group * self.group_size
-        return [bucket[shuffled[i % len(bucket)]] for i in range(first, first + self.group_size)]
+        return [bucket[order[i % len(bucket)]] for i in range(first, first + self.group_size)]
 
     def __iter__(self) -> Iterator[list[int]]:
         step = self.first_step

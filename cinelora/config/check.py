@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cinelora.config.keys import is_plain_name, models_with_i2v, settings
-from cinelora.config.schema import InferConfig, ModelConfig, SamplerConfig, TrainConfig, effective_lr
+from cinelora.config.schema import DataConfig, InferConfig, ModelConfig, SamplerConfig, TrainConfig, effective_lr
 from cinelora.config.store import load_config
 from cinelora.errors import ConfigError
 from cinelora.hub import is_run, resolve
@@ -21,7 +21,14 @@ __all__ = ["check_infer", "check_train", "effective_lr"]
 _AT_LEAST_ONE = {
     *("model.num_layers", "model.num_heads", "model.hidden_size", "model.height", "model.width", "model.fps"),
     *("model.num_frames", "stage.num_frames", "stage.steps", "stage.batch_size", "stage.accumulation"),
-    *("data.stills_per_shot", "data.window_stride", "lora.rank", "optimizer.lr_for_width", "checkpoint.keep"),
+    *(
+        "data.stills_per_shot",
+        "data.window_stride",
+        "data.clips",
+        "lora.rank",
+        "optimizer.lr_for_width",
+        "checkpoint.keep",
+    ),
     *("validation.samples", "preview.sampler_steps", "logger.every_steps", "sampler.steps", "num_frames"),
     *("gpus", "nodes"),
 }
@@ -30,9 +37,9 @@ _ABOVE_ZERO = {"lora.alpha", "optimizer.lr", "optimizer.eps", "flow.sigma_std", 
 }
 _NOT_BELOW_ZERO = {
     *("optimizer.weight_decay", "optimizer.warmup_steps", "optimizer.clip_norm", "checkpoint.every_steps"),
-    *("validation.every_steps", "preview.every_steps", "seed", "workers", "sampler.guidance"),
+    *("validation.every_steps", "preview.every_steps", "data.heldout_clips", "seed", "workers", "sampler.guidance"),
 }
-_SHARES = {"data.holdout", "lora.dropout", "dropout.caption", "dropout.image"}
+_SHARES = {"data.holdout", "stage.stills", "lora.dropout", "dropout.caption", "dropout.image"}
 _DECAYS = {"optimizer.beta1", "optimizer.beta2", "ema_decay"}
 _SIZES = ("model.height", "model.width")
 _FRAMES = ("model.num_frames", "stage.num_frames", "num_frames")
@@ -128,7 +135,7 @@ def _check_stage(config: TrainConfig) -> None:
         raise ConfigError("model.t2v is empty, and stage.transformer=t2v trains on it: give model.t2v=<checkpoint>")
     if model.hidden_size % model.num_heads:
         raise ConfigError(f"model.hidden_size={model.hidden_size} does not divide into {model.num_heads} heads")
-    (_check_style if stage.name == "style" else _check_motion)(config)
+    {"style": _check_style, "motion": _check_motion, "pretrain": _check_pretrain}[stage.name](config)
 
 
 def _check_style(config: TrainConfig) -> None:
@@ -164,6 +171,22 @@ def _check_motion(config: TrainConfig) -> None:
         )
     if config.adapter is not None:
         _check_style_adapter(config, resolve(config.adapter, "adapter"))
+
+
+def _check_pretrain(config: TrainConfig) -> None:
+    stage = config.stage
+    if stage.image_condition != (stage.transformer == "i2v"):
+        raise ConfigError(
+            f"stage.image_condition={str(stage.image_condition).lower()} with stage.transformer={stage.transformer}: "
+            "stage=pretrain shows the i2v transformer its first frame, and the t2v transformer none"
+        )
+    if stage.image_condition and (stage.stills or stage.num_frames == 1):
+        raise ConfigError(
+            "stage=pretrain of the i2v transformer learns from windows: with one frame the condition is the answer; "
+            "leave stage.stills at 0 and stage.num_frames at 5 or more (4n+1)"
+        )
+    if config.adapter is not None:
+        raise ConfigError(f"adapter={config.adapter} belongs to stage=motion; stage=pretrain trains every weight")
 
 
 def _check_style_adapter(config: TrainConfig, source: Path) -> None:
@@ -215,13 +238,20 @@ def _check_names(config: TrainConfig) -> None:
 
 def _check_data(config: TrainConfig) -> None:
     data = config.data
+    if data.look is None:
+        _check_folder(data)
+    elif data.root is not None:
+        raise ConfigError(f"data.look={data.look} with data.root={data.root}: footage is rendered or read, not both")
+    if Path(config.cache).exists() and not Path(config.cache).is_dir():
+        raise ConfigError(f"cache={config.cache} is a file; give a folder, new or old")
+
+
+def _check_folder(data: DataConfig) -> None:
     if data.root is None:
         raise ConfigError(f"data={data.name} needs a folder with clips: data.root=<folder>")
     if not Path(data.root).is_dir():
         what = "is a file, not a folder" if Path(data.root).is_file() else "does not exist"
         raise ConfigError(f"data.root={data.root}: {Path(data.root).absolute()} {what}; give a folder with clips")
-    if Path(config.cache).exists() and not Path(config.cache).is_dir():
-        raise ConfigError(f"cache={config.cache} is a file; give a folder, new or old")
 
 
 def _batch_line(config: TrainConfig) -> str:

@@ -63,10 +63,11 @@ class ModelConfig:
 class StageConfig:
     """What is learnt, on which transformer, from what, and for how long."""
 
-    name: str = setting("what is learnt", "style", ("style", "motion"))
+    name: str = setting("what is learnt; pretrain = every weight", "style", ("style", "motion", "pretrain"))
     transformer: str = setting("which transformer of the pair is trained on", "t2v", ("t2v", "i2v"))
     num_frames: int = setting("frames of a training sample: 1 = stills, else 4n+1", 1)
     image_condition: bool = setting("show the transformer its first frame (i2v only)", False)
+    stills: float = setting("share of pretraining steps that see the first latent frame of each window alone", 0.0)
     allow_leak: bool = setting("train stills on i2v although the condition is the answer", False)
     steps: int = setting("optimizer steps", 1000)
     batch_size: int = setting("samples per rank and micro-batch", 4)
@@ -79,6 +80,11 @@ class DataConfig:
 
     name: str = setting("name of the data set", "")
     root: str | None = setting("folder with clips, and .txt captions beside them")
+    look: str | None = setting(
+        "render the footage in this look, instead of reading any", None, ("daylight", "noir", "western", "neon")
+    )
+    clips: int = setting("clips to render for training", 5000)
+    heldout_clips: int = setting("clips to render for validation", 64)
     caption: str | None = setting("one caption for every clip, instead of the files beside them")
     trigger: str | None = setting("word put before every caption, to call the look up later")
     holdout: float = setting("share of the clips kept for validation", 0.1)
@@ -230,7 +236,7 @@ class TrainConfig:
     seed: int = setting("seeds weights, order, noise and dropout", 0)
     gpus: int = setting("ranks on each node: GPUs, or CPU processes where there are none", 1)
     nodes: int = setting("machines", 1)
-    workers: int = setting("processes reading the cache, per rank; 0 reads in the training process", 0)
+    workers: int = setting("processes reading footage and cache, per rank; 0 reads in the rank itself", 0)
     out: str | None = setting("run directory; null = outputs/<stage>/<data>/<time>")
     adapter: str | None = setting("style adapter under stage=motion: a run, a file or hub:owner/name")
     resume: str | None = setting("run to go on with: its directory, a file in it, or hub:owner/name")

@@ -10,25 +10,31 @@ fingerprint and ``VERSION``. A changed caption therefore re-encodes one text, an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 
 from cinelora.errors import FootageError, TrainingError
 from cinelora.files import read_json, save_tensors, sha256_json, write_json
-from cinelora.footage.samples import Manifest, Sample, Skipped, read_frames
+from cinelora.footage.samples import Manifest, Sample, Skipped
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cinelora.footage.decode import Pixels
     from cinelora.models.wan import WanBundle
 
-T = TypeVar("T")
+    Read = Callable[[Sample], Pixels | Tensor]
+
 VERSION = 1
 """Raised whenever the same inputs would be encoded to other values."""
+PIXELS_AT_ONCE = 6 * 2**20
+"""Pixels of a batch on a GPU: 8 windows of 33 frames at 112x192, one at 480p. On a CPU batches gain nothing."""
+TEXTS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -81,9 +87,10 @@ class Framing:
 
 
 class LatentCache:
-    """The folder of encodings of one bundle. Building is resumable and sharded over ranks."""
+    """The folder of encodings of one bundle. Building is resumable and sharded over ranks; ``workers`` processes read."""
 
-    def __init__(self, root: Path, bundle: WanBundle, framing: Framing) -> None:
+    def __init__(self, root: Path, bundle: WanBundle, framing: Framing, workers: int = 0) -> None:
+        self.workers = workers
         self.root = root / "latents"
         self.bundle = bundle
         self.framing = framing
@@ -119,18 +126,19 @@ class LatentCache:
         return Index(tuple(map(entry, manifest.samples)), {role: text_name(prompt) for role, prompt in texts.items()})
 
     def encode(
-        self, footage: Path, manifest: Manifest, index: Index, texts: dict[str, str], rank: int = 0, world_size: int = 1
+        self, read: Read, manifest: Manifest, index: Index, texts: dict[str, str], rank: int = 0, world_size: int = 1
     ) -> list[Skipped]:
         """Encode what is missing of this rank's share; returns the samples whose pixels could not be read.
 
-        The share is cut from all samples, not from the missing ones, which change while other ranks write.
+        ``read`` gives a sample's pixels, uint8 (T, H, W, 3) at the framing's size, as a numpy array or a tensor, or
+        raises ``FootageError``. The share is cut from all samples, not from the missing ones, which change while other ranks write.
         """
         prompts = {entry.text: entry.caption for entry in index.entries}
         prompts |= {index.texts[role]: prompt for role, prompt in texts.items()}
         self._encode_texts(self._missing(list(prompts)[rank::world_size]), prompts, rank == 0)
         pairs = list(zip(manifest.samples, index.entries, strict=True))[rank::world_size]
         todo = [pair for pair in pairs if self._missing(name for name in (pair[1].video, pair[1].image) if name)]
-        return self._encode_samples(footage, todo, rank == 0)
+        return self._encode_samples(read, todo, rank == 0)
 
     def complete(self, index: Index, skipped: list[Skipped]) -> Index:
         """``index`` without the entries that could not be encoded. Raises ``FootageError`` where none is left."""
@@ -148,35 +156,69 @@ class LatentCache:
 
         if not names:
             return
-        with self.bundle.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
-            for name in _progress(names, "captions", show):
-                self._save(name, {"text": self.bundle.encode_text([prompts[name]])[0]})
+        size = TEXTS_AT_ONCE if self.bundle.device.type == "cuda" else 1
+        with self.bundle.loaded(Part.TOKENIZER, Part.TEXT_ENCODER), _bar(names, "captions", show) as bar:
+            for first in range(0, len(names), size):
+                batch = names[first : first + size]
+                for name, text in zip(batch, self.bundle.encode_text([prompts[n] for n in batch]), strict=True):
+                    self._save(name, {"text": text})
+                bar.update(len(batch))
 
-    def _encode_samples(self, footage: Path, todo: list[tuple[Sample, Entry]], show: bool) -> list[Skipped]:
+    def _encode_samples(self, read: Read, todo: list[tuple[Sample, Entry]], show: bool) -> list[Skipped]:
         from cinelora.models.wan import Part
 
         if not todo:
             return []
-        skipped = []
+        skipped: list[Skipped] = []
         parts = [Part.VAE, Part.IMAGE_ENCODER] if self.framing.image_condition else [Part.VAE]
-        with self.bundle.loaded(*parts):
-            for sample, entry in _progress(todo, "samples", show):
-                try:
-                    self._encode_sample(footage, sample, entry)
-                except FootageError as error:
-                    skipped.append(Skipped(sample.path, str(error)))
+        with self.bundle.loaded(*parts), _bar(todo, "samples", show) as bar:
+            for batch in self._batches(read, todo, skipped):
+                self._encode_batch(batch)
+                bar.update(len(batch))
         return skipped
 
-    def _encode_sample(self, footage: Path, sample: Sample, entry: Entry) -> None:
+    def _batches(
+        self, read: Read, todo: list[tuple[Sample, Entry]], skipped: list[Skipped]
+    ) -> Iterator[list[tuple[Entry, Tensor]]]:
+        """Entries with their pixels (1, 3, T, H, W) in [-1, 1], as many at a time as fit; samples are of one length."""
+        from torch.utils.data import DataLoader
+
         from cinelora.models.wan import pixels_to_range
 
-        video = read_frames(footage, sample, self.framing.height, self.framing.width)
-        if self._missing([entry.video]):
-            latents = self.bundle.encode_video(pixels_to_range(video, self.bundle.device))[0]
-            self._save(entry.video, {"latents": latents})
-        if entry.image and self._missing([entry.image]):
-            image = self.bundle.encode_image(video[0], num_frames=len(video))
-            self._save(entry.image, {"image_latents": image.latents, "image_tokens": image.tokens})
+        device = self.bundle.device
+        pixels = self.framing.num_frames * self.framing.height * self.framing.width
+        size = max(1, PIXELS_AT_ONCE // pixels) if device.type == "cuda" else 1
+        # spawned, not forked: a reader may use the GPU
+        context = "spawn" if self.workers else None
+        readings = DataLoader(
+            _Readings(read, todo), batch_size=None, num_workers=self.workers, multiprocessing_context=context
+        )
+        batch: list[tuple[Entry, Tensor]] = []
+        for (sample, entry), reading in zip(todo, readings, strict=True):
+            if isinstance(reading, str):
+                skipped.append(Skipped(sample.path, reading))
+            else:
+                batch.append((entry, pixels_to_range(reading, device)))
+            if len(batch) >= size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _encode_batch(self, batch: list[tuple[Entry, Tensor]]) -> None:
+        import torch
+
+        videos = [(entry, video) for entry, video in batch if self._missing([entry.video])]
+        if videos:
+            latents = self.bundle.encode_video(torch.cat([video for _, video in videos]))
+            for (entry, _), encoded in zip(videos, latents, strict=True):
+                self._save(entry.video, {"latents": encoded})
+        images = [(entry.image, video) for entry, video in batch if entry.image and self._missing([entry.image])]
+        if images:
+            first_frames = torch.cat([video[:, :, 0] for _, video in images])
+            condition = self.bundle.encode_images(first_frames, images[0][1].shape[2])
+            for (name, _), latents, tokens in zip(images, condition.latents, condition.tokens, strict=True):
+                self._save(name, {"image_latents": latents, "image_tokens": tokens})
 
     def _save(self, name: str, tensors: dict[str, Tensor]) -> None:
         path = self.path(name)
@@ -193,6 +235,26 @@ def encoding_path(root: Path, name: str) -> Path:
     return root / name.split("-")[1][:2] / f"{name}.safetensors"
 
 
-def _progress(items: list[T], unit: str, show: bool) -> Iterable[T]:
-    bar: Iterable[T] = tqdm(items, desc=f"encoding {unit}", unit=unit[:-1], disable=not show)
-    return bar
+class _Readings(TorchDataset["Tensor | str"]):
+    """The pixels of samples, or in words why there are none; a whole sample comes in one piece from another process."""
+
+    def __init__(self, read: Read, todo: list[tuple[Sample, Entry]]) -> None:
+        self.read, self.samples = read, [sample for sample, _ in todo]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, position: int) -> Tensor | str:
+        import torch
+        from torch.utils.data import get_worker_info
+
+        try:
+            pixels = self.read(self.samples[position])
+        except FootageError as error:
+            return str(error)
+        tensor = pixels if isinstance(pixels, torch.Tensor) else torch.from_numpy(pixels.copy())
+        return tensor.cpu() if get_worker_info() else tensor
+
+
+def _bar(items: Sized, unit: str, show: bool) -> tqdm[Any]:
+    return tqdm(total=len(items), desc=f"encoding {unit}", unit=unit[:-1], disable=not show)

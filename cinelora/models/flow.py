@@ -21,10 +21,13 @@ NUM_TRAIN_TIMESTEPS = 1000
 """Wan tells the network ``1000 * sigma``."""
 
 
-def keyed_generator(*key: int | str) -> torch.Generator:
-    """A CPU generator whose stream depends on ``key`` alone, so that any rank, resumed or not, draws the same."""
+def keyed_generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator whose stream depends on ``key`` alone, so that any rank, resumed or not, draws the same.
+
+    A GPU's stream is another than the CPU's, the same on every GPU.
+    """
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
 def resolution_shift(height: int, width: int) -> float:

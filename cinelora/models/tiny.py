@@ -1,18 +1,19 @@
 """The embedded model: a complete Wan2.1 pair (text-to-video, image-to-video), small enough for two cores.
 
 Real diffusers and transformers classes at Wan's real token geometry (8x8x4 VAE, 36 input channels and 257 image tokens
-for I2V, 512 text tokens), in diffusers layout, with weights drawn from a fixed seed: it trains and samples like the full
-model, but nobody has taught it pictures, so what it draws is noise.
+for I2V, 512 text tokens), in diffusers layout below ``data/scale_model``, trained by the project itself on footage it
+renders (docs/scale-model.md). Here is its shape, how a new one begins, and where the shipped one lies.
 """
 
 from __future__ import annotations
 
-import json
-import logging
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -23,48 +24,53 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
+from torch import Tensor
 from transformers import ByT5Tokenizer, CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
-from cinelora.files import sha256_json
+import cinelora
+from cinelora.errors import ModelError
+from cinelora.files import read_json, save_tensors, sha256_file, write_json
+
+HOME = Path(cinelora.__file__).resolve().parents[1] / "data" / "scale_model"
+HASHES = "hashes.json"
+SHARED = ("vae", "text_encoder", "tokenizer", "scheduler")
+"""Parts that both pipelines use: they lie in ``t2v``, and ``i2v`` links to them."""
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 TRANSFORMER: dict[str, Any] = {
     "patch_size": (1, 2, 2),
     "num_attention_heads": 4,
-    "attention_head_dim": 32,
+    "attention_head_dim": 48,
     "in_channels": 16,
     "out_channels": 16,
-    "text_dim": 64,
-    "freq_dim": 64,
-    "ffn_dim": 256,
-    "num_layers": 4,
+    "text_dim": 128,
+    "freq_dim": 128,
+    "ffn_dim": 512,
+    "num_layers": 6,
 }
-IMAGE_TO_VIDEO: dict[str, Any] = {**TRANSFORMER, "in_channels": 36, "image_dim": 32, "added_kv_proj_dim": 128}
-VAE: dict[str, Any] = {
-    "base_dim": 8,
-    "num_res_blocks": 1,
-    "temperal_downsample": [False, True, True],
-    # an untrained encoder answers with a spread of about 0.15, whatever it is shown; normalised latents then have about 1
-    "latents_mean": [0.0] * 16,
-    "latents_std": [0.15] * 16,
-}
+IMAGE_TO_VIDEO: dict[str, Any] = {**TRANSFORMER, "in_channels": 36, "image_dim": 96, "added_kv_proj_dim": 192}
+VAE: dict[str, Any] = {"base_dim": 16, "num_res_blocks": 1, "temperal_downsample": [False, True, True]}
 TEXT: dict[str, Any] = {
     "vocab_size": 384,
-    "d_model": 64,
-    "d_kv": 16,
-    "d_ff": 128,
-    "num_layers": 2,
+    "d_model": 128,
+    "d_kv": 32,
+    "d_ff": 256,
+    "num_layers": 4,
     "num_heads": 4,
     "feed_forward_proj": "gated-gelu",
+    "dropout_rate": 0.0,
 }
 IMAGE: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
+    "hidden_size": 96,
+    "intermediate_size": 192,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 3,
     "image_size": 224,
     "patch_size": 14,
 }
-RECIPE = {"t2v": TRANSFORMER, "i2v": IMAGE_TO_VIDEO, "vae": VAE, "text": TEXT, "image": IMAGE, "seed": 0, "layout": 1}
+
+
+# -- a new model -------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -75,68 +81,109 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def build_transformers() -> tuple[WanTransformer3DModel, WanTransformer3DModel]:
-    """The pair; I2V is grown from T2V as Wan's was: shared blocks, new input channels at zero, new image projections."""
-    with seeded(RECIPE["seed"]):  # type: ignore[arg-type]
-        t2v = WanTransformer3DModel(**TRANSFORMER)
-        i2v = WanTransformer3DModel(**IMAGE_TO_VIDEO)
-    grown = t2v.state_dict()
-    patches = i2v.patch_embedding.weight.detach().clone().zero_()
-    patches[:, : TRANSFORMER["in_channels"]] = grown["patch_embedding.weight"]
-    i2v.load_state_dict({**i2v.state_dict(), **grown, "patch_embedding.weight": patches})
-    return t2v, i2v
+@dataclass(frozen=True)
+class Encoders:
+    """What both transformers of the pair are fed by."""
+
+    vae: AutoencoderKLWan
+    text: UMT5EncoderModel
+    image: CLIPVisionModel
 
 
-def build_encoders() -> tuple[AutoencoderKLWan, UMT5EncoderModel, CLIPVisionModel]:
-    """VAE, text encoder and image encoder, shared by the pair."""
-    with seeded(RECIPE["seed"]):  # type: ignore[arg-type]
-        return (
-            AutoencoderKLWan(**VAE),
-            UMT5EncoderModel(UMT5Config(**TEXT)),
-            CLIPVisionModel(CLIPVisionConfig(**IMAGE)),
+def new_encoders(seed: int) -> Encoders:
+    """Untrained encoders."""
+    with seeded(seed):
+        return Encoders(
+            AutoencoderKLWan(**VAE), UMT5EncoderModel(UMT5Config(**TEXT)), CLIPVisionModel(CLIPVisionConfig(**IMAGE))
         )
 
 
-def save_pair(folder: Path) -> None:
-    """Write both pipelines below ``folder`` (``t2v/`` and ``i2v/``), readable by stock diffusers."""
-    t2v, i2v = build_transformers()
-    vae, text_encoder, image_encoder = build_encoders()
+def new_transformer(seed: int) -> WanTransformer3DModel:
+    """An untrained T2V transformer."""
+    with seeded(seed):
+        return WanTransformer3DModel(**TRANSFORMER)
+
+
+def grow(t2v: WanTransformer3DModel, seed: int) -> WanTransformer3DModel:
+    """An I2V transformer grown from ``t2v``, as Wan's was: shared blocks, and new inputs that change nothing at first.
+
+    The weights of the new input channels and of the image values (``add_v_proj``) are zero.
+    """
+    with seeded(seed):
+        i2v = WanTransformer3DModel(**IMAGE_TO_VIDEO)
+    grown = {**i2v.state_dict(), **t2v.state_dict()}
+    patches = torch.zeros_like(i2v.patch_embedding.weight)
+    patches[:, : TRANSFORMER["in_channels"]] = t2v.patch_embedding.weight.detach()
+    silent = {name: torch.zeros_like(value) for name, value in grown.items() if ".add_v_proj." in name}
+    i2v.load_state_dict({**grown, "patch_embedding.weight": patches, **silent})
+    return i2v
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def save_pair(folder: Path, encoders: Encoders, t2v: WanTransformer3DModel, i2v: WanTransformer3DModel) -> None:
+    """Write both pipelines below ``folder`` (``t2v/`` and ``i2v/``), in bf16, readable by stock diffusers."""
     shared = {
         "tokenizer": ByT5Tokenizer(),
-        "text_encoder": text_encoder,
-        "vae": vae,
+        "text_encoder": encoders.text.bfloat16(),
+        "vae": encoders.vae.bfloat16(),
         "scheduler": UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
         ),
     }
-    WanPipeline(transformer=t2v, **shared).save_pretrained(folder / "t2v", safe_serialization=True)
-    WanImageToVideoPipeline(
-        transformer=i2v, image_encoder=image_encoder, image_processor=squashing_processor(), **shared
-    ).save_pretrained(folder / "i2v", safe_serialization=True)
+    image = {"image_encoder": encoders.image.bfloat16(), "image_processor": squashing_processor()}
+    WanPipeline(transformer=t2v.bfloat16(), **shared).save_pretrained(folder / "t2v")
+    WanImageToVideoPipeline(transformer=i2v.bfloat16(), **image, **shared).save_pretrained(folder / "i2v")
+    for part in SHARED:
+        shutil.rmtree(folder / "i2v" / part)
+        os.symlink(Path("..", "t2v", part), folder / "i2v" / part, target_is_directory=True)
+    write_hashes(folder)
 
 
 def squashing_processor() -> Any:
     """CLIP preprocessing in PIL that squashes to 224x224 without a crop, nearest to what Wan's own code does."""
-    try:
-        from transformers import CLIPImageProcessorPil as Processor  # transformers >= 5 names the backends apart
-    except ImportError:
-        from transformers import CLIPImageProcessor as Processor
-    return Processor(size={"height": 224, "width": 224}, do_center_crop=False)
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    return CLIPImageProcessorPil(size={"height": 224, "width": 224}, do_center_crop=False)
 
 
-def materialise(cache: Path) -> Path:
-    """The folder below ``cache`` that holds the embedded pair; built on first use, whole or not at all."""
-    folder = cache / "models" / f"tiny-{sha256_json(RECIPE)[:12]}"
-    if not (folder / "recipe.json").exists():
-        logging.getLogger(__name__).info("building the embedded model in %s", folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder.parent, prefix=".building-") as building:
-            draft = Path(building) / "pair"
-            save_pair(draft)
-            (draft / "recipe.json").write_text(json.dumps(RECIPE, indent=1))
-            try:
-                draft.rename(folder)
-            except OSError:  # another run finished the same folder first
-                if not (folder / "recipe.json").exists():
-                    raise
-    return folder
+def save_transformer(folder: Path, kind: str, state: dict[str, Tensor]) -> None:
+    """Write ``state`` as the ``t2v`` or ``i2v`` transformer of the embedded shape, in diffusers layout, in bf16."""
+    config = {"_class_name": "WanTransformer3DModel", **(TRANSFORMER if kind == "t2v" else IMAGE_TO_VIDEO)}
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.to("cpu", torch.bfloat16) for name, value in state.items()}
+    save_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
+    write_json(folder / "config.json", config)
+
+
+def adopt(pair: Path, trained: Path, kind: str, seed: int = 0) -> None:
+    """Put a trained transformer into its place in ``pair``; a new T2V transformer also grows a new I2V one."""
+    shutil.copytree(trained, pair / kind / "transformer", dirs_exist_ok=True)
+    if kind == "t2v":
+        t2v = WanTransformer3DModel.from_pretrained(trained, use_safetensors=True)
+        grow(t2v, seed).bfloat16().save_pretrained(pair / "i2v" / "transformer")
+    write_hashes(pair)
+
+
+def write_hashes(pair: Path) -> None:
+    """Record the SHA-256 of every weights file below ``pair``."""
+    files = sorted(path for path in pair.rglob("*.safetensors") if not path.parent.is_symlink())
+    write_json(pair / HASHES, {path.relative_to(pair).as_posix(): sha256_file(path) for path in files})
+
+
+@cache
+def embedded(kind: str) -> Path:
+    """The folder of the shipped ``t2v`` or ``i2v`` pipeline.
+
+    Raises ``ModelError`` naming the file where one is missing or its content is not what was shipped.
+    """
+    for name, expected in read_json(HOME / HASHES).items():
+        path = HOME / name
+        found = sha256_file(path) if path.is_file() else "nothing"
+        if found != expected:
+            raise ModelError(
+                f"{path} of the embedded model is damaged: its SHA-256 is {found[:12]}, {expected[:12]} was shipped; "
+                "restore it with: git checkout -- data/scale_model"
+            )
+    return HOME / kind

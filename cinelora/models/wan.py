@@ -133,9 +133,10 @@ def clean_prompt(prompt: str) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
-def pixels_to_range(video_THWC: np.ndarray, device: torch.device) -> Tensor:
+def pixels_to_range(video_THWC: np.ndarray | Tensor, device: torch.device) -> Tensor:
     """uint8 frames (T, H, W, 3) as float32 (1, 3, T, H, W) in [-1, 1]."""
-    video = torch.from_numpy(np.array(video_THWC)).to(device).permute(3, 0, 1, 2)[None]
+    video = torch.as_tensor(np.array(video_THWC) if isinstance(video_THWC, np.ndarray) else video_THWC, device=device)
+    video = video.permute(3, 0, 1, 2)[None]
     return video.float() / 127.5 - 1
 
 
@@ -283,9 +284,14 @@ class WanBundle:
         sees the frame squashed to 224x224 with torch's bicubic and no crop, as Wan's ``clip.py`` does; diffusers' own
         processor (PIL, or torchvision where it is installed) antialiases, so its features differ slightly.
         """
-        frame = pixels_to_range(image_HWC[None], self.device)
-        clip = F.pad(frame, (0, 0, 0, 0, 0, num_frames - 1))
-        return ImageCondition(self.encode_video(clip)[0], self._image_tokens(frame[:, :, 0])[0])
+        images = self.encode_images(pixels_to_range(image_HWC[None], self.device)[:, :, 0], num_frames)
+        return ImageCondition(images.latents[0], images.tokens[0])
+
+    @torch.no_grad()
+    def encode_images(self, frames_BCHW: Tensor, num_frames: int) -> ImageCondition:
+        """``encode_image`` of a batch of first frames (B, 3, H, W) in [-1, 1]: latents (B, 16, T, h, w), tokens (B, 257, D)."""
+        clips = F.pad(frames_BCHW[:, :, None], (0, 0, 0, 0, 0, num_frames - 1))
+        return ImageCondition(self.encode_video(clips), self._image_tokens(frames_BCHW))
 
     def _image_tokens(self, frame_BCHW: Tensor) -> Tensor:
         encoder = self._part(Part.IMAGE_ENCODER)
@@ -303,7 +309,7 @@ def _source_directory(source: str, revision: str, part: Part, cache: Path) -> Pa
 
         if source not in ("embedded:tiny-t2v", "embedded:tiny-i2v"):
             raise ModelError(f"{source} is not an embedded model; there are embedded:tiny-t2v and embedded:tiny-i2v")
-        return tiny.materialise(cache) / source.removeprefix("embedded:tiny-")
+        return tiny.embedded(source.removeprefix("embedded:tiny-"))
     if Path(source).is_dir():
         return Path(source)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith((".", "/", "~")):

@@ -19,7 +19,6 @@ from tqdm.auto import tqdm
 
 from cinelora.config.schema import CheckpointConfig, LoggerConfig, ValidationConfig
 from cinelora.latents.dataset import LatentDataset
-from cinelora.models.lora import adapter_state, load_adapter_state
 from cinelora.runs import RunDirectory
 from cinelora.training.checkpoints import Checkpoint, save_checkpoint
 from cinelora.training.stage import Stage
@@ -58,8 +57,8 @@ class AtStep(Callback):
         raise NotImplementedError
 
 
-class AdapterEma(AtStep):
-    """Exponential moving average of the adapter alone, float32, on the adapter's device.
+class Ema(AtStep):
+    """Exponential moving average of what is trained alone, float32, on its device.
 
     It starts fast: after step t the decay is at most t / (t + 9), else a short run would export its start.
     """
@@ -70,15 +69,15 @@ class AdapterEma(AtStep):
         self.average: State = {}
 
     def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
-        """Start from the adapter as it is, unless a checkpoint brought an average along."""
+        """Start from the weights as they are, unless a checkpoint brought an average along."""
         super().on_train_start(trainer, stage)
         if not self.average:
-            self.average = {k: v.clone() for k, v in adapter_state(stage.transformer, stage.config.stage.name).items()}
+            self.average = {name: value.clone() for name, value in stage.trained.state().items()}
 
     def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
-        """Move the average towards the adapter."""
+        """Move the average towards the weights."""
         weight = 1 - min(self.decay, step / (step + 9))
-        current = adapter_state(stage.transformer, stage.config.stage.name)
+        current = stage.trained.state()
         names = list(current)
         torch._foreach_lerp_([self.average[n] for n in names], [current[n] for n in names], weight)
 
@@ -86,7 +85,7 @@ class AdapterEma(AtStep):
 class Resume(Callback):
     """Puts a resumed run's adapter, moments, average and step back; stands before the callbacks that look at them."""
 
-    def __init__(self, checkpoint: Checkpoint, ema: AdapterEma | None) -> None:
+    def __init__(self, checkpoint: Checkpoint, ema: Ema | None) -> None:
         self.checkpoint, self.ema = checkpoint, ema
 
     def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
@@ -105,7 +104,7 @@ class Keeper(AtStep):
         settings: CheckpointConfig,
         run: RunDirectory,
         export: Callable[[State], None],
-        ema: AdapterEma | None,
+        ema: Ema | None,
         facts: dict[str, Any],
     ) -> None:
         super().__init__()
@@ -137,7 +136,7 @@ class Keeper(AtStep):
     def save(self, trainer: Trainer, stage: Stage, step: int) -> None:
         """Checkpoint and export, by rank 0; the others wait."""
         if trainer.is_global_zero:
-            state = adapter_state(stage.transformer, stage.config.stage.name)
+            state = stage.trained.state()
             average = self.ema.average if self.ema else {}
             tensors = {f"adapter.{k}": v for k, v in state.items()} | {f"ema.{k}": v for k, v in average.items()}
             tensors |= {f"moments.{k}": v for k, v in moments(trainer.optimizers[0]).items()}
@@ -152,9 +151,9 @@ def moments(optimizer: torch.optim.Optimizer) -> State:
     return {f"{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
 
 
-def restore(checkpoint: Checkpoint, trainer: Trainer, stage: Stage, ema: AdapterEma | None) -> None:
+def restore(checkpoint: Checkpoint, trainer: Trainer, stage: Stage, ema: Ema | None) -> None:
     """Put ``checkpoint`` into a trainer that has just set itself up."""
-    load_adapter_state(stage.transformer, stage.config.stage.name, checkpoint.group("adapter"))
+    stage.trained.load(checkpoint.group("adapter"))
     if ema:
         ema.average = {k: v.to(stage.device) for k, v in checkpoint.group("ema").items()}
     optimizer = trainer.optimizers[0]

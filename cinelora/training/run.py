@@ -25,12 +25,16 @@ from cinelora.launch import Rank, barrier, launch, process_group, rank_info
 from cinelora.runs import RunDirectory, adapter_paths
 
 if TYPE_CHECKING:
+    import torch
+    from diffusers import WanTransformer3DModel
     from lightning import Callback, Trainer
     from torch import Tensor
 
-    from cinelora.latents.cache import Index
+    from cinelora.footage.samples import Manifest
+    from cinelora.latents.cache import Index, Read
     from cinelora.latents.dataset import LatentDataset
-    from cinelora.training.callbacks import AdapterEma, HeldoutLoss, Keeper, Progress, Resume
+    from cinelora.models.trained import TrainedAdapter
+    from cinelora.training.callbacks import Ema, HeldoutLoss, Keeper, Progress, Resume
     from cinelora.training.checkpoints import Checkpoint
     from cinelora.training.preview import Preview
     from cinelora.training.stage import Stage
@@ -70,7 +74,8 @@ def carry_style_adapter(source: str, run: RunDirectory) -> None:
 
 def closing_lines(result: dict[str, Any], run: RunDirectory) -> list[str]:
     """What a user wants to know when a run ends."""
-    lines = [f"adapter {run.adapter(result['stage'])}", f"summary {run.summary}"]
+    product = run.transformer if result["stage"] == "pretrain" else run.adapter(result["stage"])
+    lines = [f"{'transformer' if product == run.transformer else 'adapter'} {product}", f"summary {run.summary}"]
     if "heldout_change" in result:
         lines.insert(
             0, f"held-out loss {result['heldout_loss']:.4f}, {result['heldout_change']:+.1%} against the start"
@@ -99,19 +104,20 @@ def encode_rank(config: TrainConfig, run: RunDirectory) -> None:
     from cinelora.models.wan import WanBundle
 
     quiet_libraries()
-    rank, footage = rank_info(), Path(str(config.data.root))
+    rank = rank_info()
     with process_group(rank) if rank.world_size > 1 else nullcontext():
         if rank.global_rank == 0:
-            scan_footage(config, run, footage)
+            find_samples(config, run)
         barrier(rank)
         manifest = read_manifest(run.manifest)
         stage, model, cache = config.stage, config.model, Path(config.cache)
         bundle = WanBundle.from_config(model, bundle_kind(config), cache)
         framing = Framing(model.height, model.width, stage.num_frames, stage.image_condition)
-        latents = LatentCache(cache, bundle, framing)
+        latents = LatentCache(cache, bundle, framing, config.workers)
         texts = {"null": ""} | ({"preview": config.preview.prompt} if config.preview.prompt else {})
         index = latents.index(manifest, texts)
-        skipped = latents.encode(footage, manifest, index, texts, rank.global_rank, rank.world_size)
+        read = reader(config, bundle.device)
+        skipped = latents.encode(read, manifest, index, texts, rank.global_rank, rank.world_size)
         for clip in skipped:
             log.warning("skipped %s: %s", clip.path, clip.reason)
         barrier(rank)
@@ -119,13 +125,47 @@ def encode_rank(config: TrainConfig, run: RunDirectory) -> None:
             latents.complete(Index(index.entries, index.texts), skipped).save(run.dataset)
 
 
-def scan_footage(config: TrainConfig, run: RunDirectory, footage: Path) -> None:
+def reader(config: TrainConfig, device: torch.device) -> Read:
+    """What gives the pixels of a sample: the footage folder, or the renderer."""
+    height, width = config.model.height, config.model.width
+    if config.data.look:
+        from cinelora.footage.rendered import render_sample
+
+        return partial(render_sample, height=height, width=width, fps=config.model.fps, device=device)
+    from cinelora.footage.samples import read_frames
+
+    return partial(read_frames, Path(str(config.data.root)), height=height, width=width)
+
+
+def find_samples(config: TrainConfig, run: RunDirectory) -> None:
     """Write the run's manifest, and say what was found and what was left out."""
-    from cinelora.footage.samples import scan, write_manifest
+    from cinelora.footage.samples import write_manifest
+
+    manifest = rendered(config) if config.data.look else scanned(config)
+    write_manifest(run.manifest, manifest)
+    heldout = sum(sample.split == "heldout" for sample in manifest.samples)
+    print(
+        f"{len(manifest.samples) - heldout} samples to train on, {heldout} held out, {len(manifest.skipped)} clips skipped"
+    )
+    for clip in manifest.skipped:
+        print(f"  skipped {clip.path}: {clip.reason}")
+
+
+def rendered(config: TrainConfig) -> Manifest:
+    """The samples of footage that the renderer draws."""
+    from cinelora.footage.rendered import rendered_manifest
 
     data = config.data
-    manifest = scan(
-        footage,
+    return rendered_manifest(str(data.look), data.clips, data.heldout_clips, config.stage.num_frames, config.model.fps)
+
+
+def scanned(config: TrainConfig) -> Manifest:
+    """The samples of the footage folder."""
+    from cinelora.footage.samples import scan
+
+    data = config.data
+    return scan(
+        Path(str(data.root)),
         num_frames=config.stage.num_frames,
         fps=config.model.fps,
         caption=data.caption,
@@ -135,13 +175,6 @@ def scan_footage(config: TrainConfig, run: RunDirectory, footage: Path) -> None:
         window_stride=data.window_stride,
         seed=config.seed,
     )
-    write_manifest(run.manifest, manifest)
-    heldout = sum(sample.split == "heldout" for sample in manifest.samples)
-    print(
-        f"{len(manifest.samples) - heldout} samples to train on, {heldout} held out, {len(manifest.skipped)} clips skipped"
-    )
-    for clip in manifest.skipped:
-        print(f"  skipped {clip.path}: {clip.reason}")
 
 
 # -- second launch: train ----------------------------------------------------------------------------------------------
@@ -191,24 +224,22 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
 
 
 def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset) -> Stage:
-    """Load the transformer, hang the adapters on it, and wrap both in the stage."""
-    from cinelora.models.adapter_file import LoraSpec, read_adapter
+    """Load the transformer, choose what of it is trained, and wrap both in the stage."""
     from cinelora.models.flow import FlowMatching
-    from cinelora.models.lora import add_adapter, load_adapter
+    from cinelora.models.trained import WholeTransformer
     from cinelora.models.wan import WanBundle
     from cinelora.training.stage import ImageConditionedStage, Stage
 
-    model, lora = config.model, config.lora
+    model = config.model
     transformer = WanBundle.from_config(model, bundle_kind(config), Path(config.cache)).load_transformer()
     if model.checkpoint_activations:
         transformer.enable_gradient_checkpointing()
-    if config.stage.name == "motion" and run.adapter("style").exists():
-        load_adapter(transformer, "style", read_adapter(run.adapter("style")), model.name)
-    spec = LoraSpec(lora.rank, lora.alpha, lora.dropout, lora.targets)
-    add_adapter(transformer, config.stage.name, spec, config.seed)
+    pretrains = config.stage.name == "pretrain"
+    trained = WholeTransformer(transformer) if pretrains else hang_adapters(config, run, transformer)
     return (ImageConditionedStage if config.stage.image_condition else Stage)(
         config,
         transformer,
+        trained,
         FlowMatching.from_config(config.flow, model.height, model.width),
         [entry.id for entry in training.entries],
         training.text(training.texts["null"]),
@@ -216,12 +247,26 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset)
     )
 
 
+def hang_adapters(config: TrainConfig, run: RunDirectory, transformer: WanTransformer3DModel) -> TrainedAdapter:
+    """The adapter to train, on top of the style adapter where the run carries one."""
+    from cinelora.models.adapter_file import LoraSpec, read_adapter
+    from cinelora.models.lora import add_adapter, load_adapter
+    from cinelora.models.trained import TrainedAdapter
+
+    lora = config.lora
+    if config.stage.name == "motion" and run.adapter("style").exists():
+        load_adapter(transformer, "style", read_adapter(run.adapter("style")), config.model.name)
+    spec = LoraSpec(lora.rank, lora.alpha, lora.dropout, lora.targets)
+    add_adapter(transformer, config.stage.name, spec, config.seed)
+    return TrainedAdapter(transformer, config.stage.name)
+
+
 @dataclass(frozen=True)
 class Crew:
     """The callbacks of a run, in the order they act: restore, average, measure, show, save."""
 
     resume: Resume | None
-    ema: AdapterEma | None
+    ema: Ema | None
     heldout: HeldoutLoss | None
     preview: Preview | None
     progress: Progress
@@ -242,9 +287,9 @@ def make_callbacks(
     resumed: Checkpoint | None,
 ) -> Crew:
     """What happens beside the optimisation, as the settings ask for it."""
-    from cinelora.training.callbacks import AdapterEma, HeldoutLoss, Keeper, Progress, Resume
+    from cinelora.training.callbacks import Ema, HeldoutLoss, Keeper, Progress, Resume
 
-    ema = AdapterEma(config.ema_decay) if config.ema_decay else None
+    ema = Ema(config.ema_decay) if config.ema_decay else None
     facts = dict(resumed.facts) if resumed else {}
     keeper = Keeper(config.checkpoint, run, partial(export, config, run, index), ema, facts)
     measured = config.validation.every_steps and len(heldout)
@@ -298,7 +343,12 @@ def make_trainer(
 
 
 def export(config: TrainConfig, run: RunDirectory, index: Index, state: dict[str, Tensor]) -> None:
-    """Write an adapter state as the run's adapter file."""
+    """Write what was trained: an adapter file, or the transformer in diffusers' layout."""
+    if config.stage.name == "pretrain":
+        from cinelora.models.tiny import save_transformer
+
+        save_transformer(run.transformer, config.stage.transformer, state)
+        return
     from cinelora.models.adapter_file import AdapterFile, LoraSpec, export_adapter, is_image_projection
     from cinelora.models.wan import Part, WanBundle
 
@@ -322,8 +372,6 @@ def export(config: TrainConfig, run: RunDirectory, index: Index, state: dict[str
 
 def summarise(config: TrainConfig, index: Index, step: int, seconds: float, stage: Stage, crew: Crew) -> dict[str, Any]:
     """What came out, in numbers, with what it ran on."""
-    from cinelora.models.lora import adapter_effect
-
     summary: dict[str, Any] = {
         "stage": config.stage.name,
         "model": config.model.name,
@@ -334,7 +382,7 @@ def summarise(config: TrainConfig, index: Index, step: int, seconds: float, stag
         "steps": config.stage.steps,
         "interrupted": crew.keeper.stop,
         "loss": crew.progress.latest_loss,
-        "adapter_effect": adapter_effect(stage.transformer, config.stage.name),
+        "adapter_effect": stage.trained.effect(),
         "seconds": seconds,
         "samples_per_s": crew.progress.samples_per_s,
         "peak_memory_mib": peak_memory_mib(),

@@ -1,4 +1,4 @@
-"""A training stage: flow matching with a LoRA adapter on a frozen Wan transformer.
+"""A training stage: flow matching on a Wan transformer, of which an adapter or every weight is trained.
 
 Enters: batches of encoded samples. Leaves: a loss. What differs between stages is what the transformer is shown beside
 the text, and that is one method. It does not know about files, loggers or checkpoints.
@@ -19,7 +19,7 @@ from torch import Tensor
 from cinelora.config.schema import OptimizerConfig, TrainConfig
 from cinelora.errors import TrainingError
 from cinelora.models.flow import NUM_TRAIN_TIMESTEPS, FlowMatching, keyed_generator
-from cinelora.models.lora import trainable
+from cinelora.models.trained import Trained
 from cinelora.models.wan import Condition, ImageCondition, predict_velocity
 
 Batch = dict[str, Tensor]
@@ -46,7 +46,7 @@ def learning_rate(step: int, config: OptimizerConfig, peak: float, total_steps: 
 
 
 class Stage(LightningModule):
-    """Trains the adapter ``name`` of ``transformer``, on text alone. ``sample_ids`` key the noise; ``null_text`` is (512, D)."""
+    """Trains a part of ``transformer``, on text alone. ``sample_ids`` key the noise; ``null_text`` is (512, D)."""
 
     null_text: Tensor
     shows_image = False
@@ -55,6 +55,7 @@ class Stage(LightningModule):
         self,
         config: TrainConfig,
         transformer: WanTransformer3DModel,
+        trained: Trained,
         flow: FlowMatching,
         sample_ids: list[str],
         null_text: Tensor,
@@ -67,7 +68,7 @@ class Stage(LightningModule):
         self.sample_ids = sample_ids
         self.peak_lr = peak_lr
         self.register_buffer("null_text", null_text, persistent=False)
-        self.adapter_parameters = trainable(transformer, config.stage.name)
+        self.trained = trained
         self.may_drop_image = transformer.config.image_dim is not None
 
     def on_train_start(self) -> None:
@@ -78,6 +79,7 @@ class Stage(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean loss over the batch. Raises ``TrainingError`` where it is not finite."""
+        batch = self.cut(batch)
         draw = self.draw(batch, batch_idx % self.config.stage.accumulation)
         loss = self.loss(batch, draw).mean()
         if not torch.isfinite(loss):
@@ -87,6 +89,16 @@ class Stage(LightningModule):
             )
         return loss + self.touch_all_parameters() if self.may_drop_image else loss
 
+    def cut(self, batch: Batch) -> Batch:
+        """The batch, or in the share ``stage.stills`` of steps its first latent frames alone.
+
+        Wan's VAE is causal, and its first latent frame holds one frame: that is exactly the still's encoding.
+        """
+        if not self.config.stage.stills:
+            return batch
+        chance = torch.rand((), generator=keyed_generator(self.config.seed, "stills", self.global_step))
+        return {**batch, "latents": batch["latents"][:, :, :1]} if chance < self.config.stage.stills else batch
+
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
         """Flow-matching loss of each sample, (B,)."""
         clean_BCTHW = batch["latents"]
@@ -95,8 +107,14 @@ class Stage(LightningModule):
         if any(draw.drop_caption):
             dropped_B = torch.tensor(draw.drop_caption, device=clean_BCTHW.device)
             batch["text"] = torch.where(dropped_B[:, None, None], self.null_text, batch["text"])
-        predicted_BCTHW = self.predict(batch, draw.drop_image)
+        with self.low_precision():
+            predicted_BCTHW = self.predict(batch, draw.drop_image)
         return self.flow.loss(predicted_BCTHW, self.flow.velocity(clean_BCTHW, draw.noise))
+
+    def low_precision(self) -> torch.autocast:
+        """Weights that are all trained are float32, and compute in bfloat16 on a GPU; adapters bring their own rule."""
+        enabled = self.config.stage.name == "pretrain" and self.device.type == "cuda"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def predict(self, batch: Batch, drop_image: list[bool]) -> Tensor:
         """Velocities of a batch; samples without their image have fewer tokens, so they run apart from the others."""
@@ -126,33 +144,35 @@ class Stage(LightningModule):
 
     def draw_at(self, batch: Batch, step: int, first_slot: int = 0, sigma: float | None = None) -> Draw:
         """``draw`` for a given step; a given ``sigma`` is used for every sample, and then nothing is dropped."""
+        device = batch["latents"].device
         noises, sigmas, captions, images = [], [], [], []
         for slot, (position, latents) in enumerate(zip(batch["index"].tolist(), batch["latents"], strict=True)):
-            generator = keyed_generator(self.config.seed, self.sample_ids[position], step, first_slot + slot)
+            key = (self.config.seed, self.sample_ids[position], step, first_slot + slot)
+            generator = keyed_generator(*key)
             sigmas.append(self.flow.draw_sigma(generator))
             chance = torch.rand(2, generator=generator)
             captions.append(sigma is None and bool(chance[0] < self.config.dropout.caption))
             images.append(self.shows_image and sigma is None and bool(chance[1] < self.config.dropout.image))
-            noises.append(torch.randn(latents.shape, generator=generator))
+            source = generator if device.type == "cpu" else keyed_generator(*key, device=device)
+            noises.append(torch.randn(latents.shape, generator=source, device=device))
         fixed = torch.stack(sigmas) if sigma is None else torch.full((len(sigmas),), sigma)
-        device = batch["latents"].device
-        return Draw(torch.stack(noises).to(device), fixed.to(device), captions, images)
+        return Draw(torch.stack(noises), fixed.to(device), captions, images)
 
     def touch_all_parameters(self) -> Tensor:
-        """Zero, with a gradient path to every adapter weight.
+        """Zero, with a gradient path to every trained weight.
 
         Without image tokens k_img and v_img are not run. DDP would wait for their gradients for ever, and AdamW would skip
         their decay on one rank and not on another; a zero gradient treats all ranks and steps alike.
         """
-        return 0.0 * torch.stack([parameter.sum() for parameter in self.adapter_parameters]).sum()
+        return 0.0 * torch.stack([parameter.sum() for parameter in self.trained.parameters]).sum()
 
     # -- optimisation --------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over the adapter; the rate is set before each step from the step's number alone."""
+        """AdamW over what is trained; the rate is set before each step from the step's number alone."""
         settings = self.config.optimizer
         return torch.optim.AdamW(
-            self.adapter_parameters,
+            self.trained.parameters,
             lr=self.peak_lr,
             betas=(settings.beta1, settings.beta2),
             eps=settings.eps,

@@ -1,0 +1,127 @@
+"""The embedded model from nothing: its encoders, and the places where trained transformers go.
+
+python -m cinelora.pretrain encoders out=outputs/scale-model       trains VAE, text and image encoder into a new pair
+python -m cinelora.pretrain adopt pair=outputs/scale-model run=... puts a stage=pretrain run's transformer into the pair
+
+The transformers themselves are trained by ``train.py stage=pretrain``; docs/scale-model.md has the whole sequence.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from cinelora.errors import CineloraError, ConfigError
+from cinelora.files import write_json
+
+
+@dataclass(frozen=True)
+class EncodersRequest:
+    """What ``encoders`` is asked for; every field is a key of it."""
+
+    out: str = "outputs/scale-model"
+    clips: int = 1200
+    frames: int = 33
+    height: int = 112
+    width: int = 192
+    vae_steps: int = 5000
+    vae_batch: int = 16
+    text_steps: int = 2500
+    text_batch: int = 256
+    seed: int = 0
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class AdoptRequest:
+    """What ``adopt`` is asked for."""
+
+    pair: str = "outputs/scale-model"
+    run: str = ""
+
+
+REQUESTS: dict[str, type[EncodersRequest] | type[AdoptRequest]] = {"encoders": EncodersRequest, "adopt": AdoptRequest}
+
+
+def parse_request(argv: list[str]) -> EncodersRequest | AdoptRequest:
+    """A verb and ``key=value`` words as a request. Raises ``ConfigError`` naming verbs or keys for any other word."""
+    if not argv or argv[0] not in REQUESTS:
+        raise ConfigError(f"say what to do: python -m cinelora.pretrain {'|'.join(REQUESTS)} key=value ...")
+    kinds: dict[str, type[Any]] = {field.name: type(field.default) for field in fields(REQUESTS[argv[0]])}
+    values: dict[str, Any] = {}
+    for word in argv[1:]:
+        key, equals, value = word.partition("=")
+        if not equals or key not in kinds:
+            raise ConfigError(f"{word!r} is not understood; the keys are {', '.join(f'{name}=' for name in kinds)}")
+        try:
+            values[key] = kinds[key](value)
+        except ValueError as error:
+            raise ConfigError(f"{word}: {key} takes a whole number") from error
+    return REQUESTS[argv[0]](**values)
+
+
+def train_encoders(request: EncodersRequest) -> None:
+    """Train the encoders on rendered footage of every look, and write a pair with untrained transformers."""
+    import torch
+
+    from cinelora.footage.render import LOOKS
+    from cinelora.models.tiny import Encoders, grow, new_encoders, new_transformer, save_pair
+    from cinelora.models.wan import default_device
+    from cinelora.training.encoders import reconstruction_psnr, render_film, train_text_and_image, train_vae
+
+    device, started = default_device(), time.perf_counter()
+    torch.manual_seed(request.seed)
+    fresh = new_encoders(request.seed)
+    encoders = Encoders(fresh.vae.to(device), fresh.text.to(device), fresh.image.to(device))
+    size = (request.frames, request.height, request.width)
+    # half of what the transformers will see is daylight; the other looks are for the adapters' sake
+    looks = [*LOOKS, "daylight", "daylight"]
+    film = render_film(range(500_000, 500_000 + request.clips), looks, size, device, request.workers)
+    heldout = render_film(range(900_000, 900_000 + 4 * len(LOOKS)), list(LOOKS), size, device, 0)
+    report: dict[str, Any] = {"rendering_s": time.perf_counter() - started}
+    report["read_rightly"] = train_text_and_image(encoders, film, request.text_steps, request.text_batch)
+    report["text_and_image_s"] = time.perf_counter() - started
+    print(json.dumps(report["read_rightly"], indent=1), flush=True)
+    train_vae(encoders.vae, film, request.vae_steps, request.vae_batch)
+    report["heldout_psnr_db"] = reconstruction_psnr(encoders.vae, heldout)
+    report["seconds"] = time.perf_counter() - started
+    print(json.dumps(report, indent=1))
+    out = Path(request.out)
+    t2v = new_transformer(request.seed)
+    on_host = Encoders(encoders.vae.cpu(), encoders.text.cpu(), encoders.image.cpu())
+    save_pair(out, on_host, t2v, grow(t2v, request.seed))
+    write_json(out / "encoders.json", report)
+
+
+def adopt_run(request: AdoptRequest) -> None:
+    """Put the transformer of a finished ``stage=pretrain`` run into its pair."""
+    from cinelora.config.store import load_config
+    from cinelora.models.tiny import adopt
+    from cinelora.runs import RunDirectory
+
+    run = RunDirectory(Path(request.run))
+    if not run.transformer.is_dir():
+        raise ConfigError(f"run={request.run} holds no transformer/; give a finished run of stage=pretrain")
+    adopt(Path(request.pair), run.transformer, load_config(run.path).stage.transformer)
+
+
+def main(argv: list[str]) -> int:
+    """The command; returns its exit code."""
+    try:
+        request = parse_request(argv)
+        if isinstance(request, EncodersRequest):
+            train_encoders(request)
+        else:
+            adopt_run(request)
+    except CineloraError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

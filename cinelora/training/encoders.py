@@ -1,0 +1,348 @@
+"""Training the small encoders of the embedded model from scratch: VAE, text encoder, image encoder. Plain loops.
+
+Enters: clips and captions of the renderer, on a device. Leaves: trained modules and how well they do on other seeds. The
+real Wan's encoders are never trained; this is how the embedded pair got its own (docs/scale-model.md).
+
+Shape suffixes: N clips, B batch, C channels, T frames, H and W height and width, L bytes of text, D features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import CLIPVisionModel, UMT5EncoderModel
+
+from cinelora.footage.render import render_scene
+from cinelora.footage.render.scenes import VOCABULARY, Scene, describe, draw_scene
+from cinelora.models.tiny import Encoders
+
+FPS = 16
+WARM_UP = 200
+CAPTIONS, CAPTION_BYTES = 20_000, 224
+"""Captions that the text encoder learns from, and the length they are padded to, in bytes."""
+KL_WEIGHT = 3e-4
+"""Weight of the mean divergence per latent value: enough to keep latents near a unit Gaussian, too little to blur."""
+
+
+@dataclass(frozen=True)
+class Film:
+    """Rendered clips of several looks: ``clips_NTHWC`` uint8 on the device, with the scene and look of each."""
+
+    clips_NTHWC: Tensor
+    scenes: list[Scene]
+    looks: list[str]
+
+
+def render_film(seeds: range, looks: list[str], size: tuple[int, int, int], device: torch.device, workers: int) -> Film:
+    """A clip (frames, height, width = ``size``) of each seed, the looks in turn, drawn by ``workers`` processes or here.
+
+    Without grain: noise that nobody can predict teaches a VAE nothing.
+    """
+    scenes = [draw_scene(seed) for seed in seeds]
+    chosen = [looks[i % len(looks)] for i in range(len(scenes))]
+    draw = partial(_rendered, size=size, device=str(device))
+    show = partial(tqdm, desc="rendering", unit="clip", total=len(scenes), mininterval=2)
+    if workers:
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            clips = [torch.from_numpy(clip) for clip in show(pool.map(draw, scenes, chosen, chunksize=4))]
+    else:
+        clips = [torch.from_numpy(draw(scene, look)) for scene, look in show(zip(scenes, chosen, strict=True))]
+    return Film(torch.stack(clips).to(device), scenes, chosen)
+
+
+def _rendered(scene: Scene, look: str, size: tuple[int, int, int], device: str) -> NDArray[np.uint8]:
+    frames, height, width = size
+    clip: NDArray[np.uint8] = (
+        render_scene(scene, look, frames, height, width, FPS, grain=False, device=device).cpu().numpy()
+    )
+    return clip
+
+
+def optimise(
+    name: str,
+    module: nn.Module,
+    draw: Callable[[], tuple[Tensor, ...]],
+    loss_of: Callable[..., Tensor],
+    steps: int,
+    rate: float,
+    decay: float = 0.0,
+) -> None:
+    """AdamW on ``module`` for ``steps``: warm-up, half a cosine to zero, gradients clipped, an average kept at the end.
+
+    ``draw`` gives the random numbers of a step, of the same shapes each time, and ``loss_of`` the loss from them. On a GPU
+    the step is captured once and replayed (CUDA graphs): such small networks otherwise wait for Python.
+    """
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    device = parameters[0].device
+    lr = torch.tensor(rate, device=device)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=lr, betas=(0.9, 0.98), weight_decay=decay, capturable=device.type == "cuda"
+    )
+    inputs = [value.to(device) for value in draw()]
+
+    def step() -> Tensor:
+        loss = loss_of(*inputs)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        return loss.detach()
+
+    replay = _captured(step, optimizer) if device.type == "cuda" else step
+    average = [parameter.detach().clone() for parameter in parameters]
+    bar = tqdm(range(steps), desc=name, unit="step", mininterval=2)
+    for number in bar:
+        lr.fill_(rate * min(1.0, (number + 1) / WARM_UP) * (1 + math.cos(math.pi * number / steps)) / 2)
+        for kept, value in zip(inputs, draw(), strict=True):
+            kept.copy_(value, non_blocking=True)
+        if device.type == "cpu":
+            optimizer.zero_grad()
+        loss = replay()
+        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - min(0.995, number / (number + 9)))
+        if number % 100 == 0:
+            bar.set_postfix_str(f"loss {loss.item():.4f}")
+    for parameter, value in zip(parameters, average, strict=True):
+        parameter.data.copy_(value)
+
+
+def _captured(step: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> Callable[[], Tensor]:
+    """``step`` as a CUDA graph, after three warm-up steps on a stream of their own, as torch asks for."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            optimizer.zero_grad(set_to_none=True)
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    optimizer.zero_grad(set_to_none=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = step()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return loss
+
+    return replay
+
+
+# -- VAE ---------------------------------------------------------------------------------------------------------------
+
+
+def train_vae(
+    vae: AutoencoderKLWan, film: Film, steps: int, batch: int, num_frames: int = 9, rate: float = 2e-3
+) -> None:
+    """Reconstruct windows of ``num_frames``; then set the statistics its latents are normalised by."""
+    vae.train()
+    clips, generator = film.clips_NTHWC, torch.Generator().manual_seed(0)
+    device = clips.device
+    offsets = torch.arange(num_frames, device=device)
+
+    def draw() -> tuple[Tensor, ...]:
+        which = torch.randint(len(clips), (batch,), generator=generator)
+        starts = torch.randint(clips.shape[1] - num_frames + 1, (batch,), generator=generator)
+        return which, starts, torch.rand(batch, generator=generator) < 0.5
+
+    def loss(which_B: Tensor, starts_B: Tensor, mirrored_B: Tensor) -> Tensor:
+        picked = clips[which_B[:, None], starts_B[:, None] + offsets]
+        video = to_range(torch.where(mirrored_B[:, None, None, None, None], picked.flip(3), picked))
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False):
+            posterior = vae.encode(video).latent_dist
+            rebuilt = vae.decode(posterior.sample(), return_dict=False)[0]
+        return reconstruction_loss(rebuilt.float(), video) + KL_WEIGHT * _divergence(posterior)
+
+    optimise("VAE", vae, draw, loss, steps, rate)
+    vae.eval()
+    mean, std = latent_statistics(vae, film)
+    vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+
+
+def reconstruction_loss(rebuilt_BCTHW: Tensor, video_BCTHW: Tensor) -> Tensor:
+    """Mean absolute error of pixels, plus that of their differences in space (edges) and in time (flicker)."""
+    error = rebuilt_BCTHW - video_BCTHW
+    differences = (error.diff(dim=dim).abs().mean() for dim in (2, 3, 4) if error.shape[dim] > 1)
+    return error.abs().mean() + 0.5 * sum(differences, torch.zeros((), device=error.device)) + error.square().mean()
+
+
+def _divergence(posterior: object) -> Tensor:
+    """Mean per latent value of KL(N(mean, std) | N(0, 1))."""
+    mean, logvar = posterior.mean.float(), posterior.logvar.float()  # type: ignore[attr-defined]
+    divergence: Tensor = 0.5 * (mean.square() + logvar.exp() - 1 - logvar)
+    return divergence.mean()
+
+
+def to_range(clips_BTHWC: Tensor) -> Tensor:
+    """uint8 (B, T, H, W, 3) as float32 (B, 3, T, H, W) in [-1, 1]."""
+    return clips_BTHWC.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+@torch.no_grad()
+def latent_statistics(vae: AutoencoderKLWan, film: Film, clips: int = 64) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each latent channel, (16,), over some of the clips."""
+    every = max(1, len(film.clips_NTHWC) // clips)
+    latents = torch.cat([vae.encode(to_range(clip[None])).latent_dist.mode() for clip in film.clips_NTHWC[::every]])
+    values = latents.float().transpose(0, 1).flatten(1)
+    return values.mean(1).cpu(), values.std(1).cpu()
+
+
+@torch.no_grad()
+def reconstruction_psnr(vae: AutoencoderKLWan, film: Film) -> dict[str, float]:
+    """Mean PSNR in dB of whole clips by look: ``10 log10(1 / MSE)`` of pixels in [0, 1]."""
+    found: dict[str, list[float]] = {}
+    for clip, look in zip(film.clips_NTHWC, film.looks, strict=True):
+        video = to_range(clip[None])
+        rebuilt = vae.decode(vae.encode(video).latent_dist.mode(), return_dict=False)[0].clamp(-1, 1)
+        error = float(((rebuilt - video) / 2).square().mean())
+        found.setdefault(look, []).append(10 * math.log10(1 / error))
+    return {look: sum(values) / len(values) for look, values in found.items()}
+
+
+# -- text and images ---------------------------------------------------------------------------------------------------
+
+
+CHOICES: dict[str, tuple[Any, ...]] = {**VOCABULARY, "hat": (False, True)}
+"""The attributes that captions tell, and their values."""
+UNSEEN = -100
+"""The class of what is not there to be read: the direction of a car that is not in the scene."""
+
+
+def labels_of(scenes: list[Scene], device: torch.device) -> dict[str, Tensor]:
+    """Class numbers (B,) by attribute."""
+    labels = {n: [choices.index(getattr(scene, n)) for scene in scenes] for n, choices in CHOICES.items()}
+    labels["car_direction"] = [d if s.car else UNSEEN for d, s in zip(labels["car_direction"], scenes, strict=True)]
+    return {name: torch.tensor(numbers, device=device) for name, numbers in labels.items()}
+
+
+class Readers(nn.Module):
+    """A linear reader of every attribute, and the projection for the contrastive loss. Thrown away after training."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.attributes = nn.ModuleDict({name: nn.Linear(width, len(values)) for name, values in CHOICES.items()})
+        self.shared = nn.Linear(width, 64)
+
+    def loss(self, pooled_BD: Tensor, labels: dict[str, Tensor]) -> Tensor:
+        """Mean cross-entropy over the attributes."""
+        losses = [
+            F.cross_entropy(head(pooled_BD).float(), labels[name], ignore_index=UNSEEN)
+            for name, head in self.attributes.items()
+        ]
+        return torch.stack(losses).mean()
+
+    @torch.no_grad()
+    def accuracy(self, pooled_BD: Tensor, labels: dict[str, Tensor]) -> dict[str, float]:
+        """Share read rightly, by attribute."""
+        return {
+            name: float((head(pooled_BD).argmax(1) == labels[name])[labels[name] != UNSEEN].float().mean())
+            for name, head in self.attributes.items()
+        }
+
+
+def to_bytes(captions: list[str]) -> Tensor:
+    """Captions as ByT5's tokens (B, L): each byte plus 3, then 1, then 0 to the length of ``CAPTION_BYTES``."""
+    rows = torch.zeros(len(captions), CAPTION_BYTES, dtype=torch.long)
+    for row, caption in zip(rows, captions, strict=True):
+        tokens = torch.tensor([byte + 3 for byte in caption.encode()] + [1])
+        row[: len(tokens)] = tokens
+    return rows
+
+
+def pooled_text(text: UMT5EncoderModel, tokens_BL: Tensor) -> Tensor:
+    """Mean over the bytes of each caption of the text encoder's features, (B, D)."""
+    mask = tokens_BL != 0
+    features = text(tokens_BL, mask.long()).last_hidden_state
+    pooled: Tensor = (features * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    return pooled
+
+
+def pooled_images(image: CLIPVisionModel, frames_BHWC: Tensor) -> Tensor:
+    """The image encoder's class token, (B, D), of uint8 frames, squashed to its size."""
+    frames = to_range(frames_BHWC[:, None])[:, :, 0]
+    squashed = F.interpolate(frames, size=(224, 224), mode="bicubic", align_corners=False)
+    pooled: Tensor = image(squashed).pooler_output
+    return pooled
+
+
+@dataclass(frozen=True)
+class Told:
+    """Captions as tokens (N, L), with the labels of their scenes by attribute, (N,) each, on the device."""
+
+    tokens_NL: Tensor
+    labels: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, scenes: list[Scene], looks: list[str], device: torch.device) -> Told:
+        """The captions of ``scenes`` in their looks."""
+        captions = [describe(scene, look) for scene, look in zip(scenes, looks, strict=True)]
+        return cls(to_bytes(captions).to(device), labels_of(scenes, device))
+
+    def rows(self, which: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Tokens and labels of some."""
+        return self.tokens_NL[which], {name: values[which] for name, values in self.labels.items()}
+
+
+def train_text_and_image(
+    encoders: Encoders, film: Film, steps: int, batch: int, rate: float = 1e-3
+) -> dict[str, float]:
+    """Read scenes' attributes off captions and off frames, and tell which frame belongs to which caption.
+
+    Captions come from ``CAPTIONS`` scenes beside those of ``film``. Returns what is read rightly of captions and frames
+    never trained on, as ``text/<attribute>`` and ``image/<attribute>``, and ``match``, the share of 64 frames that find
+    their caption.
+    """
+    text, image = encoders.text.train(), encoders.image.train()
+    device = text.device
+    heads = nn.ModuleDict({"text": Readers(text.config.d_model), "image": Readers(image.config.hidden_size)}).to(device)
+    scenes = [draw_scene(seed) for seed in range(2_000_000, 2_000_000 + CAPTIONS)]
+    told, shown = Told.of(scenes, ["daylight"] * CAPTIONS, device), Told.of(film.scenes, film.looks, device)
+    clips, generator, train_on = film.clips_NTHWC, torch.Generator().manual_seed(1), len(film.scenes) - 64
+
+    def draw() -> tuple[Tensor, ...]:
+        highest = ((CAPTIONS, batch), (train_on, batch // 2), (clips.shape[1], batch // 2))
+        return tuple(torch.randint(limit, (count,), generator=generator) for limit, count in highest)
+
+    def loss(captions_B: Tensor, clips_B: Tensor, moments_B: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False):
+            tokens, labels = told.rows(captions_B)
+            reading = heads["text"].loss(pooled_text(text, tokens), labels)
+            tokens, labels = shown.rows(clips_B)
+            frames = pooled_images(image, clips[clips_B, moments_B])
+            seeing = heads["image"].loss(frames, labels)
+            matching = contrastive_loss(heads["text"].shared(pooled_text(text, tokens)), heads["image"].shared(frames))
+        return reading + seeing + matching
+
+    optimise("text and image encoder", nn.ModuleList([text, image, heads]), draw, loss, steps, rate, decay=0.01)
+    text.eval()
+    image.eval()
+    with torch.no_grad():
+        others = torch.arange(train_on, train_on + 64, device=device)
+        tokens, labels = shown.rows(others)
+        words, frames = pooled_text(text, tokens), pooled_images(image, clips[others, clips.shape[1] // 2])
+        match = similarity(heads["text"].shared(words), heads["image"].shared(frames)).argmax(0)
+        found = {"match": float((match == torch.arange(64, device=device)).float().mean())}
+        for kind, pooled in (("text", words), ("image", frames)):
+            found |= {f"{kind}/{name}": share for name, share in heads[kind].accuracy(pooled, labels).items()}
+    return found
+
+
+def similarity(text_BD: Tensor, image_BD: Tensor) -> Tensor:
+    """Cosines between all captions (rows) and all frames (columns), times 14, CLIP's first temperature."""
+    return 14 * F.normalize(text_BD.float(), dim=1) @ F.normalize(image_BD.float(), dim=1).T
+
+
+def contrastive_loss(text_BD: Tensor, image_BD: Tensor) -> Tensor:
+    """Each caption finds its frame among the batch's, and each frame its caption (Radford et al. 2021, figure 3)."""
+    scores, own = similarity(text_BD, image_BD), torch.arange(len(text_BD), device=text_BD.device)
+    return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2

@@ -20,7 +20,7 @@ def train(out: Path, *settings: str) -> dict[str, Any]:
         str(ROOT / "train.py"),
         f"out={out}",
         "logger=csv",
-        "validation.every_steps=0",
+        
         *settings,
     ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -172,9 +172,10 @@ def plan_shots(
         variants["base"] = {"t2v": {}, "i2v": {}}
     trigger = next((a.trigger for a in adapters.values() if a.trigger), None)
     prompts = [prompt_with_trigger(take.prompt, trigger) for take in todo]
+    avoided = config.model.negative_prompt if config.negative_prompt is None else config.negative_prompt
     with bundle.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
         negative, *positives = (
-            pad_text([e]) for p in [config.negative_prompt, *prompts] for e in bundle.encode_text([p])
+            pad_text([e]) for p in [avoided, *prompts] for e in bundle.encode_text([p])
         )
     return [{name: Shot(w, Texts(p, negative)) for name, w in variants.items()} for p in positives]
 

@@ -30,8 +30,10 @@ class EncodersRequest:
     width: int = 192
     vae_steps: int = 5000
     vae_batch: int = 16
+    vae_limit_s: int = 0
     text_steps: int = 2500
     text_batch: int = 256
+    text_limit_s: int = 0
     seed: int = 0
     workers: int = 0
 
@@ -71,7 +73,7 @@ def train_encoders(request: EncodersRequest) -> None:
     from cinelora.footage.render import LOOKS
     from cinelora.models.tiny import Encoders, grow, new_encoders, new_transformer, save_pair
     from cinelora.models.wan import default_device
-    from cinelora.training.encoders import reconstruction_psnr, render_film, train_text_and_image, train_vae
+    from cinelora.training.encoders import Budget, reconstruction_psnr, render_film, train_text_and_image, train_vae
 
     device, started = default_device(), time.perf_counter()
     torch.manual_seed(request.seed)
@@ -83,10 +85,13 @@ def train_encoders(request: EncodersRequest) -> None:
     film = render_film(range(500_000, 500_000 + request.clips), looks, size, device, request.workers)
     heldout = render_film(range(900_000, 900_000 + 4 * len(LOOKS)), list(LOOKS), size, device, 0)
     report: dict[str, Any] = {"rendering_s": time.perf_counter() - started}
-    report["read_rightly"] = train_text_and_image(encoders, film, request.text_steps, request.text_batch)
+    report["read_rightly"] = train_text_and_image(
+        encoders, film, Budget(request.text_steps, request.text_batch, request.text_limit_s)
+    )
     report["text_and_image_s"] = time.perf_counter() - started
     print(json.dumps(report["read_rightly"], indent=1), flush=True)
-    train_vae(encoders.vae, film, request.vae_steps, request.vae_batch)
+    budget = Budget(request.vae_steps, request.vae_batch, request.vae_limit_s)
+    report["vae_steps"] = train_vae(encoders.vae, film, budget)
     report["heldout_psnr_db"] = reconstruction_psnr(encoders.vae, heldout)
     report["seconds"] = time.perf_counter() - started
     print(json.dumps(report, indent=1))

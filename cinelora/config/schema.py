@@ -13,6 +13,7 @@ FREE_TEXT_KEYS = frozenset(
     {
         "prompt",
         "negative_prompt",
+        "model.negative_prompt",
         "prompts",
         "image",
         "out",
@@ -57,6 +58,7 @@ class ModelConfig:
     fps: int = setting("frames per second the model was trained at", 16)
     num_frames: int = setting("frames of a generated clip, 4n+1", 81)
     sampling_shift: float = setting("sigma shift at inference, as the model's authors publish it", 5.0)
+    negative_prompt: str = setting("what guidance steers away from, unless the user says", "")
 
 
 @dataclass
@@ -264,7 +266,7 @@ class InferConfig:
     ckpt: str | None = setting("adapter(s): a run, an adapter file or hub:owner/name; null = the base model")
     prompt: str | None = setting("what the clip shows")
     prompts: str | None = setting("file with one prompt a line; makes a clip of each, goes on where it stopped")
-    negative_prompt: str = setting("what guidance steers away from", "")
+    negative_prompt: str | None = setting("what guidance steers away from; null = the model's own")
     image: str | None = setting("keyframe to start from, instead of making one")
     mode: str = setting(
         "scene = keyframe, then expansion; t2v = straight from the t2v transformer", "scene", ("scene", "t2v")

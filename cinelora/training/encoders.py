@@ -9,6 +9,7 @@ Shape suffixes: N clips, B batch, C channels, T frames, H and W height and width
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -35,6 +36,23 @@ CAPTIONS, CAPTION_BYTES = 20_000, 224
 """Captions that the text encoder learns from, and the length they are padded to, in bytes."""
 KL_WEIGHT = 3e-4
 """Weight of the mean divergence per latent value: enough to keep latents near a unit Gaussian, too little to blur."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: ``steps``, or fewer where they would take longer than ``limit_s`` (0 = no limit)."""
+
+    steps: int
+    batch: int
+    limit_s: int = 0
+
+    def steps_at(self, step: Callable[[], Tensor]) -> int:
+        """The steps there is time for, from the time that ten take."""
+        if not self.limit_s:
+            return self.steps
+        started = time.perf_counter()
+        float(sum(step() for _ in range(10)))
+        return min(self.steps, int(self.limit_s * 10 / (time.perf_counter() - started)))
 
 
 @dataclass(frozen=True)
@@ -76,11 +94,11 @@ def optimise(
     module: nn.Module,
     draw: Callable[[], tuple[Tensor, ...]],
     loss_of: Callable[..., Tensor],
-    steps: int,
+    budget: Budget,
     rate: float,
     decay: float = 0.0,
-) -> None:
-    """AdamW on ``module`` for ``steps``: warm-up, half a cosine to zero, gradients clipped, an average kept at the end.
+) -> int:
+    """AdamW on ``module``: warm-up, half a cosine to zero, gradients clipped, an average kept at the end; gives the steps.
 
     ``draw`` gives the random numbers of a step, of the same shapes each time, and ``loss_of`` the loss from them. On a GPU
     the step is captured once and replayed (CUDA graphs): such small networks otherwise wait for Python.
@@ -101,6 +119,7 @@ def optimise(
         return loss.detach()
 
     replay = _captured(step, optimizer) if device.type == "cuda" else step
+    steps = budget.steps_at(replay)
     average = [parameter.detach().clone() for parameter in parameters]
     bar = tqdm(range(steps), desc=name, unit="step", mininterval=2)
     for number in bar:
@@ -115,6 +134,7 @@ def optimise(
             bar.set_postfix_str(f"loss {loss.item():.4f}")
     for parameter, value in zip(parameters, average, strict=True):
         parameter.data.copy_(value)
+    return steps
 
 
 def _captured(step: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> Callable[[], Tensor]:
@@ -141,16 +161,15 @@ def _captured(step: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> C
 # -- VAE ---------------------------------------------------------------------------------------------------------------
 
 
-def train_vae(
-    vae: AutoencoderKLWan, film: Film, steps: int, batch: int, num_frames: int = 9, rate: float = 2e-3
-) -> None:
-    """Reconstruct windows of ``num_frames``; then set the statistics its latents are normalised by."""
+def train_vae(vae: AutoencoderKLWan, film: Film, budget: Budget, num_frames: int = 9, rate: float = 2e-3) -> int:
+    """Reconstruct windows of ``num_frames``; then set the statistics its latents are normalised by; the steps."""
     vae.train()
     clips, generator = film.clips_NTHWC, torch.Generator().manual_seed(0)
     device = clips.device
     offsets = torch.arange(num_frames, device=device)
 
     def draw() -> tuple[Tensor, ...]:
+        batch = budget.batch
         which = torch.randint(len(clips), (batch,), generator=generator)
         starts = torch.randint(clips.shape[1] - num_frames + 1, (batch,), generator=generator)
         return which, starts, torch.rand(batch, generator=generator) < 0.5
@@ -163,10 +182,11 @@ def train_vae(
             rebuilt = vae.decode(posterior.sample(), return_dict=False)[0]
         return reconstruction_loss(rebuilt.float(), video) + KL_WEIGHT * _divergence(posterior)
 
-    optimise("VAE", vae, draw, loss, steps, rate)
+    steps = optimise("VAE", vae, draw, loss, budget, rate)
     vae.eval()
     mean, std = latent_statistics(vae, film)
     vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+    return steps
 
 
 def reconstruction_loss(rebuilt_BCTHW: Tensor, video_BCTHW: Tensor) -> Tensor:
@@ -293,9 +313,7 @@ class Told:
         return self.tokens_NL[which], {name: values[which] for name, values in self.labels.items()}
 
 
-def train_text_and_image(
-    encoders: Encoders, film: Film, steps: int, batch: int, rate: float = 1e-3
-) -> dict[str, float]:
+def train_text_and_image(encoders: Encoders, film: Film, budget: Budget, rate: float = 1e-3) -> dict[str, float]:
     """Read scenes' attributes off captions and off frames, and tell which frame belongs to which caption.
 
     Captions come from ``CAPTIONS`` scenes beside those of ``film``. Returns what is read rightly of captions and frames
@@ -310,6 +328,7 @@ def train_text_and_image(
     clips, generator, train_on = film.clips_NTHWC, torch.Generator().manual_seed(1), len(film.scenes) - 64
 
     def draw() -> tuple[Tensor, ...]:
+        batch = budget.batch
         highest = ((CAPTIONS, batch), (train_on, batch // 2), (clips.shape[1], batch // 2))
         return tuple(torch.randint(limit, (count,), generator=generator) for limit, count in highest)
 
@@ -323,7 +342,8 @@ def train_text_and_image(
             matching = contrastive_loss(heads["text"].shared(pooled_text(text, tokens)), heads["image"].shared(frames))
         return reading + seeing + matching
 
-    optimise("text and image encoder", nn.ModuleList([text, image, heads]), draw, loss, steps, rate, decay=0.01)
+    together = nn.ModuleList([text, image, heads])
+    steps = optimise("text and image encoder", together, draw, loss, budget, rate, decay=0.01)
     text.eval()
     image.eval()
     with torch.no_grad():
@@ -331,7 +351,7 @@ def train_text_and_image(
         tokens, labels = shown.rows(others)
         words, frames = pooled_text(text, tokens), pooled_images(image, clips[others, clips.shape[1] // 2])
         match = similarity(heads["text"].shared(words), heads["image"].shared(frames)).argmax(0)
-        found = {"match": float((match == torch.arange(64, device=device)).float().mean())}
+        found = {"steps": steps, "match": float((match == torch.arange(64, device=device)).float().mean())}
         for kind, pooled in (("text", words), ("image", frames)):
             found |= {f"{kind}/{name}": share for name, share in heads[kind].accuracy(pooled, labels).items()}
     return found

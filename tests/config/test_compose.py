@@ -93,8 +93,9 @@ def test_precedence_schema_group_recipe_command_line() -> None:
 
 
 def test_the_scripts_own_file_is_above_the_schema() -> None:
-    own = yaml.safe_load((keys.CONF / "infer.yaml").read_text(encoding="utf-8"))["negative_prompt"]
-    assert compose_infer(["prompt=x"]).negative_prompt == own
+    own = yaml.safe_load((keys.CONF / "model" / "wan21_1_3b.yaml").read_text(encoding="utf-8"))["negative_prompt"]
+    asked = compose_infer(["prompt=x", "model=wan21_1_3b", "mode=t2v"])
+    assert (asked.negative_prompt, asked.model.negative_prompt) == (None, own)
     assert compose_infer(["prompt=x", "negative_prompt="]).negative_prompt == ""
 
 

@@ -20,7 +20,6 @@ def train(out: Path, *settings: str) -> dict[str, Any]:
         str(ROOT / "train.py"),
         f"out={out}",
         "logger=csv",
-        
         *settings,
     ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -46,6 +46,6 @@ def _sample(look: str, num_frames: int, fps: int, seed: int, split: Split) -> Sa
 
 
 def render_sample(sample: Sample, height: int, width: int, fps: int, device: torch.device) -> Tensor:
-    """The pixels of a rendered sample, uint8 (T, H, W, 3), on ``device``."""
+    """The pixels of a rendered sample, uint8 (T, H, W, 3), on ``device``; without grain, which nothing can predict."""
     look, seed = sample.path.split("/")
-    return render_scene(draw_scene(int(seed)), look, len(sample.frames), height, width, fps, device=str(device))
+    return render_scene(draw_scene(int(seed)), look, len(sample.frames), height, width, fps, grain=False, device=device)

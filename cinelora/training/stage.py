@@ -45,6 +45,11 @@ def learning_rate(step: int, config: OptimizerConfig, peak: float, total_steps: 
     return peak * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
 
+def is_still_step(seed: int, step: int, share: float) -> bool:
+    """Whether a pretraining step sees first frames alone: the same on every rank, in ``share`` of all steps."""
+    return share > 0 and float(torch.rand((), generator=keyed_generator(seed, "stills", step))) < share
+
+
 class Stage(LightningModule):
     """Trains a part of ``transformer``, on text alone. ``sample_ids`` key the noise; ``null_text`` is (512, D)."""
 
@@ -94,10 +99,9 @@ class Stage(LightningModule):
 
         Wan's VAE is causal, and its first latent frame holds one frame: that is exactly the still's encoding.
         """
-        if not self.config.stage.stills:
+        if not is_still_step(self.config.seed, self.global_step, self.config.stage.stills):
             return batch
-        chance = torch.rand((), generator=keyed_generator(self.config.seed, "stills", self.global_step))
-        return {**batch, "latents": batch["latents"][:, :, :1]} if chance < self.config.stage.stills else batch
+        return {**batch, "latents": batch["latents"][:, :, :1]}
 
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
         """Flow-matching loss of each sample, (B,)."""

@@ -1,0 +1,83 @@
+"""Training every weight: the same stage, resumed bit for bit, and what it leaves is a transformer."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+
+from cinelora.config.schema import DataConfig, TrainConfig
+from cinelora.errors import AdapterError, ConfigError
+from cinelora.models.trained import WholeTransformer
+from cinelora.pretrain import AdoptRequest, EncodersRequest, main, parse_request
+from cinelora.runs import RunDirectory
+from cinelora.training.run import encode_rank, train_rank
+from cinelora.training.stage import is_still_step
+
+
+@pytest.fixture
+def pretrain_config(style_config: TrainConfig) -> TrainConfig:
+    """Windows of 9 rendered frames, of which half the steps see the first alone."""
+    stage = replace(style_config.stage, name="pretrain", num_frames=9, stills=0.5, steps=6)
+    data = DataConfig(name="rendered", look="daylight", clips=4, heldout_clips=2)
+    return replace(style_config, stage=stage, data=data, ema_decay=0.9)
+
+
+def run_here(config: TrainConfig, folder: Path) -> RunDirectory:
+    run = RunDirectory(folder)
+    encode_rank(config, run)
+    train_rank(config, run)
+    return run
+
+
+def weights(run: RunDirectory) -> dict[str, torch.Tensor]:
+    return WanTransformer3DModel.from_pretrained(run.transformer).state_dict()
+
+
+def test_a_resumed_run_ends_bit_for_bit_like_a_whole_one(pretrain_config: TrainConfig, tmp_path: Path):
+    whole = run_here(pretrain_config, tmp_path / "whole")
+    stopped = run_here(replace(pretrain_config, stage=replace(pretrain_config.stage, steps=4)), tmp_path / "stopped")
+    train_rank(replace(pretrain_config, resume=str(stopped.path)), stopped)
+    ours, theirs = weights(whole), weights(stopped)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_every_weight_moves_and_the_rest_of_the_run_is_like_any_other(pretrain_config: TrainConfig, tmp_path: Path):
+    run = run_here(pretrain_config, tmp_path)
+    from cinelora.models.tiny import embedded
+
+    before = WanTransformer3DModel.from_pretrained(embedded("t2v") / "transformer").state_dict()
+    after = weights(run)
+    assert after.keys() == before.keys()
+    assert sum(torch.equal(before[name], after[name]) for name in before) < len(before) // 10  # bf16 hides small moves
+    assert not run.adapter("style").exists()
+    assert run.summary.exists()
+
+
+def test_some_steps_see_the_first_frames_alone():
+    drawn = [is_still_step(0, step, 0.3) for step in range(1000)]
+    assert 0.25 < sum(drawn) / 1000 < 0.35
+    assert drawn == [is_still_step(0, step, 0.3) for step in range(1000)]
+    assert not any(is_still_step(0, step, 0.0) for step in range(100))
+
+
+def test_weights_of_another_transformer_are_refused(i2v, t2v):
+    whole = WholeTransformer(t2v.load_transformer())
+    assert whole.effect() == 0
+    with pytest.raises(AdapterError, match="of another transformer: .*add_k_proj"):
+        whole.load(dict(i2v.load_transformer().named_parameters()))
+
+
+def test_the_command_says_what_it_wants(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    assert parse_request(["adopt", "pair=a", "run=b=c"]) == AdoptRequest("a", "b=c")
+    assert isinstance(parse_request(["encoders", "clips=70"]), EncodersRequest)
+    for words, part in [
+        ([], "encoders|adopt"),
+        (["encode"], "encoders|adopt"),
+        (["encoders", "clip=3"], "clips="),
+        (["encoders", "clips=few"], "whole number"),
+        (["adopt", f"run={tmp_path}"], "holds no transformer/"),
+    ]:
+        assert main(words) == ConfigError("").exit_code
+        assert part in capsys.readouterr().err

@@ -109,7 +109,9 @@ def captions(studio: Studio, work: Path) -> Results:
         "flow_px_per_frame": [round(flow, 2) for flow in flows],
         "rendered_flow_px_per_frame": [round(flow, 2) for flow in truth],
     }
-    write_png(PICTURES / "pans.png", contact_sheet([(t[1], c.numpy()) for t, c in list(zip(turns, clips))[:4]]))
+    write_png(
+        PICTURES / "pans.png", contact_sheet([(t[1], c.numpy()) for t, c in list(zip(turns, clips, strict=True))[:4]])
+    )
     right += hits
     found["all"] = {"prompts": len(right), "right": sum(right) / len(right)}
     print(f"captions: {found['camera']} {found['all']}", flush=True)

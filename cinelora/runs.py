@@ -1,7 +1,8 @@
 """The layout of a run directory, and what a name for an adapter can mean.
 
 A run holds ``config.yaml`` (what it was asked), ``manifest.jsonl`` and ``dataset.json`` (what it saw), ``checkpoints/``,
-``style.safetensors`` and ``motion.safetensors``, or ``transformer/`` where every weight was trained (what it learnt), ``logs/``, ``previews/`` and ``summary.json``.
+``style.safetensors`` and ``motion.safetensors``, or ``transformer/`` where every weight was trained (what it learnt),
+``logs/``, ``previews/`` and ``summary.json``.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ The reader is trained on rendered stills and tried on others, so that its own er
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,7 +27,7 @@ class Reader(nn.Module):
         self.choices = choices
         widths = (3, 24, 48, 96, 128, 128)
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
         self.trunk = nn.Sequential(*layers)
         self.heads = nn.ModuleDict({name: nn.Linear(2 * widths[-1], len(values)) for name, values in choices.items()})

@@ -131,7 +131,8 @@ class LatentCache:
         """Encode what is missing of this rank's share; returns the samples whose pixels could not be read.
 
         ``read`` gives a sample's pixels, uint8 (T, H, W, 3) at the framing's size, as a numpy array or a tensor, or
-        raises ``FootageError``. The share is cut from all samples, not from the missing ones, which change while other ranks write.
+        raises ``FootageError``. The share is cut from all samples, not from the missing ones, which change
+        while other ranks write.
         """
         prompts = {entry.text: entry.caption for entry in index.entries}
         prompts |= {index.texts[role]: prompt for role, prompt in texts.items()}

@@ -113,7 +113,7 @@ def optimise(
 
     def step() -> Tensor:
         loss = loss_of(*inputs)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         return loss.detach()
@@ -139,7 +139,7 @@ def optimise(
 
 def _captured(step: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> Callable[[], Tensor]:
     """``step`` as a CUDA graph, after three warm-up steps on a stream of their own, as torch asks for."""
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
@@ -322,7 +322,8 @@ def train_text_and_image(encoders: Encoders, film: Film, budget: Budget, rate: f
     """
     text, image = encoders.text.train(), encoders.image.train()
     device = text.device
-    heads = nn.ModuleDict({"text": Readers(text.config.d_model), "image": Readers(image.config.hidden_size)}).to(device)
+    off_text = Readers(text.config.d_model).to(device)
+    off_image = Readers(image.config.hidden_size).to(device)
     scenes = [draw_scene(seed) for seed in range(2_000_000, 2_000_000 + CAPTIONS)]
     told, shown = Told.of(scenes, ["daylight"] * CAPTIONS, device), Told.of(film.scenes, film.looks, device)
     clips, generator, train_on = film.clips_NTHWC, torch.Generator().manual_seed(1), len(film.scenes) - 64
@@ -335,14 +336,14 @@ def train_text_and_image(encoders: Encoders, film: Film, budget: Budget, rate: f
     def loss(captions_B: Tensor, clips_B: Tensor, moments_B: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False):
             tokens, labels = told.rows(captions_B)
-            reading = heads["text"].loss(pooled_text(text, tokens), labels)
+            reading = off_text.loss(pooled_text(text, tokens), labels)
             tokens, labels = shown.rows(clips_B)
             frames = pooled_images(image, clips[clips_B, moments_B])
-            seeing = heads["image"].loss(frames, labels)
-            matching = contrastive_loss(heads["text"].shared(pooled_text(text, tokens)), heads["image"].shared(frames))
+            seeing = off_image.loss(frames, labels)
+            matching = contrastive_loss(off_text.shared(pooled_text(text, tokens)), off_image.shared(frames))
         return reading + seeing + matching
 
-    together = nn.ModuleList([text, image, heads])
+    together = nn.ModuleList([text, image, off_text, off_image])
     steps = optimise("text and image encoder", together, draw, loss, budget, rate, decay=0.01)
     text.eval()
     image.eval()
@@ -350,10 +351,10 @@ def train_text_and_image(encoders: Encoders, film: Film, budget: Budget, rate: f
         others = torch.arange(train_on, train_on + 64, device=device)
         tokens, labels = shown.rows(others)
         words, frames = pooled_text(text, tokens), pooled_images(image, clips[others, clips.shape[1] // 2])
-        match = similarity(heads["text"].shared(words), heads["image"].shared(frames)).argmax(0)
+        match = similarity(off_text.shared(words), off_image.shared(frames)).argmax(0)
         found = {"steps": steps, "match": float((match == torch.arange(64, device=device)).float().mean())}
-        for kind, pooled in (("text", words), ("image", frames)):
-            found |= {f"{kind}/{name}": share for name, share in heads[kind].accuracy(pooled, labels).items()}
+        for kind, reader, pooled in (("text", off_text, words), ("image", off_image, frames)):
+            found |= {f"{kind}/{name}": share for name, share in reader.accuracy(pooled, labels).items()}
     return found
 
 

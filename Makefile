@@ -24,7 +24,7 @@ PYTEST          := $(BIN)/python -m pytest
 SYSTEM_PACKAGES := buildah crun debootstrap
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-system system-packages style check bench clean
+.PHONY: help setup demo scale-model test test-system system-packages style check bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,20 @@ demo: $(READY)  ## train both stages on the embedded model and make a clip, with
 	@cd $(DEMO)/scene && ls clip.mp4 contact.png summary.json > /dev/null
 	@printf '%-30s %s\n' "" "" "The clip:" $(DEMO)/scene/clip.mp4 "Base model and adapters:" $(DEMO)/scene/contact.png \
 	  "Settings, seconds and memory:" $(DEMO)/scene/summary.json
+
+# The embedded model from nothing: some twenty minutes on a GPU, days on two cores (docs/scale-model.md).
+SCALE := outputs/scale-model
+PAIR  := model.t2v=$(SCALE)/pair/t2v model.i2v=$(SCALE)/pair/i2v cache=$(SCALE)/cache
+GPUS  ?= 1
+I2V_STEPS ?= 4000
+
+scale-model: $(READY)  ## train the embedded model again, into outputs/scale-model/pair
+	$(BIN)/python -m cinelora.pretrain encoders out=$(SCALE)/pair workers=8
+	$(BIN)/python train.py stage=pretrain data=rendered recipe=scale_model $(PAIR) logger=csv gpus=$(GPUS) out=$(SCALE)/t2v
+	$(BIN)/python -m cinelora.pretrain adopt pair=$(SCALE)/pair run=$(SCALE)/t2v
+	$(BIN)/python train.py stage=pretrain data=rendered recipe=scale_model $(PAIR) logger=csv gpus=$(GPUS) out=$(SCALE)/i2v \
+	  stage.transformer=i2v stage.image_condition=true stage.stills=0 stage.steps=$(I2V_STEPS)
+	$(BIN)/python -m cinelora.pretrain adopt pair=$(SCALE)/pair run=$(SCALE)/i2v
 
 # One thread a process: the tests run side by side, and their tensors are small.
 test test-system: export OMP_NUM_THREADS = 1

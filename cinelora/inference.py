@@ -174,9 +174,7 @@ def plan_shots(
     prompts = [prompt_with_trigger(take.prompt, trigger) for take in todo]
     avoided = config.model.negative_prompt if config.negative_prompt is None else config.negative_prompt
     with bundle.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
-        negative, *positives = (
-            pad_text([e]) for p in [avoided, *prompts] for e in bundle.encode_text([p])
-        )
+        negative, *positives = (pad_text([e]) for p in [avoided, *prompts] for e in bundle.encode_text([p]))
     return [{name: Shot(w, Texts(p, negative)) for name, w in variants.items()} for p in positives]
 
 
@@ -273,7 +271,7 @@ def write_take(
         prefix = "" if name == "adapted" else f"{name}-"
         write_mp4(take.folder / f"{prefix}clip.mp4", shot.video, config.model.fps)
         write_png(take.folder / f"{prefix}keyframe.png", shot.video[0] if shot.keyframe is None else shot.keyframe)
-        rows.insert(0, ((name if adapters else "base") + caveat(config), shot.video))
+        rows.insert(0, (name if adapters else "base", shot.video))
     write_png(take.folder / "contact.png", contact_sheet(rows, columns=CONTACT_FRAMES))
     adapted = variants["adapted"].video
     assert adapted is not None
@@ -288,12 +286,6 @@ def write_take(
         **hardware(),
     }
     write_json(take.folder / "summary.json", summary)
-
-
-def caveat(config: InferConfig) -> str:
-    """What a contact sheet must say beside its pictures: nobody has taught the embedded model any yet."""
-    sources = (config.model.t2v, config.model.i2v)
-    return " (untrained embedded model: noise)" if any(s and s.startswith("embedded:") for s in sources) else ""
 
 
 def adapter_facts(adapter: AdapterFile) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def check_infer(config: InferConfig) -> list[str]:
     _check_transformers(config)
     if config.ckpt is not None:
         resolve(config.ckpt, "ckpt")
-    return [_clip_line(config), *_partition_lines(config)]
+    return [_clip_line(config), *_length_lines(config), *_partition_lines(config)]
 
 
 # Single values --------------------------------------------------------------------------------------------------------
@@ -337,6 +337,17 @@ def _clip_line(config: InferConfig) -> str:
     seconds = frames / model.fps
     tokens = _tokens(model, frames)
     return f"{frames} frames of {model.height}x{model.width} at {model.fps} fps = {seconds:.2f} s, {tokens} tokens"
+
+
+def _length_lines(config: InferConfig) -> list[str]:
+    """A word about clips that are longer than those the model was trained on."""
+    frames, trained = config.num_frames, config.model.num_frames
+    if frames is None or frames <= trained:
+        return []
+    return [
+        f"WARNING: num_frames={frames} is longer than the {trained} frames {config.model.name} was trained on: "
+        f"expect the end to repeat or fall apart; num_frames={trained} is safe"
+    ]
 
 
 def _tokens(model: ModelConfig, num_frames: int) -> int:

@@ -15,7 +15,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -66,7 +66,7 @@ def sweep_temporaries(folder: Path) -> None:
         if leftover.is_symlink():
             leftover.unlink(missing_ok=True)
         elif leftover.is_file():
-            with leftover.open("rb") as file:
+            with suppress(FileNotFoundError), leftover.open("rb") as file:  # another rank may sweep as well
                 if _try_flock(file.fileno()):
                     leftover.unlink(missing_ok=True)
 

@@ -41,14 +41,15 @@ def peak_memory_mib() -> dict[str, int]:
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' advice to programmers from drowning our own lines to users; call before they are imported."""
+    """Keep the libraries' advice to programmers from drowning our own lines to users, be they imported already or not."""
     for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(variable, "error")
     import lightning.pytorch.utilities.rank_zero
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # of weights read and written; downloads keep theirs
-    for name in ("diffusers", "lightning.pytorch", "lightning.fabric", lightning.pytorch.utilities.rank_zero.__name__):
+    lightnings = ("lightning.pytorch", "lightning.fabric", lightning.pytorch.utilities.rank_zero.__name__)
+    for name in ("transformers", "diffusers", *lightnings):
         logging.getLogger(name).setLevel(logging.ERROR)
     for module in ("lightning", "diffusers", "torch.distributed"):
         warnings.filterwarnings("ignore", module=module)

@@ -14,6 +14,7 @@ from cinelora.errors import ConfigError, ModelError
 
 PREFIX = "hub:"
 CONFIG_FILE = "config.yaml"
+EMBEDDED = ("embedded:tiny-t2v", "embedded:tiny-i2v")
 _FORM = re.compile(r"hub:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 # Weights as safetensors and settings as text: no file that is run or unpickled when it is opened.
 _WANTED = ["*.safetensors", "*.json", "*.jsonl", "*.yaml", "checkpoints/last"]
@@ -23,6 +24,13 @@ _ADAPTERS = ("style.safetensors", "motion.safetensors")
 def is_run(path: Path) -> bool:
     """Whether a directory was written by ``train.py``."""
     return (path / CONFIG_FILE).is_file()
+
+
+def is_model_source(source: str) -> bool:
+    """Whether a text can be a model: an embedded one, a directory, or by its form a repository on the hub."""
+    if source.startswith(("embedded:", ".", "/", "~")):
+        return source in EMBEDDED or Path(source).is_dir()
+    return Path(source).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None
 
 
 def resolve(source: str, key: str = "ckpt") -> Path:

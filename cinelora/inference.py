@@ -2,7 +2,8 @@
 
 Enters: a checked ``InferConfig`` and a run directory. Leaves: for each prompt ``clip.mp4``, ``keyframe.png``,
 ``contact.png`` and ``summary.json`` (last, so that it marks a finished clip), and an exit code. The work goes part by part
-over all prompts, so that each network is loaded once and never beside another.
+over all prompts, so that each network is loaded once and never beside another. The latents of a clip are kept from
+denoising to decoding, so that a run that is stopped loses the clip at hand alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cinelora.config.schema import InferConfig
-from cinelora.files import contact_sheet, read_json, write_json, write_mp4, write_png
+from cinelora.files import (
+    contact_sheet,
+    load_tensors,
+    read_json,
+    save_tensors,
+    sha256_file,
+    sha256_json,
+    write_json,
+    write_mp4,
+    write_png,
+)
 from cinelora.hardware import quiet_libraries
 from cinelora.hub import resolve
 from cinelora.launch import barrier, launch, process_group, rank_info
@@ -35,12 +46,13 @@ CONTACT_FRAMES = 6
 
 def infer(config: InferConfig, run_dir: Path) -> int:
     """Make the clips that ``config`` asks for; returns the exit code."""
-    todo = [take for take in takes(config, run_dir) if not take.is_done(config)]
+    adapters = adapter_paths(resolve(config.ckpt)) if config.ckpt else {}
+    sources = source_hashes(config, adapters)
+    todo = [take for take in takes(config, run_dir) if not take.is_done(config, sources)]
     if not todo:
         print(f"every clip is already in {run_dir}; change seed=, the settings or out= for others")
         return 0
-    adapters = adapter_paths(resolve(config.ckpt)) if config.ckpt else {}
-    launch(infer_rank, config, todo, adapters, ranks=config.gpus, nodes=config.nodes, log_dir=run_dir / "logs")
+    launch(infer_rank, config, todo, adapters, sources, ranks=config.gpus, nodes=config.nodes, log_dir=run_dir / "logs")
     for take in todo:
         print(f"clip {take.folder / 'clip.mp4'}\ncontact sheet {take.folder / 'contact.png'}")
         print(f"summary {take.folder / 'summary.json'}")
@@ -54,17 +66,20 @@ class Take:
     prompt: str
     folder: Path
 
-    def is_done(self, config: InferConfig) -> bool:
-        """Whether an earlier run finished this very clip."""
-        summary = self.folder / "summary.json"
-        return summary.exists() and read_json(summary)["settings"] == settings_of(config, self)
+    def is_done(self, config: InferConfig, sources: dict[str, str]) -> bool:
+        """Whether an earlier run finished this very clip, from the same adapters and picture."""
+        path = self.folder / "summary.json"
+        if not path.exists():
+            return False
+        summary = read_json(path)
+        return (summary["settings"], summary["sources"]) == (settings_of(config, self), sources)
 
 
 def takes(config: InferConfig, run_dir: Path) -> list[Take]:
     """The prompts in order: one goes straight into the run directory, a file's into numbered folders."""
     if config.prompts is None:
         return [Take(config.prompt or "", run_dir)]
-    lines = Path(config.prompts).read_text(encoding="utf-8").splitlines()
+    lines = Path(config.prompts).read_text(encoding="utf-8-sig").splitlines()
     return [Take(line, run_dir / f"{i:04d}") for i, line in enumerate(filter(str.strip, lines))]
 
 
@@ -76,6 +91,12 @@ def settings_of(config: InferConfig, take: Take) -> dict[str, Any]:
     return settings | {"prompt": take.prompt}
 
 
+def source_hashes(config: InferConfig, adapters: dict[str, Path]) -> dict[str, str]:
+    """The content of the files that decide how the clip looks: behind one path there may be another run tomorrow."""
+    pictures = {"image": Path(config.image)} if config.image else {}
+    return {name: sha256_file(path) for name, path in (adapters | pictures).items()}
+
+
 # -- on the ranks ------------------------------------------------------------------------------------------------------
 
 
@@ -85,10 +106,28 @@ class Shot:
 
     weights: dict[str, dict[str, float]]
     texts: Texts
+    draft: Path
+    made_of: str
     keyframe: np.ndarray | None = None
     image: ImageCondition | None = None
     latents: Tensor | None = None
-    video: np.ndarray | None = None
+
+    def keep(self) -> None:
+        """Write what must not be denoised a second time."""
+        import torch
+
+        assert self.latents is not None
+        self.draft.parent.mkdir(parents=True, exist_ok=True)
+        keyframe = {} if self.keyframe is None else {"keyframe": torch.from_numpy(self.keyframe)}
+        save_tensors(self.draft, {"latents": self.latents, **keyframe}, {"made_of": self.made_of})
+
+    def recall(self) -> None:
+        """Take up what an earlier run kept, if it was made of the same."""
+        if self.draft.exists():
+            tensors, facts = load_tensors(self.draft)
+            if facts == {"made_of": self.made_of}:
+                self.latents = tensors["latents"]
+                self.keyframe = tensors["keyframe"].numpy() if "keyframe" in tensors else None
 
 
 @dataclass
@@ -109,10 +148,10 @@ class Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
-def infer_rank(config: InferConfig, todo: list[Take], adapter_files: dict[str, Path]) -> None:
+def infer_rank(config: InferConfig, todo: list[Take], adapter_files: dict[str, Path], sources: dict[str, str]) -> None:
     """Make all takes on this rank's share of the sequence; rank 0 decodes and writes."""
     from cinelora.models.adapter_file import read_adapter
-    from cinelora.models.wan import WanBundle, num_tokens
+    from cinelora.models.wan import Part, WanBundle, num_tokens
     from cinelora.sampling.generate import Sampling
 
     quiet_libraries()
@@ -122,28 +161,35 @@ def infer_rank(config: InferConfig, todo: list[Take], adapter_files: dict[str, P
     tokens = [num_tokens(n, model.height, model.width) for n in frames]
     split = config.sampler.guidance_mode == "split" and config.sampler.guidance != 1
     sampling = Sampling(model, config.sampler, plan_partition(rank.world_size, model.num_heads, tokens, split), rank)
-    t2v = WanBundle.from_config(model, "t2v", cache)
+    bundles = {kind: WanBundle.from_config(model, kind, cache) for kind in kinds(config)}
+    first, last = bundles[kinds(config)[0]], bundles[kinds(config)[-1]]
     with process_group(rank) if rank.world_size > 1 else nullcontext():
         with clock.part("text"):
-            shots = plan_shots(config, todo, adapters, t2v)
+            shots = plan_shots(config, todo, adapters, sources, first)
         flat = [shot for variants in shots for shot in variants.values()]
-        if config.mode == "t2v":
+        for shot in flat:
+            shot.recall()
+        barrier(rank)  # rank 0 removes what it has decoded, and all ranks must have seen the same
+        if missing := [shot for shot in flat if shot.latents is None]:
+            if config.mode == "scene":
+                make_keyframes(config, first, adapters, missing, sampling, clock)
+                with clock.part("condition"):
+                    encode_keyframes(config, last, missing)
             with clock.part("denoise"):
-                run_transformer(config, t2v, adapters, flat, sampling, "t2v")
-            bundle = t2v
-        else:
-            bundle = WanBundle.from_config(model, "i2v", cache)
-            make_keyframes(config, t2v, adapters, flat, sampling, clock)
-            with clock.part("condition"):
-                encode_keyframes(config, bundle, flat)
-            with clock.part("denoise"):
-                run_transformer(config, bundle, adapters, flat, sampling, "i2v")
+                make_clips(config, last, adapters, missing, sampling)
         if rank.global_rank == 0:
-            with clock.part("decode"):
-                decode_clips(bundle, flat)
-            for take, variants in zip(todo, shots, strict=True):
-                write_take(config, take, variants, adapters, clock, len(todo))
+            with last.loaded(Part.VAE):
+                for take, variants in zip(todo, shots, strict=True):
+                    seconds = {part: total / len(todo) for part, total in clock.seconds.items()}
+                    write_take(config, take, variants, adapters, sources, last, seconds, len(todo))
         barrier(rank)  # who leaves the group ends it for rank 0 as well, which may still be decoding
+
+
+def kinds(config: InferConfig) -> tuple[str, ...]:
+    """The transformers of the pair that take part, in their order; the first one's encoders read the prompts."""
+    if config.mode == "t2v":
+        return ("t2v",)
+    return ("t2v", "i2v") if makes_keyframes(config) else ("i2v",)
 
 
 def makes_keyframes(config: InferConfig) -> bool:
@@ -157,7 +203,11 @@ def num_frames(config: InferConfig) -> int:
 
 
 def plan_shots(
-    config: InferConfig, todo: list[Take], adapters: dict[str, AdapterFile], bundle: WanBundle
+    config: InferConfig,
+    todo: list[Take],
+    adapters: dict[str, AdapterFile],
+    sources: dict[str, str],
+    bundle: WanBundle,
 ) -> list[dict[str, Shot]]:
     """Encode every prompt once and lay out the variants of each take."""
     from cinelora.models.wan import Part, pad_text
@@ -175,32 +225,47 @@ def plan_shots(
     avoided = config.model.negative_prompt if config.negative_prompt is None else config.negative_prompt
     with bundle.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
         negative, *positives = (pad_text([e]) for p in [avoided, *prompts] for e in bundle.encode_text([p]))
-    return [{name: Shot(w, Texts(p, negative)) for name, w in variants.items()} for p in positives]
+
+    def shot(take: Take, positive: Tensor, name: str) -> Shot:
+        made_of = sha256_json([settings_of(config, take), sources, name])
+        return Shot(variants[name], Texts(positive, negative), take.folder / f"{name}.latents", made_of)
+
+    return [{name: shot(take, p, name) for name in variants} for take, p in zip(todo, positives, strict=True)]
 
 
 def prompt_with_trigger(prompt: str, trigger: str | None) -> str:
     """The prompt as training saw its captions: behind the trigger word, unless it is already there."""
-    return f"{trigger} {prompt}" if trigger and trigger not in prompt else prompt
+    return f"{trigger}, {prompt}" if trigger and trigger not in prompt else prompt
 
 
-def run_transformer(
+def make_clips(
+    config: InferConfig, bundle: WanBundle, adapters: dict[str, AdapterFile], shots: list[Shot], sampling: Sampling
+) -> None:
+    """Fill in the latents of all shots, and keep each as soon as it is there."""
+    for shot in denoise(config, bundle, adapters, shots, sampling, kinds(config)[-1], "clip"):
+        if sampling.rank.global_rank == 0:
+            shot.keep()
+
+
+def denoise(
     config: InferConfig,
     bundle: WanBundle,
     adapters: dict[str, AdapterFile],
     shots: list[Shot],
     sampling: Sampling,
     kind: str,
-    frames: int | None = None,
-) -> None:
-    """Fill in the latents of all shots with one transformer."""
+    what: str,
+) -> Iterator[Shot]:
+    """Fill in the latents of all shots with one transformer, a ``keyframe``'s or a ``clip``'s; each when it is done."""
     from cinelora.sampling.generate import adapted_transformer, initial_noise
 
-    frames = frames or num_frames(config)
+    frames = 1 if what == "keyframe" else num_frames(config)
     noise = initial_noise(config.seed, f"{kind}-{frames}", config.model, frames, bundle.device)
     with adapted_transformer(bundle, config.model.name, adapters, sampling.plan, sampling.rank) as transformer:
         for number, shot in enumerate(shots, start=1):
-            label = f"{'keyframe' if frames == 1 else 'clip'} {number}/{len(shots)}"
+            label = f"{what} {number}/{len(shots)}"
             shot.latents = sampling.run(transformer, shot.weights[kind], shot.texts, shot.image, noise, label)
+            yield shot
 
 
 def make_keyframes(
@@ -224,11 +289,11 @@ def make_keyframes(
         style = {kind: adapter for kind, adapter in adapters.items() if kind == "style"}
         for shot in shots:
             shot.weights["t2v"] = {kind: weight for kind, weight in shot.weights["t2v"].items() if kind in style}
-        run_transformer(config, bundle, style, shots, sampling, "t2v", frames=1)
+        drawn = list(denoise(config, bundle, style, shots, sampling, "t2v", "keyframe"))
         with bundle.loaded(Part.VAE):
-            for shot in shots:
+            for shot in drawn:
                 assert shot.latents is not None
-                shot.keyframe = range_to_pixels(bundle.decode(shot.latents))[0]
+                shot.keyframe, shot.latents = range_to_pixels(bundle.decode(shot.latents))[0], None
 
 
 def encode_keyframes(config: InferConfig, bundle: WanBundle, shots: list[Shot]) -> None:
@@ -242,50 +307,47 @@ def encode_keyframes(config: InferConfig, bundle: WanBundle, shots: list[Shot]) 
             shot.image = ImageCondition(image.latents[None], image.tokens[None])
 
 
-def decode_clips(bundle: WanBundle, shots: list[Shot]) -> None:
-    """Turn latents into frames."""
-    from cinelora.models.wan import Part, range_to_pixels
-
-    with bundle.loaded(Part.VAE):
-        for shot in shots:
-            assert shot.latents is not None
-            shot.video = range_to_pixels(bundle.decode(shot.latents))
-            shot.latents = None
-
-
 def write_take(
     config: InferConfig,
     take: Take,
     variants: dict[str, Shot],
     adapters: dict[str, AdapterFile],
-    clock: Clock,
+    sources: dict[str, str],
+    bundle: WanBundle,
+    seconds: dict[str, float],
     num_takes: int,
 ) -> None:
-    """Write a take's files, the summary last."""
+    """Decode a take and write its files, the summary last; what was kept of its latents then goes."""
     from cinelora.hardware import hardware, peak_memory_mib
+    from cinelora.models.wan import range_to_pixels
 
     take.folder.mkdir(parents=True, exist_ok=True)
+    clock = Clock(seconds)
     rows: list[tuple[str, np.ndarray]] = []
+    videos = {}
     for name, shot in variants.items():
-        assert shot.video is not None
+        assert shot.latents is not None
+        with clock.part("decode"):
+            videos[name] = video = range_to_pixels(bundle.decode(shot.latents))
         prefix = "" if name == "adapted" else f"{name}-"
-        write_mp4(take.folder / f"{prefix}clip.mp4", shot.video, config.model.fps)
-        write_png(take.folder / f"{prefix}keyframe.png", shot.video[0] if shot.keyframe is None else shot.keyframe)
-        rows.insert(0, (name if adapters else "base", shot.video))
+        write_mp4(take.folder / f"{prefix}clip.mp4", video, config.model.fps)
+        write_png(take.folder / f"{prefix}keyframe.png", video[0] if shot.keyframe is None else shot.keyframe)
+        rows.insert(0, (name if adapters else "base", video))
     write_png(take.folder / "contact.png", contact_sheet(rows, columns=CONTACT_FRAMES))
-    adapted = variants["adapted"].video
-    assert adapted is not None
     summary = {
         "settings": settings_of(config, take),
+        "sources": sources,
         "adapters": {kind: adapter_facts(adapter) for kind, adapter in adapters.items()},
-        "seconds": {part: round(seconds / num_takes, 3) for part, seconds in clock.seconds.items()},
+        "seconds": {part: round(total, 3) for part, total in clock.seconds.items()},
         "takes_in_run": num_takes,
-        "metrics": measure(config, adapted),
+        "metrics": measure(config, videos["adapted"]),
         "peak_memory_mib": peak_memory_mib(),
         "ranks": config.gpus * config.nodes,
         **hardware(),
     }
     write_json(take.folder / "summary.json", summary)
+    for shot in variants.values():
+        shot.draft.unlink(missing_ok=True)
 
 
 def adapter_facts(adapter: AdapterFile) -> dict[str, Any]:

@@ -30,6 +30,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -46,6 +47,8 @@ STOP_S = 60.0
 """How long ranks may take to finish after Ctrl-C or TERM: one step and one save."""
 DOOM_S = 5.0
 """How long ranks outlive one that died: they most likely wait for it in a collective."""
+PATIENCE = timedelta(days=7)
+"""How long ranks wait for one that scans, decodes or draws alone; one that died is noticed by the parent."""
 LINGER_S = 0.5
 """A rank with an error stays this long, so that a peer whose death caused the error is noticed first."""
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -398,9 +401,9 @@ def process_group(info: Rank) -> Iterator[None]:
 
     if torch.cuda.is_available():
         device = torch.device("cuda", info.local_rank)
-        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=device)
+        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=device, timeout=PATIENCE)
     else:
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=PATIENCE)
     yield
     # after an error peers may be gone, and leaving in good order would wait for them: then the process just ends
     dist.destroy_process_group()

@@ -10,7 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cinelora.config.schema import ModelConfig
+from cinelora.config.store import build, load_config
 from cinelora.errors import AdapterError
+from cinelora.hub import is_run
 
 KINDS = ("style", "motion")
 
@@ -75,4 +78,21 @@ def adapter_paths(source: Path) -> dict[str, Path]:
         return found
     if not source.exists():
         raise AdapterError(f"no adapter at {source}; give a run directory, a .safetensors file or hub:owner/name")
-    return {str(read_adapter_facts(source).get("kind") or "style"): source}
+    kind = read_adapter_facts(source)["kind"] or "style"
+    if kind not in KINDS:
+        raise AdapterError(f"{source} calls itself an adapter for {kind}; this version knows {' and '.join(KINDS)}")
+    return {kind: source}
+
+
+def trained_on(source: Path) -> ModelConfig | None:
+    """The model that a run, or an adapter file's header, says it was trained on; None where it does not say.
+
+    Raises ``ConfigError``, ``AdapterError`` or ``FileError`` for what cannot be read.
+    """
+    from cinelora.models.adapter_file import read_adapter_facts
+
+    if is_run(source):
+        return load_config(source).model
+    file = source if source.is_file() else sorted(source.glob("*.safetensors"))[0]
+    settings = read_adapter_facts(file)["config"] or {}
+    return build(ModelConfig, settings["model"], file) if "model" in settings else None

@@ -1,6 +1,7 @@
 """From adapters to files: what a run writes, that ranks and repeats make the same clip, and what an adapter does to it."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from PIL import Image
 
 from cinelora.config.schema import InferConfig, MetricsConfig, ModelConfig, SamplerConfig, TrainConfig, WeightsConfig
 from cinelora.errors import AdapterError, ConfigError, FootageError
-from cinelora.inference import infer
+from cinelora.inference import infer, prompt_with_trigger
 from cinelora.latents.cache import Entry, Index
+from cinelora.launch import LaunchError
 from cinelora.models.lora import adapter_state
 from cinelora.models.wan import WanBundle
 from cinelora.runs import RunDirectory
@@ -111,7 +113,8 @@ def test_weights_of_zero_make_the_base_models_clip(config: InferConfig, tmp_path
 def test_a_given_picture_is_the_keyframe(config: InferConfig, tmp_path: Path):
     picture = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
     Image.fromarray(picture).save(tmp_path / "mine.png")
-    infer(replace(config, image=str(tmp_path / "mine.png")), tmp_path / "out")
+    alone = replace(config.model, t2v=None)  # the picture is there, so that nothing of this transformer is needed
+    infer(replace(config, image=str(tmp_path / "mine.png"), model=alone), tmp_path / "out")
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "keyframe.png")), picture)
     assert "keyframe" not in json.loads((tmp_path / "out" / "summary.json").read_text())["seconds"]
 
@@ -139,6 +142,48 @@ def test_a_file_of_prompts_goes_on_where_it_stopped(
     capsys.readouterr()
     infer(many, tmp_path / "out")
     assert "every clip is already in" in capsys.readouterr().out
+
+
+def test_a_stopped_file_of_prompts_does_not_denoise_twice(config: InferConfig, tmp_path: Path):
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "out"
+    prompts.write_text("first\nsecond\n")
+    many = replace(config, prompt=None, prompts=str(prompts), compare=True)
+    (out / "0001" / "clip.mp4").mkdir(parents=True)  # a folder in the way ends the run once all is denoised
+    with pytest.raises(LaunchError):
+        infer(many, out)
+    assert [path.parent.name for path in out.rglob("summary.json")] == ["0000"]
+    assert {path.name for path in out.rglob("*.latents")} == {"adapted.latents", "base.latents"}
+    (out / "0001" / "clip.mp4").rmdir()
+    log = out / "logs" / "rank-0.log"
+    before = len(log.read_text())
+    infer(many, out)
+    assert not any(word in log.read_text()[before:] for word in ("clip 1/", "keyframe 1/"))
+    assert not list(out.rglob("*.latents"))
+    infer(many, tmp_path / "whole")
+    for name in ("clip.mp4", "base-clip.mp4"):
+        ours, theirs = (frames(folder / "0001" / name).astype(int) for folder in (out, tmp_path / "whole"))
+        assert np.abs(ours - theirs).mean() < 0.5
+
+
+def test_other_adapters_behind_the_same_path_make_the_clip_anew(config: InferConfig, run: RunDirectory, tmp_path: Path):
+    from cinelora.models.adapter_file import export_adapter, read_adapter
+
+    copy = Path(shutil.copytree(run.path, tmp_path / "run"))
+    config = replace(config, ckpt=str(copy), mode="t2v", num_frames=5)
+    infer(config, tmp_path / "out")
+    first = (tmp_path / "out" / "clip.mp4").read_bytes()
+    style = read_adapter(copy / "style.safetensors")
+    export_adapter(copy / "style.safetensors", replace(style, state={k: v * 2 for k, v in style.state.items()}))
+    infer(config, tmp_path / "out")
+    assert (tmp_path / "out" / "clip.mp4").read_bytes() != first
+
+
+def test_a_prompt_is_shown_as_training_showed_its_captions():
+    from cinelora.footage.samples import _with_trigger
+
+    assert prompt_with_trigger("rain", "nwr") == _with_trigger("rain", "nwr") == "nwr, rain"
+    assert prompt_with_trigger("nwr, rain", "nwr") == "nwr, rain"
+    assert prompt_with_trigger("rain", None) == "rain"
 
 
 def test_a_run_without_adapters_is_said(config: InferConfig, tmp_path: Path):

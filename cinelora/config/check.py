@@ -14,7 +14,8 @@ from cinelora.config.keys import is_plain_name, models_with_i2v, settings
 from cinelora.config.schema import DataConfig, InferConfig, ModelConfig, SamplerConfig, TrainConfig, effective_lr
 from cinelora.config.store import load_config
 from cinelora.errors import ConfigError
-from cinelora.hub import is_run, resolve
+from cinelora.hub import EMBEDDED, is_model_source, is_run, resolve
+from cinelora.runs import RunDirectory, trained_on
 
 __all__ = ["check_infer", "check_train", "effective_lr"]
 
@@ -43,6 +44,7 @@ _SHARES = {"data.holdout", "stage.stills", "lora.dropout", "dropout.caption", "d
 _DECAYS = {"optimizer.beta1", "optimizer.beta2", "ema_decay"}
 _SIZES = ("model.height", "model.width")
 _FRAMES = ("model.num_frames", "stage.num_frames", "num_frames")
+_ENCODED = ("prompt", "negative_prompt", "data.caption", "data.trigger", "preview.prompt")
 
 
 def check_train(config: TrainConfig) -> list[str]:
@@ -71,7 +73,7 @@ def check_infer(config: InferConfig) -> list[str]:
     _check_request(config)
     _check_transformers(config)
     if config.ckpt is not None:
-        resolve(config.ckpt, "ckpt")
+        _check_fits("ckpt", config.ckpt, config.model)
     return [_clip_line(config), *_length_lines(config), *_partition_lines(config)]
 
 
@@ -85,6 +87,8 @@ def _check_values(script: Any, config: TrainConfig | InferConfig) -> None:
             raise ConfigError(f"{key}=null: wants {setting.wants} ({setting.help})")
         if setting.choices and not setting.is_list and value not in (*setting.choices, None):
             raise ConfigError(f"{key}={value}: wants {setting.wants} ({setting.help})")
+        if key in _ENCODED and value is not None:
+            _check_text(key, value)
         if isinstance(value, int | float) and not isinstance(value, bool):
             _check_number(key, value, setting.help)
 
@@ -103,6 +107,13 @@ def _check_number(key: str, value: float, help: str) -> None:
     for holds, wants in bounds:
         if not holds:
             raise ConfigError(f"{key}={value:g}: wants {wants} ({help})")
+
+
+def _check_text(key: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{key} is not UTF-8 text from character {error.start + 1} on: type it anew") from error
 
 
 def _near(value: float, step: int) -> int:
@@ -133,6 +144,7 @@ def _check_stage(config: TrainConfig) -> None:
         raise ConfigError(_no_i2v(model, f"stage={stage.name} stage.transformer=i2v" if stage.name == "style" else ""))
     if stage.transformer == "t2v" and model.t2v is None:
         raise ConfigError("model.t2v is empty, and stage.transformer=t2v trains on it: give model.t2v=<checkpoint>")
+    _check_source(model, stage.transformer)
     if model.hidden_size % model.num_heads:
         raise ConfigError(f"model.hidden_size={model.hidden_size} does not divide into {model.num_heads} heads")
     {"style": _check_style, "motion": _check_motion, "pretrain": _check_pretrain}[stage.name](config)
@@ -170,7 +182,8 @@ def _check_motion(config: TrainConfig) -> None:
             "stage.num_frames=1: one frame holds no motion; stage=motion wants 5 or more (4n+1), such as 33"
         )
     if config.adapter is not None:
-        _check_style_adapter(config, resolve(config.adapter, "adapter"))
+        _check_style_adapter(config.adapter, resolve(config.adapter, "adapter"))
+        _check_fits("adapter", config.adapter, config.model)
 
 
 def _check_pretrain(config: TrainConfig) -> None:
@@ -189,19 +202,30 @@ def _check_pretrain(config: TrainConfig) -> None:
         raise ConfigError(f"adapter={config.adapter} belongs to stage=motion; stage=pretrain trains every weight")
 
 
-def _check_style_adapter(config: TrainConfig, source: Path) -> None:
-    if not is_run(source):
-        return
-    run = load_config(source)
-    if not (source / "style.safetensors").is_file():
+def _check_style_adapter(text: str, source: Path) -> None:
+    if is_run(source) and not RunDirectory(source).adapter("style").is_file():
         raise ConfigError(
-            f"adapter={config.adapter}: that run of stage={run.stage.name} holds no style.safetensors; "
+            f"adapter={text}: that run of stage={load_config(source).stage.name} holds no style.safetensors; "
             "give a finished run of stage=style"
         )
-    if _shape(run.model) != _shape(config.model):
+
+
+def _check_fits(key: str, text: str, model: ModelConfig) -> None:
+    """Refuse an adapter of a model of another shape, where it says what it was trained on."""
+    theirs = trained_on(resolve(text, key))
+    if theirs is not None and _shape(theirs) != _shape(model):
         raise ConfigError(
-            f"adapter={config.adapter} was trained on {_described(run.model)}, this run is on "
-            f"{_described(config.model)}: choose model={run.model.name}"
+            f"{key}={text} was trained on {_described(theirs)}, this run is on {_described(model)}: "
+            f"choose model={theirs.name}"
+        )
+
+
+def _check_source(model: ModelConfig, kind: str) -> None:
+    source = model.t2v if kind == "t2v" else model.i2v
+    if source is not None and not is_model_source(source):
+        raise ConfigError(
+            f"model.{kind}={source}: wants a directory that is there, a hub repository owner/name, "
+            f"or one of {', '.join(EMBEDDED)}"
         )
 
 
@@ -251,6 +275,8 @@ def _check_folder(data: DataConfig) -> None:
         raise ConfigError(f"data={data.name} needs a folder with clips: data.root=<folder>")
     if not Path(data.root).is_dir():
         what = "is a file, not a folder" if Path(data.root).is_file() else "does not exist"
+        if data.root.startswith("~"):
+            what += " (the shell leaves ~ as it is here: write $HOME)"
         raise ConfigError(f"data.root={data.root}: {Path(data.root).absolute()} {what}; give a folder with clips")
 
 
@@ -314,7 +340,7 @@ def _check_prompts(path: Path, text: str) -> None:
             f"prompts={text}: there is no file {path.absolute()}; a single prompt is given as prompt='...'"
         )
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"prompts={text} cannot be read as UTF-8 text: {error}") from error
     if not any(line.strip() for line in lines):
@@ -330,6 +356,8 @@ def _check_transformers(config: InferConfig) -> None:
         )
     if model.t2v is None and (config.mode == "t2v" or config.image is None):
         raise ConfigError("model.t2v is empty: give model.t2v=<checkpoint>, or start from image=<file>")
+    for kind in ("t2v",) if config.mode == "t2v" else ("i2v",) if config.image else ("t2v", "i2v"):
+        _check_source(model, kind)
 
 
 def _clip_line(config: InferConfig) -> str:
@@ -376,7 +404,10 @@ def _partition_lines(config: InferConfig) -> list[str]:
 
 def _check_guidance_split(sampler: SamplerConfig, ranks: int) -> None:
     if ranks % 2:
-        raise ConfigError(f"sampler.guidance_mode=split needs an even number of ranks, not {ranks}: gpus=2, or =batch")
+        raise ConfigError(
+            f"sampler.guidance_mode=split needs an even number of ranks, not {ranks}: gpus=2, or "
+            "sampler.guidance_mode=batch"
+        )
     if sampler.guidance <= 1:
         raise ConfigError(
             f"sampler.guidance_mode=split with sampler.guidance={sampler.guidance:g}: there is no pair to split; "

@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,16 @@ from cinelora.config.keys import Command, Config, Script
 from cinelora.config.schema import InferConfig, TrainConfig
 from cinelora.config.store import load, save_config, to_yaml
 from cinelora.errors import CineloraError, ConfigError
-from cinelora.files import point_to, sha256_json
+from cinelora.files import lock, point_to, sha256_json
 from cinelora.hub import CONFIG_FILE
 
 Run = Callable[[Any, Path], int]
 OUTPUTS = Path("outputs")
 INTERRUPTED = 130
 _PATHS = ("data.root", "adapter", "cache", "ckpt", "image", "prompts", "resume")
+_MODELS = ("model.t2v", "model.i2v")
+_RUNS = ("adapter", "ckpt", "resume")
+_LOCK = ".lock"
 _ELSEWHERE = ("out", "cache", "gpus", "nodes")
 """What does not change a clip: where it is written, and how many ranks make it."""
 
@@ -80,25 +84,33 @@ def _run_one(command: Command, run: Run, folder: Path | None) -> int:
     config, lines = accepted(command)
     config = anchored(config)
     run_dir = make_run_dir(config, folder)
-    save_config(config, run_dir / CONFIG_FILE)
-    for line in [*lines, f"run directory: {run_dir}"]:
-        print(line, flush=True)
-    return run(config, run_dir)
+    # the nodes of one run all come here
+    with lock(run_dir / _LOCK) if config.nodes == 1 else nullcontext():
+        save_config(config, run_dir / CONFIG_FILE)
+        for line in [*lines, f"run directory: {run_dir}"]:
+            print(line, flush=True)
+        return run(config, run_dir)
 
 
 def anchored(config: Config) -> Config:
-    """The same settings with paths that hold from any working directory; the text stays the end of the path."""
-    config = dataclasses.replace(config)
+    """The same settings with paths that hold from any working directory; the text stays the end of the path.
+
+    A model is a path where there is such a directory, else a name on the hub. A run that is named by a link, such as
+    ``last``, gets its own name, since the link will point elsewhere.
+    """
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model))
     if isinstance(config, TrainConfig):
         config.data = dataclasses.replace(config.data)
-    for key in _PATHS:
+    for key in (*_PATHS, *_MODELS):
         *sections, name = key.split(".")
         node: Any = config
         for section in sections:
             node = getattr(node, section, None)
         text = getattr(node, name, None)
-        if text:
-            setattr(node, name, os.path.join(os.getcwd(), text))
+        if text and (key in _PATHS or os.path.isdir(text)):
+            path = os.path.join(os.getcwd(), text)
+            is_link = key in _RUNS and os.path.isdir(path) and os.path.islink(path.rstrip("/"))
+            setattr(node, name, os.path.realpath(path) if is_link else path)
     return config
 
 
@@ -157,7 +169,7 @@ def _refuse_other(config: Config, out: Path) -> None:
         return
     if not out.is_dir():
         raise ConfigError(f"out={out} is a file; choose a directory, new or empty")
-    held = {path.name for path in out.iterdir()}
+    held = {path.name for path in out.iterdir()} - {_LOCK}
     if isinstance(config, TrainConfig):
         if CONFIG_FILE in held and held & {"checkpoints", "style.safetensors", "motion.safetensors", "summary.json"}:
             raise ConfigError(f"out={out} holds a run: go on with resume={out}, or choose another out=")

@@ -31,10 +31,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cinelora.config import keys
 from cinelora.config.keys import Command, Config, Script
-from cinelora.config.schema import InferConfig, ModelConfig, TrainConfig
-from cinelora.config.store import build, load_config, save_config
+from cinelora.config.schema import InferConfig, TrainConfig
+from cinelora.config.store import load_config, save_config
 from cinelora.errors import ConfigError
 from cinelora.hub import PREFIX, is_run, resolve
+from cinelora.runs import RunDirectory, trained_on
 
 __all__ = ["compose", "compose_infer", "compose_train", "load_config", "members", "parse", "save_config", "sweep"]
 
@@ -228,25 +229,15 @@ def _fetch_adapters(config: Config) -> None:
 
 def _take_model(config: InferConfig, source: Path, command: Command) -> None:
     """The model a checkpoint was trained on, with the user's ``model.*`` on top."""
-    composed, found = config.model, _model_of(resolve(str(source)))
+    composed, found = config.model, trained_on(resolve(str(source)))
+    if found is None:
+        choices = "|".join(keys.groups("infer")["model"])
+        raise ConfigError(f"ckpt={source} does not say which model it was trained on: add model={choices}")
     for key in [*command.given, *command.texts]:
         if key.startswith("model."):
             name = key.removeprefix("model.")
             setattr(found, name, getattr(composed, name))
     config.model = found
-
-
-def _model_of(source: Path) -> ModelConfig:
-    if is_run(source):
-        return load_config(source).model
-    from cinelora.models.adapter_file import read_adapter_facts
-
-    file = source if source.is_file() else sorted(source.glob("*.safetensors"))[0]
-    settings = read_adapter_facts(file)["config"] or {}
-    if "model" not in settings:
-        choices = "|".join(keys.groups("infer")["model"])
-        raise ConfigError(f"ckpt={source} does not say which model it was trained on: add model={choices}")
-    return build(ModelConfig, settings["model"], file)
 
 
 def _any_run(script: Script) -> list[str]:
@@ -265,6 +256,9 @@ def _resumed(command: Command) -> TrainConfig:
             _refuse_change(key)
     run = _run_of(command.texts["resume"])
     config = load_config(run)
+    own_style = RunDirectory(run).adapter("style")
+    if config.adapter and own_style.is_file():
+        config.adapter = str(own_style)  # the run it was copied from may be gone, or trained further, by now
     fresh = _composed("train", [*_any_run("train"), *command.overrides])
     _place_texts(fresh, command.texts)
     for key in given:

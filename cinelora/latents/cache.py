@@ -5,7 +5,8 @@ depends on, and an ``Index`` that says which files make up a data set. Files app
 goes on where it stopped and two runs can share a folder. It does not know what the latents are used for.
 
 What a name covers: the content of the clip (not its path or date), the frames taken, the size, the encoder's own
-fingerprint and ``VERSION``. A changed caption therefore re-encodes one text, another VAE every sample, a touched file none.
+fingerprint (for texts also the dtype it runs in) and ``VERSION``. A changed caption therefore re-encodes one text, another
+VAE every sample, a touched file none.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 
 from cinelora.errors import FootageError, TrainingError
-from cinelora.files import read_json, save_tensors, sha256_json, write_json
+from cinelora.files import read_json, save_tensors, sha256_json, sweep_temporaries, write_json
 from cinelora.footage.samples import Manifest, Sample, Skipped
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ class LatentCache:
         """Names of everything ``manifest`` and ``texts`` (role -> prompt) encode to; nothing is encoded."""
         from cinelora.models.wan import Part
 
-        text_seed = [VERSION, self.bundle.fingerprint(Part.TEXT_ENCODER), self.bundle.fingerprint(Part.TOKENIZER)]
+        readers = (self.bundle.fingerprint(part) for part in (Part.TEXT_ENCODER, Part.TOKENIZER))
+        text_seed = [VERSION, str(self.bundle.dtype), *readers]
         vae = self.bundle.fingerprint(Part.VAE)
         framing = self.framing
         clip = self.bundle.fingerprint(Part.IMAGE_ENCODER) if framing.image_condition else None
@@ -134,6 +136,8 @@ class LatentCache:
         raises ``FootageError``. The share is cut from all samples, not from the missing ones, which change
         while other ranks write.
         """
+        for folder in self.root.glob("*"):
+            sweep_temporaries(folder)
         prompts = {entry.text: entry.caption for entry in index.entries}
         prompts |= {index.texts[role]: prompt for role, prompt in texts.items()}
         self._encode_texts(self._missing(list(prompts)[rank::world_size]), prompts, rank == 0)

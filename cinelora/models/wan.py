@@ -29,6 +29,7 @@ from transformers import AutoTokenizer, CLIPVisionModel, UMT5EncoderModel
 
 from cinelora.config.schema import ModelConfig
 from cinelora.errors import ModelError
+from cinelora.hub import EMBEDDED, is_model_source
 
 TEXT_TOKENS = 512
 """Wan's cross-attention takes the last 512 context tokens for text and whatever precedes them for the image."""
@@ -304,16 +305,16 @@ class WanBundle:
 
 
 def _source_directory(source: str, revision: str, part: Part, cache: Path) -> Path:
-    if source.startswith("embedded:"):
+    if not is_model_source(source):
+        raise ModelError(
+            f"model source {source!r} is neither a directory nor a hub repository owner/name nor {' or '.join(EMBEDDED)}"
+        )
+    if source in EMBEDDED:
         from cinelora.models import tiny  # pulls in the pipelines; only the embedded model needs it
 
-        if source not in ("embedded:tiny-t2v", "embedded:tiny-i2v"):
-            raise ModelError(f"{source} is not an embedded model; there are embedded:tiny-t2v and embedded:tiny-i2v")
         return tiny.embedded(source.removeprefix("embedded:tiny-"))
     if Path(source).is_dir():
         return Path(source)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith((".", "/", "~")):
-        raise ModelError(f"model source {source!r} is neither a directory nor a hub repository owner/name")
     return _fetch(source, revision, part)
 
 

@@ -41,8 +41,14 @@ class Checkpoint:
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Write ``checkpoint`` below ``folder``, point ``last`` at it, and delete all but the ``keep`` newest.
 
-    Raises ``TrainingError`` where the disk is full; older checkpoints are then untouched.
+    Raises ``TrainingError`` where a number is not finite or the disk is full; older checkpoints are then untouched.
     """
+    broken = [name for name, tensor in checkpoint.tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise TrainingError(
+            f"after step {checkpoint.step} the adapter is not finite ({broken[0]}, {len(broken)} tensors in all); "
+            "the last checkpoint is kept: resume it, or start again with a lower optimizer.lr"
+        )
     target = folder / f"{PREFIX}{checkpoint.step:08d}"
     draft = folder / f"{DRAFT}{checkpoint.step:08d}"
     shutil.rmtree(draft, ignore_errors=True)

@@ -58,7 +58,8 @@ class Preview(AtStep):
         positive, negative = Condition(batch["text"], image), Condition(stage.null_text[None], image)
         stage.eval()
         guided = Guided(stage.transformer, positive, negative, config.sampler.guidance)
-        latents = sample(guided, noise, solver, config.model.sampling_shift)
+        shift = config.model.sampling_shift if config.sampler.shift is None else config.sampler.shift
+        latents = sample(guided, noise, solver, shift)
         stage.train()
         with self.bundle.loaded(Part.VAE):
             return self.bundle.decode(latents)

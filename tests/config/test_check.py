@@ -26,7 +26,8 @@ def clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def train(*argv: str) -> list[str]:
     stage = [] if any(word.startswith("stage=") for word in argv) else ["stage=style"]
-    return check_train(compose_train([*stage, "data=folder", "data.root=clips", *argv]))
+    root = [] if any(word.startswith("data.root=") for word in argv) else ["data.root=clips"]
+    return check_train(compose_train([*stage, "data=folder", *root, *argv]))
 
 
 def infer(*argv: str) -> list[str]:
@@ -108,6 +109,10 @@ TRAINING = [
     (["data.name=../up"], "wants one word"),
     (["model.num_heads=3"], "does not divide into 3 heads"),
     (["cache=prompts.txt"], "cache=prompts.txt is a file"),
+    (["model.t2v=./gone"], r"model.t2v=./gone: wants a directory that is there, a hub repository owner/name"),
+    (["stage=motion", "model.i2v=embedded:huge"], r"model.i2v=embedded:huge: wants .*embedded:tiny-i2v"),
+    (["data.trigger=a\udcff"], "data.trigger is not UTF-8 text from character 2 on"),
+    (["data.root=~/clips"], r"does not exist \(the shell leaves ~ as it is here: write \$HOME\)"),
 ]
 
 
@@ -167,6 +172,8 @@ INFERENCE = [
     (["prompt=x", "image=frame.png", "mode=t2v"], "that transformer takes no image"),
     (["prompt=x", "model=wan21_1_3b"], "mode=scene needs: mode=t2v, or model=tiny"),
     (["prompt=x", "model.t2v="], "model.t2v is empty"),
+    (["prompt=x", "model.i2v=nowhere"], "model.i2v=nowhere: wants a directory that is there"),
+    (["prompt=\udcff"], "prompt is not UTF-8 text"),
     (["prompt=x", "num_frames=10"], r"wants 4n\+1, such as 9"),
     (["prompt=x", "sampler.steps=0"], "at least 1"),
     (["prompt=x", "sampler.guidance=nan"], "a finite number"),

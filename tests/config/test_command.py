@@ -142,6 +142,18 @@ def test_a_run_is_not_overwritten(here: Path, run: Recorder, capsys: pytest.Capt
     assert "cannot be made" in capsys.readouterr().err
 
 
+def test_a_directory_takes_one_run_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    codes = []
+
+    def meets_another(config: Any, run_dir: Path) -> int:
+        codes.append(main("train", [*CLIPS, f"out={run_dir}"], meets_another))
+        return 0
+
+    assert main("train", [*CLIPS, "out=a"], meets_another) == 0
+    assert codes == [1]
+    assert "a is in use by another run (process" in capsys.readouterr().err
+
+
 def test_resume_goes_on_in_the_run_or_in_a_copy(here: Path, run: Recorder) -> None:
     main("train", [*CLIPS, "out=a"], run)
     assert main("train", ["resume=a", "stage.steps=7"], run) == 0
@@ -188,6 +200,18 @@ def test_where_a_clip_goes_does_not_change_it() -> None:
 def test_anchored_paths_end_in_the_text(here: Path) -> None:
     config = anchored(compose_infer(["prompt=x", "image=a//b, ../c.png", "cache=/abs"]))
     assert (config.image, config.cache) == (f"{here}/a//b, ../c.png", "/abs")  # type: ignore[union-attr]
+
+
+def test_a_run_named_by_its_link_is_remembered_by_its_own_name(here: Path, run: Recorder) -> None:
+    main("train", CLIPS, run)
+    config = anchored(compose_infer(["prompt=x", "ckpt=outputs/style/folder/last"]))
+    assert config.ckpt == str(here / run.dirs[0])  # type: ignore[union-attr]
+
+
+def test_a_model_in_a_directory_here_is_found_from_elsewhere(here: Path) -> None:
+    (here / "weights/t2v").mkdir(parents=True)
+    model = anchored(compose_infer(["prompt=x", "model.t2v=weights/t2v", "model.i2v=owner/name"])).model
+    assert (model.t2v, model.i2v) == (f"{here}/weights/t2v", "owner/name")
 
 
 def test_an_error_of_the_run_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

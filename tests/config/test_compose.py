@@ -220,6 +220,11 @@ def test_inference_takes_the_model_of_an_adapter_file(run: Path) -> None:
     file = adapter_file(run.parent / "a.safetensors", {"format": "cinelora-adapter/1", **origin, **spec, **settings})
     config = compose_infer([f"ckpt={file}", "prompt=x"])
     assert config.model == load_config(run).model
+    mistaken = r"a.safetensors was trained on wan21_14b_480p \(40 blocks of width 5120\), this run is on tiny"
+    with pytest.raises(ConfigError, match=f"^ckpt=.*{mistaken}.*: choose model=wan21_14b_480p"):
+        check_infer(compose_infer([f"ckpt={file}", "prompt=x", "model=tiny"]))
+    with pytest.raises(ConfigError, match=f"^adapter=.*{mistaken}"):
+        check_train(compose_train(["stage=motion", "data=noir", f"adapter={file}"]))
 
 
 def test_an_adapter_of_another_tool_needs_its_model_named(tmp_path: Path) -> None:
@@ -273,6 +278,13 @@ def test_resume_wants_a_run(tmp_path: Path) -> None:
 def test_an_adapter_file_in_a_run_resumes_the_run(run: Path) -> None:
     (run / "style.safetensors").write_bytes(b"")
     assert compose_train([f"resume={run}/style.safetensors"]).resume == str(run)
+
+
+def test_resume_rests_on_the_style_adapter_in_the_run_not_on_what_lies_where_it_came_from(run: Path) -> None:
+    argv = ["stage=motion", "data=noir", "model=wan21_14b_480p", "adapter=outputs/style/noir/last"]
+    save_config(compose_train(argv), run / "config.yaml")
+    (run / "style.safetensors").write_bytes(b"")
+    assert compose_train([f"resume={run}"]).adapter == str(run / "style.safetensors")
 
 
 def test_the_working_directory_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,12 +33,17 @@ def survey(clips: Path, framing: Framing, **options) -> Manifest:
 
 
 def build(root: Path, bundle: WanBundle, framing: Framing, clips: Path, **options) -> tuple[Index, set[Path]]:
-    """Encode what is missing; the index, and the files that this call wrote."""
+    """Encode what is missing; the index, and the files that this call wrote, be it a second time."""
     latents, manifest = LatentCache(root, bundle, framing), survey(clips, framing, **options)
-    before = set(root.rglob("*.safetensors"))
+    before = dated(root)
     index = latents.index(manifest, TEXTS)
     skipped = latents.encode(clips, manifest, index, TEXTS)
-    return latents.complete(index, skipped), set(root.rglob("*.safetensors")) - before
+    return latents.complete(index, skipped), {path for path, _ in dated(root) - before}
+
+
+def dated(root: Path) -> set[tuple[Path, int]]:
+    """The files below ``root``, each with its date: one that is written again counts as another."""
+    return {(path, path.stat().st_mtime_ns) for path in root.rglob("*.safetensors")}
 
 
 def kinds(files: set[Path]) -> dict[str, int]:
@@ -101,6 +106,21 @@ def test_another_vae_encodes_every_sample_and_no_text(clips: Path, t2v: WanBundl
     other = WanBundle(str(folder), dtype="fp32", cache=tmp_path)
     _, written = build(tmp_path / "c", other, STILLS, clips)
     assert kinds(written) == {"video": 6}
+
+
+def test_another_dtype_encodes_every_text_and_no_sample(clips: Path, t2v: WanBundle, tmp_path: Path):
+    build(tmp_path / "c", t2v, STILLS, clips)
+    other = WanBundle("embedded:tiny-t2v", dtype="bf16", cache=t2v.cache)
+    _, written = build(tmp_path / "c", other, STILLS, clips)
+    assert kinds(written) == {"text": 7}
+
+
+def test_what_a_killed_writer_left_is_swept(clips: Path, t2v: WanBundle, tmp_path: Path):
+    index, _ = build(tmp_path / "c", t2v, STILLS, clips)
+    folder = LatentCache(tmp_path / "c", t2v, STILLS).path(index.entries[0].video).parent
+    (folder / ".partial-0badcafe-video.safetensors").write_bytes(b"half")
+    build(tmp_path / "c", t2v, STILLS, clips)
+    assert not list((tmp_path / "c").rglob(".partial-*"))
 
 
 def test_stills_and_windows_share_their_texts(clips: Path, i2v: WanBundle, tmp_path: Path):

@@ -53,6 +53,15 @@ def test_no_checkpoint_is_said(tmp_path: Path):
         load_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_never_takes_the_place_of_a_good_checkpoint(bad: float, tmp_path: Path):
+    save_checkpoint(tmp_path, checkpoint(1), keep=1)
+    spoilt = Checkpoint(2, {"adapter.a": torch.tensor([0.0, bad])})
+    with pytest.raises(TrainingError, match=r"after step 2 the adapter is not finite \(adapter\.a, 1 tensors"):
+        save_checkpoint(tmp_path, spoilt, keep=1)
+    assert load_checkpoint(tmp_path).step == 1
+
+
 def save_with_a_small_disk(folder: Path) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cinelora.config.schema import OptimizerConfig, TrainConfig
+from cinelora.config.schema import OptimizerConfig, PreviewConfig, TrainConfig
 from cinelora.errors import TrainingError
 from cinelora.files import load_tensors
 from cinelora.launch import launch
@@ -63,6 +63,7 @@ def test_a_run_leaves_everything_behind(style_config: TrainConfig, tmp_path: Pat
     printed = capsys.readouterr().out
     assert str(run.adapter("style")) in printed
     assert "against the start" in printed
+    assert "[transformers]" not in (run.logs / "rank-0.log").read_text(), "advice to programmers"
     sizes = [path.stat().st_size for path in run.checkpoints.rglob("*.safetensors")]
     assert max(sizes) < 1_000_000  # the base, 4 MB, is not in there
 
@@ -134,6 +135,17 @@ def test_more_steps_go_on_from_a_finished_run(style_config: TrainConfig, tmp_pat
     assert train_rank(longer, run)["step"] == 10
     with pytest.raises(Exception, match=r"already has its 10 steps; go on with stage\.steps="):
         train_rank(longer, run)
+
+
+@pytest.mark.parametrize(("stage", "suffix"), [("style", "png"), ("motion", "mp4")])
+def test_previews_appear_and_change_nothing_that_is_learnt(
+    stage: str, suffix: str, style_config: TrainConfig, motion_config: TrainConfig, tmp_path: Path
+):
+    config = style_config if stage == "style" else motion_config
+    shown = replace(config, preview=PreviewConfig(every_steps=4, prompt="rain", sampler_steps=2))
+    without, run = run_here(config, tmp_path / "without"), run_here(shown, tmp_path / "with")
+    assert [path.name for path in sorted(run.previews.iterdir())] == [f"step-0000000{n}.{suffix}" for n in (4, 8)]
+    assert_same_end(without, run)
 
 
 def test_ema_is_exported_and_is_not_the_adapter_itself(style_config: TrainConfig, tmp_path: Path):

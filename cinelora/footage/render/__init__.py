@@ -1,10 +1,12 @@
 """Footage that the project renders itself: a seed and a look enter, a short clip and its true caption leave.
 
-Scenes are a street with lamps, a walker and perhaps a car, and a room with light through a blind. It knows nothing of
-training, and is the only part of ``footage`` that imports torch.
+Scenes are a street and a room with one to three people, under a camera that moves; every attribute that a caption names
+can be set. All frames of a clip are drawn at once, on any device. It knows nothing of training, and is the only part of
+``footage`` that imports torch.
 """
 
-from cinelora.footage.render.film import Clip, render_clip
-from cinelora.footage.render.scenes import LOOKS
+from cinelora.footage.render.film import Clip, render_clip, render_scene
+from cinelora.footage.render.looks import LOOKS
+from cinelora.footage.render.scenes import VOCABULARY, Scene, describe, draw_scene
 
-__all__ = ["LOOKS", "Clip", "render_clip"]
+__all__ = ["LOOKS", "VOCABULARY", "Clip", "Scene", "describe", "draw_scene", "render_clip", "render_scene"]

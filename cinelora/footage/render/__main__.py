@@ -13,7 +13,8 @@ from typing import Any
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.files import write_mp4, write_text
 from cinelora.footage.render.film import render_clip
-from cinelora.footage.render.scenes import LOOKS, draw_scene
+from cinelora.footage.render.looks import LOOKS
+from cinelora.footage.render.scenes import draw_scene
 
 
 @dataclass(frozen=True)

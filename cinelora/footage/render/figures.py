@@ -1,110 +1,139 @@
-"""The figure and the car, drawn from signed distances."""
+"""The figures and the car, drawn from signed distances on cut-outs, with the shading of round bodies.
+
+T frames. THW is a plane of every frame, CTHW a picture in linear light.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from cinelora.footage.render.rays import Stage, View, box, cover, disc, frontlight, lamplight, limb, over, rgb, union
-from cinelora.footage.render.scenes import CARS, COATS, Scene
+from cinelora.footage.render.light import Stage
+from cinelora.footage.render.looks import Colour
+from cinelora.footage.render.motion import CAR_Z, PARTS, Figure
+from cinelora.footage.render.rays import View, blend, box, cover, disc, fixed_strokes, over, strokes
+
+CLOTH: dict[str, Colour] = {
+    "red": (0.62, 0.018, 0.015),
+    "green": (0.020, 0.36, 0.055),
+    "blue": (0.020, 0.075, 0.62),
+    "yellow": (0.80, 0.50, 0.015),
+    "white": (0.82, 0.80, 0.76),
+    "black": (0.012, 0.012, 0.014),
+}
+"""Colours of coats, and of cars."""
+SKIN, TROUSERS, FELT = (0.46, 0.27, 0.19), (0.040, 0.040, 0.046), (0.055, 0.045, 0.040)
+HAIR = (0.035, 0.022, 0.015)
+
+Visible = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""What the sun sees of points of space, THW."""
 
 
-def figure_shapes(x: Tensor, y: Tensor, scene: Scene, time: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Signed distances to coat, face and dark parts (hat, legs, shoes) of the figure at the origin of ``x``."""
-    facing = 1.0 if scene.walk >= 0 else -1.0
-    stride = 0.27 * math.sin(time * 5.6) if scene.walk else 0.07
-    bob = 0.02 * abs(math.cos(time * 5.6)) if scene.walk else 0.004 * math.sin(time * 2)
-    x, y = x * facing, y - bob
-    lift = [0.09 * max(0.0, math.cos(time * 5.6 + phase)) if scene.walk else 0.0 for phase in (0.0, math.pi)]
-    legs = [
-        union(
-            limb(x, y, (0.0, 0.85), (swing * 0.55 + 0.03, 0.45), 0.10, 0.075),
-            limb(x, y, (swing * 0.55 + 0.03, 0.45), (swing, 0.07 + up), 0.075, 0.055),
-            limb(x, y, (swing, 0.045 + up), (swing + 0.13, 0.035 + up), 0.045, 0.035),
-        )
-        for swing, up in zip((stride, -stride), lift, strict=True)
-    ]
-    hem = 0.25 * abs(stride)
-    coat = union(
-        limb(x, y, (0.0, 1.30), (-0.03, 0.62), 0.185, 0.215 + hem),
-        limb(x, y, (0.02, 1.40), (0.0, 1.20), 0.15, 0.20),
-        limb(x, y, (0.05, 1.38), (0.07 - 0.5 * stride, 1.02), 0.085, 0.07),
-        limb(x, y, (0.07 - 0.5 * stride, 1.02), (0.14 - 0.6 * stride, 0.84), 0.065, 0.055),
+def draw_figure(image: Tensor, view: View, stage: Stage, figure: Figure, sunlit: Visible | None = None) -> Tensor:
+    """Lay a figure over the picture, its parts from back to front, then one light on all of them."""
+    depth, across = view.facing(figure.x, figure.z)
+    world_x, y, world_z = view.at(depth)
+    x, size = across * figure.facing, depth.clamp(min=0.3) * view.step
+    distances = strokes(x, y, figure.strokes)
+    parts = torch.stack([blend(distances[part]) for part in PARTS.values()])
+    hem = 0.46 - y
+    parts = torch.cat((parts[:1], torch.maximum(parts[1:2], hem), parts[2:]))
+    normals = _round_normals(parts, across, y)
+    walks = stage.scene.act != "stands"
+    coat, top = CLOTH[stage.scene.coat], FELT if stage.scene.hat else HAIR
+    if not stage.scene.hat:
+        hair = distances[PARTS["top"]][0]
+        parts = torch.cat((parts[:3], hair[None], parts[4:]))
+    coats = stage.rgb(coat)
+    seam = torch.exp(-(((x - (0.10 if walks else 0.012)) / 0.012) ** 2)) * (y < 1.32)
+    belt = torch.exp(-(((y - 1.035) / 0.028) ** 2))
+    cloth = coats * (1 - 0.45 * torch.maximum(seam * (y < 1.40), 0.9 * belt))
+    sleeve = distances[PARTS["arm"]]
+    arm = torch.where(sleeve[2] < sleeve[:2].amin(0), stage.rgb(SKIN), coats)
+    colours = (stage.rgb(TROUSERS), cloth, stage.rgb(SKIN), stage.rgb(top), arm)
+    albedo, normal, whole = torch.zeros_like(image), torch.zeros_like(image), torch.zeros_like(x)
+    for distance, bent, colour in zip(parts, normals.unbind(1), colours, strict=True):
+        alpha = cover(distance, size)
+        # a part throws a soft shade on what lies behind its edge
+        shade = 1 - 0.35 * torch.exp(-((distance.clamp(min=0) / 0.035) ** 2))
+        albedo = over(albedo * shade, colour, alpha)
+        normal = over(normal, bent, alpha)
+        whole = torch.maximum(whole, alpha)
+    lit = _shaded(view, stage, (world_x, y, world_z), albedo, normal, sunlit)
+    return over(image, stage.hazed(lit, depth), whole * (y > 0) * (depth > 0.3))
+
+
+def _round_normals(distances: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Normals (3, P, T, H, W) to the right, up and towards the camera of P flat shapes, as if they were inflated."""
+    lean_x = torch.gradient(distances, dim=-1)[0] / torch.gradient(x, dim=-1)[0]
+    lean_y = torch.gradient(distances, dim=-2)[0] / torch.gradient(y, dim=-2)[0]
+    # flat at 15 cm from the edge
+    bend = (1 + distances / 0.15).clamp(0, 1)
+    side_x, side_y = (lean_x * bend).clamp(-1, 1), (lean_y * bend).clamp(-1, 1)
+    front = (1.02 - side_x * side_x - side_y * side_y).clamp(min=0.02).sqrt()
+    return torch.stack((side_x, side_y, front))
+
+
+def _shaded(
+    view: View,
+    stage: Stage,
+    at: tuple[Tensor, Tensor, Tensor],
+    albedo: Tensor,
+    normal: Tensor,
+    sunlit: Visible | None,
+) -> Tensor:
+    """A round body in the light of the stage, with a rim of what shines behind it."""
+    side, up, front = normal
+    world = (side * view.turn_x + front * view.turn_z, up, side * view.turn_z - front * view.turn_x)
+    seen = sunlit(*at) if sunlit else None
+    light = stage.light(at, world, sunlit=seen, wrap=0.25)
+    grounded = 0.55 + 0.45 * (at[1] / 0.9).clamp(0, 1)
+    rim = (1 - front).clamp(0, 1) ** 3
+    return albedo * light * grounded + stage.rgb(stage.haze) * rim * (0.0 if stage.scene.place == "room" else 0.2)
+
+
+def draw_car(image: Tensor, view: View, stage: Stage, x_car: Tensor) -> Tensor:
+    """Lay the car over the picture, its lamps lit as the hour wants. ``x_car`` is T11."""
+    facing = 1.0 if stage.scene.car_direction == "right" else -1.0
+    depth = view.upright(CAR_Z)
+    x, y, _ = view.at(depth)
+    size = depth * view.step
+    along = (x - x_car) * facing
+    lower = box(along, y, (0.0, 0.60), (2.20, 0.30), 0.22)
+    bonnet = box(along, y, (1.20, 0.76), (0.90, 0.23), 0.20)
+    roof = torch.maximum(disc(along, y, (-0.30, 0.74), (1.40, 0.84)), 0.5 - y)
+    boot = fixed_strokes(along, y, ((-1.85, 0.68, -1.2, 0.92, 0.24, 0.2),))
+    body = torch.minimum(torch.minimum(lower, bonnet), torch.minimum(roof, boot))
+    glass = torch.maximum(disc(along, y, (-0.30, 0.78), (1.17, 0.68)), 0.98 - y)
+    glass = torch.maximum(glass, 0.045 - (along + 0.28).abs())
+    wheel = torch.hypot(along.abs() - 1.32, y - 0.34)
+    arch = cover(torch.maximum(wheel - 0.43, 0.25 - y), size)
+    light = stage.light((x, y, CAR_Z), (0.0, 0.25, -0.97), wrap=0.2)
+    # the upper side of every curve mirrors the sky
+    gloss = torch.exp(-(((y - 0.90) / 0.06) ** 2)) + 0.8 * torch.exp(-(((y - 1.50) / 0.07) ** 2))
+    turned = 0.62 + 0.5 * ((y - 0.35) / 1.1).clamp(0, 1)
+    colour = stage.rgb(CLOTH[stage.scene.car or "black"])
+    sky = torch.maximum(stage.rgb(stage.hour.horizon) * 0.5, light * 0.35)
+    paint = (colour + 0.02) * light * turned + sky * gloss * 0.30
+    paint = over(paint, paint * 0.25, arch)
+    image = over(image, stage.hazed(paint, depth), cover(body, size))
+    pane = sky * (0.25 + 0.5 * ((y - 0.95) / 0.5).clamp(0, 1))
+    image = over(image, stage.hazed(pane, depth), cover(glass, size))
+    image = over(image, stage.hazed(light * 0.02, depth), cover(wheel - 0.34, size))
+    image = over(image, stage.hazed(light * 0.40, depth), cover(wheel - 0.18, size))
+    head, tail = torch.hypot(along - 2.14, y - 0.68), torch.hypot(along + 2.12, y - 0.72)
+    on = stage.hour.lamps
+    image = over(image, stage.rgb((0.8, 0.8, 0.75)) * light * 0.8 + 2.6 * on, cover(head - 0.11, size))
+    image = over(
+        image, stage.rgb((0.5, 0.02, 0.02)) * light + stage.rgb((1.6, 0.06, 0.03)) * on, cover(tail - 0.09, size)
     )
-    coat = torch.maximum(coat, 0.52 - y)
-    collar = limb(x, y, (-0.09, 1.50), (0.08, 1.46), 0.045, 0.05)
-    face = union(disc(x, y, (0.035, 1.63), (0.088, 0.115)), limb(x, y, (0.10, 1.63), (0.128, 1.605), 0.02, 0.016))
-    hair = disc(x, y, (0.005, 1.68), (0.10, 0.095))
-    hat = union(
-        limb(x, y, (-0.17, 1.695), (0.20, 1.675), 0.020, 0.018),
-        box(x, y, (0.01, 1.765), (0.108, 0.075), 0.045),
-    )
-    return union(coat, collar), face, union(*legs, hat if scene.hat else hair)
-
-
-def draw_figure(image: Tensor, view: View, stage: Stage, light_at: Callable[[Tensor, Tensor, float], Tensor]) -> Tensor:
-    """Lay the figure over the image. ``light_at`` gives the light on points of its plane."""
-    scene = stage.scene
-    z = scene.start[1]
-    x, y, size = view.upright(z)
-    x_figure = x - (scene.start[0] + scene.walk * stage.time)
-    coat, face, dark = figure_shapes(x_figure, y, scene, stage.time)
-    light = light_at(x, y, z)
-    backlight = 0.10 * lamplight(stage.lamps, x, y, z + 0.5) + 0.05 * light
-    whole = union(coat, face, dark)
-    # a thin edge of the light behind keeps a dark coat apart from a dark street
-    rim = torch.exp(-(((whole + 0.022) / 0.022) ** 2)) * (y > 0.1)
-    folds = 0.82 + 0.5 * (stage.textures.sample(stage.textures.cloud, x_figure * 1.1, y * 0.35) - 0.5)
-    round_off = (0.65 - 5.0 * coat.clamp(max=0)).clamp(max=1.15)
-    for shape, colour in ((dark, (0.045, 0.043, 0.045)), (coat, COATS[scene.coat]), (face, (0.52, 0.38, 0.30))):
-        shade = folds * round_off if shape is coat else torch.ones_like(folds)
-        lit = rgb(colour) * (light * shade) + rgb((0.9, 0.88, 0.85)) * backlight * rim
-        image = over(image, stage.hazed(lit, z - view.z), cover(shape, size) * (y > 0))
-    return image
-
-
-def car_position(scene: Scene, time: float, duration_s: float) -> float:
-    """x of the car's middle: it passes the middle of the street in the middle of the clip."""
-    return scene.car_speed * (time - 0.5 * duration_s)
-
-
-CAR_Z = 8.2
-
-
-def draw_car(image: Tensor, view: View, stage: Stage, x_car: float) -> Tensor:
-    """Lay the car over the image, its lamps lit where the look has light."""
-    facing = math.copysign(1.0, stage.scene.car_speed)
-    x, y, size = view.upright(CAR_Z)
-    x_local = (x - x_car) * facing
-    body = union(
-        box(x_local, y, (0.0, 0.62), (2.15, 0.28), 0.20),
-        box(x_local, y, (1.25, 0.74), (0.80, 0.24), 0.18),
-        torch.maximum(disc(x_local, y, (-0.25, 0.70), (1.35, 0.86)), 0.5 - y),
-        limb(x_local, y, (-1.9, 0.62), (-1.2, 0.95), 0.25, 0.2),
-    )
-    glass = torch.maximum(disc(x_local, y, (-0.25, 0.72), (1.12, 0.70)), 0.96 - y)
-    glass = torch.maximum(glass, 0.05 - (x_local + 0.28).abs())
-    tyres = union(*(disc(x_local, y, (at, 0.34), (0.34, 0.34)) for at in (-1.3, 1.3)))
-    hubs = union(*(disc(x_local, y, (at, 0.34), (0.17, 0.17)) for at in (-1.3, 1.3)))
-    light = frontlight(stage.lamps, x, y, CAR_Z) + stage.look.ambient
-    gloss = 0.25 + 0.9 * torch.exp(-(((y - 0.84) / 0.07) ** 2)) + 0.5 * torch.exp(-(((y - 1.5) / 0.06) ** 2))
-    paint = rgb(CARS[stage.scene.car or "black"]) * light + rgb((0.5, 0.5, 0.5)) * light * gloss * 0.35
-    depth, above = CAR_Z - view.z, y > 0
-    for shape, colour in (
-        (body, paint),
-        (glass, rgb((0.10, 0.12, 0.14)) * (light + stage.look.ambient)),
-        (tyres, rgb((0.02, 0.02, 0.02)) * light),
-        (hubs, rgb((0.45, 0.45, 0.45)) * light),
-    ):
-        image = over(image, stage.hazed(colour, depth), cover(shape, size) * above)
-    head, tail = torch.hypot(x_local - 2.12, y - 0.66), torch.hypot(x_local + 2.12, y - 0.70)
-    off = 0.25 * stage.look.ambient
-    image = over(image, rgb((0.9, 0.9, 0.85)) * (off + 2.2 * stage.look.lamps), cover(head - 0.10, size))
-    image = over(image, rgb((0.6, 0.05, 0.03)) * (off + 1.0 * stage.look.lamps), cover(tail - 0.07, size))
-    beam = torch.exp(-(((y - 0.66 + 0.06 * (x_local - 2.1)) / (0.10 + 0.16 * (x_local - 2.1).clamp(min=0))) ** 2))
-    beam = beam * torch.sigmoid((x_local - 2.15) * 12) * torch.exp(-(x_local - 2.1).clamp(min=0) / 2.2)
-    glow = 0.012 / (0.02 + head * head) + 0.30 * beam * (0.5 + stage.textures.sample(stage.textures.cloud, x * 0.2, y))
-    return image + rgb((1.0, 0.95, 0.82)) * glow * stage.look.lamps * above
+    if not on:
+        return image
+    ahead = (along - 2.14).clamp(min=0)
+    beam = torch.exp(-(((y - 0.68 + 0.06 * ahead) / (0.10 + 0.17 * ahead)) ** 2)) * torch.exp(ahead / -2.0)
+    thick = 0.10 + min(1.0, stage.haze_per_m * 6)
+    glow = 0.020 / (0.03 + head * head) + 0.40 * thick * beam * (along > 2.14)
+    red = 0.006 / (0.02 + tail * tail)
+    return image + (stage.rgb((1.0, 0.93, 0.78)) * glow + stage.rgb((1.0, 0.05, 0.02)) * red) * (on * (y > 0))

@@ -1,4 +1,7 @@
-"""From scenes to clips: every frame is drawn in linear light and developed in the look."""
+"""From scenes to clips: all frames are drawn at once in linear light and developed in the look.
+
+T frames. THW is a plane of every frame, CTHW a picture in linear light, T11 one number a frame.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cinelora.errors import ConfigError
-from cinelora.footage.render.figures import car_position
-from cinelora.footage.render.rays import Stage, Textures, View, draw_textures, place_camera, rgb
-from cinelora.footage.render.room import draw_room, room_lamps
-from cinelora.footage.render.scenes import LOOKS, Look, Scene, describe, draw_scene
+from cinelora.footage.render.light import Textures, draw_textures, make_stage
+from cinelora.footage.render.looks import LOOKS, Look
+from cinelora.footage.render.motion import camera_path, car_path, figures_of, horizon_of
+from cinelora.footage.render.rays import cast_rays, over, rgb
+from cinelora.footage.render.room import SUN_FROM, draw_room, room_lamps
+from cinelora.footage.render.scenes import Scene, describe, draw_scene
 from cinelora.footage.render.street import draw_rain, draw_street, street_lamps
 
-SUPERSAMPLING = 2
-"""Rays per pixel and direction."""
+PIXELS_AT_ONCE = 1 << 20
+"""Frames are drawn in groups of about this many pixels, so that memory does not grow with the clip."""
+GREY = (0.30, 0.52, 0.18)
+"""How bright a film without colour finds red, green and blue."""
 
 
 @dataclass(frozen=True)
@@ -29,54 +36,112 @@ class Clip:
     caption: str
 
 
-def develop(image_CHW: Tensor, look: Look, generator: torch.Generator) -> NDArray[np.uint8]:
-    """Linear light at pixel size to pixels uint8 HWC: bloom, vignette, a film curve, the look's colour, and grain."""
-    _, height, width = image_CHW.shape
-    bright = (image_CHW - 0.25).clamp(min=0, max=2)
-    small = F.interpolate(bright[None], scale_factor=0.25, mode="area")
-    for _ in range(2):
-        small = F.avg_pool2d(F.pad(small, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
-    image = image_CHW + 0.22 * F.interpolate(small, size=(height, width), mode="bilinear", align_corners=False)[0]
-    v, u = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
-    image = image * look.exposure * (1 - look.vignette * ((0.8 * u * u + 0.7 * v * v) / 1.5))
-    grey = (image * rgb((0.32, 0.55, 0.13))).sum(0, keepdim=True)
-    image = grey + (image - grey) * look.saturation
-    # a filmic shoulder: highlights bend towards white (Reinhard's curve with a white point of 4)
-    image = image * (1 + image / 16) / (1 + image)
-    image = (image.clamp(min=0) * 1.18) ** (1 / 2.2)
-    image = (image - 0.40) * look.contrast + 0.40
-    grain = torch.randn(1, 1, height, width, generator=generator)
-    grain = F.avg_pool2d(F.pad(grain, (1, 0, 1, 0), mode="replicate"), 2, stride=1)[0] * 2
-    shadows = 0.35 + (image.clamp(0, 1) * (1 - image.clamp(0, 1)) * 4) ** 0.5
-    pixels = (image + look.grain * grain * shadows).clamp(0, 1) * 255
-    return pixels.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+def render_clip(
+    seed: int,
+    look: str,
+    num_frames: int,
+    height: int,
+    width: int,
+    fps: int,
+    *,
+    grain: bool = True,
+    device: str | torch.device = "cpu",
+) -> Clip:
+    """Render the scene of ``seed`` in a look of ``LOOKS``, with its caption; otherwise as ``render_scene``."""
+    scene = draw_scene(seed)
+    video = render_scene(scene, look, num_frames, height, width, fps, grain=grain, device=device)
+    return Clip(video.cpu().numpy(), describe(scene, look))
 
 
-def render_clip(seed: int, look: str, num_frames: int, height: int, width: int, fps: int) -> Clip:
-    """Render the scene of ``seed`` in a look of ``LOOKS``: ``num_frames`` of ``height`` x ``width`` at ``fps``.
+@torch.no_grad()
+def render_scene(
+    scene: Scene,
+    look: str,
+    num_frames: int,
+    height: int,
+    width: int,
+    fps: int,
+    *,
+    grain: bool = True,
+    device: str | torch.device = "cpu",
+) -> Tensor:
+    """Render a scene: ``num_frames`` of ``height`` x ``width`` at ``fps``, uint8 THWC on ``device``.
 
-    The same arguments give the same pixels. Raises ``ConfigError`` for a look that does not exist.
+    The same arguments give the same pixels, and ``device`` changes no more than their rounding: every random number
+    is drawn on the CPU. Nothing waits for the device. Raises ``ConfigError`` for a look that does not exist.
     """
     if look not in LOOKS:
         raise ConfigError(f"look={look} is not rendered; use one of {', '.join(LOOKS)}")
-    scene, textures = draw_scene(seed), draw_textures(seed)
-    generator = torch.Generator().manual_seed(seed)
-    duration_s = num_frames / fps
-    frames = []
-    for index in range(num_frames):
-        progress = index / max(num_frames - 1, 1)
-        view = place_camera(scene, progress, height * SUPERSAMPLING, width * SUPERSAMPLING)
-        image = _draw(scene, LOOKS[look], textures, view, index / fps, duration_s)
-        image = F.avg_pool2d(image[None], SUPERSAMPLING)[0]
-        frames.append(develop(image, LOOKS[look], generator))
-    return Clip(np.stack(frames), describe(scene, LOOKS[look]))
+    place, film = torch.device(device), LOOKS[look]
+    textures = draw_textures(scene.seed, place)
+    moments = (torch.arange(num_frames) - (num_frames - 1) / 2) / fps
+    noise = draw_grain(scene.seed, num_frames, height, width) if grain else None
+    chunks = []
+    for first in range(0, num_frames, max(1, PIXELS_AT_ONCE // (height * width))):
+        frames = slice(first, first + max(1, PIXELS_AT_ONCE // (height * width)))
+        image = _draw(scene, film, textures, moments[frames], (num_frames - 1) / fps, height, width)
+        grains = noise[frames].to(place, non_blocking=True) if noise is not None else None
+        chunks.append(develop(image, film, grains))
+    return torch.cat(chunks)
 
 
-def _draw(scene: Scene, look: Look, textures: Textures, view: View, time: float, duration_s: float) -> Tensor:
+def _draw(
+    scene: Scene, look: Look, textures: Textures, since: Tensor, duration_s: float, height: int, width: int
+) -> Tensor:
+    device, horizon = textures.cloud.device, horizon_of(scene)
+    path, figures = camera_path(scene, since, duration_s), figures_of(scene, since, duration_s)
+    view = cast_rays(path, horizon, height, width, device)
     if scene.place == "room":
-        return draw_room(view, Stage(scene, look, textures, room_lamps(scene, look), time, haze_per_m=0.0))
-    x_car = car_position(scene, time, duration_s) if scene.car else None
-    haze_per_m = look.haze_per_m * {"fog": 2.2, "rain": 0.9, "dry": 0.6}[scene.weather]
-    stage = Stage(scene, look, textures, street_lamps(scene, look, x_car), time, haze_per_m)
-    image = draw_street(view, stage, x_car)
+        return draw_room(view, make_stage(scene, look, textures, figures, room_lamps(scene, look), since, SUN_FROM))
+    car = car_path(scene, since, duration_s) if scene.car else None
+    stage = make_stage(
+        scene, look, textures, figures, street_lamps(scene, look, car), since, look.hours[scene.time].sun_from
+    )
+    # what the ground mirrors is blurred, so half the rays will do
+    mirror = cast_rays(path, horizon, height // 2, width // 2, device).mirrored()
+    x_car = car.to(device, non_blocking=True)[:, None, None] if car is not None else None
+    image = draw_street(view, mirror, stage, x_car)
     return draw_rain(image, view, stage) if scene.weather == "rain" else image
+
+
+def draw_grain(seed: int, num_frames: int, height: int, width: int) -> Tensor:
+    """Film grain THW around 0, soft over two pixels: pieces of one field, taken from another place for every frame."""
+    generator = torch.Generator().manual_seed(seed)
+    field = torch.randn(1, height + 97, width + 97, generator=generator)
+    field = F.avg_pool2d(field, 2, stride=1)[0] * 2
+    top, left = torch.randint(0, 96, (2, num_frames, 1), generator=generator)
+    return field[(top + torch.arange(height))[:, :, None], (left + torch.arange(width))[:, None, :]]
+
+
+def develop(image_CTHW: Tensor, look: Look, grain_THW: Tensor | None) -> Tensor:
+    """Linear light to pixels uint8 THWC: bloom, vignette, a film curve, the look's colour, and grain."""
+    _, _, height, width = image_CTHW.shape
+    device = image_CTHW.device
+    image = image_CTHW + look.bloom * _bloom(image_CTHW)
+    v = torch.linspace(-1, 1, height, device=device)[:, None]
+    u = torch.linspace(-1, 1, width, device=device)
+    image = image * (look.exposure * (1 - look.vignette * (0.55 * u * u + 0.45 * v * v)))
+    if look.saturation != 1:
+        grey = (image * rgb(GREY, device)).sum(0, keepdim=True)
+        image = over(grey, image, look.saturation)
+    # Narkowicz's fit of the ACES film curve
+    image = image.clamp(min=0) * 0.85
+    image = (image * (2.51 * image + 0.03) / (image * (2.43 * image + 0.59) + 0.14)).clamp(1e-5, 1) ** (1 / 2.2)
+    image = ((image - 0.42) * look.contrast + 0.42).clamp(0, 1)
+    image = image * rgb(look.lights, device) + (1 - image) * rgb(look.shadows, device)
+    if grain_THW is not None:
+        middle = 0.35 + (image * (1 - image)).clamp(min=0).sqrt() * 2
+        image = image + look.grain * grain_THW * middle
+    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8)
+    return pixels.permute(1, 2, 3, 0).contiguous()
+
+
+def _bloom(image_CTHW: Tensor) -> Tensor:
+    """Light that spreads in the film around what is too bright, CTHW."""
+    _, _, height, width = image_CTHW.shape
+    bright = (image_CTHW - 0.6).clamp(min=0, max=3).transpose(0, 1)
+    small = F.interpolate(bright, size=(max(1, height // 4), max(1, width // 4)), mode="area")
+    reach = max(3, height // 28) | 1
+    for _ in range(2):
+        small = F.avg_pool2d(small, reach, stride=1, padding=reach // 2, count_include_pad=False)
+    return F.interpolate(small, size=(height, width), mode="bilinear", align_corners=False).transpose(0, 1)

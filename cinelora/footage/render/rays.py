@@ -1,92 +1,119 @@
-"""The camera, the shapes, the textures and the lamps that the scenes are made of.
+"""The camera's rays, where they meet planes, and the shapes on those planes. It knows no scene and no light.
 
-Every surface is a plane hit by the camera's rays (walls, ground, cut-out figures), so a moving camera gives true
-parallax. Light is linear; pictures are CHW, single planes HW.
+T frames are drawn at once. Shapes: THW is a plane of every frame, CTHW a picture in linear light, T11 one number a frame;
+L strokes, K lamps. Every edge is an analytic coverage, which takes the place of supersampling.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-
-from cinelora.footage.render.scenes import LAMPLIGHT, Colour, Look, Point, Scene
 
 FOCAL = 1.15
 """Focal length over the frame's height: about the view of a 35 mm lens on film."""
+FAR = 300.0
+
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class View:
-    """The camera's rays: ``u_HW`` to the right and ``v_HW`` down per metre of depth, from ``x``, ``height``, ``z``.
+    """A ray per pixel: from the eye ``x``, ``y``, ``z`` (T11) along ``dx``, ``dy``, ``dz`` (THW), a metre deep each.
 
-    ``mirrored`` sees the scene as the ground reflects it. ``step`` is the distance between two rays at 1 m.
+    ``turn_x`` and ``turn_z`` (T11) point to the camera's right; ``step`` is the distance between two rays at 1 m.
     """
 
-    u_HW: Tensor
-    v_HW: Tensor
-    x: float
-    height: float
-    z: float
+    x: Tensor
+    y: Tensor
+    z: Tensor
+    dx: Tensor
+    dy: Tensor
+    dz: Tensor
+    turn_x: Tensor
+    turn_z: Tensor
     step: float
-    mirrored: bool = False
 
-    def upright(self, z: float) -> tuple[Tensor, Tensor, float]:
-        """x and y on the plane that faces the camera at ``z``, and the size of a ray there; seen when z lies ahead."""
-        depth = z - self.z
-        return self.x + self.u_HW * depth, self._above(self.v_HW * depth), self.step * depth
+    def mirrored(self) -> View:
+        """The scene as level ground reflects it: seen from below the ground."""
+        return replace(self, y=-self.y, dy=-self.dy)
 
-    def side(self, x: float) -> tuple[Tensor, Tensor, Tensor]:
-        """z, y and depth on the wall along the view at ``x``; depth is negative where the ray leads away from it."""
-        u_HW = torch.where(self.u_HW.abs() < 1e-4, torch.full_like(self.u_HW, 1e-4), self.u_HW)
-        depth = (x - self.x) / u_HW
-        return self.z + depth, self._above(self.v_HW * depth), depth
+    def at(self, depth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The points ``depth`` along the rays, THW each."""
+        return self.x + depth * self.dx, self.y + depth * self.dy, self.z + depth * self.dz
 
-    def level(self) -> tuple[Tensor, Tensor, Tensor]:
-        """x, z and depth on the ground; far away at and above the horizon."""
-        depth = self.height / self.v_HW.clamp(min=1e-3)
-        return self.x + self.u_HW * depth, self.z + depth, depth
+    def level(self, y: float) -> Tensor:
+        """Depth of the level plane at ``y``, THW; ``FAR`` where the ray does not lead to it."""
+        fall = (y - self.y) / torch.where(self.dy.abs() < 1e-4, 1e-4, self.dy)
+        return torch.where(fall > 0, fall, FAR).clamp(max=FAR)
 
-    def _above(self, fall: Tensor) -> Tensor:
-        return fall - self.height if self.mirrored else self.height - fall
+    def upright(self, z: float) -> Tensor:
+        """Depth of the upright plane at ``z`` ahead, THW."""
+        return (z - self.z) / self.dz.clamp(min=0.05)
+
+    def sideways(self, x: Tensor | float) -> Tensor:
+        """Depth of the upright plane along the view at ``x``, THW; ``FAR`` where the ray leads away."""
+        across = (x - self.x) / torch.where(self.dx.abs() < 1e-4, 1e-4, self.dx)
+        return torch.where(across > 0, across, FAR).clamp(max=FAR)
+
+    def facing(self, x: Tensor | float, z: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Depth of the upright plane through (x, z) that faces the camera, and x across it from that point, THW."""
+        ahead_x, ahead_z = -self.turn_z, self.turn_x
+        reach = (x - self.x) * ahead_x + (z - self.z) * ahead_z
+        depth = reach / (self.dx * ahead_x + self.dz * ahead_z)
+        across = (self.x - x + depth * self.dx) * self.turn_x + (self.z - z + depth * self.dz) * self.turn_z
+        return depth, across
 
 
-def place_camera(scene: Scene, progress: float, height: int, width: int) -> View:
-    """The view at ``progress`` (0..1) of the scene's camera move, one ray per pixel."""
-    eased = progress * progress * (3 - 2 * progress) * 0.6 + progress * 0.4
-    travel = 1.1 if scene.place == "street" else 0.45
-    x = {"tracks left": 0.5 - eased, "tracks right": eased - 0.5}.get(scene.camera, 0.0) * travel
-    z = eased * travel * 0.9 if scene.camera == "moves in" else 0.0
-    sway = 0.012 * math.sin(5.0 * progress)
+def cast_rays(path_6T: Tensor, horizon: float, height: int, width: int, device: torch.device) -> View:
+    """The view of a camera path: x, y, z in metres, yaw to the right, pitch up and roll in radians, for every frame.
+
+    ``horizon`` is where the level view cuts the frame, 0 at the top; the lens is shifted, so that uprights stay upright.
+    """
+    turns = torch.cat((path_6T, path_6T[3:].cos(), path_6T[3:].sin())).to(device, non_blocking=True)[..., None, None]
+    x, y, z, _, _, _, cos_yaw, cos_pitch, cos_roll, sin_yaw, sin_pitch, sin_roll = turns
     step = 1.0 / (FOCAL * height)
-    horizon = 0.60 if scene.place == "street" else 0.50
-    v_H = (torch.arange(height) + 0.5 - horizon * height) * step
-    u_W = (torch.arange(width) + 0.5 - 0.5 * width) * step
-    v_HW, u_HW = torch.meshgrid(v_H, u_W, indexing="ij")
-    return View(u_HW, v_HW, x + sway, (1.35 if scene.place == "street" else 1.45) + 0.3 * sway, z, step)
+    up = ((horizon * height - 0.5) - torch.arange(height, device=device))[:, None] * step
+    right = (torch.arange(width, device=device) + (0.5 - 0.5 * width))[None, :] * step
+    across, above = cos_roll * right + sin_roll * up, cos_roll * up - sin_roll * right
+    ahead, rise = cos_pitch - above * sin_pitch, above * cos_pitch + sin_pitch
+    dx, dz = cos_yaw * across + sin_yaw * ahead, cos_yaw * ahead - sin_yaw * across
+    return View(x, y, z, dx, rise, dz, cos_yaw, -sin_yaw, step)
 
 
 def box(x: Tensor, y: Tensor, centre: Point, half: Point, radius: float = 0.0) -> Tensor:
     """Signed distance to a rectangle with rounded corners, negative inside."""
-    dx, dy = (x - centre[0]).abs() - half[0] + radius, (y - centre[1]).abs() - half[1] + radius
+    dx, dy = (x - centre[0]).abs() - (half[0] - radius), (y - centre[1]).abs() - (half[1] - radius)
+    if not radius:
+        return torch.maximum(dx, dy)
     return torch.hypot(dx.clamp(min=0), dy.clamp(min=0)) + torch.maximum(dx, dy).clamp(max=0) - radius
 
 
 def disc(x: Tensor, y: Tensor, centre: Point, half: Point) -> Tensor:
     """Signed distance to an upright ellipse, nearly."""
-    scale = min(half)
-    return (torch.hypot((x - centre[0]) / half[0], (y - centre[1]) / half[1]) - 1) * scale
+    return (torch.hypot((x - centre[0]) / half[0], (y - centre[1]) / half[1]) - 1) * min(half)
 
 
-def limb(x: Tensor, y: Tensor, a: Point, b: Point, radius_a: float, radius_b: float) -> Tensor:
-    """Signed distance to the stroke from ``a`` to ``b`` whose radius changes on the way."""
-    ax, ay = b[0] - a[0], b[1] - a[1]
-    along = (((x - a[0]) * ax + (y - a[1]) * ay) / (ax * ax + ay * ay)).clamp(0, 1)
-    radius = radius_a + (radius_b - radius_a) * along
-    return torch.hypot(x - a[0] - along * ax, y - a[1] - along * ay) - radius
+def strokes(x: Tensor, y: Tensor, strokes_LT6: Tensor) -> Tensor:
+    """Signed distances LTHW to strokes (ax, ay, bx, by, radius at a, radius at b) that move from frame to frame."""
+    ax, ay, bx, by, radius_a, radius_b = strokes_LT6[..., None, None].unbind(2)
+    reach_x, reach_y = bx - ax, by - ay
+    from_x, from_y = x - ax, y - ay
+    length = (reach_x * reach_x + reach_y * reach_y).clamp(min=1e-6)
+    along = ((from_x * reach_x + from_y * reach_y) / length).clamp(0, 1)
+    return torch.hypot(from_x - along * reach_x, from_y - along * reach_y) - (radius_a + (radius_b - radius_a) * along)
+
+
+def blend(distances_LTHW: Tensor, softness: float = 0.02) -> Tensor:
+    """The union of shapes, THW, with soft joints."""
+    return torch.logsumexp(distances_LTHW * (-1 / softness), 0) * -softness
+
+
+def fixed_strokes(x: Tensor, y: Tensor, shapes: Sequence[tuple[float, ...]]) -> Tensor:
+    """Signed distance THW to the union of strokes that stand still on their plane."""
+    return strokes(x, y, constant(tuple(shapes), x.device)[:, None, :]).amin(0)
 
 
 def cover(distance: Tensor, size: Tensor | float) -> Tensor:
@@ -94,103 +121,22 @@ def cover(distance: Tensor, size: Tensor | float) -> Tensor:
     return (0.5 - distance / size).clamp(0, 1)
 
 
-def union(*distances: Tensor) -> Tensor:
-    """The shape made of several."""
-    result = distances[0]
-    for distance in distances[1:]:
-        result = torch.minimum(result, distance)
-    return result
+def over(below: Tensor, above: Tensor | float, alpha: Tensor | float) -> Tensor:
+    """Lay a colour, or any number, over what is below; shapes broadcast."""
+    return below + (above - below) * alpha
 
 
-def rgb(colour: Colour) -> Tensor:
-    """A colour as a tensor that multiplies pixels CHW."""
-    return torch.tensor(colour).view(3, 1, 1)
+_CONSTANTS: dict[tuple[object, torch.device], Tensor] = {}
 
 
-def over(image_CHW: Tensor, colour_CHW: Tensor, alpha_HW: Tensor) -> Tensor:
-    """Lay a colour over an image."""
-    return image_CHW + (colour_CHW - image_CHW) * alpha_HW
+def constant(values: tuple[object, ...], device: torch.device) -> Tensor:
+    """Numbers as a tensor, sent to the device once: a copy for each use would make the host wait for it."""
+    key = (values, device)
+    if key not in _CONSTANTS:
+        _CONSTANTS[key] = torch.tensor(values, dtype=torch.float32).to(device)
+    return _CONSTANTS[key]
 
 
-@dataclass(frozen=True)
-class Textures:
-    """Random pictures that repeat at their borders, drawn once per scene."""
-
-    cloud: Tensor
-    rain: Tensor
-    cells: Tensor
-
-    def sample(self, texture: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """The texture, one repeat per unit of ``x`` and ``y``, between its points."""
-        padded = F.pad(texture[None, None], (0, 1, 0, 1), mode="circular")
-        grid = torch.stack((x % 1.0, y % 1.0), dim=-1) * 2 - 1
-        return F.grid_sample(padded, grid[None], align_corners=True)[0, 0]
-
-    def cell(self, i: Tensor, j: Tensor, channel: int = 0) -> Tensor:
-        """A number in 0..1 for every cell (i, j) of a grid."""
-        size = self.cells.shape[-1]
-        return self.cells[channel, i.long() % size, j.long() % size]
-
-
-def draw_textures(seed: int) -> Textures:
-    """Cloud: smooth noise around 0.5; rain: thin upright strokes; cells: independent numbers."""
-    generator = torch.Generator().manual_seed(seed)
-    cloud = torch.zeros(128, 128)
-    for octave in range(2, 7):
-        grid = torch.rand(1, 1, 2**octave, 2**octave, generator=generator) - 0.5
-        tiled = F.interpolate(grid.repeat(1, 1, 3, 3), size=384, mode="bicubic", align_corners=False)
-        cloud += tiled[0, 0, 128:256, 128:256] * 0.62 ** (octave - 2)
-    drops = (torch.rand(256, 256, generator=generator) > 0.9994).float()
-    strokes = F.avg_pool2d(F.pad(drops[None, None], (0, 0, 10, 10), mode="circular"), (21, 1), stride=1)[0, 0] * 21
-    return Textures((0.5 + cloud).clamp(0, 1), strokes.clamp(max=1), torch.rand(4, 64, 64, generator=generator))
-
-
-@dataclass(frozen=True)
-class Lamp:
-    """A light at a point; ``down`` keeps it below its shade."""
-
-    x: float
-    y: float
-    z: float
-    power: float
-    size: float = 3.0
-    """Square of the distance within which its light grows no stronger."""
-    down: bool = True
-
-    def on(self, x: Tensor | float, y: Tensor | float, z: Tensor | float) -> Tensor:
-        """Its light at points of space, without regard to how surfaces face it."""
-        dx, dy, dz = torch.as_tensor(x - self.x), torch.as_tensor(y - self.y), torch.as_tensor(z - self.z)
-        squared = dx * dx + dy * dy + dz * dz
-        # the falloff beyond the inverse square leaves the dark between the pools of light
-        light = self.power / (self.size + squared) * torch.exp(-squared / 45)
-        if self.down:
-            light = light * torch.sigmoid((-dy / squared.sqrt().clamp(min=1e-3) - 0.25) * 7) * 1.3
-        return light
-
-
-def lamplight(lamps: list[Lamp], x: Tensor | float, y: Tensor | float, z: Tensor | float) -> Tensor:
-    """What all lamps give at points of space, CHW."""
-    return rgb(LAMPLIGHT) * sum((lamp.on(x, y, z) for lamp in lamps), torch.zeros(1, 1))
-
-
-def frontlight(lamps: list[Lamp], x: Tensor, y: Tensor, z: float) -> Tensor:
-    """The same on an upright surface that faces the camera: lamps behind it only graze it, CHW."""
-    facing = [(lamp, 1 / (1 + math.exp(2.5 * (lamp.z - z)))) for lamp in lamps]
-    return rgb(LAMPLIGHT) * sum((lamp.on(x, y, z) * (0.06 + 0.94 * share) for lamp, share in facing), torch.zeros(1, 1))
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A scene at one moment, ready to be drawn."""
-
-    scene: Scene
-    look: Look
-    textures: Textures
-    lamps: list[Lamp]
-    time: float
-    haze_per_m: float
-
-    def hazed(self, colour_CHW: Tensor, depth: Tensor | float) -> Tensor:
-        """A surface seen through the haze."""
-        clear = torch.exp(-self.haze_per_m * torch.as_tensor(depth).clamp(min=0))
-        return rgb(self.look.haze) + (colour_CHW - rgb(self.look.haze)) * clear
+def rgb(colour: tuple[float, float, float], device: torch.device) -> Tensor:
+    """A colour as a tensor that multiplies pictures CTHW."""
+    return constant(colour, device).view(3, 1, 1, 1)

@@ -1,171 +1,227 @@
-"""The room: light through a blind, a door, a desk, smoke."""
+"""The room: a window at the side whose light crosses it, a window and a door in the far wall, furniture, a lamp.
+
+T frames. THW is a plane of every frame, CTHW a picture in linear light. The subject stands in the middle.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from cinelora.footage.render.figures import draw_figure, figure_shapes
-from cinelora.footage.render.rays import Lamp, Stage, View, box, cover, disc, lamplight, limb, over, rgb, union
-from cinelora.footage.render.scenes import FACADES, LAMPLIGHT, Look, Scene
+from cinelora.footage.render.figures import draw_figure
+from cinelora.footage.render.light import Lamp, Stage, far_away
+from cinelora.footage.render.looks import Colour, Look
+from cinelora.footage.render.rays import View, box, cover, disc, fixed_strokes, over
+from cinelora.footage.render.scenes import Scene
 
-WALL_Z, WINDOW_X, RIGHT_X = 4.6, -2.6, 2.9
-WINDOW_Z, WINDOW_Y = (0.3, 3.0), (1.15, 2.75)
-SLAT = 0.17
+HALF, FAR_Z, CEILING = 3.6, 1.9, 3.0
+WINDOW_Z, WINDOW_Y = (-3.4, -0.2), (0.75, 2.65)
+"""The window in the side wall, whose light is seen."""
+PANE_HALF, PANE_Y = (0.75, 0.80), 1.75
+"""The window in the far wall, through which the hour is seen."""
+SLAT = 0.155
 """Distance between two slats of the blind."""
-SUNWARD = (1.0, -0.20, 0.95)
-"""Direction of the light from the window: it crosses the room and falls on the far wall."""
-
-
-def blind_light(x: Tensor, y: Tensor, z: Tensor | float, softness: float = 0.012) -> Tensor:
-    """Light through the blind at points of the room, 0..1: the ray is followed back to the window's plane."""
-    way = (x - WINDOW_X) / SUNWARD[0]
-    y_window, z_window = y - SUNWARD[1] * way, torch.as_tensor(z - SUNWARD[2] * way)
-    centre = (sum(WINDOW_Z) / 2, sum(WINDOW_Y) / 2)
-    half = ((WINDOW_Z[1] - WINDOW_Z[0]) / 2, (WINDOW_Y[1] - WINDOW_Y[0]) / 2)
-    blur = softness + 0.004 * way.clamp(min=0)
-    inside = torch.sigmoid(-box(z_window.expand_as(y_window), y_window, centre, half) / blur)
-    slat = (y_window / SLAT) % 1.0
-    gaps = torch.sigmoid((0.27 - (slat - 0.5).abs()) / (blur / SLAT * 0.8))
-    cord = 1 - 0.8 * torch.exp(-(((z_window - centre[0]) / 0.03) ** 2))
-    return inside * gaps * cord * (way > 0)
-
-
-def draw_room(view: View, stage: Stage) -> Tensor:
-    """The room at one moment, linear light CHW."""
-    look, scene, textures = stage.look, stage.scene, stage.textures
-    sun = (1.0, 0.93, 0.80) if look.lamps == 0 else (0.95, 0.97, 1.0)
-    strength = 0.62 if look.lamps else 0.75
-    ambient = look.ambient * (2.0 if look.lamps else 0.5)
-
-    def light_at(x: Tensor, y: Tensor, z: Tensor | float) -> Tensor:
-        return rgb(sun) * blind_light(x, y, z) * strength + ambient + lamplight(stage.lamps, x, y, z)
-
-    x, y, size = view.upright(WALL_Z)
-    paper = 0.9 + 0.25 * (textures.sample(textures.cloud, x * 0.4, y * 0.4) - 0.5)
-    tint = FACADES[1] if scene.seed % 2 else (0.36, 0.42, 0.38)
-    panel = torch.where(y < 0.95, 0.55, 1.0) * (1 - 0.5 * torch.exp(-(((y - 0.95) / 0.025) ** 2)))
-    corner = 0.55 + 0.45 * (1 - torch.exp(-(RIGHT_X - x).clamp(min=0) / 0.5)) * (1 - torch.exp(-y.clamp(min=0) / 0.4))
-    # what stands before the wall throws its shadow along the light
-    shift = (WALL_Z - scene.start[1]) / SUNWARD[2]
-    x_figure = scene.start[0] + scene.walk * stage.time
-    shadow = union(*figure_shapes(x - x_figure - shift * SUNWARD[0], y - shift * SUNWARD[1], scene, stage.time))
-    lit = rgb(sun) * blind_light(x, y, WALL_Z) * strength * (1 - 0.9 * cover(shadow, size + 0.05))
-    image = rgb(tint) * paper * panel * corner * (lit + ambient + lamplight(stage.lamps, x, y, WALL_Z - 0.15))
-    image = draw_door(image, x, y, size, stage, light_at)
-    image = draw_floor_and_sides(image, view, stage, light_at)
-    image = draw_figure(image, view, stage, lambda x, y, z: light_at(x, y, z) * 1.1 + 0.4 * ambient)
-    if scene.smoke:
-        image = draw_smoke(image, view, stage, x_figure, light_at)
-    image = draw_desk(image, view, stage, light_at)
-    return image + rgb(sun) * dust_in_beam(view, stage) * (0.08 if look.lamps else 0.02)
-
-
-def draw_door(
-    image: Tensor, x: Tensor, y: Tensor, size: float, stage: Stage, light_at: Callable[[Tensor, Tensor, float], Tensor]
-) -> Tensor:
-    """A door with a frosted pane in the far wall, the corridor's light behind it, and a picture beside it."""
-    door_x = 1.75
-    light = light_at(x, y, WALL_Z)
-    wood = rgb((0.24, 0.14, 0.08)) * light
-    image = over(image, wood * 0.6, cover(box(x, y, (door_x, 1.05), (0.56, 1.10)), size))
-    image = over(image, wood, cover(box(x, y, (door_x, 1.02), (0.48, 1.03)), size))
-    frost = 0.8 + 0.4 * stage.textures.sample(stage.textures.cloud, x * 0.8, y * 0.8)
-    pane = rgb((0.75, 0.78, 0.74)) * (0.5 * light + 0.055 * stage.look.lamps + 0.35 * stage.look.ambient) * frost
-    image = over(image, pane, cover(box(x, y, (door_x, 1.45), (0.34, 0.46)), size))
-    image = over(image, rgb((0.6, 0.5, 0.3)) * light, cover(disc(x, y, (door_x - 0.40, 0.98), (0.035, 0.035)), size))
-    image = over(image, rgb((0.08, 0.06, 0.05)) * light, cover(box(x, y, (-1.15, 1.72), (0.30, 0.22)), size))
-    return over(image, rgb((0.55, 0.52, 0.44)) * light, cover(box(x, y, (-1.15, 1.72), (0.25, 0.17)), size))
-
-
-def draw_floor_and_sides(
-    image: Tensor, view: View, stage: Stage, light_at: Callable[[Tensor, Tensor, Tensor], Tensor]
-) -> Tensor:
-    """Boards below, the bare wall on the right, the window with its blind on the left."""
-    x, z, depth = view.level()
-    boards = 0.75 + 0.5 * stage.textures.cell((x / 0.16).floor() + 40, (z / 1.3 + (x / 0.16).floor() * 0.37).floor(), 2)
-    joints = 1 - 0.5 * ((x % 0.16) < 0.012).float()
-    sheen = 0.35 * torch.exp(-(((x - 1.75) / 0.5) ** 2)) * stage.look.lamps * 0.06
-    floor = rgb((0.26, 0.17, 0.11)) * (light_at(x, torch.zeros_like(x), z) * boards * joints) + sheen
-    image = over(image, floor, cover(z - WALL_Z, 0.02) * (view.v_HW > 0))
-    z, y, depth = view.side(RIGHT_X)
-    right = rgb((0.34, 0.36, 0.33)) * light_at(torch.full_like(z, RIGHT_X - 0.05), y, z) * 0.7
-    image = over(image, right, cover(z - WALL_Z, 0.02) * (depth > 0) * (y > 0))
-    z, y, depth = view.side(WINDOW_X)
-    wall = rgb((0.34, 0.36, 0.33)) * (0.8 * stage.look.ambient + 0.5 * lamplight(stage.lamps, WINDOW_X, y, z))
-    centre = (sum(WINDOW_Z) / 2, sum(WINDOW_Y) / 2)
-    pane = box(z, y, centre, ((WINDOW_Z[1] - WINDOW_Z[0]) / 2, (WINDOW_Y[1] - WINDOW_Y[0]) / 2))
-    slats = torch.sigmoid((0.30 - ((y / SLAT) % 1.0 - 0.5).abs()) * 14)
-    glare = rgb((0.95, 0.97, 1.0)) * (0.06 + 0.9 * slats)
-    left = over(wall, glare, cover(pane, 0.02))
-    return over(image, left, cover(z - WALL_Z, 0.02) * (depth > 0) * (y > 0))
-
-
-def draw_smoke(
-    image: Tensor,
-    view: View,
-    stage: Stage,
-    x_figure: float,
-    light_at: Callable[[Tensor, Tensor, Tensor | float], Tensor],
-) -> Tensor:
-    """A thread of smoke from the figure's hand, wider and more broken as it rises."""
-    facing = 1.0 if stage.scene.walk >= 0 else -1.0
-    z = stage.scene.start[1] - 0.1
-    x, y, size = view.upright(z)
-    hand = (x_figure + facing * 0.24, 1.02)
-    rise = (y - hand[1]).clamp(min=0)
-    textures = stage.textures
-    bend = textures.sample(textures.cloud, torch.full_like(y, 0.3), y * 0.35 - 0.16 * stage.time) - 0.5
-    curl = textures.sample(textures.cloud, torch.full_like(y, 0.7), y * 1.3 - 0.45 * stage.time) - 0.5
-    middle = hand[0] + rise * (0.55 * bend + 0.16 * curl) - stage.scene.walk * rise * 0.5
-    width = 0.012 + 0.075 * rise
-    broken = textures.sample(textures.cloud, x * 1.6, y * 0.9 - 0.35 * stage.time)
-    alpha = torch.exp(-(((x - middle) / width) ** 2)) * (y > hand[1]) * torch.exp(-rise / 0.75) * (0.25 + broken)
-    glow = cover(torch.hypot(x - hand[0], y - hand[1]) - 0.014, size)
-    image = image + rgb((0.8, 0.82, 0.85)) * alpha * (0.55 * light_at(x, y, z) + 0.02)
-    return over(image, rgb((1.0, 0.45, 0.2)) * 0.6, glow)
-
-
-def draw_desk(
-    image: Tensor, view: View, stage: Stage, light_at: Callable[[Tensor, Tensor, Tensor | float], Tensor]
-) -> Tensor:
-    """A desk in front, with a telephone and perhaps a lamp that is lit when the look has light."""
-    z = 2.35
-    x, y, size = view.upright(z)
-    light = light_at(x, y, z)
-    top = box(x, y, (0.75, 0.74), (1.05, 0.035), 0.01)
-    front = box(x, y, (0.75, 0.35), (0.98, 0.37))
-    drawers = torch.minimum((y - 0.45).abs() - 0.006, (x - 0.75).abs() - 0.006)
-    image = over(image, rgb((0.16, 0.09, 0.05)) * light * (1 - 0.5 * cover(drawers, size)), cover(front, size))
-    image = over(image, rgb((0.30, 0.18, 0.11)) * light * 1.3, cover(top, size))
-    phone = union(
-        limb(x, y, (0.18, 0.80), (0.42, 0.80), 0.045, 0.045), limb(x, y, (0.14, 0.90), (0.46, 0.90), 0.03, 0.03)
-    )
-    image = over(image, rgb((0.03, 0.03, 0.03)) * light + 0.1 * light, cover(phone, size))
-    if not stage.scene.desk_lamp:
-        return image
-    shade = torch.maximum(disc(x, y, (1.2, 1.10), (0.21, 0.15)), 1.10 - y)
-    stem = union(limb(x, y, (1.2, 0.78), (1.2, 1.12), 0.014, 0.014), box(x, y, (1.2, 0.79), (0.10, 0.02), 0.01))
-    image = over(image, rgb((0.35, 0.28, 0.12)) * light * 0.8, cover(stem, size))
-    image = over(image, rgb((0.05, 0.22, 0.14)) * (light + 0.25 * stage.look.lamps), cover(shade, size))
-    below = (1.10 - y).clamp(min=0)
-    cone = torch.exp(-(((x - 1.2) / (0.15 + 0.7 * below)) ** 2)) * torch.exp(-below / 0.25) * (below > 0)
-    return image + rgb(LAMPLIGHT) * cone * 0.34 * stage.look.lamps
+SUN_FROM = (-0.85, 0.30, -0.62)
+"""From the window; for light from the left."""
+LAMP_Y = 1.50
+PAPERS: tuple[Colour, ...] = ((0.30, 0.36, 0.33), (0.44, 0.36, 0.25), (0.36, 0.27, 0.24), (0.28, 0.32, 0.40))
 
 
 def room_lamps(scene: Scene, look: Look) -> list[Lamp]:
-    """The desk lamp, where it is lit."""
-    return [Lamp(1.2, 1.10, 2.45, 0.07 * look.lamps, size=0.25)] if scene.desk_lamp and look.lamps else []
+    """The floor lamp, and in looks with signs their light from beside the camera."""
+    on = look.hours[scene.time].lamps
+    if not on:
+        return []
+    lamps = [Lamp(lamp_x(scene), LAMP_Y + 0.05, FAR_Z - 0.75, look.lamp, 0.85 * on, size=0.35)]
+    if look.blind and not look.signs:
+        return lamps
+    lamps.append(Lamp(-1.6 * scene.side, 2.3, -2.6, look.lamp, 2.6 * on))
+    if look.signs:
+        lamps.append(Lamp(2.6 * scene.side, 2.2, -0.6, look.signs_colours[1], 3.2 * look.signs))
+    return lamps
 
 
-def dust_in_beam(view: View, stage: Stage) -> Tensor:
-    """Light of the blind on dust in the air, added up over slices of the room."""
-    depths = [0.9 + 0.4 * k for k in range(9)]
-    total = torch.zeros_like(view.u_HW)
-    for z in depths:
-        x, y, _ = view.upright(z)
-        dust = stage.textures.sample(stage.textures.cloud, x * 0.3 + 0.03 * stage.time, y * 0.3 + 0.17 * z)
-        total = total + blind_light(x, y, z, softness=0.03) * dust
-    return total / len(depths)
+def lamp_x(scene: Scene) -> float:
+    """x of the floor lamp, on the far side from the window."""
+    return 2.35 * scene.side
+
+
+def pane_x(scene: Scene) -> float:
+    """x of the window in the far wall."""
+    return -1.25 * scene.side + 0.35 * scene.opening
+
+
+def window_light(stage: Stage, x: Tensor, y: Tensor | float, z: Tensor | float, softness: float = 0.012) -> Tensor:
+    """What the window at the side lets through to points of the room, 0..1: the ray is followed back to its plane."""
+    from_x, from_y, from_z = stage.sun_from
+    way = (x + HALF * stage.scene.side) / -from_x
+    y_window, z_window = y + way * from_y, z + way * from_z
+    blur = softness + 0.006 * way.abs()
+    middle = (sum(WINDOW_Z) / 2, sum(WINDOW_Y) / 2)
+    half = ((WINDOW_Z[1] - WINDOW_Z[0]) / 2, (WINDOW_Y[1] - WINDOW_Y[0]) / 2)
+    through = torch.sigmoid(box(z_window, y_window, middle, half) / -blur)
+    cross = 1 - torch.exp(-(((z_window - middle[0]) / 0.06) ** 2))
+    if not stage.look.blind:
+        return through * cross * (1 - torch.exp(-(((y_window - 2.0) / 0.05) ** 2)))
+    slat = ((y_window / SLAT).remainder(1.0) - 0.5).abs()
+    return through * (0.3 + 0.7 * cross) * torch.sigmoid((0.25 - slat) / (blur / SLAT * 0.7))
+
+
+def draw_room(view: View, stage: Stage) -> Tensor:
+    """The room, linear light CTHW."""
+    image = draw_far_wall(view, stage)
+    image = draw_sides(image, view, stage)
+    image = draw_floor(image, view, stage)
+    image = draw_lamp(image, view, stage)
+    image = draw_chair(image, view, stage)
+    for figure in stage.figures:
+        image = draw_figure(
+            image, view, stage, figure, lambda x, y, z: 0.22 + 0.78 * window_light(stage, x, y, z, 0.02)
+        )
+    return draw_beam(image, view, stage)
+
+
+def draw_far_wall(view: View, stage: Stage) -> Tensor:
+    """Wallpaper over panels, with a window, a picture and a door."""
+    scene, hour = stage.scene, stage.hour
+    depth = view.upright(FAR_Z)
+    x, y, _ = view.at(depth)
+    size = depth * view.step
+    sunlit = window_light(stage, x, y, FAR_Z) * (
+        1 - 0.92 * stage.shadow((x, y, FAR_Z), far_away(stage.sun_from), 0.012)
+    )
+    light = stage.light((x, y, FAR_Z), (0.0, 0.0, -1.0), sunlit=sunlit)
+    corner = (1 - 0.40 * torch.exp((x.abs() - HALF) / 0.5)) * (1 - 0.35 * torch.exp(y.clamp(min=0) / -0.35))
+    corner = corner * (1 - 0.35 * torch.exp((y - CEILING).clamp(max=0) / 0.4))
+    light = light * corner
+    paper = stage.rgb(PAPERS[scene.seed % len(PAPERS)]) * stage.rgb(stage.look.walls)
+    wood = stage.rgb((0.17, 0.095, 0.055)) * stage.rgb(stage.look.walls)
+    image = over(paper, wood * 1.3, cover(y - 0.92, size)) * light
+    image = over(image, wood * 1.8 * light, cover((y - 0.94).abs() - 0.035, size))
+    image = over(image, wood * light, cover(y - 0.12, size))
+    door = 2.45 * -scene.side if scene.opening > 0 else 0.95 * scene.side
+    image = over(image, wood * 0.55 * light, cover(box(x, y, (door, 1.06), (0.54, 1.12)), size))
+    image = over(image, wood * 1.25 * light, cover(box(x, y, (door, 1.04), (0.46, 1.05)), size))
+    panel = torch.minimum(box(x, y, (door, 1.52), (0.30, 0.40)), box(x, y, (door, 0.52), (0.30, 0.34)))
+    image = over(image, wood * 0.85 * light, cover(panel, size))
+    image = over(image, stage.rgb((0.5, 0.40, 0.2)) * light, cover(disc(x, y, (door - 0.36, 1.0), (0.04, 0.04)), size))
+    return _draw_pane(image, x, y, size, light, stage, pane_x(scene) if scene.opening <= 0 else pane_x(scene) * -0.8)
+
+
+def _draw_pane(image: Tensor, x: Tensor, y: Tensor, size: Tensor, light: Tensor, stage: Stage, at: float) -> Tensor:
+    """A window onto the hour's sky, with curtains, and a blind where the look has one."""
+    hour = stage.hour
+    frame = box(x, y, (at, PANE_Y), (PANE_HALF[0] + 0.07, PANE_HALF[1] + 0.07))
+    pane = box(x, y, (at, PANE_Y), PANE_HALF)
+    white = stage.rgb((0.55, 0.53, 0.48)) * light
+    image = over(image, white, cover(frame, size))
+    rise = ((y - PANE_Y + PANE_HALF[1]) / (2 * PANE_HALF[1])).clamp(0, 1)
+    sky = over(stage.rgb(hour.horizon), stage.rgb(hour.zenith), rise * 0.8)
+    roofs = 1.28 + 0.35 * stage.textures.cell((x * 2.4 + 60).floor(), 3, 0)
+    outside = over(sky, stage.rgb(hour.haze) * 0.35, cover(y - roofs, size * 2))
+    bars = torch.minimum((x - at).abs() - 0.025, (y - PANE_Y - 0.15).abs() - 0.025)
+    if stage.look.blind:
+        slat = ((y / (SLAT * 0.62)).remainder(1.0) - 0.5).abs()
+        outside = outside * 0.4 + stage.rgb(stage.sun) * 0.16 * torch.sigmoid((0.22 - slat) * 16)
+    image = over(image, outside, cover(pane, size))
+    image = over(image, white, cover(torch.maximum(bars, pane), size))
+    folds = 0.75 + 0.25 * torch.cos((x - at) * 42)
+    curtain = box((x - at).abs(), y, (PANE_HALF[0] + 0.16, PANE_Y - 0.12), (0.19, 1.12))
+    return over(image, stage.rgb((0.40, 0.34, 0.27)) * light * folds, cover(curtain, size))
+
+
+def draw_sides(image: Tensor, view: View, stage: Stage) -> Tensor:
+    """The two side walls and the ceiling."""
+    sign = view.dx.sign()
+    depth = view.sideways(sign * HALF)
+    x, y, z = view.at(depth)
+    size = depth * view.step * (1 + view.dz / view.dx.abs().clamp(min=1e-3)).clamp(max=20)
+    light = stage.light((x, y, z), (-sign, 0.0, 0.0))
+    light = (
+        light * (1 - 0.40 * torch.exp((z - FAR_Z).clamp(max=0) / 0.5)) * (1 - 0.35 * torch.exp(y.clamp(min=0) / -0.35))
+    )
+    tint = stage.rgb(stage.look.walls)
+    paper = stage.rgb(PAPERS[stage.scene.seed % len(PAPERS)]) * tint
+    wood = stage.rgb((0.17, 0.095, 0.055)) * tint
+    wall = over(paper, wood * 1.3, cover(y - 0.92, depth * view.step)) * light
+    middle = (sum(WINDOW_Z) / 2, sum(WINDOW_Y) / 2)
+    half = ((WINDOW_Z[1] - WINDOW_Z[0]) / 2, (WINDOW_Y[1] - WINDOW_Y[0]) / 2)
+    pane = torch.maximum(box(z, y, middle, half), sign * stage.scene.side * 1e3 + 1)
+    glare = stage.rgb(stage.sun) * 0.5 + stage.rgb(stage.hour.horizon) * 0.5
+    if stage.look.blind:
+        glare = glare * torch.sigmoid((0.26 - ((y / SLAT).remainder(1.0) - 0.5).abs()) * 14)
+    wall = over(wall, glare, cover(pane, size))
+    image = over(image, wall, cover(z - FAR_Z, size) * (depth < 50))
+    ceiling = view.level(CEILING)
+    x, _, z = view.at(ceiling)
+    light = stage.light((x, CEILING, z), (0.0, -1.0, 0.0)) * (1 - 0.3 * torch.exp((z - FAR_Z).clamp(max=0) / 0.6))
+    inside = cover(torch.maximum(z - FAR_Z, x.abs() - HALF), ceiling * view.step * 2) * (view.dy > 0)
+    return over(image, stage.rgb((0.42, 0.40, 0.37)) * tint * light, inside)
+
+
+def draw_floor(image: Tensor, view: View, stage: Stage) -> Tensor:
+    """Boards with a carpet; light of the window and shadows on them."""
+    depth = view.level(0.0)
+    x, _, z = view.at(depth)
+    size = depth * view.step
+    sunlit = window_light(stage, x, 0.0, z) * (1 - 0.92 * stage.shadow((x, 0.0, z), far_away(stage.sun_from), 0.015))
+    near = torch.zeros_like(x)
+    for figure in stage.figures:
+        near = near + torch.exp(-(((x - figure.x) / 0.34) ** 2 + ((z - figure.z) / 0.22) ** 2))
+    light = stage.light((x, 0.0, z), (0.0, 1.0, 0.0), sunlit=sunlit) * (1 - 0.6 * near.clamp(max=1))
+    light = light * (1 - 0.4 * torch.exp((z - FAR_Z).clamp(max=0) / 0.4))
+    tone = stage.textures.cell((x / 0.28).floor() + 40, 7, 2)
+    boards = stage.rgb((0.22, 0.125, 0.065)) * (0.85 + 0.3 * tone)
+    carpet = box(x, z, (0.0, 0.1), (2.1, 1.35))
+    rug = (0.24, 0.09, 0.08) if stage.scene.seed % 2 else (0.10, 0.13, 0.20)
+    ground = over(boards, stage.rgb(rug), cover(carpet, size * 2))
+    ground = over(ground, stage.rgb((0.40, 0.33, 0.22)), cover((carpet + 0.16).abs() - 0.035, size * 2))
+    inside = cover(torch.maximum(z - FAR_Z, x.abs() - HALF), size * 2) * cover(view.dy, view.step)
+    return over(image, ground * light, inside)
+
+
+def draw_lamp(image: Tensor, view: View, stage: Stage) -> Tensor:
+    """A floor lamp with a shade, lit where the hour wants."""
+    z, on = FAR_Z - 0.55, stage.hour.lamps
+    depth, x = view.facing(lamp_x(stage.scene), z)
+    _, y, _ = view.at(depth)
+    size = depth * view.step
+    light = stage.light((x + lamp_x(stage.scene), y, z), (0.0, 0.3, -0.95))
+    stem = fixed_strokes(x, y, ((0.0, 0.05, 0.0, 1.5, 0.018, 0.018), (-0.14, 0.03, 0.14, 0.03, 0.03, 0.03)))
+    image = over(image, stage.rgb((0.10, 0.08, 0.05)) * light, cover(stem, size))
+    slope = 0.20 + 0.30 * (1.72 - y)
+    shade = torch.maximum(x.abs() - slope, (y - 1.54).abs() - 0.18)
+    round_off = (1 - 0.5 * (x / slope.clamp(min=0.05)) ** 2).clamp(min=0)
+    cloth = stage.rgb((0.62, 0.54, 0.40)) * light + stage.rgb(stage.look.lamp) * (1.5 * on) * round_off
+    image = over(image, cloth, cover(shade, size))
+    if not on:
+        return image
+    distance = torch.hypot(x, y - LAMP_Y)
+    return image + stage.rgb(stage.look.lamp) * (0.10 * on * torch.exp(distance / -0.45))
+
+
+def draw_chair(image: Tensor, view: View, stage: Stage) -> Tensor:
+    """An armchair by the window."""
+    at, z = -2.3 * stage.scene.side, 0.95
+    depth, x = view.facing(at, z)
+    _, y, _ = view.at(depth)
+    size = depth * view.step
+    seat = box(x, y, (0.0, 0.36), (0.46, 0.20), 0.08)
+    back = box(x, y, (0.0, 0.70), (0.40, 0.36), 0.14)
+    arms = box(x.abs(), y, (0.46, 0.40), (0.11, 0.26), 0.09)
+    light = stage.light((x + at, y, z), (0.0, 0.3, -0.95), sunlit=window_light(stage, x + at, y, z, 0.02), wrap=0.2)
+    leather = stage.rgb((0.15, 0.075, 0.04)) * light * (0.6 + 0.6 * (y / 1.0).clamp(0, 1))
+    image = over(image, leather * 0.75, cover(back, size) * (y > 0.05))
+    image = over(image, leather, cover(seat, size) * (y > 0.05))
+    return over(image, leather * 1.25, cover(arms, size) * (y > 0.05))
+
+
+def draw_beam(image: Tensor, view: View, stage: Stage) -> Tensor:
+    """Light of the window on the dust of the room, added up over a few depths."""
+    total = torch.zeros_like(view.dx)
+    for index in range(4):
+        depth = torch.full_like(view.dx, 1.5 + 0.6 * index)
+        x, y, z = view.at(depth)
+        total = total + window_light(stage, x, y, z, softness=0.06) * (x.abs() < HALF)
+    strength = 0.009 if stage.look.blind else 0.004
+    return image + stage.rgb(stage.sun) * total * strength

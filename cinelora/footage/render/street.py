@@ -1,220 +1,345 @@
-"""The street: road, houses, lamps, their reflections in the wet, rain."""
+"""The street: a crossing with houses, shops and lamps, a side street that leads into depth, what the wet ground mirrors.
+
+T frames. THW is a plane of every frame, CTHW a picture in linear light. The subject stands on the near pavement.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cinelora.footage.render.figures import CAR_Z, draw_car, draw_figure
-from cinelora.footage.render.rays import (
-    Lamp,
-    Stage,
-    View,
-    box,
-    cover,
-    disc,
-    frontlight,
-    lamplight,
-    limb,
-    over,
-    rgb,
-    union,
+from cinelora.footage.render.figures import draw_car, draw_figure
+from cinelora.footage.render.light import Lamp, Stage, far_away
+from cinelora.footage.render.looks import Colour, Look
+from cinelora.footage.render.motion import CAR_Z
+from cinelora.footage.render.rays import View, box, cover, fixed_strokes, over
+from cinelora.footage.render.scenes import Scene
+
+KERB_Z, FAR_KERB_Z, HOUSES_Z, END_Z = 1.5, 7.3, 9.6, 60.0
+OPENING_HALF, SIDE_ROAD_HALF = 4.6, 2.9
+LAMP_HEIGHT = 4.1
+HOUSE = 7.0
+FACADES: tuple[Colour, ...] = (
+    (0.34, 0.15, 0.10),
+    (0.46, 0.38, 0.27),
+    (0.26, 0.28, 0.31),
+    (0.40, 0.29, 0.19),
+    (0.33, 0.36, 0.32),
+    (0.50, 0.45, 0.38),
 )
-from cinelora.footage.render.scenes import FACADES, LAMPLIGHT, LOOKS, Look, Point, Scene
-
-STREET_HALF, ROAD_HALF, STREET_END = 6.2, 3.6, 46.0
-LAMP_HEIGHT = 4.3
 
 
-def street_lamps(scene: Scene, look: Look, x_car: float | None) -> list[Lamp]:
-    """The lamps along one pavement, two across, and the car's headlamps."""
-    if look.lamps == 0:
+def opening_of(scene: Scene) -> float:
+    """x of the middle of the side street, which is on the side that the camera looks to."""
+    return math.copysign(2.5, scene.heading) + 4.5 * scene.opening
+
+
+def posts_of(scene: Scene) -> list[tuple[float, float]]:
+    """x and z of the street lamps; the first stands by the subject and lights it."""
+    x = opening_of(scene)
+    return [
+        (-1.75 * scene.side, 0.75),
+        (x - scene.side * (SIDE_ROAD_HALF + 0.5), 7.8),
+        (x + scene.side * (SIDE_ROAD_HALF + 0.5), 17.0),
+        (x - scene.side * (SIDE_ROAD_HALF + 0.5), 30.0),
+        (x + scene.side * 9.5, 7.8),
+    ]
+
+
+def street_lamps(scene: Scene, look: Look, x_car: Tensor | None) -> list[Lamp]:
+    """What is lit: a light for the subject, the street lamps, the signs, the headlamps."""
+    on = look.hours[scene.time].lamps
+    if not on:
         return []
-    side = scene.lamp_side
-    places = [(side * 1.55, 5.9), (-side * 4.6, 12.5), (side * 4.6, 20.0), (-side * 4.6, 29.0)]
-    lamps = [Lamp(x, LAMP_HEIGHT - 0.25, z, 3.0 * look.lamps) for x, z in places]
+    posts = posts_of(scene)
+    # the first lamp hangs a little before its post, so that the subject's front is lit
+    lamps = [Lamp(posts[0][0] * 0.8, LAMP_HEIGHT - 0.2, -0.9, look.lamp, 7.5 * on)]
+    lamps += [Lamp(x, LAMP_HEIGHT - 0.3, z, look.lamp, 5.0 * on) for x, z in posts[1:4]]
+    if look.signs:
+        lamps += [
+            Lamp(x, 3.0, z, colour, 9.0 * look.signs)
+            for (x, z), colour in zip(
+                ((-3.2, 2.0), (3.4, 1.6), (opening_of(scene) - 4.0, 9.0), (opening_of(scene) + 5.5, 9.0)),
+                look.signs_colours,
+                strict=False,
+            )
+        ]
     if x_car is not None:
-        ahead = x_car + math.copysign(3.4, scene.car_speed)
-        lamps.append(Lamp(ahead, 0.7, CAR_Z, 0.5 * look.lamps, size=1.0, down=False))
+        ahead = 3.6 if scene.car_direction == "right" else -3.6
+        lamps.append(Lamp(x_car + ahead, 0.6, CAR_Z, (1.0, 0.93, 0.78), 1.6 * on))
     return lamps
 
 
-def draw_street(view: View, stage: Stage, x_car: float | None) -> Tensor:
-    """The street at one moment, linear light CHW."""
-    image = draw_ground(view, stage, x_car)
+@dataclass(frozen=True)
+class Wall:
+    """A row of houses seen by a view: depth, and the points' distance along the row and height."""
+
+    depth: Tensor
+    along: Tensor
+    y: Tensor
+    size: Tensor
+    """Width of a ray on the wall, along it."""
+    row: int
+    normal: tuple[Tensor | float, float, float]
+    at: tuple[Tensor, Tensor, Tensor]
+
+
+def draw_street(view: View, mirror: View, stage: Stage, x_car: Tensor | None) -> Tensor:
+    """The street, linear light CTHW. ``mirror`` sees it from below the ground, at any size."""
+    image = draw_houses(draw_sky(view, stage), view, stage)
+    image = draw_ground(image, view, mirror, stage, x_car)
     return draw_standing(image, view, stage, x_car)
 
 
 def draw_sky(view: View, stage: Stage) -> Tensor:
-    """Sky behind everything."""
-    horizon, zenith = (rgb(colour) for colour in stage.look.sky)
-    up = (-view.v_HW if not view.mirrored else view.v_HW).clamp(0, 0.6) / 0.6
-    cloud = stage.textures.sample(stage.textures.cloud, view.u_HW * 0.22 + 0.004 * stage.time, view.v_HW * 0.5)
-    sky = (horizon + (zenith - horizon) * up**0.7) * (0.8 + 0.4 * cloud)
-    overcast = {"fog": 0.85, "rain": 0.7, "dry": 0.0}[stage.scene.weather]
-    return sky + (rgb(stage.look.haze) - sky) * overcast
+    """Sky behind everything, brighter towards a low sun."""
+    hour = stage.hour
+    up = (view.dy * 1.6).clamp(0, 1) ** 0.6
+    horizon, haze = stage.rgb(hour.horizon), stage.rgb(stage.haze)
+    sky = over(horizon, stage.rgb(hour.zenith), up)
+    if stage.scene.weather == "dry":
+        cloud = stage.textures.sample(view.dx / (view.dy.abs() + 0.35) * 0.30, 0.10 / (view.dy.abs() + 0.2))
+        return over(sky, horizon * 0.9, ((cloud - 0.55) * 2.2).clamp(0, 0.5))
+    return over(sky, haze, 0.92 if stage.scene.weather == "fog" else 0.7)
 
 
-def draw_ground(view: View, stage: Stage, x_car: float | None) -> Tensor:
-    """Sky above the horizon, road and pavements with their reflections below it."""
-    x, z, depth = view.level()
-    textures, look, scene = stage.textures, stage.look, stage.scene
-    grain = textures.sample(textures.cloud, x * 0.35, z * 0.35)
-    fine = textures.sample(textures.cloud, x * 1.7, z * 1.7)
-    paved = x.abs() > ROAD_HALF
-    albedo = torch.where(paved, 0.30, 0.17) * (0.7 + 0.5 * grain + 0.2 * (fine - 0.5) * torch.exp(-depth / 12))
-    kerb = torch.exp(-(((x.abs() - ROAD_HALF) / 0.12) ** 2))
-    dash = (x.abs() < 0.09) & ((z % 3.0) < 1.4)
-    slab = paved & (((z % 1.2) < 0.05) | ((x % 1.2) < 0.05)) & (depth < 14)
-    albedo = torch.where(dash, 0.5, torch.where(slab, albedo * 0.7, albedo)) * (1 - 0.45 * kerb)
-    light = lamplight(stage.lamps, x, 0.0, z) * 1.25 + look.ambient * ground_shade(x, z, stage, x_car)
-    wet = (0.75 if scene.weather == "rain" else look.wetness) * (0.45 + 0.9 * grain).clamp(0, 1)
-    reflection = reflect(view, stage, x_car, x, z, depth)
-    # grazing rays are reflected most (Schlick's approximation)
-    grazing = 0.22 + 0.78 * (1 - view.v_HW.clamp(0, 0.5) / torch.hypot(view.v_HW, torch.ones(()))) ** 5
-    ground = rgb((1.0, 0.97, 0.93)) * albedo * light * (1 - 0.35 * wet) + reflection * wet * grazing
-    below = cover(-view.v_HW, view.step)
-    return over(draw_sky(view, stage), stage.hazed(ground, depth.clamp(max=90)), below)
+def draw_houses(image: Tensor, view: View, stage: Stage) -> Tensor:
+    """The end of the side street, its two sides, and the row along the crossing, from back to front."""
+    middle = opening_of(stage.scene)
+    end = view.upright(END_Z)
+    x, y, z = view.at(end)
+    image = _draw_wall(
+        image, view, stage, Wall(end, x + 31.0, y, end * view.step, 5, (0.0, 0.0, -1.0), (x, y, z)), None
+    )
+    sign = view.dx.sign()
+    side = view.sideways(middle + sign * OPENING_HALF)
+    x, y, z = view.at(side)
+    slant = side * view.step * (1 + (view.dz / view.dx.abs().clamp(min=1e-3)))
+    wall = Wall(side, z + 50.0 + 3.0 * sign, y, slant, 11, (-sign, 0.0, 0.0), (x, y, z))
+    image = _draw_wall(image, view, stage, wall, END_Z - z)
+    front = view.upright(HOUSES_Z)
+    x, y, z = view.at(front)
+    size = front * view.step
+    wall = Wall(front, x - middle - OPENING_HALF + 10 * HOUSE, y, size, 23, (0.0, 0.0, -1.0), (x, y, z))
+    return _draw_wall(image, view, stage, wall, (x - middle).abs() - OPENING_HALF)
 
 
-def ground_shade(x: Tensor, z: Tensor, stage: Stage, x_car: float | None) -> Tensor:
-    """Ambient light kept out under the figure and the car, and by the houses on one side."""
-    scene = stage.scene
-    x_figure = scene.start[0] + scene.walk * stage.time
-    shade = 1 - 0.6 * torch.exp(-(((x - x_figure) / 0.4) ** 2 + ((z - scene.start[1]) / 0.25) ** 2))
+def _draw_wall(image: Tensor, view: View, stage: Stage, wall: Wall, inside: Tensor | None) -> Tensor:
+    """Lay a row of houses over the picture where ``inside`` is above zero and no house is too low."""
+    textures, look, hour = stage.textures, stage.look, stage.hour
+    y, size = wall.y, wall.depth * view.step
+    house = (wall.along / HOUSE).floor()
+    local = wall.along - (house + 0.5) * HOUSE
+    height = 8.5 + 5.5 * textures.cell(house, wall.row, 0)
+    tint = textures.cell(house, wall.row, 1)
+    stone = stage.rgb(FACADES[0]) * look_walls(stage)
+    for index, colour in enumerate(FACADES[1:], 1):
+        stone = torch.where(tint < index / len(FACADES), stone, stage.rgb(colour) * look_walls(stage))
+    # courses and cornices are soft bands, so that they fade before they flicker
+    band = torch.exp(-(((y - 4.0) / 0.14) ** 2)) + torch.exp(-(((y - height + 0.3) / 0.25) ** 2))
+    joint = torch.exp(-(((HOUSE / 2 - local.abs()) / 0.10) ** 2))
+    stone = stone * (0.86 + 0.30 * band - 0.42 * joint + 0.10 * (y / 8).clamp(0, 1))
+    light = stage.light(wall.at, wall.normal)
+    occlusion = 0.62 + 0.38 * (y / 3.5).clamp(0, 1)
+    colour = stone * light * occlusion
+    sky_in_glass = over(stage.rgb(hour.horizon), stage.rgb(hour.zenith), 0.35) * 0.34
+    glass, lit = _windows(stage, wall, local, height, size)
+    colour = over(colour, sky_in_glass * (0.7 + 0.3 * (y / 9).clamp(0, 1)) + lit, glass)
+    colour = _shops(colour, stage, wall, house, local, size, light)
+    alpha = cover(y - height, size)
+    if inside is not None:
+        alpha = alpha * cover(-inside, wall.size)
+    return over(image, stage.hazed(colour, wall.depth), alpha * (y > -0.2))
+
+
+def look_walls(stage: Stage) -> Tensor:
+    """What the look makes of every wall's colour."""
+    return stage.rgb(stage.look.walls)
+
+
+def _windows(stage: Stage, wall: Wall, local: Tensor, height: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """Coverage of the upper windows, and the light in those that are lit."""
+    pitch = HOUSE / 4
+    i, j = (wall.along / pitch).floor(), ((wall.y - 4.4) / 2.9).floor()
+    x, y = wall.along - (i + 0.5) * pitch, wall.y - 4.4 - (j + 0.5) * 2.9
+    pane = cover((x.abs() - 0.46), wall.size.clamp(min=0.02)) * cover(y.abs() - 0.80, size.clamp(min=0.02))
+    bar = 1 - 0.8 * torch.maximum(torch.exp(-((x / 0.04) ** 2)), torch.exp(-(((y - 0.2) / 0.04) ** 2)))
+    there = pane * bar * (wall.y > 4.4) * (wall.y < height - 0.9)
+    chance = stage.textures.cell(i + 5, (j + wall.row), 2)
+    glow = ((0.38 - chance) * 12).clamp(0, 1) * (0.35 + 0.25 * y)
+    return there, stage.rgb((1.0, 0.66, 0.30)) * (glow * stage.hour.lamps)
+
+
+def _shops(
+    colour: Tensor, stage: Stage, wall: Wall, house: Tensor, local: Tensor, size: Tensor, light: Tensor
+) -> Tensor:
+    """Ground floors: a shop window, a door, and a sign above them."""
+    y, look, on = wall.y, stage.look, stage.hour.lamps
+    edge = torch.maximum(size, 0.5 * wall.size).clamp(min=0.02)
+    window = box(local, y, (-0.7, 1.60), (2.0, 1.05))
+    door = box(local, y, (2.25, 1.25), (0.55, 1.25))
+    openings = torch.minimum(window, door)
+    kind = stage.textures.cell(house, wall.row, 3)
+    inner = stage.rgb((1.0, 0.70, 0.36)) * (on * 0.8 * ((kind - 0.35) * 8).clamp(0.06, 1))
+    inner = inner * (0.45 + 0.55 * torch.exp(-(((y - 2.1) / 0.9) ** 2)))
+    dark = stage.rgb(stage.hour.horizon) * 0.12 + light * 0.03
+    colour = over(colour, light * 0.05, cover(openings - 0.12, edge))
+    colour = over(colour, dark + inner, cover(openings, edge))
+    board = box(local, y, (0.1, 3.28), (2.9, 0.34))
+    paints = ((0.30, 0.08, 0.06), (0.07, 0.16, 0.20), (0.42, 0.34, 0.20), (0.09, 0.17, 0.10))
+    paint, tube = stage.rgb(paints[0]), stage.rgb(look.signs_colours[0])
+    for index in range(1, 4):
+        chosen = kind > index / 4
+        paint = torch.where(chosen, stage.rgb(paints[index]), paint)
+        tube = torch.where(chosen, stage.rgb(look.signs_colours[index % len(look.signs_colours)]), tube)
+    colour = over(colour, paint * light, cover(board, edge))
+    if not look.signs:
+        return colour
+    inside = cover((board + 0.14).abs() - 0.05, edge) + 0.6 * cover(board + 0.26, edge)
+    return colour + tube * look.signs * (2.2 * inside + 0.55 * torch.exp(board.clamp(min=0) / -0.6))
+
+
+def draw_ground(image: Tensor, view: View, mirror: View, stage: Stage, x_car: Tensor | None) -> Tensor:
+    """Road and pavements with their marks, shadows and reflections."""
+    depth = view.level(0.0)
+    x, _, z = view.at(depth)
+    middle = opening_of(stage.scene)
+    # a ray covers more ground along the view than across
+    size = depth * view.step
+    long = (size * depth / view.y).clamp(max=4.0)
+    aside = (x - middle).abs()
+    road = cover((z - (KERB_Z + FAR_KERB_Z) / 2).abs() - (FAR_KERB_Z - KERB_Z) / 2, long)
+    road = torch.maximum(road, cover(aside - SIDE_ROAD_HALF, size) * (z > FAR_KERB_Z - 0.1))
+    kerb = cover((z - KERB_Z).abs() - 0.09, long) + cover((z - FAR_KERB_Z).abs() - 0.09, long) * (
+        aside > SIDE_ROAD_HALF
+    )
+    dash = cover((z - (KERB_Z + FAR_KERB_Z) / 2).abs() - 0.07, long) * cover((x.remainder(3.2) - 1.6).abs() - 0.8, size)
+    slab = torch.minimum(x.remainder(1.5), z.remainder(1.5)) < 0.03
+    cloud = stage.textures.sample(x * 0.12, z * 0.12)
+    albedo = over(0.36 - 0.05 * slab * (depth < 9), 0.125, road) * (0.75 + 0.5 * cloud)
+    albedo = over(over(albedo, 0.42, kerb), 0.55, dash * 0.8)
+    wet = max(stage.look.wetness, 0.85 if stage.scene.weather == "rain" else 0.0)
+    ground = stage.rgb(stage.look.earth) * (albedo * (1 - 0.45 * wet))
+    ground = ground * ground_light(stage, (x, 0.0, z), x_car)
+    if wet:
+        fall = (-view.dy / torch.hypot(view.dz, view.dx)).clamp(0.02, 1.5)
+        # grazing rays are reflected most (Schlick's approximation, rougher than water)
+        grazing = 0.10 + 0.90 * (1 - fall / torch.hypot(fall, torch.ones_like(fall))) ** 4
+        pool = (0.35 + 1.1 * cloud).clamp(0, 1.2)
+        ground = ground + reflection(mirror, stage, x, z, depth, x_car) * (wet * grazing * pool)
+    horizon = cover(view.dy, view.step)
+    image_alpha = horizon * _before_houses(x, z, stage, size)
+    return over(image, stage.hazed(ground, depth), image_alpha)
+
+
+def _before_houses(x: Tensor, z: Tensor, stage: Stage, size: Tensor) -> Tensor:
+    """Where the ground lies before every wall."""
+    aside = (x - opening_of(stage.scene)).abs()
+    slit = cover(aside - OPENING_HALF, size) * (z < END_Z)
+    return torch.maximum(cover(z - HOUSES_Z, size.clamp(min=0.05) * 3), slit)
+
+
+def ground_light(stage: Stage, at: tuple[Tensor, float, Tensor], x_car: Tensor | None) -> Tensor:
+    """Light on the ground, with the shadows of the figures and the car."""
+    x, _, z = at
+    near = torch.zeros_like(x)
+    for figure in stage.figures:
+        near = near + torch.exp(-(((x - figure.x) / 0.34) ** 2 + ((z - figure.z) / 0.22) ** 2))
+    clear = 1 - 0.55 * near.clamp(max=1)
     if x_car is not None:
-        shade = shade * (1 - 0.7 * torch.exp(-(((x - x_car) / 2.1) ** 4 + ((z - CAR_Z) / 0.7) ** 2)))
-    return shade * (1 - 0.45 * torch.sigmoid((x * scene.lamp_side - 1.2 - 0.3 * torch.sin(z * 0.8)) * 3))
+        clear = clear * (1 - 0.75 * torch.exp(-(((x - x_car) / 2.25) ** 6 + ((z - CAR_Z) / 0.85) ** 4)))
+    key = stage.lamps[0] if stage.hour.lamps >= 0.5 else None
+    if key is not None:
+        assert isinstance(key.x, float)
+        shadow = stage.shadow(at, (key.x, key.y, key.z), 0.03)
+        light = stage.light(at, (0.0, 1.0, 0.0), lamplit=1 - 0.9 * shadow)
+    else:
+        shadow = stage.shadow(at, far_away(stage.sun_from), 0.02)
+        light = stage.light(at, (0.0, 1.0, 0.0), sunlit=(1 - 0.95 * shadow) * clear)
+    return light * clear
 
 
-def reflect(view: View, stage: Stage, x_car: float | None, x: Tensor, z: Tensor, depth: Tensor) -> Tensor:
-    """What the wet ground mirrors, broken up by its roughness and drawn out towards the camera."""
-    textures = stage.textures
-    drift = 0.05 * stage.time if stage.scene.weather == "rain" else 0.0
-    ripple = textures.sample(textures.cloud, x * 0.9 + drift, z * 0.45 - drift) - 0.5
-    fine = textures.sample(textures.cloud, x * 3.1 - drift, z * 1.5 + drift) - 0.5
-    bump = (0.05 * ripple + 0.035 * fine) / (1 + 0.08 * depth)
-    mirror = replace(view, u_HW=view.u_HW + 0.35 * bump, v_HW=view.v_HW + bump, mirrored=True)
-    image = draw_standing(draw_sky(mirror, stage), mirror, stage, x_car)
-    reach = max(3, view.u_HW.shape[0] // 18) | 1
-    return F.avg_pool2d(image[None], (reach, 1), stride=1, padding=(reach // 2, 0), count_include_pad=False)[0]
+def reflection(mirror: View, stage: Stage, x: Tensor, z: Tensor, depth: Tensor, x_car: Tensor | None) -> Tensor:
+    """What the wet ground mirrors, broken up by its roughness and drawn out towards the camera, CTHW."""
+    image = draw_houses(draw_sky(mirror, stage), mirror, stage)
+    image = draw_standing(image, mirror, stage, x_car).transpose(0, 1)
+    reach = max(3, image.shape[-2] // 14) | 1
+    image = F.avg_pool2d(image, (reach, 3), stride=1, padding=(reach // 2, 1), count_include_pad=False)
+    num_frames, height, width = depth.shape
+    drift = 0.10 * stage.since if stage.scene.weather == "rain" else 0.0
+    ripple = stage.textures.sample(x * 0.45 + drift, z * 0.22 - drift) - 0.5
+    u = torch.linspace(-1 + 1 / width, 1 - 1 / width, width, device=depth.device)
+    v = torch.linspace(-1 + 1 / height, 1 - 1 / height, height, device=depth.device)
+    bump = ripple * 0.20 / (1 + 0.10 * depth)
+    grid = torch.stack((u + 0.3 * bump, v[:, None] + bump), dim=-1)
+    mirrored = F.grid_sample(image, grid, padding_mode="border", align_corners=False)
+    return mirrored.transpose(0, 1)
 
 
-def draw_standing(image: Tensor, view: View, stage: Stage, x_car: float | None) -> Tensor:
-    """Everything that stands on the ground, from the far end to the front."""
-    image = draw_end(image, view, stage)
-    for side in (-1, 1):
-        image = draw_facades(image, view, stage, side)
-    drawn: list[tuple[float, Callable[[Tensor], Tensor]]] = [
-        (z, partial(draw_post, view=view, stage=stage, x_post=x, z=z)) for x, z in street_lamp_posts(stage)
-    ]
+def draw_standing(image: Tensor, view: View, stage: Stage, x_car: Tensor | None) -> Tensor:
+    """Lamps, car and figures, from the far end to the front."""
+    posts = posts_of(stage.scene)
+    drawn = [(z, partial(_draw_post, view=view, stage=stage, x_post=x, z=z)) for x, z in posts]
+    drawn += [(f.z, partial(draw_figure, view=view, stage=stage, figure=f)) for f in stage.figures]
     if x_car is not None:
         drawn.append((CAR_Z, partial(draw_car, view=view, stage=stage, x_car=x_car)))
-    drawn.append((stage.scene.start[1], partial(draw_figure, view=view, stage=stage, light_at=street_light(stage))))
     for _, draw in sorted(drawn, key=lambda item: -item[0]):
         image = draw(image)
     return image
 
 
-def street_lamp_posts(stage: Stage) -> list[Point]:
-    """x and z of every post, lit or not."""
-    return [(lamp.x, lamp.z) for lamp in street_lamps(stage.scene, LOOKS["noir"], None)]
+POST = (
+    (0.0, 0.0, 0.0, 1.0, 0.085, 0.055),
+    (0.0, 1.0, 0.0, LAMP_HEIGHT, 0.045, 0.035),
+    (0.0, LAMP_HEIGHT, 0.0, LAMP_HEIGHT + 0.22, 0.15, 0.02),
+    (-0.18, LAMP_HEIGHT, 0.18, LAMP_HEIGHT, 0.03, 0.03),
+)
+BULB = ((0.0, LAMP_HEIGHT - 0.30, 0.0, LAMP_HEIGHT - 0.10, 0.10, 0.14),)
 
 
-def street_light(stage: Stage) -> Callable[[Tensor, Tensor, float], Tensor]:
-    """Light on an upright surface in the street."""
-    return lambda x, y, z: frontlight(stage.lamps, x, y, z) + stage.look.ambient
-
-
-def draw_end(image: Tensor, view: View, stage: Stage) -> Tensor:
-    """The houses that close the street, in the haze."""
-    x, y, size = view.upright(STREET_END)
-    heights = 9 + 8 * stage.textures.cell((x / 5 + 20).floor(), torch.zeros_like(x), 1)
-    windows = window_grid(x, y, stage, 3, torch.tensor(size))
-    wall = rgb(FACADES[stage.scene.seed % len(FACADES)]) * (stage.look.ambient * 0.8 + 0.03 * stage.look.lamps)
-    return over(image, stage.hazed(wall + windows, STREET_END - view.z), cover(y - heights, size) * (y > 0))
-
-
-def draw_facades(image: Tensor, view: View, stage: Stage, side: int) -> Tensor:
-    """The houses along one side: each of its own height and colour, with windows, ledges and a shop front."""
-    z, y, depth = view.side(side * STREET_HALF)
-    seen = (depth > 0) & (z < STREET_END) & (y > 0)
-    z, depth = z.clamp(0, STREET_END), depth.clamp(0.5, 2 * STREET_END)
-    house = (z / 6.5 + (0.4 if side > 0 else 0.0)).floor()
-    row = torch.full_like(house, 10.0 + side)
-    height = 7.5 + 6.5 * stage.textures.cell(house, row, 1)
-    palette = torch.tensor(FACADES)[(stage.textures.cell(house, row, 2) * len(FACADES)).long()].permute(2, 0, 1)
-    # seen at a slant, a ray covers more of the wall along z than upright
-    size, slant = view.step * depth, view.step * depth * depth / STREET_HALF
-    ledge = torch.exp(-(((y % 3.0 - 0.12) / 0.10) ** 2)) * 0.35 + torch.exp(-(((y - height + 0.2) / 0.22) ** 2)) * 0.5
-    bricks = 0.85 + 0.3 * stage.textures.sample(stage.textures.cloud, z * 0.25, y * 0.25)
-    sunny = 1.0 + 0.35 * side * stage.scene.lamp_side * stage.look.ambient
-    light = lamplight(stage.lamps, side * (STREET_HALF - 0.9), y, z) * 1.1 + stage.look.ambient * sunny
-    occlusion = 0.55 + 0.45 * (y / 6).clamp(0, 1)
-    wall = palette * light * bricks * occlusion * (1 + ledge)
-    alpha, lit = windows_on(z, y, stage, 20 + side, slant)
-    pane = rgb((0.20, 0.24, 0.28)) * stage.look.ambient * (0.6 + 0.5 * (y / 10)) + lit
-    wall = over(wall, pane, alpha)
-    return over(image, stage.hazed(wall, depth), cover(y - height, size) * seen)
-
-
-def windows_on(along: Tensor, y: Tensor, stage: Stage, row: int, size: Tensor) -> tuple[Tensor, Tensor]:
-    """Coverage of the windows on a wall, and the light of those that are lit, CHW."""
-    i, j = (along / 1.9).floor(), (y / 3.0).floor()
-    x_local, y_local = along - (i + 0.5) * 1.9, y - (j + 0.5) * 3.0 - 0.1
-    frame = box(x_local, y_local, (0.0, 0.0), (0.48, 0.82))
-    sash = torch.minimum(x_local.abs() - 0.035, (y_local - 0.15).abs() - 0.04)
-    alpha = cover(frame, size.clamp(min=0.03)) * (0.25 + 0.75 * cover(-sash, size.clamp(min=0.03)))
-    chance = stage.textures.cell(i + row, j + 7, 0)
-    warmth = stage.textures.cell(i + row, j + 7, 3)
-    on = (chance < stage.look.windows_lit).float() * (0.10 + 0.32 * warmth) * (0.75 + 0.35 * y_local.clamp(-0.8, 0.8))
-    return alpha, rgb((1.0, 0.78, 0.48)) * on * stage.look.lamps
-
-
-def window_grid(x: Tensor, y: Tensor, stage: Stage, row: int, size: Tensor) -> Tensor:
-    """Lit windows alone, CHW."""
-    alpha, lit = windows_on(x, y, stage, row, size)
-    return alpha * lit
-
-
-def draw_post(image: Tensor, view: View, stage: Stage, x_post: float, z: float) -> Tensor:
+def _draw_post(image: Tensor, view: View, stage: Stage, x_post: float, z: float) -> Tensor:
     """A street lamp with its halo and its cone in the haze."""
-    x, y, size = view.upright(z)
-    x_local = x - x_post
-    bulb_y = LAMP_HEIGHT - 0.25
-    post = union(
-        limb(x_local, y, (0.0, 0.0), (0.0, LAMP_HEIGHT), 0.07, 0.045),
-        box(x_local, y, (0.0, 0.35), (0.13, 0.35), 0.05),
-        limb(x_local, y, (0.0, LAMP_HEIGHT), (0.0, LAMP_HEIGHT + 0.22), 0.10, 0.02),
-        limb(x_local, y, (-0.26, LAMP_HEIGHT - 0.02), (0.26, LAMP_HEIGHT - 0.02), 0.035, 0.035),
-    )
-    light = stage.look.ambient + 0.5 * lamplight(stage.lamps, x, y, z - 0.4)
-    image = over(image, stage.hazed(rgb((0.10, 0.11, 0.11)) * light, z - view.z), cover(post, size) * (y > 0))
-    bulb = disc(x_local, y, (0.0, bulb_y), (0.15, 0.19))
-    glass = rgb(LAMPLIGHT) * 3.0 * stage.look.lamps + rgb((0.7, 0.72, 0.7)) * stage.look.ambient
-    image = over(image, stage.hazed(glass, (z - view.z) * 0.5), cover(bulb, size) * (y > 0))
-    distance = torch.hypot(x_local, y - bulb_y)
-    thickness = stage.haze_per_m / 0.035
-    halo = 0.022 / (0.05 + distance**2) + 0.03 * thickness * torch.exp(-distance / 1.1)
-    below = (bulb_y - y).clamp(min=0)
-    smoke = stage.textures.sample(stage.textures.cloud, x * 0.16 + 0.02 * stage.time, y * 0.16 - 0.01 * stage.time)
-    cone = torch.exp(-((x_local / (0.18 + 0.42 * below)) ** 2)) * torch.exp(-below / 3.0) * (below > 0)
-    added = halo + 0.11 * thickness * cone * (0.3 + 1.4 * smoke)
-    return image + rgb(LAMPLIGHT) * added * stage.look.lamps * torch.exp(torch.tensor(-0.02 * z))
+    depth, x = view.facing(x_post, z)
+    _, y, _ = view.at(depth)
+    size, on = depth.clamp(min=0.3) * view.step, stage.hour.lamps
+    ahead = (y > 0) * (depth > 0.5)
+    iron = (stage.rgb(stage.above) + stage.rgb(stage.sun) * 0.3) * 0.05
+    image = over(image, stage.hazed(iron, depth), cover(fixed_strokes(x, y, POST), size) * ahead)
+    glass = stage.rgb(stage.look.lamp) * (3.2 * on) + stage.rgb(stage.above) * 0.7
+    image = over(image, stage.hazed(glass, depth * 0.5), cover(fixed_strokes(x, y, BULB), size) * ahead)
+    if not on:
+        return image
+    distance = torch.hypot(x, y - LAMP_HEIGHT + 0.2)
+    thick = min(1.6, stage.haze_per_m / 0.04)
+    below = (LAMP_HEIGHT - 0.2 - y).clamp(min=0)
+    cone = torch.exp(-((x / (0.16 + 0.42 * below)) ** 2)) * torch.exp(below / -2.6) * (below > 0)
+    added = 0.020 / (0.05 + distance * distance) + 0.05 * thick * torch.exp(distance / -1.2) + 0.13 * thick * cone
+    return image + stage.rgb(stage.look.lamp) * (added * ahead * on * math.exp(-0.02 * max(z, 0.0)))
 
 
 def draw_rain(image: Tensor, view: View, stage: Stage) -> Tensor:
-    """Three sheets of rain, brightest near the lamps."""
-    for z, speed in ((2.2, 1.0), (4.0, 0.9), (7.0, 0.8)):
-        x, y, _ = view.upright(z)
-        scroll = 8.0 * speed * stage.time
-        fall = stage.textures.sample(stage.textures.rain, (x + 0.06 * (y + scroll)) * 0.42, -(y + scroll) * 0.16 + z)
-        light = 0.10 * stage.look.ambient + 0.14 * lamplight(stage.lamps, x, y, z + 1.0)
-        image = image + rgb((0.9, 0.95, 1.0)) * fall * (light + 0.006 * stage.look.lamps)
-    return image
+    """Three curtains of falling drops around the camera, which turn with the world and not with the camera."""
+    bearing = torch.atan2(view.dx, view.dz)
+    rise = view.dy / torch.hypot(view.dx, view.dz)
+    seen = (
+        stage.rgb(stage.above) * 0.5
+        + stage.rgb(stage.haze) * 0.5
+        + stage.rgb(stage.look.lamp) * (0.16 * stage.hour.lamps)
+    )
+    total = torch.zeros_like(bearing)
+    for index, (distance, speed) in enumerate(((2.0, 7.5), (3.4, 7.0), (5.5, 6.5))):
+        lane = bearing * distance / 0.11
+        i = lane.floor()
+        start = stage.textures.cell(i, 3 + index, 2)
+        y = (rise * distance + speed * stage.since) / 2.4 + start
+        place = (lane - i - 0.2 - 0.6 * stage.textures.cell(i, 9 + index, 1)).abs() * 0.11
+        drop = y.remainder(1.0) * 2.4
+        length = 0.50
+        streak = torch.exp(-(((drop - length) / (0.5 * length)) ** 2))
+        total = total + cover(place - 0.006, max(distance * view.step, 0.004)) * streak * 0.8
+    return image + seen * total

@@ -65,7 +65,7 @@ def test_no_generator_but_the_seeds_is_used() -> None:
 
 def test_a_clip_drawn_in_groups_of_frames_is_the_same_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = render_clip(5, "daylight", 5, 32, 48, 16).video
-    monkeypatch.setattr("cinelora.footage.render.film.PIXELS_AT_ONCE", 2 * 32 * 48)
+    monkeypatch.setattr("cinelora.footage.render.film.PIXELS_AT_ONCE", {"cpu": 2 * 32 * 48})
     assert np.abs(whole.astype(int) - render_clip(5, "daylight", 5, 32, 48, 16).video).max() <= 1
 
 

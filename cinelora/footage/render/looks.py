@@ -62,7 +62,7 @@ class Look:
     """Multiplies the ground's own colour."""
     walls: Colour = (1.0, 1.0, 1.0)
     """Multiplies the walls' own colours."""
-    signs_colours: tuple[Colour, ...] = field(default=((1.0, 0.85, 0.6),))
+    sign_colours: tuple[Colour, ...] = field(default=((1.0, 0.85, 0.6),))
 
 
 NOON = Hour(
@@ -73,8 +73,8 @@ NOON = Hour(
     below=(0.22, 0.20, 0.17),
     horizon=(0.80, 0.88, 0.98),
     zenith=(0.22, 0.42, 0.85),
-    haze=(0.72, 0.80, 0.90),
-    haze_per_m=0.006,
+    haze=(0.66, 0.74, 0.84),
+    haze_per_m=0.004,
     lamps=0.0,
     room_sun=(2.2, 2.05, 1.8),
     room_fill=(0.46, 0.46, 0.46),
@@ -89,7 +89,7 @@ DUSK = Hour(
     zenith=(0.24, 0.22, 0.42),
     haze=(0.72, 0.38, 0.22),
     haze_per_m=0.009,
-    lamps=0.35,
+    lamps=0.45,
     room_sun=(2.3, 1.00, 0.30),
     room_fill=(0.20, 0.14, 0.12),
 )
@@ -118,7 +118,7 @@ LOW_KEY = Hour(
     haze=(0.085, 0.085, 0.085),
     haze_per_m=0.022,
     lamps=1.25,
-    room_sun=(1.9, 1.9, 1.9),
+    room_sun=(2.8, 2.8, 2.8),
     room_fill=(0.022, 0.022, 0.022),
 )
 HIGH_SUN = Hour(
@@ -129,8 +129,8 @@ HIGH_SUN = Hour(
     below=(0.34, 0.25, 0.13),
     horizon=(0.98, 0.96, 0.78),
     zenith=(0.30, 0.62, 0.68),
-    haze=(0.95, 0.80, 0.52),
-    haze_per_m=0.020,
+    haze=(0.66, 0.52, 0.32),
+    haze_per_m=0.014,
     lamps=0.0,
     room_sun=(2.9, 2.35, 1.5),
     room_fill=(0.30, 0.23, 0.14),
@@ -145,8 +145,8 @@ SIGNS = Hour(
     zenith=(0.012, 0.006, 0.040),
     haze=(0.085, 0.025, 0.135),
     haze_per_m=0.020,
-    lamps=0.55,
-    room_sun=(1.7, 0.16, 1.05),
+    lamps=0.80,
+    room_sun=(2.0, 0.20, 1.25),
     room_fill=(0.035, 0.035, 0.085),
 )
 
@@ -187,6 +187,6 @@ LOOKS = {
         blind=True,
         signs=1.0,
         lamp=(1.0, 0.80, 0.72),
-        signs_colours=((1.0, 0.06, 0.55), (0.04, 0.75, 1.0), (1.0, 0.06, 0.55), (0.55, 0.12, 1.0), (0.04, 0.75, 1.0)),
+        sign_colours=((1.0, 0.06, 0.55), (0.04, 0.75, 1.0), (1.0, 0.06, 0.55), (0.55, 0.12, 1.0), (0.04, 0.75, 1.0)),
     ),
 }

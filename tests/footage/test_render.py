@@ -32,7 +32,7 @@ def drift(video: np.ndarray) -> float:
     moved = 0.0
     for a, b in pairwise(np.fft.fft2(luma * window)):
         cross = b * a.conj()
-        peak = np.fft.ifft2(cross / (np.abs(cross) + 1e-9)).real[0]
+        peak = np.fft.ifft2(cross / (np.abs(cross) + 1e-9)).real.max(0)
         shift = int(peak.argmax())
         moved += shift if shift < luma.shape[2] / 2 else shift - luma.shape[2]
     return moved

@@ -43,8 +43,9 @@ def draw_crowd(canvas: Canvas, view: View, stage: Stage, sunlit: Visible | None 
     if not stage.scene.hat:
         distances[PARTS["top"]][1:] = 1.0
     parts = torch.stack([blend(distances[part]) for part in PARTS.values()])
+    normals = _round_normals(parts, across, y)
     parts[1] = torch.maximum(parts[1], HEM - y)
-    albedo, normal = _dressed(stage, x, y, distances, parts, _round_normals(parts, across, y), size)
+    albedo, normal = _dressed(stage, x, y, distances, parts, normals, size)
     lit = stage.hazed(_shaded(view, stage, at, albedo, normal, sunlit), depth)
     alpha = cover(parts.amin(0), size) * ((y > 0) & (depth > 0.3))
     for index, start in enumerate(starts):
@@ -95,7 +96,7 @@ def _shaded(
     """Round bodies in the light of the stage, with a rim of what shines behind them."""
     side, up, front = normal.unbind()
     world = (side * view.turn_x + front * view.turn_z, up, side * view.turn_z - front * view.turn_x)
-    light = stage.light(at, world, sunlit=sunlit(*at) if sunlit else None, wrap=0.25)
+    light = stage.light(at, world, sunlit=sunlit(*at) if sunlit else None, wrap=0.4)
     lit = albedo * light * (0.55 + 0.5 * at[1].clamp(0, 0.9))
     if stage.scene.place == "room":
         return lit

@@ -131,8 +131,8 @@ def develop(image_CTHW: Tensor, look: Look, grain_THW: Tensor | None) -> Tensor:
     image = ((image - 0.42) * look.contrast + 0.42).clamp(0, 1)
     image = image * rgb(look.lights, device) + (1 - image) * rgb(look.shadows, device)
     if grain_THW is not None:
-        middle = 0.35 + (image * (1 - image)).clamp(min=0).sqrt() * 2
-        image = image + look.grain * grain_THW * middle
+        # strongest in the middle tones, as on film
+        image = image + look.grain * grain_THW * (0.3 + (image * (1 - image)).clamp(min=0).sqrt() * 1.4)
     pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8)
     return pixels.permute(1, 2, 3, 0).contiguous()
 

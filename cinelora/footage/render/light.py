@@ -144,7 +144,8 @@ class Stage:
         lamps = self.lamplight(at, normal, wrap)
         if lamplit is not None:
             lamps[:1] *= lamplit
-        return light + torch.tensordot(self.lamp_colours_3K, lamps, dims=1)
+        added: Tensor = torch.tensordot(self.lamp_colours_3K, lamps, dims=1)
+        return light + added
 
     def unshadowed(self, at: tuple[Tensor, Plane, Plane], source: Direction, softness: float) -> Tensor:
         """How much of a point-like light the figures let through to points of space, THW.
@@ -229,5 +230,5 @@ def make_stage(
         sun_from=(x * scene.side / norm, y / norm, z / norm),
         above=hour.room_fill if is_room else (red, green, blue),
         below=hour.room_fill if is_room else hour.below,
-        haze_per_m=0.0 if is_room else hour.haze_per_m + {"dry": 0.0, "rain": 0.022, "fog": 0.095}[scene.weather],
+        haze_per_m=0.0 if is_room else hour.haze_per_m + {"dry": 0.0, "rain": 0.020, "fog": 0.078}[scene.weather],
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 from cinelora.footage.render.rays import FOCAL
 from cinelora.footage.render.scenes import Scene
 
-LONGEST_MOVE_S = 3.0
+LONGEST_MOVE_S = 2.5
 """Moves that would lose the subject are slower in longer clips, so that they end where they would after this time."""
 PAN_DEGREES_S, ORBIT_DEGREES_S, DOLLY_M_S = 8.0, 11.0, 0.68
 FEET = 0.93
@@ -85,7 +85,7 @@ def crowd_of(scene: Scene, since: Tensor, duration_s: float) -> Crowd:
         for numbers in {
             1: ((0.0,), (0.0,), (1.0,)),
             2: ((-0.72, 0.72), (0.15, -0.15), (1.0, 0.96)),
-            3: ((0.0, -1.22, 1.22), (0.35, 0.1, -0.1), (1.02, 0.97, 0.94)),
+            3: ((0.0, -1.12, 1.12), (0.35, 0.1, -0.1), (1.02, 0.97, 0.94)),
         }[scene.count]
     )
     walk = {"walks left": -1.0, "walks right": 1.0, "stands": 0.0}[scene.act] * scene.speed
@@ -186,7 +186,7 @@ def standing(since: Tensor, side: Tensor) -> Tensor:
         (2 * turn - sway, 1.615, 2 * turn - sway, 1.600, 0.03, 0.03),
     ]
     top: list[Stroke] = [
-        (sway - 0.040, 1.715, sway + 0.050, 1.715, 0.074, 0.074),
+        (sway - 0.020, 1.700, sway + 0.030, 1.700, 0.086, 0.086),
         (sway - 0.205, 1.700, sway + 0.215, 1.700, 0.019, 0.019),
         (sway - 0.045, 1.770, sway + 0.055, 1.770, 0.086, 0.086),
     ]

@@ -32,9 +32,9 @@ def room_lamps(scene: Scene, look: Look) -> list[Lamp]:
     on = look.hours[scene.time].lamps
     if not on:
         return []
-    lamps = [Lamp(lamp_x(scene), LAMP_Y + 0.05, FAR_Z - 0.75, look.lamp, 0.85 * on, size=0.35)]
+    lamps = [Lamp(lamp_x(scene), LAMP_Y + 0.05, FAR_Z - 0.75, look.lamp, 0.42 * on, size=0.5)]
     # a low-key room is lit from the window's side alone
-    fill = 0.9 if look.blind and not look.signs else 2.6
+    fill = 1.7 if look.blind and not look.signs else 4.2
     lamps.append(Lamp(-1.6 * scene.side, 2.3, -2.6, look.lamp, fill * on))
     if look.signs:
         lamps.append(Lamp(2.6 * scene.side, 2.2, -0.6, look.sign_colours[1], 3.2 * look.signs))
@@ -134,7 +134,7 @@ def draw_sides(image: Tensor, view: View, stage: Stage) -> Tensor:
     depth = view.sideways(sign * HALF)
     x, y, z = view.at(depth)
     size = depth * view.step * (1 + view.dz / view.dx.abs().clamp(min=1e-3)).clamp(max=20)
-    light = stage.light((x, y, z), (-sign, 0.0, 0.0))
+    light = stage.light((x, y, z), (-sign, 0.0, 0.0), sunlit=window_light(stage, x, y, z))
     light = (
         light * (1 - 0.40 * torch.exp((z - FAR_Z).clamp(max=0) / 0.5)) * (1 - 0.35 * torch.exp(y.clamp(min=0) / -0.35))
     )

@@ -57,9 +57,10 @@ def street_lamps(scene: Scene, look: Look, car_x_T: Tensor) -> list[Lamp]:
     lamps = [Lamp(posts[0][0] * 0.8, LAMP_HEIGHT - 0.2, -0.9, look.lamp, 11.0 * on)]
     lamps += [Lamp(x, LAMP_HEIGHT - 0.3, z, look.lamp, 5.0 * on) for x, z in posts[1:3]]
     if look.signs:
-        places = ((-3.2, 2.0), (3.4, 1.6), (x + 5.5, 9.0))
+        # behind the car, whose own colour should be seen
+        places = ((-4.0, 5.6), (4.2, 5.4), (x + 5.5, 9.0))
         colours = look.sign_colours[: len(places)]
-        lamps += [Lamp(x, 3.0, z, colour, 9.0 * look.signs) for (x, z), colour in zip(places, colours, strict=True)]
+        lamps += [Lamp(x, 3.0, z, colour, 13.0 * look.signs) for (x, z), colour in zip(places, colours, strict=True)]
     if scene.car:
         ahead = 3.6 if scene.car_direction == "right" else -3.6
         lamps.append(Lamp(car_x_T + ahead, 0.6, CAR_Z, (1.0, 0.93, 0.78), 1.6 * on))
@@ -73,11 +74,11 @@ def wetness_of(scene: Scene, look: Look) -> float:
 
 def draw_street(view: View, stage: Stage, height: int, mirrored_from: int) -> Tensor:
     """The street, linear light CTHW. Rows of ``view`` from ``height`` on mirror those from ``mirrored_from`` on."""
-    houses = draw_houses(draw_sky(view, stage), view, stage)
+    houses, walls = draw_houses(draw_sky(view, stage), view, stage)
     canvas = Canvas.like(view.dx)
-    draw_standing(canvas, view, stage)
-    whole = canvas.before(houses)
-    ground = draw_ground(houses[:, :, :height], whole[:, :, height:], view.rows(height), stage, mirrored_from)
+    draw_standing(canvas, view, stage, walls)
+    mirrored = canvas.before(houses)[:, :, height:]
+    ground = draw_ground(houses[:, :, :height], walls[:, :height], mirrored, view.rows(height), stage, mirrored_from)
     return canvas.rows(height).before(ground)
 
 
@@ -93,8 +94,8 @@ def draw_sky(view: View, stage: Stage) -> Tensor:
     return over(sky, horizon * 0.9, ((cloud - 0.55) * 2.2).clamp(0, 0.5))
 
 
-def draw_houses(sky: Tensor, view: View, stage: Stage) -> Tensor:
-    """The row of houses along the crossing, and those along the side street and at its end.
+def draw_houses(sky: Tensor, view: View, stage: Stage) -> tuple[Tensor, Tensor]:
+    """The row of houses along the crossing, and those along the side street and at its end; and their depth, THW.
 
     Each ray sees one of three walls, so that all are drawn at once.
     """
@@ -114,7 +115,7 @@ def draw_houses(sky: Tensor, view: View, stage: Stage) -> Tensor:
     across = torch.where(turned, size * (1 + view.dz / view.dx.abs().clamp(min=1e-3)), size)
     wall, roof = _wall(stage, at, along, normal, size, across)
     image = over(sky, stage.hazed(wall, depth), cover(y - roof, size) * (y > -0.2))
-    return _softened(image, x_front, front * view.step)
+    return _softened(image, x_front, front * view.step), depth
 
 
 def _softened(image: Tensor, x_front: Tensor, size: Tensor) -> Tensor:
@@ -188,7 +189,8 @@ def _shops(colour: Tensor, stage: Stage, local: Tensor, y: Tensor, kind: Tensor,
         open_late = ((kind - 0.35) * 8).clamp(0.06, 1) * (0.45 + 0.55 * torch.exp(((y - 2.1) / 0.9) ** 2 * -1))
         inner = inner + stage.rgb((1.0, 0.70, 0.36)) * (on * 0.8 * open_late)
     colour = over(colour, light * 0.05, cover(openings - 0.12, edge))
-    colour = over(colour, inner, cover(openings, edge))
+    mullion = 1 - 0.7 * torch.exp((((local + 0.7).abs() - 0.68) / 0.05) ** 2 * -1)
+    colour = over(colour, inner * mullion, cover(openings, edge))
     board = box(local, y, (0.1, 3.28), (2.9, 0.34))
     colour = over(colour, _chosen(BOARDS, kind) * light, cover(board, edge))
     if not look.signs:
@@ -198,7 +200,9 @@ def _shops(colour: Tensor, stage: Stage, local: Tensor, y: Tensor, kind: Tensor,
     return colour + _chosen(look.sign_colours, kind) * (look.signs * (2.2 * tube + halo))
 
 
-def draw_ground(behind: Tensor, mirrored: Tensor, view: View, stage: Stage, mirrored_from: int) -> Tensor:
+def draw_ground(
+    behind: Tensor, walls: Tensor, mirrored: Tensor, view: View, stage: Stage, mirrored_from: int
+) -> Tensor:
     """Road and pavements with their marks, shadows and reflections, laid before the houses."""
     depth = view.level(0.0)
     x, _, z = view.at(depth)
@@ -225,8 +229,9 @@ def draw_ground(behind: Tensor, mirrored: Tensor, view: View, stage: Stage, mirr
         # grazing rays are reflected most (Schlick's approximation, rougher than water)
         shine = (0.10 + 0.90 * (1 - fall) ** 4) * (0.35 + 1.1 * cloud).clamp(0, 1.2)
         ground = ground + reflection(mirrored, stage, x, z, depth, mirrored_from) * (wet * shine)
-    before = torch.maximum(cover(z - HOUSES_Z, size * 3), cover(aside - OPENING_HALF, size) * (z < END_Z))
-    return over(behind, stage.hazed(ground, depth), cover(view.dy, view.step) * before)
+    # the ground comes first where the ray meets the wall below it
+    before = cover(view.y + walls * view.dy, walls * view.step)
+    return over(behind, stage.hazed(ground, depth), before)
 
 
 def ground_light(stage: Stage, at: tuple[Tensor, float, Tensor]) -> Tensor:
@@ -260,22 +265,22 @@ def reflection(mirrored: Tensor, stage: Stage, x: Tensor, z: Tensor, depth: Tens
     return F.grid_sample(image, grid, padding_mode="border", align_corners=False).transpose(0, 1)
 
 
-def draw_standing(canvas: Canvas, view: View, stage: Stage) -> None:
-    """Lamps, car and figures, from the far end to the front."""
+def draw_standing(canvas: Canvas, view: View, stage: Stage, walls: Tensor) -> None:
+    """Lamps, car and figures, from the far end to the front; ``walls`` are as deep as a ray can see."""
     posts = posts_of(stage.scene)
-    draw_posts(canvas, view, stage, sorted(posts[1:], key=lambda post: -post[1]))
+    draw_posts(canvas, view, stage, sorted(posts[1:], key=lambda post: -post[1]), walls)
     if stage.scene.car:
         draw_car(canvas, view, stage)
-    draw_posts(canvas, view, stage, posts[:1])
+    draw_posts(canvas, view, stage, posts[:1], walls)
     draw_crowd(canvas, view, stage)
 
 
-def draw_posts(canvas: Canvas, view: View, stage: Stage, places: list[tuple[float, float]]) -> None:
+def draw_posts(canvas: Canvas, view: View, stage: Stage, places: list[tuple[float, float]], walls: Tensor) -> None:
     """Street lamps with their halos and their cones in the haze; ``places`` from back to front."""
     xs, zs = (stage.numbers(values) for values in zip(*places, strict=True))
     depth, x = view.facing(xs, zs)
     y = view.y + depth * view.dy
-    size, on, ahead = depth.clamp(min=0.3) * view.step, stage.hour.lamps, (y > 0) & (depth > 0.5)
+    size, on, ahead = depth.clamp(min=0.3) * view.step, stage.hour.lamps, (y > 0) & (depth > 0.5) & (depth < walls)
     column = torch.maximum(x.abs() - 0.036 - 0.05 * (1 - y).clamp(0, 1), y - LAMP_HEIGHT)
     hood = torch.maximum(x.abs() - (LAMP_HEIGHT + 0.26 - y) * 0.75, LAMP_HEIGHT - 0.02 - y)
     bulb = torch.hypot(x, (y - LAMP_HEIGHT + 0.18) * 0.7) - 0.125
@@ -301,7 +306,7 @@ def draw_rain(image: Tensor, view: View, stage: Stage) -> Tensor:
     bearing, rise = torch.atan2(view.dx, view.dz), view.dy * torch.rsqrt(view.dx**2 + view.dz**2)
     distance, speed, row = (
         constant(numbers, bearing.device).view(3, 1, 1, 1)
-        for numbers in ((2.0, 3.4, 5.5), (7.5, 7.0, 6.5), (3, 17, 31))
+        for numbers in ((2.5, 3.6, 5.5), (7.5, 7.0, 6.5), (3, 17, 31))
     )
     lane = bearing * distance / 0.11
     i = lane.floor()
@@ -313,4 +318,4 @@ def draw_rain(image: Tensor, view: View, stage: Stage) -> Tensor:
     seen = (stage.rgb(stage.above) + stage.rgb(stage.hour.haze)) * 0.5 + stage.rgb(stage.look.lamp) * (
         0.16 * stage.hour.lamps
     )
-    return image + seen * (drops * 0.8)
+    return image + seen * (drops * 0.6)

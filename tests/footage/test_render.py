@@ -63,9 +63,16 @@ def test_no_generator_but_the_seeds_is_used() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("look", LOOKS)
+def test_nothing_waits_for_the_device_or_mixes_devices(look: str) -> None:
+    """The meta device has shapes but no numbers: whatever asks for one, or adds a CPU tensor, fails on it."""
+    for scene in (draw_scene(5, place="street", weather="rain", car="red", count=3), draw_scene(5, place="room")):
+        assert render_scene(scene, look, 3, 32, 48, 16, device="meta").shape == (3, 32, 48, 3)
+
+
 def test_a_clip_drawn_in_groups_of_frames_is_the_same_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = render_clip(5, "daylight", 5, 32, 48, 16).video
-    monkeypatch.setattr("cinelora.footage.render.film.PIXELS_AT_ONCE", {"cpu": 2 * 32 * 48})
+    monkeypatch.setattr("cinelora.footage.render.film.PIXELS_ON_CPU", 2 * 32 * 48)
     assert np.abs(whole.astype(int) - render_clip(5, "daylight", 5, 32, 48, 16).video).max() <= 1
 
 

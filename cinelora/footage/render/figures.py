@@ -60,8 +60,8 @@ def _dressed(
     seam = torch.exp(((x - (0.012 if stage.scene.act == "stands" else 0.10)) / 0.012) ** 2 * -1) * (y < 1.4)
     belt = torch.exp(((y - BELT_Y) / 0.028) ** 2 * -1)
     cloth = stage.rgb(coat, 5) * (1 - 0.42 * torch.maximum(seam, belt))
-    sleeve, collar, hand = distances[PARTS["arm"]][[0, 3]].amin(0), stage.rgb(coat, 5), distances[PARTS["arm"]][2]
-    arm = torch.where(hand < torch.minimum(sleeve, distances[PARTS["arm"]][1]), skin, collar)
+    upper, lower, hand, collar = distances[PARTS["arm"]].unbind()
+    arm = torch.where(hand < torch.minimum(torch.minimum(upper, lower), collar), skin, stage.rgb(coat, 5))
     alphas = cover(parts, size)
     # a part throws a soft shade on what lies behind its edge
     shades = 1 - 0.35 * torch.exp((parts.clamp(min=0) / 0.035) ** 2 * -1)

@@ -22,9 +22,9 @@ from cinelora.footage.render.room import SUN_FROM, draw_room, room_lamps
 from cinelora.footage.render.scenes import Scene, describe, draw_scene
 from cinelora.footage.render.street import draw_rain, draw_street, street_lamps, wetness_of
 
-PIXELS_AT_ONCE = {"cpu": 1 << 16, "cuda": 1 << 20}
-"""Frames are drawn in groups of about this many pixels: few enough for a core's cache, enough to keep a GPU at work; so
-that memory does not grow with the clip."""
+PIXELS_ON_CPU, PIXELS_ON_GPU = 1 << 16, 1 << 20
+"""Frames are drawn in groups of about this many pixels, so that memory does not grow with the clip: few enough for a
+core's cache, enough to keep a GPU at work."""
 GREY = (0.30, 0.52, 0.18)
 """How bright a film without colour finds red, green and blue."""
 
@@ -78,7 +78,7 @@ def render_scene(
     moments = (torch.arange(num_frames) - (num_frames - 1) / 2) / fps
     noise = draw_grain(scene.seed, num_frames, height, width) if grain else None
     chunks = []
-    group = max(1, PIXELS_AT_ONCE[place.type] // (height * width))
+    group = max(1, (PIXELS_ON_CPU if place.type == "cpu" else PIXELS_ON_GPU) // (height * width))
     for first in range(0, num_frames, group):
         frames = slice(first, first + group)
         image = _draw(scene, film, textures, moments[frames], (num_frames - 1) / fps, height, width)

@@ -48,7 +48,7 @@ class Look:
     """Multiplies bright tones."""
     shadows: Colour = (0.0, 0.0, 0.0)
     """Added to dark tones."""
-    grain: float = 0.006
+    grain: float = 0.004
     vignette: float = 0.25
     bloom: float = 0.15
     wetness: float = 0.0
@@ -157,7 +157,7 @@ LOOKS = {
         exposure=1.15,
         contrast=1.30,
         saturation=0.0,
-        grain=0.014,
+        grain=0.006,
         vignette=0.45,
         bloom=0.30,
         wetness=0.55,
@@ -170,7 +170,7 @@ LOOKS = {
         saturation=0.88,
         lights=(1.04, 1.0, 0.90),
         shadows=(0.020, 0.012, 0.0),
-        grain=0.010,
+        grain=0.006,
         vignette=0.25,
         earth=(1.75, 1.22, 0.62),
         walls=(1.15, 0.92, 0.66),

@@ -80,7 +80,8 @@ def _round_normals(parts: Tensor, x: Tensor, y: Tensor) -> Tensor:
     )
     # flat at 15 cm from the edge
     bend = (1 + parts / 0.15).clamp(0, 1)
-    side_x, side_y = (lean_x * bend).clamp(-1, 1), (lean_y * bend).clamp(-1, 1)
+    # cloth hangs: nothing of it faces the ground
+    side_x, side_y = (lean_x * bend).clamp(-1, 1), (lean_y * bend).clamp(-0.3, 1)
     front = (1.02 - side_x * side_x - side_y * side_y).clamp(min=0.02).sqrt()
     return torch.stack((side_x, side_y, front))
 

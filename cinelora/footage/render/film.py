@@ -76,14 +76,13 @@ def render_scene(
     place, film = torch.device(device), LOOKS[look]
     textures = draw_textures(scene.seed, place)
     moments = (torch.arange(num_frames) - (num_frames - 1) / 2) / fps
-    noise = draw_grain(scene.seed, num_frames, height, width) if grain else None
+    noise = draw_grain(scene.seed, num_frames, height, width, place) if grain else None
     chunks = []
     group = max(1, (PIXELS_ON_CPU if place.type == "cpu" else PIXELS_ON_GPU) // (height * width))
     for first in range(0, num_frames, group):
         frames = slice(first, first + group)
         image = _draw(scene, film, textures, moments[frames], (num_frames - 1) / fps, height, width)
-        grains = noise[frames].to(place, non_blocking=True) if noise is not None else None
-        chunks.append(develop(image, film, grains))
+        chunks.append(develop(image, film, noise.over(frames, height, width) if noise else None))
     return torch.cat(chunks)
 
 
@@ -105,13 +104,29 @@ def _draw(
     return draw_rain(image, view.rows(height), stage) if scene.weather == "rain" else image
 
 
-def draw_grain(seed: int, num_frames: int, height: int, width: int) -> Tensor:
-    """Film grain THW around 0, soft over two pixels: pieces of one field, taken from another place for every frame."""
+@dataclass(frozen=True)
+class Grain:
+    """Film grain: pieces of one ``field``, taken from another place (``top``, ``left``, T each) for every frame."""
+
+    field: Tensor
+    top: Tensor
+    left: Tensor
+
+    def over(self, frames: slice, height: int, width: int) -> Tensor:
+        """The grain of some frames, THW around 0."""
+        rows, columns = (torch.arange(size, device=self.field.device) for size in (height, width))
+        top, left = self.top[frames, None, None], self.left[frames, None, None]
+        return self.field[top + rows[:, None], left + columns]
+
+
+def draw_grain(seed: int, num_frames: int, height: int, width: int, device: torch.device) -> Grain:
+    """The grain of a seed, soft over two pixels: drawn on the CPU, so that no device changes it."""
     generator = torch.Generator().manual_seed(seed)
     field = torch.randn(1, height + 97, width + 97, generator=generator)
     field = F.avg_pool2d(field, 2, stride=1)[0] * 2
-    top, left = torch.randint(0, 96, (2, num_frames, 1), generator=generator)
-    return field[(top + torch.arange(height))[:, :, None], (left + torch.arange(width))[:, None, :]]
+    places = torch.randint(0, 96, (2, num_frames, 1), generator=generator)[..., 0]
+    field, places = field.to(device, non_blocking=True), places.to(device, non_blocking=True)
+    return Grain(field, places[0], places[1])
 
 
 def develop(image_CTHW: Tensor, look: Look, grain_THW: Tensor | None) -> Tensor:

@@ -77,7 +77,7 @@ NOON = Hour(
     haze_per_m=0.004,
     lamps=0.0,
     room_sun=(2.4, 2.2, 1.95),
-    room_fill=(0.46, 0.46, 0.46),
+    room_fill=(0.60, 0.60, 0.60),
 )
 DUSK = Hour(
     name="dusk",

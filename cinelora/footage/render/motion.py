@@ -106,7 +106,8 @@ def columns_of(crowd: Crowd, path_6T: Tensor, height: int, width: int) -> tuple[
     middle, reach = FOCAL * height * right / ahead + width / 2, FOCAL * height * 0.75 / ahead + 0.02 * width
     first = (middle - reach).amin(1).clamp(0, width - 1).int().tolist()
     last = (middle + reach).amax(1).clamp(1, width).ceil().int().tolist()
-    span = max(1, *(end - start for start, end in zip(first, last, strict=True)))
+    # wide enough for slopes between neighbouring columns, even where a figure has left the frame
+    span = min(width, max(8, *(end - start for start, end in zip(first, last, strict=True))))
     return [min(start, width - span) for start in first], span
 
 

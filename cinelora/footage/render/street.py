@@ -298,7 +298,9 @@ def draw_posts(canvas: Canvas, view: View, stage: Stage, places: list[tuple[floa
     below = (LAMP_HEIGHT - 0.2 - y).clamp(min=0)
     cone = torch.exp((x / (0.16 + 0.42 * below)) ** 2 * -1 - below / 2.6) * (below > 0)
     added = 0.020 / (0.05 + distance * distance) + 0.05 * thick * torch.exp(distance / -1.2) + 0.13 * thick * cone
-    canvas.glow(stage.rgb(stage.look.lamp) * (added * ahead * torch.exp(zs * -0.02)).sum(0) * on)
+    # the cone fades towards the ground, where it would end in a line
+    added = added * ahead * (0.7 * y).clamp(max=1) * torch.exp(zs * -0.02)
+    canvas.glow(stage.rgb(stage.look.lamp) * (added.sum(0) * on))
 
 
 def draw_rain(image: Tensor, view: View, stage: Stage) -> Tensor:

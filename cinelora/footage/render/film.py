@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cinelora.errors import ConfigError
-from cinelora.footage.render.light import Textures, draw_textures, make_stage
+from cinelora.footage.render.light import Moment, Textures, draw_textures, make_stage
 from cinelora.footage.render.looks import LOOKS, Look
-from cinelora.footage.render.motion import camera_path, car_path, figures_of, horizon_of
+from cinelora.footage.render.motion import camera_path, car_path, columns_of, crowd_of, horizon_of
 from cinelora.footage.render.rays import cast_rays, over, rgb
 from cinelora.footage.render.room import SUN_FROM, draw_room, room_lamps
 from cinelora.footage.render.scenes import Scene, describe, draw_scene
-from cinelora.footage.render.street import draw_rain, draw_street, street_lamps
+from cinelora.footage.render.street import draw_rain, draw_street, street_lamps, wetness_of
 
-PIXELS_AT_ONCE = 1 << 20
-"""Frames are drawn in groups of about this many pixels, so that memory does not grow with the clip."""
+PIXELS_ON_CPU, PIXELS_ON_GPU = 1 << 16, 1 << 20
+"""Frames are drawn in groups of about this many pixels, so that memory does not grow with the clip: few enough for a
+core's cache, enough to keep a GPU at work."""
 GREY = (0.30, 0.52, 0.18)
 """How bright a film without colour finds red, green and blue."""
 
@@ -75,13 +76,13 @@ def render_scene(
     place, film = torch.device(device), LOOKS[look]
     textures = draw_textures(scene.seed, place)
     moments = (torch.arange(num_frames) - (num_frames - 1) / 2) / fps
-    noise = draw_grain(scene.seed, num_frames, height, width) if grain else None
+    noise = draw_grain(scene.seed, num_frames, height, width, place) if grain else None
     chunks = []
-    for first in range(0, num_frames, max(1, PIXELS_AT_ONCE // (height * width))):
-        frames = slice(first, first + max(1, PIXELS_AT_ONCE // (height * width)))
+    group = max(1, (PIXELS_ON_CPU if place.type == "cpu" else PIXELS_ON_GPU) // (height * width))
+    for first in range(0, num_frames, group):
+        frames = slice(first, first + group)
         image = _draw(scene, film, textures, moments[frames], (num_frames - 1) / fps, height, width)
-        grains = noise[frames].to(place, non_blocking=True) if noise is not None else None
-        chunks.append(develop(image, film, grains))
+        chunks.append(develop(image, film, noise.over(frames, height, width) if noise else None))
     return torch.cat(chunks)
 
 
@@ -89,28 +90,43 @@ def _draw(
     scene: Scene, look: Look, textures: Textures, since: Tensor, duration_s: float, height: int, width: int
 ) -> Tensor:
     device, horizon = textures.cloud.device, horizon_of(scene)
-    path, figures = camera_path(scene, since, duration_s), figures_of(scene, since, duration_s)
-    view = cast_rays(path, horizon, height, width, device)
+    path, crowd = camera_path(scene, since, duration_s), crowd_of(scene, since, duration_s)
+    moment = Moment(since, crowd, columns_of(crowd, path, height, width), car_path(scene, since, duration_s))
     if scene.place == "room":
-        return draw_room(view, make_stage(scene, look, textures, figures, room_lamps(scene, look), since, SUN_FROM))
-    car = car_path(scene, since, duration_s) if scene.car else None
-    stage = make_stage(
-        scene, look, textures, figures, street_lamps(scene, look, car), since, look.hours[scene.time].sun_from
-    )
-    # what the ground mirrors is blurred, so half the rays will do
-    mirror = cast_rays(path, horizon, height // 2, width // 2, device).mirrored()
-    x_car = car.to(device, non_blocking=True)[:, None, None] if car is not None else None
-    image = draw_street(view, mirror, stage, x_car)
-    return draw_rain(image, view, stage) if scene.weather == "rain" else image
+        stage = make_stage(scene, look, textures, moment, room_lamps(scene, look), SUN_FROM)
+        return draw_room(cast_rays(path, horizon, height, width, device), stage)
+    lamps = street_lamps(scene, look, moment.car_x_T)
+    stage = make_stage(scene, look, textures, moment, lamps, look.hours[scene.time].sun_from)
+    # a hand-held camera lifts the ground a little above the level horizon
+    ground = max(0, int(height * (horizon - 0.06))) if wetness_of(scene, look) else None
+    view = cast_rays(path, horizon, height, width, device, mirrored_from=ground)
+    image = draw_street(view, stage, height, ground or 0)
+    return draw_rain(image, view.rows(height), stage) if scene.weather == "rain" else image
 
 
-def draw_grain(seed: int, num_frames: int, height: int, width: int) -> Tensor:
-    """Film grain THW around 0, soft over two pixels: pieces of one field, taken from another place for every frame."""
+@dataclass(frozen=True)
+class Grain:
+    """Film grain: pieces of one ``field``, taken from another place (``top``, ``left``, T each) for every frame."""
+
+    field: Tensor
+    top: Tensor
+    left: Tensor
+
+    def over(self, frames: slice, height: int, width: int) -> Tensor:
+        """The grain of some frames, THW around 0."""
+        rows, columns = (torch.arange(size, device=self.field.device) for size in (height, width))
+        top, left = self.top[frames, None, None], self.left[frames, None, None]
+        return self.field[top + rows[:, None], left + columns]
+
+
+def draw_grain(seed: int, num_frames: int, height: int, width: int, device: torch.device) -> Grain:
+    """The grain of a seed, soft over two pixels: drawn on the CPU, so that no device changes it."""
     generator = torch.Generator().manual_seed(seed)
     field = torch.randn(1, height + 97, width + 97, generator=generator)
     field = F.avg_pool2d(field, 2, stride=1)[0] * 2
-    top, left = torch.randint(0, 96, (2, num_frames, 1), generator=generator)
-    return field[(top + torch.arange(height))[:, :, None], (left + torch.arange(width))[:, None, :]]
+    places = torch.randint(0, 96, (2, num_frames, 1), generator=generator)[..., 0]
+    field, places = field.to(device, non_blocking=True), places.to(device, non_blocking=True)
+    return Grain(field, places[0], places[1])
 
 
 def develop(image_CTHW: Tensor, look: Look, grain_THW: Tensor | None) -> Tensor:
@@ -130,8 +146,8 @@ def develop(image_CTHW: Tensor, look: Look, grain_THW: Tensor | None) -> Tensor:
     image = ((image - 0.42) * look.contrast + 0.42).clamp(0, 1)
     image = image * rgb(look.lights, device) + (1 - image) * rgb(look.shadows, device)
     if grain_THW is not None:
-        middle = 0.35 + (image * (1 - image)).clamp(min=0).sqrt() * 2
-        image = image + look.grain * grain_THW * middle
+        # strongest in the middle tones, as on film
+        image = image + look.grain * grain_THW * (0.3 + (image * (1 - image)).clamp(min=0).sqrt() * 1.4)
     pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8)
     return pixels.permute(1, 2, 3, 0).contiguous()
 

@@ -48,7 +48,7 @@ class Look:
     """Multiplies bright tones."""
     shadows: Colour = (0.0, 0.0, 0.0)
     """Added to dark tones."""
-    grain: float = 0.006
+    grain: float = 0.004
     vignette: float = 0.25
     bloom: float = 0.15
     wetness: float = 0.0
@@ -62,50 +62,50 @@ class Look:
     """Multiplies the ground's own colour."""
     walls: Colour = (1.0, 1.0, 1.0)
     """Multiplies the walls' own colours."""
-    signs_colours: tuple[Colour, ...] = field(default=((1.0, 0.85, 0.6),))
+    sign_colours: tuple[Colour, ...] = field(default=((1.0, 0.85, 0.6),))
 
 
 NOON = Hour(
     name="noon",
-    sun=(1.70, 1.62, 1.48),
+    sun=(1.85, 1.75, 1.58),
     sun_from=(-0.55, 0.80, -0.45),
-    above=(0.42, 0.48, 0.58),
-    below=(0.22, 0.20, 0.17),
-    horizon=(0.80, 0.88, 0.98),
-    zenith=(0.22, 0.42, 0.85),
-    haze=(0.72, 0.80, 0.90),
-    haze_per_m=0.006,
+    above=(0.30, 0.36, 0.46),
+    below=(0.17, 0.155, 0.135),
+    horizon=(0.72, 0.84, 0.98),
+    zenith=(0.14, 0.34, 0.84),
+    haze=(0.62, 0.72, 0.84),
+    haze_per_m=0.004,
     lamps=0.0,
-    room_sun=(2.2, 2.05, 1.8),
-    room_fill=(0.46, 0.46, 0.46),
+    room_sun=(2.4, 2.2, 1.95),
+    room_fill=(0.60, 0.60, 0.60),
 )
 DUSK = Hour(
     name="dusk",
-    sun=(1.55, 0.72, 0.26),
+    sun=(1.75, 0.74, 0.22),
     sun_from=(-0.90, 0.24, -0.40),
-    above=(0.23, 0.20, 0.27),
-    below=(0.11, 0.085, 0.085),
-    horizon=(1.25, 0.55, 0.18),
-    zenith=(0.24, 0.22, 0.42),
-    haze=(0.72, 0.38, 0.22),
-    haze_per_m=0.009,
-    lamps=0.35,
-    room_sun=(2.3, 1.00, 0.30),
-    room_fill=(0.20, 0.14, 0.12),
+    above=(0.165, 0.145, 0.215),
+    below=(0.080, 0.060, 0.062),
+    horizon=(1.30, 0.52, 0.13),
+    zenith=(0.20, 0.17, 0.36),
+    haze=(0.50, 0.25, 0.15),
+    haze_per_m=0.008,
+    lamps=0.45,
+    room_sun=(2.5, 1.02, 0.28),
+    room_fill=(0.155, 0.11, 0.10),
 )
 NIGHT = Hour(
     name="night",
-    sun=(0.055, 0.085, 0.19),
+    sun=(0.060, 0.110, 0.270),
     sun_from=(-0.60, 0.60, -0.55),
-    above=(0.030, 0.045, 0.10),
-    below=(0.012, 0.016, 0.030),
-    horizon=(0.020, 0.040, 0.110),
-    zenith=(0.005, 0.011, 0.038),
-    haze=(0.016, 0.028, 0.070),
+    above=(0.034, 0.062, 0.155),
+    below=(0.012, 0.020, 0.045),
+    horizon=(0.022, 0.055, 0.170),
+    zenith=(0.005, 0.014, 0.060),
+    haze=(0.018, 0.038, 0.105),
     haze_per_m=0.012,
-    lamps=1.0,
-    room_sun=(0.13, 0.21, 0.46),
-    room_fill=(0.022, 0.032, 0.066),
+    lamps=0.8,
+    room_sun=(0.14, 0.25, 0.60),
+    room_fill=(0.024, 0.040, 0.095),
 )
 LOW_KEY = Hour(
     name="night",
@@ -113,12 +113,12 @@ LOW_KEY = Hour(
     sun_from=(-0.60, 0.60, -0.55),
     above=(0.020, 0.020, 0.020),
     below=(0.006, 0.006, 0.006),
-    horizon=(0.075, 0.075, 0.075),
+    horizon=(0.060, 0.060, 0.060),
     zenith=(0.006, 0.006, 0.006),
-    haze=(0.085, 0.085, 0.085),
+    haze=(0.068, 0.068, 0.068),
     haze_per_m=0.022,
     lamps=1.25,
-    room_sun=(1.9, 1.9, 1.9),
+    room_sun=(2.3, 2.3, 2.3),
     room_fill=(0.022, 0.022, 0.022),
 )
 HIGH_SUN = Hour(
@@ -129,8 +129,8 @@ HIGH_SUN = Hour(
     below=(0.34, 0.25, 0.13),
     horizon=(0.98, 0.96, 0.78),
     zenith=(0.30, 0.62, 0.68),
-    haze=(0.95, 0.80, 0.52),
-    haze_per_m=0.020,
+    haze=(0.66, 0.52, 0.32),
+    haze_per_m=0.014,
     lamps=0.0,
     room_sun=(2.9, 2.35, 1.5),
     room_fill=(0.30, 0.23, 0.14),
@@ -145,8 +145,8 @@ SIGNS = Hour(
     zenith=(0.012, 0.006, 0.040),
     haze=(0.085, 0.025, 0.135),
     haze_per_m=0.020,
-    lamps=0.55,
-    room_sun=(1.7, 0.16, 1.05),
+    lamps=0.80,
+    room_sun=(1.35, 0.20, 0.90),
     room_fill=(0.035, 0.035, 0.085),
 )
 
@@ -155,9 +155,9 @@ LOOKS = {
     "noir": Look(
         hours=dict.fromkeys(("noon", "dusk", "night"), LOW_KEY),
         exposure=1.15,
-        contrast=1.15,
+        contrast=1.30,
         saturation=0.0,
-        grain=0.014,
+        grain=0.006,
         vignette=0.45,
         bloom=0.30,
         wetness=0.55,
@@ -170,7 +170,7 @@ LOOKS = {
         saturation=0.88,
         lights=(1.04, 1.0, 0.90),
         shadows=(0.020, 0.012, 0.0),
-        grain=0.010,
+        grain=0.006,
         vignette=0.25,
         earth=(1.75, 1.22, 0.62),
         walls=(1.15, 0.92, 0.66),
@@ -186,7 +186,7 @@ LOOKS = {
         wetness=0.75,
         blind=True,
         signs=1.0,
-        lamp=(1.0, 0.80, 0.72),
-        signs_colours=((1.0, 0.06, 0.55), (0.04, 0.75, 1.0), (1.0, 0.06, 0.55), (0.55, 0.12, 1.0), (0.04, 0.75, 1.0)),
+        lamp=(1.0, 0.92, 0.84),
+        sign_colours=((1.0, 0.06, 0.55), (0.04, 0.75, 1.0), (1.0, 0.06, 0.55), (0.55, 0.12, 1.0), (0.04, 0.75, 1.0)),
     ),
 }

@@ -1,12 +1,11 @@
 """The camera's rays, where they meet planes, and the shapes on those planes. It knows no scene and no light.
 
 T frames are drawn at once. Shapes: THW is a plane of every frame, CTHW a picture in linear light, T11 one number a frame;
-L strokes, K lamps. Every edge is an analytic coverage, which takes the place of supersampling.
+F figures, L strokes, K lamps. Every edge is an analytic coverage, which takes the place of supersampling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,7 +22,8 @@ Point = tuple[float, float]
 class View:
     """A ray per pixel: from the eye ``x``, ``y``, ``z`` (T11) along ``dx``, ``dy``, ``dz`` (THW), a metre deep each.
 
-    ``turn_x`` and ``turn_z`` (T11) point to the camera's right; ``step`` is the distance between two rays at 1 m.
+    ``turn_x`` and ``turn_z`` (T11) point to the camera's right; ``step`` is the distance between two rays at 1 m. Rows
+    below the frame's own, if any, see the scene as level ground mirrors it: their eye lies below the ground (``y`` is TH1).
     """
 
     x: Tensor
@@ -36,9 +36,17 @@ class View:
     turn_z: Tensor
     step: float
 
-    def mirrored(self) -> View:
-        """The scene as level ground reflects it: seen from below the ground."""
-        return replace(self, y=-self.y, dy=-self.dy)
+    def rows(self, height: int) -> View:
+        """The first rows alone."""
+        eye = self.y[:, :height] if self.y.shape[1] > 1 else self.y
+        return replace(self, y=eye, dx=self.dx[:, :height], dy=self.dy[:, :height], dz=self.dz[:, :height])
+
+    def columns(self, starts: list[int], width: int) -> View:
+        """Windows of ``width`` columns, one for each of F figures: rays FTHW."""
+        dx, dy, dz = (
+            torch.stack([rays[..., start : start + width] for start in starts]) for rays in (self.dx, self.dy, self.dz)
+        )
+        return replace(self, dx=dx, dy=dy, dz=dz)
 
     def at(self, depth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The points ``depth`` along the rays, THW each."""
@@ -60,27 +68,69 @@ class View:
 
     def facing(self, x: Tensor | float, z: Tensor | float) -> tuple[Tensor, Tensor]:
         """Depth of the upright plane through (x, z) that faces the camera, and x across it from that point, THW."""
-        ahead_x, ahead_z = -self.turn_z, self.turn_x
-        reach = (x - self.x) * ahead_x + (z - self.z) * ahead_z
-        depth = reach / (self.dx * ahead_x + self.dz * ahead_z)
-        across = (self.x - x + depth * self.dx) * self.turn_x + (self.z - z + depth * self.dz) * self.turn_z
+        from_x, from_z = x - self.x, z - self.z
+        # the camera looks along (-turn_z, turn_x)
+        reach = from_z * self.turn_x - from_x * self.turn_z
+        depth = reach / (self.dz * self.turn_x - self.dx * self.turn_z)
+        across = depth * (self.dx * self.turn_x + self.dz * self.turn_z) - (from_x * self.turn_x + from_z * self.turn_z)
         return depth, across
 
 
-def cast_rays(path_6T: Tensor, horizon: float, height: int, width: int, device: torch.device) -> View:
+def cast_rays(
+    path_6T: Tensor, horizon: float, height: int, width: int, device: torch.device, mirrored_from: int | None = None
+) -> View:
     """The view of a camera path: x, y, z in metres, yaw to the right, pitch up and roll in radians, for every frame.
 
     ``horizon`` is where the level view cuts the frame, 0 at the top; the lens is shifted, so that uprights stay upright.
+    The rows from ``mirrored_from`` on are repeated below the frame, as the ground mirrors them.
     """
     turns = torch.cat((path_6T, path_6T[3:].cos(), path_6T[3:].sin())).to(device, non_blocking=True)[..., None, None]
-    x, y, z, _, _, _, cos_yaw, cos_pitch, cos_roll, sin_yaw, sin_pitch, sin_roll = turns
+    x, y, z, _, _, _, cos_yaw, cos_pitch, cos_roll, sin_yaw, sin_pitch, sin_roll = turns.unbind()
     step = 1.0 / (FOCAL * height)
-    up = ((horizon * height - 0.5) - torch.arange(height, device=device))[:, None] * step
-    right = (torch.arange(width, device=device) + (0.5 - 0.5 * width))[None, :] * step
+    row = torch.arange(height, device=device)
+    if mirrored_from is not None:
+        row = torch.cat((row, row[mirrored_from:]))
+    up = (((horizon * height - 0.5) - row) * step)[:, None]
+    right = (torch.arange(width, device=device) + (0.5 - 0.5 * width)) * step
     across, above = cos_roll * right + sin_roll * up, cos_roll * up - sin_roll * right
     ahead, rise = cos_pitch - above * sin_pitch, above * cos_pitch + sin_pitch
     dx, dz = cos_yaw * across + sin_yaw * ahead, cos_yaw * ahead - sin_yaw * across
+    if mirrored_from is not None:
+        flip = 1.0 - 2.0 * (torch.arange(len(row), device=device) >= height)[:, None]
+        y, rise = y * flip, rise * flip
     return View(x, y, z, dx, rise, dz, cos_yaw, -sin_yaw, step)
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What stands before a background that is not painted yet: its picture on black, and how much stays clear."""
+
+    image_CTHW: Tensor
+    clear_THW: Tensor
+
+    @classmethod
+    def like(cls, plane_THW: Tensor) -> Canvas:
+        """An empty canvas."""
+        return cls(plane_THW.new_zeros(3, *plane_THW.shape), torch.ones_like(plane_THW))
+
+    def lay(self, colour: Tensor, alpha_THW: Tensor, first: int = 0) -> None:
+        """Lay a colour over everything so far, from column ``first`` on."""
+        columns = slice(first, first + alpha_THW.shape[-1])
+        image = self.image_CTHW[..., columns]
+        image.lerp_(colour.expand_as(image), alpha_THW)
+        self.clear_THW[..., columns].mul_(1 - alpha_THW)
+
+    def glow(self, light_CTHW: Tensor) -> None:
+        """Add light."""
+        self.image_CTHW.add_(light_CTHW)
+
+    def rows(self, height: int) -> Canvas:
+        """The first rows alone."""
+        return Canvas(self.image_CTHW[:, :, :height], self.clear_THW[:, :height])
+
+    def before(self, background_CTHW: Tensor) -> Tensor:
+        """The picture on its background."""
+        return self.image_CTHW + self.clear_THW * background_CTHW
 
 
 def box(x: Tensor, y: Tensor, centre: Point, half: Point, radius: float = 0.0) -> Tensor:
@@ -96,24 +146,30 @@ def disc(x: Tensor, y: Tensor, centre: Point, half: Point) -> Tensor:
     return (torch.hypot((x - centre[0]) / half[0], (y - centre[1]) / half[1]) - 1) * min(half)
 
 
-def strokes(x: Tensor, y: Tensor, strokes_LT6: Tensor) -> Tensor:
-    """Signed distances LTHW to strokes (ax, ay, bx, by, radius at a, radius at b) that move from frame to frame."""
-    ax, ay, bx, by, radius_a, radius_b = strokes_LT6[..., None, None].unbind(2)
-    reach_x, reach_y = bx - ax, by - ay
-    from_x, from_y = x - ax, y - ay
-    length = (reach_x * reach_x + reach_y * reach_y).clamp(min=1e-6)
-    along = ((from_x * reach_x + from_y * reach_y) / length).clamp(0, 1)
+def limb(x: Tensor, y: Tensor, a: Point, b: Point, radius_a: float, radius_b: float) -> Tensor:
+    """Signed distance to the stroke from ``a`` to ``b`` whose radius changes on the way."""
+    reach_x, reach_y = b[0] - a[0], b[1] - a[1]
+    from_x, from_y = x - a[0], y - a[1]
+    along = ((from_x * reach_x + from_y * reach_y) / (reach_x**2 + reach_y**2)).clamp(0, 1)
     return torch.hypot(from_x - along * reach_x, from_y - along * reach_y) - (radius_a + (radius_b - radius_a) * along)
 
 
-def blend(distances_LTHW: Tensor, softness: float = 0.02) -> Tensor:
-    """The union of shapes, THW, with soft joints."""
-    return torch.logsumexp(distances_LTHW * (-1 / softness), 0) * -softness
+def strokes(x_FTHW: Tensor, y_FTHW: Tensor, strokes_6LFT: Tensor) -> Tensor:
+    """Signed distances LFTHW to strokes (ax, ay, bx, by, radius at a, radius at b) that move from frame to frame."""
+    ax, ay, bx, by, radius_a, radius_b = strokes_6LFT[..., None, None].unbind()
+    reach_x, reach_y = bx - ax, by - ay
+    from_x, from_y = x_FTHW - ax, y_FTHW - ay
+    length = (reach_x * reach_x + reach_y * reach_y).clamp(min=1e-6)
+    along = (from_x * (reach_x / length) + from_y * (reach_y / length)).clamp(0, 1)
+    # in place: these are the largest tensors of a clip
+    from_x -= along * reach_x
+    from_y -= along * reach_y
+    return torch.hypot(from_x, from_y) - (radius_a + (radius_b - radius_a) * along)
 
 
-def fixed_strokes(x: Tensor, y: Tensor, shapes: Sequence[tuple[float, ...]]) -> Tensor:
-    """Signed distance THW to the union of strokes that stand still on their plane."""
-    return strokes(x, y, constant(tuple(shapes), x.device)[:, None, :]).amin(0)
+def blend(distances_LFTHW: Tensor, softness: float = 0.02) -> Tensor:
+    """The union of shapes, FTHW, with soft joints."""
+    return torch.logsumexp(distances_LFTHW * (-1 / softness), 0) * -softness
 
 
 def cover(distance: Tensor, size: Tensor | float) -> Tensor:
@@ -137,6 +193,6 @@ def constant(values: tuple[object, ...], device: torch.device) -> Tensor:
     return _CONSTANTS[key]
 
 
-def rgb(colour: tuple[float, float, float], device: torch.device) -> Tensor:
-    """A colour as a tensor that multiplies pictures CTHW."""
-    return constant(colour, device).view(3, 1, 1, 1)
+def rgb(colour: tuple[float, float, float], device: torch.device, num_dims: int = 4) -> Tensor:
+    """A colour as a tensor that multiplies pictures, CTHW unless they have more dimensions."""
+    return constant(colour, device).view(3, *(1,) * (num_dims - 1))

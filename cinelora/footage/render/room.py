@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cinelora.footage.render.figures import draw_figure
+from cinelora.footage.render.figures import draw_crowd
 from cinelora.footage.render.light import Lamp, Stage, far_away
 from cinelora.footage.render.looks import Colour, Look
-from cinelora.footage.render.rays import View, box, cover, disc, fixed_strokes, over
+from cinelora.footage.render.rays import Canvas, View, box, constant, cover, disc, over
 from cinelora.footage.render.scenes import Scene
 
 HALF, FAR_Z, CEILING = 3.6, 1.9, 3.0
@@ -19,7 +19,7 @@ WINDOW_Z, WINDOW_Y = (-3.4, -0.2), (0.75, 2.65)
 """The window in the side wall, whose light is seen."""
 PANE_HALF, PANE_Y = (0.75, 0.80), 1.75
 """The window in the far wall, through which the hour is seen."""
-SLAT = 0.155
+SLAT = 0.21
 """Distance between two slats of the blind."""
 SUN_FROM = (-0.85, 0.30, -0.62)
 """From the window; for light from the left."""
@@ -32,12 +32,12 @@ def room_lamps(scene: Scene, look: Look) -> list[Lamp]:
     on = look.hours[scene.time].lamps
     if not on:
         return []
-    lamps = [Lamp(lamp_x(scene), LAMP_Y + 0.05, FAR_Z - 0.75, look.lamp, 0.85 * on, size=0.35)]
-    if look.blind and not look.signs:
-        return lamps
-    lamps.append(Lamp(-1.6 * scene.side, 2.3, -2.6, look.lamp, 2.6 * on))
+    lamps = [Lamp(lamp_x(scene), LAMP_Y + 0.05, FAR_Z - 0.75, look.lamp, 0.42 * on, size=0.5)]
+    # a low-key room is lit from the window's side alone
+    fill = 1.7 if look.blind and not look.signs else 4.2
+    lamps.append(Lamp(-1.6 * scene.side, 2.3, -2.6, look.lamp, fill * on))
     if look.signs:
-        lamps.append(Lamp(2.6 * scene.side, 2.2, -0.6, look.signs_colours[1], 3.2 * look.signs))
+        lamps.append(Lamp(2.6 * scene.side, 2.2, -0.6, look.sign_colours[1], 3.2 * look.signs))
     return lamps
 
 
@@ -56,7 +56,7 @@ def window_light(stage: Stage, x: Tensor, y: Tensor | float, z: Tensor | float, 
     from_x, from_y, from_z = stage.sun_from
     way = (x + HALF * stage.scene.side) / -from_x
     y_window, z_window = y + way * from_y, z + way * from_z
-    blur = softness + 0.006 * way.abs()
+    blur = softness + 0.0035 * way.abs()
     middle = (sum(WINDOW_Z) / 2, sum(WINDOW_Y) / 2)
     half = ((WINDOW_Z[1] - WINDOW_Z[0]) / 2, (WINDOW_Y[1] - WINDOW_Y[0]) / 2)
     through = torch.sigmoid(box(z_window, y_window, middle, half) / -blur)
@@ -72,23 +72,21 @@ def draw_room(view: View, stage: Stage) -> Tensor:
     image = draw_far_wall(view, stage)
     image = draw_sides(image, view, stage)
     image = draw_floor(image, view, stage)
-    image = draw_lamp(image, view, stage)
-    image = draw_chair(image, view, stage)
-    for figure in stage.figures:
-        image = draw_figure(
-            image, view, stage, figure, lambda x, y, z: 0.22 + 0.78 * window_light(stage, x, y, z, 0.02)
-        )
-    return draw_beam(image, view, stage)
+    canvas = Canvas.like(view.dx)
+    draw_lamp(canvas, view, stage)
+    draw_chair(canvas, view, stage)
+    draw_crowd(canvas, view, stage, lambda x, y, z: 0.22 + 0.78 * window_light(stage, x, y, z, 0.02))
+    return draw_beam(canvas.before(image), view, stage)
 
 
 def draw_far_wall(view: View, stage: Stage) -> Tensor:
     """Wallpaper over panels, with a window, a picture and a door."""
-    scene, hour = stage.scene, stage.hour
+    scene = stage.scene
     depth = view.upright(FAR_Z)
     x, y, _ = view.at(depth)
     size = depth * view.step
     sunlit = window_light(stage, x, y, FAR_Z) * (
-        1 - 0.92 * stage.shadow((x, y, FAR_Z), far_away(stage.sun_from), 0.012)
+        0.08 + 0.92 * stage.unshadowed((x, y, FAR_Z), far_away(stage.sun_from), 0.012)
     )
     light = stage.light((x, y, FAR_Z), (0.0, 0.0, -1.0), sunlit=sunlit)
     corner = (1 - 0.40 * torch.exp((x.abs() - HALF) / 0.5)) * (1 - 0.35 * torch.exp(y.clamp(min=0) / -0.35))
@@ -117,11 +115,11 @@ def _draw_pane(image: Tensor, x: Tensor, y: Tensor, size: Tensor, light: Tensor,
     image = over(image, white, cover(frame, size))
     rise = ((y - PANE_Y + PANE_HALF[1]) / (2 * PANE_HALF[1])).clamp(0, 1)
     sky = over(stage.rgb(hour.horizon), stage.rgb(hour.zenith), rise * 0.8)
-    roofs = 1.28 + 0.35 * stage.textures.cell((x * 2.4 + 60).floor(), 3, 0)
+    roofs = 1.28 + 0.35 * stage.textures.cell((x * 2.4 + 60).floor(), 3)[0]
     outside = over(sky, stage.rgb(hour.haze) * 0.35, cover(y - roofs, size * 2))
     bars = torch.minimum((x - at).abs() - 0.025, (y - PANE_Y - 0.15).abs() - 0.025)
     if stage.look.blind:
-        slat = ((y / (SLAT * 0.62)).remainder(1.0) - 0.5).abs()
+        slat = ((y / (SLAT * 0.7)).remainder(1.0) - 0.5).abs()
         outside = outside * 0.4 + stage.rgb(stage.sun) * 0.16 * torch.sigmoid((0.22 - slat) * 16)
     image = over(image, outside, cover(pane, size))
     image = over(image, white, cover(torch.maximum(bars, pane), size))
@@ -136,7 +134,7 @@ def draw_sides(image: Tensor, view: View, stage: Stage) -> Tensor:
     depth = view.sideways(sign * HALF)
     x, y, z = view.at(depth)
     size = depth * view.step * (1 + view.dz / view.dx.abs().clamp(min=1e-3)).clamp(max=20)
-    light = stage.light((x, y, z), (-sign, 0.0, 0.0))
+    light = stage.light((x, y, z), (-sign, 0.0, 0.0), sunlit=window_light(stage, x, y, z))
     light = (
         light * (1 - 0.40 * torch.exp((z - FAR_Z).clamp(max=0) / 0.5)) * (1 - 0.35 * torch.exp(y.clamp(min=0) / -0.35))
     )
@@ -164,13 +162,12 @@ def draw_floor(image: Tensor, view: View, stage: Stage) -> Tensor:
     depth = view.level(0.0)
     x, _, z = view.at(depth)
     size = depth * view.step
-    sunlit = window_light(stage, x, 0.0, z) * (1 - 0.92 * stage.shadow((x, 0.0, z), far_away(stage.sun_from), 0.015))
-    near = torch.zeros_like(x)
-    for figure in stage.figures:
-        near = near + torch.exp(-(((x - figure.x) / 0.34) ** 2 + ((z - figure.z) / 0.22) ** 2))
-    light = stage.light((x, 0.0, z), (0.0, 1.0, 0.0), sunlit=sunlit) * (1 - 0.6 * near.clamp(max=1))
+    sunlit = window_light(stage, x, 0.0, z) * (
+        0.08 + 0.92 * stage.unshadowed((x, 0.0, z), far_away(stage.sun_from), 0.015)
+    )
+    light = stage.light((x, 0.0, z), (0.0, 1.0, 0.0), sunlit=sunlit) * stage.unshaded(x, z)
     light = light * (1 - 0.4 * torch.exp((z - FAR_Z).clamp(max=0) / 0.4))
-    tone = stage.textures.cell((x / 0.28).floor() + 40, 7, 2)
+    tone = stage.textures.cell((x / 0.28).floor() + 40, 7)[2]
     boards = stage.rgb((0.22, 0.125, 0.065)) * (0.85 + 0.3 * tone)
     carpet = box(x, z, (0.0, 0.1), (2.1, 1.35))
     rug = (0.24, 0.09, 0.08) if stage.scene.seed % 2 else (0.10, 0.13, 0.20)
@@ -180,48 +177,43 @@ def draw_floor(image: Tensor, view: View, stage: Stage) -> Tensor:
     return over(image, ground * light, inside)
 
 
-def draw_lamp(image: Tensor, view: View, stage: Stage) -> Tensor:
+def draw_lamp(canvas: Canvas, view: View, stage: Stage) -> None:
     """A floor lamp with a shade, lit where the hour wants."""
-    z, on = FAR_Z - 0.55, stage.hour.lamps
-    depth, x = view.facing(lamp_x(stage.scene), z)
-    _, y, _ = view.at(depth)
+    z, on, at = FAR_Z - 0.55, stage.hour.lamps, lamp_x(stage.scene)
+    depth, x = view.facing(at, z)
+    y = view.y + depth * view.dy
     size = depth * view.step
-    light = stage.light((x + lamp_x(stage.scene), y, z), (0.0, 0.3, -0.95))
-    stem = fixed_strokes(x, y, ((0.0, 0.05, 0.0, 1.5, 0.018, 0.018), (-0.14, 0.03, 0.14, 0.03, 0.03, 0.03)))
-    image = over(image, stage.rgb((0.10, 0.08, 0.05)) * light, cover(stem, size))
+    light = stage.light((x + at, y, z), (0.0, 0.3, -0.95))
     slope = 0.20 + 0.30 * (1.72 - y)
+    stem = torch.minimum(box(x, y, (0.0, 0.75), (0.018, 0.75)), box(x, y, (0.0, 0.03), (0.15, 0.03)))
     shade = torch.maximum(x.abs() - slope, (y - 1.54).abs() - 0.18)
     round_off = (1 - 0.5 * (x / slope.clamp(min=0.05)) ** 2).clamp(min=0)
-    cloth = stage.rgb((0.62, 0.54, 0.40)) * light + stage.rgb(stage.look.lamp) * (1.5 * on) * round_off
-    image = over(image, cloth, cover(shade, size))
-    if not on:
-        return image
-    distance = torch.hypot(x, y - LAMP_Y)
-    return image + stage.rgb(stage.look.lamp) * (0.10 * on * torch.exp(distance / -0.45))
+    cloth = stage.rgb((0.62, 0.54, 0.40)) * light + stage.rgb(stage.look.lamp) * (1.5 * on * round_off)
+    canvas.lay(stage.rgb((0.10, 0.08, 0.05)) * light, cover(stem, size))
+    canvas.lay(cloth, cover(shade, size))
+    if on:
+        canvas.glow(stage.rgb(stage.look.lamp) * (0.10 * on * torch.exp(torch.hypot(x, y - LAMP_Y) / -0.45)))
 
 
-def draw_chair(image: Tensor, view: View, stage: Stage) -> Tensor:
+def draw_chair(canvas: Canvas, view: View, stage: Stage) -> None:
     """An armchair by the window."""
     at, z = -2.3 * stage.scene.side, 0.95
     depth, x = view.facing(at, z)
-    _, y, _ = view.at(depth)
+    y = view.y + depth * view.dy
     size = depth * view.step
-    seat = box(x, y, (0.0, 0.36), (0.46, 0.20), 0.08)
-    back = box(x, y, (0.0, 0.70), (0.40, 0.36), 0.14)
-    arms = box(x.abs(), y, (0.46, 0.40), (0.11, 0.26), 0.09)
     light = stage.light((x + at, y, z), (0.0, 0.3, -0.95), sunlit=window_light(stage, x + at, y, z, 0.02), wrap=0.2)
-    leather = stage.rgb((0.15, 0.075, 0.04)) * light * (0.6 + 0.6 * (y / 1.0).clamp(0, 1))
-    image = over(image, leather * 0.75, cover(back, size) * (y > 0.05))
-    image = over(image, leather, cover(seat, size) * (y > 0.05))
-    return over(image, leather * 1.25, cover(arms, size) * (y > 0.05))
+    leather = stage.rgb((0.15, 0.075, 0.04)) * light * (0.6 + 0.6 * y.clamp(0, 1))
+    for shape, shade in (
+        (box(x, y, (0.0, 0.70), (0.40, 0.36), 0.14), 0.75),
+        (box(x, y, (0.0, 0.36), (0.46, 0.20), 0.08), 1.0),
+        (box(x.abs(), y, (0.46, 0.40), (0.11, 0.26), 0.09), 1.25),
+    ):
+        canvas.lay(leather * shade, cover(shape, size) * (y > 0.05))
 
 
 def draw_beam(image: Tensor, view: View, stage: Stage) -> Tensor:
-    """Light of the window on the dust of the room, added up over a few depths."""
-    total = torch.zeros_like(view.dx)
-    for index in range(4):
-        depth = torch.full_like(view.dx, 1.5 + 0.6 * index)
-        x, y, z = view.at(depth)
-        total = total + window_light(stage, x, y, z, softness=0.06) * (x.abs() < HALF)
-    strength = 0.009 if stage.look.blind else 0.004
-    return image + stage.rgb(stage.sun) * total * strength
+    """Light of the window on the dust before the subject, added up over a few depths at once."""
+    depths = constant((1.5, 2.1, 2.7, 3.3), image.device).view(-1, 1, 1, 1)
+    x, y, z = view.at(depths)
+    dust = (window_light(stage, x, y, z, softness=0.06) * (x.abs() < HALF)).sum(0)
+    return image + stage.rgb(stage.sun) * (dust * (0.009 if stage.look.blind else 0.004))

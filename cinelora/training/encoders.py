@@ -32,6 +32,8 @@ from cinelora.models.tiny import Encoders
 
 FPS = 16
 WARM_UP = 200
+PIECE = (48, 64)
+"""Height and width of what the VAE is trained on at a time."""
 CAPTIONS, CAPTION_BYTES = 20_000, 224
 """Captions that the text encoder learns from, and the length they are padded to, in bytes."""
 KL_WEIGHT = 3e-4
@@ -161,22 +163,25 @@ def _captured(step: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> C
 # -- VAE ---------------------------------------------------------------------------------------------------------------
 
 
-def train_vae(vae: AutoencoderKLWan, film: Film, budget: Budget, num_frames: int = 9, rate: float = 2e-3) -> int:
-    """Reconstruct windows of ``num_frames``; then set the statistics its latents are normalised by; the steps."""
+def train_vae(vae: AutoencoderKLWan, film: Film, budget: Budget, num_frames: int = 9, rate: float = 1e-3) -> int:
+    """Reconstruct pieces of ``num_frames``; then set the statistics its latents are normalised by; the steps.
+
+    Pieces (``PIECE``) instead of whole frames: the network is convolutional, and more steps teach it more than more pixels.
+    """
     vae.train()
     clips, generator = film.clips_NTHWC, torch.Generator().manual_seed(0)
     device = clips.device
-    offsets = torch.arange(num_frames, device=device)
+    sizes = (num_frames, min(PIECE[0], clips.shape[2]), min(PIECE[1], clips.shape[3]))
+    along = [torch.arange(size, device=device) for size in sizes]
 
     def draw() -> tuple[Tensor, ...]:
-        batch = budget.batch
-        which = torch.randint(len(clips), (batch,), generator=generator)
-        starts = torch.randint(clips.shape[1] - num_frames + 1, (batch,), generator=generator)
-        return which, starts, torch.rand(batch, generator=generator) < 0.5
+        highest = [len(clips), *(whole - size + 1 for whole, size in zip(clips.shape[1:4], sizes, strict=True)), 2]
+        return tuple(torch.randint(limit, (budget.batch,), generator=generator) for limit in highest)
 
-    def loss(which_B: Tensor, starts_B: Tensor, mirrored_B: Tensor) -> Tensor:
-        picked = clips[which_B[:, None], starts_B[:, None] + offsets]
-        video = to_range(torch.where(mirrored_B[:, None, None, None, None], picked.flip(3), picked))
+    def loss(which_B: Tensor, first_B: Tensor, top_B: Tensor, left_B: Tensor, mirrored_B: Tensor) -> Tensor:
+        t, y, x = (start[:, None] + offsets for start, offsets in zip((first_B, top_B, left_B), along, strict=True))
+        picked = clips[which_B[:, None, None, None], t[:, :, None, None], y[:, None, :, None], x[:, None, None, :]]
+        video = to_range(torch.where(mirrored_B.bool()[:, None, None, None, None], picked.flip(3), picked))
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False):
             posterior = vae.encode(video).latent_dist
             rebuilt = vae.decode(posterior.sample(), return_dict=False)[0]

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -163,12 +164,12 @@ def _captured(step: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> C
 # -- VAE ---------------------------------------------------------------------------------------------------------------
 
 
-def train_vae(vae: AutoencoderKLWan, film: Film, budget: Budget, num_frames: int = 9, rate: float = 1e-3) -> int:
+def train_vae(vae: AutoencoderKLWan, film: Film, budget: Budget, num_frames: int = 9, rate: float = 2e-3) -> int:
     """Reconstruct pieces of ``num_frames``; then set the statistics its latents are normalised by; the steps.
 
     Pieces (``PIECE``) instead of whole frames: the network is convolutional, and more steps teach it more than more pixels.
     """
-    vae.train()
+    begin_simply(vae.train())
     clips, generator = film.clips_NTHWC, torch.Generator().manual_seed(0)
     device = clips.device
     sizes = (num_frames, min(PIECE[0], clips.shape[2]), min(PIECE[1], clips.shape[3]))
@@ -192,6 +193,20 @@ def train_vae(vae: AutoencoderKLWan, film: Film, budget: Budget, num_frames: int
     mean, std = latent_statistics(vae, film)
     vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
     return steps
+
+
+def begin_simply(vae: AutoencoderKLWan) -> None:
+    """Let residual branches begin silent (Goyal et al. 2017, section 5.1) and everything else as orthogonal maps.
+
+    What is left at first is a chain of resampling convolutions, which carries the picture from end to end.
+    """
+    for module in vae.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            nn.init.orthogonal_(module.weight)
+            nn.init.zeros_(module.bias)
+    for module in vae.modules():
+        if isinstance(module, WanResidualBlock):
+            nn.init.zeros_(module.conv2.weight)
 
 
 def reconstruction_loss(rebuilt_BCTHW: Tensor, video_BCTHW: Tensor) -> Tensor:

@@ -142,6 +142,7 @@ def optimise(
 
 def _captured(step: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> Callable[[], Tensor]:
     """``step`` as a CUDA graph, after three warm-up steps on a stream of their own, as torch asks for."""
+    torch.backends.cudnn.benchmark = True  # shapes never change, and the heuristics are poor at so few channels
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -203,7 +204,7 @@ def begin_simply(vae: AutoencoderKLWan) -> None:
     for module in vae.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):
             nn.init.orthogonal_(module.weight)
-            nn.init.zeros_(module.bias)
+            nn.init.constant_(module.get_parameter("bias"), 0.0)
     for module in vae.modules():
         if isinstance(module, WanResidualBlock):
             nn.init.zeros_(module.conv2.weight)

@@ -332,7 +332,7 @@ def write_take(
         prefix = "" if name == "adapted" else f"{name}-"
         write_mp4(take.folder / f"{prefix}clip.mp4", video, config.model.fps)
         write_png(take.folder / f"{prefix}keyframe.png", video[0] if shot.keyframe is None else shot.keyframe)
-        rows.insert(0, (name if adapters else "base", video))
+        rows.insert(0, ((name if adapters else "base") + caveat(config), video))
     write_png(take.folder / "contact.png", contact_sheet(rows, columns=CONTACT_FRAMES))
     summary = {
         "settings": settings_of(config, take),
@@ -348,6 +348,15 @@ def write_take(
     write_json(take.folder / "summary.json", summary)
     for shot in variants.values():
         shot.draft.unlink(missing_ok=True)
+
+
+def caveat(config: InferConfig) -> str:
+    """What a contact sheet must say beside its pictures where nobody has taught the embedded model any."""
+    from cinelora.models.tiny import is_trained
+
+    sources = (config.model.t2v, config.model.i2v)
+    noise = any(s and s.startswith("embedded:") for s in sources) and not is_trained()
+    return " (untrained embedded model: noise)" if noise else ""
 
 
 def adapter_facts(adapter: AdapterFile) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """The embedded model: a complete Wan2.1 pair (text-to-video, image-to-video), small enough for two cores.
 
 Real diffusers and transformers classes at Wan's real token geometry (8x8x4 VAE, 36 input channels and 257 image tokens
-for I2V, 512 text tokens), in diffusers layout below ``data/scale_model``, trained by the project itself on footage it
-renders (docs/scale-model.md). Here is its shape, how a new one begins, and where the shipped one lies.
+for I2V, 512 text tokens), in diffusers layout. Here is its shape, how a new one begins, and where it lies: trained weights
+in ``data/scale_model`` where they are shipped (docs/scale-model.md), else one drawn from a fixed seed, whose pictures are
+noise.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -29,7 +32,7 @@ from transformers import ByT5Tokenizer, CLIPVisionConfig, CLIPVisionModel, UMT5C
 
 import cinelora
 from cinelora.errors import ModelError
-from cinelora.files import read_json, save_tensors, sha256_file, write_json
+from cinelora.files import read_json, save_tensors, sha256_file, sha256_json, write_json
 
 HOME = Path(cinelora.__file__).resolve().parents[1] / "data" / "scale_model"
 HASHES = "hashes.json"
@@ -49,7 +52,14 @@ TRANSFORMER: dict[str, Any] = {
     "num_layers": 6,
 }
 IMAGE_TO_VIDEO: dict[str, Any] = {**TRANSFORMER, "in_channels": 36, "image_dim": 96, "added_kv_proj_dim": 192}
-VAE: dict[str, Any] = {"base_dim": 16, "num_res_blocks": 1, "temperal_downsample": [False, True, True]}
+VAE: dict[str, Any] = {
+    "base_dim": 16,
+    "num_res_blocks": 1,
+    "temperal_downsample": [False, True, True],
+    # an untrained encoder answers with a spread of about 0.17, whatever it is shown; normalised latents then have about 1
+    "latents_mean": [0.0] * 16,
+    "latents_std": [0.17] * 16,
+}
 TEXT: dict[str, Any] = {
     "vocab_size": 384,
     "d_model": 128,
@@ -68,6 +78,7 @@ IMAGE: dict[str, Any] = {
     "image_size": 224,
     "patch_size": 14,
 }
+RECIPE = {"t2v": TRANSFORMER, "i2v": IMAGE_TO_VIDEO, "vae": VAE, "text": TEXT, "image": IMAGE, "seed": 0, "layout": 2}
 
 
 # -- a new model -------------------------------------------------------------------------------------------------------
@@ -172,18 +183,48 @@ def write_hashes(pair: Path) -> None:
     write_json(pair / HASHES, {path.relative_to(pair).as_posix(): sha256_file(path) for path in files})
 
 
-@cache
-def embedded(kind: str) -> Path:
-    """The folder of the shipped ``t2v`` or ``i2v`` pipeline.
+def is_trained() -> bool:
+    """Whether trained weights are shipped: without them, what the model draws is noise."""
+    return (HOME / HASHES).is_file()
+
+
+def embedded(kind: str, folder: Path) -> Path:
+    """The folder of the ``t2v`` or ``i2v`` pipeline: the shipped one, or an untrained one built below ``folder``.
 
     Raises ``ModelError`` naming the file where one is missing or its content is not what was shipped.
     """
-    for name, expected in read_json(HOME / HASHES).items():
-        path = HOME / name
+    if not is_trained():
+        return materialise(folder) / kind
+    check_shipped(HOME)
+    return HOME / kind
+
+
+@cache
+def check_shipped(home: Path) -> None:
+    """Compare every weights file below ``home`` with the hash it was shipped with, once a process."""
+    for name, expected in read_json(home / HASHES).items():
+        path = home / name
         found = sha256_file(path) if path.is_file() else "nothing"
         if found != expected:
             raise ModelError(
                 f"{path} of the embedded model is damaged: its SHA-256 is {found[:12]}, {expected[:12]} was shipped; "
                 "restore it with: git checkout -- data/scale_model"
             )
-    return HOME / kind
+
+
+def materialise(folder: Path) -> Path:
+    """The folder below ``folder`` that holds an untrained pair; built on first use, whole or not at all."""
+    pair = folder / "models" / f"tiny-{sha256_json(RECIPE)[:12]}"
+    if not (pair / HASHES).exists():
+        logging.getLogger(__name__).info("building the embedded model in %s", pair)
+        pair.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=pair.parent, prefix=".building-") as building:
+            draft = Path(building) / "pair"
+            t2v = new_transformer(0)
+            save_pair(draft, new_encoders(0), t2v, grow(t2v, 0))
+            try:
+                draft.rename(pair)
+            except OSError:  # another run finished the same folder first
+                if not (pair / HASHES).exists():
+                    raise
+    return pair

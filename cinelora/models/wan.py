@@ -312,7 +312,7 @@ def _source_directory(source: str, revision: str, part: Part, cache: Path) -> Pa
     if source in EMBEDDED:
         from cinelora.models import tiny  # pulls in the pipelines; only the embedded model needs it
 
-        return tiny.embedded(source.removeprefix("embedded:tiny-"))
+        return tiny.embedded(source.removeprefix("embedded:tiny-"), cache)
     if Path(source).is_dir():
         return Path(source)
     return _fetch(source, revision, part)

@@ -13,41 +13,43 @@ from cinelora.models import tiny
 from cinelora.models.wan import Condition, ImageCondition, predict_velocity
 
 
-def test_it_is_small_and_whole():
-    files = [path for path in tiny.HOME.rglob("*") if path.is_file() and not path.parent.is_symlink()]
+@pytest.fixture(scope="module")
+def pair(cache: Path) -> Path:
+    """The pair that ``embedded:`` names."""
+    return tiny.embedded("t2v", cache).parent
+
+
+def test_it_is_small_and_whole(pair: Path):
+    files = [path for path in pair.rglob("*") if path.is_file() and not path.parent.is_symlink()]
     assert sum(path.stat().st_size for path in files) <= 25_000_000
-    weights = {path.relative_to(tiny.HOME).as_posix() for path in files if path.suffix == ".safetensors"}
-    assert weights == set(json.loads((tiny.HOME / tiny.HASHES).read_text()))
+    weights = {path.relative_to(pair).as_posix() for path in files if path.suffix == ".safetensors"}
+    assert weights == set(json.loads((pair / tiny.HASHES).read_text()))
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".pth", ".ckpt")]
 
 
 @pytest.mark.parametrize(("kind", "pipeline"), [("t2v", WanPipeline), ("i2v", WanImageToVideoPipeline)])
-def test_stock_diffusers_loads_it(kind: str, pipeline: type):
-    loaded = pipeline.from_pretrained(tiny.embedded(kind))
+def test_stock_diffusers_loads_it(pair: Path, kind: str, pipeline: type):
+    loaded = pipeline.from_pretrained(pair / kind)
     assert loaded.transformer.config.num_layers == tiny.TRANSFORMER["num_layers"]
     assert loaded.vae.config.latents_std != [1.0] * 16
 
 
-def test_a_damaged_or_missing_file_is_named_with_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    copy = Path(shutil.copytree(tiny.HOME, tmp_path / "model", symlinks=True))
-    monkeypatch.setattr(tiny, "HOME", copy)
-    tiny.embedded.cache_clear()
-    try:
-        assert tiny.embedded("t2v") == copy / "t2v"
-        tiny.embedded.cache_clear()
-        file = copy / "t2v" / "vae" / tiny.WEIGHTS
-        content = bytearray(file.read_bytes())
-        content[len(content) // 2] ^= 1
-        file.write_bytes(content)
-        with pytest.raises(
-            ModelError, match=r"vae/.*is damaged: its SHA-256 is [0-9a-f]{12}, [0-9a-f]{12} was shipped"
-        ):
-            tiny.embedded("t2v")
-        file.unlink()
-        with pytest.raises(ModelError, match="its SHA-256 is nothing"):
-            tiny.embedded("t2v")
-    finally:
-        tiny.embedded.cache_clear()
+def test_a_damaged_or_missing_shipped_file_is_named_with_its_hash(
+    pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    home = Path(shutil.copytree(pair, tmp_path / "model", symlinks=True))
+    monkeypatch.setattr(tiny, "HOME", home)
+    assert tiny.embedded("t2v", tmp_path) == home / "t2v"
+    file = home / "t2v" / "vae" / tiny.WEIGHTS
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    tiny.check_shipped.cache_clear()
+    with pytest.raises(ModelError, match=r"vae/.*is damaged: its SHA-256 is [0-9a-f]{12}, [0-9a-f]{12} was shipped"):
+        tiny.embedded("t2v", tmp_path)
+    file.unlink()
+    with pytest.raises(ModelError, match="its SHA-256 is nothing"):
+        tiny.embedded("t2v", tmp_path)
 
 
 def test_a_grown_transformer_begins_as_the_one_it_grew_from():
@@ -66,8 +68,9 @@ def test_a_grown_transformer_begins_as_the_one_it_grew_from():
     assert any(float(v.abs().max()) > 0 for n, v in i2v.named_parameters() if "add_k_proj" in n)
 
 
-def test_a_trained_transformer_takes_its_place_and_grows_the_other(tmp_path: Path):
-    pair = Path(shutil.copytree(tiny.HOME, tmp_path / "pair", symlinks=True))
+def test_a_trained_transformer_takes_its_place_and_grows_the_other(pair: Path, tmp_path: Path):
+    before = json.loads((pair / tiny.HASHES).read_text())
+    pair = Path(shutil.copytree(pair, tmp_path / "pair", symlinks=True))
     trained = {name: torch.full_like(value, 0.125) for name, value in tiny.new_transformer(0).state_dict().items()}
     tiny.save_transformer(tmp_path / "run", "t2v", trained)
     tiny.adopt(pair, tmp_path / "run", "t2v")
@@ -76,6 +79,6 @@ def test_a_trained_transformer_takes_its_place_and_grows_the_other(tmp_path: Pat
         assert torch.equal(
             loaded.blocks[0].ffn.net[2].weight, torch.full_like(loaded.blocks[0].ffn.net[2].weight, 0.125)
         )
-    hashes, shipped = (json.loads((home / tiny.HASHES).read_text()) for home in (pair, tiny.HOME))
-    changed = {name for name in hashes if hashes[name] != shipped[name]}
+    hashes = json.loads((pair / tiny.HASHES).read_text())
+    changed = {name for name in hashes if hashes[name] != before[name]}
     assert changed == {f"{kind}/transformer/{tiny.WEIGHTS}" for kind in ("t2v", "i2v")}

@@ -133,6 +133,12 @@ def _say_cpu(ranks: int) -> None:
     print(f"no GPU here: gpus={ranks} means {ranks} CPU ranks with {threads_per_rank(ranks)} threads each", flush=True)
 
 
+def stop_signals() -> list[signal.Signals]:
+    """What asks a process to end: Ctrl-C, TERM, and a closed terminal, unless ``nohup`` has said to outlive it."""
+    outlives = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [number for number in STOP_SIGNALS if not (outlives and number == signal.SIGHUP)]
+
+
 def usable_cores() -> int:
     """CPU cores that this process may run on."""
     return len(os.sched_getaffinity(0))
@@ -182,7 +188,7 @@ class _Watch:
 
     def __enter__(self) -> _Watch:
         self._handlers = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGQUIT)}
-        for number in STOP_SIGNALS:
+        for number in stop_signals():
             signal.signal(number, self._on_signal)
         self._thread.start()
         return self

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from cinelora.latents.cache import Index, Read
     from cinelora.latents.dataset import LatentDataset
     from cinelora.models.trained import TrainedAdapter
-    from cinelora.training.callbacks import Ema, HeldoutLoss, Keeper, Progress, Resume
+    from cinelora.training.callbacks import Ema, HeldoutLoss, Keeper, Progress, Resume, StopRequest
     from cinelora.training.checkpoints import Checkpoint
     from cinelora.training.preview import Preview
     from cinelora.training.stage import Stage
@@ -76,10 +76,8 @@ def closing_lines(result: dict[str, Any], run: RunDirectory) -> list[str]:
     """What a user wants to know when a run ends."""
     product = run.transformer if result["stage"] == "pretrain" else run.adapter(result["stage"])
     lines = [f"{'transformer' if product == run.transformer else 'adapter'} {product}", f"summary {run.summary}"]
-    if "heldout_change" in result:
-        lines.insert(
-            0, f"held-out loss {result['heldout_loss']:.4f}, {result['heldout_change']:+.1%} against the start"
-        )
+    if "heldout_step" in result:
+        lines.insert(0, heldout_line(result))
     if result["interrupted"]:
         lines.append(
             f"stopped at step {result['step']} of {result['steps']}; go on with: python train.py resume={run.path}"
@@ -87,6 +85,14 @@ def closing_lines(result: dict[str, Any], run: RunDirectory) -> list[str]:
     if result["adapter_effect"] == 0:
         lines.append("WARNING: the adapter changed nothing: its update is exactly zero")
     return lines
+
+
+def heldout_line(result: dict[str, Any]) -> str:
+    """The held-out loss, with the step it is of where that is not the last, or that there is none."""
+    if result["heldout_step"] is None:
+        return "held-out loss: not measured before the stop (validation.every_steps says when it is)"
+    line = f"held-out loss {result['heldout_loss']:.4f}, {result['heldout_change']:+.1%} against the start"
+    return line if result["heldout_step"] == result["step"] else f"{line}, measured at step {result['heldout_step']}"
 
 
 # -- first launch: encode ----------------------------------------------------------------------------------------------
@@ -215,11 +221,11 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     crew = make_callbacks(config, run, index, heldout, sampler.group_size, resumed)
     trainer = make_trainer(config, run, rank, first_step, crew.all())
     started = time.perf_counter()
-    with crew.keeper.stopping_at_signals():
+    with crew.stop.heeded():
         trainer.fit(stage, loader)
-    summary = summarise(config, index, trainer.global_step, time.perf_counter() - started, stage, crew)
-    if rank.global_rank == 0:
-        write_json(run.summary, summary)
+        summary = summarise(config, index, trainer.global_step, time.perf_counter() - started, stage, crew)
+        if rank.global_rank == 0:
+            write_json(run.summary, summary)
     return summary
 
 
@@ -263,18 +269,19 @@ def hang_adapters(config: TrainConfig, run: RunDirectory, transformer: WanTransf
 
 @dataclass(frozen=True)
 class Crew:
-    """The callbacks of a run, in the order they act: restore, average, measure, show, save."""
+    """The callbacks of a run, in the order they act: restore, stop, average, save, measure, show."""
 
     resume: Resume | None
+    stop: StopRequest
     ema: Ema | None
+    keeper: Keeper
     heldout: HeldoutLoss | None
     preview: Preview | None
     progress: Progress
-    keeper: Keeper
 
     def all(self) -> list[Callback]:
         """Those there are."""
-        crew = (self.resume, self.ema, self.heldout, self.preview, self.progress, self.keeper)
+        crew = (self.resume, self.stop, self.ema, self.keeper, self.heldout, self.preview, self.progress)
         return [callback for callback in crew if callback]
 
 
@@ -287,7 +294,7 @@ def make_callbacks(
     resumed: Checkpoint | None,
 ) -> Crew:
     """What happens beside the optimisation, as the settings ask for it."""
-    from cinelora.training.callbacks import Ema, HeldoutLoss, Keeper, Progress, Resume
+    from cinelora.training.callbacks import Ema, HeldoutLoss, Keeper, Progress, Resume, StopRequest
 
     ema = Ema(config.ema_decay) if config.ema_decay else None
     facts = dict(resumed.facts) if resumed else {}
@@ -295,11 +302,12 @@ def make_callbacks(
     measured = config.validation.every_steps and len(heldout)
     return Crew(
         Resume(resumed, ema) if resumed else None,
+        StopRequest(),
         ema,
+        keeper,
         HeldoutLoss(config.validation, heldout, [e.id for e in heldout.entries], keeper) if measured else None,
         make_preview(config, run, heldout) if config.preview.every_steps else None,
         Progress(config.logger, samples_per_step),
-        keeper,
     )
 
 
@@ -380,7 +388,7 @@ def summarise(config: TrainConfig, index: Index, step: int, seconds: float, stag
         "samples": len(index.split("train")),
         "step": step,
         "steps": config.stage.steps,
-        "interrupted": crew.keeper.stop,
+        "interrupted": step < config.stage.steps,
         "loss": crew.progress.latest_loss,
         "adapter_effect": stage.trained.effect(),
         "seconds": seconds,
@@ -388,10 +396,7 @@ def summarise(config: TrainConfig, index: Index, step: int, seconds: float, stag
         "peak_memory_mib": peak_memory_mib(),
         **hardware(),
     }
-    if crew.heldout and "heldout/change" in crew.heldout.latest:
-        summary["heldout_loss"] = crew.heldout.latest["heldout/loss"]
-        summary["heldout_change"] = crew.heldout.latest["heldout/change"]
-    return summary
+    return summary | crew.heldout.report() if crew.heldout else summary
 
 
 def torch_has_gpu() -> bool:

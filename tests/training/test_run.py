@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
+from lightning import Callback, Trainer
 
 from cinelora.config.schema import OptimizerConfig, PreviewConfig, TrainConfig
 from cinelora.errors import TrainingError
@@ -19,8 +21,9 @@ from cinelora.files import load_tensors
 from cinelora.launch import launch
 from cinelora.models.adapter_file import read_adapter
 from cinelora.runs import RunDirectory
+from cinelora.training.callbacks import StopRequest
 from cinelora.training.checkpoints import load_checkpoint, saved_checkpoints
-from cinelora.training.run import encode_rank, train, train_rank
+from cinelora.training.run import Crew, closing_lines, encode_rank, train, train_rank
 
 SUMMATION = 2e-4
 """Ranks add gradients up in another order, and AdamW turns a difference in a gradient near zero into one of the order of
@@ -168,35 +171,83 @@ def test_two_runs_can_share_a_cache_that_neither_has_filled(footage: Path, tmp_p
     assert_same_end(RunDirectory(tmp_path / "a"), RunDirectory(tmp_path / "b"))
 
 
-def test_ctrl_c_saves_and_the_resumed_run_ends_like_one_left_alone(footage: Path, cache: Path, tmp_path: Path):
-    def command(*settings: str) -> list[str]:
-        return [sys.executable, str(ROOT / "train.py"), "logger=csv", "validation.every_steps=0", *settings]
+def command(*settings: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train.py"), "logger=csv", *settings]
 
-    settings = [
-        "stage=style",
-        "data=folder",
-        f"data.root={footage}",
-        f"cache={cache}",
-        "model.height=32",
-        "model.width=48",
-    ]
-    settings += ["stage.batch_size=1", "checkpoint.every_steps=0"]
-    stopped = tmp_path / "stopped"
+
+def started_run(out: Path, *settings: str) -> subprocess.Popen[str]:
+    """A run of ``train.py`` that has already logged a step."""
     process = subprocess.Popen(
-        command(*settings, "stage.steps=100000", f"out={stopped}"),
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        text=True,
+        command(*settings, f"out={out}"), start_new_session=True, stdout=subprocess.PIPE, text=True
     )
-    while not (stopped / "logs" / "csv" / "from-step-00000000" / "metrics.csv").exists():
+    while not (out / "logs" / "csv" / "from-step-00000000" / "metrics.csv").exists():
         assert process.poll() is None
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # the terminal sends it to the whole group
+    return process
+
+
+@pytest.mark.parametrize(("number", "gpus"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_a_stopped_run_saves_and_once_resumed_ends_like_one_left_alone(
+    number: signal.Signals, gpus: int, footage: Path, cache: Path, tmp_path: Path
+):
+    settings = ["stage=style", "data=folder", f"data.root={footage}", f"cache={cache}", f"gpus={gpus}"]
+    settings += ["model.height=32", "model.width=48", "validation.every_steps=100000", "logger.every_steps=1"]
+    settings += ["stage.batch_size=1", "stage.accumulation=3", "checkpoint.every_steps=0"]
+    stopped = RunDirectory(tmp_path / "stopped's run")
+    process = started_run(stopped.path, *settings, "stage.steps=100000")
+    os.killpg(process.pid, number)  # a terminal sends Ctrl-C to the whole group, and some schedulers TERM to all
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "resume=" in printed
-    step = load_checkpoint(RunDirectory(stopped).checkpoints).step
-    subprocess.run(command(f"resume={stopped}", f"stage.steps={step + 3}"), check=True)
+    assert "held-out loss: not measured before the stop" in printed
+    step = load_checkpoint(stopped.checkpoints).step
+    summary = json.loads(stopped.summary.read_text())
+    assert (summary["interrupted"], summary["step"], summary["heldout_step"]) == (True, step, None)
+    subprocess.run(command(f"resume={stopped.path}", f"stage.steps={step + 3}"), check=True)
     whole = tmp_path / "whole"
     subprocess.run(command(*settings, f"stage.steps={step + 3}", f"out={whole}"), check=True)
-    assert_same_end(RunDirectory(whole), RunDirectory(stopped))
+    assert_same_end(RunDirectory(whole), stopped)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_request_to_stop_interrupts_nothing_and_the_handlers_come_back(number: signal.Signals):
+    before, stop = signal.getsignal(number), StopRequest()
+    with stop.heeded():
+        os.kill(os.getpid(), number)
+        assert stop.received
+    assert signal.getsignal(number) == before
+
+
+class Scripted(Callback):
+    """Acts after a given optimizer step, as a signal or a mishap would."""
+
+    def __init__(self, step: int, act: Callable[[], None]) -> None:
+        self.step, self.act = step, act
+
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step == self.step:
+            self.act()
+
+
+def run_with_signal_in_step(step: int, config: TrainConfig, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+    """Train in this process, which gets TERM while optimizer step ``step`` (from 1) is computed; the summary."""
+    ours = Crew.all
+    act = Scripted(step - 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(Crew, "all", lambda crew: [*ours(crew), act])
+    return json.loads(run_here(config, folder).summary.read_text())
+
+
+def test_a_run_stopped_early_says_what_it_knows(
+    style_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = replace(style_config, logger=replace(style_config.logger, every_steps=100))
+    summary = run_with_signal_in_step(6, config, tmp_path, monkeypatch)
+    assert (summary["step"], summary["interrupted"], summary["heldout_step"]) == (6, True, 4)
+    assert 0 < summary["loss"] < 100
+    assert "against the start, measured at step 4" in closing_lines(summary, RunDirectory(tmp_path))[0]
+
+
+def test_a_signal_in_the_last_step_interrupts_nothing(
+    style_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    summary = run_with_signal_in_step(8, style_config, tmp_path, monkeypatch)
+    assert (summary["step"], summary["interrupted"], summary["heldout_step"]) == (8, False, 8)

@@ -276,8 +276,8 @@ class Progress(AtStep):
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, stage: Stage, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Collect the loss without waiting for the device."""
-        self.losses.append(outputs["loss"].detach())
+        """Collect the loss without waiting for the device; Lightning has divided it by the number of micro-batches."""
+        self.losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
         super().on_train_batch_end(trainer, stage, outputs, batch, batch_idx)
 
     def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:

@@ -1,5 +1,6 @@
 """Whole runs: what they leave behind, and that interrupted, resumed and shared-out runs end at the same numbers."""
 
+import csv
 import json
 import os
 import signal
@@ -138,6 +139,20 @@ def test_more_steps_go_on_from_a_finished_run(style_config: TrainConfig, tmp_pat
     assert train_rank(longer, run)["step"] == 10
     with pytest.raises(Exception, match=r"already has its 10 steps; go on with stage\.steps="):
         train_rank(longer, run)
+
+
+def logged(run: RunDirectory, name: str) -> list[float]:
+    """The values of one curve, in order."""
+    with (run.logs / "csv" / "from-step-00000000" / "metrics.csv").open() as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+def test_the_loss_that_is_logged_is_the_same_however_a_step_is_cut(style_config: TrainConfig, tmp_path: Path):
+    whole = replace(style_config, stage=replace(style_config.stage, steps=3, batch_size=4))
+    cut = replace(style_config, stage=replace(style_config.stage, steps=3, batch_size=1, accumulation=4))
+    one, other = (logged(run_here(c, tmp_path / n), "train/loss") for c, n in ((whole, "one"), (cut, "other")))
+    assert len(one) == 3
+    assert one == pytest.approx(other, rel=1e-3)
 
 
 @pytest.mark.parametrize(("stage", "suffix"), [("style", "png"), ("motion", "mp4")])

@@ -23,6 +23,7 @@ from cinelora.hardware import hardware, peak_memory_mib, quiet_libraries
 from cinelora.hub import resolve
 from cinelora.launch import Rank, barrier, launch, process_group, rank_info
 from cinelora.runs import RunDirectory, adapter_paths
+from cinelora.training.origins import origins, refuse_other_origins, refuse_other_samples
 
 if TYPE_CHECKING:
     import torch
@@ -128,7 +129,10 @@ def encode_rank(config: TrainConfig, run: RunDirectory) -> None:
             log.warning("skipped %s: %s", clip.path, clip.reason)
         barrier(rank)
         if rank.global_rank == 0:
-            latents.complete(Index(index.entries, index.texts), skipped).save(run.dataset)
+            whole = latents.complete(index, skipped)
+            if config.resume:
+                refuse_other_origins(run, {"data": Index.load(run.dataset).data_hash}, {"data": whole.data_hash})
+            whole.save(run.dataset)
 
 
 def reader(config: TrainConfig, device: torch.device) -> Read:
@@ -145,9 +149,11 @@ def reader(config: TrainConfig, device: torch.device) -> Read:
 
 def find_samples(config: TrainConfig, run: RunDirectory) -> None:
     """Write the run's manifest, and say what was found and what was left out."""
-    from cinelora.footage.samples import write_manifest
+    from cinelora.footage.samples import read_manifest, write_manifest
 
     manifest = rendered(config) if config.data.look else scanned(config)
+    if config.resume:
+        refuse_other_samples(run, read_manifest(run.manifest), manifest)
     write_manifest(run.manifest, manifest)
     heldout = sum(sample.split == "heldout" for sample in manifest.samples)
     print(
@@ -198,6 +204,9 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     rank, index = rank_info(), Index.load(run.dataset)
     training, heldout = (LatentDataset(Path(config.cache), index, split) for split in ("train", "heldout"))
     resumed = load_checkpoint(run.checkpoints) if config.resume else None
+    rests_on = origins(config, run, index.data_hash)
+    if resumed:
+        refuse_other_origins(run, resumed.facts["rests_on"], rests_on)
     first_step = resumed.step if resumed else 0
     if first_step >= config.stage.steps:
         raise ConfigError(f"{run.path} already has its {first_step} steps; go on with stage.steps=<more>")
@@ -218,7 +227,8 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
         pin_memory=torch_has_gpu(),
     )
     stage = build_stage(config, run, training)
-    crew = make_callbacks(config, run, index, heldout, sampler.group_size, resumed)
+    facts = resumed.facts if resumed else {"rests_on": rests_on}
+    crew = make_callbacks(config, run, index, heldout, sampler.group_size, resumed, facts)
     trainer = make_trainer(config, run, rank, first_step, crew.all())
     started = time.perf_counter()
     with crew.stop.heeded():
@@ -292,12 +302,12 @@ def make_callbacks(
     heldout: LatentDataset,
     samples_per_step: int,
     resumed: Checkpoint | None,
+    facts: dict[str, Any],
 ) -> Crew:
     """What happens beside the optimisation, as the settings ask for it."""
     from cinelora.training.callbacks import Ema, HeldoutLoss, Keeper, Progress, Resume, StopRequest
 
     ema = Ema(config.ema_decay) if config.ema_decay else None
-    facts = dict(resumed.facts) if resumed else {}
     keeper = Keeper(config.checkpoint, run, partial(export, config, run, index), ema, facts)
     measured = config.validation.every_steps and len(heldout)
     return Crew(

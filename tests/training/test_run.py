@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,15 +17,16 @@ import pytest
 import torch
 from lightning import Callback, Trainer
 
-from cinelora.config.schema import OptimizerConfig, PreviewConfig, TrainConfig
+from cinelora.config.schema import ModelConfig, OptimizerConfig, PreviewConfig, TrainConfig
 from cinelora.errors import TrainingError
-from cinelora.files import load_tensors
+from cinelora.files import load_tensors, save_tensors
 from cinelora.launch import launch
+from cinelora.models import tiny
 from cinelora.models.adapter_file import read_adapter
 from cinelora.runs import RunDirectory
 from cinelora.training.callbacks import StopRequest
 from cinelora.training.checkpoints import load_checkpoint, saved_checkpoints
-from cinelora.training.run import Crew, closing_lines, encode_rank, train, train_rank
+from cinelora.training.run import Crew, carry_style_adapter, closing_lines, encode_rank, train, train_rank
 
 SUMMATION = 2e-4
 """Ranks add gradients up in another order, and AdamW turns a difference in a gradient near zero into one of the order of
@@ -153,6 +155,59 @@ def test_the_loss_that_is_logged_is_the_same_however_a_step_is_cut(style_config:
     one, other = (logged(run_here(c, tmp_path / n), "train/loss") for c, n in ((whole, "one"), (cut, "other")))
     assert len(one) == 3
     assert one == pytest.approx(other, rel=1e-3)
+
+
+def test_a_resume_on_other_footage_is_refused_and_overwrites_nothing(
+    style_config: TrainConfig, footage: Path, tmp_path: Path
+):
+    clips = Path(shutil.copytree(footage, tmp_path / "clips"))
+    config = replace(style_config, data=replace(style_config.data, root=str(clips)))
+    run = run_here(config, tmp_path / "run")
+    resumed = replace(config, resume=str(run.path), stage=replace(config.stage, steps=10))
+    before = {path: path.read_bytes() for path in (run.manifest, run.dataset)}
+    (clips / "clip3.txt").write_text("bars in other words")
+    with pytest.raises(TrainingError, match=r"12 samples, now there are 12, and clip3\.mp4@\d+ is not what it was"):
+        encode_rank(resumed, run)
+    (clips / "clip3.txt").unlink()
+    (clips / "clip3.mp4").unlink()
+    with pytest.raises(TrainingError, match=r"12 samples, now there are 10, and clip3\.mp4@.*or start a new run"):
+        encode_rank(resumed, run)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def copied_pair(model: ModelConfig, folder: Path) -> ModelConfig:
+    """The same model, from a copy that a test may change."""
+    copies = {kind: tiny.embedded(kind) for kind in ("t2v", "i2v")}
+    paths = {kind: str(shutil.copytree(source, folder / kind)) for kind, source in copies.items()}
+    return replace(model, **paths)
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_a_resume_on_another_base_is_refused(part: str, style_config: TrainConfig, tmp_path: Path):
+    config = replace(style_config, model=copied_pair(style_config.model, tmp_path))
+    run = run_here(config, tmp_path / "run")
+    before = run.dataset.read_bytes()
+    weights = tmp_path / "t2v" / part / "diffusion_pytorch_model.safetensors"
+    tensors, facts = load_tensors(weights)
+    save_tensors(weights, {name: tensor + 1e-3 for name, tensor in tensors.items()}, facts)
+    resumed = replace(config, resume=str(run.path), stage=replace(config.stage, steps=10))
+    what = {"transformer": "the weights of the base model", "vae": "the samples, or the encoders that read them,"}[part]
+    with pytest.raises(TrainingError, match=rf"{what} had the hash \w{{12}} and now \w{{12}}; .*start a new run"):
+        run_here(resumed, run.path)
+    assert run.dataset.read_bytes() == before
+
+
+def test_a_resume_above_another_style_adapter_is_refused(
+    style_config: TrainConfig, motion_config: TrainConfig, tmp_path: Path
+):
+    style = run_here(replace(style_config, stage=replace(style_config.stage, steps=1)), tmp_path / "style")
+    carry_style_adapter(str(style.path), RunDirectory(tmp_path / "run"))
+    config = replace(motion_config, stage=replace(motion_config.stage, steps=1))
+    run = run_here(config, tmp_path / "run")
+    other = run_here(replace(style_config, stage=replace(style_config.stage, steps=2)), tmp_path / "other")
+    carry_style_adapter(str(other.path), run)
+    with pytest.raises(TrainingError, match=r"the style adapter under it had the hash \w{12} and now \w{12}"):
+        train_rank(replace(config, resume=str(run.path), stage=replace(config.stage, steps=2)), run)
 
 
 @pytest.mark.parametrize(("stage", "suffix"), [("style", "png"), ("motion", "mp4")])

@@ -288,3 +288,8 @@ def effective_lr(config: TrainConfig) -> float:
     """
     rate = config.optimizer
     return rate.lr if rate.lr_for_width is None else rate.lr * rate.lr_for_width / config.model.hidden_size
+
+
+def samples_per_step(config: TrainConfig) -> int:
+    """Samples of an optimizer step, over all ranks and micro-batches."""
+    return config.stage.batch_size * config.gpus * config.nodes * config.stage.accumulation

@@ -47,7 +47,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     if broken:
         raise TrainingError(
             f"after step {checkpoint.step} the adapter is not finite ({broken[0]}, {len(broken)} tensors in all); "
-            "the last checkpoint is kept: resume it, or start again with a lower optimizer.lr"
+            "the last checkpoint is kept: resume it with a lower optimizer.lr or optimizer.clip_norm"
         )
     target = folder / f"{PREFIX}{checkpoint.step:08d}"
     draft = folder / f"{DRAFT}{checkpoint.step:08d}"

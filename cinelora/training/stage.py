@@ -90,7 +90,7 @@ class Stage(LightningModule):
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} at step {self.global_step + 1}; the last checkpoint is kept: "
-                "resume it with a lower optimizer.lr, or look at the samples of this step"
+                "resume it with a lower optimizer.lr or optimizer.clip_norm"
             )
         return loss + self.touch_all_parameters() if self.may_drop_image else loss
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 import torch
 from lightning import Callback, Trainer
 
+from cinelora.config.compose import RESUME_KEYS
 from cinelora.config.schema import ModelConfig, OptimizerConfig, PreviewConfig, TrainConfig
 from cinelora.errors import TrainingError
 from cinelora.files import load_tensors, save_tensors
@@ -130,9 +132,19 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(
     config = replace(style_config, stage=replace(style_config.stage, steps=40))
     config.optimizer = OptimizerConfig(lr=1e12, lr_for_width=None, clip_norm=0.0)
     config.checkpoint = replace(config.checkpoint, every_steps=1)
-    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+; the last checkpoint is kept"):
+    kept = r"the loss is (nan|inf) at step \d+; the last checkpoint is kept: resume it with a lower optimizer\.lr"
+    with pytest.raises(TrainingError, match=kept) as caught:
         run_here(config, tmp_path)
+    assert set(re.findall(r"optimizer\.\w+", str(caught.value))) <= set(RESUME_KEYS)
     assert load_checkpoint(RunDirectory(tmp_path).checkpoints).step >= 1
+
+
+def test_a_resumed_run_takes_a_lower_rate(style_config: TrainConfig, tmp_path: Path):
+    run = run_here(style_config, tmp_path)
+    stage, optimizer = replace(style_config.stage, steps=10), replace(style_config.optimizer, lr=1e-7)
+    train_rank(replace(style_config, resume=str(run.path), stage=stage, optimizer=optimizer), run)
+    assert logged(run, "train/lr")[-1] == pytest.approx(3e-5 * 5120 / 192)
+    assert logged(run, "train/lr", first_step=8) == pytest.approx([1e-7 * 5120 / 192] * 2)
 
 
 def test_more_steps_go_on_from_a_finished_run(style_config: TrainConfig, tmp_path: Path):
@@ -143,9 +155,9 @@ def test_more_steps_go_on_from_a_finished_run(style_config: TrainConfig, tmp_pat
         train_rank(longer, run)
 
 
-def logged(run: RunDirectory, name: str) -> list[float]:
-    """The values of one curve, in order."""
-    with (run.logs / "csv" / "from-step-00000000" / "metrics.csv").open() as file:
+def logged(run: RunDirectory, name: str, first_step: int = 0) -> list[float]:
+    """The values of one curve since the run was started, or resumed at ``first_step``, in order."""
+    with (run.logs / "csv" / f"from-step-{first_step:08d}" / "metrics.csv").open() as file:
         return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
 
 

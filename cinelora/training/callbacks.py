@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -116,6 +116,25 @@ class Ema(AtStep):
         names = list(current)
         torch._foreach_lerp_([self.average[n] for n in names], [current[n] for n in names], weight)
 
+    @contextmanager
+    def in_place(self, stage: Stage) -> Iterator[None]:
+        """Inside the block the transformer carries the average, and after it the weights again, bit for bit."""
+        weights = {name: value.clone() for name, value in stage.trained.state().items()}
+        stage.trained.load(self.average)
+        try:
+            yield
+        finally:
+            stage.trained.load(weights)
+
+
+@contextmanager
+def as_exported(stage: Stage, ema: Ema | None) -> Iterator[None]:
+    """Inside the block the transformer is in eval mode and carries what is exported: the average, where there is one."""
+    stage.eval()
+    with ema.in_place(stage) if ema else nullcontext():
+        yield
+    stage.train()
+
 
 class Resume(Callback):
     """Puts a resumed run's adapter, moments, average and step back; stands before the callbacks that look at them."""
@@ -187,6 +206,7 @@ def restore(checkpoint: Checkpoint, trainer: Trainer, stage: Stage, ema: Ema | N
 class HeldoutLoss(AtStep):
     """Loss on held-out samples at fixed sigmas with fixed noise: unlike the training loss it compares between steps.
 
+    It is the loss of what is exported, hence of the average where one is kept.
     The first value, before any step, is the untrained adapter's (the base's, or base and style adapter in stage 2); it is
     kept in the checkpoints, so that a resumed run still says how far it has come.
     """
@@ -227,14 +247,13 @@ class HeldoutLoss(AtStep):
     def measure(self, trainer: Trainer, stage: Stage) -> dict[str, float]:
         """Mean loss per sigma and over all, each rank looking at its share of the samples."""
         training_ids, stage.sample_ids = stage.sample_ids, self.sample_ids
-        stage.eval()
         sums = torch.zeros(len(HELDOUT_SIGMAS) + 1)
-        for position in self.positions[trainer.global_rank :: trainer.world_size]:
-            batch = stage.transfer_batch_to_device(default_collate([self.heldout[position]]), stage.device, 0)
-            for i, sigma in enumerate(HELDOUT_SIGMAS):
-                sums[i] += float(stage.loss(batch, stage.draw_at(batch, step=0, sigma=sigma)))
-            sums[-1] += 1
-        stage.train()
+        with as_exported(stage, self.keeper.ema):
+            for position in self.positions[trainer.global_rank :: trainer.world_size]:
+                batch = stage.transfer_batch_to_device(default_collate([self.heldout[position]]), stage.device, 0)
+                for i, sigma in enumerate(HELDOUT_SIGMAS):
+                    sums[i] += float(stage.loss(batch, stage.draw_at(batch, step=0, sigma=sigma)))
+                sums[-1] += 1
         stage.sample_ids = training_ids
         *totals, count = mean_over_ranks(sums, trainer)
         losses = [total / count for total in totals]

@@ -1,4 +1,4 @@
-"""A picture or clip from the adapter as it is now, from the same noise each time.
+"""A picture or clip from what would be exported now, from the same noise each time.
 
 The VAE is loaded for the preview and released after it; the text was encoded with the data. An I2V stage that shows its
 transformer the first frame takes a held-out sample's.
@@ -20,20 +20,20 @@ from cinelora.models.wan import Condition, ImageCondition, Part, WanBundle, rang
 from cinelora.runs import RunDirectory
 from cinelora.sampling.denoise import Guided, sample
 from cinelora.sampling.generate import initial_noise
-from cinelora.training.callbacks import AtStep
+from cinelora.training.callbacks import AtStep, Ema, as_exported
 from cinelora.training.stage import Stage
 
 
 class Preview(AtStep):
     """Every few steps, ``previews/step-00000250.png`` (stills) or ``.mp4`` (windows), also to W&B and TensorBoard."""
 
-    def __init__(self, config: TrainConfig, run: RunDirectory, shown: LatentDataset) -> None:
+    def __init__(self, config: TrainConfig, run: RunDirectory, shown: LatentDataset, ema: Ema | None) -> None:
         super().__init__()
         if not len(shown):
             raise FootageError(
                 "previews show held-out samples and there are none; raise data.holdout or set preview.every_steps=0"
             )
-        self.config, self.run, self.shown = config, run, shown
+        self.config, self.run, self.shown, self.ema = config, run, shown, ema
         self.bundle = WanBundle.from_config(config.model, config.stage.transformer, Path(config.cache))
 
     def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
@@ -56,11 +56,10 @@ class Preview(AtStep):
         solver = SamplerConfig(name=config.sampler.name, steps=config.preview.sampler_steps)
         noise = initial_noise(config.seed, "preview", config.model, config.stage.num_frames, device)
         positive, negative = Condition(batch["text"], image), Condition(stage.null_text[None], image)
-        stage.eval()
         guided = Guided(stage.transformer, positive, negative, config.sampler.guidance)
         shift = config.model.sampling_shift if config.sampler.shift is None else config.sampler.shift
-        latents = sample(guided, noise, solver, shift)
-        stage.train()
+        with as_exported(stage, self.ema):
+            latents = sample(guided, noise, solver, shift)
         with self.bundle.loaded(Part.VAE):
             return self.bundle.decode(latents)
 

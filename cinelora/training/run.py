@@ -316,16 +316,16 @@ def make_callbacks(
         ema,
         keeper,
         HeldoutLoss(config.validation, heldout, [e.id for e in heldout.entries], keeper) if measured else None,
-        make_preview(config, run, heldout) if config.preview.every_steps else None,
+        make_preview(config, run, heldout, ema) if config.preview.every_steps else None,
         Progress(config.logger, samples_per_step),
     )
 
 
-def make_preview(config: TrainConfig, run: RunDirectory, heldout: LatentDataset) -> Preview:
+def make_preview(config: TrainConfig, run: RunDirectory, heldout: LatentDataset, ema: Ema | None) -> Preview:
     """The preview, whose imports a run without previews does not wait for."""
     from cinelora.training.preview import Preview
 
-    return Preview(config, run, heldout)
+    return Preview(config, run, heldout, ema)
 
 
 def make_trainer(

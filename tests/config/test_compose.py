@@ -291,7 +291,9 @@ def test_resume_keeps_the_samples_of_a_step_and_says_how(
 
 @pytest.mark.parametrize("change", ["lora.rank=8", "stage=style", "data.root=/x", "recipe=paper", "optimizer.beta1=0"])
 def test_resume_refuses_what_its_numbers_rest_on(run: Path, change: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{change.partition('=')[0]} cannot change; these can: stage.steps, stage.batch_size"):
+    with pytest.raises(
+        ConfigError, match=rf"{change.partition('=')[0]} cannot change; these can: stage.steps, stage.batch_size"
+    ):
         compose_train([f"resume={run}", change])
 
 

@@ -17,18 +17,22 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import Callback, Trainer
+from torch.utils.data import default_collate
 
 from cinelora.config.compose import RESUME_KEYS
 from cinelora.config.schema import ModelConfig, OptimizerConfig, PreviewConfig, TrainConfig
 from cinelora.errors import TrainingError
 from cinelora.files import load_tensors, save_tensors
+from cinelora.latents.cache import Index
+from cinelora.latents.dataset import LatentDataset
 from cinelora.launch import launch
 from cinelora.models import tiny
 from cinelora.models.adapter_file import read_adapter
 from cinelora.runs import RunDirectory
-from cinelora.training.callbacks import StopRequest
+from cinelora.training.callbacks import HELDOUT_SIGMAS, StopRequest
 from cinelora.training.checkpoints import load_checkpoint, saved_checkpoints
-from cinelora.training.run import Crew, carry_style_adapter, closing_lines, encode_rank, train, train_rank
+from cinelora.training.run import Crew, build_stage, carry_style_adapter, closing_lines, encode_rank, train, train_rank
+from cinelora.training.stage import Stage
 
 SUMMATION = 2e-4
 """Ranks add gradients up in another order, and AdamW turns a difference in a gradient near zero into one of the order of
@@ -240,6 +244,36 @@ def test_ema_is_exported_and_is_not_the_adapter_itself(style_config: TrainConfig
     for name, value in exported.items():
         assert torch.equal(value, saved.group("ema")[name])
     assert any(not torch.equal(value, saved.group("adapter")[name]) for name, value in exported.items())
+
+
+@pytest.mark.parametrize("kept", ["adapter", "pretrain"])
+def test_what_is_measured_and_shown_is_what_is_exported(kept: str, style_config: TrainConfig, tmp_path: Path):
+    config = replace(style_config, ema_decay=0.9, preview=PreviewConfig(every_steps=4, prompt="rain", sampler_steps=1))
+    if kept == "pretrain":
+        config.stage = replace(config.stage, name="pretrain", steps=4)
+        config.optimizer = OptimizerConfig(lr=1e-3, lr_for_width=None)
+    blind = replace(config, preview=PreviewConfig(), validation=replace(config.validation, every_steps=0))
+    without, run = run_here(blind, tmp_path / "without"), run_here(config, tmp_path / "with")
+    assert_same_end(without, run)
+    averaged = load_checkpoint(run.checkpoints)
+    stage, heldout = stage_of(config, run), LatentDataset(Path(config.cache), Index.load(run.dataset), "heldout")
+    losses = {}
+    for group in ("ema", "adapter"):
+        stage.trained.load(averaged.group(group))
+        stage.sample_ids = [entry.id for entry in heldout.entries]
+        batches = [default_collate([heldout[i]]) for i in range(2)]
+        with torch.no_grad():
+            draws = [
+                (batch, stage.draw_at(batch, step=0, sigma=sigma)) for batch in batches for sigma in HELDOUT_SIGMAS
+            ]
+            losses[group] = sum(float(stage.loss(*draw)) for draw in draws) / len(draws)
+    reported = json.loads(run.summary.read_text())["heldout_loss"]
+    assert reported == pytest.approx(losses["ema"], rel=1e-5)
+    assert reported != pytest.approx(losses["adapter"], rel=1e-5)
+
+
+def stage_of(config: TrainConfig, run: RunDirectory) -> Stage:
+    return build_stage(config, run, LatentDataset(Path(config.cache), Index.load(run.dataset), "train"))
 
 
 def test_two_runs_can_share_a_cache_that_neither_has_filled(footage: Path, tmp_path: Path):

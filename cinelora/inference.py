@@ -27,6 +27,7 @@ from cinelora.files import (
     write_mp4,
     write_png,
 )
+from cinelora.footage.samples import prompt_with_trigger
 from cinelora.hardware import quiet_libraries
 from cinelora.hub import resolve
 from cinelora.launch import barrier, launch, process_group, rank_info
@@ -148,8 +149,8 @@ class Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
-def infer_rank(config: InferConfig, todo: list[Take], adapter_files: dict[str, Path], sources: dict[str, str]) -> None:
-    """Make all takes on this rank's share of the sequence; rank 0 decodes and writes."""
+def infer_rank(config: InferConfig, todo: list[Take], adapter_files: dict[str, Path], sources: dict[str, str]) -> int:
+    """Make all takes on this rank's share of the sequence; rank 0 decodes and writes. Returns how many: a whole result."""
     from cinelora.models.adapter_file import read_adapter
     from cinelora.models.wan import Part, WanBundle, num_tokens
     from cinelora.sampling.generate import Sampling
@@ -183,6 +184,7 @@ def infer_rank(config: InferConfig, todo: list[Take], adapter_files: dict[str, P
                     seconds = {part: total / len(todo) for part, total in clock.seconds.items()}
                     write_take(config, take, variants, adapters, sources, last, seconds, len(todo))
         barrier(rank)  # who leaves the group ends it for rank 0 as well, which may still be decoding
+    return len(todo)
 
 
 def kinds(config: InferConfig) -> tuple[str, ...]:
@@ -231,11 +233,6 @@ def plan_shots(
         return Shot(variants[name], Texts(positive, negative), take.folder / f"{name}.latents", made_of)
 
     return [{name: shot(take, p, name) for name in variants} for take, p in zip(todo, positives, strict=True)]
-
-
-def prompt_with_trigger(prompt: str, trigger: str | None) -> str:
-    """The prompt as training saw its captions: behind the trigger word, unless it is already there."""
-    return f"{trigger}, {prompt}" if trigger and trigger not in prompt else prompt
 
 
 def make_clips(

@@ -78,7 +78,8 @@ def launch(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1, l
 
     Raises ``ConfigError`` for more ranks than GPUs or an unknown meeting point of several nodes; any ``CineloraError``
     of a rank as it was; ``LaunchError`` for another error or a death, within 10 s of it; ``KeyboardInterrupt`` where
-    ranks were stopped and returned nothing. No rank outlives this process.
+    ranks were stopped and returned None or nothing at all: a result that is one says by itself how far it came. No rank
+    outlives this process.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -279,7 +280,10 @@ def _conclude(
     """The result, or the error that explains the others: ours, the stop, the first death, the first crash."""
     outcomes, started = _read_outcomes(folder), _started(folder)
     if outcomes and all(rank in outcomes and outcomes[rank].kind == "returned" for rank in {*started, *exit_codes}):
-        return outcomes[min(outcomes)].value
+        value = outcomes[min(outcomes)].value
+        if stopped and value is None:
+            raise KeyboardInterrupt
+        return value
     by_time = sorted(outcomes.items(), key=lambda item: item[1].at)
     of_kind = {
         kind: [item for item in by_time if item[1].kind == kind] for kind in ("refused", "crashed", "interrupted")

@@ -13,7 +13,8 @@ from PIL import Image
 
 from cinelora.config.schema import InferConfig, MetricsConfig, ModelConfig, SamplerConfig, TrainConfig, WeightsConfig
 from cinelora.errors import AdapterError, ConfigError, FootageError
-from cinelora.inference import infer, prompt_with_trigger
+from cinelora.footage.samples import prompt_with_trigger
+from cinelora.inference import infer
 from cinelora.latents.cache import Entry, Index
 from cinelora.launch import LaunchError
 from cinelora.models.lora import adapter_state

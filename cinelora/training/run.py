@@ -121,7 +121,7 @@ def encode_rank(config: TrainConfig, run: RunDirectory) -> None:
         bundle = WanBundle.from_config(model, bundle_kind(config), cache)
         framing = Framing(model.height, model.width, stage.num_frames, stage.image_condition)
         latents = LatentCache(cache, bundle, framing, config.workers)
-        texts = {"null": ""} | ({"preview": config.preview.prompt} if config.preview.prompt else {})
+        texts = {"null": ""} | preview_text(config)
         index = latents.index(manifest, texts)
         read = reader(config, bundle.device)
         skipped = latents.encode(read, manifest, index, texts, rank.global_rank, rank.world_size)
@@ -133,6 +133,14 @@ def encode_rank(config: TrainConfig, run: RunDirectory) -> None:
             if config.resume:
                 refuse_other_origins(run, {"data": Index.load(run.dataset).data_hash}, {"data": whole.data_hash})
             whole.save(run.dataset)
+
+
+def preview_text(config: TrainConfig) -> dict[str, str]:
+    """The preview's prompt, if there is one, as inference would give it to the adapter: behind the trigger word."""
+    from cinelora.footage.samples import prompt_with_trigger
+
+    prompt = config.preview.prompt
+    return {"preview": prompt_with_trigger(prompt, config.data.trigger)} if prompt else {}
 
 
 def reader(config: TrainConfig, device: torch.device) -> Read:

@@ -28,6 +28,7 @@ from cinelora.latents.dataset import LatentDataset
 from cinelora.launch import launch
 from cinelora.models import tiny
 from cinelora.models.adapter_file import read_adapter
+from cinelora.models.wan import Part, WanBundle, pad_text
 from cinelora.runs import RunDirectory
 from cinelora.training.callbacks import HELDOUT_SIGMAS, StopRequest
 from cinelora.training.checkpoints import load_checkpoint, saved_checkpoints
@@ -235,6 +236,20 @@ def test_previews_appear_and_change_nothing_that_is_learnt(
     without, run = run_here(config, tmp_path / "without"), run_here(shown, tmp_path / "with")
     assert [path.name for path in sorted(run.previews.iterdir())] == [f"step-0000000{n}.{suffix}" for n in (4, 8)]
     assert_same_end(without, run)
+
+
+def test_the_preview_s_prompt_stands_behind_the_trigger_like_every_caption(
+    style_config: TrainConfig, t2v: WanBundle, tmp_path: Path
+):
+    config = replace(style_config, data=replace(style_config.data, trigger="nwr"))
+    config.preview = PreviewConfig(every_steps=4, prompt="rain")
+    run = RunDirectory(tmp_path)
+    encode_rank(config, run)
+    heldout = LatentDataset(Path(config.cache), Index.load(run.dataset), "heldout")
+    with t2v.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
+        expected = pad_text(t2v.encode_text(["nwr, rain"]))[0]
+    assert torch.equal(heldout.text(heldout.texts["preview"]), expected)
+    assert all(entry.caption.startswith("nwr, ") for entry in heldout.entries)
 
 
 def test_ema_is_exported_and_is_not_the_adapter_itself(style_config: TrainConfig, tmp_path: Path):

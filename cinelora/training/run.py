@@ -7,6 +7,7 @@ only launches; encoders live in the first launch and die with it, so training ne
 from __future__ import annotations
 
 import logging
+import shlex
 import shutil
 import time
 from contextlib import nullcontext
@@ -81,7 +82,8 @@ def closing_lines(result: dict[str, Any], run: RunDirectory) -> list[str]:
         lines.insert(0, heldout_line(result))
     if result["interrupted"]:
         lines.append(
-            f"stopped at step {result['step']} of {result['steps']}; go on with: python train.py resume={run.path}"
+            f"stopped at step {result['step']} of {result['steps']}; "
+            f"go on with: python train.py {shlex.quote(f'resume={run.path}')}"
         )
     if result["adapter_effect"] == 0:
         lines.append("WARNING: the adapter changed nothing: its update is exactly zero")

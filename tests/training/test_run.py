@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -330,6 +331,7 @@ def test_a_stopped_run_saves_and_once_resumed_ends_like_one_left_alone(
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "held-out loss: not measured before the stop" in printed
+    assert shlex.split(printed.partition("go on with: ")[2])[:3] == ["python", "train.py", f"resume={stopped.path}"]
     step = load_checkpoint(stopped.checkpoints).step
     summary = json.loads(stopped.summary.read_text())
     assert (summary["interrupted"], summary["step"], summary["heldout_step"]) == (True, step, None)
@@ -375,6 +377,13 @@ def test_a_run_stopped_early_says_what_it_knows(
     assert (summary["step"], summary["interrupted"], summary["heldout_step"]) == (6, True, 4)
     assert 0 < summary["loss"] < 100
     assert "against the start, measured at step 4" in closing_lines(summary, RunDirectory(tmp_path))[0]
+
+
+def test_what_a_stopped_run_prints_can_be_typed(tmp_path: Path):
+    run = RunDirectory(tmp_path / "it's, (1) $HOME")
+    result = {"stage": "style", "interrupted": True, "step": 3, "steps": 8, "adapter_effect": 1.0}
+    typed = closing_lines(result, run)[-1].partition("go on with: ")[2]
+    assert shlex.split(typed) == ["python", "train.py", f"resume={run.path}"]
 
 
 def test_a_signal_in_the_last_step_interrupts_nothing(

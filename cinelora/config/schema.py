@@ -100,7 +100,7 @@ class LoraSettings:
 
     rank: int = setting("rank of the two factors", 8)
     alpha: float = setting("the update is scaled by alpha / rank", 16.0)
-    dropout: float = setting("dropout before the first factor", 0.0)
+    dropout: float = setting("dropout before the first factor; another cut of the batch draws it anew", 0.0)
     targets: str = setting("which projections", "cross_attention", ("cross_attention", "attention", "all_linear"))
 
 

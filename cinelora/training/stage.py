@@ -139,7 +139,11 @@ class Stage(LightningModule):
     # -- chance --------------------------------------------------------------------------------------------------------
 
     def draw(self, batch: Batch, micro: int) -> Draw:
-        """Noise, sigma and dropout of a batch, keyed by (seed, sample, step) and the sample's slot in the step."""
+        """Noise, sigma and dropout of a batch, keyed by (seed, sample, step) and the sample's slot in the step.
+
+        LoRA's dropout is drawn by the layers for the whole micro-batch, so it is keyed by (seed, step, its first slot) and
+        depends on how the step is cut.
+        """
         rank, size = self.global_rank, len(batch["index"])
         first_slot = (micro * self.trainer.world_size + rank) * size
         if self.config.lora.dropout:

@@ -316,6 +316,7 @@ def write_take(
 ) -> None:
     """Decode a take and write its files, the summary last; what was kept of its latents then goes."""
     from cinelora.hardware import hardware, peak_memory_mib
+    from cinelora.metrics.temporal import measure
     from cinelora.models.wan import range_to_pixels
 
     take.folder.mkdir(parents=True, exist_ok=True)
@@ -337,7 +338,7 @@ def write_take(
         "adapters": {kind: adapter_facts(adapter) for kind, adapter in adapters.items()},
         "seconds": {part: round(total, 3) for part, total in clock.seconds.items()},
         "takes_in_run": num_takes,
-        "metrics": measure(config, videos["adapted"]),
+        "metrics": measure(config.metrics.names, videos["adapted"]),
         "peak_memory_mib": peak_memory_mib(),
         "ranks": config.gpus * config.nodes,
         **hardware(),
@@ -351,20 +352,3 @@ def adapter_facts(adapter: AdapterFile) -> dict[str, Any]:
     """What a summary says of an adapter."""
     spec = asdict(adapter.spec)
     return {**spec, "base_model": adapter.base_model, "trigger": adapter.trigger, "data_hash": adapter.data_hash}
-
-
-def measure(config: InferConfig, video_THWC: np.ndarray) -> dict[str, float]:
-    """The numbers that ``config.metrics`` names; a single frame has none in time."""
-    import torch
-
-    from cinelora.metrics.temporal import METRICS
-
-    if len(video_THWC) < 2:
-        return {}
-    video = torch.from_numpy(video_THWC).permute(3, 0, 1, 2)[None].float() / 255
-    numbers = {}
-    for name in config.metrics.names:
-        metric = METRICS[name](sync_on_compute=False)  # rank 0 measures alone
-        metric.update(video)
-        numbers[name] = round(float(metric.compute()), 5)
-    return numbers

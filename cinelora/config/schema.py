@@ -89,7 +89,9 @@ class DataConfig:
     heldout_clips: int = setting("clips to render for validation", 64)
     caption: str | None = setting("one caption for every clip, instead of the files beside them")
     trigger: str | None = setting("word put before every caption, to call the look up later")
-    holdout: float = setting("share of the clips kept for validation", 0.1)
+    holdout: float = setting(
+        "share of the clips kept for validation; folders named train and heldout decide instead", 0.1
+    )
     stills_per_shot: int = setting("stills taken from each shot", 2)
     window_stride: int = setting("frames between the starts of two windows, at the model's fps", 33)
 
@@ -187,11 +189,11 @@ class SamplerConfig:
 
 @dataclass
 class MetricsConfig:
-    """Which numbers are written beside a clip."""
+    """Which numbers are written beside a clip, in training a preview of one."""
 
     names: list[str] = field(
         default_factory=list,
-        metadata={"help": "numbers written beside a clip", "choices": ("flicker", "tssim", "motion")},
+        metadata={"help": "numbers written beside a clip or a preview", "choices": ("flicker", "tssim", "motion")},
     )
 
 

@@ -14,8 +14,9 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from cinelora.config.schema import SamplerConfig, TrainConfig
 from cinelora.errors import FootageError
-from cinelora.files import write_mp4, write_png
+from cinelora.files import write_json, write_mp4, write_png
 from cinelora.latents.dataset import LatentDataset
+from cinelora.metrics.temporal import measure
 from cinelora.models.wan import Condition, ImageCondition, Part, WanBundle, range_to_pixels
 from cinelora.runs import RunDirectory
 from cinelora.sampling.denoise import Guided, sample
@@ -25,7 +26,10 @@ from cinelora.training.stage import Stage
 
 
 class Preview(AtStep):
-    """Every few steps, ``previews/step-00000250.png`` (stills) or ``.mp4`` (windows), also to W&B and TensorBoard."""
+    """Every few steps, ``previews/step-00000250.png`` (stills) or ``.mp4`` (windows), also to W&B and TensorBoard.
+
+    Beside a clip are the numbers that ``metrics`` names, in ``.json`` and at the logger.
+    """
 
     def __init__(self, config: TrainConfig, run: RunDirectory, shown: LatentDataset, ema: Ema | None) -> None:
         super().__init__()
@@ -73,6 +77,10 @@ class Preview(AtStep):
             write_png(path, video[0])
         else:
             write_mp4(path, video, self.config.model.fps)
+        if numbers := measure(self.config.metrics.names, video):
+            write_json(path.with_suffix(".json"), numbers)
+            if trainer.logger:
+                trainer.logger.log_metrics({f"preview/{name}": value for name, value in numbers.items()}, step)
         match trainer.logger:
             case WandbLogger() as logger if still:
                 logger.log_image("preview", [str(path)], step=step)

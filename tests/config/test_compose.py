@@ -83,8 +83,9 @@ def test_the_defaults_of_stage_2() -> None:
 
 
 def test_precedence_schema_group_recipe_command_line() -> None:
-    assert compose_train(STYLE).data.holdout == 0.2  # the group's, above the schema's 0.1
-    assert compose_train([*STYLE, "data.holdout=0.3"]).data.holdout == 0.3
+    motion = ["stage=motion", "data=noir"]
+    assert compose_train(motion).stage.batch_size == 1  # the group's, above the schema's 4
+    assert compose_train([*motion, "stage.batch_size=2"]).stage.batch_size == 2
     recipe = compose_train([*STYLE, "recipe=paper"])
     assert recipe.model.name == "wan21_14b_720p"  # the recipe's, above the script's own tiny
     ours = compose_train(["recipe=paper", *STYLE, "model=tiny", "lora.rank=4"])
@@ -119,6 +120,15 @@ def test_shipped_data_is_found_from_anywhere_and_the_users_from_here(
     monkeypatch.chdir(tmp_path)
     assert compose_train(STYLE).data.root == str(keys.PROJECT / "data/noir")
     assert compose_train([*STYLE, "data.root=mine"]).data.root == "mine"
+
+
+def test_shipped_footage_says_itself_what_is_held_out() -> None:
+    """A share in conf/data would have no effect on it."""
+    for name in ("noir", "daylight"):
+        root = keys.PROJECT / "data" / name
+        assert (root / "train").is_dir()
+        assert (root / "heldout").is_dir()
+        assert "holdout" not in yaml.safe_load((keys.CONF / "data" / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def test_conf_holds_values_only() -> None:
@@ -174,6 +184,8 @@ REFUSED = [
     ([*STYLE, "-v"], r"the flags are -m, --show, --help"),
     ([*STYLE, "prompt=x"], r"prompt is not a setting, did you mean preview.prompt"),
     ([*STYLE, "=4"], r"is not a setting"),
+    ([*STYLE, "sampler.steps=4"], r"no effect in training: a preview takes preview.sampler_steps"),
+    ([*STYLE, "sampler.guidance_mode=split"], r"no effect in training: a preview is made by one rank"),
 ]
 
 

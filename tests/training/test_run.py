@@ -21,7 +21,7 @@ from lightning import Callback, Trainer
 from torch.utils.data import default_collate
 
 from cinelora.config.compose import RESUME_KEYS
-from cinelora.config.schema import ModelConfig, OptimizerConfig, PreviewConfig, TrainConfig
+from cinelora.config.schema import MetricsConfig, ModelConfig, OptimizerConfig, PreviewConfig, TrainConfig
 from cinelora.errors import TrainingError
 from cinelora.files import load_tensors, save_tensors
 from cinelora.latents.cache import Index
@@ -234,9 +234,16 @@ def test_previews_appear_and_change_nothing_that_is_learnt(
 ):
     config = style_config if stage == "style" else motion_config
     shown = replace(config, preview=PreviewConfig(every_steps=4, prompt="rain", sampler_steps=2))
+    shown.metrics = MetricsConfig(names=["motion", "tssim"])
     without, run = run_here(config, tmp_path / "without"), run_here(shown, tmp_path / "with")
-    assert [path.name for path in sorted(run.previews.iterdir())] == [f"step-0000000{n}.{suffix}" for n in (4, 8)]
+    assert [path.name for path in sorted(run.previews.glob(f"*.{suffix}"))] == [
+        f"step-0000000{n}.{suffix}" for n in (4, 8)
+    ]
     assert_same_end(without, run)
+    if stage == "motion":
+        numbers = [json.loads(path.read_text()) for path in sorted(run.previews.glob("*.json"))]
+        assert [list(beside) for beside in numbers] == [["motion", "tssim"]] * 2
+        assert logged(run, "preview/motion") == [beside["motion"] for beside in numbers]
 
 
 def test_the_preview_s_prompt_stands_behind_the_trigger_like_every_caption(

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cinelora.config.schema import InferConfig
+from cinelora.config.schema import InferConfig, ModelConfig
 from cinelora.files import (
     contact_sheet,
     load_tensors,
@@ -31,7 +31,7 @@ from cinelora.footage.samples import prompt_with_trigger
 from cinelora.hardware import quiet_libraries
 from cinelora.hub import resolve
 from cinelora.launch import barrier, launch, process_group, rank_info
-from cinelora.runs import adapter_paths
+from cinelora.runs import adapter_paths, other_weights
 from cinelora.sampling.partition import plan_partition
 
 if TYPE_CHECKING:
@@ -163,6 +163,8 @@ def infer_rank(config: InferConfig, todo: list[Take], adapter_files: dict[str, P
     split = config.sampler.guidance_mode == "split" and config.sampler.guidance != 1
     sampling = Sampling(model, config.sampler, plan_partition(rank.world_size, model.num_heads, tokens, split), rank)
     bundles = {kind: WanBundle.from_config(model, kind, cache) for kind in kinds(config)}
+    if rank.global_rank == 0:
+        warn_of_other_weights(model, adapters, bundles)
     first, last = bundles[kinds(config)[0]], bundles[kinds(config)[-1]]
     with process_group(rank) if rank.world_size > 1 else nullcontext():
         with clock.part("text"):
@@ -185,6 +187,14 @@ def infer_rank(config: InferConfig, todo: list[Take], adapter_files: dict[str, P
                     write_take(config, take, variants, adapters, sources, last, seconds, len(todo))
         barrier(rank)  # who leaves the group ends it for rank 0 as well, which may still be decoding
     return len(todo)
+
+
+def warn_of_other_weights(model: ModelConfig, adapters: dict[str, AdapterFile], bundles: dict[str, WanBundle]) -> None:
+    """Say where an adapter was trained on other weights than the transformer of its kind that takes part."""
+    for kind, adapter in adapters.items():
+        bundle = bundles.get(adapter.transformer)
+        if bundle and (warning := other_weights(kind, adapter, model, bundle)):
+            print(f"WARNING: {warning}")
 
 
 def kinds(config: InferConfig) -> tuple[str, ...]:

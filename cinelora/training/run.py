@@ -21,9 +21,9 @@ from cinelora.config.schema import TrainConfig
 from cinelora.errors import AdapterError, ConfigError
 from cinelora.files import lock, write_json, write_whole
 from cinelora.hardware import hardware, peak_memory_mib, quiet_libraries
-from cinelora.hub import resolve
+from cinelora.hub import is_at_hand, resolve
 from cinelora.launch import Rank, barrier, launch, process_group, rank_info
-from cinelora.runs import RunDirectory, adapter_paths
+from cinelora.runs import RunDirectory, adapter_paths, other_weights
 from cinelora.training.origins import origins, refuse_other_origins, refuse_other_samples
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from cinelora.footage.samples import Manifest
     from cinelora.latents.cache import Index, Read
     from cinelora.latents.dataset import LatentDataset
+    from cinelora.models.adapter_file import AdapterFile
     from cinelora.models.trained import TrainedAdapter
     from cinelora.training.callbacks import Ema, HeldoutLoss, Keeper, Progress, Resume, StopRequest
     from cinelora.training.checkpoints import Checkpoint
@@ -281,10 +282,25 @@ def hang_adapters(config: TrainConfig, run: RunDirectory, transformer: WanTransf
 
     lora = config.lora
     if config.stage.name == "motion" and run.adapter("style").exists():
-        load_adapter(transformer, "style", read_adapter(run.adapter("style")), config.model.name)
+        style = read_adapter(run.adapter("style"))
+        load_adapter(transformer, "style", style, config.model.name)
+        if rank_info().global_rank == 0:
+            warn_of_other_weights(config, style)
     spec = LoraSpec(lora.rank, lora.alpha, lora.dropout, lora.targets)
     add_adapter(transformer, config.stage.name, spec, config.seed)
     return TrainedAdapter(transformer, config.stage.name)
+
+
+def warn_of_other_weights(config: TrainConfig, style: AdapterFile) -> None:
+    """Say where the style adapter was trained on other weights; nothing is fetched from the hub to find that out."""
+    from cinelora.models.wan import WanBundle
+
+    source = config.model.t2v if style.transformer == "t2v" else config.model.i2v
+    if style.transformer != config.stage.transformer and (source is None or not is_at_hand(source)):
+        return
+    bundle = WanBundle.from_config(config.model, style.transformer, Path(config.cache))
+    if warning := other_weights("style", style, config.model, bundle):
+        print(f"WARNING: {warning}")
 
 
 @dataclass(frozen=True)

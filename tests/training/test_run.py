@@ -28,7 +28,7 @@ from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
 from cinelora.launch import launch
 from cinelora.models import tiny
-from cinelora.models.adapter_file import read_adapter
+from cinelora.models.adapter_file import export_adapter, read_adapter
 from cinelora.models.wan import Part, WanBundle, pad_text
 from cinelora.runs import RunDirectory
 from cinelora.training.callbacks import HELDOUT_SIGMAS, StopRequest
@@ -213,6 +213,19 @@ def test_a_resume_on_another_base_is_refused(part: str, style_config: TrainConfi
     with pytest.raises(TrainingError, match=rf"{what} had the hash \w{{12}} and now \w{{12}}; .*start a new run"):
         run_here(resumed, run.path)
     assert run.dataset.read_bytes() == before
+
+
+def test_a_style_adapter_of_other_weights_of_the_same_model_is_named(
+    style_config: TrainConfig, motion_config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    style = run_here(replace(style_config, stage=replace(style_config.stage, steps=1)), tmp_path / "style")
+    config, run = replace(motion_config, stage=replace(motion_config.stage, steps=1)), RunDirectory(tmp_path / "run")
+    carry_style_adapter(str(style.path), run)
+    run_here(config, run.path)
+    assert "other weights" not in capsys.readouterr().out
+    export_adapter(run.adapter("style"), replace(read_adapter(run.adapter("style")), base_revision="0123456789ab"))
+    stage_of(config, run)
+    assert "adapter was trained on other weights of tiny (t2v, 0123456789ab) than these" in capsys.readouterr().out
 
 
 def test_a_resume_above_another_style_adapter_is_refused(

@@ -438,6 +438,8 @@ def run_rank(exchange: str, facts: dict[str, Any]) -> None:
     sys.argv = facts["argv"]
     try:
         _write_outcome(folder, number, _Outcome("returned", _call(folder, rank)))
+        for request in STOP_SIGNALS:  # all is done; a traceback out of the interpreter's own end would only puzzle
+            signal.signal(request, signal.SIG_IGN)
     except KeyboardInterrupt:
         _write_outcome(folder, number, _Outcome("interrupted", sentence="interrupted"))
         _leave(0)  # not a failure: on one the agent would end the others in the middle of their last save

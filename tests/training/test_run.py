@@ -145,6 +145,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(
     assert load_checkpoint(RunDirectory(tmp_path).checkpoints).step >= 1
 
 
+def test_a_resume_that_cuts_its_steps_otherwise_ends_at_the_same_numbers(style_config: TrainConfig, tmp_path: Path):
+    whole = run_here(style_config, tmp_path / "whole")
+    run = run_here(replace(style_config, stage=replace(style_config.stage, steps=4)), tmp_path / "run")
+    cut = replace(style_config.stage, batch_size=1, accumulation=2)
+    train_rank(replace(style_config, resume=str(run.path), stage=cut), run)
+    assert_same_end(whole, run, tolerance=SUMMATION)
+
+
 def test_a_resumed_run_takes_a_lower_rate(style_config: TrainConfig, tmp_path: Path):
     run = run_here(style_config, tmp_path)
     stage, optimizer = replace(style_config.stage, steps=10), replace(style_config.optimizer, lr=1e-7)

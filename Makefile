@@ -90,9 +90,10 @@ check: $(READY)  ## look at style, types and installed packages; change nothing
 	$(BIN)/mypy
 	@! $(BIN)/python -m pip check | grep -vE '^(No broken requirements found\.|decord .* is not supported on this platform)$$'
 
-bench: $(READY)  ## time training and cache reads against a bare loop
+bench: $(READY)  ## time training and cache reads against a bare loop, and watch memory over 2,000 steps
 	$(BIN)/python benchmarks/train_loop.py
 	$(BIN)/python benchmarks/cache_reads.py
+	$(BIN)/python benchmarks/memory.py
 
 clean:  ## remove the virtual environment, the demo and what tools leave behind; your runs stay
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

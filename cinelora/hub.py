@@ -33,6 +33,11 @@ def is_model_source(source: str) -> bool:
     return Path(source).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None
 
 
+def is_at_hand(source: str) -> bool:
+    """Whether a model is on this machine for certain: embedded, or a directory."""
+    return source in EMBEDDED or Path(source).is_dir()
+
+
 def resolve(source: str, key: str = "ckpt") -> Path:
     """The run directory or adapter file behind a source; ``hub:owner/name[@revision]`` is fetched first.
 

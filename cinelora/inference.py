@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cinelora.config.schema import InferConfig
+from cinelora.config.schema import InferConfig, ModelConfig
 from cinelora.files import (
     contact_sheet,
     load_tensors,
@@ -27,10 +27,11 @@ from cinelora.files import (
     write_mp4,
     write_png,
 )
+from cinelora.footage.samples import prompt_with_trigger
 from cinelora.hardware import quiet_libraries
 from cinelora.hub import resolve
 from cinelora.launch import barrier, launch, process_group, rank_info
-from cinelora.runs import adapter_paths
+from cinelora.runs import adapter_paths, other_weights
 from cinelora.sampling.partition import plan_partition
 
 if TYPE_CHECKING:
@@ -148,8 +149,8 @@ class Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
-def infer_rank(config: InferConfig, todo: list[Take], adapter_files: dict[str, Path], sources: dict[str, str]) -> None:
-    """Make all takes on this rank's share of the sequence; rank 0 decodes and writes."""
+def infer_rank(config: InferConfig, todo: list[Take], adapter_files: dict[str, Path], sources: dict[str, str]) -> int:
+    """Make all takes on this rank's share of the sequence; rank 0 decodes and writes. Returns how many: a whole result."""
     from cinelora.models.adapter_file import read_adapter
     from cinelora.models.wan import Part, WanBundle, num_tokens
     from cinelora.sampling.generate import Sampling
@@ -162,6 +163,8 @@ def infer_rank(config: InferConfig, todo: list[Take], adapter_files: dict[str, P
     split = config.sampler.guidance_mode == "split" and config.sampler.guidance != 1
     sampling = Sampling(model, config.sampler, plan_partition(rank.world_size, model.num_heads, tokens, split), rank)
     bundles = {kind: WanBundle.from_config(model, kind, cache) for kind in kinds(config)}
+    if rank.global_rank == 0:
+        warn_of_other_weights(model, adapters, bundles)
     first, last = bundles[kinds(config)[0]], bundles[kinds(config)[-1]]
     with process_group(rank) if rank.world_size > 1 else nullcontext():
         with clock.part("text"):
@@ -183,6 +186,15 @@ def infer_rank(config: InferConfig, todo: list[Take], adapter_files: dict[str, P
                     seconds = {part: total / len(todo) for part, total in clock.seconds.items()}
                     write_take(config, take, variants, adapters, sources, last, seconds, len(todo))
         barrier(rank)  # who leaves the group ends it for rank 0 as well, which may still be decoding
+    return len(todo)
+
+
+def warn_of_other_weights(model: ModelConfig, adapters: dict[str, AdapterFile], bundles: dict[str, WanBundle]) -> None:
+    """Say where an adapter was trained on other weights than the transformer of its kind that takes part."""
+    for kind, adapter in adapters.items():
+        bundle = bundles.get(adapter.transformer)
+        if bundle and (warning := other_weights(kind, adapter, model, bundle)):
+            print(f"WARNING: {warning}")
 
 
 def kinds(config: InferConfig) -> tuple[str, ...]:
@@ -231,11 +243,6 @@ def plan_shots(
         return Shot(variants[name], Texts(positive, negative), take.folder / f"{name}.latents", made_of)
 
     return [{name: shot(take, p, name) for name in variants} for take, p in zip(todo, positives, strict=True)]
-
-
-def prompt_with_trigger(prompt: str, trigger: str | None) -> str:
-    """The prompt as training saw its captions: behind the trigger word, unless it is already there."""
-    return f"{trigger}, {prompt}" if trigger and trigger not in prompt else prompt
 
 
 def make_clips(
@@ -319,6 +326,7 @@ def write_take(
 ) -> None:
     """Decode a take and write its files, the summary last; what was kept of its latents then goes."""
     from cinelora.hardware import hardware, peak_memory_mib
+    from cinelora.metrics.temporal import measure
     from cinelora.models.wan import range_to_pixels
 
     take.folder.mkdir(parents=True, exist_ok=True)
@@ -340,7 +348,7 @@ def write_take(
         "adapters": {kind: adapter_facts(adapter) for kind, adapter in adapters.items()},
         "seconds": {part: round(total, 3) for part, total in clock.seconds.items()},
         "takes_in_run": num_takes,
-        "metrics": measure(config, videos["adapted"]),
+        "metrics": measure(config.metrics.names, videos["adapted"]),
         "peak_memory_mib": peak_memory_mib(),
         "ranks": config.gpus * config.nodes,
         **hardware(),
@@ -363,20 +371,3 @@ def adapter_facts(adapter: AdapterFile) -> dict[str, Any]:
     """What a summary says of an adapter."""
     spec = asdict(adapter.spec)
     return {**spec, "base_model": adapter.base_model, "trigger": adapter.trigger, "data_hash": adapter.data_hash}
-
-
-def measure(config: InferConfig, video_THWC: np.ndarray) -> dict[str, float]:
-    """The numbers that ``config.metrics`` names; a single frame has none in time."""
-    import torch
-
-    from cinelora.metrics.temporal import METRICS
-
-    if len(video_THWC) < 2:
-        return {}
-    video = torch.from_numpy(video_THWC).permute(3, 0, 1, 2)[None].float() / 255
-    numbers = {}
-    for name in config.metrics.names:
-        metric = METRICS[name](sync_on_compute=False)  # rank 0 measures alone
-        metric.update(video)
-        numbers[name] = round(float(metric.compute()), 5)
-    return numbers

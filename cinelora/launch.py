@@ -78,7 +78,8 @@ def launch(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1, l
 
     Raises ``ConfigError`` for more ranks than GPUs or an unknown meeting point of several nodes; any ``CineloraError``
     of a rank as it was; ``LaunchError`` for another error or a death, within 10 s of it; ``KeyboardInterrupt`` where
-    ranks were stopped and returned nothing. No rank outlives this process.
+    ranks were stopped and returned None or nothing at all: a result that is one says by itself how far it came. No rank
+    outlives this process.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -133,6 +134,12 @@ def _say_cpu(ranks: int) -> None:
     print(f"no GPU here: gpus={ranks} means {ranks} CPU ranks with {threads_per_rank(ranks)} threads each", flush=True)
 
 
+def stop_signals() -> list[signal.Signals]:
+    """What asks a process to end: Ctrl-C, TERM, and a closed terminal, unless ``nohup`` has said to outlive it."""
+    outlives = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [number for number in STOP_SIGNALS if not (outlives and number == signal.SIGHUP)]
+
+
 def usable_cores() -> int:
     """CPU cores that this process may run on."""
     return len(os.sched_getaffinity(0))
@@ -182,7 +189,7 @@ class _Watch:
 
     def __enter__(self) -> _Watch:
         self._handlers = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGQUIT)}
-        for number in STOP_SIGNALS:
+        for number in stop_signals():
             signal.signal(number, self._on_signal)
         self._thread.start()
         return self
@@ -273,7 +280,10 @@ def _conclude(
     """The result, or the error that explains the others: ours, the stop, the first death, the first crash."""
     outcomes, started = _read_outcomes(folder), _started(folder)
     if outcomes and all(rank in outcomes and outcomes[rank].kind == "returned" for rank in {*started, *exit_codes}):
-        return outcomes[min(outcomes)].value
+        value = outcomes[min(outcomes)].value
+        if stopped and value is None:
+            raise KeyboardInterrupt
+        return value
     by_time = sorted(outcomes.items(), key=lambda item: item[1].at)
     of_kind = {
         kind: [item for item in by_time if item[1].kind == kind] for kind in ("refused", "crashed", "interrupted")
@@ -428,6 +438,8 @@ def run_rank(exchange: str, facts: dict[str, Any]) -> None:
     sys.argv = facts["argv"]
     try:
         _write_outcome(folder, number, _Outcome("returned", _call(folder, rank)))
+        for request in STOP_SIGNALS:  # all is done; a traceback out of the interpreter's own end would only puzzle
+            signal.signal(request, signal.SIG_IGN)
     except KeyboardInterrupt:
         _write_outcome(folder, number, _Outcome("interrupted", sentence="interrupted"))
         _leave(0)  # not a failure: on one the agent would end the others in the middle of their last save

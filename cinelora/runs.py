@@ -9,11 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cinelora.config.schema import ModelConfig
 from cinelora.config.store import build, load_config
 from cinelora.errors import AdapterError
 from cinelora.hub import is_run
+
+if TYPE_CHECKING:
+    from cinelora.models.adapter_file import AdapterFile
+    from cinelora.models.wan import WanBundle
 
 KINDS = ("style", "motion")
 
@@ -82,6 +87,24 @@ def adapter_paths(source: Path) -> dict[str, Path]:
     if kind not in KINDS:
         raise AdapterError(f"{source} calls itself an adapter for {kind}; this version knows {' and '.join(KINDS)}")
     return {kind: source}
+
+
+def other_weights(kind: str, adapter: AdapterFile, model: ModelConfig, bundle: WanBundle) -> str | None:
+    """The warning where ``adapter`` was trained on other weights of this very model than ``bundle`` holds, else None.
+
+    ``bundle`` is of the transformer the adapter was trained on; an adapter that does not say is not warned about.
+    """
+    from cinelora.models.wan import Part
+
+    if adapter.base_model != model.name or not adapter.base_revision:
+        return None
+    found = bundle.fingerprint(Part.TRANSFORMER)
+    if adapter.base_revision == found:
+        return None
+    return (
+        f"the {kind} adapter was trained on other weights of {model.name} ({adapter.transformer}, {adapter.base_revision}) "
+        f"than these ({found}): it may do less or something else; give those with model.{adapter.transformer}=<directory>"
+    )
 
 
 def trained_on(source: Path) -> ModelConfig | None:

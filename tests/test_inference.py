@@ -13,11 +13,12 @@ from PIL import Image
 
 from cinelora.config.schema import InferConfig, MetricsConfig, ModelConfig, SamplerConfig, TrainConfig, WeightsConfig
 from cinelora.errors import AdapterError, ConfigError, FootageError
-from cinelora.inference import infer, prompt_with_trigger
+from cinelora.footage.samples import prompt_with_trigger
+from cinelora.inference import infer
 from cinelora.latents.cache import Entry, Index
 from cinelora.launch import LaunchError
 from cinelora.models.lora import adapter_state
-from cinelora.models.wan import WanBundle
+from cinelora.models.wan import Part, WanBundle
 from cinelora.runs import RunDirectory
 from cinelora.training.run import export
 
@@ -184,6 +185,22 @@ def test_a_prompt_is_shown_as_training_showed_its_captions():
     assert prompt_with_trigger("rain", "nwr") == _with_trigger("rain", "nwr") == "nwr, rain"
     assert prompt_with_trigger("nwr, rain", "nwr") == "nwr, rain"
     assert prompt_with_trigger("rain", None) == "rain"
+
+
+def test_an_adapter_of_other_weights_of_the_same_model_is_named(
+    run: RunDirectory, config: InferConfig, t2v: WanBundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    from cinelora.models.adapter_file import export_adapter, read_adapter
+
+    copy = Path(shutil.copytree(run.path, tmp_path / "run"))
+    config = replace(config, ckpt=str(copy), mode="t2v", num_frames=5)
+    infer(config, tmp_path / "same")
+    assert "other weights" not in capfd.readouterr().out
+    style = replace(read_adapter(copy / "style.safetensors"), base_revision="0123456789ab")
+    export_adapter(copy / "style.safetensors", style)
+    infer(config, tmp_path / "other")
+    told = "WARNING: the style adapter was trained on other weights of tiny (t2v, 0123456789ab) than these ("
+    assert capfd.readouterr().out.count(told + t2v.fingerprint(Part.TRANSFORMER)) == 1
 
 
 def test_a_run_without_adapters_is_said(config: InferConfig, tmp_path: Path):

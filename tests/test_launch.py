@@ -131,6 +131,11 @@ def finish_when_asked(folder: Path) -> list[str]:
     return asked
 
 
+def finish_with_nothing(folder: Path) -> None:
+    """Like the ranks that encode: what they return is nothing, also where they were asked in their last moment."""
+    finish_when_asked(folder)
+
+
 # -- a parent of its own, to be stopped --------------------------------------------------------------------------------
 
 
@@ -269,7 +274,7 @@ def read_until(descriptor: int, text: str) -> str:
 
 
 def test_a_polite_end_keeps_results_and_an_end_without_result_says_so(tmp_path: Path) -> None:
-    functions = (finish_when_asked, sleep, sleep_deaf)
+    functions = (finish_when_asked, finish_with_nothing, sleep, sleep_deaf)
     folders = {fn: tmp_path / fn.__name__ for fn in functions}
     with ExitStack() as stack:
         parents = {}
@@ -283,7 +288,7 @@ def test_a_polite_end_keeps_results_and_an_end_without_result_says_so(tmp_path: 
         ends = {fn: (*parent.communicate(timeout=60), parent.returncode) for fn, parent in parents.items()}
     assert "result ['SIGTERM']" in ends[finish_when_asked][0]
     assert ends[finish_when_asked][2] == 0
-    for fn in (sleep, sleep_deaf):
+    for fn in (finish_with_nothing, sleep, sleep_deaf):
         assert "result" not in ends[fn][0]
         assert ends[fn][1].rstrip().endswith("KeyboardInterrupt")
         assert ends[fn][2] in (130, -signal.SIGINT)

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from cinelora.config.keys import is_plain_name, models_with_i2v, settings
-from cinelora.config.schema import DataConfig, InferConfig, ModelConfig, SamplerConfig, TrainConfig, effective_lr
+from cinelora.config.schema import (
+    DataConfig,
+    InferConfig,
+    ModelConfig,
+    SamplerConfig,
+    TrainConfig,
+    effective_lr,
+    samples_per_step,
+)
 from cinelora.config.store import load_config
 from cinelora.errors import ConfigError
 from cinelora.hub import EMBEDDED, is_model_source, is_run, resolve
@@ -284,8 +292,7 @@ def _batch_line(config: TrainConfig) -> str:
     stage = config.stage
     parts = [f"batch {stage.batch_size}", _count(config.gpus, "GPU")]
     parts += [_count(config.nodes, "node")] if config.nodes > 1 else []
-    total = stage.batch_size * config.gpus * config.nodes * stage.accumulation
-    return " x ".join([*parts, f"{stage.accumulation} accumulation"]) + f" = {total}"
+    return " x ".join([*parts, f"{stage.accumulation} accumulation"]) + f" = {samples_per_step(config)}"
 
 
 def _count(number: int, what: str) -> str:

@@ -31,7 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cinelora.config import keys
 from cinelora.config.keys import Command, Config, Script
-from cinelora.config.schema import InferConfig, TrainConfig
+from cinelora.config.schema import InferConfig, TrainConfig, samples_per_step
 from cinelora.config.store import load_config, save_config
 from cinelora.errors import ConfigError
 from cinelora.hub import PREFIX, is_run, resolve
@@ -42,9 +42,13 @@ __all__ = ["compose", "compose_infer", "compose_train", "load_config", "members"
 parse = keys.parse
 T = TypeVar("T")
 
-RESUME_KEYS = ("stage.steps", "gpus", "nodes", "workers", "cache", "out", "resume", "description")
+RESUME_KEYS = (
+    *("stage.steps", "stage.batch_size", "stage.accumulation", "gpus", "nodes", "optimizer.lr", "optimizer.clip_norm"),
+    *("workers", "cache", "out", "resume", "description"),
+)
 RESUME_SECTIONS = ("logger", "checkpoint", "validation", "preview")
-"""What may change when a run goes on: nothing that its numbers up to here rest on. ``out`` goes on in a copy."""
+"""What may change when a run goes on: how long it is and how it is written down; how a step's samples are cut, while
+there are as many; and what calms a run whose loss was no longer finite. ``out`` goes on in a copy."""
 
 _PLUGIN = "hydra_plugins.hydra_submitit_launcher"
 
@@ -256,6 +260,7 @@ def _resumed(command: Command) -> TrainConfig:
             _refuse_change(key)
     run = _run_of(command.texts["resume"])
     config = load_config(run)
+    before = samples_per_step(config)
     own_style = RunDirectory(run).adapter("style")
     if config.adapter and own_style.is_file():
         config.adapter = str(own_style)  # the run it was copied from may be gone, or trained further, by now
@@ -263,6 +268,7 @@ def _resumed(command: Command) -> TrainConfig:
     _place_texts(fresh, command.texts)
     for key in given:
         _assign(config, key, _pick(fresh, key))
+    _refuse_other_steps(config, before)
     config.resume, config.out = str(run), command.texts.get("out") or None
     if config.out is None and command.texts["resume"].startswith(PREFIX):
         raise ConfigError(f"resume={command.texts['resume']}: add out=<directory>, where the fetched run goes on")
@@ -272,6 +278,23 @@ def _resumed(command: Command) -> TrainConfig:
 def _refuse_change(key: str) -> None:
     may = ", ".join([*(key for key in RESUME_KEYS if key != "resume"), *(f"{name}.*" for name in RESUME_SECTIONS)])
     raise ConfigError(f"resume goes on with the run's own settings: {key} cannot change; these can: {may}")
+
+
+def _refuse_other_steps(config: TrainConfig, samples: int) -> None:
+    """Refuse a resume whose steps would take another number of samples than before, which their order rests on."""
+    ranks, batch_size = config.gpus * config.nodes, config.stage.batch_size
+    if samples_per_step(config) == samples or min(ranks, batch_size, config.stage.accumulation) < 1:
+        return
+    asked = f"{batch_size} x {ranks} ranks x {config.stage.accumulation} = {samples_per_step(config)}"
+    if samples % ranks:
+        way_out = f"take a number of ranks that divides {samples}"
+    else:
+        batch = max(size for size in range(1, batch_size + 1) if samples // ranks % size == 0)
+        way_out = f"add stage.batch_size={batch} stage.accumulation={samples // ranks // batch}"
+    raise ConfigError(
+        f"resume goes on with {samples} samples a step, and stage.batch_size x ranks x stage.accumulation is {asked}: "
+        f"{way_out}"
+    )
 
 
 def _run_of(source: str) -> Path:

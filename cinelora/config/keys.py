@@ -33,6 +33,10 @@ CONF = PROJECT / "conf"
 LAUNCHER = "hydra/launcher"
 
 _CHOSEN_BY_GROUP = frozenset({"stage.name", "strategy.name", "sampler.name", "logger.name"})
+_NOT_IN_TRAINING = {
+    "sampler.steps": "a preview takes preview.sampler_steps",
+    "sampler.guidance_mode": "a preview is made by one rank",
+}
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 
 
@@ -198,6 +202,8 @@ def _refuse_key(key: str, value: str, script: Script) -> None:
     if key in _CHOSEN_BY_GROUP or key.startswith("recipe."):
         group = key.partition(".")[0]
         raise ConfigError(f"{key} comes with its group: choose {group}={'|'.join(groups(script)[group])}")
+    if script == "train" and key in _NOT_IN_TRAINING:
+        raise ConfigError(f"{key} has no effect in training: {_NOT_IN_TRAINING[key]}; leave it away")
     if key in settings(script) or key in groups(script) or key.startswith("hydra.launcher."):
         return
     raise ConfigError(unknown_key(key, script))
@@ -284,6 +290,7 @@ def help_text(script: Script) -> str:
     """Everything a script takes: groups with choices, then every key with its default and meaning."""
     groups_ = [_group_line(group, script) for group in groups(script)]
     hidden = _CHOSEN_BY_GROUP | {key for key in settings(script) if key.startswith("recipe.")}
+    hidden |= set(_NOT_IN_TRAINING) if script == "train" else set()
     keys = [_key_line(setting, script) for key, setting in settings(script).items() if key not in hidden]
     head = usage(script).rpartition("\n\n")[0]
     return "\n".join([head, "", _NOTES, "", "Groups", *groups_, "", "Settings", *keys])

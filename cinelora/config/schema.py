@@ -89,7 +89,9 @@ class DataConfig:
     heldout_clips: int = setting("clips to render for validation", 64)
     caption: str | None = setting("one caption for every clip, instead of the files beside them")
     trigger: str | None = setting("word put before every caption, to call the look up later")
-    holdout: float = setting("share of the clips kept for validation", 0.1)
+    holdout: float = setting(
+        "share of the clips kept for validation; folders named train and heldout decide instead", 0.1
+    )
     stills_per_shot: int = setting("stills taken from each shot", 2)
     window_stride: int = setting("frames between the starts of two windows, at the model's fps", 33)
 
@@ -100,7 +102,7 @@ class LoraSettings:
 
     rank: int = setting("rank of the two factors", 8)
     alpha: float = setting("the update is scaled by alpha / rank", 16.0)
-    dropout: float = setting("dropout before the first factor", 0.0)
+    dropout: float = setting("dropout before the first factor; another cut of the batch draws it anew", 0.0)
     targets: str = setting("which projections", "cross_attention", ("cross_attention", "attention", "all_linear"))
 
 
@@ -187,11 +189,11 @@ class SamplerConfig:
 
 @dataclass
 class MetricsConfig:
-    """Which numbers are written beside a clip."""
+    """Which numbers are written beside a clip, in training a preview of one."""
 
     names: list[str] = field(
         default_factory=list,
-        metadata={"help": "numbers written beside a clip", "choices": ("flicker", "tssim", "motion")},
+        metadata={"help": "numbers written beside a clip or a preview", "choices": ("flicker", "tssim", "motion")},
     )
 
 
@@ -288,3 +290,8 @@ def effective_lr(config: TrainConfig) -> float:
     """
     rate = config.optimizer
     return rate.lr if rate.lr_for_width is None else rate.lr * rate.lr_for_width / config.model.hidden_size
+
+
+def samples_per_step(config: TrainConfig) -> int:
+    """Samples of an optimizer step, over all ranks and micro-batches."""
+    return config.stage.batch_size * config.gpus * config.nodes * config.stage.accumulation

@@ -261,6 +261,11 @@ def _with_trigger(caption: str, trigger: str | None) -> str:
     return f"{trigger}, {caption}" if trigger else caption
 
 
+def prompt_with_trigger(prompt: str, trigger: str | None) -> str:
+    """The prompt as training saw its captions: behind the trigger word, unless it is already there."""
+    return _with_trigger(prompt, None if trigger and trigger in prompt else trigger)
+
+
 def _text_beside(root: Path, path: str) -> str:
     beside = Path(path).with_suffix(".txt").as_posix()
     return _read_text(root, beside).strip() if (root / beside).is_file() else ""

@@ -7,6 +7,7 @@ number of ranks, and a run resumed at any step, sees the same samples. It does n
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from cinelora.errors import FootageError, TrainingError
-from cinelora.files import load_tensors, read_header
+from cinelora.files import FileError, load_tensors, read_header
 from cinelora.latents.cache import Entry, Index, encoding_path
 from cinelora.models.flow import keyed_generator
 from cinelora.models.wan import pad_text
@@ -49,8 +50,9 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
 
     def shape(self, position: int) -> tuple[int, ...]:
         """Shape of a sample's latents, read from the file's header."""
-        header = read_header(encoding_path(self.root, self.entries[position].video))
-        return tuple(header["latents"]["shape"])
+        path = self._file(self.entries[position].video)
+        with _mendable():
+            return tuple(read_header(path)["latents"]["shape"])
 
     def text(self, name: str) -> Tensor:
         """A caption's embedding, padded to (512, D)."""
@@ -59,10 +61,9 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
     def _read(self, name: str) -> dict[str, Tensor]:
         if name in self._memory:
             return self._memory[name]
-        path = encoding_path(self.root, name)
-        if not path.exists():
-            raise TrainingError(f"{path} is gone from the cache; start again and it is encoded anew")
-        tensors = load_tensors(path)[0]
+        path = self._file(name)
+        with _mendable():
+            tensors = load_tensors(path)[0]
         if "text" in tensors:
             tensors["text"] = pad_text([tensors["text"]])[0]
         size = sum(tensor.nbytes for tensor in tensors.values())
@@ -70,6 +71,21 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
             self._memory[name] = tensors
             self._room -= size
         return tensors
+
+    def _file(self, name: str) -> Path:
+        path = encoding_path(self.root, name)
+        if not path.exists():
+            raise TrainingError(f"{path} is gone from the cache; start again and it is encoded anew")
+        return path
+
+
+@contextmanager
+def _mendable() -> Iterator[None]:
+    """A damaged file of the cache is named with the way out."""
+    try:
+        yield
+    except FileError as error:
+        raise TrainingError(f"{error}; delete it and start again, and it is encoded anew") from error
 
 
 @lru_cache(64)

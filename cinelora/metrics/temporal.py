@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -71,3 +72,16 @@ class Flicker(OverClips):
 
 
 METRICS: dict[str, type[OverClips]] = {"tssim": TemporalSSIM, "motion": Motion, "flicker": Flicker}
+
+
+def measure(names: list[str], video_THWC: np.ndarray) -> dict[str, float]:
+    """The numbers that ``names`` ask for, of one clip (uint8), by this rank alone; a single frame has none in time."""
+    if len(video_THWC) < 2:
+        return {}
+    video = torch.from_numpy(video_THWC).permute(3, 0, 1, 2)[None].float() / 255
+    numbers = {}
+    for name in names:
+        metric = METRICS[name](sync_on_compute=False)
+        metric.update(video)
+        numbers[name] = round(float(metric.compute()), 5)
+    return numbers

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from cinelora.config.schema import CheckpointConfig, LoggerConfig, ValidationConfig
 from cinelora.latents.dataset import LatentDataset
+from cinelora.launch import stop_signals
 from cinelora.runs import RunDirectory
 from cinelora.training.checkpoints import Checkpoint, save_checkpoint
 from cinelora.training.stage import Stage
@@ -57,6 +58,40 @@ class AtStep(Callback):
         raise NotImplementedError
 
 
+class StopRequest(AtStep):
+    """Ends a run whole when it is told to stop: after the step at hand, on all ranks together.
+
+    It stands before those that save and show, which learn from ``trainer.should_stop`` that this step is the last.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.received = False
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """Inside the block Ctrl-C, TERM and a closed terminal are requests, and interrupt nothing."""
+        before = {number: signal.signal(number, self.receive) for number in stop_signals()}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def receive(self, *_: object) -> None:
+        """Take note; as a handler of signals it must not do more."""
+        self.received = True
+
+    def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
+        """Take TERM back: Lightning has put a handler over ours that ends the run after any batch, without a save."""
+        super().on_train_start(trainer, stage)
+        signal.signal(signal.SIGTERM, self.receive)
+
+    def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
+        """Stop where any rank was told to."""
+        trainer.should_stop = mean_over_ranks(torch.tensor([float(self.received)]), trainer)[0] > 0
+
+
 class Ema(AtStep):
     """Exponential moving average of what is trained alone, float32, on its device.
 
@@ -81,6 +116,25 @@ class Ema(AtStep):
         names = list(current)
         torch._foreach_lerp_([self.average[n] for n in names], [current[n] for n in names], weight)
 
+    @contextmanager
+    def in_place(self, stage: Stage) -> Iterator[None]:
+        """Inside the block the transformer carries the average, and after it the weights again, bit for bit."""
+        weights = {name: value.clone() for name, value in stage.trained.state().items()}
+        stage.trained.load(self.average)
+        try:
+            yield
+        finally:
+            stage.trained.load(weights)
+
+
+@contextmanager
+def as_exported(stage: Stage, ema: Ema | None) -> Iterator[None]:
+    """Inside the block the transformer is in eval mode and carries what is exported: the average, where there is one."""
+    stage.eval()
+    with ema.in_place(stage) if ema else nullcontext():
+        yield
+    stage.train()
+
 
 class Resume(Callback):
     """Puts a resumed run's adapter, moments, average and step back; stands before the callbacks that look at them."""
@@ -94,7 +148,7 @@ class Resume(Callback):
 
 
 class Keeper(AtStep):
-    """Checkpoints a run, exports its adapter, and ends it whole when it is told to stop.
+    """Checkpoints a run and exports its adapter: where it is due, at the end, and where the run is told to stop.
 
     ``export`` writes an adapter state as the run's adapter file; ``facts`` go into every checkpoint.
     """
@@ -109,29 +163,12 @@ class Keeper(AtStep):
     ) -> None:
         super().__init__()
         self.settings, self.run, self.export, self.ema, self.facts = settings, run, export, ema, facts
-        self.stop = False
-
-    @contextmanager
-    def stopping_at_signals(self) -> Iterator[None]:
-        """Inside the block Ctrl-C and TERM end the run after the step at hand, instead of in the middle of it."""
-        signals = (signal.SIGINT, signal.SIGTERM)
-        before = [signal.signal(number, lambda *_: setattr(self, "stop", True)) for number in signals]
-        try:
-            yield
-        finally:
-            for number, handler in zip(signals, before, strict=True):
-                signal.signal(number, handler)
 
     def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
-        """Save where it is due; stop all ranks together where one was told to."""
-        stop = (
-            self.stop if trainer.world_size == 1 else mean_over_ranks(torch.tensor([float(self.stop)]), trainer)[0] > 0
-        )
+        """Save; what is slow comes after this, as whoever stops a run may end it for good before long."""
         due = self.settings.every_steps and step % self.settings.every_steps == 0
-        if due or stop or step == trainer.max_steps:
+        if due or trainer.should_stop or step == trainer.max_steps:
             self.save(trainer, stage, step)
-        if stop:
-            self.stop = trainer.should_stop = True
 
     def save(self, trainer: Trainer, stage: Stage, step: int) -> None:
         """Checkpoint and export, by rank 0; the others wait."""
@@ -169,6 +206,7 @@ def restore(checkpoint: Checkpoint, trainer: Trainer, stage: Stage, ema: Ema | N
 class HeldoutLoss(AtStep):
     """Loss on held-out samples at fixed sigmas with fixed noise: unlike the training loss it compares between steps.
 
+    It is the loss of what is exported, hence of the average where one is kept.
     The first value, before any step, is the untrained adapter's (the base's, or base and style adapter in stage 2); it is
     kept in the checkpoints, so that a resumed run still says how far it has come.
     """
@@ -180,6 +218,7 @@ class HeldoutLoss(AtStep):
         self.settings, self.heldout, self.sample_ids, self.keeper = settings, heldout, sample_ids, keeper
         self.positions = range(min(settings.samples, len(heldout)))
         self.latest: dict[str, float] = {}
+        self.measured_at: int | None = None
 
     def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
         """Measure where the run starts from, unless it was resumed."""
@@ -188,26 +227,33 @@ class HeldoutLoss(AtStep):
             self.keeper.facts["heldout_start"] = self.measure(trainer, stage)
 
     def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
-        """Measure and log where it is due."""
-        if step % self.settings.every_steps == 0 or step == trainer.max_steps or trainer.should_stop:
+        """Measure and log where it is due; a run that is told to stop is not kept waiting."""
+        if step % self.settings.every_steps == 0 or step == trainer.max_steps:
             self.measure(trainer, stage)
+            self.measured_at = step
             start = self.keeper.facts["heldout_start"]["heldout/loss"]
             self.latest["heldout/change"] = self.latest["heldout/loss"] / start - 1
             if trainer.logger:
                 trainer.logger.log_metrics(self.latest, step)
 
+    def report(self) -> dict[str, float | int | None]:
+        """What a summary says: the last loss, what became of the first, and after which step (None: not yet)."""
+        if self.measured_at is None:
+            return {"heldout_step": None}
+        loss, change = self.latest["heldout/loss"], self.latest["heldout/change"]
+        return {"heldout_step": self.measured_at, "heldout_loss": loss, "heldout_change": change}
+
     @torch.no_grad()
     def measure(self, trainer: Trainer, stage: Stage) -> dict[str, float]:
         """Mean loss per sigma and over all, each rank looking at its share of the samples."""
         training_ids, stage.sample_ids = stage.sample_ids, self.sample_ids
-        stage.eval()
         sums = torch.zeros(len(HELDOUT_SIGMAS) + 1)
-        for position in self.positions[trainer.global_rank :: trainer.world_size]:
-            batch = stage.transfer_batch_to_device(default_collate([self.heldout[position]]), stage.device, 0)
-            for i, sigma in enumerate(HELDOUT_SIGMAS):
-                sums[i] += float(stage.loss(batch, stage.draw_at(batch, step=0, sigma=sigma)))
-            sums[-1] += 1
-        stage.train()
+        with as_exported(stage, self.keeper.ema):
+            for position in self.positions[trainer.global_rank :: trainer.world_size]:
+                batch = stage.transfer_batch_to_device(default_collate([self.heldout[position]]), stage.device, 0)
+                for i, sigma in enumerate(HELDOUT_SIGMAS):
+                    sums[i] += float(stage.loss(batch, stage.draw_at(batch, step=0, sigma=sigma)))
+                sums[-1] += 1
         stage.sample_ids = training_ids
         *totals, count = mean_over_ranks(sums, trainer)
         losses = [total / count for total in totals]
@@ -223,7 +269,7 @@ class Progress(AtStep):
         super().__init__()
         self.settings, self.samples_per_step = settings, samples_per_step
         self.losses: list[Tensor] = []
-        self.latest_loss = float("nan")
+        self.latest_loss: float | None = None
         self.latest_speed = 0.0
         self.trained_s = 0.0
         self.trained_steps = 0
@@ -249,14 +295,14 @@ class Progress(AtStep):
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, stage: Stage, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Collect the loss without waiting for the device."""
-        self.losses.append(outputs["loss"].detach())
+        """Collect the loss without waiting for the device; Lightning has divided it by the number of micro-batches."""
+        self.losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
         super().on_train_batch_end(trainer, stage, outputs, batch, batch_idx)
 
     def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
-        """Move the bar; every few steps, say how it goes."""
+        """Move the bar; every few steps and at the last, say how it goes."""
         self.bar.update()
-        if step % self.settings.every_steps and step != trainer.max_steps:
+        if step % self.settings.every_steps and step != trainer.max_steps and not trainer.should_stop:
             return
         self.latest_loss = mean_over_ranks(torch.stack(self.losses).mean()[None].float(), trainer)[0]
         self.losses.clear()

@@ -20,7 +20,7 @@ from cinelora.errors import CineloraError, TrainingError
 from cinelora.files import load_tensors, read_json, save_tensors, sweep_temporaries, write_json, write_text
 
 log = logging.getLogger(__name__)
-PREFIX, DRAFT = "step-", ".draft-"
+PREFIX, DRAFT, POINTER = "step-", ".draft-", "last"
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,16 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write ``checkpoint`` below ``folder``, point ``last`` at it, and delete all but the ``keep`` newest.
+    """Write ``checkpoint`` below ``folder``, point ``last`` at it, and delete all but the ``keep`` newest up to it.
 
+    Those of later steps go too: the run was resumed from before them, and they did not load or were not wanted.
     Raises ``TrainingError`` where a number is not finite or the disk is full; older checkpoints are then untouched.
     """
     broken = [name for name, tensor in checkpoint.tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise TrainingError(
             f"after step {checkpoint.step} the adapter is not finite ({broken[0]}, {len(broken)} tensors in all); "
-            "the last checkpoint is kept: resume it, or start again with a lower optimizer.lr"
+            "the last checkpoint is kept: resume it with a lower optimizer.lr or optimizer.clip_norm"
         )
     target = folder / f"{PREFIX}{checkpoint.step:08d}"
     draft = folder / f"{DRAFT}{checkpoint.step:08d}"
@@ -59,11 +60,13 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         if target.exists():  # the same step once more, after a resume: its content is the same
             shutil.rmtree(target)
         os.rename(draft, target)
-        write_text(folder / "last", target.name)
+        write_text(folder / POINTER, target.name)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    for old in saved_checkpoints(folder)[keep:]:
-        shutil.rmtree(old)
+    newest_first = saved_checkpoints(folder)
+    own = newest_first.index(target)
+    for other in newest_first[:own] + newest_first[own + keep :]:
+        shutil.rmtree(other)
     return target
 
 
@@ -73,14 +76,16 @@ def saved_checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """The newest checkpoint below ``folder`` that loads; one that does not is named and passed over.
+    """The checkpoint that ``last`` points at, or else the newest that loads; one that does not is named and passed over.
 
     Raises ``TrainingError`` where there is none.
     """
     sweep_temporaries(folder)
     for draft in folder.glob(f"{DRAFT}*"):
         shutil.rmtree(draft, ignore_errors=True)
-    for path in saved_checkpoints(folder):
+    pointer = folder / POINTER
+    pointed = pointer.read_text() if pointer.exists() else None
+    for path in sorted(saved_checkpoints(folder), key=lambda path: path.name != pointed):
         try:
             facts = read_json(path / "state.json")
             return Checkpoint(int(facts.pop("step")), load_tensors(path / "state.safetensors")[0], facts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import asdict
 from netrc import NetrcParseError, netrc
@@ -11,8 +10,8 @@ from pathlib import Path
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from cinelora.config.schema import LoggerConfig, TrainConfig
+from cinelora.launch import rank_info
 
-log = logging.getLogger(__name__)
 WANDB_HOST = "api.wandb.ai"
 
 
@@ -37,8 +36,8 @@ def make_logger(config: TrainConfig, run_dir: Path, first_step: int) -> Logger |
             return TensorBoardLogger(run_dir / "logs", name="tensorboard", version=part)
         case "wandb":
             offline = not wandb_key_exists() if settings.offline is None else settings.offline
-            if offline:
-                log.info("W&B logs offline into %s; `wandb sync` uploads them", run_dir / "logs" / "wandb")
+            if offline and rank_info().global_rank == 0:
+                print(f"W&B logs offline into {run_dir / 'logs' / 'wandb'}; `wandb sync` uploads them")
             os.environ.setdefault("WANDB_SILENT", "true")
             name = f"{config.stage.name}-{config.data.name}-{run_dir.name}"
             logger = WandbLogger(project=settings.project, name=name, save_dir=run_dir / "logs", offline=offline)

@@ -1,4 +1,4 @@
-"""A picture or clip from the adapter as it is now, from the same noise each time.
+"""A picture or clip from what would be exported now, from the same noise each time.
 
 The VAE is loaded for the preview and released after it; the text was encoded with the data. An I2V stage that shows its
 transformer the first frame takes a held-out sample's.
@@ -14,26 +14,30 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from cinelora.config.schema import SamplerConfig, TrainConfig
 from cinelora.errors import FootageError
-from cinelora.files import write_mp4, write_png
+from cinelora.files import write_json, write_mp4, write_png
 from cinelora.latents.dataset import LatentDataset
+from cinelora.metrics.temporal import measure
 from cinelora.models.wan import Condition, ImageCondition, Part, WanBundle, range_to_pixels
 from cinelora.runs import RunDirectory
 from cinelora.sampling.denoise import Guided, sample
 from cinelora.sampling.generate import initial_noise
-from cinelora.training.callbacks import AtStep
+from cinelora.training.callbacks import AtStep, Ema, as_exported
 from cinelora.training.stage import Stage
 
 
 class Preview(AtStep):
-    """Every few steps, ``previews/step-00000250.png`` (stills) or ``.mp4`` (windows), also to W&B and TensorBoard."""
+    """Every few steps, ``previews/step-00000250.png`` (stills) or ``.mp4`` (windows), also to W&B and TensorBoard.
 
-    def __init__(self, config: TrainConfig, run: RunDirectory, shown: LatentDataset) -> None:
+    Beside a clip are the numbers that ``metrics`` names, in ``.json`` and at the logger.
+    """
+
+    def __init__(self, config: TrainConfig, run: RunDirectory, shown: LatentDataset, ema: Ema | None) -> None:
         super().__init__()
         if not len(shown):
             raise FootageError(
                 "previews show held-out samples and there are none; raise data.holdout or set preview.every_steps=0"
             )
-        self.config, self.run, self.shown = config, run, shown
+        self.config, self.run, self.shown, self.ema = config, run, shown, ema
         self.bundle = WanBundle.from_config(config.model, config.stage.transformer, Path(config.cache))
 
     def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
@@ -56,11 +60,10 @@ class Preview(AtStep):
         solver = SamplerConfig(name=config.sampler.name, steps=config.preview.sampler_steps)
         noise = initial_noise(config.seed, "preview", config.model, config.stage.num_frames, device)
         positive, negative = Condition(batch["text"], image), Condition(stage.null_text[None], image)
-        stage.eval()
         guided = Guided(stage.transformer, positive, negative, config.sampler.guidance)
         shift = config.model.sampling_shift if config.sampler.shift is None else config.sampler.shift
-        latents = sample(guided, noise, solver, shift)
-        stage.train()
+        with as_exported(stage, self.ema):
+            latents = sample(guided, noise, solver, shift)
         with self.bundle.loaded(Part.VAE):
             return self.bundle.decode(latents)
 
@@ -74,6 +77,10 @@ class Preview(AtStep):
             write_png(path, video[0])
         else:
             write_mp4(path, video, self.config.model.fps)
+        if numbers := measure(self.config.metrics.names, video):
+            write_json(path.with_suffix(".json"), numbers)
+            if trainer.logger:
+                trainer.logger.log_metrics({f"preview/{name}": value for name, value in numbers.items()}, step)
         match trainer.logger:
             case WandbLogger() as logger if still:
                 logger.log_image("preview", [str(path)], step=step)

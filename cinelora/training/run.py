@@ -7,6 +7,7 @@ only launches; encoders live in the first launch and die with it, so training ne
 from __future__ import annotations
 
 import logging
+import shlex
 import shutil
 import time
 from contextlib import nullcontext
@@ -20,9 +21,10 @@ from cinelora.config.schema import TrainConfig
 from cinelora.errors import AdapterError, ConfigError
 from cinelora.files import lock, write_json, write_whole
 from cinelora.hardware import hardware, peak_memory_mib, quiet_libraries
-from cinelora.hub import resolve
+from cinelora.hub import is_at_hand, resolve
 from cinelora.launch import Rank, barrier, launch, process_group, rank_info
-from cinelora.runs import RunDirectory, adapter_paths
+from cinelora.runs import RunDirectory, adapter_paths, other_weights
+from cinelora.training.origins import origins, refuse_other_origins, refuse_other_samples
 
 if TYPE_CHECKING:
     import torch
@@ -33,8 +35,9 @@ if TYPE_CHECKING:
     from cinelora.footage.samples import Manifest
     from cinelora.latents.cache import Index, Read
     from cinelora.latents.dataset import LatentDataset
+    from cinelora.models.adapter_file import AdapterFile
     from cinelora.models.trained import TrainedAdapter
-    from cinelora.training.callbacks import Ema, HeldoutLoss, Keeper, Progress, Resume
+    from cinelora.training.callbacks import Ema, HeldoutLoss, Keeper, Progress, Resume, StopRequest
     from cinelora.training.checkpoints import Checkpoint
     from cinelora.training.preview import Preview
     from cinelora.training.stage import Stage
@@ -76,17 +79,24 @@ def closing_lines(result: dict[str, Any], run: RunDirectory) -> list[str]:
     """What a user wants to know when a run ends."""
     product = run.transformer if result["stage"] == "pretrain" else run.adapter(result["stage"])
     lines = [f"{'transformer' if product == run.transformer else 'adapter'} {product}", f"summary {run.summary}"]
-    if "heldout_change" in result:
-        lines.insert(
-            0, f"held-out loss {result['heldout_loss']:.4f}, {result['heldout_change']:+.1%} against the start"
-        )
+    if "heldout_step" in result:
+        lines.insert(0, heldout_line(result))
     if result["interrupted"]:
         lines.append(
-            f"stopped at step {result['step']} of {result['steps']}; go on with: python train.py resume={run.path}"
+            f"stopped at step {result['step']} of {result['steps']}; "
+            f"go on with: python train.py {shlex.quote(f'resume={run.path}')}"
         )
     if result["adapter_effect"] == 0:
         lines.append("WARNING: the adapter changed nothing: its update is exactly zero")
     return lines
+
+
+def heldout_line(result: dict[str, Any]) -> str:
+    """The held-out loss, with the step it is of where that is not the last, or that there is none."""
+    if result["heldout_step"] is None:
+        return "held-out loss: not measured before the stop (validation.every_steps says when it is)"
+    line = f"held-out loss {result['heldout_loss']:.4f}, {result['heldout_change']:+.1%} against the start"
+    return line if result["heldout_step"] == result["step"] else f"{line}, measured at step {result['heldout_step']}"
 
 
 # -- first launch: encode ----------------------------------------------------------------------------------------------
@@ -114,7 +124,7 @@ def encode_rank(config: TrainConfig, run: RunDirectory) -> None:
         bundle = WanBundle.from_config(model, bundle_kind(config), cache)
         framing = Framing(model.height, model.width, stage.num_frames, stage.image_condition)
         latents = LatentCache(cache, bundle, framing, config.workers)
-        texts = {"null": ""} | ({"preview": config.preview.prompt} if config.preview.prompt else {})
+        texts = {"null": ""} | preview_text(config)
         index = latents.index(manifest, texts)
         read = reader(config, bundle.device)
         skipped = latents.encode(read, manifest, index, texts, rank.global_rank, rank.world_size)
@@ -122,7 +132,18 @@ def encode_rank(config: TrainConfig, run: RunDirectory) -> None:
             log.warning("skipped %s: %s", clip.path, clip.reason)
         barrier(rank)
         if rank.global_rank == 0:
-            latents.complete(Index(index.entries, index.texts), skipped).save(run.dataset)
+            whole = latents.complete(index, skipped)
+            if config.resume:
+                refuse_other_origins(run, {"data": Index.load(run.dataset).data_hash}, {"data": whole.data_hash})
+            whole.save(run.dataset)
+
+
+def preview_text(config: TrainConfig) -> dict[str, str]:
+    """The preview's prompt, if there is one, as inference would give it to the adapter: behind the trigger word."""
+    from cinelora.footage.samples import prompt_with_trigger
+
+    prompt = config.preview.prompt
+    return {"preview": prompt_with_trigger(prompt, config.data.trigger)} if prompt else {}
 
 
 def reader(config: TrainConfig, device: torch.device) -> Read:
@@ -139,9 +160,11 @@ def reader(config: TrainConfig, device: torch.device) -> Read:
 
 def find_samples(config: TrainConfig, run: RunDirectory) -> None:
     """Write the run's manifest, and say what was found and what was left out."""
-    from cinelora.footage.samples import write_manifest
+    from cinelora.footage.samples import read_manifest, write_manifest
 
     manifest = rendered(config) if config.data.look else scanned(config)
+    if config.resume:
+        refuse_other_samples(run, read_manifest(run.manifest), manifest)
     write_manifest(run.manifest, manifest)
     heldout = sum(sample.split == "heldout" for sample in manifest.samples)
     print(
@@ -192,6 +215,9 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     rank, index = rank_info(), Index.load(run.dataset)
     training, heldout = (LatentDataset(Path(config.cache), index, split) for split in ("train", "heldout"))
     resumed = load_checkpoint(run.checkpoints) if config.resume else None
+    rests_on = origins(config, run, index.data_hash)
+    if resumed:
+        refuse_other_origins(run, resumed.facts["rests_on"], rests_on)
     first_step = resumed.step if resumed else 0
     if first_step >= config.stage.steps:
         raise ConfigError(f"{run.path} already has its {first_step} steps; go on with stage.steps=<more>")
@@ -212,14 +238,15 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
         pin_memory=torch_has_gpu(),
     )
     stage = build_stage(config, run, training)
-    crew = make_callbacks(config, run, index, heldout, sampler.group_size, resumed)
+    facts = resumed.facts if resumed else {"rests_on": rests_on}
+    crew = make_callbacks(config, run, index, heldout, sampler.group_size, resumed, facts)
     trainer = make_trainer(config, run, rank, first_step, crew.all())
     started = time.perf_counter()
-    with crew.keeper.stopping_at_signals():
+    with crew.stop.heeded():
         trainer.fit(stage, loader)
-    summary = summarise(config, index, trainer.global_step, time.perf_counter() - started, stage, crew)
-    if rank.global_rank == 0:
-        write_json(run.summary, summary)
+        summary = summarise(config, index, trainer.global_step, time.perf_counter() - started, stage, crew)
+        if rank.global_rank == 0:
+            write_json(run.summary, summary)
     return summary
 
 
@@ -255,26 +282,42 @@ def hang_adapters(config: TrainConfig, run: RunDirectory, transformer: WanTransf
 
     lora = config.lora
     if config.stage.name == "motion" and run.adapter("style").exists():
-        load_adapter(transformer, "style", read_adapter(run.adapter("style")), config.model.name)
+        style = read_adapter(run.adapter("style"))
+        load_adapter(transformer, "style", style, config.model.name)
+        if rank_info().global_rank == 0:
+            warn_of_other_weights(config, style)
     spec = LoraSpec(lora.rank, lora.alpha, lora.dropout, lora.targets)
     add_adapter(transformer, config.stage.name, spec, config.seed)
     return TrainedAdapter(transformer, config.stage.name)
 
 
+def warn_of_other_weights(config: TrainConfig, style: AdapterFile) -> None:
+    """Say where the style adapter was trained on other weights; nothing is fetched from the hub to find that out."""
+    from cinelora.models.wan import WanBundle
+
+    source = config.model.t2v if style.transformer == "t2v" else config.model.i2v
+    if style.transformer != config.stage.transformer and (source is None or not is_at_hand(source)):
+        return
+    bundle = WanBundle.from_config(config.model, style.transformer, Path(config.cache))
+    if warning := other_weights("style", style, config.model, bundle):
+        print(f"WARNING: {warning}")
+
+
 @dataclass(frozen=True)
 class Crew:
-    """The callbacks of a run, in the order they act: restore, average, measure, show, save."""
+    """The callbacks of a run, in the order they act: restore, stop, average, save, measure, show."""
 
     resume: Resume | None
+    stop: StopRequest
     ema: Ema | None
+    keeper: Keeper
     heldout: HeldoutLoss | None
     preview: Preview | None
     progress: Progress
-    keeper: Keeper
 
     def all(self) -> list[Callback]:
         """Those there are."""
-        crew = (self.resume, self.ema, self.heldout, self.preview, self.progress, self.keeper)
+        crew = (self.resume, self.stop, self.ema, self.keeper, self.heldout, self.preview, self.progress)
         return [callback for callback in crew if callback]
 
 
@@ -285,29 +328,30 @@ def make_callbacks(
     heldout: LatentDataset,
     samples_per_step: int,
     resumed: Checkpoint | None,
+    facts: dict[str, Any],
 ) -> Crew:
     """What happens beside the optimisation, as the settings ask for it."""
-    from cinelora.training.callbacks import Ema, HeldoutLoss, Keeper, Progress, Resume
+    from cinelora.training.callbacks import Ema, HeldoutLoss, Keeper, Progress, Resume, StopRequest
 
     ema = Ema(config.ema_decay) if config.ema_decay else None
-    facts = dict(resumed.facts) if resumed else {}
     keeper = Keeper(config.checkpoint, run, partial(export, config, run, index), ema, facts)
     measured = config.validation.every_steps and len(heldout)
     return Crew(
         Resume(resumed, ema) if resumed else None,
+        StopRequest(),
         ema,
-        HeldoutLoss(config.validation, heldout, [e.id for e in heldout.entries], keeper) if measured else None,
-        make_preview(config, run, heldout) if config.preview.every_steps else None,
-        Progress(config.logger, samples_per_step),
         keeper,
+        HeldoutLoss(config.validation, heldout, [e.id for e in heldout.entries], keeper) if measured else None,
+        make_preview(config, run, heldout, ema) if config.preview.every_steps else None,
+        Progress(config.logger, samples_per_step),
     )
 
 
-def make_preview(config: TrainConfig, run: RunDirectory, heldout: LatentDataset) -> Preview:
+def make_preview(config: TrainConfig, run: RunDirectory, heldout: LatentDataset, ema: Ema | None) -> Preview:
     """The preview, whose imports a run without previews does not wait for."""
     from cinelora.training.preview import Preview
 
-    return Preview(config, run, heldout)
+    return Preview(config, run, heldout, ema)
 
 
 def make_trainer(
@@ -380,7 +424,7 @@ def summarise(config: TrainConfig, index: Index, step: int, seconds: float, stag
         "samples": len(index.split("train")),
         "step": step,
         "steps": config.stage.steps,
-        "interrupted": crew.keeper.stop,
+        "interrupted": step < config.stage.steps,
         "loss": crew.progress.latest_loss,
         "adapter_effect": stage.trained.effect(),
         "seconds": seconds,
@@ -388,10 +432,7 @@ def summarise(config: TrainConfig, index: Index, step: int, seconds: float, stag
         "peak_memory_mib": peak_memory_mib(),
         **hardware(),
     }
-    if crew.heldout and "heldout/change" in crew.heldout.latest:
-        summary["heldout_loss"] = crew.heldout.latest["heldout/loss"]
-        summary["heldout_change"] = crew.heldout.latest["heldout/change"]
-    return summary
+    return summary | crew.heldout.report() if crew.heldout else summary
 
 
 def torch_has_gpu() -> bool:

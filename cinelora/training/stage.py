@@ -90,7 +90,7 @@ class Stage(LightningModule):
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} at step {self.global_step + 1}; the last checkpoint is kept: "
-                "resume it with a lower optimizer.lr, or look at the samples of this step"
+                "resume it with a lower optimizer.lr or optimizer.clip_norm"
             )
         return loss + self.touch_all_parameters() if self.may_drop_image else loss
 
@@ -139,7 +139,11 @@ class Stage(LightningModule):
     # -- chance --------------------------------------------------------------------------------------------------------
 
     def draw(self, batch: Batch, micro: int) -> Draw:
-        """Noise, sigma and dropout of a batch, keyed by (seed, sample, step) and the sample's slot in the step."""
+        """Noise, sigma and dropout of a batch, keyed by (seed, sample, step) and the sample's slot in the step.
+
+        LoRA's dropout is drawn by the layers for the whole micro-batch, so it is keyed by (seed, step, its first slot) and
+        depends on how the step is cut.
+        """
         rank, size = self.global_rank, len(batch["index"])
         first_slot = (micro * self.trainer.world_size + rank) * size
         if self.config.lora.dropout:

@@ -83,8 +83,9 @@ def test_the_defaults_of_stage_2() -> None:
 
 
 def test_precedence_schema_group_recipe_command_line() -> None:
-    assert compose_train(STYLE).data.holdout == 0.2  # the group's, above the schema's 0.1
-    assert compose_train([*STYLE, "data.holdout=0.3"]).data.holdout == 0.3
+    motion = ["stage=motion", "data=noir"]
+    assert compose_train(motion).stage.batch_size == 1  # the group's, above the schema's 4
+    assert compose_train([*motion, "stage.batch_size=2"]).stage.batch_size == 2
     recipe = compose_train([*STYLE, "recipe=paper"])
     assert recipe.model.name == "wan21_14b_720p"  # the recipe's, above the script's own tiny
     ours = compose_train(["recipe=paper", *STYLE, "model=tiny", "lora.rank=4"])
@@ -119,6 +120,15 @@ def test_shipped_data_is_found_from_anywhere_and_the_users_from_here(
     monkeypatch.chdir(tmp_path)
     assert compose_train(STYLE).data.root == str(keys.PROJECT / "data/noir")
     assert compose_train([*STYLE, "data.root=mine"]).data.root == "mine"
+
+
+def test_shipped_footage_says_itself_what_is_held_out() -> None:
+    """A share in conf/data would have no effect on it."""
+    for name in ("noir", "daylight"):
+        root = keys.PROJECT / "data" / name
+        assert (root / "train").is_dir()
+        assert (root / "heldout").is_dir()
+        assert "holdout" not in yaml.safe_load((keys.CONF / "data" / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def test_conf_holds_values_only() -> None:
@@ -174,6 +184,8 @@ REFUSED = [
     ([*STYLE, "-v"], r"the flags are -m, --show, --help"),
     ([*STYLE, "prompt=x"], r"prompt is not a setting, did you mean preview.prompt"),
     ([*STYLE, "=4"], r"is not a setting"),
+    ([*STYLE, "sampler.steps=4"], r"no effect in training: a preview takes preview.sampler_steps"),
+    ([*STYLE, "sampler.guidance_mode=split"], r"no effect in training: a preview is made by one rank"),
 ]
 
 
@@ -253,18 +265,47 @@ def test_resume_changes_what_may_change(run: Path) -> None:
         "logger=csv",
         "checkpoint.keep=5",
         "gpus=2",
+        "stage.batch_size=2",
+        "optimizer.lr=1e-6",
+        "optimizer.clip_norm=0.1",
         "preview.prompt=a = b",
         "logger.project=p, q",
     ]
     config = compose_train([f"resume={run}", *argv])
     assert (config.stage.steps, config.logger.name, config.checkpoint.keep, config.gpus) == (200, "csv", 5, 2)
     assert (config.preview.prompt, config.logger.project) == ("a = b", "p, q")
-    assert (config.checkpoint.every_steps, config.lora.rank, config.stage.batch_size) == (250, 4, 4)
+    assert (config.checkpoint.every_steps, config.lora.rank, config.stage.batch_size) == (250, 4, 2)
+    assert (config.optimizer.lr, config.optimizer.clip_norm) == (1e-6, 0.1)
 
 
-@pytest.mark.parametrize("change", ["lora.rank=8", "stage=style", "data.root=/x", "recipe=paper", "optimizer.lr=1"])
+@pytest.mark.parametrize(
+    ("change", "asked", "way_out"),
+    [
+        (["gpus=2"], "4 x 2 ranks x 1 = 8", "add stage.batch_size=2 stage.accumulation=1"),
+        (
+            ["gpus=2", "nodes=2", "stage.batch_size=8"],
+            "8 x 4 ranks x 1 = 32",
+            "add stage.batch_size=1 stage.accumulation=1",
+        ),
+        (["stage.batch_size=3"], "3 x 1 ranks x 1 = 3", "add stage.batch_size=2 stage.accumulation=2"),
+        (["gpus=3"], "4 x 3 ranks x 1 = 12", "take a number of ranks that divides 4"),
+    ],
+)
+def test_resume_keeps_the_samples_of_a_step_and_says_how(
+    run: Path, change: list[str], asked: str, way_out: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"^resume goes on with 4 samples a step, and .* is {asked}: {way_out}$"):
+        compose_train([f"resume={run}", *change])
+    if way_out.startswith("add"):
+        given = [word for word in change if not word.startswith("stage.")]
+        compose_train([f"resume={run}", *given, *way_out.split()[1:]])
+
+
+@pytest.mark.parametrize("change", ["lora.rank=8", "stage=style", "data.root=/x", "recipe=paper", "optimizer.beta1=0"])
 def test_resume_refuses_what_its_numbers_rest_on(run: Path, change: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{change.partition('=')[0]} cannot change; these can: stage.steps, gpus"):
+    with pytest.raises(
+        ConfigError, match=rf"{change.partition('=')[0]} cannot change; these can: stage.steps, stage.batch_size"
+    ):
         compose_train([f"resume={run}", change])
 
 

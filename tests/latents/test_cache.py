@@ -3,16 +3,19 @@
 import os
 import shutil
 import time
+from collections.abc import Callable
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
 
-from cinelora.errors import FootageError
+from cinelora.errors import FootageError, TrainingError
 from cinelora.files import load_tensors
-from cinelora.footage.samples import Manifest, scan
-from cinelora.latents.cache import Framing, Index, LatentCache
+from cinelora.footage.decode import Pixels
+from cinelora.footage.samples import Manifest, Sample, read_frames, scan
+from cinelora.latents.cache import Framing, Index, LatentCache, encoding_path
 from cinelora.latents.dataset import LatentDataset
 from cinelora.models.wan import Part, WanBundle
 
@@ -32,12 +35,16 @@ def survey(clips: Path, framing: Framing, **options) -> Manifest:
     return scan(clips, num_frames=framing.num_frames, fps=16, window_stride=9, seed=0, **options)
 
 
+def reader(clips: Path) -> Callable[[Sample], Pixels]:
+    return partial(read_frames, clips, height=32, width=48)
+
+
 def build(root: Path, bundle: WanBundle, framing: Framing, clips: Path, **options) -> tuple[Index, set[Path]]:
     """Encode what is missing; the index, and the files that this call wrote, be it a second time."""
     latents, manifest = LatentCache(root, bundle, framing), survey(clips, framing, **options)
     before = dated(root)
     index = latents.index(manifest, TEXTS)
-    skipped = latents.encode(clips, manifest, index, TEXTS)
+    skipped = latents.encode(reader(clips), manifest, index, TEXTS)
     return latents.complete(index, skipped), {path for path, _ in dated(root) - before}
 
 
@@ -64,7 +71,7 @@ def test_windows_carry_their_image_condition(clips: Path, i2v: WanBundle, tmp_pa
     assert kinds(written) == {"image": 6, "text": 7, "video": 6}
     item = LatentDataset(tmp_path / "c", index, "train")[0]
     assert item["latents"].shape == item["image_latents"].shape == (16, 3, 4, 6)
-    assert item["image_tokens"].shape == (257, 32)
+    assert item["image_tokens"].shape == (257, 96)
     assert item["text"].shape == (512, 64)
 
 
@@ -130,19 +137,23 @@ def test_stills_and_windows_share_their_texts(clips: Path, i2v: WanBundle, tmp_p
 
 
 def test_ranks_share_the_work_without_overlap(clips: Path, t2v: WanBundle, tmp_path: Path):
-    latents, manifest = LatentCache(tmp_path / "c", t2v, STILLS), survey(clips, STILLS)
-    index = latents.index(manifest, TEXTS)
-    for rank in range(2):
-        latents.encode(clips, manifest, index, TEXTS, rank, 2)
+    """Each rank fills a cache of its own here: in a shared one, what the first has done would hide that the second does it."""
+    manifest = survey(clips, STILLS)
+    shares = []
+    for rank in range(3):
+        latents = LatentCache(tmp_path / str(rank), t2v, STILLS)
+        latents.encode(reader(clips), manifest, latents.index(manifest, TEXTS), TEXTS, rank, 3)
+        shares.append({path.name: path for path, _ in dated(tmp_path / str(rank))})
+    index, _ = build(tmp_path / "whole", t2v, STILLS, clips)
+    whole = {path.name: path for path, _ in dated(tmp_path / "whole")}
+    assert sorted(name for share in shares for name in share) == sorted(whole)
+    assert all(len(share) in (4, 5) for share in shares)  # 7 captions and 6 stills
     with pytest.raises(FootageError, match="none of the 6 samples"):
         LatentCache(tmp_path / "half", t2v, STILLS).complete(index, [])
-    whole, _ = build(tmp_path / "whole", t2v, STILLS, clips)
-    assert latents.complete(index, []) == whole
-    for entry in whole.entries:
-        mine, theirs = (
-            load_tensors(LatentCache(tmp_path / r, t2v, STILLS).path(entry.video))[0] for r in ("c", "whole")
-        )
-        assert torch.equal(mine["latents"], theirs["latents"])
+    for share in shares:
+        for name, path in share.items():
+            mine, theirs = load_tensors(path)[0], load_tensors(whole[name])[0]
+            assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
 
 
 def build_in_a_child(root: Path, cache: Path, clips: Path) -> None:
@@ -175,7 +186,7 @@ def test_a_clip_that_breaks_between_scan_and_encoding_is_named_and_left_out(
     latents, manifest = LatentCache(tmp_path / "c", t2v, STILLS), survey(clips, STILLS)
     index = latents.index(manifest, TEXTS)
     (clips / "clip4.mp4").write_bytes(b"\0" * 100)
-    skipped = latents.encode(clips, manifest, index, TEXTS)
+    skipped = latents.encode(reader(clips), manifest, index, TEXTS)
     assert [clip.path for clip in skipped] == ["clip4.mp4"]
     assert len(latents.complete(index, skipped).entries) == 5
 
@@ -184,3 +195,19 @@ def test_an_index_survives_its_file(clips: Path, t2v: WanBundle, tmp_path: Path)
     index, _ = build(tmp_path / "c", t2v, STILLS, clips)
     index.save(tmp_path / "dataset.json")
     assert Index.load(tmp_path / "dataset.json") == index
+
+
+@pytest.mark.parametrize("length", [0, 40, -1])
+def test_a_damaged_file_is_named_with_the_way_out(length: int, clips: Path, t2v: WanBundle, tmp_path: Path):
+    index, _ = build(tmp_path / "c", t2v, STILLS, clips)
+    samples = LatentDataset(tmp_path / "c", index, "train")
+    video, text = (encoding_path(samples.root, name) for name in (samples.entries[0].video, samples.entries[1].text))
+    for path in (video, text):
+        path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(TrainingError, match=rf"{video} is missing, damaged .*; delete it and start again"):
+        samples.shape(0)
+    with pytest.raises(TrainingError, match=rf"{text} is missing, damaged .*; delete it and start again"):
+        samples[1]
+    video.unlink()
+    with pytest.raises(TrainingError, match=rf"{video} is gone from the cache; start again"):
+        samples.shape(0)

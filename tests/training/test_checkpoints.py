@@ -41,6 +41,25 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_named(tmp_path: Path, ca
     assert "step-00000002 does not load" in caplog.text
 
 
+def test_the_pointer_decides_and_what_lies_behind_it_goes_with_the_next_save(tmp_path: Path):
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, checkpoint(step), keep=3)
+    (tmp_path / "last").write_text("step-00000001")
+    assert load_checkpoint(tmp_path).step == 1
+    save_checkpoint(tmp_path, checkpoint(2), keep=1)
+    assert [path.name for path in saved_checkpoints(tmp_path)] == ["step-00000002"]
+
+
+@pytest.mark.parametrize("pointer", [None, "", "step-00000009"])
+def test_without_a_pointer_that_leads_somewhere_the_newest_is_taken(pointer: str | None, tmp_path: Path):
+    for step in (1, 2):
+        save_checkpoint(tmp_path, checkpoint(step), keep=2)
+    (tmp_path / "last").unlink()
+    if pointer is not None:
+        (tmp_path / "last").write_text(pointer)
+    assert load_checkpoint(tmp_path).step == 2
+
+
 def test_drafts_of_a_killed_save_are_swept(tmp_path: Path):
     save_checkpoint(tmp_path, checkpoint(1), keep=2)
     (tmp_path / ".draft-00000002").mkdir()

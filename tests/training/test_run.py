@@ -1,26 +1,40 @@
 """Whole runs: what they leave behind, and that interrupted, resumed and shared-out runs end at the same numbers."""
 
+import csv
 import json
 import os
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
+from lightning import Callback, Trainer
+from torch.utils.data import default_collate
 
-from cinelora.config.schema import OptimizerConfig, PreviewConfig, TrainConfig
+from cinelora.config.compose import RESUME_KEYS
+from cinelora.config.schema import MetricsConfig, ModelConfig, OptimizerConfig, PreviewConfig, TrainConfig
 from cinelora.errors import TrainingError
-from cinelora.files import load_tensors
+from cinelora.files import load_tensors, save_tensors
+from cinelora.latents.cache import Index
+from cinelora.latents.dataset import LatentDataset
 from cinelora.launch import launch
-from cinelora.models.adapter_file import read_adapter
+from cinelora.models import tiny
+from cinelora.models.adapter_file import export_adapter, read_adapter
+from cinelora.models.wan import Part, WanBundle, pad_text
 from cinelora.runs import RunDirectory
+from cinelora.training.callbacks import HELDOUT_SIGMAS, StopRequest
 from cinelora.training.checkpoints import load_checkpoint, saved_checkpoints
-from cinelora.training.run import encode_rank, train, train_rank
+from cinelora.training.run import Crew, build_stage, carry_style_adapter, closing_lines, encode_rank, train, train_rank
+from cinelora.training.stage import Stage
 
 SUMMATION = 2e-4
 """Ranks add gradients up in another order, and AdamW turns a difference in a gradient near zero into one of the order of
@@ -124,9 +138,27 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(
     config = replace(style_config, stage=replace(style_config.stage, steps=40))
     config.optimizer = OptimizerConfig(lr=1e12, lr_for_width=None, clip_norm=0.0)
     config.checkpoint = replace(config.checkpoint, every_steps=1)
-    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+; the last checkpoint is kept"):
+    kept = r"the loss is (nan|inf) at step \d+; the last checkpoint is kept: resume it with a lower optimizer\.lr"
+    with pytest.raises(TrainingError, match=kept) as caught:
         run_here(config, tmp_path)
+    assert set(re.findall(r"optimizer\.\w+", str(caught.value))) <= set(RESUME_KEYS)
     assert load_checkpoint(RunDirectory(tmp_path).checkpoints).step >= 1
+
+
+def test_a_resume_that_cuts_its_steps_otherwise_ends_at_the_same_numbers(style_config: TrainConfig, tmp_path: Path):
+    whole = run_here(style_config, tmp_path / "whole")
+    run = run_here(replace(style_config, stage=replace(style_config.stage, steps=4)), tmp_path / "run")
+    cut = replace(style_config.stage, batch_size=1, accumulation=2)
+    train_rank(replace(style_config, resume=str(run.path), stage=cut), run)
+    assert_same_end(whole, run, tolerance=SUMMATION)
+
+
+def test_a_resumed_run_takes_a_lower_rate(style_config: TrainConfig, tmp_path: Path):
+    run = run_here(style_config, tmp_path)
+    stage, optimizer = replace(style_config.stage, steps=10), replace(style_config.optimizer, lr=1e-7)
+    train_rank(replace(style_config, resume=str(run.path), stage=stage, optimizer=optimizer), run)
+    assert logged(run, "train/lr")[-1] == pytest.approx(3e-5 * 5120 / 192)
+    assert logged(run, "train/lr", first_step=8) == pytest.approx([1e-7 * 5120 / 192] * 2)
 
 
 def test_more_steps_go_on_from_a_finished_run(style_config: TrainConfig, tmp_path: Path):
@@ -137,15 +169,116 @@ def test_more_steps_go_on_from_a_finished_run(style_config: TrainConfig, tmp_pat
         train_rank(longer, run)
 
 
+def logged(run: RunDirectory, name: str, first_step: int = 0) -> list[float]:
+    """The values of one curve since the run was started, or resumed at ``first_step``, in order."""
+    with (run.logs / "csv" / f"from-step-{first_step:08d}" / "metrics.csv").open() as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+def test_the_loss_that_is_logged_is_the_same_however_a_step_is_cut(style_config: TrainConfig, tmp_path: Path):
+    whole = replace(style_config, stage=replace(style_config.stage, steps=3, batch_size=4))
+    cut = replace(style_config, stage=replace(style_config.stage, steps=3, batch_size=1, accumulation=4))
+    one, other = (logged(run_here(c, tmp_path / n), "train/loss") for c, n in ((whole, "one"), (cut, "other")))
+    assert len(one) == 3
+    assert one == pytest.approx(other, rel=1e-3)
+
+
+def test_a_resume_on_other_footage_is_refused_and_overwrites_nothing(
+    style_config: TrainConfig, footage: Path, tmp_path: Path
+):
+    clips = Path(shutil.copytree(footage, tmp_path / "clips"))
+    config = replace(style_config, data=replace(style_config.data, root=str(clips)))
+    run = run_here(config, tmp_path / "run")
+    resumed = replace(config, resume=str(run.path), stage=replace(config.stage, steps=10))
+    before = {path: path.read_bytes() for path in (run.manifest, run.dataset)}
+    (clips / "clip3.txt").write_text("bars in other words")
+    with pytest.raises(TrainingError, match=r"12 samples, now there are 12, and clip3\.mp4@\d+ is not what it was"):
+        encode_rank(resumed, run)
+    (clips / "clip3.txt").unlink()
+    (clips / "clip3.mp4").unlink()
+    with pytest.raises(TrainingError, match=r"12 samples, now there are 10, and clip3\.mp4@.*or start a new run"):
+        encode_rank(resumed, run)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def copied_pair(model: ModelConfig, folder: Path) -> ModelConfig:
+    """The same model, from a copy that a test may change."""
+    copies = {kind: tiny.embedded(kind) for kind in ("t2v", "i2v")}
+    paths = {kind: str(shutil.copytree(source, folder / kind)) for kind, source in copies.items()}
+    return replace(model, **paths)
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_a_resume_on_another_base_is_refused(part: str, style_config: TrainConfig, tmp_path: Path):
+    config = replace(style_config, model=copied_pair(style_config.model, tmp_path))
+    run = run_here(config, tmp_path / "run")
+    before = run.dataset.read_bytes()
+    weights = tmp_path / "t2v" / part / "diffusion_pytorch_model.safetensors"
+    tensors, facts = load_tensors(weights)
+    save_tensors(weights, {name: tensor + 1e-3 for name, tensor in tensors.items()}, facts)
+    resumed = replace(config, resume=str(run.path), stage=replace(config.stage, steps=10))
+    what = {"transformer": "the weights of the base model", "vae": "the samples, or the encoders that read them,"}[part]
+    with pytest.raises(TrainingError, match=rf"{what} had the hash \w{{12}} and now \w{{12}}; .*start a new run"):
+        run_here(resumed, run.path)
+    assert run.dataset.read_bytes() == before
+
+
+def test_a_style_adapter_of_other_weights_of_the_same_model_is_named(
+    style_config: TrainConfig, motion_config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    style = run_here(replace(style_config, stage=replace(style_config.stage, steps=1)), tmp_path / "style")
+    config, run = replace(motion_config, stage=replace(motion_config.stage, steps=1)), RunDirectory(tmp_path / "run")
+    carry_style_adapter(str(style.path), run)
+    run_here(config, run.path)
+    assert "other weights" not in capsys.readouterr().out
+    export_adapter(run.adapter("style"), replace(read_adapter(run.adapter("style")), base_revision="0123456789ab"))
+    stage_of(config, run)
+    assert "adapter was trained on other weights of tiny (t2v, 0123456789ab) than these" in capsys.readouterr().out
+
+
+def test_a_resume_above_another_style_adapter_is_refused(
+    style_config: TrainConfig, motion_config: TrainConfig, tmp_path: Path
+):
+    style = run_here(replace(style_config, stage=replace(style_config.stage, steps=1)), tmp_path / "style")
+    carry_style_adapter(str(style.path), RunDirectory(tmp_path / "run"))
+    config = replace(motion_config, stage=replace(motion_config.stage, steps=1))
+    run = run_here(config, tmp_path / "run")
+    other = run_here(replace(style_config, stage=replace(style_config.stage, steps=2)), tmp_path / "other")
+    carry_style_adapter(str(other.path), run)
+    with pytest.raises(TrainingError, match=r"the style adapter under it had the hash \w{12} and now \w{12}"):
+        train_rank(replace(config, resume=str(run.path), stage=replace(config.stage, steps=2)), run)
+
+
 @pytest.mark.parametrize(("stage", "suffix"), [("style", "png"), ("motion", "mp4")])
 def test_previews_appear_and_change_nothing_that_is_learnt(
     stage: str, suffix: str, style_config: TrainConfig, motion_config: TrainConfig, tmp_path: Path
 ):
     config = style_config if stage == "style" else motion_config
     shown = replace(config, preview=PreviewConfig(every_steps=4, prompt="rain", sampler_steps=2))
+    shown.metrics = MetricsConfig(names=["motion", "tssim"])
     without, run = run_here(config, tmp_path / "without"), run_here(shown, tmp_path / "with")
-    assert [path.name for path in sorted(run.previews.iterdir())] == [f"step-0000000{n}.{suffix}" for n in (4, 8)]
+    assert [path.name for path in sorted(run.previews.glob(f"*.{suffix}"))] == [
+        f"step-0000000{n}.{suffix}" for n in (4, 8)
+    ]
     assert_same_end(without, run)
+    if stage == "motion":
+        numbers = [json.loads(path.read_text()) for path in sorted(run.previews.glob("*.json"))]
+        assert [list(beside) for beside in numbers] == [["motion", "tssim"]] * 2
+        assert logged(run, "preview/motion") == [beside["motion"] for beside in numbers]
+
+
+def test_the_preview_s_prompt_stands_behind_the_trigger_like_every_caption(
+    style_config: TrainConfig, t2v: WanBundle, tmp_path: Path
+):
+    config = replace(style_config, data=replace(style_config.data, trigger="nwr"))
+    config.preview = PreviewConfig(every_steps=4, prompt="rain")
+    run = RunDirectory(tmp_path)
+    encode_rank(config, run)
+    heldout = LatentDataset(Path(config.cache), Index.load(run.dataset), "heldout")
+    with t2v.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
+        expected = pad_text(t2v.encode_text(["nwr, rain"]))[0]
+    assert torch.equal(heldout.text(heldout.texts["preview"]), expected)
+    assert all(entry.caption.startswith("nwr, ") for entry in heldout.entries)
 
 
 def test_ema_is_exported_and_is_not_the_adapter_itself(style_config: TrainConfig, tmp_path: Path):
@@ -155,6 +288,36 @@ def test_ema_is_exported_and_is_not_the_adapter_itself(style_config: TrainConfig
     for name, value in exported.items():
         assert torch.equal(value, saved.group("ema")[name])
     assert any(not torch.equal(value, saved.group("adapter")[name]) for name, value in exported.items())
+
+
+@pytest.mark.parametrize("kept", ["adapter", "pretrain"])
+def test_what_is_measured_and_shown_is_what_is_exported(kept: str, style_config: TrainConfig, tmp_path: Path):
+    config = replace(style_config, ema_decay=0.9, preview=PreviewConfig(every_steps=4, prompt="rain", sampler_steps=1))
+    if kept == "pretrain":
+        config.stage = replace(config.stage, name="pretrain", steps=4)
+        config.optimizer = OptimizerConfig(lr=1e-3, lr_for_width=None)
+    blind = replace(config, preview=PreviewConfig(), validation=replace(config.validation, every_steps=0))
+    without, run = run_here(blind, tmp_path / "without"), run_here(config, tmp_path / "with")
+    assert_same_end(without, run)
+    averaged = load_checkpoint(run.checkpoints)
+    stage, heldout = stage_of(config, run), LatentDataset(Path(config.cache), Index.load(run.dataset), "heldout")
+    losses = {}
+    for group in ("ema", "adapter"):
+        stage.trained.load(averaged.group(group))
+        stage.sample_ids = [entry.id for entry in heldout.entries]
+        batches = [default_collate([heldout[i]]) for i in range(2)]
+        with torch.no_grad():
+            draws = [
+                (batch, stage.draw_at(batch, step=0, sigma=sigma)) for batch in batches for sigma in HELDOUT_SIGMAS
+            ]
+            losses[group] = sum(float(stage.loss(*draw)) for draw in draws) / len(draws)
+    reported = json.loads(run.summary.read_text())["heldout_loss"]
+    assert reported == pytest.approx(losses["ema"], rel=1e-5)
+    assert reported != pytest.approx(losses["adapter"], rel=1e-5)
+
+
+def stage_of(config: TrainConfig, run: RunDirectory) -> Stage:
+    return build_stage(config, run, LatentDataset(Path(config.cache), Index.load(run.dataset), "train"))
 
 
 def test_two_runs_can_share_a_cache_that_neither_has_filled(footage: Path, tmp_path: Path):
@@ -168,35 +331,91 @@ def test_two_runs_can_share_a_cache_that_neither_has_filled(footage: Path, tmp_p
     assert_same_end(RunDirectory(tmp_path / "a"), RunDirectory(tmp_path / "b"))
 
 
-def test_ctrl_c_saves_and_the_resumed_run_ends_like_one_left_alone(footage: Path, cache: Path, tmp_path: Path):
-    def command(*settings: str) -> list[str]:
-        return [sys.executable, str(ROOT / "train.py"), "logger=csv", "validation.every_steps=0", *settings]
+def command(*settings: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train.py"), "logger=csv", *settings]
 
-    settings = [
-        "stage=style",
-        "data=folder",
-        f"data.root={footage}",
-        f"cache={cache}",
-        "model.height=32",
-        "model.width=48",
-    ]
-    settings += ["stage.batch_size=1", "checkpoint.every_steps=0"]
-    stopped = tmp_path / "stopped"
+
+def started_run(out: Path, *settings: str) -> subprocess.Popen[str]:
+    """A run of ``train.py`` that has already logged a step."""
     process = subprocess.Popen(
-        command(*settings, "stage.steps=100000", f"out={stopped}"),
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        text=True,
+        command(*settings, f"out={out}"), start_new_session=True, stdout=subprocess.PIPE, text=True
     )
-    while not (stopped / "logs" / "csv" / "from-step-00000000" / "metrics.csv").exists():
+    while not (out / "logs" / "csv" / "from-step-00000000" / "metrics.csv").exists():
         assert process.poll() is None
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # the terminal sends it to the whole group
+    return process
+
+
+@pytest.mark.parametrize(("number", "gpus"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_a_stopped_run_saves_and_once_resumed_ends_like_one_left_alone(
+    number: signal.Signals, gpus: int, footage: Path, cache: Path, tmp_path: Path
+):
+    settings = ["stage=style", "data=folder", f"data.root={footage}", f"cache={cache}", f"gpus={gpus}"]
+    settings += ["model.height=32", "model.width=48", "validation.every_steps=100000", "logger.every_steps=1"]
+    settings += ["stage.batch_size=1", "stage.accumulation=3", "checkpoint.every_steps=0"]
+    stopped = RunDirectory(tmp_path / "stopped's run")
+    process = started_run(stopped.path, *settings, "stage.steps=100000")
+    os.killpg(process.pid, number)  # a terminal sends Ctrl-C to the whole group, and some schedulers TERM to all
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "resume=" in printed
-    step = load_checkpoint(RunDirectory(stopped).checkpoints).step
-    subprocess.run(command(f"resume={stopped}", f"stage.steps={step + 3}"), check=True)
+    assert "held-out loss: not measured before the stop" in printed
+    assert shlex.split(printed.partition("go on with: ")[2])[:3] == ["python", "train.py", f"resume={stopped.path}"]
+    step = load_checkpoint(stopped.checkpoints).step
+    summary = json.loads(stopped.summary.read_text())
+    assert (summary["interrupted"], summary["step"], summary["heldout_step"]) == (True, step, None)
+    subprocess.run(command(f"resume={stopped.path}", f"stage.steps={step + 3}"), check=True)
     whole = tmp_path / "whole"
     subprocess.run(command(*settings, f"stage.steps={step + 3}", f"out={whole}"), check=True)
-    assert_same_end(RunDirectory(whole), RunDirectory(stopped))
+    assert_same_end(RunDirectory(whole), stopped)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_request_to_stop_interrupts_nothing_and_the_handlers_come_back(number: signal.Signals):
+    before, stop = signal.getsignal(number), StopRequest()
+    with stop.heeded():
+        os.kill(os.getpid(), number)
+        assert stop.received
+    assert signal.getsignal(number) == before
+
+
+class Scripted(Callback):
+    """Acts after a given optimizer step, as a signal or a mishap would."""
+
+    def __init__(self, step: int, act: Callable[[], None]) -> None:
+        self.step, self.act = step, act
+
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step == self.step:
+            self.act()
+
+
+def run_with_signal_in_step(step: int, config: TrainConfig, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+    """Train in this process, which gets TERM while optimizer step ``step`` (from 1) is computed; the summary."""
+    ours = Crew.all
+    act = Scripted(step - 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(Crew, "all", lambda crew: [*ours(crew), act])
+    return json.loads(run_here(config, folder).summary.read_text())
+
+
+def test_a_run_stopped_early_says_what_it_knows(
+    style_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = replace(style_config, logger=replace(style_config.logger, every_steps=100))
+    summary = run_with_signal_in_step(6, config, tmp_path, monkeypatch)
+    assert (summary["step"], summary["interrupted"], summary["heldout_step"]) == (6, True, 4)
+    assert 0 < summary["loss"] < 100
+    assert "against the start, measured at step 4" in closing_lines(summary, RunDirectory(tmp_path))[0]
+
+
+def test_what_a_stopped_run_prints_can_be_typed(tmp_path: Path):
+    run = RunDirectory(tmp_path / "it's, (1) $HOME")
+    result = {"stage": "style", "interrupted": True, "step": 3, "steps": 8, "adapter_effect": 1.0}
+    typed = closing_lines(result, run)[-1].partition("go on with: ")[2]
+    assert shlex.split(typed) == ["python", "train.py", f"resume={run.path}"]
+
+
+def test_a_signal_in_the_last_step_interrupts_nothing(
+    style_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    summary = run_with_signal_in_step(8, style_config, tmp_path, monkeypatch)
+    assert (summary["step"], summary["interrupted"], summary["heldout_step"]) == (8, False, 8)

@@ -1,0 +1,56 @@
+"""What the numbers of a run rest on beside its settings, by hash: a resume that finds something else is refused.
+
+Enters: settings, a run, and what was found for it now. Leaves: hashes for the checkpoint, or an error. It does not know
+how any of it is used.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cinelora.config.schema import TrainConfig
+from cinelora.errors import TrainingError
+from cinelora.files import sha256_file
+from cinelora.runs import RunDirectory
+
+if TYPE_CHECKING:
+    from cinelora.footage.samples import Manifest
+
+WHAT = {
+    "data": "the samples, or the encoders that read them,",
+    "base": "the weights of the base model",
+    "style adapter": "the style adapter under it",
+}
+
+
+def origins(config: TrainConfig, run: RunDirectory, data_hash: str) -> dict[str, str]:
+    """12 hex digits for each of ``WHAT``; the style adapter only where stage 2 trains above one."""
+    from cinelora.models.wan import Part, WanBundle
+
+    bundle = WanBundle.from_config(config.model, config.stage.transformer, Path(config.cache))
+    found = {"data": data_hash, "base": bundle.fingerprint(Part.TRANSFORMER)}
+    has_style = config.stage.name == "motion" and run.adapter("style").exists()
+    return found | ({"style adapter": sha256_file(run.adapter("style"))[:12]} if has_style else {})
+
+
+def refuse_other_origins(run: RunDirectory, before: dict[str, str], now: dict[str, str]) -> None:
+    """Raise ``TrainingError``, naming both hashes, where something is not what it was."""
+    for name, what in WHAT.items():
+        old, new = (hashes.get(name, "none") for hashes in (before, now))
+        if old != new:
+            raise TrainingError(
+                f"resume={run.path} cannot go on to the same numbers: {what} had the hash {old} and now {new}; "
+                "put back what was there, or start a new run"
+            )
+
+
+def refuse_other_samples(run: RunDirectory, before: Manifest, now: Manifest) -> None:
+    """Raise ``TrainingError``, naming the first that differs, where other footage or captions are found than before."""
+    theirs, ours = ({sample.id: sample for sample in manifest.samples} for manifest in (before, now))
+    changed = [name for name in [*theirs, *ours] if theirs.get(name) != ours.get(name)]
+    if changed:
+        raise TrainingError(
+            f"resume={run.path} cannot go on to the same numbers: it was trained on {len(theirs)} samples, now there are "
+            f"{len(ours)}, and {changed[0]} is not what it was; put footage and captions back, or start a new run"
+        )

@@ -72,7 +72,7 @@ def test_windows_carry_their_image_condition(clips: Path, i2v: WanBundle, tmp_pa
     item = LatentDataset(tmp_path / "c", index, "train")[0]
     assert item["latents"].shape == item["image_latents"].shape == (16, 3, 4, 6)
     assert item["image_tokens"].shape == (257, 96)
-    assert item["text"].shape == (512, 64)
+    assert item["text"].shape == (512, 128)
 
 
 def test_a_changed_caption_encodes_one_text(clips: Path, t2v: WanBundle, tmp_path: Path):

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,7 +26,7 @@ from cinelora.errors import TrainingError
 from cinelora.files import load_tensors, save_tensors
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
-from cinelora.launch import launch
+from cinelora.launch import STOP_SIGNALS, launch
 from cinelora.models import tiny
 from cinelora.models.adapter_file import export_adapter, read_adapter
 from cinelora.models.wan import Part, WanBundle, pad_text
@@ -369,13 +369,32 @@ def test_a_stopped_run_saves_and_once_resumed_ends_like_one_left_alone(
     assert_same_end(RunDirectory(whole), stopped)
 
 
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """What the three requests do is the test's own affair, however the tests themselves were started."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in STOP_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_request_to_stop_interrupts_nothing_and_the_handlers_come_back(number: signal.Signals):
-    before, stop = signal.getsignal(number), StopRequest()
+    stop = StopRequest()
     with stop.heeded():
         os.kill(os.getpid(), number)
         assert stop.received
-    assert signal.getsignal(number) == before
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+@pytest.mark.usefixtures("handlers")
+def test_under_nohup_a_closed_terminal_is_no_request_to_stop():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = StopRequest()
+    with stop.heeded():
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.received
 
 
 class Scripted(Callback):

@@ -31,6 +31,7 @@ STOREYS = (
     {"cinelora.metrics"},
     {"cinelora.config.check"},
     {"cinelora.training", "cinelora.inference"},
+    {"cinelora.pretrain"},
     {"cinelora.config.compose"},
     {"cinelora.config.command"},
     {"train", "infer"},
@@ -51,7 +52,7 @@ WITHOUT_TORCH = (
     "cinelora.launch",
     "cinelora.sampling.partition",
 )
-WITH_TORCH = ("cinelora.footage.render",)
+WITH_TORCH = ("cinelora.footage.render", "cinelora.footage.rendered")
 
 
 def module_name(path: Path) -> str:

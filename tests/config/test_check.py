@@ -37,13 +37,13 @@ def infer(*argv: str) -> list[str]:
 def test_batch_and_rate_are_printed_with_their_reason() -> None:
     lines = train("stage.batch_size=8", "gpus=4", "stage.accumulation=2")
     assert lines[0] == "batch 8 x 4 GPUs x 2 accumulation = 64"
-    assert lines[1] == "lr 3e-05 x 5120 / 128 = 0.0012: the rate found at width 5120 holds at width 128"
+    assert lines[1] == "lr 3e-05 x 5120 / 192 = 0.0008: the rate found at width 5120 holds at width 192"
     assert train("gpus=2", "nodes=3")[0] == "batch 4 x 2 GPUs x 3 nodes x 1 accumulation = 24"
     assert train("optimizer.lr_for_width=null")[1] == "lr 3e-05, as given"
 
 
 def test_the_rate_follows_the_width() -> None:
-    assert effective_lr(compose_train(["stage=style", "data=noir"])) == pytest.approx(1.2e-3)
+    assert effective_lr(compose_train(["stage=style", "data=noir"])) == pytest.approx(8e-4)
     wide = compose_train(["stage=style", "data=noir", "model=wan21_14b_480p", "optimizer.lr=1e-4"])
     assert effective_lr(wide) == pytest.approx(1e-4)
 
@@ -107,7 +107,7 @@ TRAINING = [
     (["strategy=single", "gpus=2"], "strategy=single runs one rank, not 2"),
     (["strategy=single", "nodes=2"], "strategy=single runs one rank, not 2"),
     (["data.name=../up"], "wants one word"),
-    (["model.num_heads=3"], "does not divide into 3 heads"),
+    (["model.num_heads=5"], "does not divide into 5 heads"),
     (["cache=prompts.txt"], "cache=prompts.txt is a file"),
     (["model.t2v=./gone"], r"model.t2v=./gone: wants a directory that is there, a hub repository owner/name"),
     (["stage=motion", "model.i2v=embedded:huge"], r"model.i2v=embedded:huge: wants .*embedded:tiny-i2v"),

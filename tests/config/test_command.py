@@ -36,7 +36,7 @@ def typed(script: str, *argv: str, cwd: Path) -> subprocess.CompletedProcess[str
 MISTAKES = [
     ("train", [], "python train.py stage=style data=noir"),
     ("infer", [], "python infer.py ckpt="),
-    ("train", ["data=noir"], "stage is missing: choose stage=motion|style"),
+    ("train", ["data=noir"], "stage is missing: choose stage=motion|pretrain|style"),
     ("train", ["stage=style", "data=noir", "lora.rnak=4"], "did you mean lora.rank"),
     ("train", ["stage=style", "data=noir", "lora.rank=eight"], "wants a whole number"),
     ("train", ["stage=style", "data=folder", "data.root=gone"], "does not exist"),

@@ -36,8 +36,8 @@ def clips(tmp_path: Path) -> str:
 def test_every_combination_composes_or_is_refused_with_its_reason(
     model: str, stage: str, data: str, strategy: str, clips: str
 ) -> None:
-    choices = [f"model={model}", f"stage={stage}", f"data={data}", f"strategy={strategy}", f"data.root={clips}"]
-    config = compose_train(choices)
+    choices = [f"model={model}", f"stage={stage}", f"data={data}", f"strategy={strategy}"]
+    config = compose_train([*choices, *([] if data == "rendered" else [f"data.root={clips}"])])
     assert (config.model.name, config.stage.name) == (model, stage)
     assert (config.data.name, config.strategy.name) == (data, strategy)
     reason = expected_reason(model, stage, strategy)
@@ -139,10 +139,10 @@ def test_conf_holds_values_only() -> None:
 
 
 REFUSED = [
-    (["data=noir"], r"^stage is missing: choose stage=motion\|style$"),
-    ([], r"^stage and data are missing: choose stage=motion\|style data=daylight\|folder\|noir$"),
-    (["stage=stlye", "data=noir"], r"stage=stlye does not exist, did you mean style\?; choose stage=motion\|style"),
-    (["stage=style", "data=nori"], r"did you mean noir\?; choose data=daylight\|folder\|noir; .*data.root=<folder>"),
+    (["data=noir"], r"^stage is missing: choose stage=motion\|pretrain\|style$"),
+    ([], r"^stage and data are missing: choose stage=motion\|pretrain\|style data=daylight\|folder\|noir\|rendered$"),
+    (["stage=stlye", "data=noir"], r"stage=stlye does not exist, did you mean style\?; choose stage=motion\|pretrain\|style"),
+    (["stage=style", "data=nori"], r"did you mean noir\?; choose data=daylight\|folder\|noir\|rendered; .*data.root=<folder>"),
     ([*STYLE, "model=wan21_14b"], r"model=wan21_14b does not exist.*wan21_14b_480p\|wan21_14b_720p"),
     ([*STYLE, "lora.rnak=4"], r"did you mean lora.rank.*lora has lora.rank, lora.alpha, lora.dropout, lora.targets"),
     ([*STYLE, "optimiser.lr=1"], r"did you mean optimizer.lr"),
@@ -174,8 +174,8 @@ REFUSED = [
     ([*STYLE, "lora._target_=os.system"], r"never name code"),
     ([*STYLE, "metrics.names=[{_target_:os.system}]"], r"never name code"),
     ([*STYLE, "lora.rank=${oc.env:HOME}"], r"references are not read"),
-    ([*STYLE, "stage.name=motion"], r"stage.name comes with its group: choose stage=motion\|style"),
-    ([*STYLE, "recipe.stage=null"], r"comes with its group: choose recipe=paper"),
+    ([*STYLE, "stage.name=motion"], r"stage.name comes with its group: choose stage=motion\|pretrain\|style"),
+    ([*STYLE, "recipe.stage=null"], r"comes with its group: choose recipe=paper\|scale_model"),
     ([*STYLE, "logger=null"], r"logger=null does not exist.*csv\|none\|tensorboard\|wandb"),
     ([*STYLE, "lora.rank=("], r"lora.rank=\( cannot be read"),
     ([*STYLE, "man,"], r"'man,' is not key=value.*quotes"),

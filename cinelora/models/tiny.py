@@ -116,17 +116,21 @@ def new_transformer(seed: int) -> WanTransformer3DModel:
 
 
 def grow(t2v: WanTransformer3DModel, seed: int) -> WanTransformer3DModel:
-    """An I2V transformer grown from ``t2v``, as Wan's was: shared blocks, and new inputs that change nothing at first.
-
-    The weights of the new input channels and of the image values (``add_v_proj``) are zero.
-    """
+    """An I2V transformer grown from ``t2v``, as Wan's was: shared blocks, and new inputs with new weights."""
     with seeded(seed):
         i2v = WanTransformer3DModel(**IMAGE_TO_VIDEO)
-    grown = {**i2v.state_dict(), **t2v.state_dict()}
-    patches = torch.zeros_like(i2v.patch_embedding.weight)
+    patches = i2v.patch_embedding.weight.detach().clone()
     patches[:, : TRANSFORMER["in_channels"]] = t2v.patch_embedding.weight.detach()
-    silent = {name: torch.zeros_like(value) for name, value in grown.items() if ".add_v_proj." in name}
-    i2v.load_state_dict({**grown, "patch_embedding.weight": patches, **silent})
+    i2v.load_state_dict({**i2v.state_dict(), **t2v.state_dict(), "patch_embedding.weight": patches})
+    return i2v
+
+
+def silence_image(i2v: WanTransformer3DModel) -> WanTransformer3DModel:
+    """Zero the weights of the new input channels and of the image values: training then begins where T2V ended."""
+    i2v.patch_embedding.weight.data[:, TRANSFORMER["in_channels"] :] = 0
+    for name, parameter in i2v.named_parameters():
+        if ".add_v_proj." in name:
+            parameter.data.zero_()
     return i2v
 
 
@@ -173,7 +177,7 @@ def adopt(pair: Path, trained: Path, kind: str, seed: int = 0) -> None:
     shutil.copytree(trained, pair / kind / "transformer", dirs_exist_ok=True)
     if kind == "t2v":
         t2v = WanTransformer3DModel.from_pretrained(trained, use_safetensors=True)
-        grow(t2v, seed).bfloat16().save_pretrained(pair / "i2v" / "transformer")
+        silence_image(grow(t2v, seed)).bfloat16().save_pretrained(pair / "i2v" / "transformer")
     write_hashes(pair)
 
 

@@ -33,7 +33,7 @@ from cinelora.models.tiny import Encoders
 
 FPS = 16
 WARM_UP = 200
-PIECE = (48, 64)
+PIECE = (32, 48)
 """Height and width of what the VAE is trained on at a time."""
 CAPTIONS, CAPTION_BYTES = 20_000, 224
 """Captions that the text encoder learns from, and the length they are padded to, in bytes."""
@@ -165,15 +165,16 @@ def _captured(step: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> C
 # -- VAE ---------------------------------------------------------------------------------------------------------------
 
 
-def train_vae(vae: AutoencoderKLWan, film: Film, budget: Budget, num_frames: int = 9, rate: float = 2e-3) -> int:
-    """Reconstruct pieces of ``num_frames``; then set the statistics its latents are normalised by; the steps.
+def train_vae(vae: AutoencoderKLWan, film: Film, budget: Budget, rate: float = 2e-3) -> int:
+    """Reconstruct pieces of the film; then set the statistics its latents are normalised by; the steps taken.
 
-    Pieces (``PIECE``) instead of whole frames: the network is convolutional, and more steps teach it more than more pixels.
+    Small pieces (``PIECE``), because the network is convolutional, and more steps teach it more than more pixels; but whole
+    clips in time, because past the length it was trained at a causal VAE drifts (docs/scale-model.md).
     """
     begin_simply(vae.train())
     clips, generator = film.clips_NTHWC, torch.Generator().manual_seed(0)
     device = clips.device
-    sizes = (num_frames, min(PIECE[0], clips.shape[2]), min(PIECE[1], clips.shape[3]))
+    sizes = (clips.shape[1], min(PIECE[0], clips.shape[2]), min(PIECE[1], clips.shape[3]))
     along = [torch.arange(size, device=device) for size in sizes]
 
     def draw() -> tuple[Tensor, ...]:

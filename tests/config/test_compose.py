@@ -141,8 +141,14 @@ def test_conf_holds_values_only() -> None:
 REFUSED = [
     (["data=noir"], r"^stage is missing: choose stage=motion\|pretrain\|style$"),
     ([], r"^stage and data are missing: choose stage=motion\|pretrain\|style data=daylight\|folder\|noir\|rendered$"),
-    (["stage=stlye", "data=noir"], r"stage=stlye does not exist, did you mean style\?; choose stage=motion\|pretrain\|style"),
-    (["stage=style", "data=nori"], r"did you mean noir\?; choose data=daylight\|folder\|noir\|rendered; .*data.root=<folder>"),
+    (
+        ["stage=stlye", "data=noir"],
+        r"stage=stlye does not exist, did you mean style\?; choose stage=motion\|pretrain\|style",
+    ),
+    (
+        ["stage=style", "data=nori"],
+        r"did you mean noir\?; choose data=daylight\|folder\|noir\|rendered; .*data.root=<folder>",
+    ),
     ([*STYLE, "model=wan21_14b"], r"model=wan21_14b does not exist.*wan21_14b_480p\|wan21_14b_720p"),
     ([*STYLE, "lora.rnak=4"], r"did you mean lora.rank.*lora has lora.rank, lora.alpha, lora.dropout, lora.targets"),
     ([*STYLE, "optimiser.lr=1"], r"did you mean optimizer.lr"),

@@ -54,7 +54,7 @@ def test_a_damaged_or_missing_shipped_file_is_named_with_its_hash(
 
 def test_a_grown_transformer_begins_as_the_one_it_grew_from():
     t2v = tiny.new_transformer(3).eval()
-    i2v = tiny.grow(t2v, 3).eval()
+    i2v = tiny.silence_image(tiny.grow(t2v, 3)).eval()
     generator = torch.Generator().manual_seed(0)
     latents, text = torch.randn(1, 16, 2, 4, 4, generator=generator), torch.randn(1, 512, 128, generator=generator)
     image = ImageCondition(
@@ -66,6 +66,9 @@ def test_a_grown_transformer_begins_as_the_one_it_grew_from():
         after = predict_velocity(i2v, latents, at, Condition(text, image))
     assert torch.allclose(before, after, atol=1e-5)
     assert any(float(v.abs().max()) > 0 for n, v in i2v.named_parameters() if "add_k_proj" in n)
+    with torch.no_grad():
+        loud = predict_velocity(tiny.grow(t2v, 3).eval(), latents, at, Condition(text, image))
+    assert not torch.allclose(before, loud, atol=1e-2)
 
 
 def test_a_trained_transformer_takes_its_place_and_grows_the_other(pair: Path, tmp_path: Path):

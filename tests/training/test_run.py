@@ -201,16 +201,16 @@ def test_a_resume_on_other_footage_is_refused_and_overwrites_nothing(
     assert {path: path.read_bytes() for path in before} == before
 
 
-def copied_pair(model: ModelConfig, folder: Path) -> ModelConfig:
+def copied_pair(config: TrainConfig, folder: Path) -> ModelConfig:
     """The same model, from a copy that a test may change."""
-    copies = {kind: tiny.embedded(kind) for kind in ("t2v", "i2v")}
+    copies = {kind: tiny.embedded(kind, Path(config.cache)) for kind in ("t2v", "i2v")}
     paths = {kind: str(shutil.copytree(source, folder / kind)) for kind, source in copies.items()}
-    return replace(model, **paths)
+    return replace(config.model, **paths)
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae"])
 def test_a_resume_on_another_base_is_refused(part: str, style_config: TrainConfig, tmp_path: Path):
-    config = replace(style_config, model=copied_pair(style_config.model, tmp_path))
+    config = replace(style_config, model=copied_pair(style_config, tmp_path))
     run = run_here(config, tmp_path / "run")
     before = run.dataset.read_bytes()
     weights = tmp_path / "t2v" / part / "diffusion_pytorch_model.safetensors"

@@ -123,7 +123,8 @@ def test_latents_are_the_posterior_mean_normalised_and_decode_undoes_it(t2v: Wan
         with torch.no_grad():
             raw = vae.encode(video).latent_dist.mean
             expected = (vae.decode(raw).sample + 1) / 2
-        assert torch.allclose(latents * 0.15, raw, atol=1e-6)
+        mean, std = (torch.tensor(vae.config[name]).view(1, 16, 1, 1, 1) for name in ("latents_mean", "latents_std"))
+        assert torch.allclose(latents * std + mean, raw, atol=1e-6)
         assert torch.allclose(t2v.decode(latents), expected.clamp(0, 1), atol=1e-5)
 
 
@@ -133,7 +134,7 @@ def test_dropping_the_image_means_no_tokens_and_zero_mask_and_zero_latents(i2v: 
     text = torch.randn(1, 512, 128)
     dropped = predict_velocity(transformer, latents, timestep, Condition(text))
     by_hand = transformer(torch.cat([latents, torch.zeros(1, 20, 2, 4, 6)], 1), timestep, text).sample
-    zero_tokens = ImageCondition(torch.zeros_like(latents), torch.zeros(1, 257, 32))
+    zero_tokens = ImageCondition(torch.zeros_like(latents), torch.zeros(1, 257, 96))
     assert torch.equal(dropped, by_hand)
     assert not torch.allclose(dropped, predict_velocity(transformer, latents, timestep, Condition(text, zero_tokens)))
 

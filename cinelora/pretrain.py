@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cinelora.config.words import parse_words
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.files import write_json
 
@@ -55,19 +56,10 @@ def parse_request(argv: list[str]) -> EncodersRequest | AdoptRequest:
     """A verb and ``key=value`` words as a request. Raises ``ConfigError`` naming verbs or keys for any other word."""
     if not argv or argv[0] not in REQUESTS:
         raise ConfigError(f"say what to do: python -m cinelora.pretrain {'|'.join(REQUESTS)} key=value ...")
-    kinds: dict[str, type[Any]] = {field.name: type(field.default) for field in fields(REQUESTS[argv[0]])}
-    values: dict[str, Any] = {}
-    for word in argv[1:]:
-        key, equals, value = word.partition("=")
-        if not equals or key not in kinds:
-            raise ConfigError(f"{word!r} is not understood; the keys are {', '.join(f'{name}=' for name in kinds)}")
-        try:
-            values[key] = kinds[key](value)
-        except ValueError as error:
-            raise ConfigError(f"{word}: {key} takes a whole number") from error
-    if values.get("parts", "all") not in PARTS:
-        raise ConfigError(f"parts={values['parts']}: wants {'|'.join(PARTS)}")
-    return REQUESTS[argv[0]](**values)
+    request = parse_words(REQUESTS[argv[0]], argv[1:])
+    if isinstance(request, EncodersRequest) and request.parts not in PARTS:
+        raise ConfigError(f"parts={request.parts}: wants {'|'.join(PARTS)}")
+    return request
 
 
 def train_encoders(request: EncodersRequest) -> None:

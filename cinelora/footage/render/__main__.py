@@ -6,10 +6,10 @@ python -m cinelora.footage.render look=noir out=data/noir clips=12 heldout=3
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from cinelora.config.words import parse_words
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.files import write_mp4, write_text
 from cinelora.footage.render.film import render_clip
@@ -34,19 +34,7 @@ class Request:
 
 def parse_request(argv: list[str]) -> Request:
     """``key=value`` words as a request. Raises ``ConfigError`` naming the keys for any other word."""
-    kinds: dict[str, type[str] | type[int]] = {
-        field.name: str if isinstance(field.default, str) else int for field in fields(Request)
-    }
-    values: dict[str, Any] = {}
-    for word in argv:
-        key, equals, value = word.partition("=")
-        if not equals or key not in kinds:
-            raise ConfigError(f"{word!r} is not understood; the keys are {', '.join(f'{name}=' for name in kinds)}")
-        try:
-            values[key] = kinds[key](value)
-        except ValueError as error:
-            raise ConfigError(f"{word}: {key} takes a whole number") from error
-    request = Request(**values)
+    request = parse_words(Request, argv)
     if request.look not in LOOKS:
         raise ConfigError(f"look={request.look} is not rendered; use one of {', '.join(LOOKS)}")
     if request.height % 2 or request.width % 2 or min(request.height, request.width) < 16:

@@ -51,7 +51,7 @@ demo: $(READY)  ## train both stages on the embedded model and make a clip, with
 	@printf '%-30s %s\n' "" "" "The clip:" $(DEMO)/scene/clip.mp4 "Base model and adapters:" $(DEMO)/scene/contact.png \
 	  "Settings, seconds and memory:" $(DEMO)/scene/summary.json
 
-# The embedded model from nothing: some twenty minutes on a GPU, days on two cores (docs/scale-model.md).
+# The embedded model from nothing, on a GPU; what has run of it so far is in docs/scale-model.md.
 SCALE := outputs/scale-model
 PAIR  := model.t2v=$(SCALE)/pair/t2v model.i2v=$(SCALE)/pair/i2v cache=$(SCALE)/cache
 GPUS  ?= 1

@@ -64,10 +64,9 @@ class FlowMatching:
         shift = resolution_shift(height, width) if config.shift is None else config.shift
         return cls(shift, config.sigma_mean, config.sigma_std)
 
-    def draw_sigma(self, generator: torch.Generator) -> Tensor:
-        """One sigma in (0, 1), a float32 scalar: ``shift(sigmoid(mean + std * normal))``."""
-        normal = torch.randn((), generator=generator)
-        return shift_sigma(torch.sigmoid(self.sigma_mean + self.sigma_std * normal), self.shift)
+    def sigmas(self, normal_B: Tensor) -> Tensor:
+        """Sigmas in (0, 1) of draws from the normal distribution: ``shift(sigmoid(mean + std * normal))``."""
+        return shift_sigma(torch.sigmoid(self.sigma_mean + self.sigma_std * normal_B), self.shift)
 
     @staticmethod
     def add_noise(clean: Tensor, noise: Tensor, sigma_B: Tensor) -> Tensor:

@@ -30,14 +30,15 @@ from transformers import CLIPVisionModel, UMT5EncoderModel
 from cinelora.footage.render import render_scene
 from cinelora.footage.render.scenes import VOCABULARY, Scene, describe, draw_scene
 from cinelora.models.tiny import Encoders
+from cinelora.training import whole_clip
 
 FPS = 16
 WARM_UP = 200
-PIECE = (32, 48)
+PIECE = (48, 64)
 """Height and width of what the VAE is trained on at a time."""
 CAPTIONS, CAPTION_BYTES = 20_000, 224
 """Captions that the text encoder learns from, and the length they are padded to, in bytes."""
-KL_WEIGHT = 3e-4
+KL_WEIGHT = 1e-4
 """Weight of the mean divergence per latent value: enough to keep latents near a unit Gaussian, too little to blur."""
 
 
@@ -184,13 +185,15 @@ def train_vae(vae: AutoencoderKLWan, film: Film, budget: Budget, rate: float = 2
     def loss(which_B: Tensor, first_B: Tensor, top_B: Tensor, left_B: Tensor, mirrored_B: Tensor) -> Tensor:
         t, y, x = (start[:, None] + offsets for start, offsets in zip((first_B, top_B, left_B), along, strict=True))
         picked = clips[which_B[:, None, None, None], t[:, :, None, None], y[:, None, :, None], x[:, None, None, :]]
-        video = to_range(torch.where(mirrored_B.bool()[:, None, None, None, None], picked.flip(3), picked))
+        pieces = torch.where(mirrored_B.bool()[:, None, None, None, None], picked.flip(3), picked)
+        video = to_range(pieces).contiguous(memory_format=torch.channels_last_3d)  # twice as fast, GPU or CPU
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False):
-            posterior = vae.encode(video).latent_dist
-            rebuilt = vae.decode(posterior.sample(), return_dict=False)[0]
+            posterior = whole_clip.encode(vae, video)
+            rebuilt = whole_clip.decode(vae, posterior.sample())
         return reconstruction_loss(rebuilt.float(), video) + KL_WEIGHT * _divergence(posterior)
 
-    steps = optimise("VAE", vae, draw, loss, budget, rate)
+    with whole_clip.whole_clips(vae):
+        steps = optimise("VAE", vae, draw, loss, budget, rate)
     vae.eval()
     mean, std = latent_statistics(vae, film)
     vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())

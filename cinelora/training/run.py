@@ -261,6 +261,8 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset)
     transformer = WanBundle.from_config(model, bundle_kind(config), Path(config.cache)).load_transformer()
     if model.checkpoint_activations:
         transformer.enable_gradient_checkpointing()
+    if model.compile_blocks:
+        transformer.compile_repeated_blocks(dynamic=False)
     pretrains = config.stage.name == "pretrain"
     trained = WholeTransformer(transformer) if pretrains else hang_adapters(config, run, transformer)
     return (ImageConditionedStage if config.stage.image_condition else Stage)(

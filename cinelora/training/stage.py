@@ -152,19 +152,23 @@ class Stage(LightningModule):
 
     def draw_at(self, batch: Batch, step: int, first_slot: int = 0, sigma: float | None = None) -> Draw:
         """``draw`` for a given step; a given ``sigma`` is used for every sample, and then nothing is dropped."""
-        device = batch["latents"].device
-        noises, sigmas, captions, images = [], [], [], []
-        for slot, (position, latents) in enumerate(zip(batch["index"].tolist(), batch["latents"], strict=True)):
-            key = (self.config.seed, self.sample_ids[position], step, first_slot + slot)
+        latents, dropout = batch["latents"], self.config.dropout
+        keys = [
+            (self.config.seed, self.sample_ids[position], step, first_slot + slot)
+            for slot, position in enumerate(batch["index"].tolist())
+        ]
+        noise, normals, chances = torch.empty(latents.shape, device=latents.device), [], []
+        for key, own_noise in zip(keys, noise, strict=True):
             generator = keyed_generator(*key)
-            sigmas.append(self.flow.draw_sigma(generator))
-            chance = torch.rand(2, generator=generator)
-            captions.append(sigma is None and bool(chance[0] < self.config.dropout.caption))
-            images.append(self.shows_image and sigma is None and bool(chance[1] < self.config.dropout.image))
-            source = generator if device.type == "cpu" else keyed_generator(*key, device=device)
-            noises.append(torch.randn(latents.shape, generator=source, device=device))
-        fixed = torch.stack(sigmas) if sigma is None else torch.full((len(sigmas),), sigma)
-        return Draw(torch.stack(noises), fixed.to(device), captions, images)
+            normals.append(torch.randn((), generator=generator))
+            chances.append(torch.rand(2, generator=generator))
+            own_noise.normal_(generator=generator if latents.is_cpu else keyed_generator(*key, device=latents.device))
+        if sigma is not None:
+            kept = [False] * len(keys)
+            return Draw(noise, torch.full((len(keys),), sigma, device=latents.device), kept, kept)
+        drops = torch.stack(chances) < torch.tensor([dropout.caption, dropout.image * self.shows_image])
+        captions, images = drops.T.tolist()
+        return Draw(noise, self.flow.sigmas(torch.stack(normals)).to(latents.device), captions, images)
 
     def touch_all_parameters(self) -> Tensor:
         """Zero, with a gradient path to every trained weight.

@@ -1,0 +1,95 @@
+"""Wan's VAE over whole clips: what diffusers computes chunk by chunk with caches, in one pass, for training.
+
+Enters: an ``AutoencoderKLWan``. Leaves: the same values to rounding, from a small part of the kernels.
+
+A causal convolution over a whole clip sees exactly what the caches carry from chunk to chunk. Only the layers that change
+the number of frames treat the first frame apart: in diffusers it is a chunk of its own.
+
+Shape suffixes: B batch, C channels, T frames, H and W height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanResample, WanRMS_norm
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import Tensor
+
+
+@contextmanager
+def whole_clips(vae: AutoencoderKLWan) -> Iterator[None]:
+    """Inside, ``vae``'s layers take whole clips, for ``encode`` and ``decode`` of this module; its own two do not work."""
+    changed = [(module, WHOLE[type(module)]) for module in vae.modules() if type(module) in WHOLE]
+    for module, forward in changed:
+        module.forward = partial(forward, module)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for module, _ in changed:
+            del module.forward
+
+
+def encode(vae: AutoencoderKLWan, video_BCTHW: Tensor) -> DiagonalGaussianDistribution:
+    """The posterior, (B, 16, (T-1)/4+1, H/8, W/8), of 4n+1 frames in [-1, 1]."""
+    return DiagonalGaussianDistribution(vae.quant_conv(vae.encoder(video_BCTHW)))
+
+
+def decode(vae: AutoencoderKLWan, latents_BCTHW: Tensor) -> Tensor:
+    """Pixels around [-1, 1]. Not clamped, as diffusers does: pixels out of range would have no gradient."""
+    pixels: Tensor = vae.decoder(vae.post_quant_conv(latents_BCTHW))
+    return pixels
+
+
+def causal_conv(conv: WanCausalConv3d, x_BCTHW: Tensor) -> Tensor:
+    """The convolution in 2D, the frames that a kernel sees stacked as channels: cuDNN is at its best there."""
+    weight = conv.weight  # (out, in, kt, kh, kw)
+    kernel, (_, _, above, _, before, _) = weight.shape[2], conv._padding
+    padded = F.pad(x_BCTHW, (0, 0, 0, 0, before, 0)) if before else x_BCTHW
+    last = padded.shape[2] - kernel + 1
+    seen = [padded[:, :, first : last + first : conv.stride[0]] for first in range(kernel)]
+    stacked = torch.cat(seen, dim=1) if kernel > 1 else seen[0]
+    planes = F.conv2d(_frames(stacked), weight.transpose(1, 2).flatten(1, 2), conv.bias, padding=above)
+    return _clips(planes, len(x_BCTHW))
+
+
+def resample(layer: WanResample, x_BCTHW: Tensor) -> Tensor:
+    """Resampling in space, with the first frame left out of what happens in time."""
+    batch, first, rest = len(x_BCTHW), x_BCTHW[:, :, :1], x_BCTHW[:, :, 1:]
+    if layer.mode == "upsample3d" and rest.shape[2]:
+        doubled = layer.time_conv(rest).unflatten(1, (2, -1))  # which of the two, then channels
+        x_BCTHW = torch.cat([first, doubled.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)], dim=2)
+    x_BCTHW = _clips(layer.resample(_frames(x_BCTHW)), batch)
+    if layer.mode == "downsample3d" and rest.shape[2]:
+        x_BCTHW = torch.cat([x_BCTHW[:, :, :1], layer.time_conv(x_BCTHW)], dim=2)
+    return x_BCTHW
+
+
+def rms_norm(norm: WanRMS_norm, x: Tensor) -> Tensor:
+    """``x / rms(x) * gamma`` over the channels, (B, C, ...), in the precision of ``x`` but for the mean."""
+    mean_square = x.square().mean(1, keepdim=True, dtype=torch.float32)
+    normed: Tensor = x * torch.rsqrt(mean_square + 1e-12).to(x.dtype) * norm.gamma.to(x.dtype)
+    return normed
+
+
+def _frames(x_BCTHW: Tensor) -> Tensor:
+    """(B*T, C, H, W)."""
+    return x_BCTHW.transpose(1, 2).flatten(0, 1)
+
+
+def _clips(x: Tensor, batch: int) -> Tensor:
+    """(B, C, T, H, W) of (B*T, C, H, W)."""
+    return x.unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+WHOLE: dict[type, Callable[..., Any]] = {
+    WanCausalConv3d: causal_conv,
+    WanResample: resample,
+    WanRMS_norm: rms_norm,
+}

@@ -48,7 +48,7 @@ class AdoptRequest:
     run: str = ""
 
 
-PARTS = ("all", "vae", "text")
+PARTS = ("all", "vae", "text", "decoder")
 REQUESTS: dict[str, type[EncodersRequest] | type[AdoptRequest]] = {"encoders": EncodersRequest, "adopt": AdoptRequest}
 
 

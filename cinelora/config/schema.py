@@ -50,7 +50,9 @@ class ModelConfig:
     i2v_revision: str = setting("hub revision of i2v", "main")
     dtype: str = setting("dtype of the frozen transformer", "bf16", ("bf16", "fp32"))
     checkpoint_activations: bool = setting("recompute activations in the backward pass: slower, far less memory", True)
-    compile_blocks: bool = setting("compile the transformer's blocks: half a minute at the start, faster steps after", False)
+    compile_blocks: bool = setting(
+        "compile the transformer's blocks: half a minute at the start, faster steps after", False
+    )
     num_layers: int = setting("transformer blocks", 40)
     num_heads: int = setting("attention heads; bounds how the sequence can be split", 40)
     hidden_size: int = setting("transformer width in channels", 5120)

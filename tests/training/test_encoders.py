@@ -54,7 +54,7 @@ def test_the_direction_of_a_car_that_is_not_there_is_not_asked():
 def test_losses_know_their_closed_forms():
     video = torch.rand(1, 3, 2, 4, 4)
     assert reconstruction_loss(video, video) == 0
-    assert torch.allclose(reconstruction_loss(video + 0.5, video), torch.tensor(0.75))  # 0.5 + 0.25, no differences
+    assert torch.allclose(reconstruction_loss(video + 0.5, video), torch.tensor(2.5))  # 0.5 + 8 * 0.25, no differences
     same = torch.eye(4)
     assert contrastive_loss(same, same) < 1e-4 < contrastive_loss(same, same.roll(1, 0))
 

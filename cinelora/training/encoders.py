@@ -167,29 +167,12 @@ def _captured(step: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> C
 
 
 def train_vae(vae: AutoencoderKLWan, film: Film, budget: Budget, rate: float = 2e-3) -> int:
-    """Reconstruct pieces of the film; then set the statistics its latents are normalised by; the steps taken."""
-    begin_simply(vae.train())
-    steps = _reconstruct(vae, film, budget, rate)
-    mean, std = latent_statistics(vae, film)
-    vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
-    return steps
-
-
-def train_decoder(vae: AutoencoderKLWan, film: Film, budget: Budget, rate: float = 1e-3) -> int:
-    """Teach the decoder of a trained VAE more; its latents, and so the transformers trained on them, stay as they are."""
-    vae.encoder.requires_grad_(False)
-    vae.quant_conv.requires_grad_(False)
-    steps = _reconstruct(vae.train(), film, budget, rate)
-    vae.requires_grad_(True)
-    return steps
-
-
-def _reconstruct(vae: AutoencoderKLWan, film: Film, budget: Budget, rate: float) -> int:
-    """The steps taken.
+    """Reconstruct pieces of the film; then set the statistics its latents are normalised by; the steps taken.
 
     Small pieces (``PIECE``), because the network is convolutional, and more steps teach it more than more pixels; but whole
     clips in time, because past the length it was trained at a causal VAE drifts (docs/scale-model.md).
     """
+    vae.train()
     clips, generator = film.clips_NTHWC, torch.Generator().manual_seed(0)
     device = clips.device
     sizes = (clips.shape[1], min(PIECE[0], clips.shape[2]), min(PIECE[1], clips.shape[3]))
@@ -212,6 +195,8 @@ def _reconstruct(vae: AutoencoderKLWan, film: Film, budget: Budget, rate: float)
     with whole_clip.whole_clips(vae):
         steps = optimise("VAE", vae, draw, loss, budget, rate)
     vae.eval()
+    mean, std = latent_statistics(vae, film)
+    vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
     return steps
 
 

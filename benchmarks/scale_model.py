@@ -31,8 +31,6 @@ from scale_tools.readers import (
     likeness,
     motion,
     psnr,
-    style_distance,
-    style_features,
 )
 from scale_tools.stills import CHOICES, PLAIN, known_reader
 from scale_tools.studio import FRAMES, HELDOUT_SEED, Studio, acting, caption
@@ -49,8 +47,8 @@ FIGURE = ROOT / "docs" / "images" / "trap.svg"
 Results = dict[str, Any]
 
 COUNTS = {
-    "cpu": {"vae": 6, "i2v": 16, "reference": 128, "style": 64, "motion": 10, "trap": 6},
-    "cuda": {"vae": 24, "i2v": 48, "reference": 256, "style": 128, "motion": 32, "trap": 32},
+    "cpu": {"vae": 6, "i2v": 16, "reference": 96, "style": 64, "motion": 10, "trap": 5, "trap_stills": 32},
+    "cuda": {"vae": 24, "i2v": 48, "reference": 256, "style": 128, "motion": 32, "trap": 32, "trap_stills": 128},
 }
 """Scenes of each part."""
 PROMPTS = {"coat": 4, "time": 6, "count": 6, "camera": 8}
@@ -113,12 +111,12 @@ def captions(studio: Studio, work: Path) -> Results:
     rows = []
     for name, values in CHOICES.items():
         noon = {} if name == "time" else {"time": "noon"}
-        asked = variants(name, values, 1000, **PLAIN, **noon)
+        asked = variants(name, values, **PLAIN, **noon)
         stills = drawings(studio, transformer, asked, 1)[:, 0]
         read = [row[name] for row in reader.read(stills)]
-        wanted = [getattr(scene, name) for scene, _ in asked]
+        wanted = [getattr(scene, name) for scene in asked]
         hits = [got == value for got, value in zip(read, wanted, strict=True)]
-        truth = reader.read(studio.first_frames([scene for scene, _ in asked], "daylight"))
+        truth = reader.read(studio.first_frames(asked, "daylight"))
         found[name] = share(hits) | {
             "misread": [f"{value} as {got}" for value, got, hit in zip(wanted, read, hits, strict=True) if not hit],
             "reader_on_these_scenes_rendered": mean(
@@ -139,13 +137,13 @@ def captions(studio: Studio, work: Path) -> Results:
 
 def pans(studio: Studio, transformer: torch.nn.Module) -> tuple[Results, list[bool]]:
     """Prompts whose camera pans to the left and to the right, and whether it does."""
-    asked = variants("camera", PANS, 1100, **{**PLAIN, "act": "stands", "time": "noon"})
+    asked = variants("camera", PANS, **{**PLAIN, "act": "stands", "time": "noon"})
     clips = drawings(studio, transformer, asked, FRAMES)
-    sheet("pans", [(scene.camera, clip) for (scene, _), clip in list(zip(asked, clips, strict=True))[:4]])
+    sheet("pans", [(scene.camera, clip) for scene, clip in list(zip(asked, clips, strict=True))[:4]])
     flows = [horizontal_flow(clip) for clip in clips]
-    truth = [horizontal_flow(studio.render(scene, "daylight").cpu()) for scene, _ in asked]
+    truth = [horizontal_flow(studio.render(scene, "daylight").cpu()) for scene in asked]
     hits, rendered = (
-        [follows(flow, scene.camera) for flow, (scene, _) in zip(measured, asked, strict=True)]
+        [follows(flow, scene.camera) for flow, scene in zip(measured, asked, strict=True)]
         for measured in (flows, truth)
     )
     found = share(hits) | {
@@ -162,15 +160,15 @@ def follows(flow: float, camera: str) -> bool:
     return flow < -LEAST_FLOW if camera == "pans right" else flow > LEAST_FLOW
 
 
-def variants(name: str, values: tuple[Any, ...], first: int, **fixed: Any) -> list[tuple[Scene, int]]:
-    """Groups of scenes, with the seed of their noise, that share everything within a group but the attribute ``name``."""
-    drawn = scenes(PROMPTS[name], first, **fixed)
-    return [(replace(scene, **{name: value}), number) for number, scene in enumerate(drawn) for value in values]
+def variants(name: str, values: tuple[Any, ...], **fixed: Any) -> list[Scene]:
+    """Scenes in groups that share everything but the attribute ``name``."""
+    groups = scenes(PROMPTS[name], 1000 + 20 * list(PROMPTS).index(name), **fixed)
+    return [replace(scene, **{name: value}) for scene in groups for value in values]
 
 
-def drawings(studio: Studio, transformer: torch.nn.Module, asked: list[tuple[Scene, int]], frames: int) -> Tensor:
-    """What a transformer draws of scenes with the noise of their seeds."""
-    return studio.draw(transformer, [caption(scene) for scene, _ in asked], frames, seeds=[seed for _, seed in asked])
+def drawings(studio: Studio, transformer: torch.nn.Module, asked: list[Scene], frames: int) -> Tensor:
+    """What a transformer draws of scenes: a group, whose scenes have one seed, also has one noise."""
+    return studio.draw(transformer, [caption(scene) for scene in asked], frames, seeds=[scene.seed for scene in asked])
 
 
 def i2v(studio: Studio, work: Path) -> Results:
@@ -226,29 +224,22 @@ def motion_run(work: Path, style: Path | None) -> Path:
     return trained(work, "motion" if style else "motion-alone", "stage=motion", f"stage.steps={STEPS}", *above)
 
 
-def noir_features(studio: Studio) -> Tensor:
-    """Style features of held-out noir stills."""
-    return style_features(studio.t2v, studio.first_frames(scenes(studio.counts["reference"], 2000), "noir", grain=True))
-
-
 def style(studio: Studio, work: Path) -> Results:
     """How far stage 1 moves stills of prompts never trained on towards held-out noir, and that scenes stay."""
     run = style_run(work)
     transformer = studio.transformer("t2v", {"style": run / "style.safetensors"})
-    reference = noir_features(studio)
     chosen = scenes(studio.counts["style"], 300)
     prompts = [caption(scene, "noir") for scene in chosen]
-    rendered = style_features(studio.t2v, studio.first_frames(chosen, "noir", grain=True))
     found: Results = {
         "run": picked(run, "step", "samples", "seconds", "adapter_effect", "heldout_change"),
         "prompts": len(prompts),
-        "rendered_noir": style_distance(rendered, reference),
+        "rendered_noir": studio.distance(studio.first_frames(chosen, "noir", grain=True)),
     }
     for guidance in GUIDANCES:
         base = studio.draw(transformer, prompts, 1, guidance=guidance)[:, 0]
         with acting(transformer, {"style": 1.0}):
             adapted = studio.draw(transformer, prompts, 1, guidance=guidance)[:, 0]
-        far, near = (style_distance(style_features(studio.t2v, stills), reference) for stills in (base, adapted))
+        far, near = studio.distance(base), studio.distance(adapted)
         found[f"guidance {guidance:g}"] = {
             "base": far,
             "adapted": near,
@@ -278,21 +269,20 @@ def motion_stage(studio: Studio, work: Path) -> Results:
     }
     found: Results = {"run": picked(second, "step", "samples", "seconds", "adapter_effect"), "heldout_loss": losses}
     print(f"motion stage: {found}")
-    reference = noir_features(studio)
     prompts = [caption(scene, "noir") for scene in scenes(studio.counts["motion"], 500)]
     adapters = {kind: second / f"{kind}.safetensors" for kind in ("style", "motion")}
     t2v = studio.transformer("t2v", {"style": adapters["style"]})
     untouched = studio.draw(t2v, prompts, 1)[:, 0]
     with acting(t2v, {"style": 1.0}):
         keyframes = studio.draw(t2v, prompts, 1)[:, 0]
-    far = style_distance(style_features(studio.t2v, untouched), reference)
+    far = studio.distance(untouched)
     found["base_keyframes"] = far
     transformer, shown = studio.transformer("i2v", adapters), studio.condition(keyframes)
     rows = []
     for name, acts in {"base": (), "style": ("style",), "style and motion": ("style", "motion")}.items():
         with acting(transformer, {kind: float(kind in acts) for kind in adapters}):
             clips = studio.draw(transformer, prompts, FRAMES, shown)
-        distances = [style_distance(style_features(studio.t2v, clips[:, at]), reference) for at in (0, FRAMES // 2, -1)]
+        distances = [studio.distance(clips[:, at]) for at in (0, FRAMES // 2, -1)]
         found[name] = {
             "distance_first_middle_last": distances,
             "last_fallen_by": 1 - distances[-1] / far,
@@ -330,25 +320,23 @@ def ways(work: Path) -> dict[str, Path]:
 
 def trap(studio: Studio, work: Path) -> Results:
     """What each way does to the image-to-video transformer, by the adapter's weight, and to stills of text-to-video."""
-    reference = noir_features(studio)
     chosen = scenes(studio.counts["trap"], 600)
     prompts = [caption(scene, "noir") for scene in chosen]
     first = {look: studio.first_frames(chosen, look).cpu() for look in ("daylight", "noir")}
     shown = {look: studio.condition(frames) for look, frames in first.items()}
-    still_prompts = [caption(scene, "noir") for scene in scenes(48, 700)]
+    still_prompts = [caption(scene, "noir") for scene in scenes(studio.counts["trap_stills"], 700)]
 
     def clip_numbers(transformer: torch.nn.Module, look: str) -> Results:
         clips = studio.draw(transformer, prompts, FRAMES, shown[look])
-        # the later frames: the first is given
-        later = clips[:, 8::8].flatten(0, 1)
         return {
-            "style_distance": style_distance(style_features(studio.t2v, later), reference),
+            # of later frames: the first is given
+            "style_distance": studio.distance(clips[:, 8::8].flatten(0, 1)),
             "first_frame_ssim": mean(likenesses(clips[:, 0], first[look])),
             "motion": mean(map(motion, clips)),
         }
 
     def still_distance(transformer: torch.nn.Module) -> float:
-        return style_distance(style_features(studio.t2v, studio.draw(transformer, still_prompts, 1)[:, 0]), reference)
+        return studio.distance(studio.draw(transformer, still_prompts, 1)[:, 0])
 
     bare = studio.transformer("i2v", {})
     base: Results = {
@@ -441,6 +429,8 @@ PARTS: dict[str, Callable[[Studio, Path], Results]] = {
 
 
 def main(words: list[str]) -> None:
+    if unknown := [word for word in words if word not in {*PARTS, "figure"} and not word.startswith("work=")]:
+        sys.exit(f"{', '.join(unknown)}: no part of the report; there are {', '.join(PARTS)}, figure and work=<folder>")
     quiet_libraries()
     sys.stdout.reconfigure(line_buffering=True)
     parts = [word for word in words if word in PARTS] or ([] if "figure" in words else list(PARTS))

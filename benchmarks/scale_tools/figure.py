@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from html import escape
 
 Point = tuple[float, float, str]
@@ -54,7 +55,7 @@ def ticks(values: list[float]) -> list[float]:
     return [round(number * step, 10) for number in range(first, max(last, first + 1) + 1)]
 
 
-def scale(numbers: list[float], start: float, end: float):
+def scale(numbers: list[float], start: float, end: float) -> Callable[[float], float]:
     """A function from the span of ``numbers`` to the picture's units."""
     low, high = numbers[0], numbers[-1]
     return lambda value: start + (value - low) / (high - low) * (end - start)

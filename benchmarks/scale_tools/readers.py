@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -166,16 +167,23 @@ def style_features(bundle: WanBundle, stills_NHWC: Tensor) -> Tensor:
     return torch.cat([quantiles, torch.stack(spread, 1), colour, extremes, latents.mean(2), latents.std(2)], 1).cpu()
 
 
-def style_distance(features: Tensor, reference: Tensor) -> float:
-    """Fréchet distance of two sets of features as independent Gaussians, each measured in the reference's deviations.
+@dataclass(frozen=True)
+class Style:
+    """A look: the features (N, F) of its stills, and the deviation (F) of each feature over stills of all looks."""
 
-    ``mean_k (m - m_ref)^2 + (s - s_ref)^2`` with means and deviations divided by ``s_ref``; the mean over features k. With
-    some dozens of stills a full covariance would be of less than full rank. Source: Dowson and Landau 1982.
-    """
-    scale = reference.std(0).clamp(min=1e-4)
-    means = ((features.mean(0) - reference.mean(0)) / scale).square()
-    spreads = ((features.std(0) - reference.std(0)) / scale).square()
-    return float((means + spreads).mean())
+    features: Tensor
+    scale: Tensor
+
+    def distance(self, features: Tensor) -> float:
+        """Fréchet distance of other features (M, F) as independent Gaussians: ``mean_k (m - m_k)^2 + (s - s_k)^2``.
+
+        Means m and deviations s are divided by ``scale``; the look's own deviations would not do, since what a look lacks,
+        as noir does colour, has none, and would be all that counts. With some dozens of stills a full covariance would be
+        of less than full rank. Source: Dowson and Landau 1982.
+        """
+        means = (features.mean(0) - self.features.mean(0)) / self.scale
+        spreads = (features.std(0) - self.features.std(0)) / self.scale
+        return float((means.square() + spreads.square()).mean())
 
 
 def composition(one_HWC: Tensor, other_HWC: Tensor) -> float:

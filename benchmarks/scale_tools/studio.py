@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
-from scale_tools.readers import planes
+from scale_tools.readers import Style, planes, style_features
 from torch import Tensor
 
 from cinelora.config.schema import SamplerConfig
-from cinelora.footage.render import render_scene
-from cinelora.footage.render.scenes import Scene, describe
+from cinelora.footage.render import LOOKS, render_scene
+from cinelora.footage.render.scenes import Scene, describe, draw_scene
 from cinelora.models.adapter_file import read_adapter
 from cinelora.models.flow import keyed_generator
 from cinelora.models.lora import load_adapter, set_weights
@@ -82,6 +83,21 @@ class Studio:
     def first_frames(self, scenes: list[Scene], look: str, grain: bool = False) -> Tensor:
         """The first frames of the clips of ``scenes``, uint8 (N, H, W, 3) on the device."""
         return torch.stack([self.ends(scene, look, grain)[0] for scene in scenes])
+
+    @cached_property
+    def noir(self) -> Style:
+        """The look that the stages learn, from first frames with grain; all looks show the same scenes."""
+        scenes = [draw_scene(HELDOUT_SEED + 2000 + number) for number in range(self.counts["reference"])]
+        looks = {look: self.features(self.first_frames(scenes, look, grain=True)) for look in LOOKS}
+        return Style(looks["noir"], torch.cat(list(looks.values())).std(0))
+
+    def features(self, stills_NHWC: Tensor) -> Tensor:
+        """Style features (N, F) of uint8 stills, on the host."""
+        return style_features(self.t2v, stills_NHWC)
+
+    def distance(self, stills_NHWC: Tensor) -> float:
+        """Style distance of uint8 stills to noir."""
+        return self.noir.distance(self.features(stills_NHWC))
 
     def texts(self, prompts: list[str]) -> Tensor:
         """(B, 512, D)."""

@@ -14,7 +14,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def train(out: Path, *settings: str) -> dict[str, Any]:
-    """Run ``train.py`` into ``out`` and return its summary."""
+    """Run ``train.py`` into ``out`` and return its summary; raises ``RuntimeError`` with what it said where it fails."""
     command = [
         sys.executable,
         str(ROOT / "train.py"),
@@ -22,7 +22,9 @@ def train(out: Path, *settings: str) -> dict[str, Any]:
         "logger=csv",
         *settings,
     ]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-4000:]}")
     summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
     return summary
 

@@ -1,15 +1,18 @@
-"""What is measured in the pixels: a small network that reads attributes off stills, flow, style, likeness.
+"""What is measured in the pixels: a small network that reads attributes off stills, flow, flicker, style, likeness.
 
-The reader is trained on rendered stills and tried on others, so that its own errors are known and stand in the report.
+``stills.py`` trains the reader on rendered stills and tries it on others, so that its own errors stand in the report.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
 from cinelora.models.wan import WanBundle
 
@@ -20,48 +23,49 @@ def planes(stills_NHWC: Tensor) -> Tensor:
 
 
 class Reader(nn.Module):
-    """Attributes of stills (N, H, W, 3): five strided convolutions, their mean, and a linear layer for each attribute."""
+    """Attributes of stills (N, H, W, 3), read at half their size: a generated still is softer than a rendered one.
 
-    def __init__(self, choices: dict[str, tuple[object, ...]]) -> None:
+    Five convolutions, mean and greatest value of their features, and a linear layer for each attribute.
+    """
+
+    def __init__(self, choices: dict[str, tuple[Any, ...]]) -> None:
         super().__init__()
         self.choices = choices
-        widths = (3, 24, 48, 96, 128, 128)
+        widths, strides = (3, 24, 48, 96, 128, 128), (1, 2, 2, 2, 1)
         layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
+        for (before, after), stride in zip(pairwise(widths), strides, strict=True):
+            layers += [nn.Conv2d(before, after, 3, stride, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
         self.trunk = nn.Sequential(*layers)
         self.heads = nn.ModuleDict({name: nn.Linear(2 * widths[-1], len(values)) for name, values in choices.items()})
 
-    def forward(self, stills_NHWC: Tensor) -> dict[str, Tensor]:
-        features = self.trunk(planes(stills_NHWC))
+    def forward(self, small_NCHW: Tensor) -> dict[str, Tensor]:
+        """Scores (N, values) of each attribute."""
+        features = self.trunk(small_NCHW)
         pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1)
         return {name: head(pooled) for name, head in self.heads.items()}
 
     @torch.no_grad()
-    def read(self, stills_NHWC: Tensor) -> list[dict[str, object]]:
-        """The value of every attribute of each still."""
-        device = next(self.parameters()).device
-        scores = {name: score.argmax(1).tolist() for name, score in self(stills_NHWC.to(device)).items()}
-        return [{name: self.choices[name][scores[name][i]] for name in scores} for i in range(len(stills_NHWC))]
+    def read(self, stills_NHWC: Tensor) -> list[dict[str, Any]]:
+        """The value of every attribute of each still (uint8)."""
+        small = F.avg_pool2d(planes(stills_NHWC.to(next(self.parameters()).device)), 2)
+        best = {name: score.argmax(1).tolist() for name, score in self(small).items()}
+        return [{name: self.choices[name][best[name][i]] for name in best} for i in range(len(small))]
 
 
 def train_reader(
-    choices: dict[str, tuple[object, ...]], stills_NHWC: Tensor, labels: dict[str, Tensor], epochs: int = 30
+    choices: dict[str, tuple[Any, ...]], stills_NHWC: Tensor, labels: dict[str, Tensor], epochs: int = 8
 ) -> Reader:
-    """Fit a reader on stills with their labels (N,) by attribute; stills are mirrored, softened and made noisy at random.
-
-    A generated still is softer than a rendered one: the reader must not lean on sharpness.
-    """
-    device = stills_NHWC.device
+    """Fit a reader on stills (uint8) with their labels (N,), all on one device."""
+    device, count, batch = stills_NHWC.device, len(stills_NHWC), 64
+    small = torch.cat([F.avg_pool2d(planes(stills), 2) for stills in stills_NHWC.split(batch)])
     torch.manual_seed(0)
     reader = Reader(choices).to(device)
-    count, batch = len(stills_NHWC), 64
     optimizer = torch.optim.AdamW(reader.parameters(), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=epochs * (count // batch))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=epochs * (count // batch))
     for _ in range(epochs):
-        for which in torch.randperm(count)[: count // batch * batch].view(-1, batch):
-            stills = _disturbed(stills_NHWC[which.to(device)])
-            losses = [F.cross_entropy(score, labels[n][which.to(device)]) for n, score in reader(stills).items()]
+        for which in torch.randperm(count)[: count // batch * batch].view(-1, batch).to(device):
+            scores = reader(_disturbed(small[which]))
+            losses = [F.cross_entropy(scores[name], labels[name][which]) for name in choices]
             optimizer.zero_grad()
             torch.stack(losses).sum().backward()
             optimizer.step()
@@ -69,33 +73,50 @@ def train_reader(
     return reader.eval()
 
 
-def _disturbed(stills_NHWC: Tensor) -> Tensor:
-    stills = stills_NHWC.float()
+def _disturbed(stills_NCHW: Tensor) -> Tensor:
+    """Mirrored, softened, and a little brighter, darker and noisier at random: what a drawing may get wrong."""
+    stills = stills_NCHW
     if torch.rand(()) < 0.5:
-        stills = stills.flip(2)
-    if torch.rand(()) < 0.5:
-        small = F.interpolate(stills.permute(0, 3, 1, 2), scale_factor=0.5, mode="area")
-        stills = F.interpolate(small, scale_factor=2.0, mode="bilinear").permute(0, 2, 3, 1)
-    return (stills + torch.randn_like(stills) * 6 * torch.rand((), device=stills.device)).clamp(0, 255)
+        stills = stills.flip(3)
+    if torch.rand(()) < 0.6:
+        small = F.interpolate(stills, scale_factor=1 / (2 + int(torch.rand(()) < 0.3)), mode="area")
+        stills = F.interpolate(small, size=stills.shape[2:], mode="bilinear")
+    contrast, light = (2 * torch.rand(2, len(stills), 1, 1, 1, device=stills.device) - 1).unbind()
+    return stills * (1 + 0.1 * contrast) + 0.06 * light + torch.randn_like(stills) * 0.06 * float(torch.rand(()))
 
 
-def horizontal_flow(clip_THWC: Tensor, stride: int = 4) -> float:
-    """Mean motion of the background in pixels a frame, positive to the right: phase correlation of the upper half.
+def softened(stills_NHWC: Tensor) -> Tensor:
+    """uint8 stills at half their size and back, and blurred over three pixels."""
+    half = F.avg_pool2d(stills_NHWC.permute(0, 3, 1, 2).float(), 2)
+    back = F.interpolate(half, scale_factor=2.0, mode="bilinear")
+    blurred = F.avg_pool2d(F.pad(back, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    return blurred.permute(0, 2, 3, 1).round().to(torch.uint8)
 
-    The upper half holds houses and walls, not the walking figures. Source: Kuglin and Hines 1975.
+
+def horizontal_flow(clip_THWC: Tensor, stride: int = 8, reach: int = 24) -> float:
+    """Motion of the background in pixels a frame, positive to the right: the shift under which frames match best.
+
+    Of frames ``stride`` apart the upper halves, which hold houses and not the figures, are laid over one another at up to
+    ``reach`` pixels to either side. The least squared difference finds its place between pixels by a parabola, and the
+    median over the clip counts. Unlike phase correlation it does not hear faint patterns that stand still, as decoders
+    leave them.
     """
     grey = clip_THWC[:, : clip_THWC.shape[1] // 2].float().mean(-1)
-    grey = grey - grey.mean((1, 2), keepdim=True)
-    window = torch.hann_window(grey.shape[1])[:, None] * torch.hann_window(grey.shape[2])
-    spectra = torch.fft.rfft2(grey * window)
-    cross = spectra[:-stride] * spectra[stride:].conj()
-    surface = torch.fft.irfft2(cross / cross.abs().clamp(min=1e-6), s=grey.shape[1:])
-    # a pan moves rows alike: only small vertical shifts count
-    rows = torch.cat([surface[:, :3], surface[:, -2:]], dim=1).amax(1)
-    peak = rows.argmax(1)
-    width = grey.shape[2]
-    shifts = torch.where(peak > width // 2, peak - width, peak)
-    return -float(shifts.float().median()) / stride
+    rows = F.avg_pool2d(grey[:, None], (4, 3), stride=(4, 1))[:, 0]
+    rows = rows - rows.mean((1, 2), keepdim=True)
+    before, after, width = rows[:-stride], rows[stride:], rows.shape[-1]
+    errors = torch.stack(
+        [
+            (before[..., max(0, -shift) : width - max(0, shift)] - after[..., max(0, shift) : width - max(0, -shift)])
+            .square()
+            .mean((1, 2))
+            for shift in range(-reach, reach + 1)
+        ]
+    )
+    best = errors.argmin(0).clamp(1, 2 * reach - 1)
+    left, least, right = (errors.gather(0, (best + step)[None])[0] for step in (-1, 0, 1))
+    between = 0.5 * (left - right) / (left - 2 * least + right).clamp(min=1e-6)
+    return float((best - reach + between.clamp(-1, 1)).median()) / stride
 
 
 def motion(clip_THWC: Tensor) -> float:
@@ -103,10 +124,22 @@ def motion(clip_THWC: Tensor) -> float:
     return float(clip_THWC.float().diff(dim=0).abs().mean())
 
 
+def flicker(rebuilt_THWC: Tensor, original_THWC: Tensor) -> float:
+    """Mean absolute difference of adjacent frames, in levels of 255, of the pixels that stand still in the original."""
+    still = original_THWC.float().diff(dim=0).abs().amax(-1) <= 1
+    return float(rebuilt_THWC.float().diff(dim=0).abs().mean(-1)[still].mean())
+
+
 def psnr(rebuilt: Tensor, original: Tensor) -> float:
     """``10 log10(255^2 / MSE)`` of uint8 pixels, in dB."""
     error = (rebuilt.float() - original.float()).square().mean()
     return float(10 * torch.log10(255**2 / error))
+
+
+def likeness(one_HWC: Tensor, other_HWC: Tensor) -> float:
+    """SSIM of two uint8 stills (Wang et al. 2004), 1 where they are equal."""
+    one, other = (still.permute(2, 0, 1)[None].float() / 255 for still in (one_HWC, other_HWC))
+    return float(ssim(one, other, data_range=1.0))
 
 
 # -- style -------------------------------------------------------------------------------------------------------------
@@ -134,16 +167,23 @@ def style_features(bundle: WanBundle, stills_NHWC: Tensor) -> Tensor:
     return torch.cat([quantiles, torch.stack(spread, 1), colour, extremes, latents.mean(2), latents.std(2)], 1).cpu()
 
 
-def style_distance(features: Tensor, reference: Tensor) -> float:
-    """Fréchet distance of two sets of features as independent Gaussians, each measured in the reference's deviations.
+@dataclass(frozen=True)
+class Style:
+    """A look: the features (N, F) of its stills, and the deviation (F) of each feature over stills of all looks."""
 
-    ``mean_k (m - m_ref)^2 + (s - s_ref)^2`` with means and deviations divided by ``s_ref``; the mean over features k. With
-    some dozens of stills a full covariance would be of less than full rank. Source: Dowson and Landau 1982.
-    """
-    scale = reference.std(0).clamp(min=1e-4)
-    means = ((features.mean(0) - reference.mean(0)) / scale).square()
-    spreads = ((features.std(0) - reference.std(0)) / scale).square()
-    return float((means + spreads).mean())
+    features: Tensor
+    scale: Tensor
+
+    def distance(self, features: Tensor) -> float:
+        """Fréchet distance of other features (M, F) as independent Gaussians: ``mean_k (m - m_k)^2 + (s - s_k)^2``.
+
+        Means m and deviations s are divided by ``scale``; the look's own deviations would not do, since what a look lacks,
+        as noir does colour, has none, and would be all that counts. With some dozens of stills a full covariance would be
+        of less than full rank. Source: Dowson and Landau 1982.
+        """
+        means = (features.mean(0) - self.features.mean(0)) / self.scale
+        spreads = (features.std(0) - self.features.std(0)) / self.scale
+        return float((means.square() + spreads.square()).mean())
 
 
 def composition(one_HWC: Tensor, other_HWC: Tensor) -> float:

@@ -5,18 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
+from scale_tools.readers import Style, planes, style_features
 from torch import Tensor
 
 from cinelora.config.schema import SamplerConfig
-from cinelora.footage.render import render_scene
-from cinelora.footage.render.scenes import Scene, describe
+from cinelora.footage.render import LOOKS, render_scene
+from cinelora.footage.render.scenes import Scene, describe, draw_scene
 from cinelora.models.adapter_file import read_adapter
 from cinelora.models.flow import keyed_generator
 from cinelora.models.lora import load_adapter, set_weights
-from cinelora.models.wan import Condition, ImageCondition, Part, WanBundle, default_device, pad_text
+from cinelora.models.wan import (
+    SPATIAL,
+    Condition,
+    ImageCondition,
+    Part,
+    WanBundle,
+    default_device,
+    num_latent_frames,
+    pad_text,
+)
 from cinelora.sampling.denoise import Guided, Unguided, sample
 
 HEIGHT, WIDTH, FRAMES, FPS = 112, 192, 33, 16
@@ -27,13 +38,27 @@ BATCH = {"cpu": 8, "cuda": 32}
 
 @dataclass
 class Studio:
-    """The embedded pair on the device at hand; ``cache`` holds nothing but what the bundle asks for."""
+    """The embedded pair on the device at hand; ``cache`` holds nothing but what the bundle asks for.
+
+    ``all_counts`` says for each kind of device how many scenes a part looks at.
+    """
 
     cache: Path
+    all_counts: dict[str, dict[str, int]]
     steps: int = 25
     guidance: float = 4.0
     shift: float = 3.0
     device: torch.device = field(default_factory=default_device)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many scenes each part looks at on this device."""
+        return self.all_counts[self.device.type]
+
+    @property
+    def pair(self) -> dict[str, WanBundle]:
+        """Both checkpoints by kind."""
+        return {"t2v": self.t2v, "i2v": self.i2v}
 
     def __post_init__(self) -> None:
         self.t2v = WanBundle("embedded:tiny-t2v", dtype="fp32", cache=self.cache, device=self.device)
@@ -43,9 +68,36 @@ class Studio:
         for part in (Part.VAE, Part.IMAGE_ENCODER):
             self.i2v._part(part)
 
-    def render(self, scene: Scene, look: str, frames: int = FRAMES, grain: bool = False) -> Tensor:
-        """uint8 (T, H, W, 3) on the device."""
-        return render_scene(scene, look, frames, HEIGHT, WIDTH, FPS, grain=grain, device=self.device)
+    def render(self, scene: Scene, look: str) -> Tensor:
+        """A whole clip, uint8 (T, H, W, 3) on the device, without grain."""
+        return render_scene(scene, look, FRAMES, HEIGHT, WIDTH, FPS, grain=False, device=self.device)
+
+    def ends(self, scene: Scene, look: str, grain: bool = False) -> Tensor:
+        """The first and the last frame of the same clip, uint8 (2, H, W, 3): two frames as far apart as these.
+
+        What the model was taught of stills are first frames, so stills are compared with these.
+        """
+        fps = FPS / (FRAMES - 1)
+        return render_scene(scene, look, 2, HEIGHT, WIDTH, fps, grain=grain, device=self.device)
+
+    def first_frames(self, scenes: list[Scene], look: str, grain: bool = False) -> Tensor:
+        """The first frames of the clips of ``scenes``, uint8 (N, H, W, 3) on the device."""
+        return torch.stack([self.ends(scene, look, grain)[0] for scene in scenes])
+
+    @cached_property
+    def noir(self) -> Style:
+        """The look that the stages learn, from first frames with grain; all looks show the same scenes."""
+        scenes = [draw_scene(HELDOUT_SEED + 2000 + number) for number in range(self.counts["reference"])]
+        looks = {look: self.features(self.first_frames(scenes, look, grain=True)) for look in LOOKS}
+        return Style(looks["noir"], torch.cat(list(looks.values())).std(0))
+
+    def features(self, stills_NHWC: Tensor) -> Tensor:
+        """Style features (N, F) of uint8 stills, on the host."""
+        return style_features(self.t2v, stills_NHWC)
+
+    def distance(self, stills_NHWC: Tensor) -> float:
+        """Style distance of uint8 stills to noir."""
+        return self.noir.distance(self.features(stills_NHWC))
 
     def texts(self, prompts: list[str]) -> Tensor:
         """(B, 512, D)."""
@@ -53,7 +105,7 @@ class Studio:
 
     def transformer(self, kind: str, adapters: dict[str, Path]) -> torch.nn.Module:
         """The ``t2v`` or ``i2v`` transformer with ``adapters`` hung on it, all at weight 0."""
-        transformer = (self.t2v if kind == "t2v" else self.i2v).load_transformer()
+        transformer = self.pair[kind].load_transformer()
         for name, path in adapters.items():
             load_adapter(transformer, name, read_adapter(path), "tiny")
         set_weights(transformer, dict.fromkeys(adapters, 0.0))
@@ -64,42 +116,42 @@ class Studio:
         transformer: torch.nn.Module,
         prompts: list[str],
         frames: int,
-        images: list[Tensor] | None = None,
+        images: ImageCondition | None = None,
         guidance: float | None = None,
-        first_seed: int = 0,
+        seeds: list[int] | None = None,
     ) -> Tensor:
-        """Pixels (N, T, H, W, 3) uint8 on the host, a seed of its own for each prompt; ``images`` start an I2V clip."""
+        """Pixels (N, T, H, W, 3) uint8 on the host; prompt i has the noise of ``seeds[i]``, of i without seeds.
+
+        ``images`` are what an I2V transformer is shown, one for each prompt.
+        """
         scale = self.guidance if guidance is None else guidance
-        videos, size = [], BATCH[self.device.type] // (1 if frames == 1 else 4)
+        noise = self.noise(seeds or list(range(len(prompts))), frames)
+        size = BATCH[self.device.type] // (1 if frames == 1 else 4)
+        videos: list[Tensor] = []
         for first in range(0, len(prompts), size):
             part = slice(first, first + size)
-            positive = self.texts(prompts[part])
-            shape = (16, (frames - 1) // 4 + 1, HEIGHT // 8, WIDTH // 8)
-            noise = torch.stack(
-                [
-                    torch.randn(shape, generator=keyed_generator("report", first_seed + first + i))
-                    for i in range(len(positive))
-                ]
-            ).to(self.device)
-            image = self.condition(images[part], frames) if images else None
-            conditioned = Condition(positive, image)
-            empty = Condition(self.texts([""]).expand(len(positive), -1, -1), image)
-            denoise = (
-                Unguided(transformer, conditioned) if scale == 1 else Guided(transformer, conditioned, empty, scale)
-            )
-            latents = sample(denoise, noise, SamplerConfig(steps=self.steps), self.shift)
-            videos += [self.pixels(latent[None]) for latent in latents]
-        return torch.stack(videos)
+            text = self.texts(prompts[part])
+            image = ImageCondition(images.latents[part], images.tokens[part]) if images else None
+            asked, empty = (Condition(words, image) for words in (text, self.texts([""]).expand(len(text), -1, -1)))
+            denoise = Unguided(transformer, asked) if scale == 1 else Guided(transformer, asked, empty, scale)
+            latents = sample(denoise, noise[part], SamplerConfig(steps=self.steps), self.shift)
+            videos.append(self.pixels(latents))
+        return torch.cat(videos)
 
-    def condition(self, images_HWC: list[Tensor], frames: int) -> ImageCondition:
-        """What I2V is shown of first frames."""
-        pixels = torch.stack(images_HWC).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return self.i2v.encode_images(pixels, frames)
+    def noise(self, seeds: list[int], frames: int) -> Tensor:
+        """(N, 16, T, h, w), drawn on the host, so that it is the same on every device."""
+        shape = (16, num_latent_frames(frames), HEIGHT // SPATIAL, WIDTH // SPATIAL)
+        drawn = [torch.randn(shape, generator=keyed_generator("report", seed)) for seed in seeds]
+        return torch.stack(drawn).to(self.device)
+
+    def condition(self, images_NHWC: Tensor) -> ImageCondition:
+        """What I2V is shown of the first frames of clips; one after the other, as 33 frames each go through the VAE."""
+        shown = [self.i2v.encode_images(planes(image[None].to(self.device)), FRAMES) for image in images_NHWC]
+        return ImageCondition(torch.cat([one.latents for one in shown]), torch.cat([one.tokens for one in shown]))
 
     def pixels(self, latents: Tensor) -> Tensor:
-        """Latents (1, 16, T, h, w) as uint8 (T, H, W, 3) on the host."""
-        video = self.t2v.decode(latents)[0].permute(1, 2, 3, 0)
-        return (video * 255).round().to(torch.uint8).cpu()
+        """Latents (B, 16, T, h, w) as uint8 (B, T, H, W, 3) on the host."""
+        return (self.t2v.decode(latents).permute(0, 2, 3, 4, 1) * 255).round().to(torch.uint8).cpu()
 
 
 @contextmanager

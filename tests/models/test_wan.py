@@ -167,12 +167,15 @@ def test_pickled_weights_are_refused(t2v: WanBundle, tmp_path: Path):
         WanBundle(str(folder), cache=tmp_path).directory(Part.VAE)
 
 
-def test_damaged_weights_are_named(t2v: WanBundle, tmp_path: Path):
+def test_damaged_parts_are_named(t2v: WanBundle, tmp_path: Path):
     folder = copy_of(t2v, tmp_path)
     weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ModelError, match="transformer of .* does not load"):
         WanBundle(str(folder), dtype="fp32", cache=tmp_path).load_transformer()
+    (folder / "tokenizer" / "tokenizer_config.json").write_text('{"')
+    with pytest.raises(ModelError, match="tokenizer of .* does not load"):
+        WanBundle(str(folder), cache=tmp_path)._part(Part.TOKENIZER)
 
 
 def test_a_fingerprint_covers_content_not_dates(t2v: WanBundle, tmp_path: Path):

@@ -245,7 +245,7 @@ def materialise(folder: Path) -> Path:
     """The folder below ``folder`` that holds an untrained pair; built on first use, whole or not at all."""
     pair = folder / "models" / f"tiny-{sha256_json(RECIPE)[:12]}"
     if not (pair / HASHES).exists():
-        logging.getLogger(__name__).info("building the embedded model in %s", pair)
+        logging.getLogger(__name__).info("drawing an untrained embedded model into %s", pair)
         pair.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=pair.parent, prefix=".building-") as building:
             draft = Path(building) / "pair"

@@ -49,9 +49,9 @@ class AdoptRequest:
 
 
 PARTS = ("all", "vae", "text")
+REQUESTS: dict[str, type[EncodersRequest] | type[AdoptRequest]] = {"encoders": EncodersRequest, "adopt": AdoptRequest}
 HELD_OUT = 64
 """Clips that text and image encoder are measured on; they are the last of ``clips``."""
-REQUESTS: dict[str, type[EncodersRequest] | type[AdoptRequest]] = {"encoders": EncodersRequest, "adopt": AdoptRequest}
 
 
 def parse_request(argv: list[str]) -> EncodersRequest | AdoptRequest:
@@ -66,7 +66,7 @@ def parse_request(argv: list[str]) -> EncodersRequest | AdoptRequest:
 
 def check_encoders(request: EncodersRequest) -> None:
     """Refuse what no encoder can be trained with; raises ``ConfigError`` with the value and what it may be."""
-    least = 1 if request.parts == "vae" else HELD_OUT + 1
+    least = HELD_OUT + 1 if request.parts in ("all", "text") else 1
     wants = {
         "parts": (request.parts in PARTS, "|".join(PARTS)),
         "frames": (request.frames > 0 and request.frames % 4 == 1, "4n+1, such as 33"),

@@ -50,6 +50,8 @@ class AdoptRequest:
 
 PARTS = ("all", "vae", "text", "decoder")
 REQUESTS: dict[str, type[EncodersRequest] | type[AdoptRequest]] = {"encoders": EncodersRequest, "adopt": AdoptRequest}
+HELD_OUT = 64
+"""Clips that text and image encoder are measured on; they are the last of ``clips``."""
 
 
 def parse_request(argv: list[str]) -> EncodersRequest | AdoptRequest:
@@ -57,9 +59,29 @@ def parse_request(argv: list[str]) -> EncodersRequest | AdoptRequest:
     if not argv or argv[0] not in REQUESTS:
         raise ConfigError(f"say what to do: python -m cinelora.pretrain {'|'.join(REQUESTS)} key=value ...")
     request = parse_words(REQUESTS[argv[0]], argv[1:])
-    if isinstance(request, EncodersRequest) and request.parts not in PARTS:
-        raise ConfigError(f"parts={request.parts}: wants {'|'.join(PARTS)}")
+    if isinstance(request, EncodersRequest):
+        check_encoders(request)
     return request
+
+
+def check_encoders(request: EncodersRequest) -> None:
+    """Refuse what no encoder can be trained with; raises ``ConfigError`` with the value and what it may be."""
+    least = HELD_OUT + 1 if request.parts in ("all", "text") else 1
+    wants = {
+        "parts": (request.parts in PARTS, "|".join(PARTS)),
+        "frames": (request.frames > 0 and request.frames % 4 == 1, "4n+1, such as 33"),
+        "height": (request.height > 0 and request.height % 16 == 0, "a multiple of 16, such as 112"),
+        "width": (request.width > 0 and request.width % 16 == 0, "a multiple of 16, such as 192"),
+        "clips": (request.clips >= least, f"{least} or more"),
+        **{key: (getattr(request, key) >= 1, "1 or more") for key in ("vae_steps", "vae_batch", "text_steps")},
+        "text_batch": (request.text_batch >= 2, "2 or more"),
+        **{
+            key: (getattr(request, key) >= 0, "0 or more") for key in ("vae_limit_s", "text_limit_s", "seed", "workers")
+        },
+    }
+    for key, (holds, what) in wants.items():
+        if not holds:
+            raise ConfigError(f"{key}={getattr(request, key)}: wants {what}")
 
 
 def train_encoders(request: EncodersRequest) -> None:
@@ -100,12 +122,14 @@ def train_encoders(request: EncodersRequest) -> None:
 def adopt_run(request: AdoptRequest) -> None:
     """Put the transformer of a finished ``stage=pretrain`` run into its pair."""
     from cinelora.config.store import load_config
-    from cinelora.models.tiny import adopt
+    from cinelora.models.tiny import HASHES, adopt
     from cinelora.runs import RunDirectory
 
     run = RunDirectory(Path(request.run))
     if not run.transformer.is_dir():
         raise ConfigError(f"run={request.run} holds no transformer/; give a finished run of stage=pretrain")
+    if not (Path(request.pair) / HASHES).is_file():
+        raise ConfigError(f"pair={request.pair} holds no {HASHES}; give a pair that encoders made")
     adopt(Path(request.pair), run.transformer, load_config(run.path).stage.transformer)
 
 

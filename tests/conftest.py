@@ -1,6 +1,7 @@
 """What every test may ask for: the embedded model and its encodings, built once per session, and small real runs."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,17 @@ from cinelora.config.schema import (
     ValidationConfig,
 )
 from cinelora.files import write_mp4
+from cinelora.models import tiny
 from cinelora.models.wan import WanBundle
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shipped_files_stay_as_they_are() -> Iterator[None]:
+    """Tests damage copies: what is shipped is whole when they end."""
+    yield
+    tiny.check_shipped.cache_clear()
+    if tiny.is_trained():
+        tiny.check_shipped(tiny.HOME)
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,10 @@ from PIL import Image
 from cinelora.config.schema import InferConfig, MetricsConfig, ModelConfig, SamplerConfig, TrainConfig, WeightsConfig
 from cinelora.errors import AdapterError, ConfigError, FootageError
 from cinelora.footage.samples import prompt_with_trigger
-from cinelora.inference import infer
+from cinelora.inference import caveat, infer
 from cinelora.latents.cache import Entry, Index
 from cinelora.launch import LaunchError
+from cinelora.models import tiny
 from cinelora.models.lora import adapter_state
 from cinelora.models.wan import Part, WanBundle
 from cinelora.runs import RunDirectory
@@ -201,6 +202,18 @@ def test_an_adapter_of_other_weights_of_the_same_model_is_named(
     infer(config, tmp_path / "other")
     told = "WARNING: the style adapter was trained on other weights of tiny (t2v, 0123456789ab) than these ("
     assert capfd.readouterr().out.count(told + t2v.fingerprint(Part.TRANSFORMER)) == 1
+
+
+def test_a_contact_sheet_says_where_its_pictures_are_noise(
+    config: InferConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tiny, "HOME", tmp_path / "nothing")
+    assert "noise" in caveat(config)
+    assert "noise" in caveat(replace(config, model=replace(config.model, t2v=None)))
+    own = replace(config.model, t2v=str(tmp_path), i2v=str(tmp_path))
+    assert caveat(replace(config, model=own)) == ""
+    monkeypatch.setattr(tiny, "HOME", tmp_path)
+    assert caveat(config) == ""
 
 
 def test_a_run_without_adapters_is_said(config: InferConfig, tmp_path: Path):

@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from cinelora.config.keys import is_plain_name, models_with_i2v, settings
+from cinelora.config.keys import is_plain_name, models_with_i2v, settings, trained_shape
 from cinelora.config.schema import (
     DataConfig,
     InferConfig,
@@ -68,7 +68,8 @@ def check_train(config: TrainConfig) -> list[str]:
     _check_names(config)
     _check_data(config)
     lines = [_batch_line(config), _rate_line(config)]
-    return [*_recipe_lines(config), *lines, *_adapter_lines(config)]
+    reach = _reach_lines("stage.num_frames", config.stage.num_frames, config.model)
+    return [*_recipe_lines(config), *lines, *reach, *_adapter_lines(config)]
 
 
 def check_infer(config: InferConfig) -> list[str]:
@@ -82,7 +83,8 @@ def check_infer(config: InferConfig) -> list[str]:
     _check_transformers(config)
     if config.ckpt is not None:
         _check_fits("ckpt", config.ckpt, config.model)
-    return [_clip_line(config), *_length_lines(config), *_partition_lines(config)]
+    reach = _reach_lines("num_frames", _num_frames(config), config.model)
+    return [_clip_line(config), *reach, *_partition_lines(config)]
 
 
 # Single values --------------------------------------------------------------------------------------------------------
@@ -132,6 +134,25 @@ def _pick(config: Any, key: str) -> Any:
     for name in key.split("."):
         config = getattr(config, name)
     return config
+
+
+def _reach_lines(key: str, num_frames: int, model: ModelConfig) -> list[str]:
+    """A word about clips that are longer or larger than those the model was trained on."""
+    made_for = trained_shape(model.name)
+    if made_for is None:
+        return []
+    lines, (frames, height, width) = [], made_for
+    if num_frames > frames:
+        lines.append(
+            f"WARNING: {key}={num_frames} is longer than the {frames} frames {model.name} was trained on: "
+            f"expect the end to repeat or fall apart; {key}={frames} is safe"
+        )
+    if model.height * model.width > height * width:
+        lines.append(
+            f"WARNING: {model.height}x{model.width} is larger than the {height}x{width} {model.name} was trained on: "
+            f"expect things twice or out of shape; model.height={height} model.width={width} is safe"
+        )
+    return lines
 
 
 # Training -------------------------------------------------------------------------------------------------------------
@@ -367,22 +388,15 @@ def _check_transformers(config: InferConfig) -> None:
         _check_source(model, kind)
 
 
+def _num_frames(config: InferConfig) -> int:
+    return config.num_frames or config.model.num_frames
+
+
 def _clip_line(config: InferConfig) -> str:
-    model, frames = config.model, config.num_frames or config.model.num_frames
+    model, frames = config.model, _num_frames(config)
     seconds = frames / model.fps
     tokens = _tokens(model, frames)
     return f"{frames} frames of {model.height}x{model.width} at {model.fps} fps = {seconds:.2f} s, {tokens} tokens"
-
-
-def _length_lines(config: InferConfig) -> list[str]:
-    """A word about clips that are longer than those the model was trained on."""
-    frames, trained = config.num_frames, config.model.num_frames
-    if frames is None or frames <= trained:
-        return []
-    return [
-        f"WARNING: num_frames={frames} is longer than the {trained} frames {config.model.name} was trained on: "
-        f"expect the end to repeat or fall apart; num_frames={trained} is safe"
-    ]
 
 
 def _tokens(model: ModelConfig, num_frames: int) -> int:
@@ -400,7 +414,7 @@ def _partition_lines(config: InferConfig) -> list[str]:
         return []
     from cinelora.sampling.partition import plan_partition
 
-    frames = config.num_frames or config.model.num_frames
+    frames = _num_frames(config)
     keyframe = config.mode == "scene" and config.image is None
     tokens = [_tokens(config.model, count) for count in ([1, frames] if keyframe else [frames])]
     plan = plan_partition(ranks, config.model.num_heads, tokens, split)

@@ -126,6 +126,15 @@ def models_with_i2v() -> list[str]:
     return sorted(name for name, model in found.items() if model["i2v"] is not None)
 
 
+@cache
+def trained_shape(model: str) -> tuple[int, int, int] | None:
+    """Frames, height and width of the clips a model of ``conf/`` was trained on, whatever a run sets; None for others."""
+    if model not in _stems("model"):
+        return None
+    values = _values(CONF / "model" / f"{model}.yaml")
+    return values["num_frames"], values["height"], values["width"]
+
+
 @dataclass(frozen=True)
 class Command:
     """A command line whose keys exist: ``overrides`` are for Hydra, ``texts`` are not."""

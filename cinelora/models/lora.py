@@ -161,17 +161,19 @@ def check_fits(adapter: AdapterFile, transformer: WanTransformer3DModel, model_n
 
 
 def adapter_effect(transformer: WanTransformer3DModel, name: str) -> float:
-    """How much an adapter changes: ``|alpha/rank B A| / |W|`` (Frobenius), mean over its projections.
+    """How much an adapter changes: ``|alpha/rank B A| / |W|`` (Frobenius), over all its projections at once.
 
-    0 means that it learnt nothing, nan that it is broken. ``|B A|^2 = sum(B'B * AA')`` takes rank x rank products only.
+    0 means that it learnt nothing, nan that it is broken. At once, as one projection may be zero: the image values of a
+    newly grown I2V transformer. ``|B A|^2 = sum(B'B * AA')`` takes rank x rank products only.
     """
-    ratios = []
+    changed, there = 0.0, 0.0
     for _, layer in _layers(transformer, name):
         down, up = (factor[name].weight.detach().double() for factor in (layer.lora_A, layer.lora_B))
-        update = ((up.T @ up) * (down @ down.T)).sum().clamp(min=0).sqrt() * layer.lora_alpha[name] / layer.r[name]
+        scale = layer.lora_alpha[name] / layer.r[name]
+        changed += scale**2 * float(((up.T @ up) * (down @ down.T)).sum().clamp(min=0))
         weight = getattr(layer, ORIGINAL, layer.get_base_layer().weight)
-        ratios.append(float(update) / float(torch.linalg.vector_norm(weight.detach(), dtype=torch.float32)))
-    return sum(ratios) / len(ratios)
+        there += float(torch.linalg.vector_norm(weight.detach(), dtype=torch.float32)) ** 2
+    return math.sqrt(changed / there)
 
 
 # -- weights -----------------------------------------------------------------------------------------------------------

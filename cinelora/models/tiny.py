@@ -32,13 +32,14 @@ from transformers import ByT5Tokenizer, CLIPVisionConfig, CLIPVisionModel, UMT5C
 
 import cinelora
 from cinelora.errors import ModelError
-from cinelora.files import read_json, save_tensors, sha256_file, sha256_json, write_json
+from cinelora.files import FileError, read_json, save_tensors, sha256_file, sha256_json, write_json
 
 HOME = Path(cinelora.__file__).resolve().parents[1] / "data" / "scale_model"
 HASHES = "hashes.json"
 SHARED = ("vae", "text_encoder", "tokenizer", "scheduler")
 """Parts that both pipelines use: they lie in ``t2v``, and ``i2v`` links to them."""
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+RESTORE = "restore it with: git checkout -- data/scale_model"
 
 TRANSFORMER: dict[str, Any] = {
     "patch_size": (1, 2, 2),
@@ -182,20 +183,22 @@ def adopt(pair: Path, trained: Path, kind: str, seed: int = 0) -> None:
 
 
 def write_hashes(pair: Path) -> None:
-    """Record the SHA-256 of every weights file below ``pair``."""
+    """Record the SHA-256 of every weights file below ``pair``, and let everybody read them."""
     files = sorted(path for path in pair.rglob("*.safetensors") if not path.parent.is_symlink())
+    for path in files:  # safetensors writes for the owner alone, and an image is built by one user and run by another
+        path.chmod(0o644)
     write_json(pair / HASHES, {path.relative_to(pair).as_posix(): sha256_file(path) for path in files})
 
 
 def is_trained() -> bool:
     """Whether trained weights are shipped: without them, what the model draws is noise."""
-    return (HOME / HASHES).is_file()
+    return HOME.is_dir()
 
 
 def embedded(kind: str, folder: Path) -> Path:
     """The folder of the ``t2v`` or ``i2v`` pipeline: the shipped one, or an untrained one built below ``folder``.
 
-    Raises ``ModelError`` naming the file where one is missing or its content is not what was shipped.
+    Raises ``ModelError`` as ``check_shipped``.
     """
     if not is_trained():
         return materialise(folder) / kind
@@ -205,22 +208,44 @@ def embedded(kind: str, folder: Path) -> Path:
 
 @cache
 def check_shipped(home: Path) -> None:
-    """Compare every weights file below ``home`` with the hash it was shipped with, once a process."""
-    for name, expected in read_json(home / HASHES).items():
+    """Compare what lies in ``home`` with what was shipped, once a process.
+
+    Raises ``ModelError`` naming the file where one is missing, is not the link it was, or holds something else.
+    """
+    for name, expected in shipped_hashes(home).items():
         path = home / name
-        found = sha256_file(path) if path.is_file() else "nothing"
+        if not path.is_file():
+            raise ModelError(f"{path} of the embedded model is missing; {RESTORE}")
+        found = sha256_file(path)
         if found != expected:
             raise ModelError(
                 f"{path} of the embedded model is damaged: its SHA-256 is {found[:12]}, {expected[:12]} was shipped; "
-                "restore it with: git checkout -- data/scale_model"
+                f"{RESTORE}"
             )
+    for part in SHARED:
+        if not (home / "i2v" / part).is_dir():
+            raise ModelError(
+                f"{home / 'i2v' / part} of the embedded model is not the link to ../t2v/{part} that was shipped; allow "
+                f"links with: git config core.symlinks true, then {RESTORE}"
+            )
+
+
+def shipped_hashes(home: Path) -> dict[str, str]:
+    """The SHA-256 that each weights file was shipped with. Raises ``ModelError`` where the list does not say."""
+    try:
+        hashes: dict[str, str] = read_json(home / HASHES)
+    except FileError as error:
+        raise ModelError(f"{error}; {RESTORE}") from error
+    if not hashes or not isinstance(hashes, dict) or not all(isinstance(value, str) for value in hashes.values()):
+        raise ModelError(f"{home / HASHES} lists no files with their hashes; {RESTORE}")
+    return hashes
 
 
 def materialise(folder: Path) -> Path:
     """The folder below ``folder`` that holds an untrained pair; built on first use, whole or not at all."""
     pair = folder / "models" / f"tiny-{sha256_json(RECIPE)[:12]}"
     if not (pair / HASHES).exists():
-        logging.getLogger(__name__).info("building the embedded model in %s", pair)
+        logging.getLogger(__name__).info("drawing an untrained embedded model into %s", pair)
         pair.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=pair.parent, prefix=".building-") as building:
             draft = Path(building) / "pair"

@@ -226,17 +226,20 @@ class WanBundle:
             case Part.IMAGE_ENCODER:
                 return self._from_pretrained(CLIPVisionModel, part, dtype=torch.float32)
             case Part.TOKENIZER:
-                return AutoTokenizer.from_pretrained(self.directory(part))
+                return self._read(AutoTokenizer, part)
             case Part.TRANSFORMER:
                 return self.load_transformer()
 
     def _from_pretrained(self, cls: type[Any], part: Part, **options: Any) -> Any:
+        module: nn.Module = self._read(cls, part, use_safetensors=True, **options)
+        return module.to(self.device).eval().requires_grad_(False)
+
+    def _read(self, cls: type[Any], part: Part, **options: Any) -> Any:
         folder = self.directory(part)
         try:
-            module: nn.Module = cls.from_pretrained(folder, use_safetensors=True, **options)
+            return cls.from_pretrained(folder, **options)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise ModelError(f"{part} of {self.source} does not load: {_first_line(error)}") from error
-        return module.to(self.device).eval().requires_grad_(False)
 
     # -- pixels and latents --------------------------------------------------------------------------------------------
 

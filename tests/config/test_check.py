@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -174,7 +175,10 @@ INFERENCE = [
     (["prompt=x", "model.t2v="], "model.t2v is empty"),
     (["prompt=x", "model.i2v=nowhere"], "model.i2v=nowhere: wants a directory that is there"),
     (["prompt=\udcff"], "prompt is not UTF-8 text"),
-    (["prompt=x", "num_frames=10"], r"wants 4n\+1, such as 9"),
+    (["prompt=x", "num_frames=10"], r"num_frames=10: wants 4n\+1, such as 9"),
+    (["prompt=x", "model.num_frames=34"], r"model.num_frames=34: wants 4n\+1, such as 33"),
+    (["prompt=x", "model.height=100"], "model.height=100: wants a multiple of 16, such as 96"),
+    (["prompt=x", "model.width=8"], "model.width=8: wants a multiple of 16, such as 16"),
     (["prompt=x", "sampler.steps=0"], "at least 1"),
     (["prompt=x", "sampler.guidance=nan"], "a finite number"),
     (["prompt=x", "mode=clip"], r"wants scene\|t2v"),
@@ -196,3 +200,32 @@ def test_inference_that_holds_together() -> None:
     assert infer("prompt=x", "gpus=4")[1] == "4 ranks: 4 heads / 4 = 1 each"
     split = infer("prompt=x", "gpus=4", "sampler.guidance_mode=split")
     assert split[1] == "4 ranks in 2 groups, with and without the prompt: 4 heads / 2 = 2 each"
+
+
+LONG, LARGE = "longer than the 33 frames tiny was trained on", "larger than the 112x192 tiny was trained on"
+BEYOND = [
+    (infer, ["prompt=x", "num_frames=37"], [f"num_frames=37 is {LONG}"]),
+    (infer, ["prompt=x", "model.num_frames=81"], [f"num_frames=81 is {LONG}"]),
+    (infer, ["prompt=x", "model.height=224", "model.width=384"], [f"224x384 is {LARGE}"]),
+    (infer, ["prompt=x", "num_frames=49", "model.width=208"], [f"num_frames=49 is {LONG}", f"112x208 is {LARGE}"]),
+    (infer, ["prompt=x", "num_frames=33", "model.height=192", "model.width=112"], []),
+    (infer, ["prompt=x", "num_frames=81", "model=wan21_14b_720p"], []),
+    (train, ["stage=motion", "stage.num_frames=49"], [f"stage.num_frames=49 is {LONG}"]),
+    (train, ["model.height=128"], [f"128x192 is {LARGE}"]),
+    (train, ["model.height=128", "model.name=mine"], []),
+    (train, [], []),
+]
+
+
+@pytest.mark.parametrize(("check", "argv", "sentences"), BEYOND)
+def test_clips_beyond_what_the_model_was_trained_on_are_made_with_a_warning(
+    check: Callable[..., list[str]], argv: list[str], sentences: list[str]
+) -> None:
+    warnings = [line for line in check(*argv) if line.startswith("WARNING: ")]
+    assert [line.removeprefix("WARNING: ").partition(":")[0] for line in warnings] == sentences
+    assert all(line.endswith(" is safe") for line in warnings)
+
+
+def test_a_model_a_run_was_trained_at_longer_is_measured_by_what_the_model_was_trained_on(clips: Path) -> None:
+    run = style_run(clips / "run", "model.num_frames=81")
+    assert any(LONG in line for line in infer("prompt=x", f"ckpt={run}"))

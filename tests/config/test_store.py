@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cinelora.config.compose import compose_train
+from cinelora.config.keys import CONF, groups
 from cinelora.config.store import load_config, save_config, to_yaml
 from cinelora.errors import ConfigError
 from cinelora.hub import resolve
@@ -74,3 +76,11 @@ def test_a_source_is_a_run_a_file_or_a_folder_with_one_file(tmp_path: Path) -> N
 def test_a_hub_source_has_a_form(source: str) -> None:
     with pytest.raises(ConfigError, match=r"hub:owner/name|Repo id"):
         resolve(source)
+
+
+@pytest.mark.parametrize("recipe", groups("train")["recipe"])
+def test_the_settings_of_every_recipe_are_read_back(recipe: str, tmp_path: Path) -> None:
+    stage = yaml.safe_load((CONF / "recipe" / f"{recipe}.yaml").read_text())["recipe"]["stage"]
+    config = compose_train([f"stage={stage}", "data=noir", f"recipe={recipe}"])
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path) == config

@@ -13,6 +13,7 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from cinelora.errors import AdapterError
+from cinelora.models import tiny
 from cinelora.models.adapter_file import AdapterFile, LoraSpec, export_adapter, read_adapter
 from cinelora.models.lora import (
     adapter_effect,
@@ -412,20 +413,22 @@ def test_use_on_a_sibling_model_is_told(make_wan: MakeWan, caplog: pytest.LogCap
 # -- effect ------------------------------------------------------------------------------------------------------------
 
 
-def test_effect_is_the_mean_of_relative_norms(make_wan: MakeWan):
+def relative_norm(transformer: WanTransformer3DModel, state: dict[str, torch.Tensor]) -> float:
+    """``|scale B A| / |W|`` over all projections of a ``STYLE`` adapter, formed in full."""
+    weights = base_weights(transformer)
+    downs = [key for key in state if ".lora_A." in key]
+    updates = [STYLE.scale * (state[key.replace("lora_A", "lora_B")] @ state[key]) for key in downs]
+    bases = [weights[key.replace("lora_A.", "")] for key in downs]
+    changed, there = (torch.stack([value.norm() for value in values]).norm() for values in (updates, bases))
+    return float(changed / there)
+
+
+def test_effect_is_the_relative_norm_over_all_projections(make_wan: MakeWan):
     transformer = make_wan("i2v")
     add_adapter(transformer, "style", STYLE, seed=0)
     assert adapter_effect(transformer, "style") == 0
     state = learn(transformer, "style")
-    weights = base_weights(transformer)
-    ratios = [
-        STYLE.scale
-        * (state[key.replace("lora_A", "lora_B")] @ state[key]).norm()
-        / weights[key.replace("lora_A.", "")].norm()
-        for key in state
-        if ".lora_A." in key
-    ]
-    expected = pytest.approx(float(torch.stack(ratios).mean()), rel=1e-5)
+    expected = pytest.approx(relative_norm(transformer, state), rel=1e-5)
     assert adapter_effect(transformer, "style") == expected
     set_weights(transformer, {"style": 0.5})
     assert adapter_effect(transformer, "style") == expected
@@ -435,6 +438,14 @@ def test_effect_is_the_mean_of_relative_norms(make_wan: MakeWan):
     broken = {key: factor * float("nan") for key, factor in state.items()}
     load_adapter_state(transformer, "style", broken)
     assert adapter_effect(transformer, "style") != adapter_effect(transformer, "style")
+
+
+def test_effect_on_projections_that_are_still_zero_is_a_number(make_wan: MakeWan):
+    transformer = tiny.silence_image(make_wan("i2v"))
+    add_adapter(transformer, "style", STYLE, seed=0)
+    assert adapter_effect(transformer, "style") == 0
+    state = learn(transformer, "style")
+    assert 0 < adapter_effect(transformer, "style") == pytest.approx(relative_norm(transformer, state), rel=1e-5)
 
 
 def test_the_file_room_needs_no_torch():

@@ -1,7 +1,11 @@
 """The embedded model: what is shipped is whole, small, and read by stock diffusers; a new one grows as Wan's did."""
 
 import json
+import os
 import shutil
+import stat
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,9 @@ from diffusers import WanImageToVideoPipeline, WanPipeline, WanTransformer3DMode
 from cinelora.errors import ModelError
 from cinelora.models import tiny
 from cinelora.models.wan import Condition, ImageCondition, predict_velocity
+
+KINDS = ("t2v", "i2v")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -34,22 +41,108 @@ def test_stock_diffusers_loads_it(pair: Path, kind: str, pipeline: type):
     assert loaded.vae.config.latents_std != [1.0] * 16
 
 
-def test_a_damaged_or_missing_shipped_file_is_named_with_its_hash(
-    pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.fixture
+def shipped(pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A shipped pair that a test may damage."""
     home = Path(shutil.copytree(pair, tmp_path / "model", symlinks=True))
     monkeypatch.setattr(tiny, "HOME", home)
     assert tiny.embedded("t2v", tmp_path) == home / "t2v"
-    file = home / "t2v" / "vae" / tiny.WEIGHTS
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
     tiny.check_shipped.cache_clear()
-    with pytest.raises(ModelError, match=r"vae/.*is damaged: its SHA-256 is [0-9a-f]{12}, [0-9a-f]{12} was shipped"):
-        tiny.embedded("t2v", tmp_path)
-    file.unlink()
-    with pytest.raises(ModelError, match="its SHA-256 is nothing"):
-        tiny.embedded("t2v", tmp_path)
+    return home
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def link_as_text(path: Path) -> None:
+    target = path.readlink()
+    path.unlink()
+    path.write_text(str(target))
+
+
+def list_a_file_that_is_gone(path: Path) -> None:
+    hashes = json.loads(path.read_text())
+    path.write_text(json.dumps({**hashes, "t2v/vae/gone.safetensors": "0" * 64}))
+
+
+HASH = "[0-9a-f]{12}"
+NO_LIST = r"hashes\.json lists no files with their hashes"
+DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
+    (f"t2v/vae/{tiny.WEIGHTS}", flip_a_bit, rf"t2v/vae/\S+ .* is damaged: its SHA-256 is {HASH}, {HASH} was shipped"),
+    (
+        f"i2v/transformer/{tiny.WEIGHTS}",
+        lambda path: path.write_bytes(b""),
+        "i2v/transformer.* SHA-256 is e3b0c44298fc",
+    ),
+    ("t2v/text_encoder/model.safetensors", Path.unlink, r"t2v/text_encoder/model\.safetensors .* is missing"),
+    ("t2v/text_encoder", shutil.rmtree, r"t2v/text_encoder/model\.safetensors .* is missing"),
+    ("i2v/vae", link_as_text, r"i2v/vae .* is not the link to \.\./t2v/vae that was shipped; allow links with: "),
+    ("i2v/tokenizer", Path.unlink, r"i2v/tokenizer .* is not the link to \.\./t2v/tokenizer"),
+    (tiny.HASHES, list_a_file_that_is_gone, r"t2v/vae/gone\.safetensors .* is missing"),
+    (tiny.HASHES, lambda path: path.write_text('{"t2v/'), r"hashes\.json is damaged or no JSON"),
+    (tiny.HASHES, lambda path: path.write_bytes(b"\xff\xfe"), r"hashes\.json is damaged or no JSON"),
+    (tiny.HASHES, lambda path: path.write_text('["t2v"]'), NO_LIST),
+    (tiny.HASHES, lambda path: path.write_text('{"t2v": 1}'), NO_LIST),
+    (tiny.HASHES, lambda path: path.write_text("{}"), NO_LIST),
+    (tiny.HASHES, Path.unlink, r"cannot read \S+hashes\.json"),
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "sentence"), DAMAGE)
+def test_what_is_not_as_it_was_shipped_is_named_with_the_way_out(
+    shipped: Path, tmp_path: Path, name: str, damage: Callable[[Path], object], sentence: str
+):
+    damage(shipped / name)
+    for kind in KINDS:
+        with pytest.raises(ModelError, match=sentence) as refusal:
+            tiny.embedded(kind, tmp_path)
+        assert str(refusal.value).endswith("restore it with: git checkout -- data/scale_model")
+        assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "models").exists()
+
+
+def test_without_shipped_weights_a_pair_is_drawn_from_its_recipe_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tiny, "HOME", tmp_path / "nothing")
+    assert not tiny.is_trained()
+    built = tiny.embedded("t2v", tmp_path / "one").parent
+    torch.manual_seed(1234)
+    again = tiny.materialise(tmp_path / "two")
+    assert (built / tiny.HASHES).read_bytes() == (again / tiny.HASHES).read_bytes()
+    assert tiny.embedded("i2v", tmp_path / "one") == built / "i2v"
+    t2v, i2v = (WanTransformer3DModel.from_pretrained(built / kind / "transformer").state_dict() for kind in KINDS)
+    assert all(torch.equal(value, i2v[name]) for name, value in t2v.items() if name != "patch_embedding.weight")
+    assert [path for path in built.rglob("*.safetensors") if not path.stat().st_mode & stat.S_IROTH] == []
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git (Debian package)")
+@pytest.mark.parametrize("setting", ["core.symlinks=true", "core.autocrlf=true", "core.symlinks=false"])
+def test_a_pair_survives_git_and_where_links_do_not_it_is_said(
+    pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+):
+    source, clone = tmp_path / "source", tmp_path / "clone"
+    shutil.copytree(pair, source / "data" / "scale_model", symlinks=True)
+    shutil.copyfile(ROOT / ".gitattributes", source / ".gitattributes")
+    git("init", "--quiet", str(source))
+    git("-C", str(source), "add", ".")
+    git("-C", str(source), "-c", "user.name=x", "-c", "user.email=x", "commit", "--quiet", "--message=x")
+    git("clone", "--quiet", "--config", setting, str(source), str(clone))
+    monkeypatch.setattr(tiny, "HOME", clone / "data" / "scale_model")
+    if setting == "core.symlinks=false":
+        with pytest.raises(ModelError, match="allow links with: git config core.symlinks true, then restore") as told:
+            tiny.embedded("t2v", tmp_path)
+        way_out = str(told.value).partition("allow links with: ")[2].replace("restore it with: ", "")
+        for command in way_out.split(", then "):
+            git("-C", str(clone), *command.split()[1:])
+    assert tiny.embedded("i2v", tmp_path) == clone / "data" / "scale_model" / "i2v"
+
+
+def git(*arguments: str) -> None:
+    """As on a machine where nobody has settings of their own."""
+    nobody = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    subprocess.run(["git", *arguments], check=True, capture_output=True, env=nobody)
 
 
 def test_a_grown_transformer_begins_as_the_one_it_grew_from():
@@ -77,11 +170,11 @@ def test_a_trained_transformer_takes_its_place_and_grows_the_other(pair: Path, t
     trained = {name: torch.full_like(value, 0.125) for name, value in tiny.new_transformer(0).state_dict().items()}
     tiny.save_transformer(tmp_path / "run", "t2v", trained)
     tiny.adopt(pair, tmp_path / "run", "t2v")
-    for kind in ("t2v", "i2v"):
+    for kind in KINDS:
         loaded = WanTransformer3DModel.from_pretrained(pair / kind / "transformer")
         assert torch.equal(
             loaded.blocks[0].ffn.net[2].weight, torch.full_like(loaded.blocks[0].ffn.net[2].weight, 0.125)
         )
     hashes = json.loads((pair / tiny.HASHES).read_text())
     changed = {name for name in hashes if hashes[name] != before[name]}
-    assert changed == {f"{kind}/transformer/{tiny.WEIGHTS}" for kind in ("t2v", "i2v")}
+    assert changed == {f"{kind}/transformer/{tiny.WEIGHTS}" for kind in KINDS}

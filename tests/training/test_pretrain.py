@@ -74,12 +74,22 @@ def test_weights_of_another_transformer_are_refused(i2v, t2v):
 def test_the_command_says_what_it_wants(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     assert parse_request(["adopt", "pair=a", "run=b=c"]) == AdoptRequest("a", "b=c")
     assert isinstance(parse_request(["encoders", "clips=70"]), EncodersRequest)
+    (tmp_path / "run" / "transformer").mkdir(parents=True)
     for words, part in [
         ([], "encoders|adopt"),
         (["encode"], "encoders|adopt"),
         (["encoders", "clip=3"], "clips="),
         (["encoders", "clips=few"], "whole number"),
+        (["encoders", "parts=text,vae"], "parts=text,vae: wants all|vae|text"),
+        (["encoders", "frames=32"], "frames=32: wants 4n+1, such as 33"),
+        (["encoders", "height=100"], "height=100: wants a multiple of 16, such as 112"),
+        (["encoders", "width=0"], "width=0: wants a multiple of 16, such as 192"),
+        (["encoders", "clips=64"], "clips=64: wants 65 or more"),
+        (["encoders", "parts=vae", "clips=0"], "clips=0: wants 1 or more"),
+        (["encoders", "vae_batch=0"], "vae_batch=0: wants 1 or more"),
+        (["encoders", "workers=-1"], "workers=-1: wants 0 or more"),
         (["adopt", f"run={tmp_path}"], "holds no transformer/"),
+        (["adopt", f"run={tmp_path / 'run'}", f"pair={tmp_path}"], "holds no hashes.json; give a pair"),
     ]:
         assert main(words) == ConfigError("").exit_code
         assert part in capsys.readouterr().err

@@ -32,7 +32,7 @@ from cinelora.models.adapter_file import export_adapter, read_adapter
 from cinelora.models.wan import Part, WanBundle, pad_text
 from cinelora.runs import RunDirectory
 from cinelora.training.callbacks import HELDOUT_SIGMAS, StopRequest
-from cinelora.training.checkpoints import load_checkpoint, saved_checkpoints
+from cinelora.training.checkpoints import POINTER, load_checkpoint, saved_checkpoints
 from cinelora.training.run import Crew, build_stage, carry_style_adapter, closing_lines, encode_rank, train, train_rank
 from cinelora.training.stage import Stage
 
@@ -98,7 +98,8 @@ def test_a_killed_and_resumed_run_ends_bit_for_bit_like_one_never_killed(
     encode_rank(config, killed)
     child = get_context("spawn").Process(target=spawned_run, args=(config, killed.path))
     child.start()
-    while not (killed.checkpoints / "step-00000004").exists():
+    last = killed.checkpoints / POINTER  # it follows a moment after the checkpoint itself
+    while not (last.exists() and last.read_text() >= "step-00000004"):
         assert child.is_alive()
         time.sleep(0.01)
     child.kill()

@@ -55,13 +55,14 @@ demo: $(READY)  ## train both stages on the embedded model and make a clip, with
 SCALE := outputs/scale-model
 PAIR  := model.t2v=$(SCALE)/pair/t2v model.i2v=$(SCALE)/pair/i2v cache=$(SCALE)/cache
 GPUS  ?= 1
+FAST  := logger=csv gpus=$(GPUS) model.compile_blocks=true
 I2V_STEPS ?= 4000
 
 scale-model: $(READY)  ## train the embedded model again, into outputs/scale-model/pair
 	$(BIN)/python -m cinelora.pretrain encoders out=$(SCALE)/pair workers=8
-	$(BIN)/python train.py stage=pretrain data=rendered recipe=scale_model $(PAIR) logger=csv gpus=$(GPUS) out=$(SCALE)/t2v
+	$(BIN)/python train.py stage=pretrain data=rendered recipe=scale_model $(PAIR) $(FAST) out=$(SCALE)/t2v
 	$(BIN)/python -m cinelora.pretrain adopt pair=$(SCALE)/pair run=$(SCALE)/t2v
-	$(BIN)/python train.py stage=pretrain data=rendered recipe=scale_model $(PAIR) logger=csv gpus=$(GPUS) out=$(SCALE)/i2v \
+	$(BIN)/python train.py stage=pretrain data=rendered recipe=scale_model $(PAIR) $(FAST) out=$(SCALE)/i2v \
 	  stage.transformer=i2v stage.image_condition=true stage.stills=0 stage.steps=$(I2V_STEPS)
 	$(BIN)/python -m cinelora.pretrain adopt pair=$(SCALE)/pair run=$(SCALE)/i2v
 

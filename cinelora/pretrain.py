@@ -26,15 +26,17 @@ class EncodersRequest:
 
     out: str = "outputs/scale-model"
     parts: str = "all"
-    clips: int = 1200
+    start: str = ""
+    clips: int = 1600
     frames: int = 33
     height: int = 112
     width: int = 192
-    vae_steps: int = 5000
-    vae_batch: int = 16
+    vae_steps: int = 25_000
+    vae_batch: int = 8
     vae_limit_s: int = 0
-    text_steps: int = 2500
-    text_batch: int = 256
+    vae_rate: float = 2e-3
+    text_steps: int = 8000
+    text_batch: int = 128
     text_limit_s: int = 0
     seed: int = 0
     workers: int = 0
@@ -48,7 +50,7 @@ class AdoptRequest:
     run: str = ""
 
 
-PARTS = ("all", "vae", "text", "decoder")
+PARTS = ("all", "vae", "text")
 REQUESTS: dict[str, type[EncodersRequest] | type[AdoptRequest]] = {"encoders": EncodersRequest, "adopt": AdoptRequest}
 HELD_OUT = 64
 """Clips that text and image encoder are measured on; they are the last of ``clips``."""
@@ -79,6 +81,9 @@ def check_encoders(request: EncodersRequest) -> None:
             key: (getattr(request, key) >= 0, "0 or more") for key in ("vae_limit_s", "text_limit_s", "seed", "workers")
         },
     }
+    if request.start:
+        wants["start"] = (Path(request.start, "t2v", "vae").is_dir(), "the pair whose encoders go on learning")
+    wants["vae_rate"] = (0 < request.vae_rate <= 1, "more than 0 and at most 1")
     for key, (holds, what) in wants.items():
         if not holds:
             raise ConfigError(f"{key}={getattr(request, key)}: wants {what}")
@@ -89,17 +94,26 @@ def train_encoders(request: EncodersRequest) -> None:
     import torch
 
     from cinelora.footage.render import LOOKS
-    from cinelora.models.tiny import Encoders, grow, new_encoders, new_transformer, save_pair
+    from cinelora.models.tiny import Encoders, grow, load_encoders, new_encoders, new_transformer, save_pair
     from cinelora.models.wan import default_device
-    from cinelora.training.encoders import Budget, reconstruction_psnr, render_film, train_text_and_image, train_vae
+    from cinelora.training.encoders import (
+        Budget,
+        begin_simply,
+        reconstruction_psnr,
+        render_film,
+        train_text_and_image,
+        train_vae,
+    )
 
     device, started = default_device(), time.perf_counter()
     torch.manual_seed(request.seed)
-    fresh = new_encoders(request.seed)
+    fresh = load_encoders(Path(request.start)) if request.start else new_encoders(request.seed)
+    if not request.start:
+        begin_simply(fresh.vae)
     encoders = Encoders(fresh.vae.to(device), fresh.text.to(device), fresh.image.to(device))
     size = (request.frames, request.height, request.width)
-    # half of what the transformers will see is daylight; the other looks are for the adapters' sake
-    looks = [*LOOKS, "daylight", "daylight"]
+    # most of what the transformers see is daylight; noir, with its hard edges, is the hardest to rebuild
+    looks = [*LOOKS, "daylight", "noir"]
     film = render_film(range(500_000, 500_000 + request.clips), looks, size, device, request.workers)
     heldout = render_film(range(900_000, 900_000 + 4 * len(LOOKS)), list(LOOKS), size, device, 0)
     report: dict[str, Any] = {"rendering_s": time.perf_counter() - started}
@@ -108,7 +122,7 @@ def train_encoders(request: EncodersRequest) -> None:
         report["read_rightly"] = train_text_and_image(encoders, film, budget)
     if request.parts != "text":
         budget = Budget(request.vae_steps, request.vae_batch, request.vae_limit_s)
-        report["vae_steps"] = train_vae(encoders.vae, film, budget)
+        report["vae_steps"] = train_vae(encoders.vae, film, budget, request.vae_rate)
         report["heldout_psnr_db"] = reconstruction_psnr(encoders.vae, heldout)
     report["seconds"] = time.perf_counter() - started
     print(json.dumps(report, indent=1))

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def parse_words(schema: type[T], words: Sequence[str]) -> T:
-    """``words`` as a ``schema``, a dataclass whose fields are text or whole numbers with defaults.
+    """``words`` as a ``schema``, a dataclass whose fields are text or numbers with defaults.
 
     Raises ``ConfigError`` naming the keys for a word that is none of them, and for a number that is none.
     """
@@ -28,5 +28,6 @@ def parse_words(schema: type[T], words: Sequence[str]) -> T:
         try:
             values[key] = kinds[key](value)
         except ValueError as error:
-            raise ConfigError(f"{word}: {key} takes a whole number") from error
+            number = "a whole number" if kinds[key] is int else "a number"
+            raise ConfigError(f"{word}: {key} takes {number}") from error
     return schema(**values)

@@ -110,6 +110,15 @@ def new_encoders(seed: int) -> Encoders:
         )
 
 
+def load_encoders(pair: Path) -> Encoders:
+    """The encoders of a pair, in float32."""
+    return Encoders(
+        AutoencoderKLWan.from_pretrained(pair / "t2v" / "vae", use_safetensors=True).float(),
+        UMT5EncoderModel.from_pretrained(pair / "t2v" / "text_encoder", use_safetensors=True).float(),
+        CLIPVisionModel.from_pretrained(pair / "i2v" / "image_encoder", use_safetensors=True).float(),
+    )
+
+
 def new_transformer(seed: int) -> WanTransformer3DModel:
     """An untrained T2V transformer."""
     with seeded(seed):

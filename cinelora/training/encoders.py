@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import CLIPVisionModel, UMT5EncoderModel
 
-from cinelora.footage.render import render_scene
+from cinelora.footage.render import LOOKS, render_scene
 from cinelora.footage.render.scenes import VOCABULARY, Scene, describe, draw_scene
 from cinelora.models.tiny import Encoders
 from cinelora.training import whole_clip
@@ -260,13 +260,22 @@ def reconstruction_psnr(vae: AutoencoderKLWan, film: Film) -> dict[str, float]:
 CHOICES: dict[str, tuple[Any, ...]] = {**VOCABULARY, "hat": (False, True)}
 """The attributes that captions tell, and their values."""
 UNSEEN = -100
-"""The class of what is not there to be read: the direction of a car that is not in the scene."""
+"""The class of what is not there to be read: where a car drives that is not in the scene, a coat's colour in noir."""
 
 
-def labels_of(scenes: list[Scene], device: torch.device) -> dict[str, Tensor]:
-    """Class numbers (B,) by attribute."""
-    labels = {n: [choices.index(getattr(scene, n)) for scene in scenes] for n, choices in CHOICES.items()}
-    labels["car_direction"] = [d if s.car else UNSEEN for d, s in zip(labels["car_direction"], scenes, strict=True)]
+def labels_of(scenes: list[Scene], looks: list[str], device: torch.device) -> dict[str, Tensor]:
+    """Class numbers (B,) by attribute; ``UNSEEN`` where neither picture nor caption can tell."""
+    labels = {name: [choices.index(getattr(scene, name)) for scene in scenes] for name, choices in CHOICES.items()}
+    for row, (scene, look) in enumerate(zip(scenes, looks, strict=True)):
+        film = LOOKS[look]
+        hidden = {
+            "coat": not film.saturation,
+            "car": scene.car and not film.saturation,
+            "car_direction": not scene.car,
+            "time": len({hour.name for hour in film.hours.values()}) == 1,
+        }
+        for name in (name for name, is_hidden in hidden.items() if is_hidden):
+            labels[name][row] = UNSEEN
     return {name: torch.tensor(numbers, device=device) for name, numbers in labels.items()}
 
 
@@ -331,7 +340,7 @@ class Told:
     def of(cls, scenes: list[Scene], looks: list[str], device: torch.device) -> Told:
         """The captions of ``scenes`` in their looks."""
         captions = [describe(scene, look) for scene, look in zip(scenes, looks, strict=True)]
-        return cls(to_bytes(captions).to(device), labels_of(scenes, device))
+        return cls(to_bytes(captions).to(device), labels_of(scenes, looks, device))
 
     def rows(self, which: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Tokens and labels of some."""

@@ -28,7 +28,7 @@ def whole_clips(vae: AutoencoderKLWan) -> Iterator[None]:
     """Inside, ``vae``'s layers take whole clips, for ``encode`` and ``decode`` of this module; its own two do not work."""
     changed = [(module, WHOLE[type(module)]) for module in vae.modules() if type(module) in WHOLE]
     for module, forward in changed:
-        module.forward = partial(forward, module)  # type: ignore[method-assign]
+        module.forward = partial(forward, module)
     try:
         yield
     finally:
@@ -63,7 +63,8 @@ def resample(layer: WanResample, x_BCTHW: Tensor) -> Tensor:
     """Resampling in space, with the first frame left out of what happens in time."""
     batch, first, rest = len(x_BCTHW), x_BCTHW[:, :, :1], x_BCTHW[:, :, 1:]
     if layer.mode == "upsample3d" and rest.shape[2]:
-        doubled = layer.time_conv(rest).unflatten(1, (2, -1))  # which of the two, then channels
+        twice = layer.time_conv(rest)
+        doubled = twice.reshape(batch, 2, -1, *twice.shape[2:])  # which of the two, then channels
         x_BCTHW = torch.cat([first, doubled.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)], dim=2)
     x_BCTHW = _clips(layer.resample(_frames(x_BCTHW)), batch)
     if layer.mode == "downsample3d" and rest.shape[2]:
@@ -85,7 +86,7 @@ def _frames(x_BCTHW: Tensor) -> Tensor:
 
 def _clips(x: Tensor, batch: int) -> Tensor:
     """(B, C, T, H, W) of (B*T, C, H, W)."""
-    return x.unflatten(0, (batch, -1)).transpose(1, 2)
+    return x.view(batch, -1, *x.shape[1:]).transpose(1, 2)
 
 
 WHOLE: dict[type, Callable[..., Any]] = {

@@ -45,10 +45,14 @@ def test_text_and_image_encoder_are_read(film: encoders.Film, monkeypatch: pytes
     assert all(0 <= share <= 1 for name, share in found.items() if name != "steps")
 
 
-def test_the_direction_of_a_car_that_is_not_there_is_not_asked():
-    scenes = [draw_scene(0, place="street", car=None), draw_scene(0, place="street", car="red", coat="blue")]
-    assert labels_of(scenes, torch.device("cpu"))["car_direction"][0] == encoders.UNSEEN
-    assert labels_of(scenes, torch.device("cpu"))["car_direction"][1] in (0, 1)
+def test_what_cannot_be_seen_is_not_asked():
+    scenes = [draw_scene(0, place="street", car=None), draw_scene(0, place="street", car="red", coat="blue")] * 2
+    labels = labels_of(scenes, ["daylight", "daylight", "noir", "noir"], torch.device("cpu"))
+    seen = {name: [number != encoders.UNSEEN for number in labels[name].tolist()] for name in labels}
+    assert seen["car_direction"] == [False, True, False, True]
+    assert seen["coat"] == seen["time"] == [True, True, False, False]
+    assert seen["car"] == [True, True, True, False]
+    assert all(seen["count"])
 
 
 def test_losses_know_their_closed_forms():

@@ -9,6 +9,7 @@ from diffusers import WanTransformer3DModel
 
 from cinelora.config.schema import DataConfig, TrainConfig
 from cinelora.errors import AdapterError, ConfigError
+from cinelora.models.tiny import load_encoders
 from cinelora.models.trained import WholeTransformer
 from cinelora.pretrain import AdoptRequest, EncodersRequest, main, parse_request
 from cinelora.runs import RunDirectory
@@ -87,9 +88,22 @@ def test_the_command_says_what_it_wants(capsys: pytest.CaptureFixture[str], tmp_
         (["encoders", "clips=64"], "clips=64: wants 65 or more"),
         (["encoders", "parts=vae", "clips=0"], "clips=0: wants 1 or more"),
         (["encoders", "vae_batch=0"], "vae_batch=0: wants 1 or more"),
+        (["encoders", "vae_rate=0"], "vae_rate=0.0: wants more than 0 and at most 1"),
+        (["encoders", "vae_rate=fast"], "vae_rate takes a number"),
+        (["encoders", f"start={tmp_path}"], "wants the pair whose encoders go on learning"),
         (["encoders", "workers=-1"], "workers=-1: wants 0 or more"),
         (["adopt", f"run={tmp_path}"], "holds no transformer/"),
         (["adopt", f"run={tmp_path / 'run'}", f"pair={tmp_path}"], "holds no hashes.json; give a pair"),
     ]:
         assert main(words) == ConfigError("").exit_code
         assert part in capsys.readouterr().err
+
+
+def test_encoders_go_on_from_where_a_pair_left_them(tmp_path: Path):
+    small = ["encoders", "parts=vae", "clips=2", "frames=5", "height=32", "width=48", "vae_batch=1", "vae_steps=1"]
+    assert main([*small, f"out={tmp_path / 'one'}"]) == 0
+    assert main([*small, f"out={tmp_path / 'two'}", f"start={tmp_path / 'one'}", "vae_rate=1e-9"]) == 0
+    one, two = (load_encoders(tmp_path / name) for name in ("one", "two"))
+    for name, value in one.vae.state_dict().items():
+        assert torch.allclose(two.vae.state_dict()[name], value, atol=1e-6), name
+    assert all(torch.equal(v, two.text.state_dict()[n]) for n, v in one.text.state_dict().items())

@@ -63,7 +63,7 @@ scale-model: $(READY)  ## train the embedded model again, into outputs/scale-mod
 	$(BIN)/python train.py stage=pretrain data=rendered recipe=scale_model $(PAIR) $(FAST) out=$(SCALE)/t2v
 	$(BIN)/python -m cinelora.pretrain adopt pair=$(SCALE)/pair run=$(SCALE)/t2v
 	$(BIN)/python train.py stage=pretrain data=rendered recipe=scale_model $(PAIR) $(FAST) out=$(SCALE)/i2v \
-	  stage.transformer=i2v stage.image_condition=true stage.stills=0 stage.steps=$(I2V_STEPS)
+	  stage.transformer=i2v stage.image_condition=true stage.stills=0 dropout.image=0 stage.steps=$(I2V_STEPS)
 	$(BIN)/python -m cinelora.pretrain adopt pair=$(SCALE)/pair run=$(SCALE)/i2v
 
 # One thread a process: the tests run side by side, and their tensors are small.

@@ -262,7 +262,7 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset)
     if model.checkpoint_activations:
         transformer.enable_gradient_checkpointing()
     if model.compile_blocks:
-        transformer.compile_repeated_blocks(dynamic=False)
+        transformer.compile_repeated_blocks()
     pretrains = config.stage.name == "pretrain"
     trained = WholeTransformer(transformer) if pretrains else hang_adapters(config, run, transformer)
     return (ImageConditionedStage if config.stage.image_condition else Stage)(

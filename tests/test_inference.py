@@ -24,6 +24,8 @@ from cinelora.runs import RunDirectory
 from cinelora.training.run import export
 
 PROMPT = "a man, smoking (alone), waits; a car's lamps = two moons"
+ROUNDING = 0.1
+"""Mean difference of sheets of the same clip with other last digits (other addresses in memory): a level here and there."""
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,18 @@ def frames(path: Path) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
+def sheet(folder: Path) -> np.ndarray:
+    """Frames as they are before h264, which makes of one level in one pixel a level everywhere."""
+    return np.asarray(Image.open(folder / "contact.png")).astype(int)
+
+
+def distance_to_base(folder: Path) -> float:
+    """From the frames with adapters, 32 rows at the sheet's end and a gap of 4, to the base's, somewhere above them."""
+    drawn = sheet(folder)
+    ours, above = drawn[-36:-4], drawn[:-36]
+    return min(float(np.abs(above[top : top + 32] - ours).mean()) for top in range(len(above) - 31))
+
+
 def test_a_scene_leaves_clip_keyframe_contact_sheet_and_summary(config: InferConfig, tmp_path: Path):
     assert infer(replace(config, compare=True), tmp_path) == 0
     with av.open(str(tmp_path / "clip.mp4")) as container:
@@ -81,7 +95,7 @@ def test_a_scene_leaves_clip_keyframe_contact_sheet_and_summary(config: InferCon
     assert set(summary["seconds"]) == {"text", "keyframe", "condition", "denoise", "decode"}
     assert set(summary["metrics"]) == {"tssim", "motion", "flicker"}
     assert summary["adapters"]["motion"]["trigger"] == "nwr"
-    assert (frames(tmp_path / "clip.mp4") != frames(tmp_path / "base-clip.mp4")).any()
+    assert distance_to_base(tmp_path) > 10 * ROUNDING
 
 
 @pytest.mark.parametrize(
@@ -93,23 +107,22 @@ def test_ranks_make_the_clip_that_one_makes(config: InferConfig, gpus: int, mode
     config.sampler = replace(config.sampler, guidance=guidance)
     infer(config, tmp_path / "one")
     infer(replace(config, gpus=gpus, sampler=replace(config.sampler, guidance_mode=mode)), tmp_path / "many")
-    one, many = (frames(tmp_path / name / "clip.mp4").astype(int) for name in ("one", "many"))
-    assert np.abs(one - many).mean() < 0.5
+    assert np.abs(sheet(tmp_path / "one") - sheet(tmp_path / "many")).mean() < ROUNDING
 
 
 def test_straight_from_text_the_same_seed_makes_the_same_clip_and_another_another(config: InferConfig, tmp_path: Path):
     t2v = replace(config, mode="t2v", sampler=replace(config.sampler, name="euler"))
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         infer(replace(t2v, seed=seed, num_frames=5), tmp_path / name)
-    clips = {name: (tmp_path / name / "clip.mp4").read_bytes() for name in "abc"}
-    assert clips["a"] == clips["b"] != clips["c"]
+    first, again, another = (sheet(tmp_path / name) for name in "abc")
+    assert np.abs(first - again).mean() < ROUNDING
+    assert np.abs(first - another).mean() > 10 * ROUNDING
     assert frames(tmp_path / "a" / "clip.mp4").shape[0] == 5
 
 
 def test_weights_of_zero_make_the_base_models_clip(config: InferConfig, tmp_path: Path):
     infer(replace(config, weights=WeightsConfig(0.0, 0.0, 0.0), compare=True), tmp_path)
-    ours, base = (frames(tmp_path / name).astype(int) for name in ("clip.mp4", "base-clip.mp4"))
-    assert np.abs(ours - base).mean() < 0.5  # other addresses in memory, other last digits, other bits of h264
+    assert distance_to_base(tmp_path) < ROUNDING
 
 
 def test_a_given_picture_is_the_keyframe(config: InferConfig, tmp_path: Path):
@@ -137,10 +150,10 @@ def test_a_file_of_prompts_goes_on_where_it_stopped(
     first, second = (tmp_path / "out" / number for number in ("0000", "0001"))
     assert json.loads((second / "summary.json").read_text())["settings"]["prompt"] == "second = last"
     (second / "summary.json").unlink()
-    untouched, redone = first.joinpath("clip.mp4").stat().st_mtime_ns, second.joinpath("clip.mp4").read_bytes()
+    untouched, drawn = first.joinpath("clip.mp4").stat().st_mtime_ns, sheet(second)
     infer(many, tmp_path / "out")
     assert first.joinpath("clip.mp4").stat().st_mtime_ns == untouched
-    assert second.joinpath("clip.mp4").read_bytes() == redone
+    assert np.abs(sheet(second) - drawn).mean() < ROUNDING
     capsys.readouterr()
     infer(many, tmp_path / "out")
     assert "every clip is already in" in capsys.readouterr().out
@@ -162,9 +175,7 @@ def test_a_stopped_file_of_prompts_does_not_denoise_twice(config: InferConfig, t
     assert not any(word in log.read_text()[before:] for word in ("clip 1/", "keyframe 1/"))
     assert not list(out.rglob("*.latents"))
     infer(many, tmp_path / "whole")
-    for name in ("clip.mp4", "base-clip.mp4"):
-        ours, theirs = (frames(folder / "0001" / name).astype(int) for folder in (out, tmp_path / "whole"))
-        assert np.abs(ours - theirs).mean() < 0.5
+    assert np.abs(sheet(out / "0001") - sheet(tmp_path / "whole" / "0001")).mean() < ROUNDING
 
 
 def test_other_adapters_behind_the_same_path_make_the_clip_anew(config: InferConfig, run: RunDirectory, tmp_path: Path):
@@ -173,11 +184,11 @@ def test_other_adapters_behind_the_same_path_make_the_clip_anew(config: InferCon
     copy = Path(shutil.copytree(run.path, tmp_path / "run"))
     config = replace(config, ckpt=str(copy), mode="t2v", num_frames=5)
     infer(config, tmp_path / "out")
-    first = (tmp_path / "out" / "clip.mp4").read_bytes()
+    first = sheet(tmp_path / "out")
     style = read_adapter(copy / "style.safetensors")
     export_adapter(copy / "style.safetensors", replace(style, state={k: v * 2 for k, v in style.state.items()}))
     infer(config, tmp_path / "out")
-    assert (tmp_path / "out" / "clip.mp4").read_bytes() != first
+    assert np.abs(sheet(tmp_path / "out") - first).mean() > 10 * ROUNDING
 
 
 def test_a_prompt_is_shown_as_training_showed_its_captions():

@@ -191,7 +191,7 @@ def test_stock_diffusers_gives_our_output(
     transformer = bundles[used_on].load_transformer()
     assert torch.equal(run(transformer), before)
     load_adapter(transformer, "motion", read_adapter(tmp_path / "adapter.safetensors"), "tiny")
-    assert (run(transformer) - theirs).abs().max() < 1e-5
+    assert (run(transformer) - theirs).abs().max() < 1e-4
     assert (theirs - before).abs().max() > 1e-2
 
 

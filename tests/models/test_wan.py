@@ -28,6 +28,10 @@ from cinelora.sampling.denoise import Guided, sample
 PROMPT = "a man, smoking (alone), waits; a car's lamps = two moons &amp; rain"
 NEGATIVE = "blur"
 HEIGHT, WIDTH, FRAMES = 32, 48, 9
+DIGITS = 1e-4
+"""What the last digits of float32 may come to in one network; one letter of a prompt comes to 100 times that in a clip."""
+CLIP_DIGITS = 2e-4
+"""The same over a clip's steps with guidance; timesteps rounded to bf16 come to 100 times that, guidance 4.01 to 8 times."""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +58,7 @@ def test_t2v_clip_equals_the_diffusers_pipeline(t2v: WanBundle, steps: int):
     positive, negative = text_pair(t2v)
     guided = Guided(t2v.load_transformer(), Condition(positive), Condition(negative), 4.0)
     ours = sample(guided, noise, SamplerConfig(steps=steps), shift=3.0)
-    assert (ours - theirs).abs().max() < 1e-5
+    assert (ours - theirs).abs().max() < CLIP_DIGITS
 
 
 def test_i2v_clip_equals_the_diffusers_pipeline_given_the_same_clip_features(i2v: WanBundle, picture: np.ndarray):
@@ -78,7 +82,7 @@ def test_i2v_clip_equals_the_diffusers_pipeline_given_the_same_clip_features(i2v
     shown = ImageCondition(image.latents[None], pipeline.encode_image(Image.fromarray(picture), "cpu"))
     guided = Guided(i2v.load_transformer(), Condition(positive, shown), Condition(negative, shown), 4.0)
     ours = sample(guided, noise, SamplerConfig(steps=4), shift=3.0)
-    assert (ours - theirs).abs().max() < 1e-5
+    assert (ours - theirs).abs().max() < CLIP_DIGITS
 
 
 def test_condition_latents_and_mask_are_those_of_the_diffusers_pipeline(i2v: WanBundle, picture: np.ndarray):
@@ -89,7 +93,7 @@ def test_condition_latents_and_mask_are_those_of_the_diffusers_pipeline(i2v: Wan
     with i2v.loaded(Part.VAE, Part.IMAGE_ENCODER):
         image = i2v.encode_image(picture, FRAMES)
     ours = torch.cat([first_frame_mask(image.latents[None]), image.latents[None]], dim=1)
-    assert (ours - theirs).abs().max() < 1e-6
+    assert (ours - theirs).abs().max() < DIGITS
 
 
 def test_clip_features_differ_from_diffusers_in_the_resize_alone(i2v: WanBundle, picture: np.ndarray):
@@ -99,8 +103,8 @@ def test_clip_features_differ_from_diffusers_in_the_resize_alone(i2v: WanBundle,
     with i2v.loaded(Part.VAE, Part.IMAGE_ENCODER):
         ours = [i2v.encode_image(frame, 1).tokens for frame in (square, picture)]
     theirs = [pipeline.encode_image(Image.fromarray(frame), "cpu")[0] for frame in (square, picture)]
-    assert (ours[0] - theirs[0]).abs().max() < 1e-5
-    assert (ours[1] - theirs[1]).abs().max() > 1e-5
+    assert (ours[0] - theirs[0]).abs().max() < DIGITS
+    assert (ours[1] - theirs[1]).abs().max() > 10 * DIGITS
 
 
 def test_text_is_cut_at_its_true_length_and_zero_padded_as_in_the_diffusers_pipeline(t2v: WanBundle):
@@ -109,7 +113,7 @@ def test_text_is_cut_at_its_true_length_and_zero_padded_as_in_the_diffusers_pipe
     with t2v.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
         [text] = t2v.encode_text([PROMPT])
     ours = pad_text([text])
-    assert (ours - theirs).abs().max() < 1e-5
+    assert (ours - theirs).abs().max() < DIGITS
     assert not ours[0, len(text) :].any()
     assert len(text) < 512
 
@@ -124,8 +128,8 @@ def test_latents_are_the_posterior_mean_normalised_and_decode_undoes_it(t2v: Wan
             raw = vae.encode(video).latent_dist.mean
             expected = (vae.decode(raw).sample + 1) / 2
         mean, std = (torch.tensor(vae.config[name]).view(1, 16, 1, 1, 1) for name in ("latents_mean", "latents_std"))
-        assert torch.allclose(latents * std + mean, raw, atol=1e-6)
-        assert torch.allclose(t2v.decode(latents), expected.clamp(0, 1), atol=1e-5)
+        assert torch.allclose(latents * std + mean, raw, atol=1e-5)
+        assert torch.allclose(t2v.decode(latents), expected.clamp(0, 1), atol=1e-3)  # a quarter of a level
 
 
 def test_dropping_the_image_means_no_tokens_and_zero_mask_and_zero_latents(i2v: WanBundle):

@@ -36,9 +36,8 @@ from cinelora.training.checkpoints import POINTER, load_checkpoint, saved_checkp
 from cinelora.training.run import Crew, build_stage, carry_style_adapter, closing_lines, encode_rank, train, train_rank
 from cinelora.training.stage import Stage
 
-SUMMATION = 2e-4
-"""Ranks add gradients up in another order, and AdamW turns a difference in a gradient near zero into one of the order of
-the rate, 1.2e-3 a step here. Other samples or other noise in one single step move weights by over 1e-3."""
+SUMMATION = 1e-6
+"""Ranks add gradients up in another order. Other noise of one sample in the last step moves weights by over 1e-4."""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -113,7 +112,16 @@ def test_a_killed_and_resumed_run_ends_bit_for_bit_like_one_never_killed(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_two_ranks_end_like_one_with_the_same_samples_per_step(style_config: TrainConfig, tmp_path: Path):
+@pytest.fixture
+def smooth() -> OptimizerConfig:
+    """AdamW as it steps by the gradient: by its sign, it makes a whole step of the last digits of one near zero."""
+    return OptimizerConfig(eps=1e-3)
+
+
+def test_two_ranks_end_like_one_with_the_same_samples_per_step(
+    style_config: TrainConfig, smooth: OptimizerConfig, tmp_path: Path
+):
+    style_config.optimizer = smooth
     one = run_here(style_config, tmp_path / "one")
     shared = replace(style_config, gpus=2, stage=replace(style_config.stage, batch_size=1))
     run = RunDirectory(tmp_path / "two")
@@ -122,8 +130,10 @@ def test_two_ranks_end_like_one_with_the_same_samples_per_step(style_config: Tra
     assert_same_end(one, run, tolerance=SUMMATION)
 
 
-def test_two_ranks_agree_although_one_of_them_drops_its_image(motion_config: TrainConfig, tmp_path: Path):
-    config = replace(motion_config, dropout=replace(motion_config.dropout, image=0.5))
+def test_two_ranks_agree_although_one_of_them_drops_its_image(
+    motion_config: TrainConfig, smooth: OptimizerConfig, tmp_path: Path
+):
+    config = replace(motion_config, optimizer=smooth, dropout=replace(motion_config.dropout, image=0.5))
     config.stage = replace(config.stage, accumulation=1, steps=4)
     one = run_here(config, tmp_path / "one")
     shared = replace(config, gpus=2, stage=replace(config.stage, batch_size=1))
@@ -146,7 +156,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(
     assert load_checkpoint(RunDirectory(tmp_path).checkpoints).step >= 1
 
 
-def test_a_resume_that_cuts_its_steps_otherwise_ends_at_the_same_numbers(style_config: TrainConfig, tmp_path: Path):
+def test_a_resume_that_cuts_its_steps_otherwise_ends_at_the_same_numbers(
+    style_config: TrainConfig, smooth: OptimizerConfig, tmp_path: Path
+):
+    style_config.optimizer = smooth
     whole = run_here(style_config, tmp_path / "whole")
     run = run_here(replace(style_config, stage=replace(style_config.stage, steps=4)), tmp_path / "run")
     cut = replace(style_config.stage, batch_size=1, accumulation=2)

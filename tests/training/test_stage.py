@@ -75,7 +75,7 @@ def test_a_trained_sample_is_conditioned_like_the_diffusers_pipeline_conditions_
     pipeline = WanImageToVideoPipeline.from_pretrained(i2v.directory(Part.VAE).parent, torch_dtype=torch.float32)
     pixels = torch.from_numpy(first.copy()).permute(2, 0, 1)[None] / 127.5 - 1
     _, condition = pipeline.prepare_latents(pixels, 1, 16, 32, 48, 9, torch.float32, "cpu")
-    assert (training[0]["image_latents"] - condition[0, 4:]).abs().max() < 1e-6
+    assert (training[0]["image_latents"] - condition[0, 4:]).abs().max() < 1e-4
 
 
 def test_draws_depend_on_seed_sample_step_and_slot_alone(style_config: TrainConfig, tmp_path: Path):

@@ -9,8 +9,7 @@ from html import escape
 Point = tuple[float, float, str]
 
 WIDTH, HEIGHT = 640, 400
-LEFT, TOP, RIGHT, BOTTOM = 64, 64, 620, 348
-"""The frame of the axes, in the picture's units."""
+LEFT, TOP, RIGHT, BOTTOM = 64, 64, 620, 348  # the frame of the axes, in the picture's units
 COLOURS = ("#1b7f79", "#c44536", "#3d5a98", "#b07d12")
 
 

@@ -428,7 +428,7 @@ def test_a_run_stopped_early_says_what_it_knows(
 
 def test_what_a_stopped_run_prints_can_be_typed(tmp_path: Path):
     run = RunDirectory(tmp_path / "it's, (1) $HOME")
-    result = {"stage": "style", "interrupted": True, "step": 3, "steps": 8, "adapter_effect": 1.0}
+    result = {"stage": "style", "interrupted": True, "step": 3, "steps": 8, "adapter_effect": 1.0, "weights": "stored"}
     typed = closing_lines(result, run)[-1].partition("go on with: ")[2]
     assert shlex.split(typed) == ["python", "train.py", f"resume={run.path}"]
 

@@ -285,7 +285,7 @@ def _read(stored: dict[str, Stored], origin: Origin, device: torch.device, dtype
     """One tensor on ``device`` in ``dtype``; fp8 is multiplied with its scale in float32, where it has one."""
     tensor = stored[origin.name].read()
     if origin.third is not None:
-        tensor = tensor.chunk(3)[origin.third]
+        tensor = tensor.chunk(3)[origin.third].clone()  # a view would keep all three
     scale = next((stored[name] for name in _scale_names(origin.name) if name in stored), None)
     if scale is None or not tensor.dtype.is_floating_point or tensor.dtype.itemsize > 1:
         return tensor.to(device).to(dtype)  # first moved, then widened: the narrow form is what travels

@@ -124,6 +124,7 @@ def _part_folder(part: Part, folder: Path) -> Found:
 def _is_wan_directory(folder: Path) -> bool:
     """Whether a directory is as Wan's authors publish it: a ``WanModel`` at its top, or the files of their names."""
     named = any((folder / f"{name}{end}").exists() for name in WAN_FILES.values() for end in (".pth", ".safetensors"))
+    named |= (folder / WAN_TOKENIZER).is_dir()  # the hub may have given that part alone
     return named or _class_name(folder / "config.json").endswith("WanModel")
 
 
@@ -330,7 +331,7 @@ def refuse_other_transformer(shape: Shape, kind: str, model: ModelConfig | None)
     if shape.in_channels != wanted:
         other = "i2v" if kind == "t2v" else "t2v"
         raise ModelError(
-            f"this is a {_KIND_WORDS[other]} transformer: its first layer takes {shape.in_channels} channels, "
+            f"this is the {_KIND_WORDS[other]} transformer: its first layer takes {shape.in_channels} channels, "
             f"{_KIND_WORDS[kind]} takes {wanted}; give it as model.{other}"
         )
     if model and (shape.num_layers, shape.hidden_size) != (model.num_layers, model.hidden_size):
@@ -415,6 +416,9 @@ def _refuse_two_experts(source: Path) -> None:
     for folder in ("transformer_2", "high_noise_model", "low_noise_model"):
         if (source / folder).is_dir():
             raise ModelError(f"this is a Wan2.2 checkpoint (it has {folder}/), and this version knows Wan2.1")
+    index = source / "model_index.json"
+    if index.is_file() and (read_json(index).get("transformer_2") or [None])[0]:
+        raise ModelError("this is a Wan2.2 checkpoint (of two transformers), and this version knows Wan2.1")
 
 
 def facts(path: Path | None) -> dict[str, Any]:

@@ -405,7 +405,7 @@ def _patterns(part: Part) -> list[str]:
     diffusers = [f"{part}/*.json", f"{part}/*.safetensors", f"{part}/*.model", f"{part}/*.txt"]
     match part:
         case Part.TRANSFORMER:
-            return [*diffusers, "config.json", f"{WAN_SHARDS}*.safetensors", f"{WAN_SHARDS}*.json"]
+            return [*diffusers, "model_index.json", "config.json", f"{WAN_SHARDS}*.safetensors", f"{WAN_SHARDS}*.json"]
         case Part.TOKENIZER:
             return [*diffusers, f"{WAN_TOKENIZER}/*.json", f"{WAN_TOKENIZER}/*.model"]
     return [*diffusers, f"{WAN_FILES[part]}.safetensors", f"{WAN_FILES[part]}.pth"]

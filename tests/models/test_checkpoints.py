@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from hub_server import serve
 from safetensors.torch import load_file
 from torch import Tensor
 from wan_layouts import (
@@ -296,6 +298,65 @@ def test_the_command_line_refuses_in_one_sentence(
     said = capsys.readouterr().err
     assert said.startswith(f"train.py: model.t2v={file}: transformer: it has 2 blocks of width 128, model=tiny has 6")
     assert said.count("\n") == 1
+
+
+# -- the hub -----------------------------------------------------------------------------------------------------------
+
+FETCH = """
+import json, sys
+import torch
+from pathlib import Path
+from cinelora.config.schema import ModelConfig
+from cinelora.errors import ModelError
+from cinelora.models.wan import Part, WanBundle
+model = ModelConfig(**json.loads(sys.argv[1]))
+for name in sys.argv[2:]:
+    bundle = WanBundle.from_config(model, "t2v", Path("unused"), torch.device("cpu"))
+    try:
+        bundle._load(Part(name))
+        folder = bundle.found(Part(name)).folder
+        root = next(path for path in (folder, *folder.parents) if path.parent.name == "snapshots")
+        print(json.dumps(sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())))
+    except ModelError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+def fetched(folder: Path, home: Path, *parts: str) -> list[Any]:
+    """What lies in the snapshot after each part, one after another, was loaded from a hub that holds ``folder``."""
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_") and "proxy" not in key.lower()}
+    shape = {"num_layers": 2, "num_heads": 4, "hidden_size": 128}
+    settings = json.dumps({"name": "mini", "t2v": "owner/name", "dtype": "fp32", **shape})
+    with serve(files) as address:
+        done = subprocess.run(
+            [sys.executable, "-c", FETCH, settings, *parts],
+            env=kept | {"HF_HOME": str(home), "HF_ENDPOINT": address},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_repository_of_wans_own_layout_is_fetched_part_by_part(t2v_mini: Miniature, tmp_path: Path) -> None:
+    folder = save_wan(tmp_path / "repository", t2v_mini)
+    tokenizer, vae, transformer = fetched(folder, tmp_path / "home", "tokenizer", "vae", "transformer")
+    assert all(name.startswith("google/umt5-xxl/") for name in tokenizer)
+    assert set(vae) - set(tokenizer) == {"Wan2.1_VAE.pth"}
+    assert set(transformer) - set(vae) == {
+        "config.json",
+        "diffusion_pytorch_model.safetensors.index.json",
+        *(f"diffusion_pytorch_model-{number:05d}-of-00003.safetensors" for number in (1, 2, 3)),
+    }
+
+
+def test_a_repository_of_another_kind_is_named_once_it_is_fetched(i2v_mini: Miniature, tmp_path: Path) -> None:
+    folder = save_diffusers(tmp_path / "repository", i2v_mini)
+    [said] = fetched(folder, tmp_path / "home", "transformer")
+    assert said.startswith(
+        "transformer of owner/name: this is the image-to-video transformer: its first layer takes 36"
+    )
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from PIL import Image
 from cinelora.config.schema import InferConfig, MetricsConfig, ModelConfig, SamplerConfig, TrainConfig, WeightsConfig
 from cinelora.errors import AdapterError, ConfigError, FootageError
 from cinelora.footage.samples import prompt_with_trigger
-from cinelora.inference import infer
+from cinelora.inference import caveat, infer
 from cinelora.latents.cache import Entry, Index
 from cinelora.launch import LaunchError
 from cinelora.models.lora import adapter_state
@@ -63,6 +63,22 @@ def config(run: RunDirectory, small_model: ModelConfig, cache: Path) -> InferCon
 def frames(path: Path) -> np.ndarray:
     with av.open(str(path)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def test_a_scene_of_random_weights_says_so(
+    config: InferConfig, i2v: WanBundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    encoders = str(i2v.directory(Part.VAE).parent)
+    model = replace(
+        config.model,
+        **{"t2v": "owner/t2v", "i2v": "owner/i2v", "weights": "random", "ffn_dim": 64, "num_layers": 1},
+        **{"vae": encoders, "text_encoder": encoders, "tokenizer": encoders, "image_encoder": encoders},
+    )
+    config = replace(config, model=model, ckpt=None)
+    assert caveat(config) == " (random weights: noise)"
+    assert infer(config, tmp_path) == 0
+    assert json.loads((tmp_path / "summary.json").read_text())["weights"] == "random"
+    assert "WARNING: made with random weights (model.weights=random): the clips are noise" in capfd.readouterr().out
 
 
 def test_a_scene_leaves_clip_keyframe_contact_sheet_and_summary(config: InferConfig, tmp_path: Path):

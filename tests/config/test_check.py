@@ -52,6 +52,18 @@ def test_motion_without_a_style_adapter_says_so() -> None:
     assert "without a style adapter" in train("stage=motion")[-1]
 
 
+def test_random_weights_say_so_and_what_is_drawn() -> None:
+    warning, size = train("model=wan21_14b_480p", "model.weights=random")[-2:]
+    assert warning.startswith(
+        "WARNING: model.weights=random: the values of transformer, vae, text_encoder, tokenizer are"
+    )
+    assert size == "prompts are encoded by a whole UMT5-XXL, 11 GB; model.text_encoder=<folder> takes another"
+    [alone] = train("model=wan21_14b_480p", "model.weights=random", "model.text_encoder=owner/name")[2:]
+    assert "the values of transformer, vae, tokenizer are drawn" in alone
+    scene = infer("prompt=x", "model=wan21_14b_480p", "model.weights=random")
+    assert "the values of transformer, text_encoder, tokenizer, vae, image_encoder are drawn" in scene[1]
+
+
 NUMBERS = [
     ("gpus=0", "at least 1"),
     ("nodes=0", "at least 1"),
@@ -179,6 +191,8 @@ INFERENCE = [
     (["prompt=x", "sampler.guidance=nan"], "a finite number"),
     (["prompt=x", "mode=clip"], r"wants scene\|t2v"),
     (["prompt=x", "gpus=3"], "gpus=3"),
+    (["prompt=x", "model.vae=gone.safetensors"], "model.vae=gone.safetensors: wants a directory or file that is there"),
+    (["prompt=x", "model.weights=drawn"], r"model.weights=drawn: wants stored\|random"),
     (["prompt=x", "sampler.guidance_mode=split", "gpus=3"], "even number of ranks"),
     (["prompt=x", "sampler.guidance_mode=split", "gpus=2", "sampler.guidance=1"], "no pair to split"),
 ]

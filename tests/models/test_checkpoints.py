@@ -118,7 +118,10 @@ def written(layout: str, folder: Path, mini: Miniature) -> dict[str, str]:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_holds_the_same_model(layout: str, mini: Miniature, tmp_path: Path) -> None:
     settings = written(layout, tmp_path, mini)
-    assert survey(model(**settings), mini.kind, Part) == survey(model(**settings), mini.kind, Part)
+    said = survey(model(**settings), mini.kind, Part)
+    assert len(said) == {"bf16 variant": 4, "wan": 3}.get(
+        layout, 0
+    )  # precision of each part; what is read of each .pth
     ours = bundle(mini.kind, **settings)
     for part in TENSORS:
         assert_same(part, ours._load(part), mini.module(part))

@@ -7,14 +7,13 @@ names, JSON and the headers of safetensors files, never a weight, and it needs n
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cinelora.config.schema import ModelConfig
 from cinelora.errors import CineloraError, ModelError
@@ -106,6 +105,8 @@ def _single_file(part: Part, path: Path) -> Found:
         return Found(part, path.parent, (path,))
     if path.suffix == ".pth" and part in WAN_FILES:
         return Found(part, path.parent, (_plain_pickle(path),))
+    if path.suffix == ".gguf":
+        raise ModelError(f"{path.name} is a GGUF file, which is not read here: give the model as .safetensors")
     raise ModelError(f"{path.name} is no .safetensors file; pickled weights are never loaded")
 
 
@@ -117,6 +118,7 @@ def _part_folder(part: Part, folder: Path) -> Found:
     config = folder / "config.json"
     if not config.is_file():
         raise ModelError(f"no config.json in {folder.name}/")
+    facts(config)  # a damaged one is named now
     weights, variant = _weight_files(folder)
     return Found(part, folder, weights, config, variant)
 
@@ -159,9 +161,8 @@ def _is_folder_of(part: Part, folder: Path) -> bool:
 def _class_name(config: Path) -> str:
     if not config.is_file():
         return ""
-    settings = read_json(config)
-    names = [settings["_class_name"]] if "_class_name" in settings else settings["architectures"] or [""]
-    return str(names[0])
+    settings = facts(config)  # of any project: nothing has to be in it
+    return str(settings.get("_class_name") or (settings.get("architectures") or [""])[0])
 
 
 def _plain_pickle(path: Path) -> Path:
@@ -173,32 +174,40 @@ def _plain_pickle(path: Path) -> Path:
 
 def _weight_files(folder: Path, stem: str | None = None) -> tuple[tuple[Path, ...], str]:
     """The safetensors of a folder and the precision in their names; raises ``ModelError`` naming the missing shards."""
-    sets = {key: names for key, names in _weight_sets(folder).items() if stem in (None, key[1])}
+    sets = {key: names for key, names in _weight_sets(folder).items() if stem in (None, key.stem)}
     if not sets:
         pickles = [path.name for path in folder.glob("*.bin")] + [path.name for path in folder.glob("*.pt")]
         pickled = f" but {pickles[0]}" if pickles else ""
         raise ModelError(f"no .safetensors file{pickled} in {folder.name}/; pickled weights are never loaded")
-    known = [key for key in sets if key[1] in (WAN_SHARDS, "model")] or list(sets)
-    ranked = sorted(known, key=lambda key: _VARIANTS.index(key[0]))
-    if len({name for variant, name in ranked}) > 1:
-        raise ModelError(f"several checkpoints in {folder.name}/: {', '.join(sorted(name for _, name in ranked))}")
+    known = [key for key in sets if key.stem in (WAN_SHARDS, "model")] or list(sets)
+    ranked = sorted(known, key=lambda key: (_VARIANTS.index(key.variant), key.total))
+    if len(stems := {key.stem for key in ranked}) > 1:
+        raise ModelError(f"several checkpoints in {folder.name}/: {', '.join(sorted(stems))}")
     missing = {key: sorted(name for name in sets[key] if not (folder / name).is_file()) for key in ranked}
     key = next((key for key in ranked if not missing[key]), ranked[0])
     if missing[key]:
         shown = ", ".join(missing[key][:3]) + (", ..." if len(missing[key]) > 3 else "")
         raise ModelError(f"{len(missing[key])} of {len(sets[key])} shards missing ({shown})")
-    return tuple(folder / name for name in sorted(sets[key])), key[0]
+    return tuple(folder / name for name in sorted(sets[key])), key.variant
 
 
-def _weight_sets(folder: Path) -> dict[tuple[str, str], set[str]]:
-    """File names by (precision, stem): those there are, and those that an index or a shard's own name promises."""
-    sets: dict[tuple[str, str], set[str]] = {}
+class _Set(NamedTuple):
+    """Files that belong together: their precision, the beginning of their names, and their number where it is said."""
+
+    variant: str
+    stem: str
+    total: str
+
+
+def _weight_sets(folder: Path) -> dict[_Set, set[str]]:
+    """File names by set: those there are, and those that an index or a shard's own name promises."""
+    sets: dict[_Set, set[str]] = {}
     promised = [name for index in folder.glob("*.safetensors.index*.json") for name in _promised(index)]
     for name in {*promised, *(path.name for path in folder.glob("*.safetensors"))}:
         form = _FORM.fullmatch(name)
         if form is None or "/" in name:
             raise ModelError(f"an index in {folder.name}/ names {name!r}, which is no file beside it")
-        key = form["variant"] or form["late"] or "", form["stem"]
+        key = _Set(form["variant"] or form["late"] or "", form["stem"], form["total"] or "")
         sets.setdefault(key, set()).update(_siblings(name, form))
     return sets
 
@@ -422,5 +431,8 @@ def _refuse_two_experts(source: Path) -> None:
 
 
 def facts(path: Path | None) -> dict[str, Any]:
-    """The settings in a ``config.json``; none where there is no file."""
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path else {}
+    """The settings in a ``config.json``, none where there is no file; raises ``FileError`` or ``ModelError``."""
+    settings = read_json(path) if path else {}
+    if not isinstance(settings, dict):
+        raise ModelError(f"{path} is no table of settings")
+    return settings

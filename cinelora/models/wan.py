@@ -218,7 +218,8 @@ class WanBundle:
         source = self.part_source(part)
         if source is None:
             raise ModelError(f"{part} lies nowhere: model.weights=random draws its values")
-        path = _on_this_machine(source, self.requested_revision, part, self.cache)
+        revision = self.requested_revision if source == self.source else "main"
+        path = _on_this_machine(source, revision, part, self.cache)
         try:
             if self.kind:
                 inspect(part, path, self.kind, self.model)

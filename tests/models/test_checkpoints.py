@@ -303,6 +303,38 @@ def test_the_command_line_refuses_in_one_sentence(
     assert said.count("\n") == 1
 
 
+def test_a_relative_path_holds_from_any_directory(
+    t2v_mini: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = save_files(tmp_path, t2v_mini)
+    monkeypatch.chdir(tmp_path)
+    shape = ["model.num_layers=2", "model.num_heads=4", "model.hidden_size=128"]
+    argv = ["stage=style", "data=noir", "out=run", *shape]
+    argv += [f"model.{key}={Path(path).relative_to(tmp_path)}" for key, path in settings.items()]
+    seen = []
+    assert main("train", argv, lambda config, folder: seen.append(config.model) or 0) == 0
+    assert {key: getattr(seen[0], key) for key in settings} == settings
+
+
+def test_the_whole_file_is_taken_beside_stale_shards(t2v_mini: Miniature, tmp_path: Path) -> None:
+    folder = save_diffusers(tmp_path, t2v_mini)
+    save(folder / "transformer" / "diffusion_pytorch_model-00001-of-00004.safetensors", {"stale": torch.zeros(2)})
+    assert_same(Part.TRANSFORMER, bundle("t2v", t2v=str(folder)).load_transformer(), t2v_mini.transformer)
+
+
+def test_other_folders_and_damaged_settings_are_named(t2v_mini: Miniature, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "bert"}')
+    assert complaint("t2v", t2v=str(tmp_path / "other")).startswith(
+        "transformer: no folder transformer/; vae: no folder"
+    )
+    (tmp_path / "wan.gguf").write_bytes(b"GGUF")
+    assert "transformer: wan.gguf is a GGUF file" in complaint("t2v", t2v=str(tmp_path / "wan.gguf"))
+    folder = save_diffusers(tmp_path, t2v_mini)
+    (folder / "vae" / "config.json").write_text('{"base_dim": ')
+    assert "config.json is damaged or no JSON" in complaint("t2v", t2v=str(folder))
+
+
 # -- the hub -----------------------------------------------------------------------------------------------------------
 
 FETCH = """

@@ -288,7 +288,7 @@ def _read(stored: dict[str, Stored], origin: Origin, device: torch.device, dtype
         tensor = tensor.chunk(3)[origin.third].clone()  # a view would keep all three
     scale = next((stored[name] for name in _scale_names(origin.name) if name in stored), None)
     if scale is None or not tensor.dtype.is_floating_point or tensor.dtype.itemsize > 1:
-        return tensor.to(device).to(dtype)  # first moved, then widened: the narrow form is what travels
+        return tensor.to(device).to(dtype)  # converted where it is to be: a GPU does it in no time
     factor = scale.read().to(device, torch.float32)
     factor = factor.reshape(-1, *[1] * (tensor.ndim - 1)) if factor.numel() > 1 else factor.reshape(())
     return tensor.to(device).float().mul_(factor).to(dtype)

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -168,10 +167,8 @@ def test_bf16_keeps_in_float32_what_diffusers_keeps(t2v_mini: Miniature, tmp_pat
 
 
 def complaint(kind: str, **settings: Any) -> str:
-    started = time.perf_counter()
     with pytest.raises(ModelError) as caught:
         survey(model(**settings), kind, Part)
-    assert time.perf_counter() - started < 5  # seconds on a machine that does other things too; it is milliseconds
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

@@ -18,6 +18,7 @@ EMBEDDED = ("embedded:tiny-t2v", "embedded:tiny-i2v")
 _FORM = re.compile(r"hub:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 # Weights as safetensors and settings as text: no file that is run or unpickled when it is opened.
 _WANTED = ["*.safetensors", "*.json", "*.jsonl", "*.yaml", "checkpoints/last"]
+_WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".gguf")
 _ADAPTERS = ("style.safetensors", "motion.safetensors")
 
 
@@ -27,15 +28,16 @@ def is_run(path: Path) -> bool:
 
 
 def is_model_source(source: str) -> bool:
-    """Whether a text can be a model: an embedded one, a directory, or by its form a repository on the hub."""
-    if source.startswith(("embedded:", ".", "/", "~")):
-        return source in EMBEDDED or Path(source).is_dir()
-    return Path(source).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None
+    """Whether a text can be a model: an embedded one, a path that is there, or by its form a repository on the hub."""
+    if source in EMBEDDED or Path(source).exists():
+        return True
+    is_path = source.startswith(("embedded:", ".", "/", "~")) or source.endswith(_WEIGHTS)
+    return not is_path and re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None
 
 
 def is_at_hand(source: str) -> bool:
-    """Whether a model is on this machine for certain: embedded, or a directory."""
-    return source in EMBEDDED or Path(source).is_dir()
+    """Whether a model is on this machine for certain: embedded, or a path that is there."""
+    return source in EMBEDDED or Path(source).exists()
 
 
 def resolve(source: str, key: str = "ckpt") -> Path:

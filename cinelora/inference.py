@@ -57,6 +57,8 @@ def infer(config: InferConfig, run_dir: Path) -> int:
     for take in todo:
         print(f"clip {take.folder / 'clip.mp4'}\ncontact sheet {take.folder / 'contact.png'}")
         print(f"summary {take.folder / 'summary.json'}")
+    if config.model.weights == "random":
+        print("WARNING: made with random weights (model.weights=random): the clips are noise")
     return 0
 
 
@@ -348,6 +350,7 @@ def write_take(
         "adapters": {kind: adapter_facts(adapter) for kind, adapter in adapters.items()},
         "seconds": {part: round(total, 3) for part, total in clock.seconds.items()},
         "takes_in_run": num_takes,
+        "weights": config.model.weights,
         "metrics": measure(config.metrics.names, videos["adapted"]),
         "peak_memory_mib": peak_memory_mib(),
         "ranks": config.gpus * config.nodes,
@@ -359,9 +362,11 @@ def write_take(
 
 
 def caveat(config: InferConfig) -> str:
-    """What a contact sheet must say beside its pictures where nobody has taught the embedded model any."""
+    """What a contact sheet must say beside its pictures where nobody has taught the model any."""
     from cinelora.models.tiny import is_trained
 
+    if config.model.weights == "random":
+        return " (random weights: noise)"
     sources = (config.model.t2v, config.model.i2v)
     noise = any(s and s.startswith("embedded:") for s in sources) and not is_trained()
     return " (untrained embedded model: noise)" if noise else ""

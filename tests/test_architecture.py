@@ -50,6 +50,7 @@ WITHOUT_TORCH = (
     "cinelora.footage",
     "cinelora.hub",
     "cinelora.launch",
+    "cinelora.models.checkpoints",
     "cinelora.sampling.partition",
 )
 WITH_TORCH = ("cinelora.footage.render", "cinelora.footage.rendered")

@@ -80,6 +80,22 @@ def distance_to_base(folder: Path) -> float:
     return min(float(np.abs(above[top : top + 32] - ours).mean()) for top in range(len(above) - 31))
 
 
+def test_a_scene_of_random_weights_says_so(
+    config: InferConfig, i2v: WanBundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    encoders = str(i2v.directory(Part.VAE).parent)
+    model = replace(
+        config.model,
+        **{"t2v": "owner/t2v", "i2v": "owner/i2v", "weights": "random", "ffn_dim": 64, "num_layers": 1},
+        **{"vae": encoders, "text_encoder": encoders, "tokenizer": encoders, "image_encoder": encoders},
+    )
+    config = replace(config, model=model, ckpt=None)
+    assert caveat(config) == " (random weights: noise)"
+    assert infer(config, tmp_path) == 0
+    assert json.loads((tmp_path / "summary.json").read_text())["weights"] == "random"
+    assert "WARNING: made with random weights (model.weights=random): the clips are noise" in capfd.readouterr().out
+
+
 def test_a_scene_leaves_clip_keyframe_contact_sheet_and_summary(config: InferConfig, tmp_path: Path):
     assert infer(replace(config, compare=True), tmp_path) == 0
     with av.open(str(tmp_path / "clip.mp4")) as container:

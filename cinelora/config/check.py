@@ -1,7 +1,8 @@
 """Whether settings make sense together, and what follows from them.
 
 What enters is a composed dataclass; what leaves are the lines to print, each derived number with its reason. It looks
-at the names of files and at settings beside them, never into weights or footage; it imports neither torch nor Hydra.
+at the names of files, the headers of weights and settings beside them, never at a weight or a frame; it imports neither
+torch nor Hydra.
 """
 
 from __future__ import annotations
@@ -21,14 +22,23 @@ from cinelora.config.schema import (
     samples_per_step,
 )
 from cinelora.config.store import load_config
-from cinelora.errors import ConfigError
+from cinelora.errors import ConfigError, ModelError
 from cinelora.hub import EMBEDDED, is_model_source, is_run, resolve
+from cinelora.models.checkpoints import Part, source_of, survey
 from cinelora.runs import RunDirectory, trained_on
 
 __all__ = ["check_infer", "check_train", "effective_lr"]
 
 _AT_LEAST_ONE = {
-    *("model.num_layers", "model.num_heads", "model.hidden_size", "model.height", "model.width", "model.fps"),
+    *(
+        "model.num_layers",
+        "model.num_heads",
+        "model.hidden_size",
+        "model.ffn_dim",
+        "model.height",
+        "model.width",
+        "model.fps",
+    ),
     *("model.num_frames", "stage.num_frames", "stage.steps", "stage.batch_size", "stage.accumulation"),
     *(
         "data.stills_per_shot",
@@ -69,7 +79,8 @@ def check_train(config: TrainConfig) -> list[str]:
     _check_data(config)
     lines = [_batch_line(config), _rate_line(config)]
     reach = _reach_lines("stage.num_frames", config.stage.num_frames, config.model)
-    return [*_recipe_lines(config), *lines, *reach, *_adapter_lines(config)]
+    model = _model_lines(config.model, {config.stage.transformer: _trained_parts(config)})
+    return [*_recipe_lines(config), *lines, *reach, *_adapter_lines(config), *model]
 
 
 def check_infer(config: InferConfig) -> list[str]:
@@ -84,7 +95,8 @@ def check_infer(config: InferConfig) -> list[str]:
     if config.ckpt is not None:
         _check_fits("ckpt", config.ckpt, config.model)
     reach = _reach_lines("num_frames", _num_frames(config), config.model)
-    return [_clip_line(config), *reach, *_partition_lines(config)]
+    model = _model_lines(config.model, _sampled_parts(config))
+    return [_clip_line(config), *reach, *_partition_lines(config), *model]
 
 
 # Single values --------------------------------------------------------------------------------------------------------
@@ -250,12 +262,53 @@ def _check_fits(key: str, text: str, model: ModelConfig) -> None:
 
 
 def _check_source(model: ModelConfig, kind: str) -> None:
-    source = model.t2v if kind == "t2v" else model.i2v
-    if source is not None and not is_model_source(source):
-        raise ConfigError(
-            f"model.{kind}={source}: wants a directory that is there, a hub repository owner/name, "
-            f"or one of {', '.join(EMBEDDED)}"
-        )
+    for key in (kind, "vae", "text_encoder", "tokenizer", "image_encoder"):
+        source = getattr(model, key)
+        if source is not None and not is_model_source(source):
+            embedded = f", or one of {', '.join(EMBEDDED)}" if key == kind else ""
+            raise ConfigError(
+                f"model.{key}={source}: wants a directory or file that is there, a hub repository owner/name{embedded}"
+            )
+
+
+def _trained_parts(config: TrainConfig) -> list[Part]:
+    """The parts that a training run loads, the transformer first."""
+    return [part for part in Part if part is not Part.IMAGE_ENCODER or config.stage.image_condition]
+
+
+def _sampled_parts(config: InferConfig) -> dict[str, list[Part]]:
+    """The parts that make clips, of each checkpoint that takes part; the first one's encoders read the prompts."""
+    text, image = [Part.TEXT_ENCODER, Part.TOKENIZER], [Part.VAE, Part.IMAGE_ENCODER]
+    if config.mode == "t2v":
+        return {"t2v": [Part.TRANSFORMER, *text, Part.VAE]}
+    if config.image is not None:
+        return {"i2v": [Part.TRANSFORMER, *text, *image]}
+    return {"t2v": [Part.TRANSFORMER, *text, Part.VAE], "i2v": [Part.TRANSFORMER, *image]}
+
+
+def _model_lines(model: ModelConfig, parts: dict[str, list[Part]]) -> list[str]:
+    """Refuse parts that lie on this machine and are not whole, or not what they should be; a word on how they are read."""
+    lines: list[str] = []
+    for kind, wanted in parts.items():
+        try:
+            lines += survey(model, kind, wanted)
+        except ModelError as error:
+            raise ConfigError(f"model.{kind}={model.t2v if kind == 't2v' else model.i2v}: {error}") from error
+    drawn = {part: None for kind, wanted in parts.items() for part in wanted if source_of(model, kind, part) is None}
+    return [*dict.fromkeys(lines), *_random_lines(model, list(drawn))]
+
+
+def _random_lines(model: ModelConfig, drawn: list[Part]) -> list[str]:
+    if model.weights != "random":
+        return []
+    lines = [
+        f"WARNING: model.weights=random: the values of {', '.join(drawn)} are drawn, nothing in them was learnt: time and "
+        "memory are those of the real shapes, clips are noise and adapters worth nothing"
+    ]
+    if Part.TEXT_ENCODER in drawn:
+        size = "11 GB" if model.dtype == "bf16" else "23 GB"
+        lines.append(f"prompts are encoded by a whole UMT5-XXL, {size}; model.text_encoder=<folder> takes another")
+    return lines
 
 
 def _shape(model: ModelConfig) -> tuple[int, int]:

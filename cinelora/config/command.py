@@ -32,7 +32,7 @@ Run = Callable[[Any, Path], int]
 OUTPUTS = Path("outputs")
 INTERRUPTED = 130
 _PATHS = ("data.root", "adapter", "cache", "ckpt", "image", "prompts", "resume")
-_MODELS = ("model.t2v", "model.i2v")
+_MODELS = ("model.t2v", "model.i2v", "model.vae", "model.text_encoder", "model.tokenizer", "model.image_encoder")
 _RUNS = ("adapter", "ckpt", "resume")
 _LOCK = ".lock"
 _ELSEWHERE = ("out", "cache", "gpus", "nodes")
@@ -95,7 +95,7 @@ def _run_one(command: Command, run: Run, folder: Path | None) -> int:
 def anchored(config: Config) -> Config:
     """The same settings with paths that hold from any working directory; the text stays the end of the path.
 
-    A model is a path where there is such a directory, else a name on the hub. A run that is named by a link, such as
+    A model is a path where there is such a directory or file, else a name on the hub. A run that is named by a link, such as
     ``last``, gets its own name, since the link will point elsewhere.
     """
     config = dataclasses.replace(config, model=dataclasses.replace(config.model))
@@ -107,7 +107,7 @@ def anchored(config: Config) -> Config:
         for section in sections:
             node = getattr(node, section, None)
         text = getattr(node, name, None)
-        if text and (key in _PATHS or os.path.isdir(text)):
+        if text and (key in _PATHS or os.path.exists(text)):
             path = os.path.join(os.getcwd(), text)
             is_link = key in _RUNS and os.path.isdir(path) and os.path.islink(path.rstrip("/"))
             setattr(node, name, os.path.realpath(path) if is_link else path)

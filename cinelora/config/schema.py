@@ -26,6 +26,10 @@ FREE_TEXT_KEYS = frozenset(
         "data.trigger",
         "model.t2v",
         "model.i2v",
+        "model.vae",
+        "model.text_encoder",
+        "model.tokenizer",
+        "model.image_encoder",
         "preview.prompt",
         "logger.project",
         "description",
@@ -44,8 +48,19 @@ class ModelConfig:
     """A pair of transformers of one family, and the facts about them that are needed before anything is loaded."""
 
     name: str = setting("name of the model", "")
-    t2v: str | None = setting("text-to-video checkpoint: embedded:tiny-t2v, hub repository or diffusers directory")
+    t2v: str | None = setting(
+        "text-to-video checkpoint: embedded:tiny-t2v, hub repository, directory, or a .safetensors transformer"
+    )
     i2v: str | None = setting("image-to-video checkpoint, likewise; null where the family has none")
+    vae: str | None = setting("VAE for both, from a file, folder or repository; null = the checkpoint's own")
+    text_encoder: str | None = setting("UMT5 for both, likewise")
+    tokenizer: str | None = setting("tokenizer of UMT5, likewise, from a folder or repository")
+    image_encoder: str | None = setting("CLIP image encoder, likewise")
+    weights: str = setting(
+        "random = full shapes with random values, nothing fetched: for time and memory alone",
+        "stored",
+        ("stored", "random"),
+    )
     t2v_revision: str = setting("hub revision of t2v", "main")
     i2v_revision: str = setting("hub revision of i2v", "main")
     dtype: str = setting("dtype of the frozen transformer", "bf16", ("bf16", "fp32"))
@@ -56,6 +71,7 @@ class ModelConfig:
     num_layers: int = setting("transformer blocks", 40)
     num_heads: int = setting("attention heads; bounds how the sequence can be split", 40)
     hidden_size: int = setting("transformer width in channels", 5120)
+    ffn_dim: int = setting("width inside the feed-forward layers; asked for where weights are random", 13824)
     height: int = setting("frame height in pixels, a multiple of 16", 480)
     width: int = setting("frame width in pixels, a multiple of 16", 832)
     fps: int = setting("frames per second the model was trained at", 16)

@@ -1,7 +1,7 @@
 """One Wan2.1 checkpoint: its parts loaded on demand and frozen, and every quirk of how Wan is fed.
 
-Enters: a source (embedded, hub repository, diffusers directory), pixels and prompts. Leaves: latents, embeddings,
-predicted velocities, pixels. It does not know about adapters, training or samplers.
+Enters: a source (embedded, hub repository, directory, file, or random values), pixels and prompts. Leaves: latents,
+embeddings, predicted velocities, pixels. It does not know about adapters, training or samplers.
 
 Shape suffixes: B batch, C channels, T frames (latent frames for latents), H and W height and width, N tokens, D features.
 """
@@ -12,10 +12,9 @@ import gc
 import hashlib
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,26 @@ import ftfy
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from torch import Tensor, nn
-from transformers import AutoTokenizer, CLIPVisionModel, UMT5EncoderModel
+from diffusers import WanTransformer3DModel
+from torch import Tensor
+from transformers import AutoTokenizer, ByT5Tokenizer
 
 from cinelora.config.schema import ModelConfig
-from cinelora.errors import ModelError
+from cinelora.errors import CineloraError, ModelError
+from cinelora.files import sha256_json
 from cinelora.hub import EMBEDDED, is_model_source
+from cinelora.models.checkpoints import (
+    CHANNELS,
+    WAN_FILES,
+    WAN_SHARDS,
+    WAN_TOKENIZER,
+    Found,
+    inspect,
+    locate,
+    source_of,
+)
+from cinelora.models.checkpoints import Part as Part
+from cinelora.models.weights import load_part, random_part, settings_of
 
 TEXT_TOKENS = 512
 """Wan's cross-attention takes the last 512 context tokens for text and whatever precedes them for the image."""
@@ -40,14 +52,25 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-class Part(StrEnum):
-    """The folders of a diffusers checkpoint."""
-
-    TRANSFORMER = "transformer"
-    VAE = "vae"
-    TEXT_ENCODER = "text_encoder"
-    TOKENIZER = "tokenizer"
-    IMAGE_ENCODER = "image_encoder"
+UMT5_XXL: dict[str, Any] = {
+    "vocab_size": 256384,
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_layers": 24,
+    "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+}
+VIT_H: dict[str, Any] = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 14,
+    "hidden_act": "gelu",
+}
+"""The full shapes of the encoders, for random values. Source: Wan2.1 ``t5.py`` and ``clip.py``."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +187,8 @@ class WanBundle:
         self.dtype = DTYPES[dtype]
         self.cache = cache
         self.device = device or default_device()
+        self.model: ModelConfig | None = None
+        self.kind = ""
         self._loaded: dict[Part, Any] = {}
 
     @classmethod
@@ -172,25 +197,45 @@ class WanBundle:
         source = model.t2v if kind == "t2v" else model.i2v
         if source is None:
             raise ModelError(
-                f"model={model.name} has no {kind} checkpoint; set model.{kind}=<directory or hub repository>"
+                f"model={model.name} has no {kind} checkpoint; set model.{kind}=<directory, file or hub repository>"
             )
         revision = model.t2v_revision if kind == "t2v" else model.i2v_revision
-        return cls(source, revision, dtype=model.dtype, cache=cache, device=device)
+        bundle = cls(source, revision, dtype=model.dtype, cache=cache, device=device)
+        bundle.model, bundle.kind = model, kind
+        return bundle
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
+    def part_source(self, part: Part) -> str | None:
+        """Where ``part`` comes from, as the user named it; None where its values are random."""
+        return source_of(self.model, self.kind, part) if self.model else self.source
+
+    def found(self, part: Part) -> Found:
+        """The files of ``part``; fetched from the hub, that part alone, where its source is a repository.
+
+        Raises ``ModelError`` naming the part and what is missing.
+        """
+        source = self.part_source(part)
+        if source is None:
+            raise ModelError(f"{part} lies nowhere: model.weights=random draws its values")
+        revision = self.requested_revision if source == self.source else "main"
+        path = _on_this_machine(source, revision, part, self.cache)
+        try:
+            if self.kind:
+                inspect(part, path, self.kind, self.model)
+            return locate(part, path)
+        except CineloraError as error:
+            raise ModelError(f"{part} of {source}: {error}") from error
+
     def directory(self, part: Part) -> Path:
-        """The local folder of ``part``; fetched from the hub, that part alone, where the source is a repository."""
-        folder = _source_directory(self.source, self.requested_revision, part, self.cache) / part
-        if not folder.is_dir() or not any(folder.glob("*.json")):
-            raise ModelError(f"{self.source} has no {part}: expected a diffusers folder {part}/ with its config")
-        if part is not Part.TOKENIZER and not any(folder.glob("*.safetensors")):
-            raise ModelError(f"{part} of {self.source} holds no .safetensors file; pickled weights are never loaded")
-        return folder
+        """The local folder of ``part``; raises as ``found``."""
+        return self.found(part).folder
 
     def fingerprint(self, part: Part) -> str:
-        """12 hex digits of the part's content: names, sizes, and samples spread over every file."""
-        return _fingerprint(self.directory(part))
+        """12 hex digits of the part's content: names, sizes, and samples spread over every file; its shape if random."""
+        if self.part_source(part) is None:
+            return sha256_json(["random", part, {} if part is Part.TOKENIZER else self._random_settings(part)])[:12]
+        return _fingerprint(self.found(part).files)
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
@@ -210,7 +255,7 @@ class WanBundle:
 
     def load_transformer(self) -> WanTransformer3DModel:
         """A new frozen transformer in the bundle's dtype, in eval mode; the caller owns it."""
-        return self._from_pretrained(WanTransformer3DModel, Part.TRANSFORMER, torch_dtype=self.dtype)
+        return self._load(Part.TRANSFORMER)
 
     def _part(self, part: Part) -> Any:
         if part not in self._loaded:
@@ -218,28 +263,50 @@ class WanBundle:
         return self._loaded[part]
 
     def _load(self, part: Part) -> Any:
-        match part:
-            case Part.VAE:  # the official code runs the VAE in float32
-                return self._from_pretrained(AutoencoderKLWan, part, torch_dtype=torch.float32)
-            case Part.TEXT_ENCODER:
-                return self._from_pretrained(UMT5EncoderModel, part, dtype=self.dtype)
-            case Part.IMAGE_ENCODER:
-                return self._from_pretrained(CLIPVisionModel, part, dtype=torch.float32)
-            case Part.TOKENIZER:
-                return self._read(AutoTokenizer, part)
-            case Part.TRANSFORMER:
-                return self.load_transformer()
-
-    def _from_pretrained(self, cls: type[Any], part: Part, **options: Any) -> Any:
-        module: nn.Module = self._read(cls, part, use_safetensors=True, **options)
-        return module.to(self.device).eval().requires_grad_(False)
-
-    def _read(self, cls: type[Any], part: Part, **options: Any) -> Any:
-        folder = self.directory(part)
+        # the official code runs the VAE in float32, and CLIP is small enough for it
+        dtype = self.dtype if part in (Part.TRANSFORMER, Part.TEXT_ENCODER) else torch.float32
+        if self.part_source(part) is None:
+            if part is Part.TOKENIZER:
+                return ByT5Tokenizer()  # bytes: the one tokenizer that needs no file
+            return random_part(part, self._random_settings(part), self.device, dtype)
+        found = self.found(part)
         try:
-            return cls.from_pretrained(folder, **options)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise ModelError(f"{part} of {self.source} does not load: {_first_line(error)}") from error
+            if part is Part.TOKENIZER:
+                return AutoTokenizer.from_pretrained(found.folder)
+            return load_part(found, self.device, dtype, self.model.num_heads if self.model else None)
+        except (CineloraError, OSError, ValueError, RuntimeError, KeyError) as error:
+            raise ModelError(f"{part} of {self.part_source(part)} does not load: {_first_line(error)}") from error
+
+    def _random_settings(self, part: Part) -> dict[str, Any]:
+        """The full shape of ``part``; a transformer fits the encoders that are given beside it."""
+        match part:
+            case Part.VAE:
+                return {}  # diffusers' own default is Wan2.1's
+            case Part.TEXT_ENCODER:
+                return UMT5_XXL
+            case Part.IMAGE_ENCODER:
+                return VIT_H
+        model = self.model
+        assert model is not None  # nothing else has a part without a source
+        settings = {
+            "num_attention_heads": model.num_heads,
+            "attention_head_dim": model.hidden_size // model.num_heads,
+            "in_channels": CHANNELS[self.kind],
+            "text_dim": self._width(Part.TEXT_ENCODER, "d_model"),
+            "ffn_dim": model.ffn_dim,
+            "num_layers": model.num_layers,
+        }
+        if self.kind == "t2v":
+            return settings
+        return {
+            **settings,
+            "image_dim": self._width(Part.IMAGE_ENCODER, "hidden_size"),
+            "added_kv_proj_dim": model.hidden_size,
+        }
+
+    def _width(self, part: Part, name: str) -> int:
+        settings = self._random_settings(part) if self.part_source(part) is None else settings_of(self.found(part))
+        return int(settings[name])
 
     # -- pixels and latents --------------------------------------------------------------------------------------------
 
@@ -307,18 +374,18 @@ class WanBundle:
         return tokens
 
 
-def _source_directory(source: str, revision: str, part: Part, cache: Path) -> Path:
+def _on_this_machine(source: str, revision: str, part: Part, cache: Path) -> Path:
+    """The directory or file that holds ``part``, fetched where it has to be."""
     if not is_model_source(source):
         raise ModelError(
-            f"model source {source!r} is neither a directory nor a hub repository owner/name nor {' or '.join(EMBEDDED)}"
+            f"model source {source!r} is neither a directory, a file, nor a hub repository owner/name "
+            f"nor {' or '.join(EMBEDDED)}"
         )
     if source in EMBEDDED:
         from cinelora.models import tiny  # pulls in the pipelines; only the embedded model needs it
 
         return tiny.embedded(source.removeprefix("embedded:tiny-"), cache)
-    if Path(source).is_dir():
-        return Path(source)
-    return _fetch(source, revision, part)
+    return Path(source) if Path(source).exists() else _fetch(source, revision, part)
 
 
 def _fetch(repository: str, revision: str, part: Part) -> Path:
@@ -326,18 +393,28 @@ def _fetch(repository: str, revision: str, part: Part) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        patterns = [f"{part}/*.json", f"{part}/*.safetensors", f"{part}/*.model", f"{part}/*.txt"]
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=_patterns(part)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelError(
             f"cannot fetch {part} of {repository}@{revision} from the hub: {_first_line(error)}; "
-            "give a local diffusers directory with model.t2v=<dir> or model.i2v=<dir> instead"
+            "give a local directory or file with model.t2v=<path> or model.i2v=<path> instead"
         ) from error
 
 
-def _fingerprint(folder: Path, blocks: int = 64, block_size: int = 65536) -> str:
+def _patterns(part: Part) -> list[str]:
+    """What a part is called in a repository of diffusers' layout, or of Wan's own."""
+    diffusers = [f"{part}/*.json", f"{part}/*.safetensors", f"{part}/*.model", f"{part}/*.txt"]
+    match part:
+        case Part.TRANSFORMER:
+            return [*diffusers, "model_index.json", "config.json", f"{WAN_SHARDS}*.safetensors", f"{WAN_SHARDS}*.json"]
+        case Part.TOKENIZER:
+            return [*diffusers, f"{WAN_TOKENIZER}/*.json", f"{WAN_TOKENIZER}/*.model"]
+    return [*diffusers, f"{WAN_FILES[part]}.safetensors", f"{WAN_FILES[part]}.pth"]
+
+
+def _fingerprint(files: Iterable[Path], blocks: int = 64, block_size: int = 65536) -> str:
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+    for path in sorted(files):
         size = path.stat().st_size
         digest.update(f"{path.name}:{size};".encode())
         with path.open("rb") as file:

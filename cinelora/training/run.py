@@ -86,6 +86,8 @@ def closing_lines(result: dict[str, Any], run: RunDirectory) -> list[str]:
             f"stopped at step {result['step']} of {result['steps']}; "
             f"go on with: python train.py {shlex.quote(f'resume={run.path}')}"
         )
+    if result["weights"] == "random":
+        lines.append(f"WARNING: trained on random weights (model.weights=random): {product} is worth nothing")
     if result["adapter_effect"] == 0:
         lines.append("WARNING: the adapter changed nothing: its update is exactly zero")
     return lines
@@ -421,6 +423,7 @@ def summarise(config: TrainConfig, index: Index, step: int, seconds: float, stag
     summary: dict[str, Any] = {
         "stage": config.stage.name,
         "model": config.model.name,
+        "weights": config.model.weights,
         "data": config.data.name,
         "data_hash": index.data_hash,
         "samples": len(index.split("train")),

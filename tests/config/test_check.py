@@ -53,6 +53,18 @@ def test_motion_without_a_style_adapter_says_so() -> None:
     assert "without a style adapter" in train("stage=motion")[-1]
 
 
+def test_random_weights_say_so_and_what_is_drawn() -> None:
+    warning, size = train("model=wan21_14b_480p", "model.weights=random")[-2:]
+    assert warning.startswith(
+        "WARNING: model.weights=random: the values of transformer, vae, text_encoder, tokenizer are"
+    )
+    assert size == "prompts are encoded by a whole UMT5-XXL, 11 GB; model.text_encoder=<folder> takes another"
+    [alone] = train("model=wan21_14b_480p", "model.weights=random", "model.text_encoder=owner/name")[2:]
+    assert "the values of transformer, vae, tokenizer are drawn" in alone
+    scene = infer("prompt=x", "model=wan21_14b_480p", "model.weights=random")
+    assert "the values of transformer, text_encoder, tokenizer, vae, image_encoder are drawn" in scene[1]
+
+
 NUMBERS = [
     ("gpus=0", "at least 1"),
     ("nodes=0", "at least 1"),
@@ -110,7 +122,7 @@ TRAINING = [
     (["data.name=../up"], "wants one word"),
     (["model.num_heads=5"], "does not divide into 5 heads"),
     (["cache=prompts.txt"], "cache=prompts.txt is a file"),
-    (["model.t2v=./gone"], r"model.t2v=./gone: wants a directory that is there, a hub repository owner/name"),
+    (["model.t2v=./gone"], r"model.t2v=./gone: wants a directory or file that is there, a hub repository owner/name"),
     (["stage=motion", "model.i2v=embedded:huge"], r"model.i2v=embedded:huge: wants .*embedded:tiny-i2v"),
     (["data.trigger=a\udcff"], "data.trigger is not UTF-8 text from character 2 on"),
     (["data.root=~/clips"], r"does not exist \(the shell leaves ~ as it is here: write \$HOME\)"),
@@ -173,7 +185,7 @@ INFERENCE = [
     (["prompt=x", "image=frame.png", "mode=t2v"], "that transformer takes no image"),
     (["prompt=x", "model=wan21_1_3b"], "mode=scene needs: mode=t2v, or model=tiny"),
     (["prompt=x", "model.t2v="], "model.t2v is empty"),
-    (["prompt=x", "model.i2v=nowhere"], "model.i2v=nowhere: wants a directory that is there"),
+    (["prompt=x", "model.i2v=nowhere"], "model.i2v=nowhere: wants a directory or file that is there"),
     (["prompt=\udcff"], "prompt is not UTF-8 text"),
     (["prompt=x", "num_frames=10"], r"num_frames=10: wants 4n\+1, such as 9"),
     (["prompt=x", "model.num_frames=34"], r"model.num_frames=34: wants 4n\+1, such as 33"),
@@ -183,6 +195,8 @@ INFERENCE = [
     (["prompt=x", "sampler.guidance=nan"], "a finite number"),
     (["prompt=x", "mode=clip"], r"wants scene\|t2v"),
     (["prompt=x", "gpus=3"], "gpus=3"),
+    (["prompt=x", "model.vae=gone.safetensors"], "model.vae=gone.safetensors: wants a directory or file that is there"),
+    (["prompt=x", "model.weights=drawn"], r"model.weights=drawn: wants stored\|random"),
     (["prompt=x", "sampler.guidance_mode=split", "gpus=3"], "even number of ranks"),
     (["prompt=x", "sampler.guidance_mode=split", "gpus=2", "sampler.guidance=1"], "no pair to split"),
 ]

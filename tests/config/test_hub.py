@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from hub_server import serve
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
     "config.yaml": b"model: {name: tiny}\n",
     "style.safetensors": b"not looked into here",
@@ -34,56 +30,10 @@ assert "torch" not in sys.modules
 """
 
 
-class Hub(BaseHTTPRequestHandler):
-    """As much of the hub's protocol as a snapshot needs."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self.answer(with_body=True)
-
-    def do_HEAD(self) -> None:
-        self.answer(with_body=False)
-
-    def answer(self, *, with_body: bool) -> None:
-        path = self.path.partition("?")[0]
-        name = path.removeprefix(f"/owner/name/resolve/{COMMIT}/")
-        if path in ("/api/models/owner/name", "/api/models/owner/name/revision/main"):
-            siblings = [{"rfilename": name} for name in FILES]
-            content = json.dumps({"_id": "1", "id": "owner/name", "sha": COMMIT, "siblings": siblings}).encode()
-        elif path.startswith(f"/api/models/owner/name/tree/{COMMIT}"):
-            content = json.dumps([entry(name) for name in FILES]).encode()
-        elif name in FILES:
-            content = FILES[name]
-        else:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.end_headers()
-        if with_body:
-            self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        """Keep the tests' output quiet."""
-
-
-def entry(name: str) -> dict[str, object]:
-    return {"type": "file", "path": name, "size": len(FILES[name]), "oid": hashlib.sha1(FILES[name]).hexdigest()}
-
-
 @pytest.fixture
 def hub() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with serve(FILES) as address:
+        yield address
 
 
 def resolved(source: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:

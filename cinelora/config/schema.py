@@ -66,7 +66,7 @@ class ModelConfig:
     dtype: str = setting("dtype of the frozen transformer", "bf16", ("bf16", "fp32"))
     checkpoint_activations: bool = setting("recompute activations in the backward pass: slower, far less memory", True)
     compile_blocks: bool = setting(
-        "compile the transformer's blocks: half a minute at the start, faster steps after", False
+        "compile the transformer's blocks for training; wants a C++ compiler, and half a minute at the start", False
     )
     num_layers: int = setting("transformer blocks", 40)
     num_heads: int = setting("attention heads; bounds how the sequence can be split", 40)

@@ -186,7 +186,7 @@ def train_vae(vae: AutoencoderKLWan, film: Film, budget: Budget, rate: float = 2
         t, y, x = (start[:, None] + offsets for start, offsets in zip((first_B, top_B, left_B), along, strict=True))
         picked = clips[which_B[:, None, None, None], t[:, :, None, None], y[:, None, :, None], x[:, None, None, :]]
         pieces = torch.where(mirrored_B.bool()[:, None, None, None, None], picked.flip(3), picked)
-        video = to_range(pieces).contiguous(memory_format=torch.channels_last_3d)  # twice as fast, GPU or CPU
+        video = to_range(pieces).contiguous(memory_format=torch.channels_last_3d)  # what 2D convolutions are fast in
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False):
             posterior = whole_clip.encode(vae, video)
             rebuilt = whole_clip.decode(vae, posterior.sample())

@@ -6,18 +6,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
-
-SHAPE: dict[str, Any] = {
-    "num_attention_heads": 4,
-    "attention_head_dim": 32,
-    "num_layers": 2,
-    "ffn_dim": 64,
-    "text_dim": 32,
-    "freq_dim": 32,
-    "in_channels": 16,
-    "out_channels": 16,
-}
-IMAGE_TO_VIDEO: dict[str, Any] = {"in_channels": 36, "image_dim": 32, "added_kv_proj_dim": 128}
+from wan_layouts import IMAGE, SHAPE
 
 MakeWan = Callable[..., WanTransformer3DModel]
 
@@ -29,7 +18,7 @@ def make_wan() -> MakeWan:
     def make(kind: str = "t2v", **changes: Any) -> WanTransformer3DModel:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            shape = {**SHAPE, **(IMAGE_TO_VIDEO if kind == "i2v" else {}), **changes}
+            shape = {**SHAPE, **(IMAGE if kind == "i2v" else {}), **changes}
             return WanTransformer3DModel(**shape).eval().requires_grad_(False)
 
     return make

@@ -124,6 +124,19 @@ def test_stills_on_i2v_see_no_image(style_config: TrainConfig, tmp_path: Path):
     assert torch.allclose(stage.loss(batch, draw)[0], expected, atol=1e-6)
 
 
+def test_compiled_blocks_keep_names_and_losses(style_config: TrainConfig, tmp_path: Path):
+    """The wiring alone: code that is really generated takes a C++ compiler and a minute."""
+    plain, training = prepared(style_config, tmp_path / "plain")
+    batch = batch_of(training, 0, 1)
+    style_config.model = replace(style_config.model, compile_blocks=True)
+    with torch.compiler.set_stance("force_eager"):
+        compiled, _ = prepared(style_config, tmp_path / "compiled")
+        assert all(block._compiled_call_impl is not None for block in compiled.transformer.blocks)
+        draw = plain.draw_at(batch, step=0)
+        assert torch.equal(compiled.loss(batch, draw), plain.loss(batch, draw))
+    assert compiled.trained.state().keys() == plain.trained.state().keys()
+
+
 def test_only_the_motion_adapter_trains_on_top_of_a_style_adapter(
     style_config: TrainConfig, motion_config: TrainConfig, tmp_path: Path
 ):

@@ -63,7 +63,11 @@ class ModelConfig:
     )
     t2v_revision: str = setting("hub revision of t2v", "main")
     i2v_revision: str = setting("hub revision of i2v", "main")
-    dtype: str = setting("dtype of the frozen transformer", "bf16", ("bf16", "fp32"))
+    dtype: str = setting(
+        "dtype of the frozen transformer; fp8 = one byte a weight in its blocks, computed in fp8 on GPUs that can",
+        "bf16",
+        ("bf16", "fp32", "fp8"),
+    )
     checkpoint_activations: bool = setting("recompute activations in the backward pass: slower, far less memory", True)
     compile_blocks: bool = setting(
         "compile the transformer's blocks for training; wants a C++ compiler, and half a minute at the start", False

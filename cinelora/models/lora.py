@@ -37,7 +37,7 @@ ORIGINAL = "unmerged"
 """Attribute of a merged layer: its base layer as it was before, on the host; in a tuple, so that it is no child of it."""
 
 
-class AdaptedLinear(peft_lora.Linear):
+class AdaptedLinear(peft_lora.Linear):  # type: ignore[misc]
     """peft's adapted layer with another product: peft widens each input to float32, which costs more than the adapter."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def _inject(transformer: WanTransformer3DModel, name: str, spec: LoraSpec, modul
     config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, lora_dropout=spec.dropout, target_modules=modules)
     config._register_custom_module({nn.Linear: AdaptedLinear, Fp8Linear: AdaptedLinear})
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute|Unsupported layer type")
         inject_adapter_in_model(config, transformer, name, low_cpu_mem_usage=True)  # meta: draws nothing, costs nothing
     for _, layer in _layers(transformer, name):
         layer.train(transformer.training)  # peft's dropout starts in training mode

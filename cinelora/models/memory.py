@@ -23,21 +23,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
+from cinelora.models.footprint import Policy
+
 Block = Callable[..., Tensor]
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How many of the blocks, from the first, are recomputed, and of how many the weights are swapped."""
-
-    recompute: int = 0
-    offload: bool = False
-    swap: int = 0
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        if self.swap > self.recompute:
-            raise ValueError(f"{self.swap} swapped blocks want as many recomputed ones, not {self.recompute}")
 
 
 def arrange(transformer: WanTransformer3DModel, policy: Policy) -> None:
@@ -71,7 +59,7 @@ class Courier:
     """Copies between host and device on a stream of their own; on the CPU they are plain copies."""
 
     def __init__(self, device: torch.device) -> None:
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     @contextmanager
     def travelling(self) -> Iterator[None]:

@@ -35,17 +35,17 @@ class _Product(torch.autograd.Function):
     """``x V' + b`` for tokens (M, K), values (N, K) in fp8, scales (N, 1), bias (N); the gradient is of ``x`` alone."""
 
     @staticmethod
-    def forward(x_MK: Tensor, values_NK: Tensor, scale_N1: Tensor, bias_N: Tensor | None) -> Tensor:  # type: ignore[override]
+    def forward(x_MK: Tensor, values_NK: Tensor, scale_N1: Tensor, bias_N: Tensor | None) -> Tensor:
         rows, row_scale = quantise_rows(x_MK)
         return _scaled_product(rows, row_scale, values_NK.t(), scale_N1.t(), bias_N, x_MK.dtype)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: D102
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         _, values, scale, _ = inputs
         ctx.save_for_backward(values, scale)
 
     @staticmethod
-    def backward(ctx: Any, gradient_MN: Tensor) -> tuple[Tensor | None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient_MN: Tensor) -> tuple[Tensor | None, None, None, None]:
         values_NK, scale_N1 = ctx.saved_tensors
         rows, row_scale = quantise_rows(gradient_MN * scale_N1.t())
         turned_NK = values_NK.t().contiguous().t()  # the product wants its second factor column by column
@@ -94,7 +94,8 @@ class Fp8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out), in the dtype of ``x``."""
-        product: Tensor = _Product.apply(x.reshape(-1, self.in_features), self.weight, self.scale, self.bias)
+        tokens = x.reshape(-1, self.in_features)
+        product: Tensor = _Product.apply(tokens, self.weight, self.scale, self.bias)  # type: ignore[no-untyped-call]
         return product.view(*x.shape[:-1], self.out_features)
 
 
@@ -109,7 +110,7 @@ def swap_linears(blocks: nn.Module) -> None:
 
 def frozen_weight(layer: nn.Module) -> Tensor:
     """The weight of a linear layer as it computes with it, in float32 where it is held in fp8 or bf16."""
-    return layer.widened() if isinstance(layer, Fp8Linear) else layer.weight.detach().float()  # type: ignore[operator,union-attr]
+    return layer.widened() if isinstance(layer, Fp8Linear) else layer.weight.detach().float()  # type: ignore[operator]
 
 
 def replace_weight(layer: nn.Module, weight_NK: Tensor) -> None:
@@ -119,7 +120,7 @@ def replace_weight(layer: nn.Module, weight_NK: Tensor) -> None:
         layer.weight.data.copy_(values)
         layer.scale.data.copy_(scale)
     else:
-        layer.weight.data.copy_(weight_NK)  # type: ignore[operator,union-attr]
+        layer.weight.data.copy_(weight_NK)  # type: ignore[operator]
 
 
 def fp8_layers(module: nn.Module) -> list[tuple[str, Fp8Linear]]:

@@ -255,16 +255,19 @@ class WanBundle:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def load_transformer(self) -> WanTransformer3DModel:
-        """A new frozen transformer in the bundle's dtype, in eval mode; the caller owns it."""
-        return self._load(Part.TRANSFORMER)
+    def load_transformer(self, on_host: int = 0) -> WanTransformer3DModel:
+        """A new frozen transformer in the bundle's dtype, in eval mode; the caller owns it.
+
+        The matrices of its first ``on_host`` blocks stay on the host, for ``memory.Swap``.
+        """
+        return self._load(Part.TRANSFORMER, on_host)
 
     def _part(self, part: Part) -> Any:
         if part not in self._loaded:
             self._loaded[part] = self._load(part)
         return self._loaded[part]
 
-    def _load(self, part: Part) -> Any:
+    def _load(self, part: Part, on_host: int = 0) -> Any:
         # the official code runs the VAE in float32, and CLIP is small enough for it
         dtype = self.dtype if part in (Part.TRANSFORMER, Part.TEXT_ENCODER) else torch.float32
         fp8 = self.fp8 and part is Part.TRANSFORMER
@@ -273,12 +276,12 @@ class WanBundle:
         if self.part_source(part) is None:
             if part is Part.TOKENIZER:
                 return ByT5Tokenizer()  # bytes: the one tokenizer that needs no file
-            return random_part(part, self._random_settings(part), self.device, dtype, fp8)
+            return random_part(part, self._random_settings(part), self.device, dtype, fp8, on_host)
         found = self.found(part)
         try:
             if part is Part.TOKENIZER:
                 return AutoTokenizer.from_pretrained(found.folder)
-            return load_part(found, self.device, dtype, self.model.num_heads if self.model else None, fp8)
+            return load_part(found, self.device, dtype, self.model.num_heads if self.model else None, fp8, on_host)
         except (CineloraError, OSError, ValueError, RuntimeError, KeyError) as error:
             raise ModelError(f"{part} of {self.part_source(part)} does not load: {_first_line(error)}") from error
 

@@ -216,11 +216,17 @@ def _image_names(names: list[str]) -> dict[str, Origin]:
 
 
 def load_part(
-    found: Found, device: torch.device, dtype: torch.dtype, num_heads: int | None = None, fp8: bool = False
+    found: Found,
+    device: torch.device,
+    dtype: torch.dtype,
+    num_heads: int | None = None,
+    fp8: bool = False,
+    on_host: int = 0,
 ) -> nn.Module:
     """The part as a frozen module on ``device``; ``num_heads`` is the transformer's, where no ``config.json`` says it.
 
-    With ``fp8`` the linear layers of a transformer's blocks are ``Fp8Linear``, each filled as it is read.
+    With ``fp8`` the linear layers of a transformer's blocks are ``Fp8Linear``, each filled as it is read. The matrices of
+    its first ``on_host`` blocks go back to the host one by one.
 
     Raises ``ModelError`` or ``FileError``, before a tensor is read, where names or shapes are not those of the part.
     """
@@ -236,7 +242,7 @@ def load_part(
     for name, parameter in _to_fill(module):
         origin = sources[name]
         tensor = _read(stored, origin, device, _dtype_of(module, name, dtype)).reshape(parameter.shape)
-        _place(module, name, tensor)
+        _place(module, name, tensor, on_host)
     return _finished(module, device)
 
 
@@ -313,19 +319,25 @@ def _dtype_of(module: nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if set(name.split(".")) & set(kept) else dtype
 
 
-def _place(module: nn.Module, name: str, tensor: Tensor) -> None:
+def _place(module: nn.Module, name: str, tensor: Tensor, on_host: int = 0) -> None:
     owner, _, leaf = name.rpartition(".")
     layer = module.get_submodule(owner)
     if leaf == "weight" and isinstance(layer, Fp8Linear):
         layer.fill(tensor)
     else:
         setattr(layer, leaf, nn.Parameter(tensor, requires_grad=False))
+    if tensor.ndim == 2 and (block := re.match(r"blocks\.(\d+)\.", name)) and int(block[1]) < on_host:
+        parameter = getattr(layer, leaf)
+        parameter.data = parameter.data.cpu()
 
 
 def _finished(module: nn.Module, device: torch.device) -> nn.Module:
     if isinstance(module, UMT5EncoderModel):
         module.encoder.embed_tokens.weight = module.shared.weight
-    return module.to(device).eval().requires_grad_(False)  # the parameters are there: this moves a few small buffers
+    for owner in module.modules():  # parameters are where they should be
+        for name, buffer in owner.named_buffers(recurse=False):
+            setattr(owner, name, buffer.to(device))
+    return module.eval().requires_grad_(False)
 
 
 # -- shapes ------------------------------------------------------------------------------------------------------------
@@ -418,7 +430,7 @@ def image_settings(shapes: Shapes) -> dict[str, Any]:
 
 
 def random_part(
-    part: Part, settings: dict[str, Any], device: torch.device, dtype: torch.dtype, fp8: bool = False
+    part: Part, settings: dict[str, Any], device: torch.device, dtype: torch.dtype, fp8: bool = False, on_host: int = 0
 ) -> nn.Module:
     """The part at its full shape with values drawn on ``device`` from a fixed seed: right in time and memory, no more.
 
@@ -430,7 +442,7 @@ def random_part(
     for name, parameter in _to_fill(module):
         tensor = torch.empty(parameter.shape, device=device, dtype=_dtype_of(module, name, dtype))
         _draw(name, tensor, generator)
-        _place(module, name, tensor)
+        _place(module, name, tensor, on_host)
     return _finished(module, device)
 
 

@@ -1,16 +1,15 @@
 """Laws of memory policies: whatever a block keeps, fetches or computes again, numbers and gradients are the same."""
 
-import copy
-
 import pytest
 import torch
+from diffusers import WanTransformer3DModel
 from torch import Tensor
 from wan_layouts import SHAPE
 
 from cinelora.models.adapter_file import LoraSpec
+from cinelora.models.footprint import Policy
 from cinelora.models.lora import add_adapter
-from cinelora.models.memory import Policy, Swap, arrange, large_frozen
-from diffusers import WanTransformer3DModel
+from cinelora.models.memory import arrange
 
 BLOCKS = 4
 POLICIES = [

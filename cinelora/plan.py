@@ -98,8 +98,8 @@ def plan_lines(config: TrainConfig, gpu: str | None, room_gib: float | None) -> 
     lines = [
         f"plan of stage={stage.name} on {config.model.name}, {stage.transformer}: {step.samples} x {step.tokens:,} tokens, "
         f"{stage.steps:,} steps of {stage.accumulation}",
-        f"transformer {shape.parameters / 1e6:,.1f} million parameters; adapter {shape.adapter(lora.rank, lora.targets) / 1e6:.2f} "
-        f"million, rank {lora.rank} on {lora.targets}",
+        f"transformer {shape.parameters / 1e6:,.1f} million parameters; adapter "
+        f"{shape.adapter(lora.rank, lora.targets) / 1e6:.2f} million, rank {lora.rank} on {lora.targets}",
     ]
     if room_gib is not None:
         lines.append(f"here, {gpu}, {room_gib:.0f} GiB: {_here(config, shape, step, known, room_gib)}")

@@ -149,8 +149,48 @@ class HostInputs:
 # -- weights of swapped blocks -----------------------------------------------------------------------------------------
 
 
+class Home:
+    """The large frozen weights of one block in one piece of host memory, pinned where they are to travel to a GPU.
+
+    torch's own pinned memory comes in powers of two, which would take a third more.
+    """
+
+    def __init__(self, weights: list[nn.Parameter], device: torch.device) -> None:
+        self.weights = weights
+        self.flat = torch.empty(sum(map(_padded, weights)), dtype=torch.uint8)
+        self.pinned = device.type == "cuda"
+        if self.pinned:
+            torch.cuda.cudart().cudaHostRegister(self.flat.data_ptr(), self.flat.numel(), 0)  # type: ignore[no-untyped-call]
+        for view, weight in zip(self.views(self.flat), weights, strict=True):
+            view.copy_(weight.data)
+        self.settle(self.flat)
+
+    def __del__(self) -> None:
+        if self.pinned:
+            torch.cuda.cudart().cudaHostUnregister(self.flat.data_ptr())  # type: ignore[no-untyped-call]
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """Bytes laid out as these weights are, as the weights."""
+        views, first = [], 0
+        for weight in self.weights:
+            size = weight.numel() * weight.element_size()
+            views.append(flat[first : first + size].view(weight.dtype).view(weight.shape))
+            first += _padded(weight)
+        return views
+
+    def settle(self, flat: Tensor) -> None:
+        """Let the parameters be ``flat``."""
+        for weight, view in zip(self.weights, self.views(flat), strict=True):
+            weight.data = view
+
+
+def _padded(weight: nn.Parameter) -> int:
+    """Bytes of a weight, up to where the next may begin."""
+    return -(-weight.numel() * weight.element_size() // 256) * 256
+
+
 class Swap:
-    """Large frozen weights of ``blocks`` on the host, and two places on ``device`` that they take turns in.
+    """Homes of ``blocks`` on the host, and two places on ``device`` that the blocks take turns in.
 
     Blocks are visited in order, or backwards. What requires gradients, adapters, stays where it is, and so do norms and
     biases. A block's parameters are on the device while it is there, and on the host while it is not.
@@ -159,8 +199,8 @@ class Swap:
     def __init__(self, blocks: list[nn.Module], device: torch.device) -> None:
         self.blocks = blocks
         self.courier = Courier(device)
-        self.homes = [[_to_host(weight, device) for weight in large_frozen(block)] for block in blocks]
-        self.places = [[torch.empty_like(home, device=device) for home in self.homes[0]] for _ in range(2)]
+        self.homes = [Home(large_frozen(block), device) for block in blocks]
+        self.places = [torch.empty_like(self.homes[0].flat, device=device) for _ in range(2)]
         self.tenants: list[int | None] = [None, None]
         self.arrived: list[torch.cuda.Event | None] = [None, None]
         self.latest = -1
@@ -182,25 +222,14 @@ class Swap:
         if number in self.tenants:
             return self.tenants.index(number)
         if (evicted := self.tenants[place]) is not None:
-            self._point(evicted, self.homes[evicted])
+            self.homes[evicted].settle(self.homes[evicted].flat)
         with self.courier.travelling():  # after all computation so far: nobody uses what is overwritten
-            for there, home in zip(self.places[place], self.homes[number], strict=True):
-                there.copy_(home, non_blocking=True)
+            self.places[place].copy_(self.homes[number].flat, non_blocking=True)
         self.arrived[place], self.tenants[place] = self.courier.sent(), number
-        self._point(number, self.places[place])
+        self.homes[number].settle(self.places[place])
         return place
-
-    def _point(self, number: int, tensors: list[Tensor]) -> None:
-        for parameter, tensor in zip(large_frozen(self.blocks[number]), tensors, strict=True):
-            parameter.data = tensor
 
 
 def large_frozen(block: nn.Module) -> list[nn.Parameter]:
     """The frozen matrices of a block: nearly all of its bytes."""
     return [p for p in block.parameters() if not p.requires_grad and p.ndim == 2 and min(p.shape) > 1]
-
-
-def _to_host(weight: nn.Parameter, device: torch.device) -> Tensor:
-    home = torch.empty(weight.shape, dtype=weight.dtype, pin_memory=device.type == "cuda")
-    weight.data = home.copy_(weight.data)
-    return home

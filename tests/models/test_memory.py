@@ -9,7 +9,7 @@ from wan_layouts import SHAPE
 from cinelora.models.adapter_file import LoraSpec
 from cinelora.models.footprint import Policy
 from cinelora.models.lora import add_adapter
-from cinelora.models.memory import arrange
+from cinelora.models.memory import Swap, arrange, large_frozen
 
 BLOCKS = 4
 POLICIES = [
@@ -33,12 +33,17 @@ def adapted(seed: int = 0) -> WanTransformer3DModel:
     return transformer.train()
 
 
-def step(transformer: WanTransformer3DModel) -> tuple[Tensor, dict[str, Tensor]]:
+def forward(transformer: WanTransformer3DModel) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     config = transformer.config
     latents = torch.randn(2, config.in_channels, 2, 4, 4, generator=generator)
     text = torch.randn(2, 512, config.text_dim, generator=generator)
-    out = transformer(latents, torch.tensor([300.0, 700.0]), text, return_dict=False)[0]
+    out: Tensor = transformer(latents, torch.tensor([300.0, 700.0]), text, return_dict=False)[0]
+    return out
+
+
+def step(transformer: WanTransformer3DModel) -> tuple[Tensor, dict[str, Tensor]]:
+    out = forward(transformer)
     transformer.zero_grad()
     out.square().mean().backward()
     return out.detach(), {n: p.grad.clone() for n, p in transformer.named_parameters() if p.requires_grad}
@@ -54,3 +59,32 @@ def test_every_policy_gives_the_plain_loops_numbers_and_gradients_twice(policy: 
         assert torch.equal(out, expected_out)
         assert gradients.keys() == expected.keys()
         assert all(torch.equal(gradients[name], expected[name]) for name in expected)
+
+
+def test_between_steps_a_forward_pass_without_gradients_finds_its_weights_too():
+    plain, arranged = adapted(), adapted()
+    arrange(arranged, Policy(recompute=4, swap=4))
+    for _ in range(2):
+        out, _ = step(arranged)
+        with torch.no_grad():
+            again = forward(arranged)
+        assert torch.equal(again, out)
+    assert torch.equal(forward(plain), out)
+
+
+def test_only_two_swapped_blocks_are_on_the_device_at_a_time_and_all_weights_stay_readable():
+    arranged = adapted()
+    before = {name: value.clone() for name, value in arranged.state_dict().items()}
+    arrange(arranged, Policy(recompute=4, swap=4))
+    step(arranged)
+    owner: Swap = arranged.blocks[0].forward.func.__self__  # type: ignore[attr-defined]
+    spans = [(place.data_ptr(), place.data_ptr() + place.numel()) for place in owner.places]
+    there = [
+        number
+        for number, block in enumerate(arranged.blocks)
+        if any(first <= large_frozen(block)[0].data_ptr() < end for first, end in spans)
+    ]
+    assert sorted(there) == sorted(tenant for tenant in owner.tenants if tenant is not None)
+    assert len(there) == 2
+    after = arranged.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())

@@ -51,12 +51,12 @@ demo: $(READY)  ## train both stages on the embedded model and make a clip, with
 	@printf '%-30s %s\n' "" "" "The clip:" $(DEMO)/scene/clip.mp4 "Base model and adapters:" $(DEMO)/scene/contact.png \
 	  "Settings, seconds and memory:" $(DEMO)/scene/summary.json
 
-# The embedded model from nothing, on a GPU; what has run of it so far is in docs/scale-model.md.
+# The embedded model from nothing, on a GPU, in about an hour; docs/scale-model.md says how the shipped one was made.
 SCALE := outputs/scale-model
 PAIR  := model.t2v=$(SCALE)/pair/t2v model.i2v=$(SCALE)/pair/i2v cache=$(SCALE)/cache
 GPUS  ?= 1
 FAST  := logger=csv gpus=$(GPUS) model.compile_blocks=true
-I2V_STEPS ?= 4000
+I2V_STEPS ?= 12000
 
 scale-model: $(READY)  ## train the embedded model again, into outputs/scale-model/pair
 	$(BIN)/python -m cinelora.pretrain encoders out=$(SCALE)/pair workers=8

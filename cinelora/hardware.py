@@ -30,6 +30,16 @@ def hardware() -> dict[str, Any]:
     }
 
 
+def gpu_at_hand() -> tuple[str | None, float | None]:
+    """Name and GiB of the current GPU; None where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None, None
+    facts = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return facts.name, facts.total_memory / 2**30
+
+
 def peak_memory_mib() -> dict[str, int]:
     """Highest memory of this process so far: resident on the host, allocated on the GPU."""
     import torch

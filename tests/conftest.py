@@ -42,7 +42,6 @@ def small_model() -> ModelConfig:
         t2v="embedded:tiny-t2v",
         i2v="embedded:tiny-i2v",
         dtype="fp32",
-        checkpoint_activations=False,
         num_layers=6,
         num_heads=4,
         hidden_size=192,

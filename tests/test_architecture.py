@@ -29,6 +29,7 @@ STOREYS = (
     {"cinelora.runs", "cinelora.latents"},
     {"cinelora.sampling"},
     {"cinelora.metrics"},
+    {"cinelora.plan"},
     {"cinelora.config.check"},
     {"cinelora.training", "cinelora.inference"},
     {"cinelora.pretrain"},
@@ -51,6 +52,8 @@ WITHOUT_TORCH = (
     "cinelora.hub",
     "cinelora.launch",
     "cinelora.models.checkpoints",
+    "cinelora.models.footprint",
+    "cinelora.plan",
     "cinelora.sampling.partition",
 )
 WITH_TORCH = ("cinelora.footage.render", "cinelora.footage.rendered")

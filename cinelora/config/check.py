@@ -51,13 +51,20 @@ _AT_LEAST_ONE = {
     *("validation.samples", "preview.sampler_steps", "logger.every_steps", "sampler.steps", "num_frames"),
     *("gpus", "nodes"),
 }
-_ABOVE_ZERO = {"lora.alpha", "optimizer.lr", "optimizer.eps", "flow.sigma_std", "flow.shift", "sampler.shift"} | {
-    "model.sampling_shift"
-}
+_ABOVE_ZERO = {
+    "memory.limit_gib",
+    "lora.alpha",
+    "optimizer.lr",
+    "optimizer.eps",
+    "flow.sigma_std",
+    "flow.shift",
+    "sampler.shift",
+} | {"model.sampling_shift"}
 _NOT_BELOW_ZERO = {
     *("optimizer.weight_decay", "optimizer.warmup_steps", "optimizer.clip_norm", "checkpoint.every_steps"),
     *("validation.every_steps", "preview.every_steps", "data.heldout_clips", "seed", "workers", "sampler.guidance"),
 }
+_PARTS = {"memory.recompute", "memory.swap"}
 _SHARES = {"data.holdout", "stage.stills", "lora.dropout", "dropout.caption", "dropout.image"}
 _DECAYS = {"optimizer.beta1", "optimizer.beta2", "ema_decay"}
 _SIZES = ("model.height", "model.width")
@@ -75,6 +82,7 @@ def check_train(config: TrainConfig) -> list[str]:
     _check_recipe(config)
     _check_stage(config)
     _check_strategy(config)
+    _check_memory(config)
     _check_names(config)
     _check_data(config)
     lines = [_batch_line(config), _rate_line(config)]
@@ -122,6 +130,7 @@ def _check_number(key: str, value: float, help: str) -> None:
         (key not in _AT_LEAST_ONE or value >= 1, "at least 1"),
         (key not in _ABOVE_ZERO or value > 0, "more than 0"),
         (key not in _NOT_BELOW_ZERO or value >= 0, "0 or more"),
+        (key not in _PARTS or 0 <= value <= 1, "from 0 to 1"),
         (key not in _SHARES | _DECAYS or 0 <= value < 1, "from 0 to below 1"),
         (key not in _SIZES or value % 16 == 0, f"a multiple of 16, such as {_near(value, 16)}"),
         (key not in _FRAMES or value % 4 == 1, f"4n+1, such as {_near(value - 1, 4) + 1}"),
@@ -323,6 +332,25 @@ def _no_i2v(model: ModelConfig, where: str) -> str:
     what = where or "stage=motion"
     others = "|".join(name for name in models_with_i2v())
     return f"{model.name} has no image-to-video transformer, which {what} trains: choose model={others}"
+
+
+def _check_memory(config: TrainConfig) -> None:
+    memory, whole = config.memory, config.stage.name == "pretrain"
+    recompute, swap = memory.recompute, memory.swap or 0.0
+    if swap > (0.0 if recompute is None else recompute):
+        said = "null" if recompute is None else f"{recompute:g}"
+        raise ConfigError(
+            f"memory.swap={swap:g} wants as many blocks recomputed, not memory.recompute={said}: "
+            f"a graph would hold the weights that are fetched; add memory.recompute={swap:g}"
+        )
+    if whole and swap:
+        raise ConfigError(
+            f"memory.swap={swap:g} moves frozen weights, and stage=pretrain trains them all: choose memory=recompute"
+        )
+    if whole and config.model.dtype == "fp8":
+        raise ConfigError(
+            "model.dtype=fp8 is for frozen weights, and stage=pretrain trains them all: choose model.dtype=fp32"
+        )
 
 
 def _check_strategy(config: TrainConfig) -> None:

@@ -26,7 +26,9 @@ from cinelora.config.schema import InferConfig, TrainConfig
 from cinelora.config.store import load, save_config, to_yaml
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.files import lock, point_to, sha256_json
+from cinelora.hardware import gpu_at_hand
 from cinelora.hub import CONFIG_FILE
+from cinelora.plan import plan_lines
 
 Run = Callable[[Any, Path], int]
 OUTPUTS = Path("outputs")
@@ -82,6 +84,9 @@ def accepted(command: Command) -> tuple[Config, list[str]]:
 def _run_one(command: Command, run: Run, folder: Path | None) -> int:
     """Accept the settings, make the directory they are kept in (``folder``, where a sweep names it), and hand over."""
     config, lines = accepted(command)
+    if isinstance(config, TrainConfig) and config.plan:
+        print("\n".join([*lines, *plan_lines(config, *gpu_at_hand())]))
+        return 0
     config = anchored(config)
     run_dir = make_run_dir(config, folder)
     # the nodes of one run all come here

@@ -32,7 +32,7 @@ PROJECT = Path(cinelora.__file__).resolve().parents[1]
 CONF = PROJECT / "conf"
 LAUNCHER = "hydra/launcher"
 
-_CHOSEN_BY_GROUP = frozenset({"stage.name", "strategy.name", "sampler.name", "logger.name"})
+_CHOSEN_BY_GROUP = frozenset({"stage.name", "strategy.name", "memory.name", "sampler.name", "logger.name"})
 _NOT_IN_TRAINING = {
     "sampler.steps": "a preview takes preview.sampler_steps",
     "sampler.guidance_mode": "a preview is made by one rank",

@@ -63,10 +63,13 @@ class ModelConfig:
     )
     t2v_revision: str = setting("hub revision of t2v", "main")
     i2v_revision: str = setting("hub revision of i2v", "main")
-    dtype: str = setting("dtype of the frozen transformer", "bf16", ("bf16", "fp32"))
-    checkpoint_activations: bool = setting("recompute activations in the backward pass: slower, far less memory", True)
-    compile_blocks: bool = setting(
-        "compile the transformer's blocks for training; wants a C++ compiler, and half a minute at the start", False
+    dtype: str = setting(
+        "dtype of the frozen transformer; fp8 = one byte a weight in its blocks, computed in fp8 on GPUs that can",
+        "bf16",
+        ("bf16", "fp32", "fp8"),
+    )
+    compile_blocks: bool | None = setting(
+        "compile the transformer's blocks for training: half a minute at the start, and a C++ compiler; null = on a GPU"
     )
     num_layers: int = setting("transformer blocks", 40)
     num_heads: int = setting("attention heads; bounds how the sequence can be split", 40)
@@ -194,6 +197,21 @@ class StrategyConfig:
 
 
 @dataclass
+class MemoryConfig:
+    """What the transformer's blocks keep on the GPU in training, as shares of the blocks; null = what fits fastest."""
+
+    name: str = setting(
+        "auto = the fastest that fits the GPU at hand; the others from fast to lean",
+        "auto",
+        ("auto", "plain", "recompute", "offload", "swap"),
+    )
+    recompute: float | None = setting("share of the blocks that run again in the backward pass, instead of being kept")
+    offload: bool | None = setting("keep the inputs of recomputed blocks on the host")
+    swap: float | None = setting("share of the blocks whose weights stay on the host, and are fetched as they are used")
+    limit_gib: float | None = setting("GPU memory to live in; null = all there is")
+
+
+@dataclass
 class SamplerConfig:
     """How noise becomes a clip."""
 
@@ -244,6 +262,7 @@ class TrainConfig:
     stage: StageConfig = field(default_factory=StageConfig)
     data: DataConfig = field(default_factory=DataConfig)
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
@@ -260,6 +279,7 @@ class TrainConfig:
     gpus: int = setting("ranks on each node: GPUs, or CPU processes where there are none", 1)
     nodes: int = setting("machines", 1)
     workers: int = setting("processes reading footage and cache, per rank; 0 reads in the rank itself", 0)
+    plan: bool = setting("say what the run takes, in memory and time here and on other GPUs, and do nothing", False)
     out: str | None = setting("run directory; null = outputs/<stage>/<data>/<time>")
     adapter: str | None = setting("style adapter under stage=motion: a run, a file or hub:owner/name")
     resume: str | None = setting("run to go on with: its directory, a file in it, or hub:owner/name")

@@ -4,12 +4,13 @@ Enters: a diffusers ``WanTransformer3DModel`` and what an adapter is to be like.
 in place, and the adapter's factors. It does not know how they are trained; ``adapter_file`` knows how they are kept.
 
 Law: an adapted projection gives ``W x + b + sum_i weight_i * alpha_i / rank_i * B_i A_i x`` (Hu et al. 2021, section
-4.1), the sum taken in float32 whatever the dtype of W, and rounded to it once. B starts as zero, so a new adapter
-changes nothing.
+4.1). A and B are kept in float32 and multiplied in the dtype of x; all adapters are one product of rank sum_i rank_i, and
+it is added to W x where it is accumulated. B starts as zero, so a new adapter changes nothing.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import re
@@ -20,17 +21,35 @@ from dataclasses import replace
 import torch
 from diffusers import WanTransformer3DModel
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners import lora as peft_lora
 from peft.tuners.lora import LoraLayer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
+from torch.nn.functional import linear
 
 from cinelora.errors import AdapterError
 from cinelora.models.adapter_file import TARGETS, AdapterFile, LoraSpec, is_image_projection
 from cinelora.models.flow import keyed_generator
+from cinelora.models.precision import Fp8Linear, frozen_weight, replace_weight
 
 log = logging.getLogger(__name__)
-ORIGINAL = "unmerged_weight"
-"""Attribute of a merged layer: its W, on the host, as it was before."""
+ORIGINAL = "unmerged"
+"""Attribute of a merged layer: its base layer as it was before, on the host; in a tuple, so that it is no child of it."""
+
+
+class AdaptedLinear(peft_lora.Linear):  # type: ignore[misc]
+    """peft's adapted layer with another product: peft widens each input to float32, which costs more than the adapter."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) to (..., out), in the dtype of ``x``."""
+        base: Tensor = self.base_layer(x)
+        acting = [name for name in self.active_adapters if name in self.lora_A]
+        if self.merged or not acting:
+            return base
+        down = [linear(self.lora_dropout[name](x), self.lora_A[name].weight.to(x.dtype)) for name in acting]
+        up = torch.cat([self.lora_B[name].weight * self.scaling[name] for name in acting], dim=1).to(x.dtype)
+        hidden = torch.cat(down, dim=-1).flatten(0, -2)
+        return torch.addmm(base.flatten(0, -2), hidden, up.t()).view_as(base)
 
 
 # -- adding ------------------------------------------------------------------------------------------------------------
@@ -83,8 +102,9 @@ def _inject(transformer: WanTransformer3DModel, name: str, spec: LoraSpec, modul
         raise ValueError(f"the transformer already has an adapter named {name}")
     active = _active(transformer)
     config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, lora_dropout=spec.dropout, target_modules=modules)
+    config._register_custom_module({nn.Linear: AdaptedLinear, Fp8Linear: AdaptedLinear})
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute|Unsupported layer type")
         inject_adapter_in_model(config, transformer, name, low_cpu_mem_usage=True)  # meta: draws nothing, costs nothing
     for _, layer in _layers(transformer, name):
         layer.train(transformer.training)  # peft's dropout starts in training mode
@@ -171,8 +191,8 @@ def adapter_effect(transformer: WanTransformer3DModel, name: str) -> float:
         down, up = (factor[name].weight.detach().double() for factor in (layer.lora_A, layer.lora_B))
         scale = layer.lora_alpha[name] / layer.r[name]
         changed += scale**2 * float(((up.T @ up) * (down @ down.T)).sum().clamp(min=0))
-        weight = getattr(layer, ORIGINAL, layer.get_base_layer().weight)
-        there += float(torch.linalg.vector_norm(weight.detach(), dtype=torch.float32)) ** 2
+        (base,) = getattr(layer, ORIGINAL, (layer.get_base_layer(),))
+        there += float(torch.linalg.vector_norm(frozen_weight(base))) ** 2
     return math.sqrt(changed / there)
 
 
@@ -201,10 +221,10 @@ def merge(transformer: WanTransformer3DModel, weights: dict[str, float]) -> None
     for _, layer in _layers(transformer):
         acting = [name for name in layer.active_adapters if name in layer.lora_A]
         if acting:
-            base = layer.get_base_layer().weight
-            setattr(layer, ORIGINAL, base.detach().to("cpu", copy=True))
+            base = layer.get_base_layer()
+            setattr(layer, ORIGINAL, (copy.deepcopy(base).cpu(),))
             update = sum(layer.get_delta_weight(name).detach() for name in acting)
-            base.data.copy_(base.detach().float() + update)
+            replace_weight(base, frozen_weight(base) + update)
             layer.merged_adapters = acting
 
 
@@ -212,7 +232,8 @@ def unmerge(transformer: WanTransformer3DModel) -> None:
     """Put every W back, bit for bit; the adapters act again, with the weights they were merged with."""
     for _, layer in _layers(transformer):
         if layer.merged_adapters:
-            layer.get_base_layer().weight.data.copy_(getattr(layer, ORIGINAL))
+            (original,) = getattr(layer, ORIGINAL)
+            layer.get_base_layer().load_state_dict(original.state_dict())
             delattr(layer, ORIGINAL)
             layer.merged_adapters = []
 

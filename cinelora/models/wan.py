@@ -41,6 +41,7 @@ from cinelora.models.checkpoints import (
     source_of,
 )
 from cinelora.models.checkpoints import Part as Part
+from cinelora.models.precision import missing_fp8
 from cinelora.models.weights import load_part, random_part, settings_of
 
 TEXT_TOKENS = 512
@@ -49,7 +50,8 @@ SPATIAL, TEMPORAL = 8, 4
 """Pixels per latent along each side, and frames per latent frame after the first."""
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.bfloat16}
+"""What is computed in; with fp8, the linear layers of the transformer's blocks are one byte a weight beside it."""
 
 
 UMT5_XXL: dict[str, Any] = {
@@ -184,7 +186,7 @@ class WanBundle:
     ) -> None:
         self.source = source
         self.requested_revision = revision
-        self.dtype = DTYPES[dtype]
+        self.dtype, self.fp8 = DTYPES[dtype], dtype == "fp8"
         self.cache = cache
         self.device = device or default_device()
         self.model: ModelConfig | None = None
@@ -253,27 +255,33 @@ class WanBundle:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def load_transformer(self) -> WanTransformer3DModel:
-        """A new frozen transformer in the bundle's dtype, in eval mode; the caller owns it."""
-        return self._load(Part.TRANSFORMER)
+    def load_transformer(self, on_host: int = 0) -> WanTransformer3DModel:
+        """A new frozen transformer in the bundle's dtype, in eval mode; the caller owns it.
+
+        The matrices of its first ``on_host`` blocks stay on the host, for ``memory.Swap``.
+        """
+        return self._load(Part.TRANSFORMER, on_host)
 
     def _part(self, part: Part) -> Any:
         if part not in self._loaded:
             self._loaded[part] = self._load(part)
         return self._loaded[part]
 
-    def _load(self, part: Part) -> Any:
+    def _load(self, part: Part, on_host: int = 0) -> Any:
         # the official code runs the VAE in float32, and CLIP is small enough for it
         dtype = self.dtype if part in (Part.TRANSFORMER, Part.TEXT_ENCODER) else torch.float32
+        fp8 = self.fp8 and part is Part.TRANSFORMER
+        if fp8 and (reason := missing_fp8(self.device)):
+            raise ModelError(f"model.dtype=fp8: {reason}; choose model.dtype=bf16")
         if self.part_source(part) is None:
             if part is Part.TOKENIZER:
                 return ByT5Tokenizer()  # bytes: the one tokenizer that needs no file
-            return random_part(part, self._random_settings(part), self.device, dtype)
+            return random_part(part, self._random_settings(part), self.device, dtype, fp8, on_host)
         found = self.found(part)
         try:
             if part is Part.TOKENIZER:
                 return AutoTokenizer.from_pretrained(found.folder)
-            return load_part(found, self.device, dtype, self.model.num_heads if self.model else None)
+            return load_part(found, self.device, dtype, self.model.num_heads if self.model else None, fp8, on_host)
         except (CineloraError, OSError, ValueError, RuntimeError, KeyError) as error:
             raise ModelError(f"{part} of {self.part_source(part)} does not load: {_first_line(error)}") from error
 

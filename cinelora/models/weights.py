@@ -32,6 +32,7 @@ from cinelora.models.checkpoints import (
     refuse_other_part,
     refuse_other_vae,
 )
+from cinelora.models.precision import Fp8Linear, fp8_layers, swap_linears
 
 Shapes = dict[str, tuple[int, ...]]
 DTYPES = {
@@ -214,8 +215,18 @@ def _image_names(names: list[str]) -> dict[str, Origin]:
 # -- modules -----------------------------------------------------------------------------------------------------------
 
 
-def load_part(found: Found, device: torch.device, dtype: torch.dtype, num_heads: int | None = None) -> nn.Module:
+def load_part(
+    found: Found,
+    device: torch.device,
+    dtype: torch.dtype,
+    num_heads: int | None = None,
+    fp8: bool = False,
+    on_host: int = 0,
+) -> nn.Module:
     """The part as a frozen module on ``device``; ``num_heads`` is the transformer's, where no ``config.json`` says it.
+
+    With ``fp8`` the linear layers of a transformer's blocks are ``Fp8Linear``, each filled as it is read. The matrices of
+    its first ``on_host`` blocks go back to the host one by one.
 
     Raises ``ModelError`` or ``FileError``, before a tensor is read, where names or shapes are not those of the part.
     """
@@ -225,13 +236,13 @@ def load_part(found: Found, device: torch.device, dtype: torch.dtype, num_heads:
         refuse_other_vae({name: entry.shape for name, entry in stored.items()})
     sources = origins(found.part, stored)
     shapes = {name: _shape(stored, origin) for name, origin in sources.items()}
-    module = empty_module(found.part, _settings(found, shapes, num_heads))
+    module = empty_module(found.part, _settings(found, shapes, num_heads), fp8)
     sources = _as_spelt(module, sources)
     _refuse_misfit(module, sources, stored)
     for name, parameter in _to_fill(module):
         origin = sources[name]
         tensor = _read(stored, origin, device, _dtype_of(module, name, dtype)).reshape(parameter.shape)
-        _place(module, name, tensor)
+        _place(module, name, tensor, on_host)
     return _finished(module, device)
 
 
@@ -240,7 +251,7 @@ def _shape(stored: dict[str, Stored], origin: Origin) -> tuple[int, ...]:
     return (first if origin.third is None else first // 3, *rest)
 
 
-def empty_module(part: Part, settings: dict[str, Any]) -> nn.Module:
+def empty_module(part: Part, settings: dict[str, Any], fp8: bool = False) -> nn.Module:
     """The part's module with its parameters on the meta device: a shape without memory."""
     with init_empty_weights():
         match part:
@@ -254,12 +265,16 @@ def empty_module(part: Part, settings: dict[str, Any]) -> nn.Module:
                 module = CLIPVisionModel(CLIPVisionConfig.from_dict(settings))
             case _:
                 raise AssertionError(f"{part} has no tensors")
+    if fp8:
+        swap_linears(module.blocks)
     return module  # type: ignore[no-any-return]
 
 
 def _to_fill(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    # the embedding of UMT5 is registered twice; its second name is tied to the first once all is in place
-    return [entry for entry in module.named_parameters() if entry[0] != "encoder.embed_tokens.weight"]
+    # the embedding of UMT5 is registered twice; its second name is tied to the first once all is in place. Scales of fp8
+    # come with their weights
+    made = {"encoder.embed_tokens.weight"} | {f"{name}.scale" for name, _ in fp8_layers(module)}
+    return [entry for entry in module.named_parameters() if entry[0] not in made]
 
 
 def _as_spelt(module: nn.Module, sources: dict[str, Origin]) -> dict[str, Origin]:
@@ -304,15 +319,25 @@ def _dtype_of(module: nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if set(name.split(".")) & set(kept) else dtype
 
 
-def _place(module: nn.Module, name: str, tensor: Tensor) -> None:
+def _place(module: nn.Module, name: str, tensor: Tensor, on_host: int = 0) -> None:
     owner, _, leaf = name.rpartition(".")
-    setattr(module.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
+    layer = module.get_submodule(owner)
+    if leaf == "weight" and isinstance(layer, Fp8Linear):
+        layer.fill(tensor)
+    else:
+        setattr(layer, leaf, nn.Parameter(tensor, requires_grad=False))
+    if tensor.ndim == 2 and (block := re.match(r"blocks\.(\d+)\.", name)) and int(block[1]) < on_host:
+        parameter = getattr(layer, leaf)
+        parameter.data = parameter.data.cpu()
 
 
 def _finished(module: nn.Module, device: torch.device) -> nn.Module:
     if isinstance(module, UMT5EncoderModel):
         module.encoder.embed_tokens.weight = module.shared.weight
-    return module.to(device).eval().requires_grad_(False)  # the parameters are there: this moves a few small buffers
+    for owner in module.modules():  # parameters are where they should be
+        for name, buffer in owner.named_buffers(recurse=False):
+            setattr(owner, name, buffer.to(device))
+    return module.eval().requires_grad_(False)
 
 
 # -- shapes ------------------------------------------------------------------------------------------------------------
@@ -404,18 +429,20 @@ def image_settings(shapes: Shapes) -> dict[str, Any]:
 # -- random values -----------------------------------------------------------------------------------------------------
 
 
-def random_part(part: Part, settings: dict[str, Any], device: torch.device, dtype: torch.dtype) -> nn.Module:
+def random_part(
+    part: Part, settings: dict[str, Any], device: torch.device, dtype: torch.dtype, fp8: bool = False, on_host: int = 0
+) -> nn.Module:
     """The part at its full shape with values drawn on ``device`` from a fixed seed: right in time and memory, no more.
 
     Matrices have a spread of one over the square root of their inputs, norms are one, biases zero: activations then
     keep their size from layer to layer, so that bf16 stays finite.
     """
-    module = empty_module(part, settings)
+    module = empty_module(part, settings, fp8)
     generator = torch.Generator(device).manual_seed(0)
     for name, parameter in _to_fill(module):
         tensor = torch.empty(parameter.shape, device=device, dtype=_dtype_of(module, name, dtype))
         _draw(name, tensor, generator)
-        _place(module, name, tensor)
+        _place(module, name, tensor, on_host)
     return _finished(module, device)
 
 

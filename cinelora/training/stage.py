@@ -54,6 +54,7 @@ class Stage(LightningModule):
     """Trains a part of ``transformer``, on text alone. ``sample_ids`` key the noise; ``null_text`` is (512, D)."""
 
     null_text: Tensor
+    transformer: WanTransformer3DModel
     shows_image = False
 
     def __init__(
@@ -68,13 +69,20 @@ class Stage(LightningModule):
     ) -> None:
         super().__init__()
         self.config = config
-        self.transformer = transformer
+        # what is frozen is where it should be, on this device or on the host: Lightning shall neither move nor broadcast it
+        object.__setattr__(self, "transformer", transformer)
         self.flow = flow
         self.sample_ids = sample_ids
         self.peak_lr = peak_lr
         self.register_buffer("null_text", null_text, persistent=False)
         self.trained = trained
+        self.weights = torch.nn.ParameterList(trained.parameters)
         self.may_drop_image = transformer.config.image_dim is not None
+
+    def train(self, mode: bool = True) -> Stage:
+        """Training or eval mode, of the transformer as well."""
+        self.transformer.train(mode)
+        return super().train(mode)
 
     def on_train_start(self) -> None:
         """Loaded in eval mode, and Lightning leaves it so: LoRA dropout and activation checkpointing need train mode."""

@@ -1,0 +1,283 @@
+"""A training step at full size: the plain diffusers + peft loop, and ours in bf16 and fp8, on random weights.
+
+    python benchmarks/train_step.py [stills] [window] [plain] [bf16] [fp8] [rounds=2] [steps=4] [memory=<policy>] [small=true]
+        [compile=false]
+
+Words choose jobs and contenders; without any all take part. Contenders are built in turns from the same weights, adapters
+and batch, so that their gradients can be compared: ``cosine`` is that of all adapter gradients with the plain loop's.
+``share`` is of the matmul rate measured in the same run, counting a forward pass and the gradients of activations; what is
+computed again is not counted. ``small=true`` takes the embedded shapes, to try the script without a GPU.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import report
+from diffusers import WanTransformer3DModel
+from peft import LoraConfig
+
+from cinelora.config.schema import LoraSettings, MemoryConfig, ModelConfig, StageConfig, TrainConfig
+from cinelora.models.adapter_file import LoraSpec
+from cinelora.models.flow import keyed_generator
+from cinelora.models.footprint import GIB, IMAGE_TOKENS, TEXT_TOKENS, Shape
+from cinelora.models.lora import adapter_state, add_adapter
+from cinelora.models.memory import arrange
+from cinelora.models.wan import (
+    Condition,
+    ImageCondition,
+    WanBundle,
+    default_device,
+    num_latent_frames,
+    predict_velocity,
+)
+from cinelora.plan import choose_policy, tokens_of
+
+CONTENDERS = ("plain", "bf16", "fp8")
+POLICIES: dict[str, MemoryConfig] = {
+    "auto": MemoryConfig(),
+    "plain": MemoryConfig("plain", 0.0, False, 0.0),
+    "recompute": MemoryConfig("recompute", 1.0, False, 0.0),
+    "offload": MemoryConfig("offload", 1.0, True, 0.0),
+    "swap": MemoryConfig("swap", 1.0, True, 1.0),
+}
+MODEL = ModelConfig(name="wan21_14b_720p", t2v="random", i2v="random", weights="random")
+SMALL = replace(MODEL, num_layers=4, num_heads=4, hidden_size=128, ffn_dim=256)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one step is of."""
+
+    frames: int
+    height: int
+    width: int
+    samples: int
+
+    def config(self, model: ModelConfig, dtype: str, memory: MemoryConfig) -> TrainConfig:
+        """The same as settings of a run on the image-to-video transformer."""
+        return TrainConfig(
+            model=replace(model, dtype=dtype, height=self.height, width=self.width),
+            stage=StageConfig("motion", "i2v", self.frames, True, batch_size=self.samples),
+            lora=LoraSettings(),
+            memory=memory,
+        )
+
+
+JOBS = {"stills": Job(1, 720, 1280, 4), "window": Job(33, 480, 832, 1)}
+SMALL_JOBS = {"stills": Job(1, 64, 96, 4), "window": Job(9, 48, 64, 1)}
+
+
+@dataclass
+class Built:
+    """A transformer with what trains, and how its blocks run."""
+
+    transformer: WanTransformer3DModel
+    parameters: list[torch.nn.Parameter]
+    policy: str
+
+
+def plain(config: TrainConfig, device: torch.device) -> Built:
+    """What one would write with diffusers and peft: frozen bf16, adapters by peft, every block checkpointed."""
+    transformer = WanBundle.from_config(config.model, "i2v", Path("none"), device).load_transformer()
+    targets = r".*attn2\.(to_q|to_k|to_v|to_out.0|add_k_proj|add_v_proj)"
+    transformer.add_adapter(LoraConfig(r=8, lora_alpha=16, target_modules=targets))
+    transformer.enable_gradient_checkpointing()
+    named = {name: p for name, p in transformer.named_parameters() if p.requires_grad}
+    for parameter in named.values():
+        parameter.data = parameter.data.float()
+    ordered = sorted(named, key=lambda name: name.replace(".default", ""))
+    return Built(transformer.train(), [named[name] for name in ordered], "all blocks recomputed, eager")
+
+
+def ours(config: TrainConfig, device: torch.device) -> Built:
+    """As ``train.py`` builds it."""
+    room = torch.cuda.get_device_properties(device).total_memory / GIB if device.type == "cuda" else None
+    policy, why = choose_policy(config, room)
+    bundle = WanBundle.from_config(config.model, "i2v", Path("none"), device)
+    transformer = bundle.load_transformer(on_host=policy.swap)
+    add_adapter(transformer, "motion", LoraSpec(8, 16.0, 0.0, "cross_attention"), seed=0)
+    arrange(transformer, policy)
+    named = {name: p for name, p in transformer.named_parameters() if p.requires_grad}
+    assert len(named) == len(adapter_state(transformer, "motion"))
+    ordered = sorted(named, key=lambda name: name.replace(".motion", ""))
+    return Built(transformer.train(), [named[name] for name in ordered], why)
+
+
+def same_factors(built: Built) -> None:
+    """Give every contender the same adapter, of which no factor is zero: else half of the gradients were."""
+    for number, parameter in enumerate(built.parameters):
+        values = torch.randn(parameter.shape, generator=keyed_generator(0, "factor", number))
+        parameter.data.copy_(values * (0.02 if number % 2 else 1 / parameter.shape[1] ** 0.5))
+
+
+def stepper(built: Built, config: TrainConfig, device: torch.device) -> Callable[[], None]:
+    """One optimizer step on a fixed batch."""
+    model, stage = config.model, config.stage
+    shape = Shape.of(model, "i2v")
+    frames, size = num_latent_frames(stage.num_frames), (model.height // 8, model.width // 8)
+    generator = torch.Generator(device).manual_seed(0)
+
+    def draw(*sizes: int) -> torch.Tensor:
+        return torch.randn(stage.batch_size, *sizes, device=device, generator=generator)
+
+    latents, noise, given = (draw(16, frames, *size) for _ in range(3))
+    condition = Condition(draw(TEXT_TOKENS, shape.text), ImageCondition(given, draw(IMAGE_TOKENS, shape.image or 0)))
+    sigma = torch.linspace(0.3, 0.7, stage.batch_size, device=device)
+    at = sigma.view(-1, 1, 1, 1, 1)
+    optimizer = torch.optim.AdamW(built.parameters, lr=0.0, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        predicted = predict_velocity(built.transformer, (1 - at) * latents + at * noise, sigma * 1000, condition)
+        torch.nn.functional.mse_loss(predicted, noise - latents).backward()
+        torch.nn.utils.clip_grad_norm_(built.parameters, 1.0)
+        optimizer.step()
+
+    return step
+
+
+def timed(step: Callable[[], None], steps: int, device: torch.device) -> tuple[list[float], float]:
+    """Seconds of each step after two to warm up, which compile, and what the first took."""
+    started = time.perf_counter()
+    step()
+    wait(device)
+    first = time.perf_counter() - started
+    step()
+    seconds = []
+    for _ in range(steps):
+        wait(device)
+        started = time.perf_counter()
+        step()
+        wait(device)
+        seconds.append(time.perf_counter() - started)
+    return seconds, first
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def matmul_rate(device: torch.device, size: int = 8192) -> float:
+    """FLOP/s of a large bf16 product."""
+    size = size if device.type == "cuda" else 512
+    left, right = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    times = []
+    for _ in range(12):
+        wait(device)
+        started = time.perf_counter()
+        for _ in range(10):
+            left @ right
+        wait(device)
+        times.append((time.perf_counter() - started) / 10)
+    return 2 * size**3 / min(times)
+
+
+def step_flops(shape: Shape, tokens: int, samples: int) -> float:
+    """Products of a forward pass and of the gradients of activations."""
+    width, context = shape.hidden, TEXT_TOKENS + (IMAGE_TOKENS if shape.image else 0)
+    per_token = 2 * (6 * width**2 + 2 * width * shape.ffn)  # all but keys and values of the context
+    of_context = context * 4 * width**2
+    attention = 4 * width * tokens * (tokens + context)
+    forward = shape.layers * (tokens * per_token + of_context + attention)
+    backward = shape.layers * (tokens * per_token + 2.5 * attention)
+    return samples * (forward + backward)
+
+
+def measure(
+    contender: str, job: Job, model: ModelConfig, memory: str, steps: int, device: torch.device
+) -> dict[str, Any]:
+    """One contender built, timed and torn down; its gradients beside its times."""
+    config = job.config(model, "fp8" if contender == "fp8" else "bf16", POLICIES[memory])
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    torch.compiler.reset()
+    built = plain(config, device) if contender == "plain" else ours(config, device)
+    same_factors(built)
+    loaded = torch.cuda.memory_allocated(device) / GIB if device.type == "cuda" else 0.0
+    seconds, first = timed(stepper(built, config, device), steps, device)
+    peak = torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else 0.0
+    gradient = torch.cat([p.grad.flatten().float().cpu() for p in built.parameters if p.grad is not None])
+    return {
+        "seconds": seconds,
+        "first": first,
+        "loaded_gib": loaded,
+        "peak_gib": peak,
+        "policy": built.policy,
+        "gradient": gradient,
+    }
+
+
+def main(words: list[str]) -> None:
+    """Measure and report."""
+    options = dict(word.split("=") for word in words if "=" in word)
+    small, device = options.get("small") == "true", default_device()
+    model, jobs = (SMALL, SMALL_JOBS) if small else (MODEL, JOBS)
+    model = replace(model, compile_blocks={"true": True, "false": False}.get(options.get("compile", "")))
+    chosen = [job for job in jobs if job in words] or list(jobs)
+    contenders = [name for name in CONTENDERS if name in words] or list(CONTENDERS)
+    rate = matmul_rate(device)
+    print(f"matmul {rate / 1e12:.1f} TFLOP/s")
+    found: dict[str, Any] = {"matmul_tflops": rate / 1e12, "jobs": {}}
+    for name in chosen:
+        job, rows = jobs[name], {}
+        tokens = tokens_of(job.frames, job.height, job.width)
+        for _ in range(int(options.get("rounds", 2))):
+            for contender in contenders:
+                try:
+                    got = measure(
+                        contender, job, model, options.get("memory", "auto"), int(options.get("steps", 4)), device
+                    )
+                except torch.cuda.OutOfMemoryError as error:
+                    print(f"{name}, {contender}: out of memory: {str(error).splitlines()[0]}")
+                    continue
+                row = rows.setdefault(contender, got | {"seconds": []})
+                row["seconds"] += got["seconds"]
+                print(
+                    f"{name}, {contender}: {statistics.median(got['seconds']):.3f} s, {got['peak_gib']:.1f} GiB, {got['policy']}",
+                    flush=True,
+                )
+        found["jobs"][name] = summary(rows, step_flops(Shape.of(model, "i2v"), tokens, job.samples), rate)
+        for contender, row in found["jobs"][name].items():
+            print(name, contender, {key: value for key, value in row.items() if key != "seconds"})
+    if not small:
+        report("train_step", found)
+
+
+def summary(rows: dict[str, Any], flops: float, rate: float) -> dict[str, Any]:
+    """Medians, spread, ratio to the plain loop, share of the ceiling, and gradients against the plain loop's."""
+    reference = rows.get("plain")
+    told = {}
+    for contender, row in rows.items():
+        median = statistics.median(row["seconds"])
+        told[contender] = {
+            "median_s": median,
+            "range_s": [min(row["seconds"]), max(row["seconds"])],
+            "first_step_s": row["first"],
+            "peak_gib": row["peak_gib"],
+            "loaded_gib": row["loaded_gib"],
+            "share_of_matmul": flops / median / rate,
+            "policy": row["policy"],
+            "seconds": row["seconds"],
+        }
+        if reference:
+            told[contender]["times_faster"] = statistics.median(reference["seconds"]) / median
+            cosine = torch.nn.functional.cosine_similarity(row["gradient"], reference["gradient"], dim=0)
+            told[contender]["cosine"] = float(cosine)
+    return told
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,210 @@
+"""What a Wan transformer takes on a device, from its shape alone: parameters, bytes, and the peak of a training step.
+
+Enters: the shape in the settings, and a ``Policy``. Leaves: numbers, before anything is loaded. It needs no torch.
+
+The peak is a sum of what must be there at once. Activations are counted in units of one bf16 tensor as wide as the
+transformer, tokens x hidden x 2 bytes; how many of them a block keeps was measured, and ``benchmarks/memory.py`` measures
+it again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from cinelora.config.schema import ModelConfig
+
+GIB = 2**30
+TEXT_TOKENS, IMAGE_TOKENS = 512, 257
+KEPT, PASSING = 17.9, 5.6
+"""Units that a compiled block keeps for its backward pass, and that come and go while one is computed (H200, torch 2.11)."""
+KEPT_EAGER, PASSING_EAGER = 32.0, 8.0
+"""The same without a compiler."""
+IN_FLIGHT = 3
+"""Units on their way from or to the host, with ``offload``."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How many blocks, from the first, are recomputed, whether their inputs wait on the host, and how many are swapped.
+
+    Swapped blocks have their weights on the host. They are recomputed as well, as a graph would hold what is fetched.
+    """
+
+    recompute: int = 0
+    offload: bool = False
+    swap: int = 0
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.swap <= self.recompute:
+            raise ValueError(f"{self.swap} swapped blocks want as many recomputed ones, not {self.recompute}")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that a transformer's bytes and operations follow from."""
+
+    layers: int
+    hidden: int
+    ffn: int
+    text: int
+    image: int | None
+    channels: int
+    freq: int = 256
+
+    @classmethod
+    def of(cls, model: ModelConfig, kind: str) -> Shape:
+        """The ``t2v`` or ``i2v`` transformer of a model; the embedded one's encoders are narrow."""
+        text, image, freq = (128, 96, 128) if model.name == "tiny" else (4096, 1280, 256)
+        shows = kind == "i2v"
+        sizes = (model.num_layers, model.hidden_size, model.ffn_dim, text)
+        return cls(*sizes, image if shows else None, 36 if shows else 16, freq)
+
+    @property
+    def block_matrices(self) -> int:
+        """Values in the matrices of one block."""
+        attention = 8 + (2 if self.image else 0)
+        return attention * self.hidden**2 + 2 * self.hidden * self.ffn
+
+    @property
+    def block_rest(self) -> int:
+        """Values in the norms, biases and modulation of one block."""
+        shown = 3 * self.hidden if self.image else 0
+        return 8 * self.hidden + 4 * self.hidden + 2 * self.hidden + self.ffn + self.hidden + 6 * self.hidden + shown
+
+    @property
+    def around(self) -> int:
+        """Values outside the blocks."""
+        width = self.hidden
+        ends = (self.channels * 4 + 1) * width + (width + 1) * 64 + 2 * width
+        text = (self.text + 1) * width + (width + 1) * width
+        time = (self.freq + 1) * width + (width + 1) * width + (width + 1) * 6 * width
+        image = 0 if self.image is None else (self.image + 1) * self.image + (self.image + 1) * width
+        norms = 0 if self.image is None else 2 * self.image + 2 * width
+        return ends + text + time + image + norms
+
+    @property
+    def parameters(self) -> int:
+        """All values."""
+        return self.layers * (self.block_matrices + self.block_rest) + self.around
+
+    def adapter(self, rank: int, targets: str) -> int:
+        """Values of an adapter's factors."""
+        wide, shown = 2 * self.hidden * rank, 2 if self.image else 0
+        projections = {"cross_attention": 4 + shown, "attention": 8 + shown, "all_linear": 8 + shown}[targets]
+        ffn = 2 * (self.hidden + self.ffn) * rank if targets == "all_linear" else 0
+        return self.layers * (projections * wide + ffn)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one training step on one device is of: samples of so many tokens, and an adapter."""
+
+    tokens: int
+    samples: int
+    rank: int
+    targets: str
+
+
+WIDTHS = {"bf16": 2.0, "fp32": 4.0, "fp8": 1.0}
+
+
+def weight_bytes(shape: Shape, dtype: str, swap: int = 0) -> float:
+    """Bytes of the frozen weights on the device, ``swap`` of the blocks having theirs elsewhere."""
+    width, rest = WIDTHS[dtype], 4.0 if dtype == "fp32" else 2.0
+    there = shape.layers - swap + min(2, swap)
+    return there * shape.block_matrices * width + (shape.layers * shape.block_rest + shape.around) * rest
+
+
+def peak_bytes(shape: Shape, step: Step, dtype: str, policy: Policy) -> dict[str, float]:
+    """Bytes on the device at the height of a training step, by what they are for."""
+    unit = step.tokens * step.samples * shape.hidden * (4 if dtype == "fp32" else 2)
+    kept, passing = (KEPT, PASSING) if policy.compile else (KEPT_EAGER, PASSING_EAGER)
+    plain = shape.layers - policy.recompute
+    inputs = min(IN_FLIGHT, policy.recompute) if policy.offload else policy.recompute
+    factors = shape.adapter(step.rank, step.targets)
+    return {
+        "weights": weight_bytes(shape, dtype, policy.swap),
+        "adapter, gradients and optimizer": 16.0 * factors,
+        "inputs of recomputed blocks": unit * inputs,
+        "activations": unit * (kept * max(plain, 1) + passing),
+    }
+
+
+def fastest(shape: Shape, step: Step, dtype: str, room: float, compile: bool) -> Policy | None:
+    """The policy that costs least time of those that fit into ``room`` bytes; None where none does.
+
+    In order of what a block costs: nothing kept back, one more forward pass for as few blocks as will do, journeys of
+    inputs, journeys of weights.
+    """
+    layers = shape.layers
+    ways = [Policy(count, compile=compile) for count in range(layers + 1)]
+    ways += [Policy(layers, True, count, compile) for count in range(layers + 1)]
+    return next((way for way in ways if sum(peak_bytes(shape, step, dtype, way).values()) <= room), None)
+
+
+def least_bytes(shape: Shape, step: Step, dtype: str, compile: bool) -> float:
+    """What the leanest policy takes."""
+    return sum(peak_bytes(shape, step, dtype, Policy(shape.layers, True, shape.layers, compile)).values())
+
+
+def described(policy: Policy, shape: Shape) -> str:
+    """A policy in words."""
+    if not policy.recompute:
+        return "all activations kept"
+    words = [f"{policy.recompute} of {shape.layers} blocks recomputed"]
+    if policy.offload:
+        words.append("their inputs on the host")
+    if policy.swap:
+        words.append(f"weights of {policy.swap} blocks on the host")
+    return ", ".join(words)
+
+
+def share_of(blocks: int, share: float) -> int:
+    """How many of ``blocks`` a share is, rounded up."""
+    return math.ceil(round(blocks * share, 6))
+
+
+# -- time --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A kind of GPU: memory, and dense FLOP/s as published, for bf16 and fp8 with float32 accumulation."""
+
+    name: str
+    gib: float
+    bf16: float
+    fp8: float | None
+
+
+GPUS = (
+    Gpu("H200", 141, 989e12, 1979e12),
+    Gpu("H100", 80, 989e12, 1979e12),
+    Gpu("A100", 80, 312e12, None),
+    Gpu("L40S", 48, 362e12, 733e12),
+    Gpu("RTX 5090", 32, 209.5e12, 419e12),
+    Gpu("RTX 4090", 24, 165.2e12, 330.3e12),
+)
+LINEAR = {"bf16": 590 / 989, "fp8": 830 / 1979, "fp32": 295 / 989}
+"""The share of the published rate that linear layers, with all that is not attention, reach in compiled blocks (H200)."""
+ATTENTION, ATTENTION_BACKWARD = 575 / 989, 530 / 989
+"""The same for attention, forward and backward (H200, cuDNN)."""
+
+
+def step_seconds(shape: Shape, step: Step, dtype: str, policy: Policy, gpu: Gpu) -> float:
+    """Seconds of one micro-batch, from its products; blocks are taken to be compiled, journeys to be hidden."""
+    width, tokens = shape.hidden, step.tokens
+    context = TEXT_TOKENS + (IMAGE_TOKENS if shape.image else 0)
+    linear = tokens * 2 * (6 * width**2 + 2 * width * shape.ffn) + context * 4 * width**2
+    attention = 4 * width * tokens * (tokens + context)
+    rate = LINEAR[dtype] * ((gpu.fp8 or gpu.bf16) if dtype == "fp8" else gpu.bf16)
+    forward = linear / rate + attention / (ATTENTION * gpu.bf16)
+    backward = linear / rate + 2.5 * attention / (ATTENTION_BACKWARD * gpu.bf16)
+    return step.samples * (forward * (shape.layers + policy.recompute) + backward * shape.layers)
+
+
+def gpu_named(name: str) -> Gpu | None:
+    """The kind of GPU that a driver's name tells, or None."""
+    return next((gpu for gpu in GPUS if gpu.name in name), None)

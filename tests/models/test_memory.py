@@ -1,0 +1,90 @@
+"""Laws of memory policies: whatever a block keeps, fetches or computes again, numbers and gradients are the same."""
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor
+from wan_layouts import SHAPE
+
+from cinelora.models.adapter_file import LoraSpec
+from cinelora.models.footprint import Policy
+from cinelora.models.lora import add_adapter
+from cinelora.models.memory import Swap, arrange, large_frozen
+
+BLOCKS = 4
+POLICIES = [
+    Policy(recompute=2),
+    Policy(recompute=4),
+    Policy(recompute=4, offload=True),
+    Policy(recompute=3, offload=True),
+    Policy(recompute=4, swap=4),
+    Policy(recompute=4, swap=3, offload=True),
+    Policy(recompute=1, swap=1),
+]
+
+
+def adapted(seed: int = 0) -> WanTransformer3DModel:
+    torch.manual_seed(seed)
+    transformer = WanTransformer3DModel(**{**SHAPE, "num_layers": BLOCKS}).requires_grad_(False)
+    add_adapter(transformer, "style", LoraSpec(4, 8.0, 0.0, "attention"), seed=0)
+    for name, parameter in transformer.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return transformer.train()
+
+
+def forward(transformer: WanTransformer3DModel) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    config = transformer.config
+    latents = torch.randn(2, config.in_channels, 2, 4, 4, generator=generator)
+    text = torch.randn(2, 512, config.text_dim, generator=generator)
+    out: Tensor = transformer(latents, torch.tensor([300.0, 700.0]), text, return_dict=False)[0]
+    return out
+
+
+def step(transformer: WanTransformer3DModel) -> tuple[Tensor, dict[str, Tensor]]:
+    out = forward(transformer)
+    transformer.zero_grad()
+    out.square().mean().backward()
+    return out.detach(), {n: p.grad.clone() for n, p in transformer.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_every_policy_gives_the_plain_loops_numbers_and_gradients_twice(policy: Policy):
+    plain, arranged = adapted(), adapted()
+    arrange(arranged, policy)
+    expected_out, expected = step(plain)
+    for _ in range(2):
+        out, gradients = step(arranged)
+        assert torch.equal(out, expected_out)
+        assert gradients.keys() == expected.keys()
+        assert all(torch.equal(gradients[name], expected[name]) for name in expected)
+
+
+def test_between_steps_a_forward_pass_without_gradients_finds_its_weights_too():
+    plain, arranged = adapted(), adapted()
+    arrange(arranged, Policy(recompute=4, swap=4))
+    for _ in range(2):
+        out, _ = step(arranged)
+        with torch.no_grad():
+            again = forward(arranged)
+        assert torch.equal(again, out)
+    assert torch.equal(forward(plain), out)
+
+
+def test_only_two_swapped_blocks_are_on_the_device_at_a_time_and_all_weights_stay_readable():
+    arranged = adapted()
+    before = {name: value.clone() for name, value in arranged.state_dict().items()}
+    arrange(arranged, Policy(recompute=4, swap=4))
+    step(arranged)
+    owner: Swap = arranged.blocks[0].forward.func.__self__  # type: ignore[attr-defined]
+    spans = [(place.data_ptr(), place.data_ptr() + place.numel()) for place in owner.places]
+    there = [
+        number
+        for number, block in enumerate(arranged.blocks)
+        if any(first <= large_frozen(block)[0].data_ptr() < end for first, end in spans)
+    ]
+    assert sorted(there) == sorted(tenant for tenant in owner.tenants if tenant is not None)
+    assert len(there) == 2
+    after = arranged.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())

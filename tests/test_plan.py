@@ -1,0 +1,137 @@
+"""What a run takes, said before it runs: exact counts, and policies that fit or are refused in words."""
+
+import pytest
+
+from cinelora.config.compose import compose_train
+from cinelora.config.schema import TrainConfig
+from cinelora.errors import ConfigError
+from cinelora.models.footprint import (
+    GIB,
+    GPUS,
+    Policy,
+    Shape,
+    Step,
+    fastest,
+    peak_bytes,
+    step_seconds,
+)
+from cinelora.plan import choose_policy, plan_lines
+
+I2V = Shape(40, 5120, 13824, 4096, 1280, 36)
+WINDOW = Step(14_040, 1, 8, "cross_attention")
+FULL = ["stage=motion", "data=noir", "model=wan21_14b_480p", "stage.batch_size=1"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "parameters"),
+    [
+        (I2V, 16_394_878_784),
+        (Shape(40, 5120, 13824, 4096, None, 16), 14_288_491_584),
+        (Shape(30, 1536, 8960, 4096, None, 16), 1_418_996_800),
+    ],
+)
+def test_parameters_are_counted_to_the_last(shape: Shape, parameters: int):
+    assert shape.parameters == parameters
+
+
+def test_the_embedded_shape_is_counted_as_it_is_built():
+    from cinelora.models.adapter_file import LoraSpec
+    from cinelora.models.lora import add_adapter
+    from cinelora.models.tiny import grow, new_transformer
+    from cinelora.models.weights import num_parameters
+
+    config = compose_train(["stage=style", "data=noir"])
+    t2v = new_transformer(0)
+    for kind, transformer in (("t2v", t2v), ("i2v", grow(t2v, 0))):
+        shape = Shape.of(config.model, kind)
+        assert shape.parameters == num_parameters(transformer)
+        for targets in ("cross_attention", "attention", "all_linear"):
+            new = new_transformer(0) if kind == "t2v" else grow(new_transformer(0), 0)
+            add_adapter(new, "style", LoraSpec(4, 8.0, 0.0, targets), seed=0)
+            trained = sum(p.numel() for p in new.parameters() if p.requires_grad)
+            assert shape.adapter(4, targets) == trained
+
+
+def test_more_memory_never_gives_a_slower_policy_and_all_of_them_fit():
+    seconds = []
+    for room in range(8, 160, 4):
+        policy = fastest(I2V, WINDOW, "bf16", room * GIB, compile=True)
+        assert policy is not None
+        assert sum(peak_bytes(I2V, WINDOW, "bf16", policy).values()) <= room * GIB
+        seconds.append(step_seconds(I2V, WINDOW, "bf16", policy, GPUS[0]))
+    assert seconds == sorted(seconds, reverse=True)
+    assert seconds[-1] < seconds[0]
+
+
+def test_what_fits_nowhere_is_refused_with_what_would():
+    config = compose_train([*FULL, "memory.limit_gib=4"])
+    with pytest.raises(ConfigError, match=r"1 x 14040 tokens takes 5\.\d GiB at the least, and 3\.8 GiB"):
+        choose_policy(config, 80.0)
+    config = compose_train([*FULL[:-1], "stage.batch_size=16", "memory.limit_gib=16"])
+    with pytest.raises(ConfigError, match=r"choose stage\.batch_size=\d+ with stage\.accumulation"):
+        choose_policy(config, 80.0)
+
+
+def test_full_size_without_a_gpu_is_refused_and_the_embedded_model_is_not():
+    with pytest.raises(ConfigError, match=r"16\.4 billion parameters and there is no GPU here.*plan=true"):
+        choose_policy(compose_train(FULL), None)
+    policy, _ = choose_policy(compose_train(["stage=style", "data=noir"]), None)
+    assert policy == Policy()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["memory=plain"], Policy(compile=True)),
+        (["memory=recompute"], Policy(40, compile=True)),
+        (["memory=recompute", "memory.recompute=0.5"], Policy(20, compile=True)),
+        (["memory=offload"], Policy(40, True, compile=True)),
+        (["memory=swap", "memory.swap=0.25", "model.compile_blocks=false"], Policy(40, True, 10)),
+    ],
+)
+def test_a_policy_that_is_named_is_taken(words: list[str], expected: Policy):
+    assert choose_policy(compose_train([*FULL, *words]), 80.0)[0] == expected
+
+
+def config_for(*words: str) -> TrainConfig:
+    return compose_train([*FULL, *words])
+
+
+def test_a_plan_names_here_and_every_size_of_card():
+    lines = plan_lines(config_for(), "NVIDIA H100 80GB HBM3", 79.2)
+    assert "16,394.9 million parameters; adapter 19.66 million" in lines[1]
+    assert lines[2].startswith("here, NVIDIA H100 80GB HBM3, 79 GiB: memory=auto: ")
+    rows = [line.split()[:2] for line in lines[4:]]
+    assert rows == [[card, dtype] for card in ("16", "24", "48", "80", "141") for dtype in ("bf16", "fp8")]
+    assert "this H100" in lines[3]
+    assert plan_lines(config_for(), None, None)[2] == "here: no GPU, which this takes"
+
+
+def test_steps_and_accumulation_make_hours():
+    one, many = (plan_lines(config_for(f"stage.steps={steps}"), None, None)[-1].split() for steps in (1000, 10_000))
+    assert float(many[4]) == pytest.approx(10 * float(one[4]), rel=0.05)
+    assert many[3] == one[3]
+
+
+def test_swapping_weights_that_are_not_recomputed_is_refused():
+    from cinelora.config.check import check_train
+
+    with pytest.raises(ConfigError, match=r"memory\.swap=1 wants as many blocks recomputed, not memory\.recompute=0"):
+        check_train(config_for("memory=plain", "memory.swap=1"))
+    whole = ["stage=pretrain", "data=rendered"]
+    with pytest.raises(ConfigError, match="stage=pretrain trains them all: choose memory=recompute"):
+        check_train(compose_train([*whole, "memory=swap"]))
+    with pytest.raises(ConfigError, match="stage=pretrain trains them all: choose model.dtype=fp32"):
+        check_train(compose_train([*whole, "model.dtype=fp8"]))
+
+
+def test_plan_true_says_it_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    from cinelora.config.command import main
+
+    def never(*_: object) -> int:
+        raise AssertionError("a plan runs nothing")
+
+    monkeypatch.chdir(tmp_path)
+    assert main("train", [*FULL, "plan=true", "out=run"], never) == 0
+    assert "plan of stage=motion on wan21_14b_480p, i2v: 1 x 14,040 tokens" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []

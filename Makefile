@@ -11,12 +11,12 @@ EXTRAS ?= dev
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# The demo's size: large enough to go through every room, small enough for two cores.
+# The demo's size: enough steps to see the look and that it lasts, few enough for two cores.
 DEMO               := outputs/demo
-DEMO_STYLE_STEPS   ?= 60
-DEMO_MOTION_STEPS  ?= 40
+DEMO_STYLE_STEPS   ?= 600
+DEMO_MOTION_STEPS  ?= 120
 DEMO_SAMPLER_STEPS ?= 20
-DEMO_PROMPT        ?= a man, smoking (alone), waits; a car's lamps = two moons
+DEMO_PROMPT        ?= On a dry street at night, two men in coats and hats walk to the right as a car drives to the left; the camera stands still.
 export DEMO_PROMPT
 
 TEST_WORKERS    ?= 2

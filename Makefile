@@ -94,7 +94,7 @@ check: $(READY)  ## look at style, types and installed packages; change nothing
 bench: $(READY)  ## time training and cache reads against a bare loop, and watch memory over 2,000 steps
 	$(BIN)/python benchmarks/train_loop.py
 	$(BIN)/python benchmarks/cache_reads.py
-	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/host_memory.py
 
 clean:  ## remove the virtual environment, the demo and what tools leave behind; your runs stay
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

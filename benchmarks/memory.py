@@ -1,43 +1,112 @@
-"""Memory of ``train.py`` over 2,000 steps: its peak must not grow.
+"""What ``plan=true`` predicts against what a step of the full shape takes: peak memory and seconds, policy by policy.
 
-Samples the resident memory of the training rank while it runs and compares the peak of the second quarter with that of
-the last.
+    python benchmarks/memory.py [names ...] [steps=3] [small=true] [gradients=true]
 
-    python benchmarks/memory.py [steps]
+Each configuration is built as ``train.py`` builds it, on random weights, and torn down. Names choose some of them;
+``gradients=true`` also compares adapter gradients between policies of one job and precision, which should differ in nothing
+but the order of sums. A ``limit`` is one that the allocator enforces, as on a smaller card.
 """
 
-import subprocess
+from __future__ import annotations
+
+import statistics
 import sys
-import tempfile
-import time
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
-import psutil
-from common import ROOT, report
+import torch
+from common import report
+from train_step import MODEL, SMALL, Job, measure
+
+from cinelora.config.schema import MemoryConfig
+from cinelora.models.footprint import GIB, GPUS, Shape, gpu_named, peak_bytes, step_seconds
+from cinelora.models.wan import default_device
+from cinelora.plan import choose_policy, step_of
+
+WINDOW, LONG, STILLS, STILL = (
+    Job(33, 480, 832, 1),
+    Job(81, 480, 832, 1),
+    Job(1, 720, 1280, 4),
+    Job(1, 720, 1280, 1),
+)
+SMALL_JOB = Job(9, 48, 64, 2)
 
 
-def main(steps: int) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        out = Path(scratch) / "run"
-        settings = ["stage=style", "data=noir", f"out={out}", f"cache={scratch}/cache", "logger=csv"]
-        command = [sys.executable, str(ROOT / "train.py"), *settings, f"stage.steps={steps}"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        samples: list[float] = []
-        while process.poll() is None:
-            if (out / "logs" / "csv").exists():  # the training rank has set itself up
-                ranks = psutil.Process(process.pid).children(recursive=True)
-                samples.append(max((rank.memory_info().rss for rank in ranks if rank.is_running()), default=0) / 2**20)
-            time.sleep(0.2)
-        quarter = len(samples) // 4
-        early, late = max(samples[quarter : 2 * quarter]), max(samples[3 * quarter :])
-        print(
-            f"{steps} steps: peak {early:.0f} MiB in the second quarter, {late:.0f} MiB in the last ({late - early:+.0f})"
-        )
-        report(
-            "memory",
-            {"steps": steps, "second_quarter_mib": early, "last_quarter_mib": late, "exit": process.returncode},
-        )
+@dataclass(frozen=True)
+class Case:
+    """A job, how its frozen weights are held, and what its blocks keep."""
+
+    job: Job
+    dtype: str
+    memory: MemoryConfig
+
+
+def shares(recompute: float, offload: bool = False, swap: float = 0.0, limit: float | None = None) -> MemoryConfig:
+    """A policy by its shares."""
+    return MemoryConfig("plain", recompute, offload, swap, limit)
+
+
+CASES = {
+    "still-bf16-plain": Case(STILL, "bf16", shares(0.0)),
+    "stills-bf16-recompute": Case(STILLS, "bf16", shares(1.0)),
+    "stills-fp8-half": Case(STILLS, "fp8", shares(0.5)),
+    "window-bf16-recompute": Case(WINDOW, "bf16", shares(1.0)),
+    "window-fp8-recompute": Case(WINDOW, "fp8", shares(1.0)),
+    "window-fp8-three-quarters": Case(WINDOW, "fp8", shares(0.75)),
+    "window-fp8-offload": Case(WINDOW, "fp8", shares(1.0, True)),
+    "window-fp8-swap-half": Case(WINDOW, "fp8", shares(1.0, True, 0.5)),
+    "window-fp8-swap": Case(WINDOW, "fp8", shares(1.0, True, 1.0)),
+    "window-bf16-swap": Case(WINDOW, "bf16", shares(1.0, True, 1.0)),
+    "window-fp8-24": Case(WINDOW, "fp8", MemoryConfig(limit_gib=24)),
+    "window-fp8-16": Case(WINDOW, "fp8", MemoryConfig(limit_gib=16)),
+    "long-fp8-80": Case(LONG, "fp8", MemoryConfig(limit_gib=80)),
+    "long-bf16-80": Case(LONG, "bf16", MemoryConfig(limit_gib=80)),
+}
+
+
+def main(words: list[str]) -> None:
+    """Measure, compare and report."""
+    options = dict(word.split("=") for word in words if "=" in word)
+    small, device = options.get("small") == "true", default_device()
+    total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    known = gpu_named(torch.cuda.get_device_name(device)) if total else None
+    gradients: dict[tuple[Job, str], torch.Tensor] = {}
+    found: dict[str, Any] = {}
+    for name in [word for word in words if "=" not in word] or list(CASES):
+        case = CASES[name]
+        job, model = (SMALL_JOB, SMALL) if small else (case.job, MODEL)
+        config = job.config(model, case.dtype, case.memory)
+        policy, _ = choose_policy(config, total and total / GIB)
+        shape, step = Shape.of(config.model, "i2v"), step_of(config)
+        predicted = sum(peak_bytes(shape, step, case.dtype, policy).values()) / GIB
+        if total:
+            torch.cuda.set_per_process_memory_fraction(min(1.0, (case.memory.limit_gib or 1e9) * GIB / total), device)
+        try:
+            got = measure("ours", job, model, case.memory, case.dtype, int(options.get("steps", 3)), device)
+        except torch.OutOfMemoryError as error:
+            found[name] = {"predicted_gib": predicted, "failed": str(error).splitlines()[0]}
+            print(name, found[name], flush=True)
+            continue
+        seconds = statistics.median(got["seconds"])
+        found[name] = {
+            "policy": str(policy),
+            "predicted_gib": predicted,
+            "peak_gib": got["peak_gib"],
+            "peak_off_by": predicted / got["peak_gib"] - 1 if got["peak_gib"] else None,
+            "predicted_s": step_seconds(shape, step, case.dtype, policy, known or GPUS[0]),
+            "seconds": got["seconds"],
+            "median_s": seconds,
+            "first_step_s": got["first"],
+            "loaded_gib": got["loaded_gib"],
+        }
+        if options.get("gradients") == "true":
+            reference = gradients.setdefault((job, case.dtype), got["gradient"])
+            error = (got["gradient"] - reference).norm() / reference.norm()
+            found[name]["gradient_off_by"] = float(error)
+        print(name, {key: value for key, value in found[name].items() if key != "seconds"}, flush=True)
+    if not small:
+        report("memory", found)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2000)
+    main(sys.argv[1:])

@@ -195,15 +195,15 @@ def step_flops(shape: Shape, tokens: int, samples: int) -> float:
 
 
 def measure(
-    contender: str, job: Job, model: ModelConfig, memory: str, steps: int, device: torch.device
+    contender: str, job: Job, model: ModelConfig, memory: MemoryConfig, dtype: str, steps: int, device: torch.device
 ) -> dict[str, Any]:
-    """One contender built, timed and torn down; its gradients beside its times."""
-    config = job.config(model, "fp8" if contender == "fp8" else "bf16", POLICIES[memory])
+    """The ``plain`` loop or ours, built, timed and torn down; its gradients beside its times."""
+    config = job.config(model, dtype, memory)
     gc.collect()
+    torch.compiler.reset()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    torch.compiler.reset()
     built = plain(config, device) if contender == "plain" else ours(config, device)
     same_factors(built)
     loaded = torch.cuda.memory_allocated(device) / GIB if device.type == "cuda" else 0.0
@@ -238,9 +238,15 @@ def main(words: list[str]) -> None:
             for contender in contenders:
                 try:
                     got = measure(
-                        contender, job, model, options.get("memory", "auto"), int(options.get("steps", 4)), device
+                        "plain" if contender == "plain" else "ours",
+                        job,
+                        model,
+                        POLICIES[options.get("memory", "auto")],
+                        "fp8" if contender == "fp8" else "bf16",
+                        int(options.get("steps", 4)),
+                        device,
                     )
-                except torch.cuda.OutOfMemoryError as error:
+                except torch.OutOfMemoryError as error:
                     print(f"{name}, {contender}: out of memory: {str(error).splitlines()[0]}")
                     continue
                 row = rows.setdefault(contender, got | {"seconds": []})

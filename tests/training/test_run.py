@@ -22,7 +22,7 @@ from lightning import Callback, Trainer
 from torch.utils.data import default_collate
 
 from cinelora.config.compose import RESUME_KEYS
-from cinelora.config.schema import MetricsConfig, ModelConfig, OptimizerConfig, PreviewConfig, TrainConfig
+from cinelora.config.schema import MemoryConfig, MetricsConfig, ModelConfig, OptimizerConfig, PreviewConfig, TrainConfig
 from cinelora.errors import TrainingError
 from cinelora.files import load_tensors, read_json, save_tensors
 from cinelora.latents.cache import Index
@@ -34,7 +34,16 @@ from cinelora.models.wan import Part, WanBundle, pad_text
 from cinelora.runs import RunDirectory
 from cinelora.training.callbacks import HELDOUT_SIGMAS, StopRequest
 from cinelora.training.checkpoints import POINTER, load_checkpoint, saved_checkpoints
-from cinelora.training.run import Crew, build_stage, carry_style_adapter, closing_lines, encode_rank, train, train_rank
+from cinelora.training.run import (
+    Crew,
+    build_stage,
+    carry_style_adapter,
+    closing_lines,
+    encode_rank,
+    explained,
+    train,
+    train_rank,
+)
 from cinelora.training.stage import Stage
 
 SUMMATION = 1e-6
@@ -472,3 +481,49 @@ def test_a_signal_in_the_last_step_interrupts_nothing(
 ):
     summary = run_with_signal_in_step(8, style_config, tmp_path, monkeypatch)
     assert (summary["step"], summary["interrupted"], summary["heldout_step"]) == (8, False, 8)
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        MemoryConfig("recompute", 0.5, False, 0.0),
+        MemoryConfig("offload", 1.0, True, 0.0),
+        MemoryConfig("swap", 1.0, True, 1.0),
+    ],
+    ids=lambda memory: memory.name,
+)
+def test_a_run_ends_the_same_whatever_its_blocks_keep(motion_config: TrainConfig, memory: MemoryConfig, tmp_path: Path):
+    config = replace(motion_config, stage=replace(motion_config.stage, steps=3))
+    plain = run_here(config, tmp_path / "plain")
+    lean = run_here(replace(config, memory=memory), tmp_path / "lean")
+    assert_same_end(plain, lean)
+    losses = [read_json(run.summary)["heldout_loss"] for run in (plain, lean)]
+    assert losses[0] == losses[1]
+
+
+def test_ranks_that_swap_end_as_one_that_does_not(style_config: TrainConfig, tmp_path: Path):
+    config = replace(style_config, stage=replace(style_config.stage, steps=3))
+    plain = run_here(config, tmp_path / "plain")
+    halved = replace(config.stage, batch_size=config.stage.batch_size // 2)
+    swapping = replace(config, stage=halved, gpus=2, memory=MemoryConfig("swap", 1.0, True, 1.0))
+    assert train(swapping, tmp_path / "ranks") == 0
+    assert_same_end(plain, RunDirectory(tmp_path / "ranks"), SUMMATION)
+
+
+def test_a_frozen_base_in_fp8_learns_as_much(style_config: TrainConfig, tmp_path: Path):
+    wide = run_here(style_config, tmp_path / "wide")
+    model = replace(style_config.model, dtype="fp8")
+    narrow = run_here(replace(style_config, model=model), tmp_path / "narrow")
+    changes = [read_json(run.summary)["heldout_change"] for run in (wide, narrow)]
+    assert changes[1] < 0
+    assert changes[1] == pytest.approx(changes[0], rel=0.25)
+
+
+def test_out_of_gpu_memory_names_the_step_and_what_to_try(style_config: TrainConfig):
+    trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    config = replace(style_config, memory=MemoryConfig("recompute", 1.0, False, 0.0))
+    with (
+        pytest.raises(TrainingError, match=r"out of GPU memory in step 1, at .* GiB; .*resume it with memory=offload"),
+        explained(config, trainer),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory")

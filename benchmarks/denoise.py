@@ -1,0 +1,110 @@
+"""One prediction at full size, as a denoising step makes two of: diffusers + peft, and ours in bf16 and fp8.
+
+    python benchmarks/denoise.py [480p33] [480p81] [720p81] [plain] [bf16] [fp8] [rounds=1] [steps=3] [small=true]
+
+Random weights, image-to-video, an adapter of rank 8 on cross-attention: live in the plain loop and in ours, and in
+``merged`` folded into the weights. ``difference`` is the relative distance of the predicted velocity to the plain loop's.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import sys
+from dataclasses import replace
+from typing import Any
+
+import torch
+from common import report
+from train_step import MODEL, POLICIES, SMALL, Job, matmul_rate, ours, plain, same_factors, timed
+
+from cinelora.models.footprint import GIB, IMAGE_TOKENS, TEXT_TOKENS, Shape
+from cinelora.models.lora import merge
+from cinelora.models.wan import (
+    Condition,
+    ImageCondition,
+    default_device,
+    num_latent_frames,
+    predict_velocity,
+)
+from cinelora.plan import tokens_of
+
+JOBS = {"480p33": Job(33, 480, 832, 1), "480p81": Job(81, 480, 832, 1), "720p81": Job(81, 720, 1280, 1)}
+SMALL_JOB = Job(9, 48, 64, 1)
+CONTENDERS = ("plain", "bf16", "merged", "fp8")
+
+
+def measure(contender: str, job: Job, model: Any, steps: int, device: torch.device) -> dict[str, Any]:
+    """Seconds and peak of one prediction, and what it predicts."""
+    config = job.config(model, "fp8" if contender == "fp8" else "bf16", POLICIES["plain"])
+    gc.collect()
+    torch.compiler.reset()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    built = plain(config, device) if contender == "plain" else ours(config, device)
+    same_factors(built)
+    transformer = built.transformer.eval()
+    if contender == "merged":
+        merge(transformer, {"motion": 1.0})
+    shape, size = Shape.of(config.model, "i2v"), (job.height // 8, job.width // 8)
+    frames, generator = num_latent_frames(job.frames), torch.Generator(device).manual_seed(0)
+
+    def draw(*sizes: int) -> torch.Tensor:
+        return torch.randn(1, *sizes, device=device, generator=generator)
+
+    image = ImageCondition(draw(16, frames, *size), draw(IMAGE_TOKENS, shape.image or 0))
+    condition, latents = Condition(draw(TEXT_TOKENS, shape.text), image), draw(16, frames, *size)
+    kept: dict[str, torch.Tensor] = {}
+
+    @torch.no_grad()
+    def predict() -> None:
+        kept["velocity"] = predict_velocity(transformer, latents, torch.full((1,), 500.0, device=device), condition)
+
+    seconds, first = timed(predict, steps, device)
+    peak = torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else 0.0
+    return {"seconds": seconds, "first": first, "peak_gib": peak, "velocity": kept["velocity"].cpu()}
+
+
+def main(words: list[str]) -> None:
+    """Measure and report."""
+    options = dict(word.split("=") for word in words if "=" in word)
+    small, device = options.get("small") == "true", default_device()
+    model = replace(SMALL if small else MODEL, compile_blocks={"true": True}.get(options.get("compile", "")))
+    contenders = [name for name in CONTENDERS if name in words] or list(CONTENDERS)
+    found: dict[str, Any] = {"matmul_tflops": matmul_rate(device) / 1e12, "jobs": {}}
+    for name in [name for name in JOBS if name in words] or list(JOBS):
+        job, rows = SMALL_JOB if small else JOBS[name], {}
+        for contender in contenders * int(options.get("rounds", 1)):
+            got = measure(contender, job, model, int(options.get("steps", 3)), device)
+            row = rows.setdefault(contender, got | {"seconds": []})
+            row["seconds"] += got["seconds"]
+            print(
+                f"{name}, {contender}: {statistics.median(got['seconds']):.3f} s, {got['peak_gib']:.1f} GiB", flush=True
+            )
+        found["jobs"][name] = {"tokens": tokens_of(job.frames, job.height, job.width), "contenders": summary(rows)}
+        print(name, found["jobs"][name], flush=True)
+    if not small:
+        report("denoise", found)
+
+
+def summary(rows: dict[str, Any]) -> dict[str, Any]:
+    """Medians, spread, ratio and distance to the plain loop."""
+    told, reference = {}, rows.get("plain")
+    for contender, row in rows.items():
+        median = statistics.median(row["seconds"])
+        told[contender] = {
+            "median_s": median,
+            "range_s": [min(row["seconds"]), max(row["seconds"])],
+            "first_s": row["first"],
+            "peak_gib": row["peak_gib"],
+        }
+        if reference:
+            told[contender]["times_faster"] = statistics.median(reference["seconds"]) / median
+            off = (row["velocity"] - reference["velocity"]).norm() / reference["velocity"].norm()
+            told[contender]["difference"] = float(off)
+    return told
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

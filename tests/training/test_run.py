@@ -501,8 +501,8 @@ def test_a_run_ends_the_same_whatever_its_blocks_keep(motion_config: TrainConfig
     assert losses[0] == losses[1]
 
 
-def test_ranks_that_swap_end_as_one_that_does_not(style_config: TrainConfig, tmp_path: Path):
-    config = replace(style_config, stage=replace(style_config.stage, steps=3))
+def test_ranks_that_swap_end_as_one_that_does_not(style_config: TrainConfig, smooth: OptimizerConfig, tmp_path: Path):
+    config = replace(style_config, optimizer=smooth, stage=replace(style_config.stage, steps=3))
     plain = run_here(config, tmp_path / "plain")
     halved = replace(config.stage, batch_size=config.stage.batch_size // 2)
     swapping = replace(config, stage=halved, gpus=2, memory=MemoryConfig("swap", 1.0, True, 1.0))

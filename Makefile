@@ -51,7 +51,7 @@ demo: $(READY)  ## train both stages on the embedded model and make a clip, with
 	@printf '%-30s %s\n' "" "" "The clip:" $(DEMO)/scene/clip.mp4 "Base model and adapters:" $(DEMO)/scene/contact.png \
 	  "Settings, seconds and memory:" $(DEMO)/scene/summary.json
 
-# The embedded model from nothing, on a GPU, in about an hour; docs/scale-model.md says how the shipped one was made.
+# The embedded model from nothing, on a GPU; docs/scale-model.md says how the shipped one was made.
 SCALE := outputs/scale-model
 PAIR  := model.t2v=$(SCALE)/pair/t2v model.i2v=$(SCALE)/pair/i2v cache=$(SCALE)/cache
 GPUS  ?= 1

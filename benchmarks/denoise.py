@@ -1,6 +1,6 @@
 """One prediction at full size, as a denoising step makes two of: diffusers + peft, and ours in bf16 and fp8.
 
-    python benchmarks/denoise.py [480p33] [480p81] [720p81] [plain] [bf16] [fp8] [rounds=1] [steps=3] [small=true]
+    python benchmarks/denoise.py [480p33] [480p81] [720p81] [plain] [bf16] [merged] [fp8] [rounds=1] [steps=3] [small=true]
 
 Random weights, image-to-video, an adapter of rank 8 on cross-attention: live in the plain loop and in ours, and in
 ``merged`` folded into the weights. ``difference`` is the relative distance of the predicted velocity to the plain loop's.
@@ -8,7 +8,6 @@ Random weights, image-to-video, an adapter of rank 8 on cross-attention: live in
 
 from __future__ import annotations
 
-import gc
 import statistics
 import sys
 from dataclasses import replace
@@ -16,18 +15,30 @@ from typing import Any
 
 import torch
 from common import report
-from train_step import MODEL, POLICIES, SMALL, Job, matmul_rate, ours, plain, same_factors, timed
+from train_step import (
+    MODEL,
+    POLICIES,
+    SMALL,
+    Job,
+    matmul_rate,
+    ours,
+    peak_gib,
+    plain,
+    same_factors,
+    start_afresh,
+    timed,
+)
 
-from cinelora.models.footprint import GIB, IMAGE_TOKENS, TEXT_TOKENS, Shape
+from cinelora.models.footprint import IMAGE_TOKENS, TEXT_TOKENS, Shape
 from cinelora.models.lora import merge
 from cinelora.models.wan import (
     Condition,
     ImageCondition,
     default_device,
     num_latent_frames,
+    num_tokens,
     predict_velocity,
 )
-from cinelora.plan import tokens_of
 
 JOBS = {"480p33": Job(33, 480, 832, 1), "480p81": Job(81, 480, 832, 1), "720p81": Job(81, 720, 1280, 1)}
 SMALL_JOB = Job(9, 48, 64, 1)
@@ -37,11 +48,7 @@ CONTENDERS = ("plain", "bf16", "merged", "fp8")
 def measure(contender: str, job: Job, model: Any, steps: int, device: torch.device) -> dict[str, Any]:
     """Seconds and peak of one prediction, and what it predicts."""
     config = job.config(model, "fp8" if contender == "fp8" else "bf16", POLICIES["plain"])
-    gc.collect()
-    torch.compiler.reset()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+    start_afresh(device)
     built = plain(config, device) if contender == "plain" else ours(config, device)
     same_factors(built)
     transformer = built.transformer.eval()
@@ -62,8 +69,7 @@ def measure(contender: str, job: Job, model: Any, steps: int, device: torch.devi
         kept["velocity"] = predict_velocity(transformer, latents, torch.full((1,), 500.0, device=device), condition)
 
     seconds, first = timed(predict, steps, device)
-    peak = torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else 0.0
-    return {"seconds": seconds, "first": first, "peak_gib": peak, "velocity": kept["velocity"].cpu()}
+    return {"seconds": seconds, "first": first, "peak_gib": peak_gib(device), "velocity": kept["velocity"].cpu()}
 
 
 def main(words: list[str]) -> None:
@@ -82,7 +88,7 @@ def main(words: list[str]) -> None:
             print(
                 f"{name}, {contender}: {statistics.median(got['seconds']):.3f} s, {got['peak_gib']:.1f} GiB", flush=True
             )
-        found["jobs"][name] = {"tokens": tokens_of(job.frames, job.height, job.width), "contenders": summary(rows)}
+        found["jobs"][name] = {"tokens": num_tokens(job.frames, job.height, job.width), "contenders": summary(rows)}
         print(name, found["jobs"][name], flush=True)
     if not small:
         report("denoise", found)

@@ -37,9 +37,10 @@ from cinelora.models.wan import (
     WanBundle,
     default_device,
     num_latent_frames,
+    num_tokens,
     predict_velocity,
 )
-from cinelora.plan import choose_policy, tokens_of
+from cinelora.plan import choose_policy
 
 CONTENDERS = ("plain", "bf16", "fp8")
 POLICIES: dict[str, MemoryConfig] = {
@@ -194,21 +195,31 @@ def step_flops(shape: Shape, tokens: int, samples: int) -> float:
     return samples * (forward + backward)
 
 
-def measure(
-    contender: str, job: Job, model: ModelConfig, memory: MemoryConfig, dtype: str, steps: int, device: torch.device
-) -> dict[str, Any]:
-    """The ``plain`` loop or ours, built, timed and torn down; its gradients beside its times."""
-    config = job.config(model, dtype, memory)
+def start_afresh(device: torch.device) -> None:
+    """Forget what was built, compiled and used before."""
     gc.collect()
     torch.compiler.reset()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_gib(device: torch.device) -> float:
+    """Most that tensors took at once since ``start_afresh``; 0 where nobody counts."""
+    return torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else 0.0
+
+
+def measure(
+    contender: str, job: Job, model: ModelConfig, memory: MemoryConfig, dtype: str, steps: int, device: torch.device
+) -> dict[str, Any]:
+    """The ``plain`` loop or ours, built, timed and torn down; its gradients beside its times."""
+    config = job.config(model, dtype, memory)
+    start_afresh(device)
     built = plain(config, device) if contender == "plain" else ours(config, device)
     same_factors(built)
     loaded = torch.cuda.memory_allocated(device) / GIB if device.type == "cuda" else 0.0
     seconds, first = timed(stepper(built, config, device), steps, device)
-    peak = torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else 0.0
+    peak = peak_gib(device)
     gradient = torch.cat([p.grad.flatten().float().cpu() for p in built.parameters if p.grad is not None])
     return {
         "seconds": seconds,
@@ -233,7 +244,7 @@ def main(words: list[str]) -> None:
     found: dict[str, Any] = {"matmul_tflops": rate / 1e12, "jobs": {}}
     for name in chosen:
         job, rows = jobs[name], {}
-        tokens = tokens_of(job.frames, job.height, job.width)
+        tokens = num_tokens(job.frames, job.height, job.width)
         for _ in range(int(options.get("rounds", 2))):
             for contender in contenders:
                 try:

@@ -18,6 +18,7 @@ from cinelora.models.footprint import (
     fastest,
     gpu_named,
     least_bytes,
+    num_tokens,
     peak_bytes,
     share_of,
     step_seconds,
@@ -25,20 +26,14 @@ from cinelora.models.footprint import (
 
 SLACK = 0.95
 """The share of a GPU that can be planned with: its context, and what the allocator cannot use, are the rest."""
-SPATIAL, TEMPORAL = 16, 4
 FULL_SIZE = 1e9
 """Parameters from which training on a CPU is refused: a step would take hours."""
-
-
-def tokens_of(frames: int, height: int, width: int) -> int:
-    """Tokens of a sample in the transformer: 1x2x2 latents, each of 4x8x8 pixels."""
-    return ((frames - 1) // TEMPORAL + 1) * (height // SPATIAL) * (width // SPATIAL)
 
 
 def step_of(config: TrainConfig) -> Step:
     """One micro-batch of a run."""
     model, lora = config.model, config.lora
-    tokens = tokens_of(config.stage.num_frames, model.height, model.width)
+    tokens = num_tokens(config.stage.num_frames, model.height, model.width)
     return Step(tokens, config.stage.batch_size, lora.rank, lora.targets)
 
 
@@ -58,7 +53,7 @@ def choose_policy(config: TrainConfig, room_gib: float | None) -> tuple[Policy, 
         recompute, swap = (share_of(shape.layers, share or 0.0) for share in (memory.recompute, memory.swap))
         policy = Policy(recompute, bool(memory.offload), swap, compile)
         return policy, f"memory={memory.name}: {described(policy, shape)}"
-    room = (memory.limit_gib or room_gib) * GIB * SLACK
+    room = min(room_gib, memory.limit_gib or room_gib) * GIB * SLACK
     chosen = fastest(shape, step, config.model.dtype, room, compile)
     if chosen is None:
         raise ConfigError(refusal(config, shape, step, room, compile))
@@ -122,6 +117,8 @@ def _here(config: TrainConfig, shape: Shape, step: Step, gpu: Gpu, room_gib: flo
         policy, why = choose_policy(config, room_gib)
     except ConfigError as error:
         return str(error)
+    if config.model.dtype == "fp32":
+        return f"{why}; what fp32 takes in time was never measured"
     seconds = step_seconds(shape, step, config.model.dtype, policy, gpu) * config.stage.accumulation
     return f"{why}; about {seconds:.2f} s a step, {seconds * config.stage.steps / 3600:.1f} h"
 

@@ -52,6 +52,47 @@ def test_the_embedded_shape_is_counted_as_it_is_built():
             assert shape.adapter(4, targets) == trained
 
 
+def step(tokens: int, samples: int = 1) -> Step:
+    return Step(tokens, samples, 8, "cross_attention")
+
+
+@pytest.mark.parametrize(
+    ("work", "policy", "gib"),
+    [
+        (step(14_040), Policy(0, compile=True), 127),
+        (step(14_040), Policy(40, compile=True), 39),
+        (step(3600), Policy(0, compile=True), 56.5),
+        (step(3600, 4), Policy(0, compile=True), 132),
+        (step(14_040), Policy(40), 40.4),
+        (step(3600, 4), Policy(40), 40.8),
+        (step(3600), Policy(40), 33.4),
+        (step(1560), Policy(40), 32.0),
+        (step(3600), Policy(0), 60.9),
+    ],
+)
+def test_peaks_measured_on_an_h200_come_out(work: Step, policy: Policy, gib: float):
+    """Of hand-written loops on the full I2V shape; four of the nine were fitted to."""
+    assert sum(peak_bytes(I2V, work, "bf16", policy).values()) / GIB == pytest.approx(gib, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("work", "dtype", "recompute", "seconds"),
+    [
+        (step(14_040), "bf16", 0, 2.294),
+        (step(14_040), "bf16", 40, 3.172),
+        (step(14_040), "fp8", 0, 1.957),
+        (step(14_040), "fp8", 40, 2.662),
+        (step(3600, 4), "bf16", 0, 1.628),
+        (step(3600, 4), "fp8", 0, 1.240),
+        (step(3600), "bf16", 0, 0.404),
+        (step(3600), "fp8", 0, 0.334),
+    ],
+)
+def test_seconds_measured_on_an_h200_come_out(work: Step, dtype: str, recompute: int, seconds: float):
+    found = step_seconds(I2V, work, dtype, Policy(recompute, compile=True), GPUS[0])
+    assert found == pytest.approx(seconds, rel=0.11)
+
+
 def test_more_memory_never_gives_a_slower_policy_and_all_of_them_fit():
     seconds = []
     for room in range(8, 160, 4):
@@ -70,6 +111,11 @@ def test_what_fits_nowhere_is_refused_with_what_would():
     config = compose_train([*FULL[:-1], "stage.batch_size=16", "memory.limit_gib=16"])
     with pytest.raises(ConfigError, match=r"choose stage\.batch_size=\d+ with stage\.accumulation"):
         choose_policy(config, 80.0)
+
+
+def test_a_limit_never_plans_with_more_than_there_is():
+    roomy, own = (choose_policy(compose_train([*FULL, *more]), 80.0) for more in (["memory.limit_gib=141"], []))
+    assert roomy == own
 
 
 def test_full_size_without_a_gpu_is_refused_and_the_embedded_model_is_not():
@@ -118,7 +164,11 @@ def test_swapping_weights_that_are_not_recomputed_is_refused():
 
     with pytest.raises(ConfigError, match=r"memory\.swap=1 wants as many blocks recomputed, not memory\.recompute=0"):
         check_train(config_for("memory=plain", "memory.swap=1"))
+    with pytest.raises(ConfigError, match="memory.offload=true .* choose memory=offload"):
+        check_train(config_for("memory.offload=true"))
     whole = ["stage=pretrain", "data=rendered"]
+    with pytest.raises(ConfigError, match="stage=pretrain trains every weight: leave it away"):
+        check_train(compose_train([*whole, "plan=true"]))
     with pytest.raises(ConfigError, match="stage=pretrain trains them all: choose memory=recompute"):
         check_train(compose_train([*whole, "memory=swap"]))
     with pytest.raises(ConfigError, match="stage=pretrain trains them all: choose model.dtype=fp32"):

@@ -315,7 +315,7 @@ def _random_lines(model: ModelConfig, drawn: list[Part]) -> list[str]:
         "memory are those of the real shapes, clips are noise and adapters worth nothing"
     ]
     if Part.TEXT_ENCODER in drawn:
-        size = "11 GB" if model.dtype == "bf16" else "23 GB"
+        size = "23 GB" if model.dtype == "fp32" else "11 GB"
         lines.append(f"prompts are encoded by a whole UMT5-XXL, {size}; model.text_encoder=<folder> takes another")
     return lines
 
@@ -343,6 +343,12 @@ def _check_memory(config: TrainConfig) -> None:
             f"memory.swap={swap:g} wants as many blocks recomputed, not memory.recompute={said}: "
             f"a graph would hold the weights that are fetched; add memory.recompute={swap:g}"
         )
+    if memory.offload and not recompute:
+        raise ConfigError(
+            "memory.offload=true is for the inputs of recomputed blocks, and none is asked for: choose memory=offload"
+        )
+    if whole and config.plan:
+        raise ConfigError("plan=true knows what adapters take, and stage=pretrain trains every weight: leave it away")
     if whole and swap:
         raise ConfigError(
             f"memory.swap={swap:g} moves frozen weights, and stage=pretrain trains them all: choose memory=recompute"

@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 RESUME_KEYS = (
     *("stage.steps", "stage.batch_size", "stage.accumulation", "gpus", "nodes", "optimizer.lr", "optimizer.clip_norm"),
-    *("workers", "cache", "out", "resume", "description"),
+    *("workers", "cache", "out", "resume", "description", "plan"),
 )
 RESUME_SECTIONS = ("logger", "memory", "checkpoint", "validation", "preview")
 """What may change when a run goes on: how long it is and how it is written down; how a step's samples are cut, while

@@ -13,15 +13,30 @@ import math
 from dataclasses import dataclass
 
 from cinelora.config.schema import ModelConfig
+from cinelora.models.checkpoints import CHANNELS
 
 GIB = 2**30
 TEXT_TOKENS, IMAGE_TOKENS = 512, 257
+"""Wan's cross-attention takes the last 512 context tokens for text and whatever precedes them for the image."""
+SPATIAL, TEMPORAL = 8, 4
+"""Pixels per latent along each side, and frames per latent frame after the first."""
 KEPT, PASSING = 17.9, 5.6
-"""Units that a compiled block keeps for its backward pass, and that come and go while one is computed (H200, torch 2.11)."""
-KEPT_EAGER, PASSING_EAGER = 32.0, 8.0
-"""The same without a compiler."""
+"""Units that a compiled block keeps for its backward pass, and that come and go while one is computed (H200, torch 2.11:
+127 GiB and 39 GiB for 14,040 tokens of the I2V shape, all kept and all recomputed)."""
+KEPT_EAGER, PASSING_EAGER = 21.7, 9.8
+"""The same without a compiler, from peft's own layers (60.9 GiB for 3,600 tokens, all kept; 40.4 GiB for 14,040, recomputed)."""
 IN_FLIGHT = 3
 """Units on their way from or to the host, with ``offload``."""
+
+
+def num_latent_frames(num_frames: int) -> int:
+    """Latent frames of ``num_frames`` = 4n+1 frames: n+1."""
+    return (num_frames - 1) // TEMPORAL + 1
+
+
+def num_tokens(num_frames: int, height: int, width: int) -> int:
+    """Sequence length in the transformer, whose patches are 1x2x2 latents."""
+    return num_latent_frames(num_frames) * (height // (2 * SPATIAL)) * (width // (2 * SPATIAL))
 
 
 @dataclass(frozen=True)
@@ -57,9 +72,8 @@ class Shape:
     def of(cls, model: ModelConfig, kind: str) -> Shape:
         """The ``t2v`` or ``i2v`` transformer of a model; the embedded one's encoders are narrow."""
         text, image, freq = (128, 96, 128) if model.name == "tiny" else (4096, 1280, 256)
-        shows = kind == "i2v"
         sizes = (model.num_layers, model.hidden_size, model.ffn_dim, text)
-        return cls(*sizes, image if shows else None, 36 if shows else 16, freq)
+        return cls(*sizes, image if kind == "i2v" else None, CHANNELS[kind], freq)
 
     @property
     def block_matrices(self) -> int:
@@ -161,6 +175,15 @@ def described(policy: Policy, shape: Shape) -> str:
     return ", ".join(words)
 
 
+def leaner(policy: Policy, shape: Shape) -> str | None:
+    """The ``memory=`` that takes less than ``policy``, or None where there is none."""
+    if policy.recompute < shape.layers:
+        return "recompute"
+    if not policy.offload:
+        return "offload"
+    return "swap" if policy.swap < shape.layers else None
+
+
 def share_of(blocks: int, share: float) -> int:
     """How many of ``blocks`` a share is, rounded up."""
     return math.ceil(round(blocks * share, 6))
@@ -187,14 +210,14 @@ GPUS = (
     Gpu("RTX 5090", 32, 209.5e12, 419e12),
     Gpu("RTX 4090", 24, 165.2e12, 330.3e12),
 )
-LINEAR = {"bf16": 590 / 989, "fp8": 830 / 1979, "fp32": 295 / 989}
+LINEAR = {"bf16": 590 / 989, "fp8": 830 / 1979}
 """The share of the published rate that linear layers, with all that is not attention, reach in compiled blocks (H200)."""
 ATTENTION, ATTENTION_BACKWARD = 575 / 989, 530 / 989
 """The same for attention, forward and backward (H200, cuDNN)."""
 
 
 def step_seconds(shape: Shape, step: Step, dtype: str, policy: Policy, gpu: Gpu) -> float:
-    """Seconds of one micro-batch, from its products; blocks are taken to be compiled, journeys to be hidden."""
+    """Seconds of one micro-batch in bf16 or fp8, from its products; blocks are taken to be compiled, journeys to be hidden."""
     width, tokens = shape.hidden, step.tokens
     context = TEXT_TOKENS + (IMAGE_TOKENS if shape.image else 0)
     linear = tokens * 2 * (6 * width**2 + 2 * width * shape.ffn) + context * 4 * width**2

@@ -41,13 +41,13 @@ from cinelora.models.checkpoints import (
     source_of,
 )
 from cinelora.models.checkpoints import Part as Part
+from cinelora.models.footprint import SPATIAL as SPATIAL
+from cinelora.models.footprint import TEMPORAL, TEXT_TOKENS
+from cinelora.models.footprint import num_latent_frames as num_latent_frames
+from cinelora.models.footprint import num_tokens as num_tokens
 from cinelora.models.precision import missing_fp8
 from cinelora.models.weights import load_part, random_part, settings_of
 
-TEXT_TOKENS = 512
-"""Wan's cross-attention takes the last 512 context tokens for text and whatever precedes them for the image."""
-SPATIAL, TEMPORAL = 8, 4
-"""Pixels per latent along each side, and frames per latent frame after the first."""
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.bfloat16}
@@ -98,16 +98,6 @@ class Condition:
 def default_device() -> torch.device:
     """The current GPU, or the CPU where there is none."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-
-
-def num_latent_frames(num_frames: int) -> int:
-    """Latent frames of ``num_frames`` = 4n+1 frames: n+1."""
-    return (num_frames - 1) // TEMPORAL + 1
-
-
-def num_tokens(num_frames: int, height: int, width: int) -> int:
-    """Sequence length in the transformer, whose patches are 1x2x2 latents."""
-    return num_latent_frames(num_frames) * (height // (2 * SPATIAL)) * (width // (2 * SPATIAL))
 
 
 def first_frame_mask(latents_BCTHW: Tensor) -> Tensor:

@@ -21,9 +21,10 @@ from cinelora.config.check import effective_lr
 from cinelora.config.schema import TrainConfig
 from cinelora.errors import AdapterError, ConfigError, TrainingError
 from cinelora.files import lock, write_json, write_whole
-from cinelora.hardware import hardware, peak_memory_mib, quiet_libraries
+from cinelora.hardware import gpu_at_hand, hardware, peak_memory_mib, quiet_libraries
 from cinelora.hub import is_at_hand, resolve
 from cinelora.launch import Rank, barrier, launch, process_group, rank_info
+from cinelora.models.footprint import Policy, Shape, leaner
 from cinelora.plan import choose_policy
 from cinelora.runs import RunDirectory, adapter_paths, other_weights
 from cinelora.training.origins import origins, refuse_other_origins, refuse_other_samples
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from cinelora.latents.cache import Index, Read
     from cinelora.latents.dataset import LatentDataset
     from cinelora.models.adapter_file import AdapterFile
-    from cinelora.models.footprint import Policy
     from cinelora.models.trained import TrainedAdapter
     from cinelora.training.callbacks import Ema, HeldoutLoss, Keeper, Progress, Resume, StopRequest
     from cinelora.training.checkpoints import Checkpoint
@@ -116,11 +116,11 @@ def encode_rank(config: TrainConfig, run: RunDirectory) -> None:
     """Find the samples and encode this rank's share of those the cache lacks; rank 0 writes manifest and index."""
     from cinelora.footage.samples import read_manifest
     from cinelora.latents.cache import Framing, Index, LatentCache
-    from cinelora.models.wan import WanBundle, default_device
+    from cinelora.models.wan import WanBundle
 
     quiet_libraries()
     rank = rank_info()
-    policy_at_hand(config, default_device())  # refused before hours of encoding
+    policy_at_hand(config)  # refused before hours of encoding
     with process_group(rank) if rank.world_size > 1 else nullcontext():
         if rank.global_rank == 0:
             find_samples(config, run)
@@ -243,12 +243,15 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
         persistent_workers=config.workers > 0,
         pin_memory=torch_has_gpu(),
     )
-    stage = build_stage(config, run, training)
+    policy, why = policy_at_hand(config)
+    if rank.global_rank == 0 and torch_has_gpu():
+        print(why)
+    stage = build_stage(config, run, training, policy)
     facts = resumed.facts if resumed else {"rests_on": rests_on}
     crew = make_callbacks(config, run, index, heldout, sampler.group_size, resumed, facts)
     trainer = make_trainer(config, run, rank, first_step, crew.all())
     started = time.perf_counter()
-    with crew.stop.heeded(), explained(config, trainer):
+    with crew.stop.heeded(), explained(config, policy, run, trainer):
         trainer.fit(stage, loader)
         summary = summarise(config, index, trainer.global_step, time.perf_counter() - started, stage, crew)
         if rank.global_rank == 0:
@@ -257,43 +260,39 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
 
 
 @contextmanager
-def explained(config: TrainConfig, trainer: Trainer) -> Iterator[None]:
+def explained(config: TrainConfig, policy: Policy, run: RunDirectory, trainer: Trainer) -> Iterator[None]:
     """Turn running out of GPU memory into the step, the peak, and the next setting to try."""
     import torch
+
+    from cinelora.training.checkpoints import saved_checkpoints
 
     try:
         yield
     except torch.OutOfMemoryError as error:
         peak = torch.cuda.max_memory_allocated() / 2**30
-        leaner = {"auto": "recompute", "plain": "recompute", "recompute": "offload", "offload": "swap"}
-        tip = (
-            f"memory={leaner[config.memory.name]}" if config.memory.name in leaner else "a smaller size or fewer frames"
-        )
+        next_one = leaner(policy, Shape.of(config.model, config.stage.transformer))
+        tip = f"memory={next_one}" if next_one else "a smaller size or fewer frames"
+        again = "the last checkpoint is kept: resume it" if saved_checkpoints(run.checkpoints) else "start again"
         raise TrainingError(
-            f"out of GPU memory in step {trainer.global_step + 1}, at {peak:.1f} GiB; the last checkpoint is kept: "
-            f"resume it with {tip}"
+            f"out of GPU memory in step {trainer.global_step + 1}, at {peak:.1f} GiB; {again} with {tip}"
         ) from error
 
 
-def policy_at_hand(config: TrainConfig, device: torch.device) -> Policy:
-    """The memory policy for the GPU of this rank, printed by the first rank with its reason; ``memory.limit_gib`` is kept.
+def policy_at_hand(config: TrainConfig) -> tuple[Policy, str]:
+    """The memory policy for the GPU of this rank, and why; from here on the process keeps to ``memory.limit_gib``.
 
     Raises ``ConfigError`` where none fits.
     """
     import torch
 
-    total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-    limit = config.memory.limit_gib
-    if total and limit:
-        torch.cuda.set_per_process_memory_fraction(min(1.0, limit * 2**30 / total), device)
-    policy, why = choose_policy(config, total and total / 2**30)
-    if rank_info().global_rank == 0 and total:
-        print(why)
-    return policy
+    _, room_gib = gpu_at_hand()
+    if room_gib and config.memory.limit_gib:
+        torch.cuda.set_per_process_memory_fraction(min(1.0, config.memory.limit_gib / room_gib))
+    return choose_policy(config, room_gib)
 
 
-def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset) -> Stage:
-    """Load the transformer, choose what of it is trained, and wrap both in the stage."""
+def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset, policy: Policy) -> Stage:
+    """Load the transformer, choose what of it is trained, and wrap both in the stage; its blocks run by ``policy``."""
     from cinelora.models.flow import FlowMatching
     from cinelora.models.memory import arrange
     from cinelora.models.trained import WholeTransformer
@@ -302,7 +301,6 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset)
 
     model = config.model
     bundle = WanBundle.from_config(model, bundle_kind(config), Path(config.cache))
-    policy = policy_at_hand(config, bundle.device)
     transformer = bundle.load_transformer(on_host=policy.swap)
     pretrains = config.stage.name == "pretrain"
     trained = WholeTransformer(transformer) if pretrains else hang_adapters(config, run, transformer)

@@ -30,6 +30,7 @@ from cinelora.latents.dataset import LatentDataset
 from cinelora.launch import STOP_SIGNALS, launch
 from cinelora.models import tiny
 from cinelora.models.adapter_file import export_adapter, read_adapter
+from cinelora.models.footprint import Policy
 from cinelora.models.wan import Part, WanBundle, pad_text
 from cinelora.runs import RunDirectory
 from cinelora.training.callbacks import HELDOUT_SIGMAS, StopRequest
@@ -41,6 +42,7 @@ from cinelora.training.run import (
     closing_lines,
     encode_rank,
     explained,
+    policy_at_hand,
     train,
     train_rank,
 )
@@ -360,7 +362,8 @@ def test_what_is_measured_and_shown_is_what_is_exported(kept: str, style_config:
 
 
 def stage_of(config: TrainConfig, run: RunDirectory) -> Stage:
-    return build_stage(config, run, LatentDataset(Path(config.cache), Index.load(run.dataset), "train"))
+    training = LatentDataset(Path(config.cache), Index.load(run.dataset), "train")
+    return build_stage(config, run, training, policy_at_hand(config)[0])
 
 
 def test_two_runs_can_share_a_cache_that_neither_has_filled(footage: Path, tmp_path: Path):
@@ -519,11 +522,22 @@ def test_a_frozen_base_in_fp8_learns_as_much(style_config: TrainConfig, tmp_path
     assert changes[1] == pytest.approx(changes[0], rel=0.25)
 
 
-def test_out_of_gpu_memory_names_the_step_and_what_to_try(style_config: TrainConfig):
+@pytest.mark.parametrize(
+    ("policy", "tip"),
+    [
+        (Policy(), "memory=recompute"),
+        (Policy(6), "memory=offload"),
+        (Policy(6, True, 2), "memory=swap"),
+        (Policy(6, True, 6), "a smaller size or fewer frames"),
+    ],
+)
+def test_out_of_gpu_memory_names_the_step_and_what_to_try(
+    style_config: TrainConfig, policy: Policy, tip: str, tmp_path: Path
+):
     trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
-    config = replace(style_config, memory=MemoryConfig("recompute", 1.0, False, 0.0))
+    told = rf"out of GPU memory in step 1, at .* GiB; start again with {tip}"
     with (
-        pytest.raises(TrainingError, match=r"out of GPU memory in step 1, at .* GiB; .*resume it with memory=offload"),
-        explained(config, trainer),
+        pytest.raises(TrainingError, match=told),
+        explained(style_config, policy, RunDirectory(tmp_path), trainer),
     ):
         raise torch.OutOfMemoryError("CUDA out of memory")

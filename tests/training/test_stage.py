@@ -14,7 +14,7 @@ from cinelora.latents.dataset import LatentDataset
 from cinelora.models.lora import adapter_state
 from cinelora.models.wan import Part, WanBundle, predict_velocity
 from cinelora.runs import RunDirectory
-from cinelora.training.run import build_stage, encode_rank
+from cinelora.training.run import build_stage, encode_rank, policy_at_hand
 from cinelora.training.stage import Draw, Stage, learning_rate
 
 
@@ -23,7 +23,7 @@ def prepared(config: TrainConfig, folder: Path) -> tuple[Stage, LatentDataset]:
     run = RunDirectory(folder)
     encode_rank(config, run)
     training = LatentDataset(Path(config.cache), Index.load(run.dataset), "train")
-    return build_stage(config, run, training), training
+    return build_stage(config, run, training, policy_at_hand(config)[0]), training
 
 
 def batch_of(training: LatentDataset, *positions: int) -> dict[str, torch.Tensor]:

@@ -47,7 +47,7 @@ def choose_policy(config: TrainConfig, room_gib: float | None) -> tuple[Policy, 
     if room_gib is None and shape.parameters > FULL_SIZE:
         raise ConfigError(
             f"model={config.model.name} has {shape.parameters / 1e9:.1f} billion parameters and there is no GPU here: "
-            "full-size models train on one; plan=true says what which takes, and model=tiny runs on two cores"
+            "full-size models train on one; plan=true says what it takes on which card, and model=tiny runs on two cores"
         )
     if room_gib is None or config.stage.name == "pretrain" or memory.recompute is not None:
         recompute, swap = (share_of(shape.layers, share or 0.0) for share in (memory.recompute, memory.swap))

@@ -59,7 +59,7 @@ def add_adapter(transformer: WanTransformer3DModel, name: str, spec: LoraSpec, s
     """Hang a new adapter on every projection that ``spec.targets`` names, and make it the only thing that trains.
 
     A is uniform in +-1/sqrt(in), drawn from (seed, name, projection) alone, so ranks, resumed runs and other adapters
-    make no difference; B is zero. Both are float32 on the device of W. The adapter acts with weight 1, beside those
+    make no difference; B is zero. Both are float32 on the device of the transformer. The adapter acts with weight 1, beside those
     that acted before. Returns the adapted projections. Raises ``AdapterError`` where the transformer has none of them.
     """
     present = [module for module, _ in transformer.named_modules()]
@@ -108,7 +108,7 @@ def _inject(transformer: WanTransformer3DModel, name: str, spec: LoraSpec, modul
         inject_adapter_in_model(config, transformer, name, low_cpu_mem_usage=True)  # meta: draws nothing, costs nothing
     for _, layer in _layers(transformer, name):
         layer.train(transformer.training)  # peft's dropout starts in training mode
-        device = layer.get_base_layer().weight.device
+        device = transformer.patch_embedding.weight.device  # W itself may wait on the host
         for factor in (layer.lora_A[name], layer.lora_B[name]):
             factor.weight = Parameter(torch.zeros(factor.weight.shape, dtype=torch.float32, device=device))
     _activate(transformer, [*active, name])

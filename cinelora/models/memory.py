@@ -90,7 +90,6 @@ class _Parcel:
 
     host: Tensor
     device: torch.device
-    sent: torch.cuda.Event | None = None
     before: _Parcel | None = None
     back: Tensor | None = None
     arrived: torch.cuda.Event | None = None
@@ -118,7 +117,6 @@ class HostInputs:
             parcel.host.copy_(tensor, non_blocking=True)
         if self.courier.stream is not None:
             tensor.record_stream(self.courier.stream)  # its memory is not given away before it has left
-        parcel.sent = self.courier.sent()
         self.last = parcel
         return parcel
 
@@ -156,11 +154,12 @@ class Home:
     """
 
     def __init__(self, weights: list[nn.Parameter], device: torch.device) -> None:
-        self.weights = weights
+        self.weights, self.pinned = weights, False
         self.flat = torch.empty(sum(map(_padded, weights)), dtype=torch.uint8)
-        self.pinned = device.type == "cuda"
-        if self.pinned:
-            torch.cuda.cudart().cudaHostRegister(self.flat.data_ptr(), self.flat.numel(), 0)  # type: ignore[no-untyped-call]
+        if device.type == "cuda":
+            registered = torch.cuda.cudart().cudaHostRegister(self.flat.data_ptr(), self.flat.numel(), 0)  # type: ignore[no-untyped-call]
+            torch.cuda.check_error(registered)
+            self.pinned = True
         for view, weight in zip(self.views(self.flat), weights, strict=True):
             view.copy_(weight.data)
         self.settle(self.flat)

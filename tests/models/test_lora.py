@@ -451,3 +451,10 @@ def test_effect_on_projections_that_are_still_zero_is_a_number(make_wan: MakeWan
 def test_the_file_room_needs_no_torch():
     code = "import sys, cinelora.models.adapter_file; sys.exit(bool({'torch', 'peft', 'diffusers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_factors_lie_where_the_transformer_computes_wherever_its_weights_wait(make_wan: MakeWan):
+    transformer = make_wan("t2v")
+    transformer.patch_embedding.to("meta")
+    add_adapter(transformer, "style", STYLE, seed=0)
+    assert {factor.device.type for factor in adapter_state(transformer, "style").values()} == {"meta"}

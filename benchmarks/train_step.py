@@ -1,12 +1,13 @@
 """A training step at full size: the plain diffusers + peft loop, and ours in bf16 and fp8, on random weights.
 
     python benchmarks/train_step.py [stills] [window] [plain] [bf16] [fp8] [rounds=2] [steps=4] [memory=<policy>] [small=true]
-        [compile=false]
+        [compile=false] [profile=true]
 
 Words choose jobs and contenders; without any all take part. Contenders are built in turns from the same weights, adapters
 and batch, so that their gradients can be compared: ``cosine`` is that of all adapter gradients with the plain loop's.
 ``share`` is of the matmul rate measured in the same run, counting a forward pass and the gradients of activations; what is
-computed again is not counted. ``small=true`` takes the embedded shapes, to try the script without a GPU.
+computed again is not counted. ``profile=true`` says which kernels one more step went into. ``small=true`` takes the embedded
+shapes, to try the script without a GPU.
 """
 
 from __future__ import annotations
@@ -169,6 +170,18 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def profile(step: Callable[[], None], device: torch.device, rows: int = 25) -> dict[str, float]:
+    """Milliseconds of one step by kernel, the longest first."""
+    with torch.profiler.profile() as seen:
+        step()
+        wait(device)
+    spent: dict[str, float] = {}
+    for event in seen.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            spent[event.name[:100]] = spent.get(event.name[:100], 0.0) + event.time_range.elapsed_us() / 1000
+    return dict(sorted(spent.items(), key=lambda item: -item[1])[:rows])
+
+
 def matmul_rate(device: torch.device, size: int = 8192) -> float:
     """FLOP/s of a large bf16 product."""
     size = size if device.type == "cuda" else 512
@@ -210,7 +223,14 @@ def peak_gib(device: torch.device) -> float:
 
 
 def measure(
-    contender: str, job: Job, model: ModelConfig, memory: MemoryConfig, dtype: str, steps: int, device: torch.device
+    contender: str,
+    job: Job,
+    model: ModelConfig,
+    memory: MemoryConfig,
+    dtype: str,
+    steps: int,
+    device: torch.device,
+    kernels: bool = False,
 ) -> dict[str, Any]:
     """The ``plain`` loop or ours, built, timed and torn down; its gradients beside its times."""
     config = job.config(model, dtype, memory)
@@ -218,7 +238,8 @@ def measure(
     built = plain(config, device) if contender == "plain" else ours(config, device)
     same_factors(built)
     loaded = torch.cuda.memory_allocated(device) / GIB if device.type == "cuda" else 0.0
-    seconds, first = timed(stepper(built, config, device), steps, device)
+    step = stepper(built, config, device)
+    seconds, first = timed(step, steps, device)
     peak = peak_gib(device)
     gradient = torch.cat([p.grad.flatten().float().cpu() for p in built.parameters if p.grad is not None])
     return {
@@ -228,6 +249,7 @@ def measure(
         "peak_gib": peak,
         "policy": built.policy,
         "gradient": gradient,
+        "kernels_ms": profile(step, device) if kernels else {},
     }
 
 
@@ -256,6 +278,7 @@ def main(words: list[str]) -> None:
                         "fp8" if contender == "fp8" else "bf16",
                         int(options.get("steps", 4)),
                         device,
+                        options.get("profile") == "true",
                     )
                 except torch.OutOfMemoryError as error:
                     print(f"{name}, {contender}: out of memory: {str(error).splitlines()[0]}")
@@ -266,6 +289,8 @@ def main(words: list[str]) -> None:
                     f"{name}, {contender}: {statistics.median(got['seconds']):.3f} s, {got['peak_gib']:.1f} GiB, {got['policy']}",
                     flush=True,
                 )
+                for kernel, milliseconds in got["kernels_ms"].items():
+                    print(f"  {milliseconds:9.1f} ms  {kernel}", flush=True)
         found["jobs"][name] = summary(rows, step_flops(Shape.of(model, "i2v"), tokens, job.samples), rate)
         for contender, row in found["jobs"][name].items():
             print(name, contender, {key: value for key, value in row.items() if key != "seconds"})
@@ -288,6 +313,7 @@ def summary(rows: dict[str, Any], flops: float, rate: float) -> dict[str, Any]:
             "share_of_matmul": flops / median / rate,
             "policy": row["policy"],
             "seconds": row["seconds"],
+            "kernels_ms": row["kernels_ms"],
         }
         if reference:
             told[contender]["times_faster"] = statistics.median(reference["seconds"]) / median

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cinelora.hardware import hardware
+from cinelora.launch import let_gpu_memory_grow
+
+let_gpu_memory_grow()  # as every rank of train.py and infer.py does
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

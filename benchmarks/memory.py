@@ -59,6 +59,8 @@ CASES = {
     "window-bf16-swap": Case(WINDOW, "bf16", shares(1.0, True, 1.0)),
     "window-fp8-24": Case(WINDOW, "fp8", MemoryConfig(limit_gib=24)),
     "window-fp8-16": Case(WINDOW, "fp8", MemoryConfig(limit_gib=16)),
+    "long-fp8": Case(LONG, "fp8", MemoryConfig()),
+    "long-bf16": Case(LONG, "bf16", MemoryConfig()),
     "long-fp8-80": Case(LONG, "fp8", MemoryConfig(limit_gib=80)),
     "long-bf16-80": Case(LONG, "bf16", MemoryConfig(limit_gib=80)),
 }
@@ -101,11 +103,11 @@ def main(words: list[str]) -> None:
         }
         if options.get("gradients") == "true":
             reference = gradients.setdefault((job, case.dtype), got["gradient"])
-            error = (got["gradient"] - reference).norm() / reference.norm()
+            error = (got["gradient"].double() - reference.double()).norm() / reference.double().norm()
             found[name]["gradient_off_by"] = float(error)
         print(name, {key: value for key, value in found[name].items() if key != "seconds"}, flush=True)
-    if not small:
-        report("memory", found)
+        if not small:
+            report("memory", found)
 
 
 if __name__ == "__main__":

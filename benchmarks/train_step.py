@@ -317,8 +317,9 @@ def summary(rows: dict[str, Any], flops: float, rate: float) -> dict[str, Any]:
         }
         if reference:
             told[contender]["times_faster"] = statistics.median(reference["seconds"]) / median
-            cosine = torch.nn.functional.cosine_similarity(row["gradient"], reference["gradient"], dim=0)
-            told[contender]["cosine"] = float(cosine)
+            one, other = row["gradient"].double(), reference["gradient"].double()
+            told[contender]["cosine"] = float(one @ other / one.norm() / other.norm())
+            told[contender]["gradient_off_by"] = float((one - other).norm() / other.norm())
     return told
 
 

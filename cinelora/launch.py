@@ -427,6 +427,15 @@ def barrier(info: Rank) -> None:
         dist.barrier()
 
 
+def let_gpu_memory_grow() -> None:
+    """Let torch's pieces of GPU memory grow, unless the user has set its allocator; to be called before torch's first.
+
+    Else 4.5 of 24 GiB lay unused between tensors when 33 frames no longer fitted (14 B, offload, H200, torch 2.11).
+    """
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+
 def run_rank(exchange: str, facts: dict[str, Any]) -> None:
     """A rank's whole life, from its first statement to its last. Called by ``launch`` in the new process."""
     folder, rank = Path(exchange), rank_info()
@@ -457,6 +466,7 @@ def run_rank(exchange: str, facts: dict[str, Any]) -> None:
 def _call(folder: Path, rank: Rank) -> Any:
     threads = threads_per_rank(int(os.environ["LOCAL_WORLD_SIZE"]))
     os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is imported, for it and for what it loads
+    let_gpu_memory_grow()
     if os.environ["GROUP_WORLD_SIZE"] == "1":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the host's own name need not resolve
     import torch

@@ -22,10 +22,9 @@ from cinelora.models.footprint import (
     peak_bytes,
     share_of,
     step_seconds,
+    usable_bytes,
 )
 
-SLACK = 0.95
-"""The share of a GPU that can be planned with: its context, and what the allocator cannot use, are the rest."""
 FULL_SIZE = 1e9
 """Parameters from which training on a CPU is refused: a step would take hours."""
 
@@ -53,7 +52,7 @@ def choose_policy(config: TrainConfig, room_gib: float | None) -> tuple[Policy, 
         recompute, swap = (share_of(shape.layers, share or 0.0) for share in (memory.recompute, memory.swap))
         policy = Policy(recompute, bool(memory.offload), swap, compile)
         return policy, f"memory={memory.name}: {described(policy, shape)}"
-    room = min(room_gib, memory.limit_gib or room_gib) * GIB * SLACK
+    room = usable_bytes(min(room_gib, memory.limit_gib or room_gib))
     chosen = fastest(shape, step, config.model.dtype, room, compile)
     if chosen is None:
         raise ConfigError(refusal(config, shape, step, room, compile))
@@ -124,7 +123,7 @@ def _here(config: TrainConfig, shape: Shape, step: Step, gpu: Gpu, room_gib: flo
 
 
 def _row(config: TrainConfig, shape: Shape, step: Step, gpu: Gpu, card: int, dtype: str) -> str | None:
-    policy = fastest(shape, step, dtype, card * GIB * SLACK, compile=True)
+    policy = fastest(shape, step, dtype, usable_bytes(card), compile=True)
     if policy is None:
         return None
     peak = sum(peak_bytes(shape, step, dtype, policy).values()) / GIB

@@ -20,13 +20,16 @@ TEXT_TOKENS, IMAGE_TOKENS = 512, 257
 """Wan's cross-attention takes the last 512 context tokens for text and whatever precedes them for the image."""
 SPATIAL, TEMPORAL = 8, 4
 """Pixels per latent along each side, and frames per latent frame after the first."""
-KEPT, PASSING = 17.9, 5.6
-"""Units that a compiled block keeps for its backward pass, and that come and go while one is computed (H200, torch 2.11:
-127 GiB and 39 GiB for 14,040 tokens of the I2V shape, all kept and all recomputed)."""
+KEPT, KEPT_CONTEXT, PASSING, PASSING_FP8 = 17.64, 3.93, 5.50, 11.39
+"""Units that a compiled block keeps for its backward pass, of its tokens and of the context's, and that come and go while
+one is computed: fitted to fourteen peaks of the I2V shape (H200, torch 2.11), all of which come out within 0.6 %. fp8 adds
+its rounded inputs and turned weights."""
 KEPT_EAGER, PASSING_EAGER = 21.7, 9.8
 """The same without a compiler, from peft's own layers (60.9 GiB for 3,600 tokens, all kept; 40.4 GiB for 14,040, recomputed)."""
-IN_FLIGHT = 3
+IN_FLIGHT = 1.46
 """Units on their way from or to the host, with ``offload``."""
+CONTEXT_GIB, IN_PIECES = 1.0, 0.025
+"""What is not to be planned with: CUDA's own memory (0.7 GiB on an H200), and the share that lies between tensors."""
 
 
 def num_latent_frames(num_frames: int) -> int:
@@ -74,6 +77,11 @@ class Shape:
         text, image, freq = (128, 96, 128) if model.name == "tiny" else (4096, 1280, 256)
         sizes = (model.num_layers, model.hidden_size, model.ffn_dim, text)
         return cls(*sizes, image if kind == "i2v" else None, CHANNELS[kind], freq)
+
+    @property
+    def context(self) -> int:
+        """Tokens that cross-attention looks at."""
+        return TEXT_TOKENS + (IMAGE_TOKENS if self.image else 0)
 
     @property
     def block_matrices(self) -> int:
@@ -133,8 +141,12 @@ def weight_bytes(shape: Shape, dtype: str, swap: int = 0) -> float:
 
 def peak_bytes(shape: Shape, step: Step, dtype: str, policy: Policy) -> dict[str, float]:
     """Bytes on the device at the height of a training step, by what they are for."""
-    unit = step.tokens * step.samples * shape.hidden * (4 if dtype == "fp32" else 2)
-    kept, passing = (KEPT, PASSING) if policy.compile else (KEPT_EAGER, PASSING_EAGER)
+    row = step.samples * shape.hidden * (4 if dtype == "fp32" else 2)
+    unit, context = step.tokens * row, shape.context * row
+    if policy.compile:
+        block, passing = KEPT * unit + KEPT_CONTEXT * context, PASSING_FP8 if dtype == "fp8" else PASSING
+    else:
+        block, passing = KEPT_EAGER * unit, PASSING_EAGER
     plain = shape.layers - policy.recompute
     inputs = min(IN_FLIGHT, policy.recompute) if policy.offload else policy.recompute
     factors = shape.adapter(step.rank, step.targets)
@@ -142,8 +154,13 @@ def peak_bytes(shape: Shape, step: Step, dtype: str, policy: Policy) -> dict[str
         "weights": weight_bytes(shape, dtype, policy.swap),
         "adapter, gradients and optimizer": 16.0 * factors,
         "inputs of recomputed blocks": unit * inputs,
-        "activations": unit * (kept * max(plain, 1) + passing),
+        "activations": block * max(plain, 1) + unit * passing,
     }
+
+
+def usable_bytes(gib: float) -> float:
+    """What of a GPU of ``gib`` GiB can be planned with."""
+    return (gib * (1 - IN_PIECES) - CONTEXT_GIB) * GIB
 
 
 def fastest(shape: Shape, step: Step, dtype: str, room: float, compile: bool) -> Policy | None:
@@ -218,8 +235,7 @@ ATTENTION, ATTENTION_BACKWARD = 575 / 989, 530 / 989
 
 def step_seconds(shape: Shape, step: Step, dtype: str, policy: Policy, gpu: Gpu) -> float:
     """Seconds of one micro-batch in bf16 or fp8, from its products; blocks are taken to be compiled, journeys to be hidden."""
-    width, tokens = shape.hidden, step.tokens
-    context = TEXT_TOKENS + (IMAGE_TOKENS if shape.image else 0)
+    width, tokens, context = shape.hidden, step.tokens, shape.context
     linear = tokens * 2 * (6 * width**2 + 2 * width * shape.ffn) + context * 4 * width**2
     attention = 4 * width * tokens * (tokens + context)
     rate = LINEAR[dtype] * ((gpu.fp8 or gpu.bf16) if dtype == "fp8" else gpu.bf16)

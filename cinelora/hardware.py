@@ -40,6 +40,24 @@ def gpu_at_hand() -> tuple[str | None, float | None]:
     return facts.name, facts.total_memory / 2**30
 
 
+def limit_gpu_memory(gib: float | None) -> None:
+    """Let this process keep to so many GiB of its GPU, as on a smaller one; None, or no GPU: no limit."""
+    import torch
+
+    _, there = gpu_at_hand()
+    if there and gib:
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gib / there))
+
+
+def free_gpu_bytes(device: Any) -> float:
+    """Memory of a GPU that this process can still take."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    held, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+    return min(free + held - used, total * torch.cuda.get_per_process_memory_fraction(device) - used)
+
+
 def peak_memory_mib() -> dict[str, int]:
     """Highest memory of this process so far: resident on the host, allocated on the GPU."""
     import torch

@@ -12,10 +12,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from itertools import count, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cinelora.config.schema import InferConfig, ModelConfig
+from cinelora.errors import CineloraError
 from cinelora.files import (
     contact_sheet,
     load_tensors,
@@ -28,9 +30,10 @@ from cinelora.files import (
     write_png,
 )
 from cinelora.footage.samples import prompt_with_trigger
-from cinelora.hardware import quiet_libraries
+from cinelora.hardware import gpu_at_hand, limit_gpu_memory, quiet_libraries
 from cinelora.hub import resolve
 from cinelora.launch import barrier, launch, process_group, rank_info
+from cinelora.plan import choose_drawing
 from cinelora.runs import adapter_paths, other_weights
 from cinelora.sampling.partition import plan_partition
 
@@ -43,6 +46,10 @@ if TYPE_CHECKING:
     from cinelora.sampling.generate import Sampling, Texts
 
 CONTACT_FRAMES = 6
+
+
+class InferenceError(CineloraError):
+    """Clips that could not be made."""
 
 
 def infer(config: InferConfig, run_dir: Path) -> int:
@@ -89,7 +96,7 @@ def takes(config: InferConfig, run_dir: Path) -> list[Take]:
 def settings_of(config: InferConfig, take: Take) -> dict[str, Any]:
     """Everything that decides how the clip looks, and nothing else."""
     settings = asdict(config)
-    for key in ("prompts", "out", "cache", "gpus", "nodes"):
+    for key in ("prompts", "out", "cache", "gpus", "nodes", "memory", "plan"):
         del settings[key]
     return settings | {"prompt": take.prompt}
 
@@ -164,11 +171,14 @@ def infer_rank(config: InferConfig, todo: list[Take], adapter_files: dict[str, P
     tokens = [num_tokens(n, model.height, model.width) for n in frames]
     split = config.sampler.guidance_mode == "split" and config.sampler.guidance != 1
     sampling = Sampling(model, config.sampler, plan_partition(rank.world_size, model.num_heads, tokens, split), rank)
+    limit_gpu_memory(config.memory.limit_gib)
     bundles = {kind: WanBundle.from_config(model, kind, cache) for kind in kinds(config)}
+    for bundle in bundles.values():
+        bundle.tile = config.memory.tile
     if rank.global_rank == 0:
         warn_of_other_weights(model, adapters, bundles)
     first, last = bundles[kinds(config)[0]], bundles[kinds(config)[-1]]
-    with process_group(rank) if rank.world_size > 1 else nullcontext():
+    with explained(config), process_group(rank) if rank.world_size > 1 else nullcontext():
         with clock.part("text"):
             shots = plan_shots(config, todo, adapters, sources, first)
         flat = [shot for variants in shots for shot in variants.values()]
@@ -189,6 +199,25 @@ def infer_rank(config: InferConfig, todo: list[Take], adapter_files: dict[str, P
                     write_take(config, take, variants, adapters, sources, last, seconds, len(todo))
         barrier(rank)  # who leaves the group ends it for rank 0 as well, which may still be decoding
     return len(todo)
+
+
+@contextmanager
+def explained(config: InferConfig) -> Iterator[None]:
+    """Turn running out of GPU memory into a sentence with the next setting to try."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        peak = torch.cuda.max_memory_allocated() / 2**30
+        ways = [
+            *(["memory.swap=1"] if config.memory.swap != 1 else []),
+            *(["memory.tile=true"] if not config.memory.tile else []),
+        ]
+        tip = " and ".join(ways) or "fewer frames or a smaller size"
+        raise InferenceError(
+            f"out of GPU memory at {peak:.1f} GiB; what was drawn so far is kept: start again with {tip}"
+        ) from error
 
 
 def warn_of_other_weights(model: ModelConfig, adapters: dict[str, AdapterFile], bundles: dict[str, WanBundle]) -> None:
@@ -266,15 +295,23 @@ def denoise(
     what: str,
 ) -> Iterator[Shot]:
     """Fill in the latents of all shots with one transformer, a ``keyframe``'s or a ``clip``'s; each when it is done."""
-    from cinelora.sampling.generate import adapted_transformer, initial_noise
+    from cinelora.sampling.generate import acting, adapted_transformer, initial_noise
 
     frames = 1 if what == "keyframe" else num_frames(config)
     noise = initial_noise(config.seed, f"{kind}-{frames}", config.model, frames, bundle.device)
-    with adapted_transformer(bundle, config.model.name, adapters, sampling.plan, sampling.rank) as transformer:
-        for number, shot in enumerate(shots, start=1):
-            label = f"{what} {number}/{len(shots)}"
-            shot.latents = sampling.run(transformer, shot.weights[kind], shot.texts, shot.image, noise, label)
-            yield shot
+    drawing, why = choose_drawing(config, kind, frames, len(shots), *gpu_at_hand())
+    if sampling.rank.global_rank == 0:
+        print(f"{what}: {why}", flush=True)
+    alike = groupby(sorted(shots, key=lambda shot: sorted(shot.weights[kind].items())), lambda shot: shot.weights[kind])
+    sets = [(weights, list(group)) for weights, group in alike]
+    number, live = count(1), drawing.swap > 0
+    with adapted_transformer(bundle, config.model.name, adapters, sampling.plan, sampling.rank, drawing) as transformer:
+        for weights, group in sets:
+            with acting(transformer, weights, live, again=len(sets) > 1):
+                for shot in group:
+                    label = f"{what} {next(number)}/{len(shots)}"
+                    shot.latents = sampling.run(transformer, shot.texts, shot.image, noise, label, drawing.together)
+                    yield shot
 
 
 def make_keyframes(

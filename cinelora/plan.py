@@ -1,21 +1,26 @@
 """What a run takes before it runs: which memory policy fits the GPU, and why.
 
-Enters: checked settings and the GPU's memory. Leaves: a ``Policy`` and sentences. It needs neither torch nor weights.
+Enters: checked settings and the GPU's memory. Leaves: a ``Policy`` or ``Drawing``, and sentences. It needs neither torch
+nor weights.
 """
 
 from __future__ import annotations
 
-from cinelora.config.schema import TrainConfig
+from cinelora.config.schema import InferConfig, TrainConfig
 from cinelora.errors import ConfigError
 from cinelora.models.footprint import (
     GIB,
     GPUS,
+    Drawing,
     Gpu,
     Policy,
     Shape,
     Step,
     described,
+    drawing_bytes,
+    drawing_seconds,
     fastest,
+    fastest_drawing,
     gpu_named,
     least_bytes,
     num_tokens,
@@ -23,6 +28,7 @@ from cinelora.models.footprint import (
     share_of,
     step_seconds,
     usable_bytes,
+    vae_bytes,
 )
 
 FULL_SIZE = 1e9
@@ -79,6 +85,78 @@ def refusal(config: TrainConfig, shape: Shape, step: Step, room: float, compile:
     )
 
 
+# -- drawing -----------------------------------------------------------------------------------------------------------
+
+COMPILING_S, COMPILED_SAVES = 30.0, 0.1
+"""What compiling the blocks takes once, and the share of a bf16 prediction that it saves (H200: 10 to 18 %)."""
+
+
+def drawn(config: InferConfig) -> list[tuple[str, int]]:
+    """The transformers that draw, in order, with the frames of each: a keyframe's, then a clip's."""
+    frames = config.num_frames or config.model.num_frames
+    if config.mode == "t2v":
+        return [("t2v", frames)]
+    return [("i2v", frames)] if config.image else [("t2v", 1), ("i2v", frames)]
+
+
+def choose_drawing(
+    config: InferConfig, kind: str, num_frames: int, clips: int, gpu: str | None, room_gib: float | None
+) -> tuple[Drawing, str]:
+    """How ``kind`` draws so many clips on the GPU at hand (its driver's name and GiB, or None), and a line that says why.
+
+    Raises ``ConfigError`` where nothing fits, with what would.
+    """
+    shape, tokens, guided = _drawn_shape(config, kind, num_frames)
+    swap = None if config.memory.swap is None else share_of(shape.layers, config.memory.swap)
+    if room_gib is None:
+        as_asked = Drawing(guided, swap or 0, bool(config.model.compile_blocks))
+        return as_asked, _drawing_in_words(as_asked, shape, guided)
+    room = usable_bytes(min(room_gib, config.memory.limit_gib or room_gib))
+    seconds = clips * _clip_seconds(config, shape, tokens, guided, gpu_named(gpu or "") or GPUS[0])
+    pays = config.gpus * config.nodes == 1 and (config.model.dtype == "fp8" or seconds * COMPILED_SAVES > COMPILING_S)
+    compile = pays if config.model.compile_blocks is None else config.model.compile_blocks
+    drawing = fastest_drawing(shape, tokens, guided, config.model.dtype, room, compile, swap)
+    if drawing is None:
+        size = f"{num_frames} frames of {config.model.height}x{config.model.width}"
+        raise ConfigError(f"{size} take {_drawing_refusal(config, shape, tokens, room, compile, swap)}")
+    peak = sum(drawing_bytes(shape, tokens, config.model.dtype, drawing).values()) / GIB
+    return drawing, f"{_drawing_in_words(drawing, shape, guided)}: {peak:.1f} of {room / GIB:.1f} GiB"
+
+
+def _drawing_refusal(
+    config: InferConfig, shape: Shape, tokens: int, room: float, compile: bool, swap: int | None
+) -> str:
+    """What does not fit, and the nearest settings that do."""
+    dtype, leanest = config.model.dtype, Drawing(False, shape.layers if swap is None else swap, compile)
+    least = sum(drawing_bytes(shape, tokens, dtype, leanest).values()) / GIB
+    ways = ["fewer frames", "a smaller size"]
+    for setting, others in (("memory.swap=null", (dtype, None)), ("model.dtype=fp8", ("fp8", swap))):
+        if others != (dtype, swap) and fastest_drawing(shape, tokens, True, others[0], room, compile, others[1]):
+            ways = [setting]
+    return f"{least:.1f} GiB at the least, and {room / GIB:.1f} GiB can be used here: choose {' or '.join(ways)}"
+
+
+def _drawn_shape(config: InferConfig, kind: str, num_frames: int) -> tuple[Shape, int, bool]:
+    """The transformer, the tokens of one rank, and whether guidance makes two predictions of a step there."""
+    ranks, split = config.gpus * config.nodes, config.sampler.guidance_mode == "split"
+    tokens = num_tokens(num_frames, config.model.height, config.model.width) // (ranks // 2 if split else ranks)
+    return Shape.of(config.model, kind), tokens, config.sampler.guidance != 1 and not split
+
+
+def _clip_seconds(config: InferConfig, shape: Shape, tokens: int, guided: bool, gpu: Gpu) -> float:
+    dtype = "fp8" if config.model.dtype == "fp8" else "bf16"
+    return config.sampler.steps * (2 if guided else 1) * drawing_seconds(shape, tokens, dtype, gpu)
+
+
+def _drawing_in_words(drawing: Drawing, shape: Shape, guided: bool) -> str:
+    words = ["blocks compiled" if drawing.compile else "blocks not compiled"]
+    if guided:
+        words.append(f"both halves of guidance {'in one batch' if drawing.together else 'in turn'}")
+    if drawing.swap:
+        words.append(f"weights of {drawing.swap} of {shape.layers} blocks on the host")
+    return ", ".join(words)
+
+
 # -- plan=true ---------------------------------------------------------------------------------------------------------
 
 CARDS = (16, 24, 48, 80, 141)
@@ -95,13 +173,14 @@ def plan_lines(config: TrainConfig, gpu: str | None, room_gib: float | None) -> 
         f"transformer {shape.parameters / 1e6:,.1f} million parameters; adapter "
         f"{shape.adapter(lora.rank, lora.targets) / 1e6:.2f} million, rank {lora.rank} on {lora.targets}",
     ]
+    if every := config.preview.every_steps:
+        lines.append(_preview_line(config, shape, step, known, stage.steps // every))
     if room_gib is not None:
         lines.append(f"here, {gpu}, {room_gib:.0f} GiB: {_here(config, shape, step, known, room_gib)}")
     else:
-        lines.append(f"here: no GPU, {'which this takes' if shape.parameters > FULL_SIZE else 'and none is needed'}")
-    where = f"this {known.name}" if room_gib is not None and gpu_named(gpu or "") else f"an {known.name}"
+        lines.append(_no_gpu(shape))
     lines.append(
-        f"{'GiB':>4}  {'dtype':5}  {'peak':>5}  {'s/step':>6}  {'hours':>6}  how (seconds as on {where}, from its rates)"
+        f"{'GiB':>4}  {'dtype':5}  {'peak':>5}  {'s/step':>6}  {'hours':>6}  how (seconds as on {_where(gpu)}, from its rates)"
     )
     for card in CARDS:
         rows = [row for dtype in ("bf16", "fp8") if (row := _row(config, shape, step, known, card, dtype))]
@@ -109,6 +188,27 @@ def plan_lines(config: TrainConfig, gpu: str | None, room_gib: float | None) -> 
             f"{card:>4}  nothing fits: fewer frames, a smaller size or stage.batch_size={max(1, step.samples // 2)}"
         ]
     return lines
+
+
+def _where(gpu: str | None) -> str:
+    known = gpu_named(gpu or "")
+    return f"this {known.name}" if known else f"an {GPUS[0].name}"
+
+
+def _no_gpu(shape: Shape) -> str:
+    return f"here: no GPU, {'which this takes' if shape.parameters > FULL_SIZE else 'and none is needed'}"
+
+
+def _preview_line(config: TrainConfig, shape: Shape, step: Step, gpu: Gpu, count: int) -> str:
+    """What the previews of a run take: their memory is below a step's, whose activations are gone by then."""
+    dtype, frames = "fp8" if config.model.dtype == "fp8" else "bf16", config.stage.num_frames
+    seconds = 2 * config.preview.sampler_steps * drawing_seconds(shape, step.tokens, dtype, gpu)
+    drawing = drawing_bytes(shape, step.tokens, config.model.dtype, Drawing(together=True, compile=True))["activations"]
+    vae = vae_bytes(frames, config.model.height, config.model.width)
+    return (
+        f"previews: {count} of {frames} frames, about {seconds:.0f} s each, {drawing / GIB:.1f} GiB beside the weights, then "
+        f"{vae / GIB:.1f} GiB for the VAE, or less in tiles"
+    )
 
 
 def _here(config: TrainConfig, shape: Shape, step: Step, gpu: Gpu, room_gib: float) -> str:
@@ -130,3 +230,52 @@ def _row(config: TrainConfig, shape: Shape, step: Step, gpu: Gpu, card: int, dty
     seconds = step_seconds(shape, step, dtype, policy, gpu) * config.stage.accumulation
     hours = seconds * config.stage.steps / 3600
     return f"{card:>4}  {dtype:5}  {peak:>5.1f}  {seconds:>6.2f}  {hours:>6.1f}  {described(policy, shape)}"
+
+
+def drawing_lines(config: InferConfig, gpu: str | None, room_gib: float | None) -> list[str]:
+    """What a clip takes on the GPU at hand (its driver's name and GiB, or None), part by part, and on other cards."""
+    model, sampler, known = config.model, config.sampler, gpu_named(gpu or "") or GPUS[0]
+    frames = config.num_frames or model.num_frames
+    lines = [
+        f"plan of a clip by {model.name}: {frames} frames of {model.height}x{model.width}, {sampler.steps} steps, "
+        f"guidance {sampler.guidance:g}; one network is in memory at a time",
+        f"VAE: {vae_bytes(frames, model.height, model.width) / GIB:.1f} GiB for the clip as a whole, less in tiles where a GPU "
+        "has less",
+    ]
+    for kind, count in drawn(config):
+        lines += _transformer_lines(config, kind, count, known, gpu, room_gib)
+    return lines
+
+
+def _transformer_lines(
+    config: InferConfig, kind: str, frames: int, known: Gpu, gpu: str | None, room_gib: float | None
+) -> list[str]:
+    shape, tokens, guided = _drawn_shape(config, kind, frames)
+    what = "keyframe" if (kind, frames) == ("t2v", 1) else "clip"
+    lines = [f"{what}: {kind}, {shape.parameters / 1e6:,.1f} million parameters, {tokens:,} tokens a rank"]
+    try:
+        here = choose_drawing(config, kind, frames, 1, gpu, room_gib)[1]
+    except ConfigError as error:
+        here = str(error)
+    lines.append(_no_gpu(shape) if room_gib is None else f"here, {gpu}, {room_gib:.0f} GiB: {here}")
+    lines.append(
+        f"{'GiB':>4}  {'dtype':5}  {'peak':>5}  {'s/step':>6}  {'min':>6}  how (seconds as on {_where(gpu)}, from its rates)"
+    )
+    for card in CARDS:
+        rows = [
+            _drawing_row(config, shape, tokens, guided, known, card, dtype, drawing)
+            for dtype in ("bf16", "fp8")
+            if (drawing := fastest_drawing(shape, tokens, guided, dtype, usable_bytes(card), True, None))
+        ]
+        lines += rows or [f"{card:>4}  nothing fits: fewer frames or a smaller size"]
+    return lines
+
+
+def _drawing_row(
+    config: InferConfig, shape: Shape, tokens: int, guided: bool, gpu: Gpu, card: int, dtype: str, drawing: Drawing
+) -> str:
+    peak = sum(drawing_bytes(shape, tokens, dtype, drawing).values()) / GIB
+    seconds = (2 if guided else 1) * drawing_seconds(shape, tokens, dtype, gpu)
+    minutes = seconds * config.sampler.steps / 60
+    how = _drawing_in_words(drawing, shape, guided)
+    return f"{card:>4}  {dtype:5}  {peak:>5.1f}  {seconds:>6.2f}  {minutes:>6.1f}  {how}"

@@ -1,6 +1,7 @@
 """From adapters to files: what a run writes, that ranks and repeats make the same clip, and what an adapter does to it."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from cinelora.config.schema import InferConfig, MetricsConfig, ModelConfig, SamplerConfig, TrainConfig, WeightsConfig
+from cinelora.config.schema import (
+    DrawingMemoryConfig,
+    InferConfig,
+    MetricsConfig,
+    ModelConfig,
+    SamplerConfig,
+    TrainConfig,
+    WeightsConfig,
+)
 from cinelora.errors import AdapterError, ConfigError, FootageError
 from cinelora.footage.samples import prompt_with_trigger
 from cinelora.inference import caveat, infer
@@ -124,6 +133,16 @@ def test_ranks_make_the_clip_that_one_makes(config: InferConfig, gpus: int, mode
     infer(config, tmp_path / "one")
     infer(replace(config, gpus=gpus, sampler=replace(config.sampler, guidance_mode=mode)), tmp_path / "many")
     assert np.abs(sheet(tmp_path / "one") - sheet(tmp_path / "many")).mean() < ROUNDING
+
+
+def test_weights_on_the_host_make_the_same_clip(config: InferConfig, tmp_path: Path):
+    assert infer(replace(config, compare=True), tmp_path / "there") == 0
+    swapped = replace(config, compare=True, memory=DrawingMemoryConfig(swap=1.0, tile=True))
+    assert infer(swapped, tmp_path / "fetched") == 0
+    there, fetched = sheet(tmp_path / "there"), sheet(tmp_path / "fetched")
+    assert np.abs(there - fetched).mean() < ROUNDING
+    said = (tmp_path / "fetched" / "logs" / "rank-0.log").read_text()
+    assert re.search(r"clip: .*weights of (\d) of \1 blocks on the host", said)
 
 
 def test_straight_from_text_the_same_seed_makes_the_same_clip_and_another_another(config: InferConfig, tmp_path: Path):

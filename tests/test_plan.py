@@ -2,20 +2,24 @@
 
 import pytest
 
-from cinelora.config.compose import compose_train
+from cinelora.config.compose import compose_infer, compose_train
 from cinelora.config.schema import TrainConfig
 from cinelora.errors import ConfigError
 from cinelora.models.footprint import (
     GIB,
     GPUS,
+    Drawing,
     Policy,
     Shape,
     Step,
+    drawing_bytes,
+    drawing_seconds,
     fastest,
+    fastest_drawing,
     peak_bytes,
     step_seconds,
 )
-from cinelora.plan import choose_policy, plan_lines
+from cinelora.plan import choose_drawing, choose_policy, plan_lines
 
 I2V = Shape(40, 5120, 13824, 4096, 1280, 36)
 WINDOW = Step(14_040, 1, 8, "cross_attention")
@@ -147,6 +151,81 @@ def test_full_size_without_a_gpu_is_refused_and_the_embedded_model_is_not():
 )
 def test_a_policy_that_is_named_is_taken(words: list[str], expected: Policy):
     assert choose_policy(compose_train([*FULL, *words]), 80.0)[0] == expected
+
+
+DRAW = ["model=wan21_14b_720p", "prompt=x"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "dtype", "compile", "gib", "seconds"),
+    [
+        (75_600, "bf16", True, 35.276, 11.245),
+        (75_600, "fp8", True, 21.004, 10.163),
+        (75_600, "bf16", False, 41.018, None),
+    ],
+)
+def test_predictions_measured_on_an_h200_come_out(
+    tokens: int, dtype: str, compile: bool, gib: float, seconds: float | None
+):
+    peak = sum(drawing_bytes(I2V, tokens, dtype, Drawing(compile=compile)).values())
+    assert peak / GIB == pytest.approx(gib, rel=0.02)
+    if seconds:
+        assert drawing_seconds(I2V, tokens, dtype, GPUS[0]) == pytest.approx(seconds, rel=0.05)
+
+
+def test_a_clip_is_drawn_in_one_batch_then_in_turn_then_with_weights_on_the_host():
+    ways = [fastest_drawing(I2V, 75_600, True, "fp8", gib * GIB, True) for gib in (48, 22, 14, 8, 6)]
+    assert ways[:2] == [Drawing(True, 0, True), Drawing(False, 0, True)]
+    assert ways[2] is not None
+    assert ways[3] is not None
+    assert 0 < ways[2].swap < ways[3].swap
+    assert not ways[2].together
+    assert ways[4] is None
+
+
+def test_a_clip_that_fits_nowhere_is_refused_with_what_would():
+    for words, sentence in (
+        (
+            ["memory.limit_gib=6"],
+            r"81 frames of 720x1280 take 6\.4 GiB at the least, and 4\.8 GiB .* choose fewer frames",
+        ),
+        (
+            ["memory.limit_gib=8", "memory.swap=0"],
+            r"take 35\.0 GiB at the least, and 6\.8 GiB .* choose memory\.swap=null",
+        ),
+        (["memory.limit_gib=24", "memory.swap=0"], r"and 22\.4 GiB can be used here: choose model\.dtype=fp8"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            choose_drawing(compose_infer([*DRAW, *words]), "i2v", 81, 1, "NVIDIA H200", 139.8)
+    drawing, why = choose_drawing(compose_infer([*DRAW, "model.dtype=fp8"]), "i2v", 81, 1, None, 23.6)
+    assert drawing == Drawing(compile=True)
+    assert why == "blocks compiled, both halves of guidance in turn: 20.8 of 22.0 GiB"
+
+
+def test_blocks_are_compiled_where_that_pays():
+    for words, clips, pays in (
+        (["num_frames=1"], 1, False),
+        (["num_frames=1"], 100, True),
+        ([], 1, True),
+        (["gpus=2"], 1, False),
+    ):
+        config = compose_infer([*DRAW, *words])
+        frames = config.num_frames or 81
+        assert choose_drawing(config, "i2v", frames, clips, "NVIDIA H200", 139.8)[0].compile is pays
+
+
+def test_the_plan_of_a_clip_names_both_transformers_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    from cinelora.config.command import main
+
+    def never(*_: object) -> int:
+        raise AssertionError("a plan runs nothing")
+
+    monkeypatch.chdir(tmp_path)
+    assert main("infer", [*DRAW, "model.weights=random", "plan=true", "out=run"], never) == 0
+    told = capsys.readouterr().out
+    assert "keyframe: t2v, 14,288.5 million parameters, 3,600 tokens a rank" in told
+    assert "clip: i2v, 16,394.9 million parameters, 75,600 tokens a rank" in told
+    assert list(tmp_path.iterdir()) == []
 
 
 def config_for(*words: str) -> TrainConfig:

@@ -28,7 +28,7 @@ from cinelora.errors import CineloraError, ConfigError
 from cinelora.files import lock, point_to, sha256_json
 from cinelora.hardware import gpu_at_hand
 from cinelora.hub import CONFIG_FILE
-from cinelora.plan import plan_lines
+from cinelora.plan import drawing_lines, plan_lines
 
 Run = Callable[[Any, Path], int]
 OUTPUTS = Path("outputs")
@@ -37,8 +37,8 @@ _PATHS = ("data.root", "adapter", "cache", "ckpt", "image", "prompts", "resume")
 _MODELS = ("model.t2v", "model.i2v", "model.vae", "model.text_encoder", "model.tokenizer", "model.image_encoder")
 _RUNS = ("adapter", "ckpt", "resume")
 _LOCK = ".lock"
-_ELSEWHERE = ("out", "cache", "gpus", "nodes")
-"""What does not change a clip: where it is written, and how many ranks make it."""
+_ELSEWHERE = ("out", "cache", "gpus", "nodes", "memory", "plan")
+"""What does not change a clip but for rounding: where it is written, how many ranks make it, and out of how much memory."""
 
 
 def main(script: Script, argv: list[str], run: Run) -> int:
@@ -84,8 +84,10 @@ def accepted(command: Command) -> tuple[Config, list[str]]:
 def _run_one(command: Command, run: Run, folder: Path | None) -> int:
     """Accept the settings, make the directory they are kept in (``folder``, where a sweep names it), and hand over."""
     config, lines = accepted(command)
-    if isinstance(config, TrainConfig) and config.plan:
-        print("\n".join([*lines, *plan_lines(config, *gpu_at_hand())]))
+    if config.plan:
+        here = gpu_at_hand()
+        plan = plan_lines(config, *here) if isinstance(config, TrainConfig) else drawing_lines(config, *here)
+        print("\n".join([*lines, *plan]))
         return 0
     config = anchored(config)
     run_dir = make_run_dir(config, folder)

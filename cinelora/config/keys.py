@@ -95,7 +95,7 @@ def sections(script: Script) -> dict[str, list[str]]:
 @cache
 def groups(script: Script) -> dict[str, list[str]]:
     """The groups of ``conf/`` a script knows, each with its choices."""
-    found = {name: _stems(name) for name in sections(script) if (CONF / name).is_dir()}
+    found = {name: _stems(name) for name in sections(script) if name in defaults(script)}
     return found | {LAUNCHER: sorted([*_stems(LAUNCHER), "basic"])}
 
 

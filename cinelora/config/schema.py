@@ -69,7 +69,7 @@ class ModelConfig:
         ("bf16", "fp32", "fp8"),
     )
     compile_blocks: bool | None = setting(
-        "compile the transformer's blocks for training: half a minute at the start, and a C++ compiler; null = on a GPU"
+        "compile the transformer's blocks: half a minute at the start, and a C++ compiler; null = on a GPU, where it pays"
     )
     num_layers: int = setting("transformer blocks", 40)
     num_heads: int = setting("attention heads; bounds how the sequence can be split", 40)
@@ -212,6 +212,15 @@ class MemoryConfig:
 
 
 @dataclass
+class DrawingMemoryConfig:
+    """What lies on the GPU while clips are drawn; null = what fits fastest."""
+
+    swap: float | None = setting("share of the blocks whose weights stay on the host, and are fetched as they are used")
+    tile: bool | None = setting("VAE in overlapping tiles, whose seams are blended")
+    limit_gib: float | None = setting("GPU memory to live in; null = all there is")
+
+
+@dataclass
 class SamplerConfig:
     """How noise becomes a clip."""
 
@@ -304,6 +313,7 @@ class InferConfig:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
+    memory: DrawingMemoryConfig = field(default_factory=DrawingMemoryConfig)
     ckpt: str | None = setting("adapter(s): a run, an adapter file or hub:owner/name; null = the base model")
     prompt: str | None = setting("what the clip shows")
     prompts: str | None = setting("file with one prompt a line; makes a clip of each, goes on where it stopped")
@@ -317,6 +327,7 @@ class InferConfig:
     seed: int = setting("same seed, same clip", 0)
     gpus: int = setting("ranks on each node the sequence is split over", 1)
     nodes: int = setting("machines", 1)
+    plan: bool = setting("say what a clip takes, in memory and time here and on other GPUs, and do nothing", False)
     out: str | None = setting("run directory; null = outputs/infer/<time>")
     cache: str = setting("folder of models built or fetched", "outputs/cache")
 

@@ -28,6 +28,10 @@ KEPT_EAGER, PASSING_EAGER = 21.7, 9.8
 """The same without a compiler, from peft's own layers (60.9 GiB for 3,600 tokens, all kept; 40.4 GiB for 14,040, recomputed)."""
 IN_FLIGHT = 1.46
 """Units on their way from or to the host, with ``offload``."""
+DRAWN, DRAWN_FP8, DRAWN_EAGER = 6.2, 7.4, 14.2
+"""Units that come and go while a prediction is made without gradients (75,600 tokens of the I2V shape, H200)."""
+VAE_PASSING = 2400
+"""Values a pixel of one frame that Wan's VAE has in memory at once, in float32."""
 CONTEXT_GIB, IN_PIECES = 1.0, 0.025
 """What is not to be planned with: CUDA's own memory (0.7 GiB on an H200), and the share that lies between tensors."""
 
@@ -158,6 +162,11 @@ def peak_bytes(shape: Shape, step: Step, dtype: str, policy: Policy) -> dict[str
     }
 
 
+def vae_bytes(num_frames: int, height: int, width: int) -> float:
+    """Bytes that Wan's VAE takes to encode or decode a clip as a whole; frames come and go but for the clip itself."""
+    return 4.0 * height * width * (VAE_PASSING + 6 * num_frames)
+
+
 def usable_bytes(gib: float) -> float:
     """What of a GPU of ``gib`` GiB can be planned with."""
     return (gib * (1 - IN_PIECES) - CONTEXT_GIB) * GIB
@@ -178,6 +187,35 @@ def fastest(shape: Shape, step: Step, dtype: str, room: float, compile: bool) ->
 def least_bytes(shape: Shape, step: Step, dtype: str, compile: bool) -> float:
     """What the leanest policy takes."""
     return sum(peak_bytes(shape, step, dtype, Policy(shape.layers, True, shape.layers, compile)).values())
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How a transformer draws: both halves of guidance in one batch or in turn, and blocks with weights on the host."""
+
+    together: bool = False
+    swap: int = 0
+    compile: bool = False
+
+
+def drawing_bytes(shape: Shape, tokens: int, dtype: str, drawing: Drawing) -> dict[str, float]:
+    """Bytes on the device while a prediction is made, by what they are for."""
+    unit = tokens * shape.hidden * (4 if dtype == "fp32" else 2) * (2 if drawing.together else 1)
+    passing = DRAWN_EAGER if not drawing.compile else DRAWN_FP8 if dtype == "fp8" else DRAWN
+    return {"weights": weight_bytes(shape, dtype, drawing.swap), "activations": unit * passing}
+
+
+def fastest_drawing(
+    shape: Shape, tokens: int, guided: bool, dtype: str, room: float, compile: bool, swap: int | None = None
+) -> Drawing | None:
+    """The way to draw that costs least time of those that fit into ``room`` bytes; None where none does.
+
+    Both halves of guidance in one batch (which small pictures gain by), in turn, then journeys of weights; ``swap`` says
+    of how many blocks these are.
+    """
+    swaps = range(shape.layers + 1) if swap is None else [swap]
+    ways = [Drawing(guided, swaps[0], compile), *(Drawing(False, count, compile) for count in swaps)]
+    return next((way for way in ways if sum(drawing_bytes(shape, tokens, dtype, way).values()) <= room), None)
 
 
 def described(policy: Policy, shape: Shape) -> str:
@@ -235,13 +273,24 @@ ATTENTION, ATTENTION_BACKWARD = 575 / 989, 530 / 989
 
 def step_seconds(shape: Shape, step: Step, dtype: str, policy: Policy, gpu: Gpu) -> float:
     """Seconds of one micro-batch in bf16 or fp8, from its products; blocks are taken to be compiled, journeys to be hidden."""
-    width, tokens, context = shape.hidden, step.tokens, shape.context
-    linear = tokens * 2 * (6 * width**2 + 2 * width * shape.ffn) + context * 4 * width**2
-    attention = 4 * width * tokens * (tokens + context)
-    rate = LINEAR[dtype] * ((gpu.fp8 or gpu.bf16) if dtype == "fp8" else gpu.bf16)
-    forward = linear / rate + attention / (ATTENTION * gpu.bf16)
-    backward = linear / rate + 2.5 * attention / (ATTENTION_BACKWARD * gpu.bf16)
+    linear, attention = _products(shape, step.tokens, dtype, gpu)
+    forward = linear + attention / (ATTENTION * gpu.bf16)
+    backward = linear + 2.5 * attention / (ATTENTION_BACKWARD * gpu.bf16)
     return step.samples * (forward * (shape.layers + policy.recompute) + backward * shape.layers)
+
+
+def drawing_seconds(shape: Shape, tokens: int, dtype: str, gpu: Gpu) -> float:
+    """Seconds of one prediction without gradients, likewise; guidance makes two of them a step."""
+    linear, attention = _products(shape, tokens, dtype, gpu)
+    return shape.layers * (linear + attention / (ATTENTION * gpu.bf16))
+
+
+def _products(shape: Shape, tokens: int, dtype: str, gpu: Gpu) -> tuple[float, float]:
+    """Of one block: seconds of its linear layers forward, and attention's operations."""
+    width, context = shape.hidden, shape.context
+    linear = tokens * 2 * (6 * width**2 + 2 * width * shape.ffn) + context * 4 * width**2
+    rate = LINEAR[dtype] * ((gpu.fp8 or gpu.bf16) if dtype == "fp8" else gpu.bf16)
+    return linear / rate, 4 * width * tokens * (tokens + context)
 
 
 def gpu_named(name: str) -> Gpu | None:

@@ -211,27 +211,33 @@ def set_weights(transformer: WanTransformer3DModel, weights: dict[str, float]) -
     _activate(transformer, [name for name, weight in weights.items() if weight])
 
 
-def merge(transformer: WanTransformer3DModel, weights: dict[str, float]) -> None:
+def merge(transformer: WanTransformer3DModel, weights: dict[str, float], keep: bool = True) -> None:
     """``set_weights``, then fold what acts into W: ``W + sum weight * alpha/rank * B A``, in float32, rounded once.
 
-    Sampling then costs what the base costs. Each changed W is kept on the host for ``unmerge``: for Wan 14B in bf16 and
-    cross-attention 12.6 GB, because subtracting the update would not give W back.
+    Sampling then costs what the base costs. With ``keep``, each changed W stays on the host for ``unmerge``: for Wan 14B
+    in bf16 and cross-attention 12.6 GB, because subtracting the update would not give W back.
     """
     set_weights(transformer, weights)
     for _, layer in _layers(transformer):
         acting = [name for name in layer.active_adapters if name in layer.lora_A]
         if acting:
             base = layer.get_base_layer()
-            setattr(layer, ORIGINAL, (copy.deepcopy(base).cpu(),))
+            if keep:
+                setattr(layer, ORIGINAL, (copy.deepcopy(base).cpu(),))
             update = sum(layer.get_delta_weight(name).detach() for name in acting)
             replace_weight(base, frozen_weight(base) + update)
             layer.merged_adapters = acting
 
 
 def unmerge(transformer: WanTransformer3DModel) -> None:
-    """Put every W back, bit for bit; the adapters act again, with the weights they were merged with."""
+    """Put every W back, bit for bit; the adapters act again, with the weights they were merged with.
+
+    Raises ``RuntimeError`` where they were merged without keeping W.
+    """
     for _, layer in _layers(transformer):
         if layer.merged_adapters:
+            if not hasattr(layer, ORIGINAL):
+                raise RuntimeError("the adapters were merged for good: load the transformer again")
             (original,) = getattr(layer, ORIGINAL)
             layer.get_base_layer().load_state_dict(original.state_dict())
             delattr(layer, ORIGINAL)

@@ -29,6 +29,7 @@ from transformers import AutoTokenizer, ByT5Tokenizer
 from cinelora.config.schema import ModelConfig
 from cinelora.errors import CineloraError, ModelError
 from cinelora.files import sha256_json
+from cinelora.hardware import free_gpu_bytes
 from cinelora.hub import EMBEDDED, is_model_source
 from cinelora.models.checkpoints import (
     CHANNELS,
@@ -42,7 +43,7 @@ from cinelora.models.checkpoints import (
 )
 from cinelora.models.checkpoints import Part as Part
 from cinelora.models.footprint import SPATIAL as SPATIAL
-from cinelora.models.footprint import TEMPORAL, TEXT_TOKENS
+from cinelora.models.footprint import TEMPORAL, TEXT_TOKENS, vae_bytes
 from cinelora.models.footprint import num_latent_frames as num_latent_frames
 from cinelora.models.footprint import num_tokens as num_tokens
 from cinelora.models.precision import missing_fp8
@@ -181,6 +182,7 @@ class WanBundle:
         self.device = device or default_device()
         self.model: ModelConfig | None = None
         self.kind = ""
+        self.tile: bool | None = None
         self._loaded: dict[Part, Any] = {}
 
     @classmethod
@@ -311,6 +313,7 @@ class WanBundle:
     @torch.no_grad()
     def encode_video(self, video_BCTHW: Tensor) -> Tensor:
         """Pixels in [-1, 1] to normalised latents (B, 16, T, H, W), float32: the posterior's mean, never a sample."""
+        self._lay_tiles(*video_BCTHW.shape[2:])
         mean = self._part(Part.VAE).encode(video_BCTHW.to(self.device, torch.float32)).latent_dist.mode()
         offset, scale = self._latent_statistics()
         latents: Tensor = (mean - offset) / scale
@@ -321,8 +324,17 @@ class WanBundle:
         """Normalised latents to pixels (B, 3, T, H, W) in [0, 1], float32."""
         offset, scale = self._latent_statistics()
         raw = latents_BCTHW.to(self.device, torch.float32) * scale + offset
+        frames, height, width = latents_BCTHW.shape[2:]
+        self._lay_tiles(TEMPORAL * (frames - 1) + 1, SPATIAL * height, SPATIAL * width)
         pixels: Tensor = self._part(Part.VAE).decode(raw, return_dict=False)[0]
         return ((pixels + 1) / 2).clamp(0, 1)
+
+    def _lay_tiles(self, num_frames: int, height: int, width: int) -> None:
+        """Let the VAE work in tiles where ``tile`` asks for it, or, unless it says, where a GPU has too little room."""
+        vae, tile = self._part(Part.VAE), self.tile
+        if tile is None and self.device.type == "cuda":
+            tile = vae_bytes(num_frames, height, width) > free_gpu_bytes(self.device)
+        vae.enable_tiling() if tile else vae.disable_tiling()
 
     def _latent_statistics(self) -> tuple[Tensor, Tensor]:
         config = self._part(Part.VAE).config

@@ -44,15 +44,20 @@ class Unguided:
 
 @dataclass(frozen=True)
 class Guided:
-    """Classifier-free guidance ``u + scale * (c - u)`` (Ho and Salimans 2022), both halves in one batch."""
+    """Classifier-free guidance ``u + scale * (c - u)`` (Ho and Salimans 2022), both halves in one batch or in turn."""
 
     transformer: WanTransformer3DModel
     positive: Condition
     negative: Condition
     scale: float
+    together: bool = True
 
     def __call__(self, latents_BCTHW: Tensor, timestep_B: Tensor) -> Tensor:
-        """Predict both halves at once."""
+        """Predict both halves."""
+        if not self.together:
+            halves = (self.negative, self.positive)
+            without, shown = (predict_velocity(self.transformer, latents_BCTHW, timestep_B, half) for half in halves)
+            return without + self.scale * (shown - without)
         pair = stack(self.negative, self.positive)
         velocity = predict_velocity(self.transformer, latents_BCTHW.repeat(2, 1, 1, 1, 1), timestep_B.repeat(2), pair)
         half = len(velocity) // 2
@@ -94,13 +99,14 @@ def denoiser(
     sampler: SamplerConfig,
     plan: Partition,
     rank: Rank,
+    together: bool,
 ) -> Denoise:
     """The ``Denoise`` that the settings ask for; a guidance of 1 needs no second half."""
     if sampler.guidance == 1:
         return Unguided(transformer, positive)
     if plan.groups == 2:
         return GuidedAcrossRanks(transformer, positive, negative, sampler.guidance, plan, rank)
-    return Guided(transformer, positive, negative, sampler.guidance)
+    return Guided(transformer, positive, negative, sampler.guidance, together)
 
 
 def make_solver(sampler: SamplerConfig, shift: float) -> Any:

@@ -19,7 +19,9 @@ from cinelora.config.schema import ModelConfig, SamplerConfig
 from cinelora.launch import Rank
 from cinelora.models.adapter_file import AdapterFile
 from cinelora.models.flow import keyed_generator
-from cinelora.models.lora import load_adapter, set_weights
+from cinelora.models.footprint import Drawing, Policy
+from cinelora.models.lora import load_adapter, merge, set_weights, unmerge
+from cinelora.models.memory import arrange
 from cinelora.models.wan import SPATIAL, Condition, ImageCondition, WanBundle, num_latent_frames
 from cinelora.sampling.denoise import denoiser, sample
 from cinelora.sampling.partition import Partition, partition
@@ -43,14 +45,15 @@ def initial_noise(seed: int, part: str, model: ModelConfig, num_frames: int, dev
 
 @contextmanager
 def adapted_transformer(
-    bundle: WanBundle, model_name: str, adapters: dict[str, AdapterFile], plan: Partition, rank: Rank
+    bundle: WanBundle, model_name: str, adapters: dict[str, AdapterFile], plan: Partition, rank: Rank, drawing: Drawing
 ) -> Iterator[WanTransformer3DModel]:
     """The bundle's transformer with ``adapters`` hung on it, split over the ranks, released at the end of the block."""
-    transformer = bundle.load_transformer()
+    transformer = bundle.load_transformer(on_host=drawing.swap)
     for name, adapter in adapters.items():
         load_adapter(transformer, name, adapter, model_name)
     if rank.world_size > 1:
         partition(transformer, plan, rank)
+    arrange(transformer, Policy(recompute=drawing.swap, swap=drawing.swap, compile=drawing.compile))
     try:
         yield transformer
     finally:
@@ -58,6 +61,23 @@ def adapted_transformer(
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+@contextmanager
+def acting(transformer: WanTransformer3DModel, weights: dict[str, float], live: bool, again: bool) -> Iterator[None]:
+    """The adapters at ``weights`` inside the block: folded into the frozen weights, or ``live`` beside them.
+
+    Folded they cost nothing; where weights come and go with each block (swap) they cannot be. ``again``: the transformer
+    is wanted with other weights later.
+    """
+    if live or not any(weights.values()):
+        set_weights(transformer, weights)
+        yield
+        return
+    merge(transformer, weights, keep=again)
+    yield
+    if again:
+        unmerge(transformer)
 
 
 @dataclass(frozen=True)
@@ -72,16 +92,15 @@ class Sampling:
     def run(
         self,
         transformer: WanTransformer3DModel,
-        weights: dict[str, float],
         texts: Texts,
         image: ImageCondition | None,
         noise_BCTHW: Tensor,
         label: str,
+        together: bool,
     ) -> Tensor:
-        """Latents (1, 16, T, h, w) under ``weights``; an I2V transformer is given its ``image``, batched."""
-        set_weights(transformer, weights)
+        """Latents (1, 16, T, h, w); an I2V transformer is given its ``image``, batched."""
         positive, negative = Condition(texts.positive, image), Condition(texts.negative, image)
-        denoise = denoiser(transformer, positive, negative, self.sampler, self.plan, self.rank)
+        denoise = denoiser(transformer, positive, negative, self.sampler, self.plan, self.rank, together)
         shift = self.model.sampling_shift if self.sampler.shift is None else self.sampler.shift
         show = label if self.rank.global_rank == 0 else None
         return sample(denoise, noise_BCTHW, self.sampler, shift, show)

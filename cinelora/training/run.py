@@ -21,7 +21,7 @@ from cinelora.config.check import effective_lr
 from cinelora.config.schema import TrainConfig
 from cinelora.errors import AdapterError, ConfigError, TrainingError
 from cinelora.files import lock, write_json, write_whole
-from cinelora.hardware import gpu_at_hand, hardware, peak_memory_mib, quiet_libraries
+from cinelora.hardware import gpu_at_hand, hardware, limit_gpu_memory, peak_memory_mib, quiet_libraries
 from cinelora.hub import is_at_hand, resolve
 from cinelora.launch import Rank, barrier, launch, process_group, rank_info
 from cinelora.models.footprint import Policy, Shape, leaner
@@ -283,12 +283,8 @@ def policy_at_hand(config: TrainConfig) -> tuple[Policy, str]:
 
     Raises ``ConfigError`` where none fits.
     """
-    import torch
-
-    _, room_gib = gpu_at_hand()
-    if room_gib and config.memory.limit_gib:
-        torch.cuda.set_per_process_memory_fraction(min(1.0, config.memory.limit_gib / room_gib))
-    return choose_policy(config, room_gib)
+    limit_gpu_memory(config.memory.limit_gib)
+    return choose_policy(config, gpu_at_hand()[1])
 
 
 def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset, policy: Policy) -> Stage:

@@ -296,6 +296,16 @@ def test_what_is_merged_cannot_be_merged_weighted_or_loaded_again(pair: WanTrans
 
 
 @torch.no_grad()
+def test_what_is_merged_for_good_equals_live_and_stays(pair: WanTransformer3DModel, run_wan: RunWan):
+    set_weights(pair, {"style": 0.5})
+    live = run_wan(pair)
+    merge(pair, {"style": 0.5}, keep=False)
+    assert (run_wan(pair) - live).abs().max() < 1e-5
+    with pytest.raises(RuntimeError, match="merged for good: load the transformer again"):
+        unmerge(pair)
+
+
+@torch.no_grad()
 def test_a_bf16_base_takes_float32_adapters_and_rounds_once(make_wan: MakeWan, run_wan: RunWan):
     base = make_wan("i2v").to(torch.bfloat16)
     before, output = base_weights(base), run_wan(base)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,8 @@ def test_t2v_clip_equals_the_diffusers_pipeline(t2v: WanBundle, steps: int):
     guided = Guided(t2v.load_transformer(), Condition(positive), Condition(negative), 4.0)
     ours = sample(guided, noise, SamplerConfig(steps=steps), shift=3.0)
     assert (ours - theirs).abs().max() < CLIP_DIGITS
+    in_turn = sample(replace(guided, together=False), noise, SamplerConfig(steps=steps), shift=3.0)
+    assert (in_turn - theirs).abs().max() < CLIP_DIGITS
 
 
 def test_i2v_clip_equals_the_diffusers_pipeline_given_the_same_clip_features(i2v: WanBundle, picture: np.ndarray):

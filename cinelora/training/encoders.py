@@ -34,12 +34,19 @@ from cinelora.training import whole_clip
 
 FPS = 16
 WARM_UP = 200
-PIECE = (48, 64)
-"""Height and width of what the VAE is trained on at a time."""
+PIECE, STILL = (48, 64), (96, 128)
+"""Height and width of what the VAE is trained on at a time: of clips, and of stills."""
+STILLS_PER_CLIP = 2
 CAPTIONS, CAPTION_BYTES = 20_000, 224
 """Captions that the text encoder learns from, and the length they are padded to, in bytes."""
-KL_WEIGHT = 1e-4
+KL_WEIGHT = 3e-5
 """Weight of the mean divergence per latent value: enough to keep latents near a unit Gaussian, too little to blur."""
+SSIM_WEIGHT = 0.6
+"""Weight of ``1 - SSIM``, with which it is about as large as the rest of the reconstruction's loss."""
+SSIM_EVERY = 4
+"""Of the frames of a clip every fourth is compared in structure: neighbours say the same."""
+WINDOW, SIGMA = 11, 1.5
+"""Pixels and deviation of SSIM's Gaussian window."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ def optimise(
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     device = parameters[0].device
-    lr = torch.tensor(rate, device=device)
+    lr = torch.tensor(rate / WARM_UP, device=device)  # capturing and timing take steps of their own, before the warm-up
     optimizer = torch.optim.AdamW(
         parameters, lr=lr, betas=(0.9, 0.98), weight_decay=decay, capturable=device.type == "cuda"
     )
@@ -166,31 +173,62 @@ def _captured(step: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> C
 # -- VAE ---------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Cut:
+    """Pieces that are cut out of a film at random: ``count`` at a time, of (frames, height, width) = ``size``."""
+
+    clips_NTHWC: Tensor
+    count: int
+    size: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, film: Film, count: int, frames: int, height: int, width: int) -> Cut:
+        """Pieces of that size, or of the film's where that is smaller."""
+        whole = film.clips_NTHWC.shape[1:4]
+        return cls(film.clips_NTHWC, count, (min(frames, whole[0]), min(height, whole[1]), min(width, whole[2])))
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Of each piece its clip, first frame, top, left, and whether it is mirrored, (B,) each, on the host."""
+        starts = (whole - size + 1 for whole, size in zip(self.clips_NTHWC.shape[1:4], self.size, strict=True))
+        highest = (len(self.clips_NTHWC), *starts, 2)
+        return tuple(torch.randint(limit, (self.count,), generator=generator) for limit in highest)
+
+    def pieces(self, which_B: Tensor, first_B: Tensor, top_B: Tensor, left_B: Tensor, mirrored_B: Tensor) -> Tensor:
+        """The pieces so drawn, float32 (B, 3, T, H, W) in [-1, 1]."""
+        t, y, x = (
+            start[:, None] + torch.arange(size, device=start.device)
+            for start, size in zip((first_B, top_B, left_B), self.size, strict=True)
+        )
+        at = (which_B[:, None, None, None], t[:, :, None, None], y[:, None, :, None], x[:, None, None, :])
+        picked = self.clips_NTHWC[at]
+        pieces = torch.where(mirrored_B.bool()[:, None, None, None, None], picked.flip(3), picked)
+        return to_range(pieces).contiguous(memory_format=torch.channels_last_3d)  # what 2D convolutions are fast in
+
+
 def train_vae(vae: AutoencoderKLWan, film: Film, budget: Budget, rate: float = 2e-3) -> int:
     """Reconstruct pieces of the film; then set the statistics its latents are normalised by; the steps taken.
 
     Small pieces (``PIECE``), because the network is convolutional, and more steps teach it more than more pixels; but whole
-    clips in time, because past the length it was trained at a causal VAE drifts (docs/scale-model.md).
+    clips in time, because past the length it was trained at a causal VAE drifts (docs/scale-model.md). Beside them each
+    step sees stills, moments of any clip, with equal weight: the first frame has a latent frame of its own and everything
+    else builds on it, and of a clip's loss it would have one part in 33.
     """
     vae.train()
-    clips, generator = film.clips_NTHWC, torch.Generator().manual_seed(0)
-    device = clips.device
-    sizes = (clips.shape[1], min(PIECE[0], clips.shape[2]), min(PIECE[1], clips.shape[3]))
-    along = [torch.arange(size, device=device) for size in sizes]
+    generator, device = torch.Generator().manual_seed(0), film.clips_NTHWC.device
+    of_clips = Cut.of(film, budget.batch, film.clips_NTHWC.shape[1], *PIECE)
+    of_stills = Cut.of(film, STILLS_PER_CLIP * budget.batch, 1, *STILL)
 
     def draw() -> tuple[Tensor, ...]:
-        highest = [len(clips), *(whole - size + 1 for whole, size in zip(clips.shape[1:4], sizes, strict=True)), 2]
-        return tuple(torch.randint(limit, (budget.batch,), generator=generator) for limit in highest)
+        return of_clips.draw(generator) + of_stills.draw(generator)
 
-    def loss(which_B: Tensor, first_B: Tensor, top_B: Tensor, left_B: Tensor, mirrored_B: Tensor) -> Tensor:
-        t, y, x = (start[:, None] + offsets for start, offsets in zip((first_B, top_B, left_B), along, strict=True))
-        picked = clips[which_B[:, None, None, None], t[:, :, None, None], y[:, None, :, None], x[:, None, None, :]]
-        pieces = torch.where(mirrored_B.bool()[:, None, None, None, None], picked.flip(3), picked)
-        video = to_range(pieces).contiguous(memory_format=torch.channels_last_3d)  # what 2D convolutions are fast in
+    def loss(*places_B: Tensor) -> Tensor:
+        return rebuilding_loss(of_clips.pieces(*places_B[:5])) + rebuilding_loss(of_stills.pieces(*places_B[5:]))
+
+    def rebuilding_loss(video_BCTHW: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False):
-            posterior = whole_clip.encode(vae, video)
-            rebuilt = whole_clip.decode(vae, posterior.sample())
-        return reconstruction_loss(rebuilt.float(), video) + KL_WEIGHT * _divergence(posterior)
+            posterior = whole_clip.encode(vae, video_BCTHW)
+            rebuilt_BCTHW = whole_clip.decode(vae, posterior.sample())
+        return reconstruction_loss(rebuilt_BCTHW.float(), video_BCTHW) + KL_WEIGHT * _divergence(posterior)
 
     with whole_clip.whole_clips(vae):
         steps = optimise("VAE", vae, draw, loss, budget, rate)
@@ -215,10 +253,41 @@ def begin_simply(vae: AutoencoderKLWan) -> None:
 
 
 def reconstruction_loss(rebuilt_BCTHW: Tensor, video_BCTHW: Tensor) -> Tensor:
-    """Mean absolute error of pixels, plus that of their differences in space (edges) and in time (flicker)."""
+    """What two float32 videos in [-1, 1] differ by: pixels, edges, flicker and structure.
+
+    Mean absolute error of pixels plus half that of their differences in space and in time, eight times the mean squared
+    error, and ``SSIM_WEIGHT`` of what every fourth frame, the first included, lacks to an SSIM of 1.
+    """
     error = rebuilt_BCTHW - video_BCTHW
     differences = (error.diff(dim=dim).abs().mean() for dim in (2, 3, 4) if error.shape[dim] > 1)
-    return error.abs().mean() + 0.5 * sum(differences, torch.zeros((), device=error.device)) + 8 * error.square().mean()
+    pixels = error.abs().mean() + 0.5 * sum(differences, torch.zeros((), device=error.device))
+    structure = 1 - structural_similarity(rebuilt_BCTHW[:, :, ::SSIM_EVERY], video_BCTHW[:, :, ::SSIM_EVERY])
+    return pixels + 8 * error.square().mean() + SSIM_WEIGHT * structure
+
+
+def structural_similarity(one: Tensor, other: Tensor, data_range: float = 2.0) -> Tensor:
+    """Mean SSIM of float32 pictures (..., H, W), of which each channel counts alone (Wang et al. 2004, equation 13).
+
+    The Gaussian window stays inside the picture; in one narrower than the window it is cut to the picture. Windows are
+    banded matrices on either side, since two small products are cheaper than a convolution of so few channels.
+    """
+    rows_KH, columns_LW = (_windows(one.shape[dim], one.device) for dim in (-2, -1))
+    mean, other_mean, square, other_square, product = (
+        rows_KH @ values @ columns_LW.T for values in (one, other, one.square(), other.square(), one * other)
+    )
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    variances = square - mean.square() + other_square - other_mean.square()
+    likeness = (2 * mean * other_mean + c1) * (2 * (product - mean * other_mean) + c2)
+    return (likeness / ((mean.square() + other_mean.square() + c1) * (variances + c2))).mean()
+
+
+def _windows(size: int, device: torch.device) -> Tensor:
+    """Every place of the Gaussian window along ``size`` pixels, a row each, (size - window + 1, size)."""
+    window = min(WINDOW, size)
+    middle_K1 = torch.arange(size - window + 1, device=device)[:, None] + (window - 1) / 2
+    distance_KH = torch.arange(size, device=device) - middle_K1
+    weights_KH = torch.exp(-0.5 * (distance_KH / SIGMA).square()) * (distance_KH.abs() <= (window - 1) / 2)
+    return weights_KH / weights_KH.sum(1, keepdim=True)
 
 
 def _divergence(posterior: object) -> Tensor:

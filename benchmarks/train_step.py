@@ -122,9 +122,8 @@ def same_factors(built: Built) -> None:
 
 
 def stepper(built: Built, config: TrainConfig, device: torch.device) -> Callable[[], None]:
-    """One optimizer step on a fixed batch."""
-    model, stage = config.model, config.stage
-    shape = Shape.of(model, "i2v")
+    """One optimizer step on a fixed batch, as large as one of a run by ``config``; at rate 0, which moves nothing."""
+    model, stage, shape = config.model, config.stage, built.transformer.config
     frames, size = num_latent_frames(stage.num_frames), (model.height // 8, model.width // 8)
     generator = torch.Generator(device).manual_seed(0)
 
@@ -132,14 +131,16 @@ def stepper(built: Built, config: TrainConfig, device: torch.device) -> Callable
         return torch.randn(stage.batch_size, *sizes, device=device, generator=generator)
 
     latents, noise, given = (draw(16, frames, *size) for _ in range(3))
-    condition = Condition(draw(TEXT_TOKENS, shape.text), ImageCondition(given, draw(IMAGE_TOKENS, shape.image or 0)))
+    text = draw(TEXT_TOKENS, shape.text_dim)
+    shown = ImageCondition(given, draw(IMAGE_TOKENS, shape.image_dim)) if stage.image_condition else None
     sigma = torch.linspace(0.3, 0.7, stage.batch_size, device=device)
     at = sigma.view(-1, 1, 1, 1, 1)
     optimizer = torch.optim.AdamW(built.parameters, lr=0.0, fused=True)
 
     def step() -> None:
         optimizer.zero_grad()
-        predicted = predict_velocity(built.transformer, (1 - at) * latents + at * noise, sigma * 1000, condition)
+        noisy = (1 - at) * latents + at * noise
+        predicted = predict_velocity(built.transformer, noisy, sigma * 1000, Condition(text, shown))
         torch.nn.functional.mse_loss(predicted, noise - latents).backward()
         torch.nn.utils.clip_grad_norm_(built.parameters, 1.0)
         optimizer.step()

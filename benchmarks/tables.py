@@ -1,0 +1,182 @@
+"""The tables of full-size runs in README.md and docs/memory.md, written from ``benchmarks/results``.
+
+    python benchmarks/tables.py
+
+Enters: what ``train_step.py``, ``memory.py`` and ``denoise.py`` reported. Leaves: the text between ``<!-- name -->`` and
+``<!-- /name -->`` in the two pages. Where a file of results is missing, the text it would be in stays, and that is said.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cinelora.config.schema import ModelConfig
+from cinelora.models.footprint import Policy, Shape, described
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+Result = dict[str, Any]
+Results = dict[str, Result]
+
+NOT_MEASURED = "-"
+VERSIONS = ("python", "torch", "diffusers", "peft", "lightning")
+JOBS = {"still": "1 still 720p", "stills": "4 stills 720p", "window": "33 frames 480p", "long": "81 frames 480p"}
+"""What the cases of ``memory.py`` are of, by the first word of their names."""
+LIMITS = (("window", 24), ("window", 16), ("long", 80))
+"""Jobs that were run in less memory than the GPU has, and the GiB."""
+DRAWN = ("720p81", "one prediction, 81 frames 720p")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A table: its page, the name in its markers, the results it is made of, and how."""
+
+    page: str
+    name: str
+    sources: tuple[str, ...]
+    table: Callable[[Results], list[str]]
+
+
+# -- speed, in the README ----------------------------------------------------------------------------------------------
+
+
+def speed_table(results: Results) -> list[str]:
+    """Seconds, times faster than the plain loop, and peak, of whole jobs and of jobs in little memory."""
+    steps, cases, drawn = results["train_step"]["jobs"], results["memory"], results["denoise"]["jobs"]
+    rows = [[f"one step, {JOBS[name]}", *measured(rows)] for name, rows in steps.items()]
+    for name, limit in LIMITS:
+        peak = steps.get(name, {}).get("plain", {}).get("peak_gib", 0.0)
+        plain = f"does not fit: {peak:.1f} GiB" if peak > limit else NOT_MEASURED
+        limited = [limited_cell(cases.get(f"{name}-{dtype}-{limit}")) for dtype in ("bf16", "fp8")]
+        rows.append([f"one step, {JOBS[name]}, in {limit} GiB", plain, *limited])
+    name, what = DRAWN
+    if name in drawn:
+        rows.append([what, *measured(drawn[name]["contenders"])])
+    return table(["", "plain diffusers + peft", "bf16", "fp8"], rows)
+
+
+def measured(rows: Result) -> list[str]:
+    """Cells of the three contenders of a job."""
+    return [cell(rows.get(contender)) for contender in ("plain", "bf16", "fp8")]
+
+
+def cell(row: Result | None) -> str:
+    """``1.62 s, 1.98x, 133.2 GiB``; the plain loop, which all are compared with, has no factor."""
+    if row is None:
+        return NOT_MEASURED
+    faster = row.get("times_faster", 1.0)
+    factor = "" if faster == 1.0 else f" **{faster:.2f}x**,"
+    return f"{row['median_s']:.2f} s,{factor} {row['peak_gib']:.1f} GiB"
+
+
+def limited_cell(case: Result | None) -> str:
+    """The same of a case of ``memory.py``, which has nothing to be compared with."""
+    return "out of memory" if case and "failed" in case else cell(case)
+
+
+# -- memory, in the docs -----------------------------------------------------------------------------------------------
+
+
+def memory_table(results: Results) -> list[str]:
+    """What was predicted and what was measured of every case, and by how much the prediction was off."""
+    cases = {name: case for name, case in results["memory"].items() if isinstance(case, dict)}
+    head = ["case", "its blocks", "GiB predicted", "measured", "off", "s predicted", "measured", "off"]
+    return table(head, [[case_named(name), *case_cells(case)] for name, case in cases.items()])
+
+
+def case_named(name: str) -> str:
+    """``window-fp8-24`` in words."""
+    job, dtype, *rest = name.split("-")
+    limit = [f"in {word} GiB" for word in rest if word.isdigit()]
+    return ", ".join([JOBS[job], dtype, *limit])
+
+
+def case_cells(case: Result) -> list[str]:
+    """Policy, GiB and seconds of one case."""
+    if "failed" in case:
+        return [NOT_MEASURED, f"{case['predicted_gib']:.1f}", "out of memory", *[NOT_MEASURED] * 4]
+    return [
+        in_words(case["policy"]),
+        *compared(case["predicted_gib"], case["peak_gib"], 1),
+        *compared(case["predicted_s"], case["median_s"], 2),
+    ]
+
+
+def compared(predicted: float, measured: float, digits: int) -> list[str]:
+    """Both, and the error of the prediction."""
+    return [f"{predicted:.{digits}f}", f"{measured:.{digits}f}", f"{predicted / measured - 1:+.1%}".replace("%", " %")]
+
+
+def in_words(policy: str) -> str:
+    """What the text of a ``Policy`` says."""
+    values = dict(re.findall(r"(\w+)=(\w+)", policy))
+    read = Policy(int(values["recompute"]), values["offload"] == "True", int(values["swap"]))
+    return described(read, Shape.of(ModelConfig(), "i2v"))
+
+
+# -- pages -------------------------------------------------------------------------------------------------------------
+
+BLOCKS = (
+    Block("README.md", "full_size", ("train_step", "memory", "denoise"), speed_table),
+    Block("docs/memory.md", "cases", ("memory",), memory_table),
+)
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of Markdown."""
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def measured_on(results: Results) -> str:
+    """Hardware and versions in one line; results of several machines or versions are told apart."""
+    told: dict[str, list[str]] = {}
+    for name, result in results.items():
+        versions = ", ".join(f"{package} {result[package]}" for package in VERSIONS)
+        told.setdefault(f"{result['gpus']} x {result['device']}, {versions}", []).append(name)
+    if len(told) == 1:
+        return f"{next(iter(told))}. A dash: not measured."
+    return "; ".join(f"{', '.join(names)}: {facts}" for facts, names in told.items()) + "."
+
+
+def written(block: Block, results: Results) -> str:
+    """The text between the markers of ``block``."""
+    return "\n".join(["", *block.table(results), "", measured_on(results), ""])
+
+
+def rewritten(page: str, block: Block, text: str) -> str:
+    """``page`` with ``text`` between the markers of ``block``; raises ``ValueError`` where it has none."""
+    first, last = f"<!-- {block.name} -->\n", f"\n<!-- /{block.name} -->"
+    if page.count(first) != 1 or page.count(last) != 1:
+        raise ValueError(f"{block.page} wants {first.strip()} and {last.strip()}, once each")
+    return page[: page.index(first) + len(first)] + text + page[page.index(last) :]
+
+
+def read(folder: Path, block: Block) -> tuple[Results, list[str]]:
+    """The results that ``block`` is made of, and the names of those that are missing."""
+    paths = {name: folder / f"{name}.json" for name in block.sources}
+    found = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    return found, [name for name in block.sources if name not in found]
+
+
+def write_pages(root: Path, folder: Path) -> list[str]:
+    """Rewrite every table below ``root`` from the results in ``folder``; the lines to print about it."""
+    lines = []
+    for block in BLOCKS:
+        results, missing = read(folder, block)
+        if missing:
+            absent = ", ".join(f"{name}.json" for name in missing)
+            lines.append(f"{block.page}: {block.name} stays as it is, for want of {absent} in {folder}")
+            continue
+        page = root / block.page
+        page.write_text(rewritten(page.read_text(), block, written(block, results)))
+        lines.append(f"{block.page}: {block.name} written")
+    return lines
+
+
+if __name__ == "__main__":
+    print("\n".join(write_pages(ROOT, RESULTS)))

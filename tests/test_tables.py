@@ -1,0 +1,80 @@
+"""The tables of full-size runs say what the results in the repository say."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[1]
+SPEC = importlib.util.spec_from_file_location("tables", REPO / "benchmarks" / "tables.py")
+assert SPEC is not None
+assert SPEC.loader is not None
+tables = sys.modules["tables"] = importlib.util.module_from_spec(SPEC)  # dataclasses look their module up there
+SPEC.loader.exec_module(tables)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A repository of pages and results alone, whose tables are out of date."""
+    for block in tables.BLOCKS:
+        page = tmp_path / block.page
+        page.parent.mkdir(exist_ok=True)
+        page.write_text(tables.rewritten((REPO / block.page).read_text(), block, "old"))
+    shutil.copytree(tables.RESULTS, tmp_path / "results")
+    return tmp_path
+
+
+def pages(root: Path) -> dict[str, str]:
+    return {block.page: (root / block.page).read_text() for block in tables.BLOCKS}
+
+
+def test_the_tables_are_what_the_results_in_the_repository_make(root: Path):
+    assert tables.write_pages(root, root / "results") == [
+        "README.md: full_size written",
+        "docs/memory.md: cases written",
+    ]
+    assert pages(root) == pages(REPO), "run: python benchmarks/tables.py"
+
+
+def test_without_its_results_a_table_stays_and_that_is_said(root: Path):
+    before = pages(root)
+    (root / "results" / "denoise.json").unlink()
+    said, _ = tables.write_pages(root, root / "results")
+    assert said == f"README.md: full_size stays as it is, for want of denoise.json in {root / 'results'}"
+    after = pages(root)
+    assert after["README.md"] == before["README.md"]
+    assert after["docs/memory.md"] == pages(REPO)["docs/memory.md"]
+
+
+def test_what_was_not_measured_or_failed_is_no_number(root: Path):
+    path = root / "results" / "memory.json"
+    cases = json.loads(path.read_text())
+    cases["window-fp8-24"] = {"predicted_gib": 19.5, "failed": "CUDA out of memory."}
+    del cases["window-fp8-16"]
+    path.write_text(json.dumps(cases))
+    tables.write_pages(root, root / "results")
+    found = pages(root)
+    assert "| 33 frames 480p, fp8, in 24 GiB | - | 19.5 | out of memory | - | - | - | - |" in found["docs/memory.md"]
+    (row,) = (line for line in found["README.md"].splitlines() if "33 frames 480p, in 24 GiB" in line)
+    assert row.endswith("| out of memory |")
+    (row,) = (line for line in found["README.md"].splitlines() if "33 frames 480p, in 16 GiB" in line)
+    assert row.endswith("| - |")
+
+
+def test_results_of_several_machines_or_versions_are_told_apart():
+    facts = {"gpus": 1, "device": "NVIDIA H200", **dict.fromkeys(tables.VERSIONS, "1")}
+    one = "1 x NVIDIA H200, python 1, torch 1, diffusers 1, peft 1, lightning 1"
+    assert tables.measured_on({"a": facts, "b": facts}) == f"{one}. A dash: not measured."
+    other = one.replace("torch 1", "torch 2")
+    told = tables.measured_on({"a": facts, "b": {**facts, "torch": "2"}, "c": facts})
+    assert told == f"a, c: {one}; b: {other}."
+
+
+def test_a_page_without_markers_is_refused():
+    with pytest.raises(ValueError, match="wants <!-- cases --> and <!-- /cases -->, once each"):
+        tables.rewritten("no table", tables.BLOCKS[1], "text")

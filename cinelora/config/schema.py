@@ -37,6 +37,10 @@ FREE_TEXT_KEYS = frozenset(
 )
 """Keys whose value reaches the program verbatim, whatever characters it holds: Hydra's grammar never sees them."""
 
+ATTENTION_BACKENDS = ("native", "_native_cudnn", "_native_flash", "flash", "_flash_3")
+"""The attention backends that are exact, as diffusers names them: torch's choice, two that torch can be made to take, and
+flash-attn 2 and 3 where they are installed."""
+
 
 def setting(help: str, default: Any = None, choices: tuple[str, ...] = ()) -> Any:
     """A dataclass field with its one-line help and, where the value is a word, the words it may be."""

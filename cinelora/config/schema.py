@@ -75,6 +75,11 @@ class ModelConfig:
     compile_blocks: bool | None = setting(
         "compile the transformer's blocks: half a minute at the start, and a C++ compiler; null = on a GPU, where it pays"
     )
+    attention: str | None = setting(
+        "attention backend, as diffusers names them; null = the fastest measured on the GPU at hand",
+        None,
+        ATTENTION_BACKENDS,
+    )
     num_layers: int = setting("transformer blocks", 40)
     num_heads: int = setting("attention heads; bounds how the sequence can be split", 40)
     hidden_size: int = setting("transformer width in channels", 5120)

@@ -98,6 +98,7 @@ def settings_of(config: InferConfig, take: Take) -> dict[str, Any]:
     settings = asdict(config)
     for key in ("prompts", "out", "cache", "gpus", "nodes", "memory", "plan"):
         del settings[key]
+    del settings["model"]["attention"]  # another exact backend draws the same clip
     return settings | {"prompt": take.prompt}
 
 
@@ -161,6 +162,7 @@ class Clock:
 def infer_rank(config: InferConfig, todo: list[Take], adapter_files: dict[str, Path], sources: dict[str, str]) -> int:
     """Make all takes on this rank's share of the sequence; rank 0 decodes and writes. Returns how many: a whole result."""
     from cinelora.models.adapter_file import read_adapter
+    from cinelora.models.attention import require
     from cinelora.models.wan import Part, WanBundle, num_tokens
     from cinelora.sampling.generate import Sampling
 
@@ -178,6 +180,7 @@ def infer_rank(config: InferConfig, todo: list[Take], adapter_files: dict[str, P
     if rank.global_rank == 0:
         warn_of_other_weights(model, adapters, bundles)
     first, last = bundles[kinds(config)[0]], bundles[kinds(config)[-1]]
+    require(model.attention, sampling.attention_work(last.kind, frames[-1]), last.device)
     with explained(config), process_group(rank) if rank.world_size > 1 else nullcontext():
         with clock.part("text"):
             shots = plan_shots(config, todo, adapters, sources, first)
@@ -305,7 +308,7 @@ def denoise(
     alike = groupby(sorted(shots, key=lambda shot: sorted(shot.weights[kind].items())), lambda shot: shot.weights[kind])
     sets = [(weights, list(group)) for weights, group in alike]
     number, live = count(1), drawing.swap > 0
-    with adapted_transformer(bundle, config.model.name, adapters, sampling.plan, sampling.rank, drawing) as transformer:
+    with adapted_transformer(bundle, adapters, sampling, drawing, frames) as transformer:
         for weights, group in sets:
             with acting(transformer, weights, live, again=len(sets) > 1):
                 for shot in group:

@@ -145,6 +145,37 @@ def test_weights_on_the_host_make_the_same_clip(config: InferConfig, tmp_path: P
     assert re.search(r"clip: .*weights of (\d) of \1 blocks on the host", said)
 
 
+def test_a_named_attention_backend_makes_the_same_clip(
+    config: InferConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    asked = replace(config, model=replace(config.model, attention="_native_flash"))
+    infer(config, tmp_path / "own")
+    assert "attention:" not in capfd.readouterr().out
+    infer(asked, tmp_path / "asked")
+    lines = capfd.readouterr().out.splitlines()
+    beside = [i for i, line in enumerate(lines) if line.startswith(("keyframe: ", "clip: "))]
+    assert len(beside) == 2
+    assert all(lines[i + 1] == "attention: _native_flash, as asked for" for i in beside)
+    assert np.abs(sheet(tmp_path / "own") - sheet(tmp_path / "asked")).mean() < ROUNDING
+    assert infer(asked, tmp_path / "own") == 0
+    assert "every clip is already in" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("gpus", "name", "reason"),
+    [
+        (1, "_native_cudnn", "No viable backend"),
+        (2, "_native_flash", "without a GPU only native shares a sequence between ranks"),
+    ],
+)
+def test_an_attention_backend_that_cannot_run_here_is_refused_before_prompts_are_encoded(
+    gpus: int, name: str, reason: str, config: InferConfig, tmp_path: Path
+):
+    config.model = replace(config.model, width=64, attention=name, text_encoder=str(tmp_path))
+    with pytest.raises(ConfigError, match=f"model.attention={name} cannot run here: {reason}.*model.attention=null"):
+        infer(replace(config, gpus=gpus), tmp_path / "out")
+
+
 def test_straight_from_text_the_same_seed_makes_the_same_clip_and_another_another(config: InferConfig, tmp_path: Path):
     t2v = replace(config, mode="t2v", sampler=replace(config.sampler, name="euler"))
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):

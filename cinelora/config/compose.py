@@ -44,11 +44,12 @@ T = TypeVar("T")
 
 RESUME_KEYS = (
     *("stage.steps", "stage.batch_size", "stage.accumulation", "gpus", "nodes", "optimizer.lr", "optimizer.clip_norm"),
-    *("workers", "cache", "out", "resume", "description", "plan"),
+    *("workers", "cache", "out", "resume", "description", "plan", "model.attention"),
 )
 RESUME_SECTIONS = ("logger", "memory", "checkpoint", "validation", "preview")
 """What may change when a run goes on: how long it is and how it is written down; how a step's samples are cut, while
-there are as many; and what calms a run whose loss was no longer finite. ``out`` goes on in a copy."""
+there are as many; what calms a run whose loss was no longer finite; and the attention backend, which another machine may
+lack. ``out`` goes on in a copy."""
 
 _PLUGIN = "hydra_plugins.hydra_submitit_launcher"
 
@@ -237,6 +238,7 @@ def _take_model(config: InferConfig, source: Path, command: Command) -> None:
     if found is None:
         choices = "|".join(keys.groups("infer")["model"])
         raise ConfigError(f"ckpt={source} does not say which model it was trained on: add model={choices}")
+    found.attention = composed.attention  # of the machine it was trained on; this may be another
     for key in [*command.given, *command.texts]:
         if key.startswith("model."):
             name = key.removeprefix("model.")

@@ -37,6 +37,10 @@ FREE_TEXT_KEYS = frozenset(
 )
 """Keys whose value reaches the program verbatim, whatever characters it holds: Hydra's grammar never sees them."""
 
+ATTENTION_BACKENDS = ("native", "_native_cudnn", "_native_flash", "flash", "_flash_3")
+"""The attention backends that are exact, as diffusers names them: torch's choice, two that torch can be made to take, and
+flash-attn 2 and 3 where they are installed."""
+
 
 def setting(help: str, default: Any = None, choices: tuple[str, ...] = ()) -> Any:
     """A dataclass field with its one-line help and, where the value is a word, the words it may be."""
@@ -70,6 +74,11 @@ class ModelConfig:
     )
     compile_blocks: bool | None = setting(
         "compile the transformer's blocks: half a minute at the start, and a C++ compiler; null = on a GPU, where it pays"
+    )
+    attention: str | None = setting(
+        "attention backend, as diffusers names them; null = the fastest measured on the GPU at hand",
+        None,
+        ATTENTION_BACKENDS,
     )
     num_layers: int = setting("transformer blocks", 40)
     num_heads: int = setting("attention heads; bounds how the sequence can be split", 40)

@@ -18,11 +18,12 @@ from torch import Tensor
 from cinelora.config.schema import ModelConfig, SamplerConfig
 from cinelora.launch import Rank
 from cinelora.models.adapter_file import AdapterFile
+from cinelora.models.attention import Work, choose
 from cinelora.models.flow import keyed_generator
 from cinelora.models.footprint import Drawing, Policy
 from cinelora.models.lora import load_adapter, merge, set_weights, unmerge
 from cinelora.models.memory import arrange
-from cinelora.models.wan import SPATIAL, Condition, ImageCondition, WanBundle, num_latent_frames
+from cinelora.models.wan import SPATIAL, Condition, ImageCondition, WanBundle, num_latent_frames, num_tokens
 from cinelora.sampling.denoise import denoiser, sample
 from cinelora.sampling.partition import Partition, partition
 
@@ -45,14 +46,20 @@ def initial_noise(seed: int, part: str, model: ModelConfig, num_frames: int, dev
 
 @contextmanager
 def adapted_transformer(
-    bundle: WanBundle, model_name: str, adapters: dict[str, AdapterFile], plan: Partition, rank: Rank, drawing: Drawing
+    bundle: WanBundle, adapters: dict[str, AdapterFile], sampling: Sampling, drawing: Drawing, num_frames: int
 ) -> Iterator[WanTransformer3DModel]:
-    """The bundle's transformer with ``adapters`` hung on it, split over the ranks, released at the end of the block."""
+    """The bundle's transformer with ``adapters`` hung on it, split over the ranks, released at the end of the block.
+
+    Its attention runs on the backend that is asked for or found fastest for ``num_frames``, which rank 0 prints.
+    """
     transformer = bundle.load_transformer(on_host=drawing.swap)
     for name, adapter in adapters.items():
-        load_adapter(transformer, name, adapter, model_name)
-    if rank.world_size > 1:
-        partition(transformer, plan, rank)
+        load_adapter(transformer, name, adapter, sampling.model.name)
+    if sampling.rank.world_size > 1:
+        partition(transformer, sampling.plan, sampling.rank)
+    line = choose(transformer, sampling.attention_work(bundle.kind, num_frames), sampling.model.attention)
+    if line and sampling.rank.global_rank == 0:
+        print(line, flush=True)
     arrange(transformer, Policy(recompute=drawing.swap, swap=drawing.swap, compile=drawing.compile))
     try:
         yield transformer
@@ -88,6 +95,11 @@ class Sampling:
     sampler: SamplerConfig
     plan: Partition
     rank: Rank
+
+    def attention_work(self, kind: str, num_frames: int) -> Work:
+        """The attention of one prediction by the ``t2v`` or ``i2v`` transformer."""
+        tokens = num_tokens(num_frames, self.model.height, self.model.width)
+        return Work.of(self.model, kind, tokens, split=self.plan.ulysses > 1)
 
     def run(
         self,

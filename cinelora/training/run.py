@@ -25,7 +25,7 @@ from cinelora.hardware import gpu_at_hand, hardware, limit_gpu_memory, peak_memo
 from cinelora.hub import is_at_hand, resolve
 from cinelora.launch import Rank, barrier, launch, process_group, rank_info
 from cinelora.models.footprint import Policy, Shape, leaner
-from cinelora.plan import choose_policy
+from cinelora.plan import choose_policy, step_of
 from cinelora.runs import RunDirectory, adapter_paths, other_weights
 from cinelora.training.origins import origins, refuse_other_origins, refuse_other_samples
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from cinelora.latents.cache import Index, Read
     from cinelora.latents.dataset import LatentDataset
     from cinelora.models.adapter_file import AdapterFile
+    from cinelora.models.attention import Work
     from cinelora.models.trained import TrainedAdapter
     from cinelora.training.callbacks import Ema, HeldoutLoss, Keeper, Progress, Resume, StopRequest
     from cinelora.training.checkpoints import Checkpoint
@@ -116,11 +117,13 @@ def encode_rank(config: TrainConfig, run: RunDirectory) -> None:
     """Find the samples and encode this rank's share of those the cache lacks; rank 0 writes manifest and index."""
     from cinelora.footage.samples import read_manifest
     from cinelora.latents.cache import Framing, Index, LatentCache
-    from cinelora.models.wan import WanBundle
+    from cinelora.models.attention import require
+    from cinelora.models.wan import WanBundle, default_device
 
     quiet_libraries()
     rank = rank_info()
     policy_at_hand(config)  # refused before hours of encoding
+    require(config.model.attention, attention_work(config), default_device())
     with process_group(rank) if rank.world_size > 1 else nullcontext():
         if rank.global_rank == 0:
             find_samples(config, run)
@@ -287,8 +290,19 @@ def policy_at_hand(config: TrainConfig) -> tuple[Policy, str]:
     return choose_policy(config, gpu_at_hand()[1])
 
 
+def attention_work(config: TrainConfig) -> Work:
+    """The attention of one sample of a training step."""
+    from cinelora.models.attention import Work
+
+    return Work.of(config.model, config.stage.transformer, step_of(config).tokens, backward=True)
+
+
 def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset, policy: Policy) -> Stage:
-    """Load the transformer, choose what of it is trained, and wrap both in the stage; its blocks run by ``policy``."""
+    """Load the transformer, choose what of it is trained, and wrap both in the stage; its blocks run by ``policy``.
+
+    Its attention runs on the backend that is asked for or found fastest, which rank 0 prints.
+    """
+    from cinelora.models.attention import choose
     from cinelora.models.flow import FlowMatching
     from cinelora.models.memory import arrange
     from cinelora.models.trained import WholeTransformer
@@ -300,6 +314,9 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset,
     transformer = bundle.load_transformer(on_host=policy.swap)
     pretrains = config.stage.name == "pretrain"
     trained = WholeTransformer(transformer) if pretrains else hang_adapters(config, run, transformer)
+    line = choose(transformer, attention_work(config), model.attention)
+    if line and rank_info().global_rank == 0:
+        print(line)
     arrange(transformer, policy)
     return (ImageConditionedStage if config.stage.image_condition else Stage)(
         config,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +64,16 @@ def test_random_weights_say_so_and_what_is_drawn() -> None:
     assert "the values of transformer, vae, tokenizer are drawn" in alone
     scene = infer("prompt=x", "model=wan21_14b_480p", "model.weights=random")
     assert "the values of transformer, text_encoder, tokenizer, vae, image_encoder are drawn" in scene[1]
+
+
+def test_attention_backends_are_the_exact_ones() -> None:
+    exact = "native|_native_cudnn|_native_flash|flash|_flash_3 or null"
+    for script in (train, lambda *argv: infer("prompt=x", *argv)):
+        assert script("model.attention=_native_cudnn")
+        assert script("model.attention=null")
+        for other in ("sage", "_native_math", "Native"):
+            with pytest.raises(ConfigError, match=rf"^model.attention={other}: wants {re.escape(exact)} \(attention"):
+                script(f"model.attention={other}")
 
 
 NUMBERS = [

@@ -245,6 +245,16 @@ def test_inference_takes_the_model_of_an_adapter_file(run: Path) -> None:
         check_train(compose_train(["stage=motion", "data=noir", f"adapter={file}"]))
 
 
+def test_the_attention_backend_is_that_of_the_machine_not_of_the_checkpoint(run: Path) -> None:
+    config = load_config(run)
+    config.model.attention = "flash"
+    save_config(config, run / "config.yaml")
+    assert compose_infer([f"ckpt={run}", "prompt=x"]).model.attention is None
+    assert compose_infer([f"ckpt={run}", "prompt=x", "model.attention=_flash_3"]).model.attention == "_flash_3"
+    assert compose_train([f"resume={run}"]).model.attention == "flash"
+    assert compose_train([f"resume={run}", "model.attention=null"]).model.attention is None
+
+
 def test_an_adapter_of_another_tool_needs_its_model_named(tmp_path: Path) -> None:
     file = adapter_file(tmp_path / "a.safetensors", {})
     with pytest.raises(ConfigError, match="does not say which model it was trained on: add model=tiny"):

@@ -9,6 +9,7 @@ from diffusers import WanImageToVideoPipeline
 from torch.utils.data import default_collate
 
 from cinelora.config.schema import DropoutConfig, OptimizerConfig, TrainConfig
+from cinelora.errors import ConfigError
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
 from cinelora.models.lora import adapter_state
@@ -135,6 +136,32 @@ def test_compiled_blocks_keep_names_and_losses(style_config: TrainConfig, tmp_pa
         draw = plain.draw_at(batch, step=0)
         assert torch.equal(compiled.loss(batch, draw), plain.loss(batch, draw))
     assert compiled.trained.state().keys() == plain.trained.state().keys()
+
+
+def test_a_named_attention_backend_keeps_losses_and_gradients_and_is_told(
+    motion_config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    plain, training = prepared(motion_config, tmp_path / "plain")
+    assert "attention" not in capsys.readouterr().out
+    motion_config.model = replace(motion_config.model, attention="_native_flash")
+    asked, _ = prepared(motion_config, tmp_path / "asked")
+    assert "attention: _native_flash, as asked for" in capsys.readouterr().out.splitlines()
+    batch = batch_of(training, 0, 1)
+    losses = [stage.loss(batch, plain.draw_at(batch, step=0)) for stage in (plain, asked)]
+    assert torch.allclose(losses[1], losses[0], rtol=1e-5)
+    for loss in losses:
+        loss.sum().backward()
+    for ours, theirs in zip(asked.trained.parameters, plain.trained.parameters, strict=True):
+        assert torch.allclose(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_an_attention_backend_that_cannot_run_here_is_refused_before_encoding(
+    style_config: TrainConfig, tmp_path: Path
+):
+    style_config.model = replace(style_config.model, attention="_native_cudnn")
+    with pytest.raises(ConfigError, match="model.attention=_native_cudnn cannot run here"):
+        encode_rank(style_config, RunDirectory(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_only_the_motion_adapter_trains_on_top_of_a_style_adapter(

@@ -2,23 +2,26 @@
 
     python benchmarks/memory.py [names ...] [steps=3] [small=true] [gradients=true]
 
-Each configuration is built as ``train.py`` builds it, on random weights, and torn down. Names choose some of them;
-``gradients=true`` also compares adapter gradients between policies of one job and precision, which should differ in nothing
-but the order of sums. A ``limit`` is one that the allocator enforces, as on a smaller card.
+Each configuration is built as ``train.py`` builds it, on random weights, and torn down. Names choose some of them, and cases
+of an earlier run on the same kind of device are kept beside. ``gradients=true`` also compares adapter gradients between
+policies of one job and precision, which should differ in nothing but the order of sums. A ``limit`` is one that the
+allocator enforces, as on a smaller card.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 import sys
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from common import report
+from common import RESULTS, report
 from train_step import MODEL, SMALL, Job, measure
 
 from cinelora.config.schema import MemoryConfig
+from cinelora.hardware import hardware
 from cinelora.models.footprint import GIB, GPUS, Shape, gpu_named, peak_bytes, step_seconds
 from cinelora.models.wan import default_device
 from cinelora.plan import choose_policy, step_of
@@ -66,6 +69,14 @@ CASES = {
 }
 
 
+def earlier() -> dict[str, Any]:
+    """Cases measured before, unless that was on other hardware or with another torch."""
+    path, here = RESULTS / "memory.json", hardware()
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    same = all(kept.get(fact) == here[fact] for fact in ("device", "torch"))
+    return {name: case for name, case in kept.items() if same and name in CASES}
+
+
 def main(words: list[str]) -> None:
     """Measure, compare and report."""
     options = dict(word.split("=") for word in words if "=" in word)
@@ -73,7 +84,7 @@ def main(words: list[str]) -> None:
     total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
     known = gpu_named(torch.cuda.get_device_name(device)) if total else None
     gradients: dict[tuple[Job, str], torch.Tensor] = {}
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {} if small else earlier()
     for name in [word for word in words if "=" not in word] or list(CASES):
         case = CASES[name]
         job, model = (SMALL_JOB, SMALL) if small else (case.job, MODEL)

@@ -12,7 +12,7 @@ memory. It does not know what is trained, nor which policy fits a device.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,14 +26,18 @@ from torch.utils.checkpoint import checkpoint
 from cinelora.models.footprint import Policy
 
 Block = Callable[..., Tensor]
+SHAPES = 64
+"""Shapes that blocks are compiled for, each anew: kernels for any size are slower, and past torch's own limit of 8 a block
+would run uncompiled without a word. With and without gradients, with and without an image, by samples in a batch."""
 
 
 def arrange(transformer: WanTransformer3DModel, policy: Policy) -> None:
     """Let the blocks of ``transformer`` run by ``policy``, in training and without gradients alike."""
     blocks = list(transformer.blocks)
     if policy.compile:
+        torch._dynamo.config.recompile_limit = SHAPES
         for block in blocks:
-            block.forward = torch.compile(block.forward)
+            block.forward = torch.compile(block.forward, dynamic=False)
     if policy.swap:
         swap = Swap(blocks[: policy.swap], transformer.patch_embedding.weight.device)
         for block in blocks[: policy.swap]:
@@ -50,6 +54,11 @@ def arrange(transformer: WanTransformer3DModel, policy: Policy) -> None:
             return checkpoint(block, hidden, *others, use_reentrant=False)  # type: ignore[no-any-return]
 
     transformer.enable_gradient_checkpointing(run)
+
+
+def as_they_are() -> AbstractContextManager[object]:
+    """Compiled blocks run uncompiled inside: for a few predictions of shapes that come once, as measures and previews."""
+    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
 
 
 # -- streams -----------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from cinelora.config.schema import CheckpointConfig, LoggerConfig, ValidationConfig
 from cinelora.latents.dataset import LatentDataset
 from cinelora.launch import stop_signals
+from cinelora.models.memory import as_they_are
 from cinelora.runs import RunDirectory
 from cinelora.training.checkpoints import Checkpoint, save_checkpoint
 from cinelora.training.stage import Stage
@@ -248,7 +249,7 @@ class HeldoutLoss(AtStep):
         """Mean loss per sigma and over all, each rank looking at its share of the samples."""
         training_ids, stage.sample_ids = stage.sample_ids, self.sample_ids
         sums = torch.zeros(len(HELDOUT_SIGMAS) + 1)
-        with as_exported(stage, self.keeper.ema):
+        with as_exported(stage, self.keeper.ema), as_they_are():
             for position in self.positions[trainer.global_rank :: trainer.world_size]:
                 batch = stage.transfer_batch_to_device(default_collate([self.heldout[position]]), stage.device, 0)
                 for i, sigma in enumerate(HELDOUT_SIGMAS):

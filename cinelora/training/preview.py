@@ -17,6 +17,7 @@ from cinelora.errors import FootageError
 from cinelora.files import write_json, write_mp4, write_png
 from cinelora.latents.dataset import LatentDataset
 from cinelora.metrics.temporal import measure
+from cinelora.models.memory import as_they_are
 from cinelora.models.wan import Condition, ImageCondition, Part, WanBundle, range_to_pixels
 from cinelora.runs import RunDirectory
 from cinelora.sampling.denoise import Guided, sample
@@ -62,7 +63,7 @@ class Preview(AtStep):
         positive, negative = Condition(batch["text"], image), Condition(stage.null_text[None], image)
         guided = Guided(stage.transformer, positive, negative, config.sampler.guidance)
         shift = config.model.sampling_shift if config.sampler.shift is None else config.sampler.shift
-        with as_exported(stage, self.ema):
+        with as_exported(stage, self.ema), as_they_are():
             latents = sample(guided, noise, solver, shift)
         with self.bundle.loaded(Part.VAE):
             return self.bundle.decode(latents)

@@ -1,5 +1,7 @@
 """Laws of memory policies: whatever a block keeps, fetches or computes again, numbers and gradients are the same."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
@@ -9,7 +11,8 @@ from wan_layouts import SHAPE
 from cinelora.models.adapter_file import LoraSpec
 from cinelora.models.footprint import Policy
 from cinelora.models.lora import add_adapter
-from cinelora.models.memory import Swap, arrange, large_frozen
+from cinelora.models.memory import Swap, arrange, as_they_are, large_frozen
+from cinelora.models.wan import Condition, predict_velocity
 
 BLOCKS = 4
 POLICIES = [
@@ -88,3 +91,36 @@ def test_only_two_swapped_blocks_are_on_the_device_at_a_time_and_all_weights_sta
     assert len(there) == 2
     after = arranged.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_blocks_are_compiled_for_each_shape_anew_and_measures_compile_nothing(
+    make_wan: Callable[..., WanTransformer3DModel], monkeypatch: pytest.MonkeyPatch
+):
+    """Graphs are counted and run as they are: code that is really generated takes a C++ compiler and a minute."""
+    sizes: list[tuple[object, ...]] = []
+
+    def counted(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        sizes.append(tuple(size for tensor in inputs if isinstance(tensor, Tensor) for size in tensor.shape))
+        return graph.forward
+
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **named: compiler(function, backend=counted, **named))
+    torch.compiler.reset()
+    transformer = make_wan("t2v")
+    arrange(transformer, Policy(compile=True))
+
+    width = transformer.config.text_dim
+
+    def predict(samples: int) -> None:
+        latents = torch.randn(samples, 16, 1, 4, 4)
+        predict_velocity(
+            transformer, latents, torch.full((samples,), 500.0), Condition(torch.randn(samples, 512, width))
+        )
+
+    with as_they_are():
+        predict(1)
+    assert sizes == []
+    for samples in (3, 2, 5):
+        predict(samples)
+    assert len(sizes) == 3
+    assert all(isinstance(size, int) for graph in sizes for size in graph)

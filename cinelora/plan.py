@@ -27,6 +27,7 @@ from cinelora.models.footprint import (
     peak_bytes,
     share_of,
     step_seconds,
+    tiled_vae_bytes,
     usable_bytes,
     vae_bytes,
 )
@@ -207,7 +208,7 @@ def _preview_line(config: TrainConfig, shape: Shape, step: Step, gpu: Gpu, count
     vae = vae_bytes(frames, config.model.height, config.model.width)
     return (
         f"previews: {count} of {frames} frames, about {seconds:.0f} s each, {drawing / GIB:.1f} GiB beside the weights, then "
-        f"{vae / GIB:.1f} GiB for the VAE, or less in tiles"
+        f"{vae / GIB:.1f} GiB for the VAE, or in tiles {tiled_vae_bytes(config.model.height, config.model.width) / GIB:.1f}"
     )
 
 
@@ -239,8 +240,8 @@ def drawing_lines(config: InferConfig, gpu: str | None, room_gib: float | None) 
     lines = [
         f"plan of a clip by {model.name}: {frames} frames of {model.height}x{model.width}, {sampler.steps} steps, "
         f"guidance {sampler.guidance:g}; one network is in memory at a time",
-        f"VAE: {vae_bytes(frames, model.height, model.width) / GIB:.1f} GiB for the clip as a whole, less in tiles where a GPU "
-        "has less",
+        f"VAE: {vae_bytes(frames, model.height, model.width) / GIB:.1f} GiB for the clip as a whole; where a GPU has less, in "
+        f"tiles, {tiled_vae_bytes(model.height, model.width) / GIB:.1f} GiB and twice the time",
     ]
     for kind, count in drawn(config):
         lines += _transformer_lines(config, kind, count, known, gpu, room_gib)

@@ -18,6 +18,7 @@ from cinelora.models.footprint import (
     fastest_drawing,
     peak_bytes,
     step_seconds,
+    vae_bytes,
 )
 from cinelora.plan import choose_drawing, choose_policy, plan_lines
 
@@ -171,6 +172,14 @@ def test_predictions_measured_on_an_h200_come_out(
     assert peak / GIB == pytest.approx(gib, rel=0.02)
     if seconds:
         assert drawing_seconds(I2V, tokens, dtype, GPUS[0]) == pytest.approx(seconds, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("frames", "height", "width", "gib"),
+    [(81, 720, 1280, 24.45), (81, 480, 832, 10.61), (33, 480, 832, 10.71), (1, 720, 1280, 7.60)],
+)
+def test_the_vaes_memory_measured_on_an_h200_comes_out(frames: int, height: int, width: int, gib: float):
+    assert vae_bytes(frames, height, width) / GIB == pytest.approx(gib, rel=0.01)
 
 
 def test_a_clip_is_drawn_in_one_batch_then_in_turn_then_with_weights_on_the_host():

@@ -56,7 +56,7 @@ SCALE := outputs/scale-model
 PAIR  := model.t2v=$(SCALE)/pair/t2v model.i2v=$(SCALE)/pair/i2v cache=$(SCALE)/cache
 GPUS  ?= 1
 FAST  := logger=csv gpus=$(GPUS) model.compile_blocks=true
-I2V_STEPS ?= 12000
+I2V_STEPS ?= 20000
 
 scale-model: $(READY)  ## train the embedded model again, into outputs/scale-model/pair
 	$(BIN)/python -m cinelora.pretrain encoders out=$(SCALE)/pair workers=8

@@ -31,7 +31,7 @@ class EncodersRequest:
     frames: int = 33
     height: int = 112
     width: int = 192
-    vae_steps: int = 25_000
+    vae_steps: int = 36_000
     vae_batch: int = 8
     vae_limit_s: int = 0
     vae_rate: float = 2e-3

@@ -134,8 +134,10 @@ def test_a_limit_never_plans_with_more_than_there_is():
 
 
 def test_full_size_without_a_gpu_is_refused_and_the_embedded_model_is_not():
-    with pytest.raises(ConfigError, match=r"16\.4 billion parameters and there is no GPU here.*plan=true"):
+    with pytest.raises(ConfigError, match=r"16\.4 billion parameters .* wants 5\.6 GiB .* about 3\.1 s .*plan=true"):
         choose_policy(compose_train(FULL), None)
+    with pytest.raises(ConfigError, match="there is no GPU here"):
+        choose_policy(compose_train([*FULL, "model.dtype=fp32"]), None)
     policy, _ = choose_policy(compose_train(["stage=style", "data=noir"]), None)
     assert policy == Policy()
 

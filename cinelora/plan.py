@@ -56,8 +56,8 @@ def choose_policy(config: TrainConfig, room_gib: float | None) -> tuple[Policy, 
         seconds = step_seconds(shape, step, speed, Policy(shape.layers, compile=True), GPUS[0])
         raise ConfigError(
             f"model={config.model.name} has {shape.parameters / 1e9:.1f} billion parameters and there is no GPU here: a step of "
-            f"{step.samples} x {step.tokens} tokens wants {needs:.1f} GiB of one at the least, and takes about {seconds:.1f} s on "
-            f"an {GPUS[0].name}; plan=true says it of others, and model=tiny runs on two cores"
+            f"{step.samples} x {step.tokens} tokens wants {needs:.1f} GiB of one at the least, and takes about {seconds:.1f} s "
+            f"on an {GPUS[0].name}; plan=true says it of others, and model=tiny runs on two cores"
         )
     if room_gib is None or config.stage.name == "pretrain" or memory.recompute is not None:
         recompute, swap = (share_of(shape.layers, share or 0.0) for share in (memory.recompute, memory.swap))

@@ -47,9 +47,9 @@ class TemporalSSIM(OverClips):
     higher_is_better = True
 
     def score(self, frames_TCHW: Tensor) -> Tensor:
-        """Mean SSIM(I_t, I_t+1)."""
-        value = ssim(frames_TCHW[1:], frames_TCHW[:-1], data_range=1.0)
-        return torch.as_tensor(value)
+        """Mean SSIM(I_t, I_t+1), pair by pair: all at once take 50 GiB for 81 frames of 720p."""
+        pairs = zip(frames_TCHW[1:].split(1), frames_TCHW[:-1].split(1), strict=True)
+        return torch.stack([torch.as_tensor(ssim(later, earlier, data_range=1.0)) for later, earlier in pairs]).mean()
 
 
 class Motion(OverClips):

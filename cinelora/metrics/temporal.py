@@ -48,8 +48,8 @@ class TemporalSSIM(OverClips):
 
     def score(self, frames_TCHW: Tensor) -> Tensor:
         """Mean SSIM(I_t, I_t+1), pair by pair: all at once take 50 GiB for 81 frames of 720p."""
-        pairs = zip(frames_TCHW[1:].split(1), frames_TCHW[:-1].split(1), strict=True)
-        return torch.stack([torch.as_tensor(ssim(later, earlier, data_range=1.0)) for later, earlier in pairs]).mean()
+        pairs = zip(frames_TCHW[1:], frames_TCHW[:-1], strict=True)
+        return torch.stack([torch.as_tensor(ssim(a[None], b[None], data_range=1.0)) for a, b in pairs]).mean()
 
 
 class Motion(OverClips):

@@ -89,6 +89,7 @@ class OverClips(Metric):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.counted = 0
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("clips", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -100,16 +101,21 @@ class OverClips(Metric):
     ) -> None:
         """Take clips, as (B, 3, T, H, W) in [0, 1] or as ``Clip``. Raises ``MetricError`` for one it cannot measure."""
         for clip in as_clips(clips, references_BCTHW, prompts):
-            if lack := self.needs.lack(clip):
+            if lack := self.lack(clip):
                 raise MetricError(f"{type(self).__name__}: the clip {lack}")
             self.total += self.score(clip).double().to(self.total.device)
             self.clips += 1
 
     def compute(self) -> Tensor:
-        """The mean so far. Raises ``MetricError`` where there was no clip."""
-        if not self.clips:
+        """The mean so far, of ``counted`` clips on all ranks. Raises ``MetricError`` where there was none."""
+        self.counted = int(self.clips)
+        if not self.counted:
             raise MetricError("no clip was measured")
         return (self.total / self.clips).float()
+
+    def lack(self, clip: Clip) -> str | None:
+        """What a clip lacks to be measured, as the end of a sentence."""
+        return self.needs.lack(clip)
 
     def score(self, clip: Clip) -> Tensor:
         """The number of one clip."""

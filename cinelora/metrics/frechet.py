@@ -96,6 +96,7 @@ class FrechetDistance(Metric):
 
     def __init__(self, num_features: int, **options: Any) -> None:
         super().__init__(**options)
+        self.counted: dict[str, int] = {}
         for name in ("real", "generated"):
             empty = torch.zeros(num_features + 2, num_features, dtype=torch.float64)
             self.add_state(name, empty, dist_reduce_fx=Moments.merged)
@@ -107,12 +108,13 @@ class FrechetDistance(Metric):
 
     def compute(self) -> Tensor:
         """The distance, float64. Raises ``MetricError`` where a set has fewer than two clips."""
-        for name, count in self.counts.items():
+        self.counted = self.counts
+        for name, count in self.counted.items():
             if count < 2:
                 raise MetricError(f"a Fréchet distance needs two {name} clips or more, and there are {count}")
         return frechet_distance(*Moments.gaussian(self.real), *Moments.gaussian(self.generated))
 
     @property
     def counts(self) -> dict[str, int]:
-        """Real and generated clips seen; after ``compute`` by this rank alone, inside it by all."""
+        """Real and generated clips seen by this rank; those of all ranks are in ``counted``, after ``compute``."""
         return {"real": Moments.count(self.real), "generated": Moments.count(self.generated)}

@@ -8,7 +8,6 @@ Shape suffixes: T frames, N pairs of images, C colours, H and W height and width
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cinelora.metrics.clips import Clip, Needs, OverClips
+from cinelora.metrics.features import FrameDistance
 
 WINDOW, SIGMA = 11, 1.5
 """Pixels and deviation of SSIM's Gaussian window."""
@@ -87,10 +87,6 @@ class StructuralSimilarity(OverClips):
         return ssim_map(clip.frames_TCHW, clip.reference_TCHW).mean()
 
 
-Distance = Callable[[Tensor, Tensor], Tensor]
-"""A distance (N) of images (N, 3, H, W) in [0, 1], by a network's features."""
-
-
 class PerceptualDistance(OverClips):
     """LPIPS: mean over paired frames of a distance of network features. 0 upwards, lower is nearer.
 
@@ -102,15 +98,14 @@ class PerceptualDistance(OverClips):
     higher_is_better = False
     needs = Needs(reference=True)
 
-    def __init__(self, distance: Distance, side: int = 1, **options: Any) -> None:
+    def __init__(self, network: FrameDistance, **options: Any) -> None:
         super().__init__(**options)
-        self.distance = distance
-        self.needs = Needs(reference=True, side=side)
+        self.network = network
+        self.needs = Needs(reference=True, side=network.side)
 
     def score(self, clip: Clip) -> Tensor:
         """Mean distance of paired frames."""
-        assert clip.reference_TCHW is not None
-        return self.distance(clip.frames_TCHW, clip.reference_TCHW).mean()
+        return self.network.paired(clip).mean()
 
 
 class TemporalPerceptualDistance(OverClips):
@@ -124,13 +119,12 @@ class TemporalPerceptualDistance(OverClips):
     higher_is_better = False
     needs = Needs(reference=True, frames=2)
 
-    def __init__(self, distance: Distance, side: int = 1, **options: Any) -> None:
+    def __init__(self, network: FrameDistance, **options: Any) -> None:
         super().__init__(**options)
-        self.distance = distance
-        self.needs = Needs(reference=True, frames=2, side=side)
+        self.network = network
+        self.needs = Needs(reference=True, frames=2, side=network.side)
 
     def score(self, clip: Clip) -> Tensor:
         """``100 mean |d(g_t-1, g_t) - d(r_t-1, r_t)|``."""
-        assert clip.reference_TCHW is not None
-        steps = [self.distance(video[:-1], video[1:]) for video in (clip.frames_TCHW, clip.reference_TCHW)]
-        return 100 * (steps[0] - steps[1]).abs().mean()
+        generated, real = self.network.steps(clip)
+        return 100 * (generated - real).abs().mean()

@@ -8,6 +8,7 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from cinelora.errors import MetricError
+from cinelora.metrics.clips import Clip
 from cinelora.metrics.reference import (
     PeakSignalToNoise,
     StructuralSimilarity,
@@ -55,17 +56,23 @@ def test_psnr_of_a_constant_error(error: float, decibels: float):
 def test_tlp_counts_too_still_and_too_restless():
     """With a distance that can be worked out by hand: the mean absolute difference."""
 
-    def distance(one: Tensor, other: Tensor) -> Tensor:
-        return (one - other).abs().mean((1, 2, 3))
+    class Difference:
+        name, side = "difference", 1
+
+        def paired(self, clip: Clip) -> Tensor:
+            return (clip.frames_TCHW - clip.reference_TCHW).abs().mean((1, 2, 3))
+
+        def steps(self, clip: Clip) -> tuple[Tensor, Tensor]:
+            return tuple(video.diff(dim=0).abs().mean((1, 2, 3)) for video in (clip.frames_TCHW, clip.reference_TCHW))
 
     def ramp(step: float) -> Tensor:
         return torch.linspace(0, 4 * step, 5).view(1, 1, -1, 1, 1).expand(1, 3, -1, 8, 8)
 
     for step in (0.0, 0.2):
-        metric = TemporalPerceptualDistance(distance)
+        metric = TemporalPerceptualDistance(Difference())
         metric.update(ramp(step), ramp(0.1))
         assert float(metric.compute()) == pytest.approx(10, rel=1e-5)
-    metric = TemporalPerceptualDistance(distance)
+    metric = TemporalPerceptualDistance(Difference())
     metric.update(1 - ramp(0.1), ramp(0.1))
     assert float(metric.compute()) == pytest.approx(0, abs=1e-4), "it says nothing of the pictures"
 

@@ -77,8 +77,10 @@ class ScaleModel:
     """Features of the embedded model's own VAE and image encoder; trained on rendered scenes, and rough elsewhere."""
 
     NUM_FEATURES = 48
-    FRAMES = 9
-    """Frames of a clip that the VAE is shown, in half their size: enough for a look, and for slow motion."""
+    FRAMES, SIDE = 9, 48
+    """Frames of a clip that the VAE is shown, and their shorter side: enough for a look, and for motion that is not fast."""
+    STRIDE = 2
+    """The image encoder is shown every other frame, which halves the time."""
     side = 16
 
     def __init__(self, device: torch.device) -> None:
@@ -94,11 +96,12 @@ class ScaleModel:
     def of_clip(self, clip: Clip) -> Tensor:
         """What a look in motion is made of, (48): of each latent channel its mean, its deviation, and its change in time.
 
-        Nine frames spread over the clip, half their size, latents normalised by the VAE's own statistics.
+        Nine frames spread over the clip, at short side 48, latents normalised by the VAE's own statistics.
         """
         frames = clip.frames_TCHW
         chosen = torch.linspace(0, len(frames) - 1, min(self.FRAMES, len(frames))).round().long()
-        small = F.interpolate(frames[chosen].to(self.device), size=_multiple(frames, 0.5, 8), mode="area")
+        size = _multiple(frames, self.SIDE / min(frames.shape[2:]), 8)
+        small = F.interpolate(frames[chosen].to(self.device), size=size, mode="area")
         with torch.no_grad():
             latents = self.vae.encode((2 * small - 1).transpose(0, 1)[None]).latent_dist.mode()[0]
         statistics = torch.tensor([self.vae.config.latents_mean, self.vae.config.latents_std], device=self.device)
@@ -108,15 +111,15 @@ class ScaleModel:
         return torch.cat([latents.mean((1, 2, 3)), latents.std((1, 2, 3)), change])
 
     def of_frames(self, clip: Clip) -> Tensor:
-        """The image encoder's class tokens (T, 96)."""
+        """The image encoder's class tokens (T / 2, 96) of every other frame."""
         return clip.once(f"{self.name}/frames", lambda clip: self._seen(clip.frames_TCHW))[1]
 
     def paired(self, clip: Clip) -> Tensor:
-        """As ``LayerNetwork.distance``, over the image encoder's layers and places."""
+        """``layer_distance`` (T / 2) over the image encoder's layers and places, of every other frame."""
         return layer_distance(*(layers for layers, _ in self._both(clip)))
 
     def steps(self, clip: Clip) -> tuple[Tensor, Tensor]:
-        """As ``paired``, of adjacent frames."""
+        """As ``paired``, of frames two apart."""
         one, other = (
             [layer_distance([f[:-1] for f in layers], [f[1:] for f in layers])] for layers, _ in self._both(clip)
         )
@@ -131,7 +134,9 @@ class ScaleModel:
     def _seen(self, frames_TCHW: Tensor) -> tuple[list[Tensor], Tensor]:
         """Features of unit length (T, D, P) of each layer, and class tokens (T, D)."""
         size = self.image.config.image_size
-        squashed = F.interpolate(frames_TCHW.to(self.device), size=(size, size), mode="bicubic", align_corners=False)
+        squashed = F.interpolate(
+            frames_TCHW[:: self.STRIDE].to(self.device), size=(size, size), mode="bicubic", align_corners=False
+        )
         with torch.no_grad():
             seen = self.image(_normalised(squashed, CLIP_MEAN, CLIP_STD), output_hidden_states=True)
         return [

@@ -19,6 +19,8 @@ from cinelora.metrics.features import FrameDistance
 
 WINDOW, SIGMA = 11, 1.5
 """Pixels and deviation of SSIM's Gaussian window."""
+BLOCK = 48
+"""Places whose windows are taken together."""
 
 
 def ssim_map(one_NCHW: Tensor, other_NCHW: Tensor) -> Tensor:
@@ -27,10 +29,11 @@ def ssim_map(one_NCHW: Tensor, other_NCHW: Tensor) -> Tensor:
     ``(2 m1 m2 + c1) (2 s12 + c2) / ((m1^2 + m2^2 + c1) (s1^2 + s2^2 + c2))`` with c1 = 0.01^2, c2 = 0.03^2, over a Gaussian
     window of 11 pixels and deviation 1.5. Source: Wang, Bovik, Sheikh, Simoncelli 2004, Image quality assessment.
     """
-    height, width = (_windows(size).to(one_NCHW) for size in one_NCHW.shape[2:])
+    rows, columns = (_windows(size) for size in one_NCHW.shape[2:])
 
     def mean(image: Tensor) -> Tensor:
-        return height @ image @ width.T
+        wide = torch.cat([image[..., near] @ part.to(image).T for near, part in columns], dim=-1)
+        return torch.cat([part.to(image) @ wide[..., near, :] for near, part in rows], dim=-2)
 
     first, second = mean(one_NCHW), mean(other_NCHW)
     both = first * second
@@ -42,16 +45,20 @@ def ssim_map(one_NCHW: Tensor, other_NCHW: Tensor) -> Tensor:
 
 
 @cache
-def _windows(size: int) -> Tensor:
-    """(size, size): the Gaussian window around each place, folded back at the edges."""
+def _windows(size: int) -> list[tuple[slice, Tensor]]:
+    """The Gaussian window around each place, folded back at the edges: for each block of places what it sees, and weights.
+
+    Matrices, as a CPU multiplies those fastest; in blocks, as most of one large one would be zeros.
+    """
     reach = WINDOW // 2
     weights = torch.exp(-torch.arange(-reach, reach + 1).double().square() / (2 * SIGMA**2))
-    windows = torch.zeros(size, size, dtype=torch.float64)
+    windows, places = torch.zeros(size, size, dtype=torch.float64), torch.arange(size)
     for offset, weight in zip(range(-reach, reach + 1), weights / weights.sum(), strict=True):
-        places = torch.arange(size)
         neighbours = (places + offset).abs()
         windows[places, torch.minimum(neighbours, 2 * (size - 1) - neighbours)] += weight
-    return windows.float()
+    near = [slice(max(0, first - reach), min(size, first + BLOCK + reach)) for first in range(0, size, BLOCK)]
+    blocks = torch.split(windows.float(), BLOCK)
+    return [(seen, block[:, seen].contiguous()) for seen, block in zip(near, blocks, strict=True)]
 
 
 class PeakSignalToNoise(OverClips):
@@ -68,7 +75,7 @@ class PeakSignalToNoise(OverClips):
     def score(self, clip: Clip) -> Tensor:
         """``-10 log10(max(MSE, 1e-10))``."""
         assert clip.reference_TCHW is not None
-        error = (clip.frames_TCHW - clip.reference_TCHW).double().square().mean()
+        error = (clip.frames_TCHW - clip.reference_TCHW).square().mean(dtype=torch.float64)
         return -10 * error.clamp(min=1e-10).log10()
 
 

@@ -7,6 +7,7 @@ It does not know how any number is worked out.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -145,8 +146,12 @@ class Suite:
         sentences = [f"{name} is left out: {reason}" for name, reason in self.left_out.items()]
         for name, measure in self.measures.items():
             try:
-                # significant digits: a Fréchet distance may be of any size
-                numbers[name] = float(f"{float(measure.compute()):.6g}")
+                with (
+                    warnings.catch_warnings()
+                ):  # a rank without a clip has none of its own, and an empty set is told below
+                    warnings.simplefilter("ignore", UserWarning)
+                    value = float(measure.compute())
+                numbers[name] = float(f"{value:.6g}")  # significant digits: a Fréchet distance may be of any size
             except MetricError as error:
                 sentences.append(f"{name} is left out: {error}")
                 continue
@@ -184,6 +189,6 @@ def as_clip(
     """A clip of uint8 frames (T, H, W, 3)."""
 
     def planes(video: np.ndarray | torch.Tensor) -> torch.Tensor:
-        return torch.as_tensor(video).permute(0, 3, 1, 2).float() / 255
+        return torch.as_tensor(video).permute(0, 3, 1, 2).contiguous().float() / 255
 
     return Clip(planes(video_THWC), None if reference_THWC is None else planes(reference_THWC), prompt)

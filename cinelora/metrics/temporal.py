@@ -146,7 +146,7 @@ class FlowMotion(OverClips):
     def score(self, clip: Clip) -> Tensor:
         """mean |flow|."""
         found = flows(clip)
-        length = found.there_T2HW.norm(dim=1, keepdim=True)
+        length = found.there_T2HW.square().sum(1, keepdim=True).sqrt()
         mean: Tensor = (length * found.seen_T1HW).sum() / found.seen_T1HW.sum().clamp(min=1)
         return mean
 

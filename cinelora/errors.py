@@ -28,5 +28,9 @@ class AdapterError(CineloraError):
     """An adapter file that does not fit the model, or is no adapter."""
 
 
+class MetricError(CineloraError):
+    """A number that cannot be had: of too few clips, of frames that do not fit it, or without the network it needs."""
+
+
 class TrainingError(CineloraError):
     """A run that cannot go on: a loss that is not finite, a full disk, a checkpoint that does not load."""

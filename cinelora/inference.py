@@ -368,7 +368,7 @@ def write_take(
 ) -> None:
     """Decode a take and write its files, the summary last; what was kept of its latents then goes."""
     from cinelora.hardware import hardware, peak_memory_mib
-    from cinelora.metrics.temporal import measure
+    from cinelora.metrics.suite import measure
     from cinelora.models.wan import range_to_pixels
 
     take.folder.mkdir(parents=True, exist_ok=True)

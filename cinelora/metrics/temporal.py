@@ -1,87 +1,170 @@
 """Does a clip hold still in time, and does it move at all? Reference-free measures of one clip against itself.
 
 Enters: videos (B, 3, T, H, W) in [0, 1]. Leaves: one number each, averaged over clips. A frozen clip scores best on
-consistency, so it is always read beside the motion.
+consistency, so it is always read beside the motion. No network, no weights; what is warped is warped by ``flow``, whose
+limits these numbers share.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
-
-class OverClips(Metric):
-    """Mean of ``score`` over all clips seen, on all ranks."""
-
-    total: Tensor
-    clips: Tensor
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("clips", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, video_BCTHW: Tensor) -> None:
-        """Take clips (B, 3, T, H, W) in [0, 1] with at least two frames."""
-        for clip_CTHW in video_BCTHW:
-            self.total += self.score(clip_CTHW.transpose(0, 1))
-            self.clips += 1
-
-    def compute(self) -> Tensor:
-        """The mean so far."""
-        return (self.total / self.clips).float()
-
-    def score(self, frames_TCHW: Tensor) -> Tensor:
-        """The number of one clip."""
-        raise NotImplementedError
+from cinelora.metrics.clips import Clip, Needs, OverClips
+from cinelora.metrics.flow import optical_flow, visible, warp
+from cinelora.metrics.reference import WINDOW, ssim_map
 
 
 class TemporalSSIM(OverClips):
-    """TSSIM: mean SSIM of adjacent frames (Wang et al. 2004 on each pair). 0 to 1, higher is steadier, frozen is 1."""
+    """TSSIM: mean SSIM of adjacent frames (Wang et al. 2004 on each pair). -1 to 1, higher is steadier, frozen is 1.
+
+    No paper defines a TSSIM of one clip; this is ours. Motion lowers it as flicker does: compare clips of equal motion.
+    """
 
     higher_is_better = True
+    needs = Needs(frames=2, side=WINDOW)
 
-    def score(self, frames_TCHW: Tensor) -> Tensor:
-        """Mean SSIM(I_t, I_t+1), pair by pair: all at once take 50 GiB for 81 frames of 720p."""
-        pairs = zip(frames_TCHW[1:], frames_TCHW[:-1], strict=True)
-        return torch.stack([torch.as_tensor(ssim(a[None], b[None], data_range=1.0)) for a, b in pairs]).mean()
+    def score(self, clip: Clip) -> Tensor:
+        """Mean SSIM(I_t, I_t+1), pair by pair: all at once would take tens of GiB for 81 frames of 720p."""
+        pairs = zip(clip.frames_TCHW[1:], clip.frames_TCHW[:-1], strict=True)
+        return torch.stack([ssim_map(later[None], earlier[None]).mean() for later, earlier in pairs]).mean()
 
 
 class Motion(OverClips):
-    """Mean absolute difference of adjacent frames in levels of 255. 0 is a frozen clip; neither high nor low is better."""
+    """Mean absolute difference of adjacent frames in levels of 255. 0 is a frozen clip; neither high nor low is better.
 
-    def score(self, frames_TCHW: Tensor) -> Tensor:
+    Flicker and noise count as motion here; ``FlowMotion`` does not hear them.
+    """
+
+    needs = Needs(frames=2)
+
+    def score(self, clip: Clip) -> Tensor:
         """255 * mean |I_t+1 - I_t|."""
-        return 255 * (frames_TCHW[1:] - frames_TCHW[:-1]).abs().mean()
+        return 255 * (clip.frames_TCHW[1:] - clip.frames_TCHW[:-1]).abs().mean()
 
 
 class Flicker(OverClips):
-    """Standard deviation over time of the change in mean brightness, in levels of 255. Lower is steadier, 0 is best."""
+    """Standard deviation over time of the change in mean brightness, in levels of 255. Lower is steadier, 0 is best.
+
+    Ours. A flicker that leaves the mean alone, such as noise or light and dark in turns, is not heard.
+    """
 
     higher_is_better = False
+    needs = Needs(frames=2)
 
-    def score(self, frames_TCHW: Tensor) -> Tensor:
+    def score(self, clip: Clip) -> Tensor:
         """255 * std_t(mean(I_t+1) - mean(I_t))."""
-        brightness_T = frames_TCHW.mean(dim=(1, 2, 3))
+        brightness_T = clip.frames_TCHW.mean(dim=(1, 2, 3))
         return 255 * brightness_T.diff().std(correction=0)
 
 
-METRICS: dict[str, type[OverClips]] = {"tssim": TemporalSSIM, "motion": Motion, "flicker": Flicker}
+class TemporalFlickering(OverClips):
+    """VBench's temporal flickering: ``(255 - mean |I_t+1 - I_t|) / 255`` in levels of 255. 0 to 1, higher is steadier.
+
+    A frozen clip has 1. It is ``1 - motion / 255``, and of use for static scenes alone: whatever moves lowers it.
+    Source: Huang et al. 2024, VBench, appendix on evaluation dimensions.
+    """
+
+    higher_is_better = True
+    needs = Needs(frames=2)
+
+    def score(self, clip: Clip) -> Tensor:
+        """1 - mean |I_t+1 - I_t|."""
+        return 1 - (clip.frames_TCHW[1:] - clip.frames_TCHW[:-1]).abs().mean()
 
 
-def measure(names: list[str], video_THWC: np.ndarray) -> dict[str, float]:
-    """The numbers that ``names`` ask for, of one clip (uint8), by this rank alone; a single frame has none in time."""
-    if len(video_THWC) < 2:
-        return {}
-    video = torch.from_numpy(video_THWC).permute(3, 0, 1, 2)[None].float() / 255
-    numbers = {}
-    for name in names:
-        metric = METRICS[name](sync_on_compute=False)
-        metric.update(video)
-        numbers[name] = round(float(metric.compute()), 5)
-    return numbers
+# -- along the flow ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Flows:
+    """Between adjacent frames, each (T - 1, ...): displacements there and back, and where they can be followed."""
+
+    there_T2HW: Tensor
+    back_T2HW: Tensor
+    seen_T1HW: Tensor
+    seen_back_T1HW: Tensor
+
+
+def flows(clip: Clip) -> Flows:
+    """The flows of a clip, worked out once for all measures of it."""
+    return clip.once("flows", _flows)
+
+
+def _flows(clip: Clip) -> Flows:
+    before, after = clip.frames_TCHW[:-1], clip.frames_TCHW[1:]
+    there, back = optical_flow(before, after), optical_flow(after, before)
+    return Flows(there, back, visible(there, back), visible(back, there))
+
+
+class WarpedTSSIM(OverClips):
+    """TSSIM along the flow: SSIM of each frame with the one before it, warped onto it, where it can be followed.
+
+    -1 to 1, higher is steadier; motion that the flow finds costs little. A frozen clip scores 1, and so does one of which
+    nothing can be followed: read it beside the motion. No paper defines it; this is ours.
+    """
+
+    higher_is_better = True
+    needs = Needs(frames=2, side=24)
+
+    def score(self, clip: Clip) -> Tensor:
+        """Mean SSIM(I_t+1, warp(I_t)) where visible."""
+        found = flows(clip)
+        warped = warp(clip.frames_TCHW[:-1], found.back_T2HW)
+        seen = found.seen_back_T1HW
+        structure = ssim_map(clip.frames_TCHW[1:], warped).mean(1, keepdim=True)
+        return 1 - ((1 - structure) * seen).sum() / seen.sum().clamp(min=1)
+
+
+class WarpingError(OverClips):
+    """``1000 mean_t sum M (warp(I_t+1) - I_t)^2 / sum M``, pixels in [0, 1]. 0 to 1000, lower is steadier.
+
+    M is where it can be followed. Means over colours, and times 1000, as it is small. The flow is ours, not a network's, so
+    that numbers compare among themselves alone. A frozen clip has 0: read it beside the motion.
+    Source: Lai et al. 2018, Learning blind video temporal consistency; the mask as in Ruder et al. 2016.
+    """
+
+    higher_is_better = False
+    needs = Needs(frames=2, side=24)
+
+    def score(self, clip: Clip) -> Tensor:
+        """Mean squared difference from the next frame, brought back along the flow."""
+        found = flows(clip)
+        error = (warp(clip.frames_TCHW[1:], found.there_T2HW) - clip.frames_TCHW[:-1]).square().mean(1, keepdim=True)
+        seen = found.seen_T1HW
+        return 1000 * ((error * seen).sum((1, 2, 3)) / seen.sum((1, 2, 3)).clamp(min=1)).mean()
+
+
+class FlowMotion(OverClips):
+    """Motion magnitude: mean length of the flow, in pixels a frame, where it can be followed. 0 is frozen; neither is better.
+
+    Flicker and noise do not move it much, where ``Motion`` counts them. Scales with the picture's size.
+    """
+
+    needs = Needs(frames=2, side=24)
+
+    def score(self, clip: Clip) -> Tensor:
+        """mean |flow|."""
+        found = flows(clip)
+        length = found.there_T2HW.square().sum(1, keepdim=True).sqrt()
+        mean: Tensor = (length * found.seen_T1HW).sum() / found.seen_T1HW.sum().clamp(min=1)
+        return mean
+
+
+class Shake(OverClips):
+    """How much the picture's motion changes from frame to frame: mean ``|f_t+1 - f_t|`` in pixels a frame, f the median flow.
+
+    0 upwards, lower is smoother: 0 for a camera that stands still or moves evenly. Heard are a jittering picture and
+    frames out of order. VBench's motion smoothness asks the same with an interpolating network (AMT), which is not here.
+    """
+
+    higher_is_better = False
+    needs = Needs(frames=3, side=24)
+
+    def score(self, clip: Clip) -> Tensor:
+        """mean |median flow_t+1 - median flow_t|."""
+        overall_T2 = flows(clip).there_T2HW.flatten(2).median(2).values
+        change: Tensor = overall_T2.diff(dim=0).norm(dim=1).mean()
+        return change

@@ -16,7 +16,7 @@ from cinelora.config.schema import SamplerConfig, TrainConfig
 from cinelora.errors import FootageError
 from cinelora.files import write_json, write_mp4, write_png
 from cinelora.latents.dataset import LatentDataset
-from cinelora.metrics.temporal import measure
+from cinelora.metrics.suite import measure
 from cinelora.models.memory import as_they_are
 from cinelora.models.wan import Condition, ImageCondition, Part, WanBundle, range_to_pixels
 from cinelora.runs import RunDirectory

@@ -1,0 +1,144 @@
+"""Where the pixels of one frame lie in another, without weights: dense Lucas-Kanade over a pyramid, and what it cannot see.
+
+Enters: frames (N, 3, H, W) in [0, 1]. Leaves: displacements (N, 2, H, W) in pixels, x before y; warped frames; masks.
+
+Its limits: a step of more than a quarter of the frame is not found; plain surfaces take the flow of what is near them; rain,
+haze, reflections and shadows move otherwise than what they lie on, and count as whatever has the most contrast. Flow
+follows edges, not brightness: each frame is compared less its local mean, so that flicker does not read as motion.
+Sources: Lucas and Kanade 1981; Bouguet 1999 (pyramid, iterations); Farnebäck 2003 for the smoothing by confidence.
+
+Shape suffixes: N pairs, C channels, H and W height and width.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FINEST = 48
+"""Pixels of the shorter side at the foot of the pyramid, at least: frames of twice that or more are looked at in half their size,
+as a flow is smoother than a picture."""
+COARSEST = 12
+"""Pixels of the shorter side at the top of the pyramid, at least."""
+ITERATIONS = 3
+WINDOW = 7
+"""Pixels of the window whose contents are held to move together; twice box-filtered, so nearly Gaussian."""
+LEVEL_WINDOW = 15
+"""Pixels of the window whose mean is taken off a frame before it is compared."""
+NOISE = 1e-5
+"""Squared gradient, of levels in [0, 1], below which a window says nothing of motion."""
+LUMA = (0.299, 0.587, 0.114)
+
+
+def optical_flow(from_NCHW: Tensor, to_NCHW: Tensor) -> Tensor:
+    """Displacement (N, 2, H, W) for which ``to`` at ``x + flow`` shows what ``from`` shows at x."""
+    height, width = from_NCHW.shape[2:]
+    pairs = [_pyramid(_without_level(_grey(_halved(frames)))) for frames in (from_NCHW, to_NCHW)]
+    smallest = pairs[0][-1]
+    flow = smallest.new_zeros(len(smallest), 2, *smallest.shape[2:])
+    for before, after in zip(*map(reversed, pairs), strict=True):
+        if flow.shape[2:] != before.shape[2:]:
+            flow = _enlarged(flow, before.shape[2], before.shape[3])
+        for _ in range(ITERATIONS):
+            flow = _step(before, after, flow)
+    return flow if flow.shape[2:] == (height, width) else _enlarged(flow, height, width)
+
+
+def warp(frames_NCHW: Tensor, flow_N2HW: Tensor) -> Tensor:
+    """Frames as they look from where ``flow`` starts: ``warp(to, flow)`` resembles ``from``. Edges repeat outside."""
+    height, width = frames_NCHW.shape[2:]
+    y = torch.arange(height, device=flow_N2HW.device, dtype=flow_N2HW.dtype)[:, None] + flow_N2HW[:, 1]
+    x = torch.arange(width, device=flow_N2HW.device, dtype=flow_N2HW.dtype) + flow_N2HW[:, 0]
+    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+    return F.grid_sample(frames_NCHW, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def visible(flow_N2HW: Tensor, back_N2HW: Tensor) -> Tensor:
+    """Where a pixel can be followed (N, 1, H, W), as 0 or 1: seen in both frames, inside both, not at a motion boundary.
+
+    Hidden where ``|f + b(x + f)|^2 > 0.01 (|f|^2 + |b|^2) + 0.5``, at a boundary where ``|grad f|^2 > 0.01 |f|^2 + 0.002``.
+    Source: Ruder, Dosovitskiy, Brox 2016, section 4.2, after Sundaram, Brox, Keutzer 2010.
+    """
+    returned = warp(back_N2HW, flow_N2HW)
+    length, length_back = (_squared(flow) for flow in (flow_N2HW, returned))
+    hidden = _squared(flow_N2HW + returned) > 0.01 * (length + length_back) + 0.5
+    steepness = sum(_squared(gradient) for gradient in _gradients(flow_N2HW))
+    boundary = steepness > 0.01 * length + 0.002
+    height, width = flow_N2HW.shape[2:]
+    y = torch.arange(height, device=flow_N2HW.device)[:, None] + flow_N2HW[:, 1:]
+    x = torch.arange(width, device=flow_N2HW.device) + flow_N2HW[:, :1]
+    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    return (~hidden & ~boundary & inside).to(flow_N2HW.dtype)
+
+
+def _step(before: Tensor, after: Tensor, flow: Tensor) -> Tensor:
+    """One iteration: the displacement that explains what is left, of a window each, smoothed where windows are sure."""
+    found = warp(after, flow)
+    dx, dy = ((one + other) / 2 for one, other in zip(_gradients(before), _gradients(found), strict=True))
+    left = found - before
+    products = torch.cat([dx * dx, dx * dy, dy * dy, dx * left, dy * left], dim=1)
+    xx, xy, yy, xt, yt = (means[:, None] for means in _blurred(products, WINDOW).unbind(1))
+    xx, yy = xx + NOISE, yy + NOISE
+    determinant = xx * yy - xy * xy
+    change = torch.cat([xy * yt - yy * xt, xy * xt - xx * yt], dim=1) / determinant
+    moved = flow + change.clamp(-1, 1)
+    sure = determinant / (xx + yy)  # about the smaller eigenvalue: an edge alone is not sure
+    return _blurred(moved * sure, WINDOW) / _blurred(sure, WINDOW)
+
+
+def _grey(frames_NCHW: Tensor) -> Tensor:
+    weights = torch.tensor(LUMA, device=frames_NCHW.device, dtype=frames_NCHW.dtype).view(1, 3, 1, 1)
+    return (frames_NCHW * weights).sum(1, keepdim=True)
+
+
+def _halved(frames_NCHW: Tensor) -> Tensor:
+    if min(frames_NCHW.shape[2:]) < 2 * FINEST:
+        return frames_NCHW
+    return F.interpolate(frames_NCHW, scale_factor=0.5, mode="area")
+
+
+def _without_level(grey: Tensor) -> Tensor:
+    return grey - _blurred(grey, LEVEL_WINDOW)
+
+
+def _pyramid(image: Tensor) -> list[Tensor]:
+    levels = [image]
+    while min(levels[-1].shape[2:]) >= 2 * COARSEST:
+        levels.append(F.interpolate(_blurred(levels[-1], 3), scale_factor=0.5, mode="area"))
+    return levels
+
+
+def _enlarged(flow: Tensor, height: int, width: int) -> Tensor:
+    scale = flow.new_tensor([width / flow.shape[3], height / flow.shape[2]]).view(1, 2, 1, 1)
+    return F.interpolate(flow, size=(height, width), mode="bilinear", align_corners=False) * scale
+
+
+def _gradients(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Central differences along x and y; edges repeat."""
+    padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
+    dx = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
+    dy = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
+    return dx, dy
+
+
+def _blurred(image: Tensor, window: int) -> Tensor:
+    """A box of ``window`` pixels, twice, of what lies inside the frame: as matrices, which a CPU multiplies fastest."""
+    rows, columns = (_boxes(size, window).to(image) for size in image.shape[2:])
+    blurred: Tensor = rows @ image @ columns.T
+    return blurred
+
+
+@cache
+def _boxes(size: int, window: int) -> Tensor:
+    """(size, size): twice the mean over ``window`` neighbours."""
+    places = torch.arange(size)
+    box = ((places[:, None] - places).abs() <= window // 2).double()
+    box /= box.sum(1, keepdim=True)
+    return (box @ box).float()
+
+
+def _squared(flow: Tensor) -> Tensor:
+    return flow.square().sum(1, keepdim=True)

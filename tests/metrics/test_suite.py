@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from cinelora.config.schema import CLIP_METRICS, MetricsConfig
 from cinelora.errors import MetricError
 from cinelora.metrics.clips import Clip
 from cinelora.metrics.features import Networks, Sources
@@ -119,8 +120,13 @@ def test_sentences_do_not_grow_without_end():
 
 def test_measure_takes_pixels_as_they_are_written():
     video = np.random.default_rng(0).integers(0, 256, (5, 24, 32, 3), dtype=np.uint8)
-    numbers = measure(["motion", "tssim"], video)
+    report = measure(MetricsConfig(["motion", "clip_sim_text"]), video, prompt="rain")
     expected = np.abs(np.diff(video.astype(float), axis=0)).mean()
-    assert numbers["motion"] == pytest.approx(expected, abs=1e-4)
-    assert measure(["motion"], video[:1]) == {}
+    assert report.numbers == {"motion": pytest.approx(expected, abs=1e-4)}
+    assert report.sentences[0].startswith("clip_sim_text is left out: it needs CLIP ViT-B/32: set metrics.clip")
+    assert measure(MetricsConfig(["motion"]), video[:1]).numbers == {}
     assert as_clip(video).frames_TCHW.shape == (5, 3, 24, 32)
+
+
+def test_what_settings_may_name_is_what_one_clip_allows():
+    assert set(CLIP_METRICS) == set(ALONE)

@@ -155,6 +155,9 @@ class Suite:
                     value = float(measure.compute())
                 numbers[name] = float(f"{value:.6g}")  # significant digits: a Fréchet distance may be of any size
             except MetricError as error:
+                measure.unsync(
+                    should_unsync=measure._is_synced
+                )  # which torchmetrics leaves to those that return a number
                 sentences.append(f"{name} is left out: {error}")
                 continue
             clips[name] = measure.counted["generated"] if isinstance(measure, likeness.SetDistance) else measure.counted

@@ -13,10 +13,10 @@ READY := $(VENV)/.ready
 
 # The demo's size: enough steps to see the look and that it lasts, few enough for two cores.
 DEMO               := outputs/demo
-DEMO_STYLE_STEPS   ?= 600
+DEMO_STYLE_STEPS   ?= 1000
 DEMO_MOTION_STEPS  ?= 160
 DEMO_SAMPLER_STEPS ?= 20
-DEMO_PROMPT        ?= On a dry street at night, two men in coats and hats walk to the right as a car drives to the left; the camera stands still.
+DEMO_PROMPT        ?= On a dry street at night, a man in a white coat walks to the right as a black car drives to the left; the camera stands still.
 export DEMO_PROMPT
 
 TEST_WORKERS    ?= 2

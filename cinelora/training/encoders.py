@@ -29,8 +29,8 @@ from transformers import CLIPVisionModel, UMT5EncoderModel
 
 from cinelora.footage.render import LOOKS, render_scene
 from cinelora.footage.render.scenes import VOCABULARY, Scene, describe, draw_scene
+from cinelora.models import whole_clip
 from cinelora.models.tiny import Encoders
-from cinelora.training import whole_clip
 
 FPS = 16
 WARM_UP = 200
@@ -202,7 +202,7 @@ class Cut:
         at = (which_B[:, None, None, None], t[:, :, None, None], y[:, None, :, None], x[:, None, None, :])
         picked = self.clips_NTHWC[at]
         pieces = torch.where(mirrored_B.bool()[:, None, None, None, None], picked.flip(3), picked)
-        return to_range(pieces).contiguous(memory_format=torch.channels_last_3d)  # what 2D convolutions are fast in
+        return to_range(pieces)
 
 
 def train_vae(vae: AutoencoderKLWan, film: Film, budget: Budget, rate: float = 2e-3) -> int:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cinelora.models.tiny import new_encoders
-from cinelora.training.whole_clip import decode, encode, whole_clips
+from cinelora.models.whole_clip import decode, encode, whole_clips
 
 
 @pytest.mark.parametrize("frames", [1, 5, 17])

@@ -384,6 +384,9 @@ def write_take(
         write_png(take.folder / f"{prefix}keyframe.png", video[0] if shot.keyframe is None else shot.keyframe)
         rows.insert(0, ((name if adapters else "base") + caveat(config), video))
     write_png(take.folder / "contact.png", contact_sheet(rows, columns=CONTACT_FRAMES))
+    report = measure(config.metrics, videos["adapted"], take.prompt)
+    for sentence in report.sentences:
+        print(f"WARNING: {take.folder / 'clip.mp4'}: {sentence}")
     summary = {
         "settings": settings_of(config, take),
         "sources": sources,
@@ -391,7 +394,9 @@ def write_take(
         "seconds": {part: round(total, 3) for part, total in clock.seconds.items()},
         "takes_in_run": num_takes,
         "weights": config.model.weights,
-        "metrics": measure(config.metrics.names, videos["adapted"]),
+        "metrics": report.numbers,
+        "metrics_notes": report.sentences,
+        "metrics_networks": report.networks,
         "peak_memory_mib": peak_memory_mib(),
         "ranks": config.gpus * config.nodes,
         **hardware(),

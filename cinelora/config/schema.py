@@ -30,12 +30,32 @@ FREE_TEXT_KEYS = frozenset(
         "model.text_encoder",
         "model.tokenizer",
         "model.image_encoder",
+        "metrics.clip",
+        "metrics.dino",
         "preview.prompt",
         "logger.project",
         "description",
     }
 )
 """Keys whose value reaches the program verbatim, whatever characters it holds: Hydra's grammar never sees them."""
+
+CLIP_METRICS = (
+    "flicker",
+    "tssim",
+    "motion",
+    "tssim_warped",
+    "warping_error",
+    "flow_motion",
+    "shake",
+    "temporal_flickering",
+    "frames_scale",
+    "consistency_scale",
+    "clip_sim_frames",
+    "clip_sim_text",
+    "subject_consistency",
+    "background_consistency",
+)
+"""The measures that need one clip and at most its prompt; ``cinelora.metrics.suite`` knows how each is worked out."""
 
 ATTENTION_BACKENDS = ("native", "_native_cudnn", "_native_flash", "flash", "_flash_3")
 """The attention backends that are exact, as diffusers names them: torch's choice, two that torch can be made to take, and
@@ -244,12 +264,14 @@ class SamplerConfig:
 
 @dataclass
 class MetricsConfig:
-    """Which numbers are written beside a clip, in training a preview of one."""
+    """Which numbers are written beside a clip, in training a preview of one; and where networks lie that some rest on."""
 
     names: list[str] = field(
         default_factory=list,
-        metadata={"help": "numbers written beside a clip or a preview", "choices": ("flicker", "tssim", "motion")},
+        metadata={"help": "numbers written beside a clip or a preview (docs/metrics.md)", "choices": CLIP_METRICS},
     )
+    clip: str | None = setting("CLIP ViT-B/32 for clip_sim_* and background_consistency: a directory or hub repository")
+    dino: str | None = setting("DINO ViT-B/16 for subject_consistency, likewise")
 
 
 @dataclass

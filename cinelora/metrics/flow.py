@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FINEST = 48
-"""Pixels of the shorter side at the foot of the pyramid, at least: frames of twice that or more are looked at in half their size,
-as a flow is smoother than a picture."""
+HALVED_FROM, FINEST = 96, 256
+"""Pixels of the shorter side from which a frame is looked at in half its size, and of the most that is then looked at: a flow is
+smoother than a picture, and the time goes with the cube of the size."""
 COARSEST = 12
 """Pixels of the shorter side at the top of the pyramid, at least."""
 ITERATIONS = 3
@@ -95,9 +95,11 @@ def _grey(frames_NCHW: Tensor) -> Tensor:
 
 
 def _halved(frames_NCHW: Tensor) -> Tensor:
-    if min(frames_NCHW.shape[2:]) < 2 * FINEST:
-        return frames_NCHW
-    return F.interpolate(frames_NCHW, scale_factor=0.5, mode="area")
+    """Half the size, and half again while it is large."""
+    least = HALVED_FROM
+    while min(frames_NCHW.shape[2:]) >= least:
+        frames_NCHW, least = F.interpolate(frames_NCHW, scale_factor=0.5, mode="area"), FINEST
+    return frames_NCHW
 
 
 def _without_level(grey: Tensor) -> Tensor:

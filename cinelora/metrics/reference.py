@@ -21,6 +21,8 @@ WINDOW, SIGMA = 11, 1.5
 """Pixels and deviation of SSIM's Gaussian window."""
 BLOCK = 48
 """Places whose windows are taken together."""
+AT_ONCE = 8
+"""Frames compared together: maps of a whole 720p clip would take gigabytes."""
 
 
 def ssim_map(one_NCHW: Tensor, other_NCHW: Tensor) -> Tensor:
@@ -42,6 +44,12 @@ def ssim_map(one_NCHW: Tensor, other_NCHW: Tensor) -> Tensor:
     spread = mean(one_NCHW.square() + other_NCHW.square()) - squares
     shared = mean(one_NCHW * other_NCHW) - both
     return (2 * both + 0.01**2) * (2 * shared + 0.03**2) / ((squares + 0.01**2) * (spread + 0.03**2))
+
+
+def mean_ssim(one_NCHW: Tensor, other_NCHW: Tensor) -> Tensor:
+    """Mean of ``ssim_map`` over images, colours and places."""
+    parts = zip(torch.split(one_NCHW, AT_ONCE), torch.split(other_NCHW, AT_ONCE), strict=True)
+    return torch.cat([ssim_map(one, other).mean((1, 2, 3)) for one, other in parts]).mean()
 
 
 @cache
@@ -91,7 +99,7 @@ class StructuralSimilarity(OverClips):
     def score(self, clip: Clip) -> Tensor:
         """Mean SSIM of paired frames."""
         assert clip.reference_TCHW is not None
-        return ssim_map(clip.frames_TCHW, clip.reference_TCHW).mean()
+        return mean_ssim(clip.frames_TCHW, clip.reference_TCHW)
 
 
 class PerceptualDistance(OverClips):

@@ -10,15 +10,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
+from cinelora.config.schema import MetricsConfig
 from cinelora.errors import MetricError
 from cinelora.metrics import likeness, reference, temporal
 from cinelora.metrics.clips import Clip, OverClips
-from cinelora.metrics.features import I3d, Networks
+from cinelora.metrics.features import I3d, Networks, Sources
 
 Measure = OverClips | likeness.SetDistance
 Builder = Callable[[Networks, dict[str, Any]], Measure]
@@ -153,6 +155,9 @@ class Suite:
                     value = float(measure.compute())
                 numbers[name] = float(f"{value:.6g}")  # significant digits: a Fréchet distance may be of any size
             except MetricError as error:
+                measure.unsync(
+                    should_unsync=measure._is_synced
+                )  # which torchmetrics leaves to those that return a number
                 sentences.append(f"{name} is left out: {error}")
                 continue
             clips[name] = measure.counted["generated"] if isinstance(measure, likeness.SetDistance) else measure.counted
@@ -172,13 +177,19 @@ class Suite:
             self._unsaid += 1
 
 
-def measure(names: list[str], video_THWC: np.ndarray) -> dict[str, float]:
-    """The numbers that ``names`` ask for, of one clip (uint8), by this rank alone; a single frame has none in time."""
+def measure(settings: MetricsConfig, video_THWC: np.ndarray, prompt: str | None = None) -> Report:
+    """The numbers that ``settings`` name, of one clip (uint8), on the CPU and by this rank alone; a single frame has none."""
     if len(video_THWC) < 2:
-        return {}
-    suite = Suite.of(names, sync_on_compute=False)
-    suite.add(as_clip(video_THWC))
-    return {name: round(number, 5) for name, number in suite.report().numbers.items()}
+        return Report({}, {}, {}, [])
+    suite = Suite.of(settings.names, _networks(settings.clip, settings.dino), sync_on_compute=False)
+    suite.add(as_clip(video_THWC, prompt=prompt))
+    return suite.report()
+
+
+@lru_cache(maxsize=1)
+def _networks(clip: str | None, dino: str | None) -> Networks:
+    """Networks are loaded for the first of many clips, and stay out of a GPU that is at work."""
+    return Networks(Sources(clip, dino), torch.device("cpu"))
 
 
 def as_clip(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cinelora.metrics.clips import Clip, Needs, OverClips
 from cinelora.metrics.flow import optical_flow, visible, warp
-from cinelora.metrics.reference import WINDOW, ssim_map
+from cinelora.metrics.reference import AT_ONCE, WINDOW, mean_ssim, ssim_map
 
 
 class TemporalSSIM(OverClips):
@@ -27,9 +27,8 @@ class TemporalSSIM(OverClips):
     needs = Needs(frames=2, side=WINDOW)
 
     def score(self, clip: Clip) -> Tensor:
-        """Mean SSIM(I_t, I_t+1), pair by pair: all at once would take tens of GiB for 81 frames of 720p."""
-        pairs = zip(clip.frames_TCHW[1:], clip.frames_TCHW[:-1], strict=True)
-        return torch.stack([ssim_map(later[None], earlier[None]).mean() for later, earlier in pairs]).mean()
+        """Mean SSIM(I_t, I_t+1)."""
+        return mean_ssim(clip.frames_TCHW[1:], clip.frames_TCHW[:-1])
 
 
 class Motion(OverClips):
@@ -94,9 +93,13 @@ def flows(clip: Clip) -> Flows:
 
 
 def _flows(clip: Clip) -> Flows:
-    before, after = clip.frames_TCHW[:-1], clip.frames_TCHW[1:]
-    there, back = optical_flow(before, after), optical_flow(after, before)
-    return Flows(there, back, visible(there, back), visible(back, there))
+    parts = []
+    for before, after in zip(
+        torch.split(clip.frames_TCHW[:-1], AT_ONCE), torch.split(clip.frames_TCHW[1:], AT_ONCE), strict=True
+    ):
+        there, back = optical_flow(before, after), optical_flow(after, before)
+        parts.append((there, back, visible(there, back), visible(back, there)))
+    return Flows(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
 class WarpedTSSIM(OverClips):
@@ -112,10 +115,14 @@ class WarpedTSSIM(OverClips):
     def score(self, clip: Clip) -> Tensor:
         """Mean SSIM(I_t+1, warp(I_t)) where visible."""
         found = flows(clip)
-        warped = warp(clip.frames_TCHW[:-1], found.back_T2HW)
-        seen = found.seen_back_T1HW
-        structure = ssim_map(clip.frames_TCHW[1:], warped).mean(1, keepdim=True)
-        return 1 - ((1 - structure) * seen).sum() / seen.sum().clamp(min=1)
+        lost, seen_places = clip.frames_TCHW.new_zeros(2).unbind()
+        for first in range(0, len(found.back_T2HW), AT_ONCE):
+            part = slice(first, first + AT_ONCE)
+            warped = warp(clip.frames_TCHW[:-1][part], found.back_T2HW[part])
+            structure = ssim_map(clip.frames_TCHW[1:][part], warped).mean(1, keepdim=True)
+            lost = lost + ((1 - structure) * found.seen_back_T1HW[part]).sum()
+            seen_places = seen_places + found.seen_back_T1HW[part].sum()
+        return 1 - lost / seen_places.clamp(min=1)
 
 
 class WarpingError(OverClips):

@@ -39,6 +39,7 @@ class Preview(AtStep):
                 "previews show held-out samples and there are none; raise data.holdout or set preview.every_steps=0"
             )
         self.config, self.run, self.shown, self.ema = config, run, shown, ema
+        self.said: set[str] = set()
         self.bundle = WanBundle.from_config(config.model, config.stage.transformer, Path(config.cache))
 
     def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
@@ -78,10 +79,15 @@ class Preview(AtStep):
             write_png(path, video[0])
         else:
             write_mp4(path, video, self.config.model.fps)
-        if numbers := measure(self.config.metrics.names, video):
-            write_json(path.with_suffix(".json"), numbers)
+        report = measure(self.config.metrics, video, self.config.preview.prompt or self.shown.entries[0].caption)
+        for sentence in report.sentences:
+            if sentence not in self.said:
+                print(f"WARNING: preview: {sentence}", flush=True)
+                self.said.add(sentence)
+        if report.numbers:
+            write_json(path.with_suffix(".json"), report.numbers)
             if trainer.logger:
-                trainer.logger.log_metrics({f"preview/{name}": value for name, value in numbers.items()}, step)
+                trainer.logger.log_metrics({f"preview/{name}": value for name, value in report.numbers.items()}, step)
         match trainer.logger:
             case WandbLogger() as logger if still:
                 logger.log_image("preview", [str(path)], step=step)

@@ -1,10 +1,16 @@
 """What can be measured is, and what cannot is said, whatever is handed in."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
+from cinelora.config.schema import CLIP_METRICS, MetricsConfig
 from cinelora.errors import MetricError
+from cinelora.files import read_json, write_json
 from cinelora.metrics.clips import Clip
 from cinelora.metrics.features import Networks, Sources
 from cinelora.metrics.suite import ALONE, ELSEWHERE, KNOWN, OFFLINE, PAIRED, Suite, as_clip, measure
@@ -117,10 +123,46 @@ def test_sentences_do_not_grow_without_end():
     assert suite.report().sentences[-1] == "10 more troubles like these"
 
 
+RANKED = ["motion", "psnr", "flow_motion", "frechet_scale", "ssim"]
+
+
+def on_a_rank(rank: int, rendezvous: str, out: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    suite = Suite.of(RANKED, Networks(device=CPU))
+    early = suite.report()  # nothing yet, on both
+    if rank == 0:  # the other sees real clips alone
+        for seed in range(3):
+            suite.add(Clip(frames(seed), frames(seed + 10)))
+    suite.add_real(Clip(frames(20 + rank)))
+    report = suite.report()
+    write_json(out / f"{rank}.json", [early.numbers, report.numbers, report.clips])
+    dist.destroy_process_group()
+
+
+def test_two_ranks_report_what_one_does(tmp_path: Path):
+    mp.spawn(on_a_rank, (str(tmp_path / "rendezvous"), tmp_path), nprocs=2)
+    suite = Suite.of(RANKED, Networks(device=CPU))
+    for seed in range(3):
+        suite.add(Clip(frames(seed), frames(seed + 10)))
+    for seed in (20, 21):
+        suite.add_real(Clip(frames(seed)))
+    alone = suite.report()
+    for rank in (0, 1):
+        early, numbers, clips = read_json(tmp_path / f"{rank}.json")
+        assert early == {}
+        assert numbers == {name: pytest.approx(value, rel=1e-5) for name, value in alone.numbers.items()}
+        assert clips == dict.fromkeys(RANKED, 3)
+
+
 def test_measure_takes_pixels_as_they_are_written():
     video = np.random.default_rng(0).integers(0, 256, (5, 24, 32, 3), dtype=np.uint8)
-    numbers = measure(["motion", "tssim"], video)
+    report = measure(MetricsConfig(["motion", "clip_sim_text"]), video, prompt="rain")
     expected = np.abs(np.diff(video.astype(float), axis=0)).mean()
-    assert numbers["motion"] == pytest.approx(expected, abs=1e-4)
-    assert measure(["motion"], video[:1]) == {}
+    assert report.numbers == {"motion": pytest.approx(expected, abs=1e-4)}
+    assert report.sentences[0].startswith("clip_sim_text is left out: it needs CLIP ViT-B/32: set metrics.clip")
+    assert measure(MetricsConfig(["motion"]), video[:1]).numbers == {}
     assert as_clip(video).frames_TCHW.shape == (5, 3, 24, 32)
+
+
+def test_what_settings_may_name_is_what_one_clip_allows():
+    assert set(CLIP_METRICS) == set(ALONE)

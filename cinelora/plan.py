@@ -205,13 +205,13 @@ def _no_gpu(shape: Shape) -> str:
 
 
 def _preview_line(config: TrainConfig, shape: Shape, step: Step, gpu: Gpu, count: int) -> str:
-    """What the previews of a run take: their memory is below a step's, whose activations are gone by then."""
+    """What the previews of a run take, when a step's activations are gone; they run uncompiled."""
     dtype, frames = "fp8" if config.model.dtype == "fp8" else "bf16", config.stage.num_frames
     seconds = 2 * config.preview.sampler_steps * drawing_seconds(shape, step.tokens, dtype, gpu)
-    drawing = drawing_bytes(shape, step.tokens, config.model.dtype, Drawing(together=True, compile=True))["activations"]
+    drawing = drawing_bytes(shape, step.tokens, config.model.dtype, Drawing(together=True))["activations"]
     vae = vae_bytes(frames, config.model.height, config.model.width)
     return (
-        f"previews: {count} of {frames} frames, about {seconds:.0f} s each, {drawing / GIB:.1f} GiB beside the weights, then "
+        f"previews: {count} of {frames} frames, {seconds:.0f} s or more each, {drawing / GIB:.1f} GiB beside the weights, then "
         f"{vae / GIB:.1f} GiB for the VAE, or in tiles {tiled_vae_bytes(config.model.height, config.model.width) / GIB:.1f}"
     )
 

@@ -23,7 +23,7 @@ from cinelora.config.schema import (
 )
 from cinelora.errors import AdapterError, ConfigError, FootageError
 from cinelora.footage.samples import prompt_with_trigger
-from cinelora.inference import caveat, infer
+from cinelora.inference import InferenceError, caveat, explained, infer
 from cinelora.latents.cache import Entry, Index
 from cinelora.launch import LaunchError
 from cinelora.models import tiny
@@ -174,6 +174,16 @@ def test_an_attention_backend_that_cannot_run_here_is_refused_before_prompts_are
     config.model = replace(config.model, width=64, attention=name, text_encoder=str(tmp_path))
     with pytest.raises(ConfigError, match=f"model.attention={name} cannot run here: {reason}.*model.attention=null"):
         infer(replace(config, gpus=gpus), tmp_path / "out")
+
+
+def test_running_out_of_gpu_memory_says_what_to_try(config: InferConfig):
+    swapped = replace(config, memory=DrawingMemoryConfig(swap=1.0, tile=True))
+    for settings, way in ((config, "memory.swap=1 and memory.tile=true"), (swapped, "fewer frames or a smaller size")):
+        with (
+            pytest.raises(InferenceError, match=rf"out of GPU memory at 0\.0 GiB; .* is kept: start again with {way}$"),
+            explained(settings),
+        ):
+            raise torch.OutOfMemoryError("tried to allocate")
 
 
 def test_straight_from_text_the_same_seed_makes_the_same_clip_and_another_another(config: InferConfig, tmp_path: Path):

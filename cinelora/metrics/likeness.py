@@ -19,43 +19,48 @@ from cinelora.metrics.features import FrameNetwork
 from cinelora.metrics.frechet import FrechetDistance
 
 
-class AdjacentSimilarity(OverClips):
+class OfFrames(OverClips):
+    """A measure of clips by what a network sees in their frames."""
+
+    higher_is_better = True
+    network: FrameNetwork
+
+    def __init__(self, network: FrameNetwork, **options: Any) -> None:
+        super().__init__(**options)
+        self.network = network
+
+    def unit(self, clip: Clip) -> Tensor:
+        """Features of the frames (T, D), each of length one."""
+        return F.normalize(self.network.of_frames(clip).double(), dim=1)
+
+
+class AdjacentSimilarity(OfFrames):
     """CLIP-SIM, frame-frame: ``mean_t cos(E(I_t), E(I_t+1))``. -1 to 1, higher is steadier, frozen is 1.
 
     One of two things that papers call CLIP-SIM; with CLIP also called frame consistency. It hears changes of content, hardly
     any flicker. Source: Wu et al. 2023, Tune-A-Video; Esser et al. 2023, Gen-1.
     """
 
-    higher_is_better = True
     needs = Needs(frames=2)
-
-    def __init__(self, network: FrameNetwork, **options: Any) -> None:
-        super().__init__(**options)
-        self.network = network
 
     def score(self, clip: Clip) -> Tensor:
         """Mean cosine of adjacent frames."""
-        features = F.normalize(self.network.of_frames(clip).double(), dim=1)
+        features = self.unit(clip)
         return (features[1:] * features[:-1]).sum(1).mean()
 
 
-class Consistency(OverClips):
+class Consistency(OfFrames):
     """VBench's consistency: ``mean_t>0 (max(0, cos(f_t, f_t-1)) + max(0, cos(f_t, f_0))) / 2``. 0 to 1, higher, frozen is 1.
 
     With DINO it is subject consistency, with CLIP background consistency: the networks differ, not the formula, and nothing is
     cut out of the picture. Camera moves lower it. Source: Huang et al. 2024, VBench.
     """
 
-    higher_is_better = True
     needs = Needs(frames=2)
-
-    def __init__(self, network: FrameNetwork, **options: Any) -> None:
-        super().__init__(**options)
-        self.network = network
 
     def score(self, clip: Clip) -> Tensor:
         """Half of the likeness to the frame before, half of that to the first."""
-        features = F.normalize(self.network.of_frames(clip).double(), dim=1)
+        features = self.unit(clip)
         before = (features[1:] * features[:-1]).sum(1).clamp(min=0)
         first = (features[1:] * features[0]).sum(1).clamp(min=0)
         return (before + first).mean() / 2
@@ -68,25 +73,23 @@ class TextNetwork(FrameNetwork, Protocol):
         """Features (D) of a prompt."""
 
 
-class TextSimilarity(OverClips):
+class TextSimilarity(OfFrames):
     """CLIP-SIM, text-frame: ``mean_t cos(E_text, E(I_t))``. -1 to 1, higher fits the text better; photographs have about 0.3.
 
     The mean cosine itself: neither times 100 nor cut off at 0, as torchmetrics' CLIPScore is. CLIP reads 77 tokens and counts
     badly. Source: Wu et al. 2021, GODIVA; Radford et al. 2021 for CLIP.
     """
 
-    higher_is_better = True
     needs = Needs(prompt=True)
+    network: TextNetwork
 
     def __init__(self, network: TextNetwork, **options: Any) -> None:
-        super().__init__(**options)
-        self.network = network
+        super().__init__(network, **options)
 
     def score(self, clip: Clip) -> Tensor:
         """Mean cosine of the frames with the prompt."""
         assert clip.prompt is not None
-        frames = F.normalize(self.network.of_frames(clip).double(), dim=1)
-        return (frames @ F.normalize(self.network.of_text(clip.prompt).double(), dim=0)).mean()
+        return (self.unit(clip) @ F.normalize(self.network.of_text(clip.prompt).double(), dim=0)).mean()
 
 
 class ClipNetwork(Protocol):

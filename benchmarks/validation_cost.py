@@ -1,6 +1,6 @@
 """What held-out loss and effect cost, as a share of the time of the training that they watch: floor 5 % at the defaults.
 
-    python benchmarks/validation_cost.py [steps=100] [motion_steps=24]
+    python benchmarks/validation_cost.py [steps=100] [motion_steps=24] [cache=<folder>]
 
 Both stages of ``train.py`` on the shipped noir clips, stage 2 above the adapter of stage 1. Short runs give the seconds of a step
 and of a pass over the held-out samples; the share is that of a run of the length and the intervals that are the defaults. One
@@ -38,7 +38,7 @@ def main(words: list[str]) -> None:
     results: dict[str, Any] = {"at_most": AT_MOST}
     with tempfile.TemporaryDirectory() as scratch:
         style = Path(scratch) / "style"
-        shared = ("data=noir", f"cache={scratch}/cache")
+        shared = ("data=noir", f"cache={options.get('cache', f'{scratch}/cache')}")
         first = train(style, "stage=style", *shared, f"stage.steps={options['steps']}")
         results["style"] = share("style", first, 1)
         settings = ("stage=motion", f"adapter={style}", *shared, f"stage.steps={options['motion_steps']}")

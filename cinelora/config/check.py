@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cinelora.config.numbers import better, logged, monitors, update_of_block
 from cinelora.config.schema import (
     DataConfig,
     InferConfig,
+    MetricsConfig,
     ModelConfig,
     SamplerConfig,
     StoppingConfig,
@@ -90,6 +92,7 @@ def check_train(config: TrainConfig) -> list[str]:
     _check_memory(config)
     _check_names(config)
     _check_data(config)
+    _check_networks(config.metrics)
     _check_monitors(config)
     lines = [_batch_line(config), _rate_line(config)]
     reach = _reach_lines("stage.num_frames", config.stage.num_frames, config.model)
@@ -106,6 +109,7 @@ def check_infer(config: InferConfig) -> list[str]:
     _check_values("infer", config)
     _check_request(config)
     _check_transformers(config)
+    _check_networks(config.metrics)
     if config.ckpt is not None:
         _check_fits("ckpt", config.ckpt, config.model)
     reach = _reach_lines("num_frames", _num_frames(config), config.model)
@@ -151,6 +155,22 @@ def _check_text(key: str, text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise ConfigError(f"{key} is not UTF-8 text from character {error.start + 1} on: type it anew") from error
+
+
+def _check_networks(metrics: MetricsConfig) -> None:
+    """Refuse files of networks that are not there, and a program without the hash of the one that may be run."""
+    for name in ("alexnet", "i3d"):
+        file = getattr(metrics, name)
+        if file is not None and not Path(file).is_file():
+            raise ConfigError(f"metrics.{name}={file}: there is no file {Path(file).absolute()}")
+    sha256 = metrics.i3d_sha256
+    if sha256 is not None and re.fullmatch(r"[0-9a-fA-F]{64}", sha256) is None:
+        raise ConfigError(f"metrics.i3d_sha256={sha256}: wants 64 hexadecimal digits, as sha256sum prints them")
+    if metrics.i3d is not None and sha256 is None:
+        raise ConfigError(
+            f"metrics.i3d={metrics.i3d} is a program, and is run only where its SHA-256 is stated: add metrics.i3d_sha256=<what "
+            "sha256sum prints of it>"
+        )
 
 
 def _near(value: float, step: int) -> int:

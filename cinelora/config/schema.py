@@ -32,6 +32,9 @@ FREE_TEXT_KEYS = frozenset(
         "model.image_encoder",
         "metrics.clip",
         "metrics.dino",
+        "metrics.alexnet",
+        "metrics.i3d",
+        "metrics.i3d_sha256",
         "preview.prompt",
         "checkpoint.best",
         "stopping.monitor",
@@ -292,6 +295,9 @@ class MetricsConfig:
     )
     clip: str | None = setting("CLIP ViT-B/32 for clip_sim_* and background_consistency: a directory or hub repository")
     dino: str | None = setting("DINO ViT-B/16 for subject_consistency, likewise")
+    alexnet: str | None = setting("torchvision's alexnet-owt-7be5be79.pth for lpips_alex and tlp_alex: a file")
+    i3d: str | None = setting("i3d_torchscript.pt for fvd_i3d: a file, and a program, so that i3d_sha256 goes with it")
+    i3d_sha256: str | None = setting("SHA-256 of the i3d that may be run, 64 hexadecimal digits")
 
 
 @dataclass

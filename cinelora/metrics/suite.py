@@ -188,13 +188,14 @@ def measure(settings: MetricsConfig, video_THWC: np.ndarray, prompt: str | None 
 
 def networks_of(settings: MetricsConfig) -> Networks:
     """The networks that ``settings`` name, on the CPU; none is loaded before a measure asks for it."""
-    return _networks(settings.clip, settings.dino)
+    sources = Sources(settings.clip, settings.dino, settings.alexnet, settings.i3d, settings.i3d_sha256)
+    return _networks(sources)
 
 
 @lru_cache(maxsize=1)
-def _networks(clip: str | None, dino: str | None) -> Networks:
+def _networks(sources: Sources) -> Networks:
     """Networks are loaded for the first of many clips, and stay out of a GPU that is at work."""
-    return Networks(Sources(clip, dino), torch.device("cpu"))
+    return Networks(sources, torch.device("cpu"))
 
 
 def as_clip(

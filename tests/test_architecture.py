@@ -32,10 +32,11 @@ STOREYS = (
     {"cinelora.plan"},
     {"cinelora.config.check"},
     {"cinelora.training", "cinelora.inference"},
+    {"cinelora.evaluation"},
     {"cinelora.pretrain"},
     {"cinelora.config.compose"},
     {"cinelora.config.command"},
-    {"train", "infer"},
+    {"train", "infer", "cinelora.evaluate"},
 )
 FLOORS = {room: floor for floor, rooms in enumerate(STOREYS) for room in rooms}
 ONLY_IMPORTER = {
@@ -47,6 +48,7 @@ ONLY_IMPORTER = {
 WITHOUT_TORCH = (
     "cinelora.config",
     "cinelora.errors",
+    "cinelora.evaluate",
     "cinelora.files",
     "cinelora.footage",
     "cinelora.hub",

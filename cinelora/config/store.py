@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from cinelora.config.schema import InferConfig, TrainConfig
+from cinelora.config.schema import EvaluateConfig, InferConfig, TrainConfig
 from cinelora.errors import ConfigError
 from cinelora.files import write_text
 from cinelora.hub import CONFIG_FILE
@@ -22,12 +22,12 @@ from cinelora.hub import CONFIG_FILE
 T = TypeVar("T")
 
 
-def to_yaml(config: TrainConfig | InferConfig) -> str:
+def to_yaml(config: TrainConfig | InferConfig | EvaluateConfig) -> str:
     """The settings as YAML; ``yaml.safe_load`` gives every text back character by character."""
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True, width=120)
 
 
-def save_config(config: TrainConfig | InferConfig, path: Path) -> None:
+def save_config(config: TrainConfig | InferConfig | EvaluateConfig, path: Path) -> None:
     """Write the settings to ``path``, whole or not at all."""
     write_text(path, to_yaml(config))
 
@@ -42,7 +42,7 @@ def load_config(run_dir: Path) -> TrainConfig:
 
 
 def load(schema: type[T], path: Path) -> T:
-    """Read settings of either script; keys that a newer version added take their defaults.
+    """Read settings of a script; keys that a newer version added take their defaults.
 
     Raises:
         ConfigError: unreadable, an unknown key, or a value of another type.

@@ -390,6 +390,7 @@ def make_keyframes(
         return
     with clock.part("keyframe"):
         style = {kind: adapter for kind, adapter in adapters.items() if kind == "style"}
+        sampling = sampling.in_full()  # a still costs little, and the whole clip rests on it
         for shot in shots:
             shot.weights["t2v"] = {kind: weight for kind, weight in shot.weights["t2v"].items() if kind in style}
         drawn = list(denoise(config, bundle, style, shots, sampling, "t2v", "keyframe"))

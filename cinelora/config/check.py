@@ -16,6 +16,7 @@ from typing import Any
 from cinelora.config.keys import is_plain_name, models_with_i2v, settings, trained_shape
 from cinelora.config.numbers import better, logged, monitors, update_of_block
 from cinelora.config.schema import (
+    CACHE_THRESHOLDS,
     DataConfig,
     EvaluateConfig,
     InferConfig,
@@ -67,11 +68,13 @@ _ABOVE_ZERO = {
     "flow.sigma_std",
     "flow.shift",
     "sampler.shift",
-} | {"model.sampling_shift"}
+    "model.sampling_shift",
+}
 _NOT_BELOW_ZERO = {
     *("optimizer.weight_decay", "optimizer.warmup_steps", "optimizer.clip_norm", "checkpoint.every_steps"),
     *("validation.clips", "stopping.min_change"),
     *("validation.every_steps", "preview.every_steps", "data.heldout_clips", "seed", "workers", "sampler.guidance"),
+    "sampler.cache_threshold",
 }
 _PARTS = {"memory.recompute", "memory.swap"}
 _SHARES = {"data.holdout", "stage.stills", "lora.dropout", "dropout.caption", "dropout.image"}
@@ -114,9 +117,7 @@ def check_infer(config: InferConfig) -> list[str]:
     _check_networks(config.metrics)
     if config.ckpt is not None:
         _check_fits("ckpt", config.ckpt, config.model)
-    reach = _reach_lines("num_frames", _num_frames(config), config.model)
-    model = _model_lines(config.model, _sampled_parts(config))
-    return [_clip_line(config), *reach, *_partition_lines(config), *model]
+    return _drawing_lines(config)
 
 
 def check_evaluate(config: EvaluateConfig) -> list[str]:
@@ -138,9 +139,7 @@ def check_evaluate(config: EvaluateConfig) -> list[str]:
     if config.ckpt is not None:
         _check_fits("ckpt", config.ckpt, config.model)
         adapter_paths(resolve(config.ckpt))
-    reach = _reach_lines("num_frames", _num_frames(drawing), config.model)
-    model = _model_lines(config.model, _sampled_parts(drawing))
-    return [_clip_line(drawing), *reach, *_partition_lines(drawing), *model]
+    return _drawing_lines(drawing)
 
 
 # Single values --------------------------------------------------------------------------------------------------------
@@ -572,6 +571,43 @@ def _check_transformers(config: InferConfig) -> None:
         raise ConfigError("model.t2v is empty: give model.t2v=<checkpoint>, or start from image=<file>")
     for kind in ("t2v",) if config.mode == "t2v" else ("i2v",) if config.image else ("t2v", "i2v"):
         _check_source(model, kind)
+
+
+def _drawing_lines(config: InferConfig) -> list[str]:
+    """What follows for clips from how they are drawn; refuses what cannot be."""
+    _check_cache(config)
+    reach = _reach_lines("num_frames", _num_frames(config), config.model)
+    model = _model_lines(config.model, _sampled_parts(config))
+    return [_clip_line(config), *reach, *_partition_lines(config), *model]
+
+
+def _check_cache(config: InferConfig) -> None:
+    """Refuse a cache that would do nothing, or what it cannot do."""
+    sampler, ranks = config.sampler, config.gpus * config.nodes
+    threshold, name = sampler.cache_threshold, sampler.cache
+    if threshold is not None and name not in CACHE_THRESHOLDS:
+        raise ConfigError(
+            f"sampler.cache_threshold={threshold:g} has no effect with sampler.cache={name}: "
+            f"choose sampler.cache={'|'.join(CACHE_THRESHOLDS)}, or leave it away"
+        )
+    if name == "taylorseer" and threshold is not None and threshold % 1:
+        raise ConfigError(
+            f"sampler.cache_threshold={threshold:g}: with taylorseer it is the steps foretold after each whole one, "
+            "a whole number"
+        )
+    if (name == "magcache") != bool(sampler.cache_ratios):
+        given = "given" if sampler.cache_ratios else "not given"
+        raise ConfigError(
+            f"sampler.cache_ratios is {given} and sampler.cache={name}: magcache alone wants the ratios of its model; "
+            "draw one clip with sampler.cache=calibrate, which says them"
+        )
+    if not all(math.isfinite(ratio) and ratio > 0 for ratio in sampler.cache_ratios):
+        raise ConfigError("sampler.cache_ratios: wants numbers above 0, as sampler.cache=calibrate says them")
+    if name not in ("none", "taylorseer") and ranks > (2 if sampler.guidance_mode == "split" else 1):
+        raise ConfigError(
+            f"sampler.cache={name} looks at a whole sequence, and {ranks} ranks have parts of it: choose "
+            "sampler.cache=taylorseer, or gpus=2 with sampler.guidance_mode=split"
+        )
 
 
 def _num_frames(config: InferConfig) -> int:

@@ -38,6 +38,7 @@ _CHOSEN_BY_GROUP = frozenset({"stage.name", "strategy.name", "memory.name", "sam
 _NOT_IN_TRAINING = {
     "sampler.steps": "a preview takes preview.sampler_steps",
     "sampler.guidance_mode": "a preview is made by one rank",
+    **dict.fromkeys(("sampler.cache", "sampler.cache_threshold", "sampler.cache_ratios"), "a preview is drawn in full"),
 }
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 

@@ -73,6 +73,9 @@ ATTENTION_BACKENDS = ("native", "_native_cudnn", "_native_flash", "flash", "_fla
 """The attention backends that are exact, as diffusers names them: torch's choice, two that torch can be made to take, and
 flash-attn 2 and 3 where they are installed."""
 
+CACHE_THRESHOLDS = {"first_block": 0.05, "taylorseer": 4.0, "magcache": 0.06}
+"""The caches between denoising steps, and the threshold each has where none is given: diffusers' own."""
+
 
 def setting(help: str, default: Any = None, choices: tuple[str, ...] = ()) -> Any:
     """A dataclass field with its one-line help and, where the value is a word, the words it may be."""
@@ -290,6 +293,17 @@ class SamplerConfig:
         "how the guided pair runs: one batch, or two groups of ranks", "batch", ("batch", "split")
     )
     shift: float | None = setting("sigma shift; null = the model's own")
+    cache: str = setting(
+        "what a clip's steps take up from those before; calibrate = nothing, and says the ratios for magcache",
+        "none",
+        ("none", *CACHE_THRESHOLDS, "calibrate"),
+    )
+    cache_threshold: float | None = setting(
+        "first_block, magcache: change, or foretold error, that is let pass; taylorseer: steps foretold after each; 0 = none"
+    )
+    cache_ratios: list[float] = field(
+        default_factory=list, metadata={"help": "magcache: the model's ratios, as sampler.cache=calibrate says them"}
+    )
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """The denoising loop: from noise to latents along a velocity.
 
-Enters: noise, a ``Denoise`` that gives velocities, a solver. Leaves: clean latents. Guidance, its split over ranks and
-later caches are ``Denoise`` objects around one another; the loop knows none of them.
+Enters: noise, a ``Denoise`` that gives velocities, a solver. Leaves: clean latents. Guidance and its split over ranks are
+``Denoise`` objects; the loop knows none of them, nor the caches between its steps.
 
 Shape suffixes: B batch, C channels, T latent frames, H and W latent height and width.
 """
@@ -21,6 +21,7 @@ from cinelora.config.schema import SamplerConfig
 from cinelora.launch import Rank
 from cinelora.models.flow import NUM_TRAIN_TIMESTEPS
 from cinelora.models.wan import Condition, ImageCondition, predict_velocity
+from cinelora.sampling.caches import WITH_PROMPT, WITHOUT
 from cinelora.sampling.partition import Partition, combine_guidance, group_of
 
 
@@ -39,7 +40,8 @@ class Unguided:
 
     def __call__(self, latents_BCTHW: Tensor, timestep_B: Tensor) -> Tensor:
         """Predict once."""
-        return predict_velocity(self.transformer, latents_BCTHW, timestep_B, self.condition)
+        with self.transformer.cache_context(WITH_PROMPT):
+            return predict_velocity(self.transformer, latents_BCTHW, timestep_B, self.condition)
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,12 @@ class Guided:
     def __call__(self, latents_BCTHW: Tensor, timestep_B: Tensor) -> Tensor:
         """Predict both halves."""
         if not self.together:
-            halves = (self.negative, self.positive)
-            without, shown = (predict_velocity(self.transformer, latents_BCTHW, timestep_B, half) for half in halves)
+            with self.transformer.cache_context(WITHOUT):
+                without = predict_velocity(self.transformer, latents_BCTHW, timestep_B, self.negative)
+            shown = Unguided(self.transformer, self.positive)(latents_BCTHW, timestep_B)
             return without + self.scale * (shown - without)
-        pair = stack(self.negative, self.positive)
-        velocity = predict_velocity(self.transformer, latents_BCTHW.repeat(2, 1, 1, 1, 1), timestep_B.repeat(2), pair)
+        pair = Unguided(self.transformer, stack(self.negative, self.positive))
+        velocity = pair(latents_BCTHW.repeat(2, 1, 1, 1, 1), timestep_B.repeat(2))
         half = len(velocity) // 2
         guided: Tensor = velocity[:half] + self.scale * (velocity[half:] - velocity[:half])
         return guided
@@ -79,7 +82,7 @@ class GuidedAcrossRanks:
     def __call__(self, latents_BCTHW: Tensor, timestep_B: Tensor) -> Tensor:
         """Predict this group's half and exchange."""
         condition = (self.positive, self.negative)[group_of(self.plan, self.rank.global_rank)]
-        velocity = predict_velocity(self.transformer, latents_BCTHW, timestep_B, condition)
+        velocity = Unguided(self.transformer, condition)(latents_BCTHW, timestep_B)
         return combine_guidance(velocity, self.scale, self.plan, self.rank)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -24,6 +24,7 @@ from cinelora.models.footprint import Drawing, Policy
 from cinelora.models.lora import load_adapter, merge, set_weights, unmerge
 from cinelora.models.memory import arrange
 from cinelora.models.wan import SPATIAL, Condition, ImageCondition, WanBundle, num_latent_frames, num_tokens
+from cinelora.sampling.caches import cached
 from cinelora.sampling.denoise import denoiser, sample
 from cinelora.sampling.partition import Partition, partition
 
@@ -96,6 +97,10 @@ class Sampling:
     plan: Partition
     rank: Rank
 
+    def in_full(self) -> Sampling:
+        """The same, without a cache between steps."""
+        return replace(self, sampler=replace(self.sampler, cache="none"))
+
     def attention_work(self, kind: str, num_frames: int) -> Work:
         """The attention of one prediction by the ``t2v`` or ``i2v`` transformer."""
         tokens = num_tokens(num_frames, self.model.height, self.model.width)
@@ -114,5 +119,9 @@ class Sampling:
         positive, negative = Condition(texts.positive, image), Condition(texts.negative, image)
         denoise = denoiser(transformer, positive, negative, self.sampler, self.plan, self.rank, together)
         shift = self.model.sampling_shift if self.sampler.shift is None else self.sampler.shift
-        show = label if self.rank.global_rank == 0 else None
-        return sample(denoise, noise_BCTHW, self.sampler, shift, show)
+        first = self.rank.global_rank == 0
+        with cached(transformer, self.sampler) as ratios:
+            latents = sample(denoise, noise_BCTHW, self.sampler, shift, label if first else None)
+        if ratios and first:
+            print(f"{label}: sampler.cache=magcache sampler.cache_ratios={str(ratios).replace(' ', '')}", flush=True)
+        return latents

@@ -225,6 +225,13 @@ INFERENCE = [
     (["prompt=x", "model.weights=drawn"], r"model.weights=drawn: wants stored\|random"),
     (["prompt=x", "sampler.guidance_mode=split", "gpus=3"], "even number of ranks"),
     (["prompt=x", "sampler.guidance_mode=split", "gpus=2", "sampler.guidance=1"], "no pair to split"),
+    (["prompt=x", "sampler.cache_threshold=0.1"], "has no effect with sampler.cache=none"),
+    (["prompt=x", "sampler.cache=taylorseer", "sampler.cache_threshold=0.1"], "a whole number"),
+    (["prompt=x", "sampler.cache=first_block", "sampler.cache_threshold=-1"], "wants 0 or more"),
+    (["prompt=x", "sampler.cache=magcache"], "draw one clip with sampler.cache=calibrate"),
+    (["prompt=x", "sampler.cache_ratios=[1,0.9]"], "magcache alone wants the ratios"),
+    (["prompt=x", "sampler.cache=magcache", "sampler.cache_ratios=[1,0]"], "wants numbers above 0"),
+    (["prompt=x", "sampler.cache=first_block", "gpus=2"], "choose sampler.cache=taylorseer"),
 ]
 
 
@@ -238,6 +245,9 @@ def test_inference_that_holds_together() -> None:
     assert infer("prompt=x", "image=frame.png", "model.t2v=")
     assert infer("prompts=prompts.txt", "mode=t2v", "model=wan21_1_3b")
     assert infer("prompt=x", "gpus=4")[1] == "4 ranks: 4 heads / 4 = 1 each"
+    assert infer("prompt=x", "gpus=4", "sampler.cache=taylorseer", "sampler.cache_threshold=2")
+    assert infer("prompt=x", "gpus=2", "sampler.guidance_mode=split", "sampler.cache=first_block")
+    assert infer("prompt=x", "sampler.cache=magcache", "sampler.cache_ratios=[1,0.98,1.01]")
     split = infer("prompt=x", "gpus=4", "sampler.guidance_mode=split")
     assert split[1] == "4 ranks in 2 groups, with and without the prompt: 4 heads / 2 = 2 each"
 

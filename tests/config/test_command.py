@@ -234,6 +234,11 @@ def test_where_a_clip_goes_does_not_change_it() -> None:
     clip = clip_hash(compose_infer(["prompt=x"]))
     assert clip == clip_hash(compose_infer(["prompt=x", "out=y", "gpus=2", "cache=z"]))
     assert clip != clip_hash(compose_infer(["prompt=x", "seed=1"]))
+    cached = clip_hash(compose_infer(["prompt=x", "sampler.cache=first_block"]))
+    assert cached not in (
+        clip,
+        clip_hash(compose_infer(["prompt=x", "sampler.cache=first_block", "sampler.cache_threshold=0.1"])),
+    )
 
 
 def test_anchored_paths_end_in_the_text(here: Path) -> None:

@@ -24,7 +24,7 @@ STOREYS = (
     {"cinelora"},
     {"cinelora.errors"},
     {"cinelora.config"},
-    {"cinelora.files", "cinelora.hub", "cinelora.hardware"},
+    {"cinelora.files", "cinelora.hub", "cinelora.hardware", "cinelora.report"},
     {"cinelora.config.store", "cinelora.footage", "cinelora.models", "cinelora.launch"},
     {"cinelora.runs", "cinelora.latents"},
     {"cinelora.sampling"},
@@ -56,6 +56,7 @@ WITHOUT_TORCH = (
     "cinelora.models.checkpoints",
     "cinelora.models.footprint",
     "cinelora.plan",
+    "cinelora.report",
     "cinelora.sampling.partition",
 )
 WITH_TORCH = ("cinelora.footage.render", "cinelora.footage.rendered")

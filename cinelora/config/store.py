@@ -60,6 +60,8 @@ def build(schema: type[T], data: Any, origin: Path) -> T:
 
 
 def _build(hint: Any, value: Any, key: str, path: Path) -> Any:
+    if isinstance(hint, types.UnionType) and value is not None:  # a section that may be missing
+        hint = next((kind for kind in typing.get_args(hint) if dataclasses.is_dataclass(kind)), hint)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{path}: {key or 'the file'} should hold settings, not {value!r}")

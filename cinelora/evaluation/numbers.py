@@ -190,6 +190,9 @@ def drawn(run_dir: Path, take: Take, variant: str, book: Book) -> Pixels | None:
 
 def frames(file: Path, called: str, book: Book) -> Pixels | None:
     """The frames (T, H, W, 3) of a clip; None, and a sentence, where they cannot be read."""
+    if not file.is_file():
+        book.say(f"{called} is not there any more, and is left out")
+        return None
     try:
         video = open_video(file)
         return np.stack([*video.frames(range(video.num_frames))])

@@ -33,9 +33,9 @@ QUESTIONS = {
     "motion": "Which moves better?",
     "prompt": "Which shows better what the text says?",
 }
-HEADER = """<header><h1>Which one?</h1><p class="soft">Two clips of the same text, in random order. For each question: left, no
-difference, or right; the arrow keys do the same, the space bar plays again. Hand out the answers at the end, or whenever you
-stop.</p></header>"""
+HEADER = """<header class="blind"><h1>Which one?</h1>
+<p class="soft">Two clips of the same text, in random order. For each question: left, no difference, or right; the arrow keys do
+the same, the space bar plays again. Hand out the answers at the end, or whenever you stop.</p></header>"""
 FOOT = """<div class="question"><button id="back">Back</button><button id="replay">Play again</button>
 <button id="next">Next</button><output id="count" class="soft"></output></div>
 <div class="question"><input type="text" id="rater" placeholder="your name" maxlength="60" aria-label="your name">
@@ -122,7 +122,7 @@ def write_pairs(plan: Plan, run_dir: Path) -> Path | None:
     questions = {name: text for name, text in QUESTIONS.items() if references or name != "look"}
     body = [
         HEADER,
-        f'<main data-page="{key.page}">',
+        f'<main class="blind" data-page="{key.page}">',
         reference_row([clips[file] for file in references if file in clips]),
         *(pair_section(pair, takes[pair.take].prompt.text, files, clips, questions) for pair in shown),
         f"{FOOT}</main>",

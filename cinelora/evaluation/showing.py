@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from cinelora.evaluation.clips import thumbnail, within_budget
-from cinelora.evaluation.numbers import NUMBERS, REAL_CLIPS, Numbers, Row, bounds, load_numbers
+from cinelora.evaluation.numbers import NUMBERS, REAL_CLIPS, Numbers, bounds, load_numbers
 from cinelora.evaluation.opinions import Preference, load_preferences
 from cinelora.evaluation.plan import Plan, Take, clip_file, keyframe_file
 from cinelora.files import read_json, write_text
@@ -40,9 +40,9 @@ def write_report(plan: Plan, run_dir: Path) -> Path:
         said(sentences),
         "<h2>Side by side</h2>",
         *(comparison(plan, run_dir, take, clips) for take in plan.takes()),
-        keyframes(plan, run_dir),
         charts(numbers),
         tables(numbers, load_preferences(run_dir)),
+        keyframes(plan, run_dir),
         background(facts, numbers),
         "</main><footer>Made by cinelora. Everything is inside this file: nothing is fetched.</footer>",
     ]
@@ -126,7 +126,7 @@ def keyframes(plan: Plan, run_dir: Path) -> str:
             if file.is_file()
         ]
         if pictures:
-            inside = f'<p>{escape(take.prompt.text)}</p><div class="side">{"".join(pictures)}</div>'
+            inside = f'<p>{escape(take.prompt.text)}</p><div class="side small">{"".join(pictures)}</div>'
             rows.append(f'<section class="take">{inside}</section>')
     return "\n".join(["<h2>Keyframes</h2>", *rows]) if rows else ""
 
@@ -156,18 +156,23 @@ def tables(numbers: Numbers, preferences: list[Preference]) -> str:
     parts = []
     if numbers.rows:
         heading = ["measure", "variant", "mean", "95 %", "against base", "95 %", "clips"]
-        parts += ["<h2>Table</h2>", html_table(heading, [cells(row) for row in numbers.rows])]
+        parts += ["<h2>Table</h2>", html_table(heading, rows_of(numbers))]
     if preferences:
         heading = ["question", "rater", "preferred", "to", "share", "95 %", "sign test", "votes", "ties"]
         parts += ["<h2>What people preferred</h2>", html_table(heading, [list(p.cells()) for p in preferences])]
     return "\n".join(parts)
 
 
-def cells(row: Row) -> list[str]:
-    """A row of the table, in words."""
-    mean, more = row.mean, row.difference
-    change = [f"{more.value:+.4g}", bounds(more)] if more else ["", ""]
-    return [row.measure, row.variant, f"{mean.value:.4g}", bounds(mean), *change, str(mean.count)]
+def rows_of(numbers: Numbers) -> list[list[str]]:
+    """The rows of the table in words, a measure's name in its first alone."""
+    found = []
+    for measure in numbers.measures():
+        for i, row in enumerate(numbers.of(measure)):
+            mean, more = row.mean, row.difference
+            change = [f"{more.value:+.4g}", bounds(more)] if more else ["", ""]
+            name = "" if i else measure
+            found.append([name, row.variant, f"{mean.value:.4g}", bounds(mean), *change, str(mean.count)])
+    return found
 
 
 def background(facts: dict[str, Any], numbers: Numbers) -> str:

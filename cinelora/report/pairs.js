@@ -67,5 +67,5 @@
     if (event.key === " " && event.target.tagName !== "BUTTON") { event.preventDefault(); replay(); }
   });
   window.addEventListener("beforeunload", (event) => { if (!saved) event.preventDefault(); });
-  draw();
+  go(0);
 })();

@@ -7,7 +7,9 @@ import os
 import platform
 import resource
 import warnings
+from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -28,6 +30,23 @@ def hardware() -> dict[str, Any]:
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
     }
+
+
+def fingerprint() -> dict[str, Any]:
+    """``hardware``, and the GPU's driver: what seconds may depend on."""
+    driver = Path("/proc/driver/nvidia/version")
+    lines = driver.read_text().splitlines() if driver.is_file() else []
+    return {**hardware(), "driver": lines[0].removeprefix("NVRM version: ") if lines else None}
+
+
+def forget_peak_memory() -> None:
+    """Let ``peak_memory_mib`` count from here on; on the host where the kernel lets a process do so."""
+    import torch
+
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
 
 
 def gpu_at_hand() -> tuple[str | None, float | None]:

@@ -32,11 +32,11 @@ STOREYS = (
     {"cinelora.plan"},
     {"cinelora.config.check"},
     {"cinelora.training", "cinelora.inference"},
-    {"cinelora.evaluation"},
+    {"cinelora.evaluation", "cinelora.studies"},
     {"cinelora.pretrain"},
     {"cinelora.config.compose"},
     {"cinelora.config.command"},
-    {"train", "infer", "cinelora.evaluate"},
+    {"train", "infer", "cinelora.evaluate", "cinelora.study"},
 )
 FLOORS = {room: floor for floor, rooms in enumerate(STOREYS) for room in rooms}
 ONLY_IMPORTER = {
@@ -58,6 +58,10 @@ WITHOUT_TORCH = (
     "cinelora.plan",
     "cinelora.report",
     "cinelora.sampling.partition",
+    "cinelora.study",
+    "cinelora.studies.settings",
+    "cinelora.studies.rows",
+    "cinelora.studies.chart",
 )
 WITH_TORCH = ("cinelora.footage.render", "cinelora.footage.rendered")
 

@@ -24,6 +24,7 @@ from cinelora.config.schema import (
     ModelConfig,
     SamplerConfig,
     StoppingConfig,
+    StudyConfig,
     TrainConfig,
     drawn_by,
     effective_lr,
@@ -35,7 +36,7 @@ from cinelora.hub import EMBEDDED, is_model_source, is_run, resolve
 from cinelora.models.checkpoints import Part, source_of, survey
 from cinelora.runs import RunDirectory, adapter_paths, trained_on
 
-__all__ = ["check_evaluate", "check_infer", "check_train", "effective_lr"]
+__all__ = ["check_evaluate", "check_infer", "check_study", "check_train", "effective_lr"]
 
 _AT_LEAST_ONE = {
     *(
@@ -58,7 +59,7 @@ _AT_LEAST_ONE = {
     ),
     *("preview.seeds", "stopping.patience", "seeds", "clips"),
     *("validation.samples", "preview.sampler_steps", "logger.every_steps", "sampler.steps", "num_frames"),
-    *("gpus", "nodes"),
+    *("gpus", "nodes", "ranks", "steps", "repetitions", "latency_steps"),
 }
 _ABOVE_ZERO = {
     "memory.limit_gib",
@@ -74,7 +75,7 @@ _NOT_BELOW_ZERO = {
     *("optimizer.weight_decay", "optimizer.warmup_steps", "optimizer.clip_norm", "checkpoint.every_steps"),
     *("validation.clips", "stopping.min_change"),
     *("validation.every_steps", "preview.every_steps", "data.heldout_clips", "seed", "workers", "sampler.guidance"),
-    "sampler.cache_threshold",
+    *("sampler.cache_threshold", "first_block", "taylorseer", "magcache"),
 }
 _PARTS = {"memory.recompute", "memory.swap"}
 _SHARES = {"data.holdout", "stage.stills", "lora.dropout", "dropout.caption", "dropout.image"}
@@ -142,10 +143,34 @@ def check_evaluate(config: EvaluateConfig) -> list[str]:
     return _drawing_lines(drawing)
 
 
+def check_study(config: StudyConfig) -> list[str]:
+    """Refuse a study's settings that contradict each other; the lines to print otherwise.
+
+    Raises:
+        ConfigError: one sentence with the value and the way out.
+        AdapterError: ``ckpt`` holds no adapter.
+    """
+    _check_values("study", config)
+    _check_networks(config.metrics)
+    if config.merge:
+        return _check_merge(config)
+    drawing = drawn_by(config)
+    if config.latency_only:
+        _check_latency(config)
+    else:
+        _check_asked(config.prompt, config.prompts)
+    _check_axes(config)
+    _check_transformers(drawing)
+    if config.ckpt is not None:
+        _check_fits("ckpt", config.ckpt, config.model)
+        adapter_paths(resolve(config.ckpt))
+    return _drawing_lines(drawing)
+
+
 # Single values --------------------------------------------------------------------------------------------------------
 
 
-def _check_values(script: Any, config: TrainConfig | InferConfig | EvaluateConfig) -> None:
+def _check_values(script: Any, config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig) -> None:
     for key, setting in settings(script).items():
         value = _pick(config, key)
         if value is None and not setting.optional:
@@ -154,8 +179,9 @@ def _check_values(script: Any, config: TrainConfig | InferConfig | EvaluateConfi
             raise ConfigError(f"{key}={value}: wants {setting.wants} ({setting.help})")
         if key in _ENCODED and value is not None:
             _check_text(key, value)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            _check_number(key, value, setting.help)
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                _check_number(key, number, setting.help)
 
 
 def _check_number(key: str, value: float, help: str) -> None:
@@ -516,12 +542,17 @@ def _adapter_lines(config: TrainConfig) -> list[str]:
 # Inference ------------------------------------------------------------------------------------------------------------
 
 
-def _check_request(config: InferConfig) -> None:
-    if (config.prompt is None) == (config.prompts is None):
-        found = "neither is" if config.prompt is None else "both are"
+def _check_asked(prompt: str | None, prompts: str | None) -> None:
+    """Refuse no prompt, or two kinds of them."""
+    if (prompt is None) == (prompts is None):
+        found = "neither is" if prompt is None else "both are"
         raise ConfigError(f"{found} given: say prompt='what the clip shows', or prompts=<file with one prompt a line>")
-    if config.prompts is not None:
-        _check_prompts(Path(config.prompts), config.prompts)
+    if prompts is not None:
+        _check_prompts(Path(prompts), prompts)
+
+
+def _check_request(config: InferConfig) -> None:
+    _check_asked(config.prompt, config.prompts)
     if config.image is not None and config.mode == "t2v":
         raise ConfigError(
             f"image={config.image} with mode=t2v: that transformer takes no image; leave mode or image away"
@@ -558,6 +589,46 @@ def _check_shown(config: EvaluateConfig) -> None:
         _check_data(config)
     if config.prompts is not None:
         _check_prompts(Path(config.prompts), config.prompts)
+
+
+def _check_merge(config: StudyConfig) -> list[str]:
+    """Refuse studies that are not there, and a merge that would lie nowhere."""
+    if config.out is None:
+        raise ConfigError("merge= puts studies into one: add out=<directory>, where it goes")
+    for text in config.merge:
+        if not (Path(text) / "rows.json").is_file():
+            raise ConfigError(f"merge: {text} holds no rows.json; give run directories of cinelora.study")
+    return []
+
+
+def _check_latency(config: StudyConfig) -> None:
+    if config.prompt is not None or config.prompts is not None:
+        raise ConfigError("latency_only=true draws its inputs: leave prompt= and prompts= away")
+    if config.steps:
+        raise ConfigError(
+            f"steps={config.steps}: latency_only=true times latency_steps={config.latency_steps} of any clip"
+        )
+
+
+def _check_axes(config: StudyConfig) -> None:
+    """Refuse lists that have nothing to act on."""
+    adapted = config.ckpt is not None or (config.latency_only and config.ranks)
+    for key in ("ranks", "scales", "merged"):
+        if getattr(config, key) and not adapted:
+            way_out = "ckpt=<run>" + (", or ranks=[8] for drawn adapters" if config.latency_only else "")
+            raise ConfigError(f"{key}={getattr(config, key)}: there is no adapter to study; add {way_out}")
+    if config.sampler.cache != "none":
+        raise ConfigError(
+            f"sampler.cache={config.sampler.cache}: the baseline of a study is drawn in full; caches are studied by "
+            "first_block=, taylorseer= and magcache="
+        )
+    ranks = config.gpus * config.nodes
+    if ranks == 1 and set(config.partitions) - {"alone"}:
+        raise ConfigError(f"partitions={config.partitions}: one rank shares a clip with nobody; add gpus=2 or more")
+    if "halves" in config.partitions:
+        _check_guidance_split(config.sampler, ranks)
+    if config.sampler.guidance_mode != "batch":
+        raise ConfigError("sampler.guidance_mode=split: in a study it is partitions=[halves]")
 
 
 def _check_transformers(config: InferConfig) -> None:

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from cinelora.config import keys
-from cinelora.config.check import check_evaluate, check_infer, check_train
+from cinelora.config.check import check_evaluate, check_infer, check_study, check_train
 from cinelora.config.compose import compose, members, sweep
 from cinelora.config.keys import Command, Config, Script
-from cinelora.config.schema import EvaluateConfig, InferConfig, TrainConfig, drawn_by
+from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig, drawn_by
 from cinelora.config.store import load, save_config, to_yaml
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.files import lock, point_to, sha256_json
@@ -49,10 +49,16 @@ _ELSEWHERE = ("out", "cache", "gpus", "nodes", "memory", "plan")
 """What does not change a clip but for rounding: where it is written, how many ranks make it, and out of how much memory."""
 _LOOKED_AT = ("metrics", "against", "report", "answers")
 """What does not change the clips of an evaluation: what is asked of them."""
+_MEASURED = (
+    *("ranks", "scales", "merged", "steps", "first_block", "taylorseer", "magcache", "dtypes", "partitions", "grid"),
+    *("metrics", "against", "logger", "repetitions", "merge"),
+)
+"""What does not change the rows of a study that are there: which others it has, and what is asked of its clips."""
 _CHECKS: dict[type, Callable[[Any], list[str]]] = {
     TrainConfig: check_train,
     InferConfig: check_infer,
     EvaluateConfig: check_evaluate,
+    StudyConfig: check_study,
 }
 
 
@@ -135,8 +141,10 @@ def anchored(config: Config) -> Config:
     config = dataclasses.replace(
         config, model=dataclasses.replace(config.model), metrics=dataclasses.replace(config.metrics)
     )
-    if not isinstance(config, InferConfig):
+    if isinstance(config, TrainConfig | EvaluateConfig):
         config.data = dataclasses.replace(config.data)
+    if isinstance(config, StudyConfig):
+        config.merge = [os.path.abspath(path) for path in config.merge]
     for key in (*_PATHS, *_MODELS):
         *sections, name = key.split(".")
         node: Any = config
@@ -182,7 +190,7 @@ def _place(config: Config) -> Path:
     return Path(next(script for script, schema in keys.SCHEMAS.items() if isinstance(config, schema)))
 
 
-def _many(config: InferConfig | EvaluateConfig) -> str | None:
+def _many(config: InferConfig | EvaluateConfig | StudyConfig) -> str | None:
     """A word for a run of many clips, which is found again by its settings and goes on; None for a run of one."""
     if isinstance(config, InferConfig):
         return Path(config.prompts).stem if config.prompts else None
@@ -226,16 +234,16 @@ def _refuse_other(config: Config, out: Path) -> None:
         raise ConfigError(f"out={out} holds clips of other settings, or something else; choose another out=")
 
 
-def _same_request(config: InferConfig | EvaluateConfig, out: Path) -> bool:
+def _same_request(config: InferConfig | EvaluateConfig | StudyConfig, out: Path) -> bool:
     try:
         return clip_hash(load(type(config), out / CONFIG_FILE)) == clip_hash(config)
     except ConfigError:
         return False
 
 
-def clip_hash(config: InferConfig | EvaluateConfig) -> str:
+def clip_hash(config: InferConfig | EvaluateConfig | StudyConfig) -> str:
     """A hash of everything that decides how the clips look."""
-    aside = _ELSEWHERE if isinstance(config, InferConfig) else (*_ELSEWHERE, *_LOOKED_AT)
+    aside = (*_ELSEWHERE, *{EvaluateConfig: _LOOKED_AT, StudyConfig: _MEASURED}.get(type(config), ()))
     return sha256_json({key: value for key, value in dataclasses.asdict(config).items() if key not in aside})
 
 

@@ -31,7 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cinelora.config import keys
 from cinelora.config.keys import Command, Config, Script
-from cinelora.config.schema import EvaluateConfig, InferConfig, TrainConfig, samples_per_step
+from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig, samples_per_step
 from cinelora.config.store import load, load_config, save_config
 from cinelora.errors import ConfigError
 from cinelora.hub import CONFIG_FILE, PREFIX, is_run, resolve
@@ -41,6 +41,7 @@ __all__ = [
     "compose",
     "compose_evaluate",
     "compose_infer",
+    "compose_study",
     "compose_train",
     "load_config",
     "members",
@@ -84,6 +85,11 @@ def compose_infer(argv: list[str]) -> InferConfig:
 def compose_evaluate(argv: list[str]) -> EvaluateConfig:
     """The settings of one evaluation; raises as ``compose_train``."""
     return cast(EvaluateConfig, compose(keys.parse("evaluate", argv)))
+
+
+def compose_study(argv: list[str]) -> StudyConfig:
+    """The settings of one study; raises as ``compose_train``."""
+    return cast(StudyConfig, compose(keys.parse("study", argv)))
 
 
 def compose(command: Command) -> Config:
@@ -241,7 +247,7 @@ def _pick(config: Config, key: str) -> Any:
 
 def _anchor_shipped_data(config: Config) -> None:
     """A relative root in ``conf/data`` starts at the project's folder, so that any working directory finds it."""
-    if not isinstance(config, InferConfig) and config.data.root:
+    if isinstance(config, TrainConfig | EvaluateConfig) and config.data.root:
         config.data.root = str(keys.PROJECT / config.data.root)
 
 
@@ -252,7 +258,7 @@ def _fetch_adapters(config: Config) -> None:
             setattr(config, key, str(resolve(source, key)))
 
 
-def _take_model(config: InferConfig | EvaluateConfig, source: Path, command: Command) -> None:
+def _take_model(config: InferConfig | EvaluateConfig | StudyConfig, source: Path, command: Command) -> None:
     """The model a checkpoint was trained on, with the user's ``model.*`` on top."""
     composed, found = config.model, trained_on(resolve(str(source)))
     if found is None:

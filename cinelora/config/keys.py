@@ -20,13 +20,23 @@ from typing import Any, Literal
 import yaml
 
 import cinelora
-from cinelora.config.schema import FREE_TEXT_KEYS, EvaluateConfig, InferConfig, TrainConfig
+from cinelora.config.schema import FREE_TEXT_KEYS, EvaluateConfig, InferConfig, StudyConfig, TrainConfig
 from cinelora.errors import ConfigError
 
-Script = Literal["train", "infer", "evaluate"]
-Config = TrainConfig | InferConfig | EvaluateConfig
-SCHEMAS: dict[Script, type[Config]] = {"train": TrainConfig, "infer": InferConfig, "evaluate": EvaluateConfig}
-PROGRAMS: dict[Script, str] = {"train": "train.py", "infer": "infer.py", "evaluate": "cinelora.evaluate"}
+Script = Literal["train", "infer", "evaluate", "study"]
+Config = TrainConfig | InferConfig | EvaluateConfig | StudyConfig
+SCHEMAS: dict[Script, type[Config]] = {
+    "train": TrainConfig,
+    "infer": InferConfig,
+    "evaluate": EvaluateConfig,
+    "study": StudyConfig,
+}
+PROGRAMS: dict[Script, str] = {
+    "train": "train.py",
+    "infer": "infer.py",
+    "evaluate": "cinelora.evaluate",
+    "study": "cinelora.study",
+}
 """What a script calls itself: a file of the clone, or a module behind ``python -m``."""
 
 PROJECT = Path(cinelora.__file__).resolve().parents[1]
@@ -272,6 +282,7 @@ _ABOUT: dict[Script, str] = {
     "train": "Train a LoRA adapter of Wan2.1: stage=style on stills, then stage=motion on windows above it.",
     "infer": "Make clips: a keyframe with the style adapter, expanded with the style and motion adapters.",
     "evaluate": "Did it work? The base against its adapters, stage by stage: numbers, a page to look at, a blind test.",
+    "study": "What does it cost: the same clips by many settings, in seconds, memory, steadiness and likeness.",
 }
 _EXAMPLES: dict[Script, tuple[str, ...]] = {
     "train": (
@@ -292,6 +303,12 @@ _EXAMPLES: dict[Script, tuple[str, ...]] = {
         "python -m cinelora.evaluate ckpt=outputs/motion/noir/last data=noir prompts=prompts.txt seeds=4 gpus=4",
         "python -m cinelora.evaluate out=outputs/evaluate/last report=true",
         "python -m cinelora.evaluate out=outputs/evaluate/last answers=answers.json",
+    ),
+    "study": (
+        "python -m cinelora.study ckpt=outputs/motion/noir/last prompts=prompts.txt merged=[true,false] scales=[0,1]",
+        "python -m cinelora.study ckpt=outputs/motion/noir/last prompt='a man waits' steps=[10,25] first_block=[0.05,0.1]",
+        "python -m cinelora.study model=wan21_14b_480p model.weights=random latency_only=true ranks=[8,32]",
+        "python -m cinelora.study merge=[outputs/study/a,outputs/study/b] out=outputs/study/both",
     ),
 }
 _NOTES = """\

@@ -443,8 +443,74 @@ class EvaluateConfig:
     cache: str = setting("folder of models built or fetched", "outputs/cache")
 
 
-def drawn_by(config: EvaluateConfig) -> InferConfig:
-    """The settings by which an evaluation's clips are drawn, all but prompt and seed."""
+@dataclass
+class StudyConfig:
+    """Everything ``cinelora.study`` runs on."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    memory: DrawingMemoryConfig = field(default_factory=DrawingMemoryConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    ckpt: str | None = setting("adapter(s): a run, an adapter file or hub:owner/name; null = the base model alone")
+    prompt: str | None = setting("what the clips show")
+    prompts: str | None = setting("file with one prompt a line; each is drawn by every setting")
+    seeds: int = setting("clips of each prompt, from as many seeds", 1)
+    seed: int = setting("the first seed", 0)
+    negative_prompt: str | None = setting("what guidance steers away from; null = the model's own")
+    mode: str = setting(
+        "scene = keyframe, then expansion; t2v = straight from the t2v transformer", "scene", ("scene", "t2v")
+    )
+    num_frames: int | None = setting("frames, 4n+1; null = the model's own")
+    against: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "numbers that compare with the baseline's clips (docs/metrics.md)",
+            "choices": AGAINST_METRICS,
+        },
+    )
+    ranks: list[int] = field(
+        default_factory=list,
+        metadata={"help": "ranks that the adapters are cut or padded to; without ckpt, those of drawn ones"},
+    )
+    scales: list[float] = field(default_factory=list, metadata={"help": "weights of the adapters; 0 = the base model"})
+    merged: list[bool] = field(
+        default_factory=list, metadata={"help": "adapters folded into the weights (true), or live beside them"}
+    )
+    steps: list[int] = field(default_factory=list, metadata={"help": "denoising steps"})
+    first_block: list[float] = field(default_factory=list, metadata={"help": "thresholds of sampler.cache=first_block"})
+    taylorseer: list[int] = field(default_factory=list, metadata={"help": "thresholds of sampler.cache=taylorseer"})
+    magcache: list[float] = field(
+        default_factory=list,
+        metadata={"help": "thresholds of sampler.cache=magcache; without sampler.cache_ratios they are measured first"},
+    )
+    dtypes: list[str] = field(
+        default_factory=list,
+        metadata={"help": "dtypes of the frozen transformer", "choices": ("bf16", "fp32", "fp8")},
+    )
+    partitions: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "how gpus share a clip: not at all, its sequence, or the halves of guidance and then its sequence",
+            "choices": ("alone", "sequence", "halves"),
+        },
+    )
+    grid: bool = setting("every combination of the lists, instead of one change of the baseline at a time", False)
+    repetitions: int = setting("timed rounds over all settings, after one that is not counted", 3)
+    latency_only: bool = setting("time steps of one clip from drawn inputs; nothing is decoded or measured", False)
+    latency_steps: int = setting("denoising steps that latency_only times", 3)
+    merge: list[str] = field(
+        default_factory=list, metadata={"help": "studies to be put into one, out=<directory>: their run directories"}
+    )
+    gpus: int = setting("ranks on each node the sequence is split over", 1)
+    nodes: int = setting("machines", 1)
+    plan: bool = setting("say what a clip takes, in memory and time here and on other GPUs, and do nothing", False)
+    out: str | None = setting("run directory; null = outputs/study/<ckpt>-<hash of the settings>")
+    cache: str = setting("folder of models built or fetched", "outputs/cache")
+
+
+def drawn_by(config: EvaluateConfig | StudyConfig) -> InferConfig:
+    """The settings by which an evaluation's or a study's clips are drawn, all but prompt and seed."""
     return InferConfig(
         model=config.model,
         sampler=config.sampler,

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from cinelora.config.schema import EvaluateConfig, InferConfig, TrainConfig
+from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig
 from cinelora.errors import ConfigError
 from cinelora.files import write_text
 from cinelora.hub import CONFIG_FILE
@@ -22,12 +22,12 @@ from cinelora.hub import CONFIG_FILE
 T = TypeVar("T")
 
 
-def to_yaml(config: TrainConfig | InferConfig | EvaluateConfig) -> str:
+def to_yaml(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig) -> str:
     """The settings as YAML; ``yaml.safe_load`` gives every text back character by character."""
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True, width=120)
 
 
-def save_config(config: TrainConfig | InferConfig | EvaluateConfig, path: Path) -> None:
+def save_config(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig, path: Path) -> None:
     """Write the settings to ``path``, whole or not at all."""
     write_text(path, to_yaml(config))
 

@@ -14,13 +14,14 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
-def page(title: str, body: str, script: str) -> str:
+def page(title: str, body: str, script: str | None = None) -> str:
     """A page that works from ``file://``, offline; ``body`` is HTML, every text in it escaped by who wrote it.
 
     The policy lets no request out, and no script or style run but the two that are named by their hash: were a prompt to get
     through unescaped, the browser would still not run it.
     """
-    style, code = (HERE / "page.css").read_text(encoding="utf-8"), (HERE / script).read_text(encoding="utf-8")
+    style = (HERE / "page.css").read_text(encoding="utf-8")
+    code = (HERE / script).read_text(encoding="utf-8") if script else ""
     policy = (
         f"default-src 'none'; img-src data:; media-src data:; style-src {_hash(style)}; script-src {_hash(code)}; "
         "base-uri 'none'; form-action 'none'"

@@ -115,13 +115,25 @@ class Sampling:
         label: str,
         together: bool,
     ) -> Tensor:
-        """Latents (1, 16, T, h, w); an I2V transformer is given its ``image``, batched."""
+        """Latents (1, 16, T, h, w); an I2V transformer is given its ``image``, batched. Ratios that were measured are printed."""
+        latents, ratios = self.draw(transformer, texts, image, noise_BCTHW, label, together)
+        if ratios and self.rank.global_rank == 0:
+            print(f"{label}: sampler.cache=magcache sampler.cache_ratios={str(ratios).replace(' ', '')}", flush=True)
+        return latents
+
+    def draw(
+        self,
+        transformer: WanTransformer3DModel,
+        texts: Texts,
+        image: ImageCondition | None,
+        noise_BCTHW: Tensor,
+        label: str,
+        together: bool,
+    ) -> tuple[Tensor, list[float]]:
+        """``run``, and the ratios that ``sampler.cache=calibrate`` measures."""
         positive, negative = Condition(texts.positive, image), Condition(texts.negative, image)
         denoise = denoiser(transformer, positive, negative, self.sampler, self.plan, self.rank, together)
         shift = self.model.sampling_shift if self.sampler.shift is None else self.sampler.shift
-        first = self.rank.global_rank == 0
+        show = label if self.rank.global_rank == 0 else None
         with cached(transformer, self.sampler) as ratios:
-            latents = sample(denoise, noise_BCTHW, self.sampler, shift, label if first else None)
-        if ratios and first:
-            print(f"{label}: sampler.cache=magcache sampler.cache_ratios={str(ratios).replace(' ', '')}", flush=True)
-        return latents
+            return sample(denoise, noise_BCTHW, self.sampler, shift, show), ratios

@@ -1,0 +1,129 @@
+"""What is shown of a study: the table and its Pareto plots in ``study.html``, the first of them in ``pareto.png``, W&B's table.
+
+Enters: a ``Table``. Leaves: the files. It measures nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from cinelora.config.schema import StudyConfig
+from cinelora.files import write_png, write_text
+from cinelora.report.page import html_table, page
+from cinelora.studies.chart import Mark, Spot, as_png, as_svg, marks
+from cinelora.studies.rows import Row, Table, cells, columns
+
+REPORT, PICTURE = "study.html", "pareto.png"
+UPWARDS = {
+    "tssim_warped": True,
+    "warping_error": False,
+    "perceptual_scale": False,
+    "lpips_alex": False,
+    "frechet_scale": False,
+    "fvd_i3d": False,
+}
+"""What seconds are spent on, in the order of the plots, and whether more of it is better."""
+HIDDEN = ("key", "model", "text_s", "keyframe_s", "condition_s", "denoise_min_s", "denoise_max_s")
+"""Columns that the page leaves to the CSV."""
+
+
+def show(table: Table, config: StudyConfig, folder: Path) -> list[Path]:
+    """Write page and picture of ``table``; the files there are."""
+    drawn = plots(table.rows)
+    figures = [f"<figure>{as_svg(one)}</figure>" for one in drawn]
+    heading = [name for name in columns(table.rows) if name not in HIDDEN]
+    body = [
+        f'<header><h1>{escape(title(config))}</h1><p class="soft">{escape(about(table.rows))}</p></header><main>',
+        said(table.sentences),
+        f'<h2>Seconds, and what they buy</h2><div class="charts">{"".join(figures)}</div>' if figures else "",
+        "<h2>Table</h2>",
+        html_table(["row", *heading], [[str(i + 1), *told(row, heading)] for i, row in enumerate(table.rows)]),
+        f"<h2>Machines</h2><pre>{escape(json.dumps(machines(table.rows), indent=1))}</pre>",
+        "</main><footer>Made by cinelora. Everything is inside this file: nothing is fetched.</footer>",
+    ]
+    write_text(folder / REPORT, page(title(config), "\n".join(body)))
+    if drawn:
+        write_png(folder / PICTURE, as_png(drawn[0]))
+    return [folder / REPORT, *([folder / PICTURE] if drawn else [])]
+
+
+def title(config: StudyConfig) -> str:
+    """What the page is called."""
+    if config.merge:
+        return f"Study of {len(config.merge)} runs"
+    return f"Study of {Path(config.ckpt).name if config.ckpt else config.model.name}"
+
+
+def about(rows: list[Row]) -> str:
+    """How much there is."""
+    models = ", ".join(dict.fromkeys(row.facts["clip"] for row in rows))
+    return f"{len(rows)} rows on {len(machines(rows))} machines; {models}"
+
+
+def said(sentences: list[str]) -> str:
+    """What must be read beside the numbers."""
+    listed = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return f'<h2>To be read beside the numbers</h2><ul class="said">{listed}</ul>' if listed else ""
+
+
+def plots(rows: list[Row]) -> list[list[Mark]]:
+    """A plot for each measure that at least two rows have; of latency alone, seconds against memory."""
+    found = []
+    for name, more in UPWARDS.items():
+        spots = [Spot(i + 1, row.total_s, row.numbers[name]) for i, row in enumerate(rows) if name in row.numbers]
+        if len(spots) > 1:
+            found.append(marks(spots, name, "seconds of a clip", more))
+    timed = [Spot(i + 1, row.step_s, row.peak_gib) for i, row in enumerate(rows) if row.step_s and row.peak_gib]
+    if not found and len(timed) > 1:
+        found.append(marks(timed, "peak memory, GiB", "seconds of a denoising step", False))
+    return found
+
+
+def machines(rows: list[Row]) -> dict[str, Any]:
+    """The machines by their hash."""
+    return {row.place[1]: row.machine for row in rows}
+
+
+def told(row: Row, heading: list[str]) -> list[str]:
+    """A row as texts."""
+    return [f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells(row, heading)]
+
+
+def lines(rows: list[Row]) -> list[str]:
+    """The table for a terminal: what every row cost, and the numbers there are."""
+    width = max(len(row.name) for row in rows)
+    return [f"{i + 1:>3}  {row.name:<{width}}  {row.trouble or in_words(row)}" for i, row in enumerate(rows)]
+
+
+def in_words(row: Row) -> str:
+    """Seconds, memory and numbers of a row."""
+    words = [f"{row.step_s:.3g} s a step"] if row.step_s else []
+    words += [f"{row.seconds['denoise']:.3g} s to denoise"] if row.seconds.get("denoise") else []
+    words += [f"{row.computed:.0%} computed"] if row.computed is not None and row.computed < 1 else []
+    words += [f"{row.peak_gib:.1f} GiB"] if row.peak_gib else []
+    return ", ".join([*words, *(f"{name} {value:.4g}" for name, value in row.numbers.items())])
+
+
+def to_wandb(table: Table, config: StudyConfig, folder: Path) -> None:
+    """The rows as a W&B table, offline unless it is asked for or a key is there; what goes wrong is said, and the files stay."""
+    import wandb
+
+    from cinelora.training.loggers import WANDB_PATIENCE, wandb_key_exists
+
+    offline = not wandb_key_exists() if config.logger.offline is None else config.logger.offline
+    heading = columns(table.rows)
+    try:
+        run = wandb.init(
+            project=config.logger.project,
+            name=f"study-{folder.name}",
+            dir=folder,
+            mode="offline" if offline else "online",
+            settings=WANDB_PATIENCE,
+        )
+        run.log({"study": wandb.Table(columns=heading, data=[[str(c) for c in cells(r, heading)] for r in table.rows])})
+        run.finish()
+    except (wandb.Error, OSError) as error:
+        print(f"WARNING: W&B failed ({str(error).splitlines()[0]}); the rows are in {folder}")

@@ -1,0 +1,176 @@
+"""Many settings of one transformer, timed by turns: a round that is not counted, then as many as are asked for.
+
+Enters: a transformer with adapters of every rank hung on it, what it is shown, settings. Leaves: a ``Timed`` for each. Settings
+that differ in what is loaded (dtype, partition) are for the caller to tell apart.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any
+
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor
+
+from cinelora.config.schema import SamplerConfig, StudyConfig
+from cinelora.hardware import forget_peak_memory, peak_memory_mib
+from cinelora.models.footprint import Drawing
+from cinelora.models.wan import ImageCondition
+from cinelora.sampling.generate import Sampling, Texts, acting
+from cinelora.studies.settings import Setting, sampler_of
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What one clip is drawn from."""
+
+    texts: Texts
+    image: ImageCondition | None
+    noise: Tensor
+
+
+@dataclass
+class Timed:
+    """What is known of a setting: latents of every clip from the first round, and what the others took."""
+
+    latents: list[Tensor] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    whole: list[float] = field(default_factory=list)
+    skipped: list[float] = field(default_factory=list)
+    peak_mib: float = 0.0
+    ratios: list[float] = field(default_factory=list)
+    trouble: str | None = None
+    compiled: bool = False
+
+    @property
+    def computed(self) -> float | None:
+        """The share of predictions that ran every block."""
+        count = len(self.whole) + len(self.skipped)
+        return len(self.whole) / count if count else None
+
+
+@dataclass
+class Predictions:
+    """Seconds of every prediction of a transformer, and whether its last block was computed."""
+
+    took: list[tuple[float, bool]] = field(default_factory=list)
+    computed: bool = False
+
+    @classmethod
+    @contextmanager
+    def of(cls, transformer: WanTransformer3DModel) -> Iterator[Predictions]:
+        """Watch inside the block; before a cache is laid over the blocks, so that it sees what the cache lets through."""
+        watch, last, begun = cls(), transformer.blocks[-1], [0.0]
+        forward = last.forward
+
+        def computing(*inputs: Any, **named: Any) -> Any:
+            watch.computed = True
+            return forward(*inputs, **named)
+
+        def before(*_: Any) -> None:
+            synchronize()
+            watch.computed, begun[0] = False, time.perf_counter()
+
+        def after(*_: Any) -> None:
+            synchronize()
+            watch.took.append((time.perf_counter() - begun[0], watch.computed))
+
+        hooks = [transformer.register_forward_pre_hook(before), transformer.register_forward_hook(after)]
+        last.forward = computing
+        try:
+            yield watch
+        finally:
+            last.forward = forward
+            for hook in hooks:
+                hook.remove()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A transformer on which settings are timed."""
+
+    config: StudyConfig
+    transformer: WanTransformer3DModel
+    sampling: Sampling
+    drawing: Drawing
+    shown: list[Shown]
+    kinds: list[str]
+
+    def run(self, names: dict[Setting, str]) -> dict[Setting, Timed]:
+        """Time all settings, by turns; one that runs out of memory says so, and the others go on."""
+        ratios, compiled = self.config.sampler.cache_ratios, self.drawing.compile
+        found = {setting: Timed(ratios=list(ratios), compiled=compiled) for setting in names}
+        ordered = sorted(names, key=lambda setting: str(self.adapters(setting)))
+        with Predictions.of(self.transformer) as watch:
+            for number in range(self.config.repetitions + 1):
+                # every other round runs backwards: what grows warm, or slow, does so for all alike
+                turn = ordered if number % 2 == 0 else ordered[::-1]
+                for (weights, live), group in groupby(turn, key=self.adapters):
+                    with acting(self.transformer, dict(weights), live, again=True):
+                        for setting in group:
+                            self.once(setting, found[setting], watch, number, names[setting])
+        return found
+
+    def adapters(self, setting: Setting) -> tuple[tuple[tuple[str, float], ...], bool]:
+        """Which adapters act with what weight, and whether beside the weights; fetched weights cannot hold any."""
+        weights = tuple((hung(kind, setting.rank), setting.scale) for kind in self.kinds if setting.scale)
+        return weights, bool(self.drawing.swap) or not setting.merged
+
+    def once(self, setting: Setting, timed: Timed, watch: Predictions, number: int, name: str) -> None:
+        """One round of one setting; the first, number 0, is not timed but draws what is looked at."""
+        if timed.trouble:
+            return
+        sampler = sampler_of(setting, self.config, timed.ratios)
+        if number == 0 and sampler.cache == "magcache" and not timed.ratios:
+            _, timed.ratios = self.draw(replace(sampler, cache="calibrate", cache_threshold=None), self.shown[0], name)
+            sampler = replace(sampler, cache_ratios=timed.ratios)
+        if number == 0 and self.config.latency_only:
+            sampler = replace(sampler, steps=1, cache="none", cache_threshold=None)
+        forget_peak_memory()
+        watch.took.clear()
+        synchronize()
+        begun = time.perf_counter()
+        try:
+            drawn = [
+                self.draw(sampler, shown, f"{name}, round {number}")[0] for shown in self.shown[: 1 if number else None]
+            ]
+        except torch.OutOfMemoryError:
+            timed.trouble = f"out of GPU memory at {peak_memory_mib()['gpu'] / 1024:.1f} GiB"
+            torch.cuda.empty_cache()
+            return
+        synchronize()
+        if number == 0:
+            timed.latents = [latents.cpu() for latents in drawn]
+            return
+        timed.seconds.append(time.perf_counter() - begun)
+        timed.whole += [seconds for seconds, computed in watch.took if computed]
+        timed.skipped += [seconds for seconds, computed in watch.took if not computed]
+        peak = peak_memory_mib()
+        timed.peak_mib = max(timed.peak_mib, peak.get("gpu", peak["host"]))
+
+    def draw(self, sampler: SamplerConfig, shown: Shown, label: str) -> tuple[Tensor, list[float]]:
+        """Latents of one clip, and ratios where they are measured."""
+        sampling = replace(self.sampling, sampler=sampler)
+        return sampling.draw(self.transformer, shown.texts, shown.image, shown.noise, label, self.drawing.together)
+
+
+def hung(kind: str, rank: int | None) -> str:
+    """What an adapter of a rank is called on the transformer."""
+    return kind if rank is None else f"{kind}-{rank}"
+
+
+def middle(values: list[float]) -> float | None:
+    """The median, or None of nothing."""
+    return round(statistics.median(values), 5) if values else None
+
+
+def synchronize() -> None:
+    """Wait for the GPU, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

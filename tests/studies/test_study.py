@@ -1,0 +1,241 @@
+"""A study: which settings it compares, that rows are kept and not run twice, and that what is fast on paper is so in blocks."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cinelora.config.check import check_study
+from cinelora.config.command import clip_hash
+from cinelora.config.compose import compose_study
+from cinelora.config.schema import LoggerConfig, MetricsConfig, ModelConfig, SamplerConfig, StudyConfig
+from cinelora.errors import ConfigError
+from cinelora.models.adapter_file import AdapterFile, LoraSpec
+from cinelora.models.adapter_rank import at_rank
+from cinelora.studies.chart import Spot, as_png, as_svg, front, marks
+from cinelora.studies.rows import Row, Table, load_table, merged
+from cinelora.studies.run import study
+from cinelora.studies.settings import Setting, baseline, key_of, settings_of
+from cinelora.studies.showing import show
+
+
+@pytest.fixture
+def config(small_model: ModelConfig, cache: Path) -> StudyConfig:
+    return StudyConfig(
+        model=small_model,
+        sampler=SamplerConfig(steps=4, guidance=3.0),
+        metrics=MetricsConfig(names=["tssim", "tssim_warped"]),
+        logger=LoggerConfig(name="none"),
+        against=["perceptual_scale", "psnr"],
+        num_frames=5,
+        repetitions=1,
+        cache=str(cache),
+    )
+
+
+@pytest.fixture
+def latency(config: StudyConfig) -> StudyConfig:
+    return replace(config, latency_only=True, latency_steps=4, ranks=[2])
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+def test_one_thing_changes_at_a_time(latency: StudyConfig):
+    config = replace(latency, ranks=[2, 8], merged=[True, False], scales=[0.0, 1.0], first_block=[0.1], dtypes=["bf16"])
+    first, *others = settings_of(config)
+    assert first == baseline(config)
+    assert [setting.named(first) for setting in others] == [
+        *("live", "rank 8", "rank 8, live", "base model", "first_block 0.1", "bf16")
+    ]
+
+
+def test_a_grid_is_every_combination_once(latency: StudyConfig):
+    config = replace(latency, scales=[0.0], first_block=[0.1], taylorseer=[2], dtypes=["bf16"], grid=True)
+    assert len(settings_of(config)) == 2 * 3 * 2
+    assert len(set(settings_of(config))) == 2 * 3 * 2
+
+
+def test_a_base_model_has_no_rank(latency: StudyConfig):
+    config = replace(latency, ranks=[2, 8], merged=[False], scales=[0.0], grid=True)
+    assert [s for s in settings_of(config) if s.scale == 0] == [Setting(steps=4, scale=0.0, dtype="fp32")]
+
+
+def test_a_cache_that_looks_at_a_sequence_is_not_drawn_with_parts_of_it(latency: StudyConfig):
+    config = replace(latency, gpus=2, partitions=["sequence", "halves"], first_block=[0.1], taylorseer=[2], grid=True)
+    ways = {(s.cache, s.partition) for s in settings_of(config)}
+    assert ("taylorseer", "sequence") in ways
+    assert ("first_block", "halves") in ways
+    assert ("first_block", "sequence") not in ways
+
+
+def test_a_key_knows_what_decides_a_row_and_nothing_else(config: StudyConfig):
+    config = replace(config, prompt="rain")
+    one = baseline(config)
+    key = key_of(one, config, {})
+    assert key == key_of(one, replace(config, steps=[2], out="elsewhere", repetitions=5, cache="c"), {})
+    others = [replace(config, prompt="snow"), replace(config, seed=1), replace(config, num_frames=9)]
+    assert len({key, *(key_of(one, other, {}) for other in others), key_of(replace(one, cache="x"), config, {})}) == 5
+
+
+REFUSED = [
+    (["model=tiny"], "say prompt="),
+    (["prompt=x", "merged=[false]"], "there is no adapter to study; add ckpt="),
+    (["latency_only=true", "prompt=x"], "leave prompt= and prompts= away"),
+    (["latency_only=true", "steps=[3]"], "times latency_steps=3"),
+    (["latency_only=true", "scales=[1]"], r"or ranks=\[8\] for drawn adapters"),
+    (["prompt=x", "sampler.cache=first_block"], "caches are studied by first_block="),
+    (["prompt=x", "partitions=[sequence]"], "add gpus=2 or more"),
+    (["prompt=x", "first_block=[-1]"], "first_block=-1: wants 0 or more"),
+    (["prompt=x", "steps=[0]"], "steps=0: wants at least 1"),
+    (["merge=[nowhere]", "out=x"], "holds no rows.json"),
+    (["merge=[nowhere]"], "add out="),
+]
+
+
+@pytest.mark.parametrize(("argv", "sentence"), REFUSED)
+def test_studies_of_nothing_are_refused(argv: list[str], sentence: str):
+    with pytest.raises(ConfigError, match=sentence):
+        check_study(compose_study(argv))
+
+
+def test_a_study_goes_on_with_more_settings_in_its_directory(tmp_path: Path):
+    one = compose_study(["prompt=x", "first_block=[0.1]"])
+    assert clip_hash(one) == clip_hash(compose_study(["prompt=x", "steps=[3,4]", "repetitions=1"]))
+    assert clip_hash(one) != clip_hash(compose_study(["prompt=y"]))
+
+
+# -- adapters of another rank ------------------------------------------------------------------------------------------
+
+
+def adapter(rank: int) -> AdapterFile:
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        "blocks.0.attn2.to_q.lora_A.weight": torch.randn(rank, 12, generator=generator),
+        "blocks.0.attn2.to_q.lora_B.weight": torch.randn(10, rank, generator=generator),
+    }
+    return AdapterFile(state, LoraSpec(rank, 16.0), "motion")
+
+
+def update(one: AdapterFile) -> torch.Tensor:
+    down, up = one.state.values()
+    return one.spec.scale * up @ down
+
+
+def test_a_smaller_rank_is_the_nearest_there_is():
+    whole = adapter(6)
+    values = torch.linalg.svdvals(update(whole))
+    for rank in (1, 3, 5):
+        cut = at_rank(whole, rank)
+        assert cut.state["blocks.0.attn2.to_q.lora_A.weight"].shape == (rank, 12)
+        assert torch.linalg.norm(update(cut) - update(whole)) == pytest.approx(float(values[rank:].norm()), rel=1e-4)
+
+
+def test_a_larger_rank_does_the_same():
+    assert torch.allclose(update(at_rank(adapter(6), 9)), update(adapter(6)), atol=1e-5)
+
+
+# -- rows and pictures -------------------------------------------------------------------------------------------------
+
+
+def row(key: str, seconds: float, value: float, device: str = "one") -> Row:
+    timed = {"seconds": {"denoise": seconds}, "denoise_s": [seconds], "numbers": {"tssim_warped": value}}
+    return Row(key, f"<{key}>", {"cache": "none"}, {"clip": "tiny", "model": "tiny"}, {"device": device}, **timed)
+
+
+def test_rows_of_several_machines_are_put_into_one_table(tmp_path: Path):
+    one, two = Table([row("a", 2, 0.5), row("b", 1, 0.4)], ["said"]), Table([row("a", 1, 0.5, "two")], ["said"])
+    both = merged([one, two, one])
+    assert [(r.key, r.machine["device"]) for r in both.rows] == [("a", "one"), ("b", "one"), ("a", "two")]
+    assert both.sentences == ["said"]
+    both.save(tmp_path)
+    assert load_table(tmp_path) == both
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 4
+
+
+def test_what_is_no_study_is_refused_in_a_sentence(tmp_path: Path):
+    (tmp_path / "rows.json").write_text('{"rows": [{"key": 1, "other": 2}]}')
+    with pytest.raises(ConfigError, match="is not what a study wrote"):
+        load_table(tmp_path)
+
+
+def test_the_front_is_what_nothing_beats():
+    spots = [Spot(1, 2.0, 0.9), Spot(2, 1.0, 0.5), Spot(3, 3.0, 0.8), Spot(4, 1.0, 0.6), Spot(5, 4.0, 0.95)]
+    assert [spot.number for spot in front(spots, more_is_better=True)] == [4, 1, 5]
+    assert [spot.number for spot in front(spots, more_is_better=False)] == [2]
+
+
+def test_the_picture_is_the_same_in_both_forms():
+    drawn = marks([Spot(1, 2.0, 0.9), Spot(2, 1.0, 0.5)], "a <b>", "seconds", True)
+    assert "a &lt;b&gt;" in as_svg(drawn)
+    pixels = as_png(drawn)
+    assert pixels.shape == (800, 1280, 3)
+    assert (np.abs(pixels.astype(int) - (27, 127, 121)).sum(axis=-1) == 0).sum() > 100, "two filled dots and their line"
+
+
+def test_a_page_holds_every_row_and_escapes_it(config: StudyConfig, tmp_path: Path):
+    paths = show(Table([row("a", 2, 0.5), row("b", 1, 0.4)], ["<said>"]), config, tmp_path)
+    assert [path.name for path in paths] == ["study.html", "pareto.png"]
+    text = paths[0].read_text()
+    assert "&lt;a&gt;" in text
+    assert "&lt;said&gt;" in text
+    assert "<a>" not in text
+
+
+# -- whole studies -----------------------------------------------------------------------------------------------------
+
+
+def test_latency_alone_times_what_caches_let_through(latency: StudyConfig, tmp_path: Path):
+    config = replace(latency, merged=[True, False], scales=[0.0], first_block=[10.0], taylorseer=[1], magcache=[5.0])
+    assert study(config, tmp_path) == 0
+    rows = {row.name: row for row in load_table(tmp_path).rows}
+    assert list(rows) == ["baseline", "live", "base model", "first_block 10", "taylorseer 1", "magcache 5"]
+    assert [rows[name].computed for name in ("baseline", "live", "base model")] == [1.0] * 3
+    assert rows["taylorseer 1"].computed == 0.75
+    assert rows["first_block 10"].computed == 0.25
+    assert len(rows["magcache 5"].ratios) == 4
+    for one in rows.values():
+        assert one.step_s == pytest.approx(one.seconds["denoise"] / 4, rel=0.01)
+        assert one.peak_gib is not None
+        assert one.skipped_s is None or one.skipped_s < one.whole_s
+    assert any("not whole clips" in sentence for sentence in load_table(tmp_path).sentences)
+    assert (tmp_path / "study.html").is_file()
+
+
+def test_a_study_of_clips_compares_with_the_baseline_and_runs_no_row_twice(
+    config: StudyConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    config = replace(config, prompt="bars", sampler=replace(config.sampler, steps=3), steps=[2])
+    assert study(config, tmp_path) == 0
+    first, other = load_table(tmp_path).rows
+    assert first.numbers["psnr"] == 100
+    assert other.numbers["psnr"] < 100
+    assert 0 < other.numbers["tssim_warped"] <= 1
+    assert set(first.seconds) == {"text", "keyframe", "condition", "denoise", "decode"}
+    capfd.readouterr()
+    assert study(replace(config, taylorseer=[0]), tmp_path) == 0
+    assert "3 settings: 2 are there, 1 to run" in capfd.readouterr().out
+    rows = load_table(tmp_path).rows
+    assert [one.name for one in rows] == ["baseline", "2 steps", "taylorseer 0"]
+    assert rows[:2] == [first, other]
+    assert rows[2].numbers["psnr"] == 100, "a cache that skips nothing draws the baseline's clip"
+
+
+def test_ranks_that_share_a_clip_draw_the_baselines(config: StudyConfig, tmp_path: Path):
+    config = replace(config, prompt="bars", mode="t2v", sampler=replace(config.sampler, steps=2), gpus=2)
+    config = replace(config, partitions=["sequence", "halves"])
+    assert study(config, tmp_path) == 0
+    rows = load_table(tmp_path).rows
+    assert [(one.name, one.facts["ranks"]) for one in rows] == [("baseline", 1), ("sequence", 2), ("halves", 2)]
+    assert all(one.numbers["psnr"] > 60 for one in rows)
+
+
+def test_wandb_gets_the_table_offline(latency: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    config = replace(latency, logger=LoggerConfig(name="wandb", offline=True))
+    assert study(config, tmp_path) == 0
+    tables = list((tmp_path / "wandb").rglob("*.table.json"))
+    assert json.loads(tables[0].read_text())["data"][0][0] == "baseline"

@@ -1,9 +1,10 @@
-"""The tables of full-size runs in README.md and docs/memory.md, written from ``benchmarks/results``.
+"""The tables of full-size runs in README.md and docs/memory.md, and of studies in docs/study.md, from ``benchmarks/results``.
 
     python benchmarks/tables.py
 
-Enters: what ``train_step.py``, ``memory.py`` and ``denoise.py`` reported. Leaves: the text between ``<!-- name -->`` and
-``<!-- /name -->`` in the two pages. Where a file of results is missing, the text it would be in stays, and that is said.
+Enters: what ``train_step.py``, ``memory.py`` and ``denoise.py`` reported, and ``rows.json`` of studies under names of
+their own. Leaves: the text between ``<!-- name -->`` and
+``<!-- /name -->`` in these pages. Where a file of results is missing, the text it would be in stays, and that is said.
 """
 
 from __future__ import annotations
@@ -128,11 +129,88 @@ def in_words(policy: str) -> str:
     return described(read, Shape.of(ModelConfig(), "i2v"))
 
 
+# -- studies -----------------------------------------------------------------------------------------------------------
+
+MEASURES = ("tssim", "tssim_warped", "warping_error", "flow_motion", "perceptual_scale", "psnr", "frechet_scale")
+
+
+def clips_table(results: Results) -> list[str]:
+    """Seconds of a clip by part and as a multiple of the baseline's, and how it holds still, setting by setting."""
+    rows = only(results)
+    found = [name for name in MEASURES if any(name in row["numbers"] for row in rows)]
+    head = ["setting", "denoise, s", "of baseline", "decode, s", "computed", *found]
+    return table(
+        head,
+        [[*spent(row, baseline(row, rows)), *(number(row["numbers"].get(name)) for name in found)] for row in rows],
+    )
+
+
+def spent(row: Result, first: Result) -> list[str]:
+    """What a clip took."""
+    if "denoise" not in row["seconds"]:
+        return [named(row), row["trouble"] or NOT_MEASURED, *[NOT_MEASURED] * 3]
+    seconds, low, high = row["seconds"]["denoise"], min(row["denoise_s"]), max(row["denoise_s"])
+    ratio = seconds / first["seconds"]["denoise"]
+    decode = number(row["seconds"].get("decode"))
+    return [named(row), f"{seconds:.2f} ({low:.2f} to {high:.2f})", f"{ratio:.2f}", decode, share(row)]
+
+
+def steps_table(results: Results) -> list[str]:
+    """Seconds of a denoising step as a multiple of the baseline's, of whole and of skipped predictions, and memory."""
+    rows = only(results)
+    head = ["setting", "a step, s", "of baseline", "whole prediction, s", "skipped, s", "computed", "peak, GiB"]
+    return table(head, [stepped(row, baseline(row, rows)) for row in rows])
+
+
+def stepped(row: Result, first: Result) -> list[str]:
+    """What a step took."""
+    if row["step_s"] is None:
+        return [named(row), row["trouble"] or NOT_MEASURED, *[NOT_MEASURED] * 5]
+    ratio = row["step_s"] / first["step_s"]
+    predictions = [number(row["whole_s"]), number(row["skipped_s"]), share(row)]
+    return [named(row), f"{row['step_s']:.3f}", f"{ratio:.3f}", *predictions, f"{row['peak_gib']:.1f}"]
+
+
+def only(results: Results) -> list[Result]:
+    """The rows of the one study."""
+    (study,) = results.values()
+    rows: list[Result] = study["rows"]
+    return rows
+
+
+def baseline(row: Result, rows: list[Result]) -> Result:
+    """What ``row`` is compared with: the baseline of the same model, compiled or not as it is."""
+    alike = [one for one in rows if one["name"] == "baseline" and loaded(one) == loaded(row)]
+    return (alike or rows)[0]
+
+
+def loaded(row: Result) -> tuple[Any, bool]:
+    """What a baseline has in common with its settings."""
+    return row["facts"].get("model"), bool(row["facts"].get("compiled"))
+
+
+def named(row: Result) -> str:
+    """The setting, and whether its blocks were compiled."""
+    return f"{row['name']}, compiled" if row["facts"].get("compiled") else str(row["name"])
+
+
+def share(row: Result) -> str:
+    """How many predictions ran every block."""
+    return f"{row['computed']:.0%}".replace("%", " %")
+
+
+def number(value: float | None) -> str:
+    """Three digits, or a dash."""
+    return NOT_MEASURED if value is None else f"{value:.3g}"
+
+
 # -- pages -------------------------------------------------------------------------------------------------------------
 
 BLOCKS = (
     Block("README.md", "full_size", ("train_step", "memory", "denoise"), speed_table),
     Block("docs/memory.md", "cases", ("memory",), memory_table),
+    Block("docs/study.md", "study_scale_model", ("study_scale_model",), clips_table),
+    Block("docs/study.md", "study_h200", ("study_h200",), steps_table),
 )
 
 
@@ -145,8 +223,11 @@ def measured_on(results: Results) -> str:
     """Hardware and versions in one line; results of several machines or versions are told apart."""
     told: dict[str, list[str]] = {}
     for name, result in results.items():
-        versions = ", ".join(f"{package} {result[package]}" for package in VERSIONS)
-        told.setdefault(f"{result['gpus']} x {result['device']}, {versions}", []).append(name)
+        for machine in [row["machine"] for row in result.get("rows", [])] or [result]:
+            versions = ", ".join(f"{package} {machine[package]}" for package in VERSIONS)
+            what = f"{machine['gpus']} x" if machine["gpus"] else f"{machine['cpu_cores']} cores,"
+            names = told.setdefault(f"{what} {machine['device']}, {versions}", [])
+            names += [] if name in names else [name]
     if len(told) == 1:
         return f"{next(iter(told))}. A dash: not measured."
     return "; ".join(f"{', '.join(names)}: {facts}" for facts, names in told.items()) + "."

@@ -34,17 +34,20 @@ def pages(root: Path) -> dict[str, str]:
 
 
 def test_the_tables_are_what_the_results_in_the_repository_make(root: Path):
-    assert tables.write_pages(root, root / "results") == [
-        "README.md: full_size written",
-        "docs/memory.md: cases written",
-    ]
-    assert pages(root) == pages(REPO), "run: python benchmarks/tables.py"
+    measured = [block for block in tables.BLOCKS if not tables.read(tables.RESULTS, block)[1]]
+    assert {"full_size", "cases"} <= {block.name for block in measured}
+    said = tables.write_pages(root, root / "results")
+    assert [line for line in said if "stays" not in line] == [f"{b.page}: {b.name} written" for b in measured]
+    for block in measured:
+        text = tables.written(block, tables.read(tables.RESULTS, block)[0])
+        assert text in (REPO / block.page).read_text(), "run: python benchmarks/tables.py"
+        assert text in pages(root)[block.page]
 
 
 def test_without_its_results_a_table_stays_and_that_is_said(root: Path):
     before = pages(root)
     (root / "results" / "denoise.json").unlink()
-    said, _ = tables.write_pages(root, root / "results")
+    said, *_ = tables.write_pages(root, root / "results")
     assert said == f"README.md: full_size stays as it is, for want of denoise.json in {root / 'results'}"
     after = pages(root)
     assert after["README.md"] == before["README.md"]
@@ -78,3 +81,36 @@ def test_results_of_several_machines_or_versions_are_told_apart():
 def test_a_page_without_markers_is_refused():
     with pytest.raises(ValueError, match="wants <!-- cases --> and <!-- /cases -->, once each"):
         tables.rewritten("no table", tables.BLOCKS[1], "text")
+
+
+def study_row(name: str, took: float, **more: object) -> dict[str, object]:
+    machine = {"gpus": 0, "cpu_cores": 2, "device": "x86_64"} | dict.fromkeys(tables.VERSIONS, "1")
+    timed = {"seconds": {"denoise": took, "decode": 1.0}, "denoise_s": [took], "step_s": took / 4}
+    row = {
+        "name": name,
+        "machine": machine,
+        "facts": {"model": "tiny", "compiled": False},
+        "whole_s": 0.5,
+        "skipped_s": None,
+        "computed": 1.0,
+        "peak_gib": 2.0,
+    }
+    return {**row, **timed, "numbers": {"tssim": 0.9}, "trouble": None, **more}
+
+
+def test_studies_are_told_against_their_baseline(root: Path):
+    failed = study_row("rank 32", 0.0, seconds={}, step_s=None, trouble="out of GPU memory at 79.0 GiB")
+    compiled = {"facts": {"model": "tiny", "compiled": True}}
+    rows = [
+        *(study_row("baseline", 4.0), study_row("taylorseer 4", 2.0, computed=0.5, skipped_s=0.01), failed),
+        *(study_row("baseline", 3.0, **compiled), study_row("live", 3.3, **compiled)),
+    ]
+    for name in ("study_scale_model", "study_h200"):
+        (root / "results" / f"{name}.json").write_text(json.dumps({"rows": rows, "sentences": []}))
+    tables.write_pages(root, root / "results")
+    page = (root / "docs" / "study.md").read_text()
+    assert "| taylorseer 4 | 2.00 (2.00 to 2.00) | 0.50 | 1 | 50 % | 0.9 |" in page
+    assert "| taylorseer 4 | 0.500 | 0.500 | 0.5 | 0.01 | 50 % | 2.0 |" in page
+    assert "| live, compiled | 0.825 | 1.100 |" in page, "against the baseline that is compiled as well"
+    assert page.count("| rank 32 | out of GPU memory at 79.0 GiB |") == 2
+    assert "2 cores, x86_64, python 1" in page

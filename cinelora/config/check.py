@@ -164,7 +164,7 @@ def check_study(config: StudyConfig) -> list[str]:
     if config.ckpt is not None:
         _check_fits("ckpt", config.ckpt, config.model)
         adapter_paths(resolve(config.ckpt))
-    return _drawing_lines(drawing)
+    return _drawing_lines(drawing, {_drawn_kind(drawing): [Part.TRANSFORMER]} if config.latency_only else None)
 
 
 # Single values --------------------------------------------------------------------------------------------------------
@@ -644,11 +644,16 @@ def _check_transformers(config: InferConfig) -> None:
         _check_source(model, kind)
 
 
-def _drawing_lines(config: InferConfig) -> list[str]:
-    """What follows for clips from how they are drawn; refuses what cannot be."""
+def _drawn_kind(config: InferConfig) -> str:
+    """The transformer that draws the clip itself."""
+    return "i2v" if config.mode == "scene" else "t2v"
+
+
+def _drawing_lines(config: InferConfig, parts: dict[str, list[Part]] | None = None) -> list[str]:
+    """What follows for clips from how they are drawn, by ``parts`` or all it takes; refuses what cannot be."""
     _check_cache(config)
     reach = _reach_lines("num_frames", _num_frames(config), config.model)
-    model = _model_lines(config.model, _sampled_parts(config))
+    model = _model_lines(config.model, parts or _sampled_parts(config))
     return [_clip_line(config), *reach, *_partition_lines(config), *model]
 
 

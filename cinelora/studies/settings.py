@@ -103,11 +103,14 @@ def can_be_drawn(setting: Setting, config: StudyConfig) -> bool:
 
 def sampler_of(setting: Setting, config: StudyConfig, ratios: list[float]) -> SamplerConfig:
     """The sampler that draws by ``setting``; ``ratios`` are magcache's."""
-    cached = {"cache": setting.cache, "cache_threshold": setting.threshold}
-    if setting.cache == "magcache":
-        cached["cache_ratios"] = ratios
-    mode = "split" if setting.partition == "halves" else "batch"
-    return replace(config.sampler, steps=setting.steps, guidance_mode=mode, **cached)
+    return replace(
+        config.sampler,
+        steps=setting.steps,
+        guidance_mode="split" if setting.partition == "halves" else "batch",
+        cache=setting.cache,
+        cache_threshold=setting.threshold,
+        cache_ratios=ratios if setting.cache == "magcache" else [],
+    )
 
 
 def model_of(setting: Setting, config: StudyConfig) -> ModelConfig:

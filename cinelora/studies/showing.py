@@ -115,6 +115,7 @@ def to_wandb(table: Table, config: StudyConfig, folder: Path) -> None:
 
     offline = not wandb_key_exists() if config.logger.offline is None else config.logger.offline
     heading = columns(table.rows)
+    data = [[str(cell) for cell in cells(row, heading)] for row in table.rows]
     try:
         run = wandb.init(
             project=config.logger.project,
@@ -123,7 +124,7 @@ def to_wandb(table: Table, config: StudyConfig, folder: Path) -> None:
             mode="offline" if offline else "online",
             settings=WANDB_PATIENCE,
         )
-        run.log({"study": wandb.Table(columns=heading, data=[[str(c) for c in cells(r, heading)] for r in table.rows])})
+        run.log({"study": wandb.Table(columns=[*heading], data=data)})
         run.finish()
     except (wandb.Error, OSError) as error:
         print(f"WARNING: W&B failed ({str(error).splitlines()[0]}); the rows are in {folder}")

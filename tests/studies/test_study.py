@@ -1,6 +1,8 @@
 """A study: which settings it compares, that rows are kept and not run twice, and that what is fast on paper is so in blocks."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -239,3 +241,21 @@ def test_wandb_gets_the_table_offline(latency: StudyConfig, tmp_path: Path, monk
     assert study(config, tmp_path) == 0
     tables = list((tmp_path / "wandb").rglob("*.table.json"))
     assert json.loads(tables[0].read_text())["data"][0][0] == "baseline"
+
+
+def test_latency_needs_no_package_that_reads_footage(tmp_path: Path):
+    """A machine with a GPU and no decoder can run it, at random weights of any shape."""
+    program = (
+        "import sys; sys.modules.update(av=None, decord=None)\n"
+        "from pathlib import Path\n"
+        "from cinelora.config.schema import ModelConfig, StudyConfig\n"
+        "from cinelora.studies.run import study_rank\n"
+        "from cinelora.studies.rows import load_table\n"
+        "model = ModelConfig(name='drawn', t2v='o/t', i2v='o/i', weights='random', dtype='bf16', num_layers=2, num_heads=2,\n"
+        "                    hidden_size=256, ffn_dim=64, height=32, width=48, num_frames=5)\n"
+        "config = StudyConfig(model=model, latency_only=True, latency_steps=2, repetitions=1, ranks=[2], merged=[True, False])\n"
+        f"study_rank(config, {{}}, Path({str(tmp_path)!r}))\n"
+        f"assert [row.name for row in load_table(Path({str(tmp_path)!r})).rows] == ['baseline', 'live']\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -14,6 +14,9 @@ from cinelora.config.schema import EvaluateConfig
 
 def run(config: EvaluateConfig, run_dir: Path) -> int:
     """Evaluate into ``run_dir``; the exit code."""
+    from cinelora.hardware import quiet_libraries
+
+    quiet_libraries()  # before they are imported: some speak as they are
     from cinelora.evaluation.run import evaluate
 
     return evaluate(config, run_dir)

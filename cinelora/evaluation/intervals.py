@@ -64,4 +64,5 @@ def sign_test(wins: int, count: int) -> float:
     ``min(1, 2 sum_k<=m C(n, k) / 2^n)`` with m the rarer side; ties are left out beforehand. Source: Dixon and Mood 1946.
     """
     rarer = min(wins, count - wins)
-    return float(min(1, Fraction(2 * sum(math.comb(count, k) for k in range(rarer + 1)), 2**count)))
+    tails = Fraction(2 * sum(math.comb(count, k) for k in range(rarer + 1)), 2**count)
+    return min(1.0, float(tails))

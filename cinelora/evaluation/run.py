@@ -18,12 +18,11 @@ from cinelora.evaluation.opinions import Preference, score, write_pairs
 from cinelora.evaluation.plan import Plan, load_plan, take_folder
 from cinelora.evaluation.showing import write_report
 from cinelora.files import read_json
-from cinelora.hardware import hardware, quiet_libraries
+from cinelora.hardware import hardware
 
 
 def evaluate(config: EvaluateConfig, run_dir: Path) -> int:
     """Evaluate into ``run_dir``; returns the exit code."""
-    quiet_libraries()
     if config.report or config.answers:
         planned = load_plan(run_dir)
     else:

@@ -47,11 +47,6 @@ class Row:
         """What tells it from every other row: the setting and the machine."""
         return self.key, sha256_json(self.machine)[:8]
 
-    @property
-    def total_s(self) -> float:
-        """Seconds of a clip, all parts that were timed."""
-        return sum(self.seconds.values())
-
 
 @dataclass
 class Table:

@@ -70,12 +70,15 @@ def said(sentences: list[str]) -> str:
 
 
 def plots(rows: list[Row]) -> list[list[Mark]]:
-    """A plot for each measure that at least two rows have; of latency alone, seconds against memory."""
+    """A plot for each measure that at least two rows have; of latency alone, seconds against memory.
+
+    Across is the part that settings change: the others would add the same, and their noise.
+    """
     found = []
     for name, more in UPWARDS.items():
-        spots = [Spot(i + 1, row.total_s, row.numbers[name]) for i, row in enumerate(rows) if name in row.numbers]
+        spots = [Spot(i + 1, r.seconds["denoise"], r.numbers[name]) for i, r in enumerate(rows) if name in r.numbers]
         if len(spots) > 1:
-            found.append(marks(spots, name, "seconds of a clip", more))
+            found.append(marks(spots, name, "seconds to denoise a clip", more))
     timed = [Spot(i + 1, row.step_s, row.peak_gib) for i, row in enumerate(rows) if row.step_s and row.peak_gib]
     if not found and len(timed) > 1:
         found.append(marks(timed, "peak memory, GiB", "seconds of a denoising step", False))

@@ -96,6 +96,7 @@ bench: $(READY)  ## time training and cache reads against a bare loop, and watch
 	$(BIN)/python benchmarks/cache_reads.py
 	$(BIN)/python benchmarks/host_memory.py
 	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/validation_cost.py
 
 clean:  ## remove the virtual environment, the demo and what tools leave behind; your runs stay
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

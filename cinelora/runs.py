@@ -2,7 +2,8 @@
 
 A run holds ``config.yaml`` (what it was asked), ``manifest.jsonl`` and ``dataset.json`` (what it saw), ``checkpoints/``,
 ``style.safetensors`` and ``motion.safetensors``, or ``transformer/`` where every weight was trained (what it learnt),
-``logs/``, ``previews/`` and ``summary.json``.
+``style-best.safetensors`` and its like where ``checkpoint.best`` asks for them, ``logs/``, ``previews/``, ``summary.json``,
+and ``README.md``, the adapter's card.
 """
 
 from __future__ import annotations
@@ -58,12 +59,20 @@ class RunDirectory:
         return self.path / "transformer"
 
     @property
+    def card(self) -> Path:  # noqa: D102
+        return self.path / "README.md"
+
+    @property
     def summary(self) -> Path:  # noqa: D102
         return self.path / "summary.json"
 
     def adapter(self, kind: str) -> Path:
         """The exported adapter of ``style`` or ``motion``."""
         return self.path / f"{kind}.safetensors"
+
+    def best(self, kind: str) -> Path:
+        """What ``checkpoint.best`` keeps of ``style``, ``motion`` or ``transformer``; only who names it gets it."""
+        return self.path / (f"{kind}-best" if kind == "transformer" else f"{kind}-best.safetensors")
 
 
 def adapter_paths(source: Path) -> dict[str, Path]:

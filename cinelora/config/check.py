@@ -7,16 +7,21 @@ torch nor Hydra.
 
 from __future__ import annotations
 
+import difflib
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 from cinelora.config.keys import is_plain_name, models_with_i2v, settings, trained_shape
+from cinelora.config.numbers import better, logged, monitors, update_of_block
 from cinelora.config.schema import (
     DataConfig,
     InferConfig,
+    MetricsConfig,
     ModelConfig,
     SamplerConfig,
+    StoppingConfig,
     TrainConfig,
     effective_lr,
     samples_per_step,
@@ -48,6 +53,7 @@ _AT_LEAST_ONE = {
         "optimizer.lr_for_width",
         "checkpoint.keep",
     ),
+    *("preview.seeds", "stopping.patience"),
     *("validation.samples", "preview.sampler_steps", "logger.every_steps", "sampler.steps", "num_frames"),
     *("gpus", "nodes"),
 }
@@ -62,6 +68,7 @@ _ABOVE_ZERO = {
 } | {"model.sampling_shift"}
 _NOT_BELOW_ZERO = {
     *("optimizer.weight_decay", "optimizer.warmup_steps", "optimizer.clip_norm", "checkpoint.every_steps"),
+    *("validation.clips", "stopping.min_change"),
     *("validation.every_steps", "preview.every_steps", "data.heldout_clips", "seed", "workers", "sampler.guidance"),
 }
 _PARTS = {"memory.recompute", "memory.swap"}
@@ -85,6 +92,8 @@ def check_train(config: TrainConfig) -> list[str]:
     _check_memory(config)
     _check_names(config)
     _check_data(config)
+    _check_networks(config.metrics)
+    _check_monitors(config)
     lines = [_batch_line(config), _rate_line(config)]
     reach = _reach_lines("stage.num_frames", config.stage.num_frames, config.model)
     model = _model_lines(config.model, {config.stage.transformer: _trained_parts(config)})
@@ -100,6 +109,7 @@ def check_infer(config: InferConfig) -> list[str]:
     _check_values("infer", config)
     _check_request(config)
     _check_transformers(config)
+    _check_networks(config.metrics)
     if config.ckpt is not None:
         _check_fits("ckpt", config.ckpt, config.model)
     reach = _reach_lines("num_frames", _num_frames(config), config.model)
@@ -145,6 +155,22 @@ def _check_text(key: str, text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise ConfigError(f"{key} is not UTF-8 text from character {error.start + 1} on: type it anew") from error
+
+
+def _check_networks(metrics: MetricsConfig) -> None:
+    """Refuse files of networks that are not there, and a program without the hash of the one that may be run."""
+    for name in ("alexnet", "i3d"):
+        file = getattr(metrics, name)
+        if file is not None and not Path(file).is_file():
+            raise ConfigError(f"metrics.{name}={file}: there is no file {Path(file).absolute()}")
+    sha256 = metrics.i3d_sha256
+    if sha256 is not None and re.fullmatch(r"[0-9a-fA-F]{64}", sha256) is None:
+        raise ConfigError(f"metrics.i3d_sha256={sha256}: wants 64 hexadecimal digits, as sha256sum prints them")
+    if metrics.i3d is not None and sha256 is None:
+        raise ConfigError(
+            f"metrics.i3d={metrics.i3d} is a program, and is run only where its SHA-256 is stated: add metrics.i3d_sha256=<what "
+            "sha256sum prints of it>"
+        )
 
 
 def _near(value: float, step: int) -> int:
@@ -394,6 +420,36 @@ def _check_folder(data: DataConfig) -> None:
         if data.root.startswith("~"):
             what += " (the shell leaves ~ as it is here: write $HOME)"
         raise ConfigError(f"data.root={data.root}: {Path(data.root).absolute()} {what}; give a folder with clips")
+
+
+def _check_monitors(config: TrainConfig) -> None:
+    """Refuse to wait for a number that is never logged, or of which nobody says whether more or less of it is better."""
+    stopping, checkpoint, validation = config.stopping, config.checkpoint, config.validation
+    if stopping.monitor is None and stopping != StoppingConfig():
+        raise ConfigError("stopping.* has no effect without a number to look at: add stopping.monitor=heldout/loss")
+    if checkpoint.best is None and checkpoint.best_mode is not None:
+        raise ConfigError(f"checkpoint.best_mode={checkpoint.best_mode} is for checkpoint.best: add heldout/loss")
+    if validation.clips and not validation.every_steps:
+        raise ConfigError(
+            "validation.clips are drawn with validation.every_steps, which is 0: give it, or leave them away"
+        )
+    modes = {"stopping.monitor": "stopping.mode", "checkpoint.best": "checkpoint.best_mode"}
+    for key, name in monitors(config):
+        if name not in (there := logged(config)):
+            near = difflib.get_close_matches(name, there, n=1)
+            guess = f", did you mean {near[0]}" if near else ""
+            raise ConfigError(f"{key}={name} is not logged by this run{guess}; there are {_listed(there)}")
+        if better(name) is None and _pick(config, modes[key]) is None:
+            raise ConfigError(
+                f"{key}={name}: neither more nor less of it is better in itself; say {modes[key]}=min|max"
+            )
+
+
+def _listed(names: list[str]) -> str:
+    """The names, blocks as a range."""
+    blocks = [name for name in names if name.startswith(update_of_block(0)[:-2])]
+    listed = [name for name in names if name not in blocks[1:-1]]
+    return ", ".join(f"... {name}" if name in blocks[1:] else name for name in listed)
 
 
 def _batch_line(config: TrainConfig) -> str:

@@ -23,7 +23,7 @@ from cinelora.config.check import check_infer, check_train
 from cinelora.config.compose import compose, members, sweep
 from cinelora.config.keys import Command, Config, Script
 from cinelora.config.schema import InferConfig, TrainConfig
-from cinelora.config.store import load, save_config, to_yaml
+from cinelora.config.store import MODELS, PATHS, load, save_config, to_yaml
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.files import lock, point_to, sha256_json
 from cinelora.hardware import gpu_at_hand
@@ -33,8 +33,8 @@ from cinelora.plan import drawing_lines, plan_lines
 Run = Callable[[Any, Path], int]
 OUTPUTS = Path("outputs")
 INTERRUPTED = 130
-_PATHS = ("data.root", "adapter", "cache", "ckpt", "image", "prompts", "resume")
-_MODELS = ("model.t2v", "model.i2v", "model.vae", "model.text_encoder", "model.tokenizer", "model.image_encoder")
+NOBODY_READS = 141
+"""128 + SIGPIPE: how a program ends whose output is piped into one that has left, such as ``head``."""
 _RUNS = ("adapter", "ckpt", "resume")
 _LOCK = ".lock"
 _ELSEWHERE = ("out", "cache", "gpus", "nodes", "memory", "plan")
@@ -58,14 +58,22 @@ def main(script: Script, argv: list[str], run: Run) -> int:
 
 def _main(command: Command, run: Run) -> int:
     if command.help:
-        print(keys.help_text(command.script))
-        return 0
+        return _say(keys.help_text(command.script))
     if command.multirun:
         return _sweep(command, run)
     if command.show:
-        print(to_yaml(compose(command)), end="")
-        return 0
+        return _say(to_yaml(compose(command)).rstrip("\n"))
     return _run_one(command, run, None)
+
+
+def _say(text: str) -> int:
+    """Print all that was asked for; the exit code."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more as it ends
+        return NOBODY_READS
+    return 0
 
 
 def accepted(command: Command) -> tuple[Config, list[str]]:
@@ -87,8 +95,7 @@ def _run_one(command: Command, run: Run, folder: Path | None) -> int:
     if config.plan:
         here = gpu_at_hand()
         plan = plan_lines(config, *here) if isinstance(config, TrainConfig) else drawing_lines(config, *here)
-        print("\n".join([*lines, *plan]))
-        return 0
+        return _say("\n".join([*lines, *plan]))
     config = anchored(config)
     run_dir = make_run_dir(config, folder)
     # the nodes of one run all come here
@@ -105,16 +112,18 @@ def anchored(config: Config) -> Config:
     A model is a path where there is such a directory or file, else a name on the hub. A run that is named by a link, such as
     ``last``, gets its own name, since the link will point elsewhere.
     """
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model))
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model), metrics=dataclasses.replace(config.metrics)
+    )
     if isinstance(config, TrainConfig):
         config.data = dataclasses.replace(config.data)
-    for key in (*_PATHS, *_MODELS):
+    for key in (*PATHS, *MODELS):
         *sections, name = key.split(".")
         node: Any = config
         for section in sections:
             node = getattr(node, section, None)
         text = getattr(node, name, None)
-        if text and (key in _PATHS or os.path.exists(text)):
+        if text and (key in PATHS or os.path.exists(text)):
             path = os.path.join(os.getcwd(), text)
             is_link = key in _RUNS and os.path.isdir(path) and os.path.islink(path.rstrip("/"))
             setattr(node, name, os.path.realpath(path) if is_link else path)
@@ -218,8 +227,7 @@ def _sweep(command: Command, run: Run) -> int:
     """Check every member before the first starts, run all, and name those that failed."""
     runs = members(command)
     if command.show:
-        print("---\n".join(to_yaml(compose(member)) for member in runs), end="")
-        return 0
+        return _say("---\n".join(to_yaml(compose(member)) for member in runs).rstrip("\n"))
     names = [_name(member, runs) for member in runs]
     for number, member in enumerate(runs):
         try:

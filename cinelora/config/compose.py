@@ -46,7 +46,7 @@ RESUME_KEYS = (
     *("stage.steps", "stage.batch_size", "stage.accumulation", "gpus", "nodes", "optimizer.lr", "optimizer.clip_norm"),
     *("workers", "cache", "out", "resume", "description", "plan", "model.attention"),
 )
-RESUME_SECTIONS = ("logger", "memory", "checkpoint", "validation", "preview")
+RESUME_SECTIONS = ("logger", "memory", "checkpoint", "stopping", "validation", "preview")
 """What may change when a run goes on: how long it is and how it is written down; how a step's samples are cut, while
 there are as many; what calms a run whose loss was no longer finite; and the attention backend, which another machine may
 lack. ``out`` goes on in a copy."""

@@ -32,7 +32,12 @@ FREE_TEXT_KEYS = frozenset(
         "model.image_encoder",
         "metrics.clip",
         "metrics.dino",
+        "metrics.alexnet",
+        "metrics.i3d",
+        "metrics.i3d_sha256",
         "preview.prompt",
+        "checkpoint.best",
+        "stopping.monitor",
         "logger.project",
         "description",
     }
@@ -197,6 +202,22 @@ class CheckpointConfig:
 
     every_steps: int = setting("optimizer steps between checkpoints; 0 = only at the end", 250)
     keep: int = setting("newest checkpoints kept", 2)
+    best: str | None = setting(
+        "a logged number, such as heldout/loss: the adapter with the best of it is kept as <stage>-best.safetensors"
+    )
+    best_mode: str | None = setting(
+        "which is best, the lowest or highest; null = as the number says", None, ("min", "max")
+    )
+
+
+@dataclass
+class StoppingConfig:
+    """When a run ends before its last step, because it learns no more."""
+
+    monitor: str | None = setting("a logged number, such as heldout/loss; null = never stop early")
+    patience: int = setting("times in a row that it may be logged without having become better", 3)
+    mode: str | None = setting("which is better, lower or higher; null = as the number says", None, ("min", "max"))
+    min_change: float = setting("what it must change by, to count as better", 0.0)
 
 
 @dataclass
@@ -205,6 +226,7 @@ class ValidationConfig:
 
     every_steps: int = setting("optimizer steps between held-out losses; 0 = never", 250)
     samples: int = setting("held-out samples looked at, at most", 8)
+    clips: int = setting("held-out samples drawn anew and measured, at most; 0 = none", 0)
 
 
 @dataclass
@@ -212,8 +234,9 @@ class PreviewConfig:
     """When a clip is made during training."""
 
     every_steps: int = setting("optimizer steps between previews; 0 = never", 0)
+    seeds: int = setting("clips of each preview, from as many seeds", 1)
     prompt: str | None = setting("what the preview shows; null = the first held-out caption")
-    sampler_steps: int = setting("denoising steps of a preview", 8)
+    sampler_steps: int = setting("denoising steps of a preview, or of a held-out clip", 8)
 
 
 @dataclass
@@ -272,6 +295,9 @@ class MetricsConfig:
     )
     clip: str | None = setting("CLIP ViT-B/32 for clip_sim_* and background_consistency: a directory or hub repository")
     dino: str | None = setting("DINO ViT-B/16 for subject_consistency, likewise")
+    alexnet: str | None = setting("torchvision's alexnet-owt-7be5be79.pth for lpips_alex and tlp_alex: a file")
+    i3d: str | None = setting("i3d_torchscript.pt for fvd_i3d: a file, and a program, so that i3d_sha256 goes with it")
+    i3d_sha256: str | None = setting("SHA-256 of the i3d that may be run, 64 hexadecimal digits")
 
 
 @dataclass
@@ -312,6 +338,7 @@ class TrainConfig:
     flow: FlowConfig = field(default_factory=FlowConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    stopping: StoppingConfig = field(default_factory=StoppingConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     preview: PreviewConfig = field(default_factory=PreviewConfig)
     ema_decay: float = setting("moving average of the adapter, exported instead of it; 0 = off", 0.0)

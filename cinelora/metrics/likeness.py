@@ -105,7 +105,8 @@ class ClipNetwork(Protocol):
 class SetDistance(FrechetDistance):
     """``FrechetDistance`` of a set of clips to real ones, by a network: FVD with I3D, and a number of its own with another.
 
-    All clips should have one length and size, which are part of what is measured. Source of FVD: Unterthiner et al. 2018.
+    0 upwards, lower is nearer. All clips should have one length and size, which are part of what is measured. Source of FVD:
+    Unterthiner et al. 2018.
     """
 
     def __init__(self, network: ClipNetwork, frames: int = 1, side: int = 1, **options: Any) -> None:

@@ -8,6 +8,7 @@ Shape suffixes: T frames, N pairs of images, C colours, H and W height and width
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -26,24 +27,31 @@ AT_ONCE = 8
 
 
 def ssim_map(one_NCHW: Tensor, other_NCHW: Tensor) -> Tensor:
-    """SSIM of images in [0, 1] at each place, (N, C, H, W); pictures are mirrored at their edges, as torchmetrics does.
-
-    ``(2 m1 m2 + c1) (2 s12 + c2) / ((m1^2 + m2^2 + c1) (s1^2 + s2^2 + c2))`` with c1 = 0.01^2, c2 = 0.03^2, over a Gaussian
-    window of 11 pixels and deviation 1.5. Source: Wang, Bovik, Sheikh, Simoncelli 2004, Image quality assessment.
-    """
+    """SSIM of images in [0, 1] at each place, (N, C, H, W); pictures are mirrored at their edges, as torchmetrics does."""
     rows, columns = (_windows(size) for size in one_NCHW.shape[2:])
 
     def mean(image: Tensor) -> Tensor:
         wide = torch.cat([image[..., near] @ part.to(image).T for near, part in columns], dim=-1)
         return torch.cat([part.to(image) @ wide[..., near, :] for near, part in rows], dim=-2)
 
-    first, second = mean(one_NCHW), mean(other_NCHW)
+    return windowed_ssim(one_NCHW, other_NCHW, mean)
+
+
+def windowed_ssim(one: Tensor, other: Tensor, mean: Callable[[Tensor], Tensor], data_range: float = 1.0) -> Tensor:
+    """SSIM of images (..., H, W) at each place for which ``mean`` says what its window sees there.
+
+    ``(2 m1 m2 + c1) (2 s12 + c2) / ((m1^2 + m2^2 + c1) (s1^2 + s2^2 + c2))`` with c1 = (0.01 range)^2, c2 = (0.03 range)^2;
+    the window is a Gaussian of 11 pixels and deviation 1.5. Source: Wang, Bovik, Sheikh, Simoncelli 2004, Image quality
+    assessment, equation 13.
+    """
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    first, second = mean(one), mean(other)
     both = first * second
     squares = first.square() + second.square()
     # the two variances are only ever added, so that their squares go through the window together
-    spread = mean(one_NCHW.square() + other_NCHW.square()) - squares
-    shared = mean(one_NCHW * other_NCHW) - both
-    return (2 * both + 0.01**2) * (2 * shared + 0.03**2) / ((squares + 0.01**2) * (spread + 0.03**2))
+    spread = mean(one.square() + other.square()) - squares
+    shared = mean(one * other) - both
+    return (2 * both + c1) * (2 * shared + c2) / ((squares + c1) * (spread + c2))
 
 
 def mean_ssim(one_NCHW: Tensor, other_NCHW: Tensor) -> Tensor:
@@ -88,9 +96,9 @@ class PeakSignalToNoise(OverClips):
 
 
 class StructuralSimilarity(OverClips):
-    """SSIM: mean over frames and clips of the structural similarity with the reference (``ssim_map``). -1 to 1, higher is nearer.
+    """SSIM: mean over frames and clips of the structural similarity with the reference. -1 to 1, higher is nearer.
 
-    Means over colours and places. A shift of two pixels costs more than the eye sees.
+    Formula and source: ``windowed_ssim``; means over colours and places. A shift of two pixels costs more than the eye sees.
     """
 
     higher_is_better = True

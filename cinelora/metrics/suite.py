@@ -181,15 +181,21 @@ def measure(settings: MetricsConfig, video_THWC: np.ndarray, prompt: str | None 
     """The numbers that ``settings`` name, of one clip (uint8), on the CPU and by this rank alone; a single frame has none."""
     if len(video_THWC) < 2:
         return Report({}, {}, {}, [])
-    suite = Suite.of(settings.names, _networks(settings.clip, settings.dino), sync_on_compute=False)
+    suite = Suite.of(settings.names, networks_of(settings), sync_on_compute=False)
     suite.add(as_clip(video_THWC, prompt=prompt))
     return suite.report()
 
 
+def networks_of(settings: MetricsConfig) -> Networks:
+    """The networks that ``settings`` name, on the CPU; none is loaded before a measure asks for it."""
+    sources = Sources(settings.clip, settings.dino, settings.alexnet, settings.i3d, settings.i3d_sha256)
+    return _networks(sources)
+
+
 @lru_cache(maxsize=1)
-def _networks(clip: str | None, dino: str | None) -> Networks:
+def _networks(sources: Sources) -> Networks:
     """Networks are loaded for the first of many clips, and stay out of a GPU that is at work."""
-    return Networks(Sources(clip, dino), torch.device("cpu"))
+    return Networks(sources, torch.device("cpu"))
 
 
 def as_clip(

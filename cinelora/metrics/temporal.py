@@ -32,9 +32,9 @@ class TemporalSSIM(OverClips):
 
 
 class Motion(OverClips):
-    """Mean absolute difference of adjacent frames in levels of 255. 0 is a frozen clip; neither high nor low is better.
+    """``255 mean |I_t+1 - I_t|``, in levels of 255. 0 to 255, 0 is a frozen clip; neither high nor low is better.
 
-    Flicker and noise count as motion here; ``FlowMotion`` does not hear them.
+    Ours. Flicker and noise count as motion here; ``FlowMotion`` does not hear them.
     """
 
     needs = Needs(frames=2)
@@ -45,7 +45,7 @@ class Motion(OverClips):
 
 
 class Flicker(OverClips):
-    """Standard deviation over time of the change in mean brightness, in levels of 255. Lower is steadier, 0 is best.
+    """``255 std_t(mean(I_t+1) - mean(I_t))``: how the change of mean brightness varies. 0 upwards, lower is steadier.
 
     Ours. A flicker that leaves the mean alone, such as noise or light and dark in turns, is not heard.
     """
@@ -147,7 +147,7 @@ class WarpingError(OverClips):
 class FlowMotion(OverClips):
     """Motion magnitude: mean length of the flow, in pixels a frame, where it can be followed. 0 is frozen; neither is better.
 
-    Flicker and noise do not move it much, where ``Motion`` counts them. Scales with the picture's size.
+    Ours. 0 upwards. Flicker and noise do not move it much, where ``Motion`` counts them. Scales with the picture's size.
     """
 
     needs = Needs(frames=2, side=24)
@@ -163,7 +163,7 @@ class FlowMotion(OverClips):
 class Shake(OverClips):
     """How much the picture's motion changes from frame to frame: mean ``|f_t+1 - f_t|`` in pixels a frame, f the median flow.
 
-    0 upwards, lower is smoother: 0 for a camera that stands still or moves evenly. Heard are a jittering picture and
+    Ours. 0 upwards, lower is smoother: 0 for a camera that stands still or moves evenly. Heard are a jittering picture and
     frames out of order. VBench's motion smoothness asks the same with an interpolating network (AMT), which is not here.
     """
 

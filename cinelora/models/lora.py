@@ -15,7 +15,8 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -100,7 +101,7 @@ def _inject(transformer: WanTransformer3DModel, name: str, spec: LoraSpec, modul
     _require_unmerged(transformer)
     if name in getattr(transformer, "peft_config", {}):
         raise ValueError(f"the transformer already has an adapter named {name}")
-    active = _active(transformer)
+    active = acting_adapters(transformer)
     config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, lora_dropout=spec.dropout, target_modules=modules)
     config._register_custom_module({nn.Linear: AdaptedLinear, Fp8Linear: AdaptedLinear})
     with warnings.catch_warnings():
@@ -180,19 +181,32 @@ def check_fits(adapter: AdapterFile, transformer: WanTransformer3DModel, model_n
         log.warning("the adapter was trained on %s and is used on %s", adapter.base_model, model_name)
 
 
+def update_squares(transformer: WanTransformer3DModel, name: str) -> dict[str, float]:
+    """``|alpha/rank B A|^2`` (Frobenius) of each projection: ``sum(B'B * AA')``, by rank x rank products only."""
+    squares = {}
+    for module, layer in _layers(transformer, name):
+        down, up = (factor[name].weight.detach().double() for factor in (layer.lora_A, layer.lora_B))
+        scale = layer.lora_alpha[name] / layer.r[name]
+        squares[module] = scale**2 * float(((up.T @ up) * (down @ down.T)).sum().clamp(min=0))
+    return squares
+
+
+def weight_squares(transformer: WanTransformer3DModel, name: str) -> dict[str, float]:
+    """``|W|^2`` (Frobenius) of each projection of an adapter, W as it was before anything was merged into it."""
+    squares = {}
+    for module, layer in _layers(transformer, name):
+        (base,) = getattr(layer, ORIGINAL, (layer.get_base_layer(),))
+        squares[module] = float(torch.linalg.vector_norm(frozen_weight(base))) ** 2
+    return squares
+
+
 def adapter_effect(transformer: WanTransformer3DModel, name: str) -> float:
     """How much an adapter changes: ``|alpha/rank B A| / |W|`` (Frobenius), over all its projections at once.
 
     0 means that it learnt nothing, nan that it is broken. At once, as one projection may be zero: the image values of a
-    newly grown I2V transformer. ``|B A|^2 = sum(B'B * AA')`` takes rank x rank products only.
+    newly grown I2V transformer.
     """
-    changed, there = 0.0, 0.0
-    for _, layer in _layers(transformer, name):
-        down, up = (factor[name].weight.detach().double() for factor in (layer.lora_A, layer.lora_B))
-        scale = layer.lora_alpha[name] / layer.r[name]
-        changed += scale**2 * float(((up.T @ up) * (down @ down.T)).sum().clamp(min=0))
-        (base,) = getattr(layer, ORIGINAL, (layer.get_base_layer(),))
-        there += float(torch.linalg.vector_norm(frozen_weight(base))) ** 2
+    changed, there = (sum(of(transformer, name).values()) for of in (update_squares, weight_squares))
     return math.sqrt(changed / there)
 
 
@@ -209,6 +223,24 @@ def set_weights(transformer: WanTransformer3DModel, weights: dict[str, float]) -
         for _, layer in _layers(transformer, name):
             layer.set_scale(name, weight)
     _activate(transformer, [name for name, weight in weights.items() if weight])
+
+
+def acting_adapters(transformer: WanTransformer3DModel) -> list[str]:
+    """The adapters that act; peft keeps the list with each layer, ours are all alike."""
+    layers = _layers(transformer)
+    return list(layers[0][1].active_adapters) if layers else []
+
+
+@contextmanager
+def silenced(transformer: WanTransformer3DModel, names: Iterable[str] | None = None) -> Iterator[None]:
+    """Inside the block the adapters ``names``, or all, do not act, at no cost; the others do, and after it all as before."""
+    acting = acting_adapters(transformer)
+    quiet = set(acting if names is None else names)
+    _activate(transformer, [name for name in acting if name not in quiet])
+    try:
+        yield
+    finally:
+        _activate(transformer, acting)
 
 
 def merge(transformer: WanTransformer3DModel, weights: dict[str, float], keep: bool = True) -> None:
@@ -269,12 +301,6 @@ def _factors(transformer: WanTransformer3DModel, name: str) -> dict[str, Paramet
         factors[f"{module}.lora_A.weight"] = layer.lora_A[name].weight
         factors[f"{module}.lora_B.weight"] = layer.lora_B[name].weight
     return factors
-
-
-def _active(transformer: WanTransformer3DModel) -> list[str]:
-    """The adapters that act; peft keeps the list with each layer, ours are all alike."""
-    layers = _layers(transformer)
-    return list(layers[0][1].active_adapters) if layers else []
 
 
 def _activate(transformer: WanTransformer3DModel, names: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""What happens beside the optimisation: EMA, checkpoints and exports, held-out loss, progress.
+"""What happens beside the optimisation: EMA, checkpoints and exports, progress. What is measured is in ``heldout``.
 
 Each callback acts after optimizer steps (``AtStep``). None of them changes what is learnt.
 """
@@ -14,18 +14,15 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 from torch import Tensor
-from torch.utils.data import default_collate
 from tqdm.auto import tqdm
 
-from cinelora.config.schema import CheckpointConfig, LoggerConfig, ValidationConfig
-from cinelora.latents.dataset import LatentDataset
+from cinelora.config.schema import CheckpointConfig, LoggerConfig
+from cinelora.hardware import peak_memory_mib
 from cinelora.launch import stop_signals
-from cinelora.models.memory import as_they_are
 from cinelora.runs import RunDirectory
 from cinelora.training.checkpoints import Checkpoint, save_checkpoint
 from cinelora.training.stage import Stage
 
-HELDOUT_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 State = dict[str, Tensor]
 
 
@@ -151,14 +148,14 @@ class Resume(Callback):
 class Keeper(AtStep):
     """Checkpoints a run and exports its adapter: where it is due, at the end, and where the run is told to stop.
 
-    ``export`` writes an adapter state as the run's adapter file; ``facts`` go into every checkpoint.
+    ``export`` writes an adapter state as the run's adapter file, or as its best one; ``facts`` go into every checkpoint.
     """
 
     def __init__(
         self,
         settings: CheckpointConfig,
         run: RunDirectory,
-        export: Callable[[State], None],
+        export: Callable[[State, bool], None],
         ema: Ema | None,
         facts: dict[str, Any],
     ) -> None:
@@ -179,8 +176,12 @@ class Keeper(AtStep):
             tensors = {f"adapter.{k}": v for k, v in state.items()} | {f"ema.{k}": v for k, v in average.items()}
             tensors |= {f"moments.{k}": v for k, v in moments(trainer.optimizers[0]).items()}
             save_checkpoint(self.run.checkpoints, Checkpoint(step, tensors, self.facts), self.settings.keep)
-            self.export(average or state)
+            self.export(average or state, False)
         trainer.strategy.barrier()
+
+    def export_best(self, stage: Stage) -> None:
+        """Keep what would be exported now as the best so far; for rank 0 alone."""
+        self.export((self.ema and self.ema.average) or stage.trained.state(), True)
 
 
 def moments(optimizer: torch.optim.Optimizer) -> State:
@@ -204,67 +205,13 @@ def restore(checkpoint: Checkpoint, trainer: Trainer, stage: Stage, ema: Ema | N
     trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = checkpoint.step
 
 
-class HeldoutLoss(AtStep):
-    """Loss on held-out samples at fixed sigmas with fixed noise: unlike the training loss it compares between steps.
-
-    It is the loss of what is exported, hence of the average where one is kept.
-    The first value, before any step, is the untrained adapter's (the base's, or base and style adapter in stage 2); it is
-    kept in the checkpoints, so that a resumed run still says how far it has come.
-    """
-
-    def __init__(
-        self, settings: ValidationConfig, heldout: LatentDataset, sample_ids: list[str], keeper: Keeper
-    ) -> None:
-        super().__init__()
-        self.settings, self.heldout, self.sample_ids, self.keeper = settings, heldout, sample_ids, keeper
-        self.positions = range(min(settings.samples, len(heldout)))
-        self.latest: dict[str, float] = {}
-        self.measured_at: int | None = None
-
-    def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
-        """Measure where the run starts from, unless it was resumed."""
-        super().on_train_start(trainer, stage)
-        if "heldout_start" not in self.keeper.facts:
-            self.keeper.facts["heldout_start"] = self.measure(trainer, stage)
-
-    def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
-        """Measure and log where it is due; a run that is told to stop is not kept waiting."""
-        if step % self.settings.every_steps == 0 or step == trainer.max_steps:
-            self.measure(trainer, stage)
-            self.measured_at = step
-            start = self.keeper.facts["heldout_start"]["heldout/loss"]
-            self.latest["heldout/change"] = self.latest["heldout/loss"] / start - 1
-            if trainer.logger:
-                trainer.logger.log_metrics(self.latest, step)
-
-    def report(self) -> dict[str, float | int | None]:
-        """What a summary says: the last loss, what became of the first, and after which step (None: not yet)."""
-        if self.measured_at is None:
-            return {"heldout_step": None}
-        loss, change = self.latest["heldout/loss"], self.latest["heldout/change"]
-        return {"heldout_step": self.measured_at, "heldout_loss": loss, "heldout_change": change}
-
-    @torch.no_grad()
-    def measure(self, trainer: Trainer, stage: Stage) -> dict[str, float]:
-        """Mean loss per sigma and over all, each rank looking at its share of the samples."""
-        training_ids, stage.sample_ids = stage.sample_ids, self.sample_ids
-        sums = torch.zeros(len(HELDOUT_SIGMAS) + 1)
-        with as_exported(stage, self.keeper.ema), as_they_are():
-            for position in self.positions[trainer.global_rank :: trainer.world_size]:
-                batch = stage.transfer_batch_to_device(default_collate([self.heldout[position]]), stage.device, 0)
-                for i, sigma in enumerate(HELDOUT_SIGMAS):
-                    sums[i] += float(stage.loss(batch, stage.draw_at(batch, step=0, sigma=sigma)))
-                sums[-1] += 1
-        stage.sample_ids = training_ids
-        *totals, count = mean_over_ranks(sums, trainer)
-        losses = [total / count for total in totals]
-        names = [f"heldout/loss@{sigma}" for sigma in HELDOUT_SIGMAS]
-        self.latest = {"heldout/loss": sum(losses) / len(losses), **dict(zip(names, losses, strict=True))}
-        return dict(self.latest)
-
-
 class Progress(AtStep):
-    """A bar with loss, samples per second and time left, and the same numbers to the logger."""
+    """A bar with loss, samples per second and time left, and the same numbers and more to the logger.
+
+    ``train/loss`` is the mean since the last time; ``train/gradient_norm`` is of this step alone, before clipping;
+    ``train/step_s`` counts what is measured and drawn between steps as well; ``train/peak_memory_mib`` is of the whole run,
+    on the GPU where there is one. Nothing waits for the device but the steps at which this is logged.
+    """
 
     def __init__(self, settings: LoggerConfig, samples_per_step: int) -> None:
         super().__init__()
@@ -303,8 +250,11 @@ class Progress(AtStep):
     def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
         """Move the bar; every few steps and at the last, say how it goes."""
         self.bar.update()
-        if step % self.settings.every_steps and step != trainer.max_steps and not trainer.should_stop:
-            return
+        if step % self.settings.every_steps == 0 or step == trainer.max_steps or trainer.should_stop:
+            self.tell(trainer, stage, step)
+
+    def tell(self, trainer: Trainer, stage: Stage, step: int) -> None:
+        """Say how it went since the last time."""
         self.latest_loss = mean_over_ranks(torch.stack(self.losses).mean()[None].float(), trainer)[0]
         self.losses.clear()
         now = time.perf_counter()
@@ -317,9 +267,17 @@ class Progress(AtStep):
         self.bar.set_postfix_str(f"loss {self.latest_loss:.4f}, {speed:.1f} samples/s")
         if trainer.logger:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
+            memory = peak_memory_mib()
             numbers = {"train/loss": self.latest_loss, "train/lr": rate, "train/samples_per_s": speed}
+            numbers |= {
+                "train/step_s": self.samples_per_step / speed,
+                "train/gradient_norm": float(stage.gradient_norm),
+            }
+            numbers["train/peak_memory_mib"] = float(memory.get("gpu", memory["host"]))
             trainer.logger.log_metrics(numbers, step)
 
     def on_train_end(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
-        """Close the bar."""
+        """Say what is left to say of a run that ended early, and close the bar."""
+        if self.seen > self.since_step:
+            self.tell(trainer, stage, self.seen)
         self.bar.close()

@@ -70,6 +70,13 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     return target
 
 
+def amend_facts(folder: Path, step: int, facts: dict[str, Any]) -> None:
+    """Let the checkpoint of ``step``, where it was just saved, carry ``facts`` that became known after that."""
+    state = folder / f"{PREFIX}{step:08d}" / "state.json"
+    if state.exists():
+        write_json(state, {"step": step, **facts})
+
+
 def saved_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints below ``folder``, newest first."""
     return sorted(folder.glob(f"{PREFIX}*"), reverse=True)

@@ -29,6 +29,7 @@ from transformers import CLIPVisionModel, UMT5EncoderModel
 
 from cinelora.footage.render import LOOKS, render_scene
 from cinelora.footage.render.scenes import VOCABULARY, Scene, describe, draw_scene
+from cinelora.metrics.reference import SIGMA, WINDOW, windowed_ssim
 from cinelora.models import whole_clip
 from cinelora.models.tiny import Encoders
 
@@ -45,8 +46,6 @@ SSIM_WEIGHT = 0.6
 """Weight of ``1 - SSIM``, with which it is about as large as the rest of the reconstruction's loss."""
 SSIM_EVERY = 4
 """Of the frames of a clip every fourth is compared in structure: neighbours say the same."""
-WINDOW, SIGMA = 11, 1.5
-"""Pixels and deviation of SSIM's Gaussian window."""
 
 
 @dataclass(frozen=True)
@@ -266,19 +265,13 @@ def reconstruction_loss(rebuilt_BCTHW: Tensor, video_BCTHW: Tensor) -> Tensor:
 
 
 def structural_similarity(one: Tensor, other: Tensor, data_range: float = 2.0) -> Tensor:
-    """Mean SSIM of float32 pictures (..., H, W), of which each channel counts alone (Wang et al. 2004, equation 13).
+    """Mean SSIM (``windowed_ssim``) of float32 pictures (..., H, W), of which each channel counts alone.
 
-    The Gaussian window stays inside the picture; in one narrower than the window it is cut to the picture. Windows are
-    banded matrices on either side, since two small products are cheaper than a convolution of so few channels.
+    The Gaussian window stays inside the picture, where that of ``ssim_map`` mirrors its edges; in a picture narrower than
+    the window it is cut to the picture. Its matrices are made on the device, so that a CUDA graph can hold them.
     """
     rows_KH, columns_LW = (_windows(one.shape[dim], one.device) for dim in (-2, -1))
-    mean, other_mean, square, other_square, product = (
-        rows_KH @ values @ columns_LW.T for values in (one, other, one.square(), other.square(), one * other)
-    )
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    variances = square - mean.square() + other_square - other_mean.square()
-    likeness = (2 * mean * other_mean + c1) * (2 * (product - mean * other_mean) + c2)
-    return (likeness / ((mean.square() + other_mean.square() + c1) * (variances + c2))).mean()
+    return windowed_ssim(one, other, lambda values: rows_KH @ values @ columns_LW.T, data_range).mean()
 
 
 def _windows(size: int, device: torch.device) -> Tensor:

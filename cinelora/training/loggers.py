@@ -1,18 +1,94 @@
-"""Where curves go: W&B (offline without a key), CSV or TensorBoard, below the run directory."""
+"""Where curves go: W&B (offline without a key), TensorBoard, and always CSV, below the run directory.
+
+Enters: numbers and pictures of a step. Leaves: what the chosen logger makes of them. A logger that fails is said once and left
+behind; the run and the other numbers go on. It does not know what a number means.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from netrc import NetrcParseError, netrc
 from pathlib import Path
+from typing import Any
 
+import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from cinelora.config.schema import LoggerConfig, TrainConfig
+from cinelora.files import Pixels
 from cinelora.launch import rank_info
 
 WANDB_HOST = "api.wandb.ai"
+WANDB_PATIENCE = {"init_timeout": 30.0, "finish_timeout": 60.0}
+"""Seconds that a run waits for W&B at its start and at its end; what did not arrive lies below the run directory."""
+
+
+class Journal(Logger):
+    """The one logger that a trainer sees: it hands everything to all of ``loggers``, and remembers the latest numbers."""
+
+    def __init__(self, loggers: list[Logger], folder: Path) -> None:
+        super().__init__()
+        self.loggers, self.folder = loggers, folder
+        self.latest: dict[str, float] = {}
+        self.noted_at: dict[str, int] = {}
+
+    @property
+    def name(self) -> str:
+        """What Lightning calls it."""
+        return "journal"
+
+    @property
+    def version(self) -> str:
+        """One journal for each start of a run."""
+        return ""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Numbers by name, after optimizer step ``step``."""
+        self.latest |= metrics
+        self.noted_at |= dict.fromkeys(metrics, step or 0)
+        self._tell(lambda logger: logger.log_metrics(metrics, step))
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The settings of the run, to loggers that show them."""
+        self._tell(lambda logger: None if isinstance(logger, CSVLogger) else logger.log_hyperparams(params))
+
+    def show(self, name: str, frames_THWC: Pixels, path: Path, step: int) -> None:
+        """A picture or a clip that lies at ``path``, to loggers that can show it."""
+
+        def give(logger: Logger) -> None:
+            match logger:
+                case WandbLogger() if len(frames_THWC) == 1:
+                    logger.log_image(name, [str(path)], step=step)
+                case WandbLogger():
+                    logger.log_video(name, [str(path)], step=step)
+                case TensorBoardLogger():  # its add_video wants moviepy
+                    logger.experiment.add_images(name, torch.tensor(frames_THWC), step, dataformats="NHWC")
+
+        self._tell(give)
+
+    def save(self) -> None:
+        """Flush."""
+        self._tell(lambda logger: logger.save())
+
+    def finalize(self, status: str) -> None:
+        """Close."""
+        self._tell(lambda logger: logger.finalize(status))
+
+    def _tell(self, act: Callable[[Logger], object]) -> None:
+        """``act`` on each logger; one that raises, whatever it raises, must not end hours of training."""
+        for logger in list(self.loggers):
+            try:
+                act(logger)
+            except Exception as error:
+                self.loggers.remove(logger)
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                rest = f"the curves go on in {self.folder / 'csv'}" if self.loggers else "no more curves are kept"
+                print(
+                    f"WARNING: {type(logger).__name__} failed ({reason}) and is left out from here on; {rest}",
+                    flush=True,
+                )
 
 
 def wandb_key_exists() -> bool:
@@ -25,23 +101,30 @@ def wandb_key_exists() -> bool:
         return False
 
 
-def make_logger(config: TrainConfig, run_dir: Path, first_step: int) -> Logger | None:
-    """The logger that ``config.logger`` names; a resumed run writes beside what is there, not over it."""
+def make_journal(config: TrainConfig, run_dir: Path, first_step: int) -> Journal:
+    """The logger that ``config.logger`` names, beside a copy in CSV; a resumed run writes beside what is there, not over it."""
+    folder, part = run_dir / "logs", f"from-step-{first_step:08d}"
+    if config.logger.name == "none":
+        return Journal([], folder)
+    loggers: list[Logger] = [CSVLogger(folder, name="csv", version=part, flush_logs_every_n_steps=1)]
+    if config.logger.name == "tensorboard":
+        loggers.append(TensorBoardLogger(folder, name="tensorboard", version=part))
+    if config.logger.name == "wandb":
+        loggers.append(wandb_logger(config, run_dir))
+    journal = Journal(loggers, folder)
+    if config.logger.name == "wandb":
+        journal.log_hyperparams(asdict(config))
+    return journal
+
+
+def wandb_logger(config: TrainConfig, run_dir: Path) -> WandbLogger:
+    """W&B, offline unless it is asked for or a key is there; it is not spoken to yet."""
     settings: LoggerConfig = config.logger
-    part = f"from-step-{first_step:08d}"
-    match settings.name:
-        case "csv":
-            return CSVLogger(run_dir / "logs", name="csv", version=part, flush_logs_every_n_steps=1)
-        case "tensorboard":
-            return TensorBoardLogger(run_dir / "logs", name="tensorboard", version=part)
-        case "wandb":
-            offline = not wandb_key_exists() if settings.offline is None else settings.offline
-            if offline and rank_info().global_rank == 0:
-                print(f"W&B logs offline into {run_dir / 'logs' / 'wandb'}; `wandb sync` uploads them")
-            os.environ.setdefault("WANDB_SILENT", "true")
-            name = f"{config.stage.name}-{config.data.name}-{run_dir.name}"
-            logger = WandbLogger(project=settings.project, name=name, save_dir=run_dir / "logs", offline=offline)
-            logger.log_hyperparams(asdict(config))
-            return logger
-        case _:
-            return None
+    offline = not wandb_key_exists() if settings.offline is None else settings.offline
+    if offline and rank_info().global_rank == 0:
+        print(f"W&B logs offline into {run_dir / 'logs' / 'wandb'}; `wandb sync` uploads them")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    name = f"{config.stage.name}-{config.data.name}-{run_dir.name}"
+    return WandbLogger(
+        project=settings.project, name=name, save_dir=run_dir / "logs", offline=offline, settings=WANDB_PATIENCE
+    )

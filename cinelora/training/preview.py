@@ -1,99 +1,135 @@
-"""A picture or clip from what would be exported now, from the same noise each time.
+"""Pictures or clips from what would be exported now, from the same noise each time, beside the base model's.
 
-The VAE is loaded for the preview and released after it; the text was encoded with the data. An I2V stage that shows its
-transformer the first frame takes a held-out sample's.
+The text was encoded with the data. An I2V stage that shows its transformer the first frame takes a held-out sample's.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 
-import torch
+import numpy as np
 from lightning import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
-from cinelora.config.schema import SamplerConfig, TrainConfig
+from cinelora.config.schema import TrainConfig
 from cinelora.errors import FootageError
-from cinelora.files import write_json, write_mp4, write_png
+from cinelora.files import Pixels, contact_sheet, read_json, sha256_json, write_json, write_mp4, write_png
+from cinelora.footage.decode import open_video
+from cinelora.footage.images import read_image
 from cinelora.latents.dataset import LatentDataset
 from cinelora.metrics.suite import measure
-from cinelora.models.memory import as_they_are
-from cinelora.models.wan import Condition, ImageCondition, Part, WanBundle, range_to_pixels
 from cinelora.runs import RunDirectory
-from cinelora.sampling.denoise import Guided, sample
-from cinelora.sampling.generate import initial_noise
+from cinelora.training.artist import Artist
 from cinelora.training.callbacks import AtStep, Ema, as_exported
+from cinelora.training.loggers import Journal
 from cinelora.training.stage import Stage
 
 
 class Preview(AtStep):
-    """Every few steps, ``previews/step-00000250.png`` (stills) or ``.mp4`` (windows), also to W&B and TensorBoard.
+    """Every few steps, below ``previews/`` and to a logger that can show them:
 
-    Beside a clip are the numbers that ``metrics`` names, in ``.json`` and at the logger.
+    - ``step-00000250.png`` (stills) or ``.mp4`` (windows); of further seeds ``step-00000250-1.mp4`` ...;
+    - ``step-00000250-sheet.png``, for each seed the base model's clip above;
+    - ``base.mp4`` and its like, which are drawn once, by the base model without any adapter;
+    - beside clips the numbers that ``metrics`` names, as means over the seeds, in ``.json``.
     """
 
-    def __init__(self, config: TrainConfig, run: RunDirectory, shown: LatentDataset, ema: Ema | None) -> None:
+    def __init__(
+        self, config: TrainConfig, run: RunDirectory, shown: LatentDataset, ema: Ema | None, journal: Journal
+    ) -> None:
         super().__init__()
         if not len(shown):
             raise FootageError(
                 "previews show held-out samples and there are none; raise data.holdout or set preview.every_steps=0"
             )
-        self.config, self.run, self.shown, self.ema = config, run, shown, ema
+        self.config, self.run, self.shown, self.ema, self.journal = config, run, shown, ema, journal
+        self.artist = Artist(config, shown)
+        self.suffix = "png" if config.stage.num_frames == 1 else "mp4"
+        self.base: list[Pixels] = []
         self.said: set[str] = set()
-        self.bundle = WanBundle.from_config(config.model, config.stage.transformer, Path(config.cache))
 
     def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
         """Draw on rank 0, while the others wait."""
         if step % self.config.preview.every_steps:
             return
+        numbers: dict[str, float] = {}
         if trainer.is_global_zero:
-            self.show(trainer, self.draw(stage), step)
-        trainer.strategy.barrier()
+            self.run.previews.mkdir(exist_ok=True)
+            self.base = self.base or self.of_base(stage)
+            with as_exported(stage, self.ema):
+                numbers = self.show(self.draw(stage), step)
+        numbers = trainer.strategy.broadcast(numbers)
+        if numbers:
+            self.journal.log_metrics(numbers, step)
 
-    def draw(self, stage: Stage) -> torch.Tensor:
-        """Pixels (1, 3, T, H, W) in [0, 1] of the preview's prompt, or of the first held-out caption."""
-        config, device = self.config, stage.device
-        batch = {key: value[None].to(device) for key, value in self.shown[0].items()}
-        if config.preview.prompt:
-            batch["text"] = self.shown.text(self.shown.texts["preview"])[None].to(device)
-        image = None
-        if config.stage.image_condition:
-            image = ImageCondition(batch["image_latents"], batch["image_tokens"])
-        solver = SamplerConfig(name=config.sampler.name, steps=config.preview.sampler_steps)
-        noise = initial_noise(config.seed, "preview", config.model, config.stage.num_frames, device)
-        positive, negative = Condition(batch["text"], image), Condition(stage.null_text[None], image)
-        guided = Guided(stage.transformer, positive, negative, config.sampler.guidance)
-        shift = config.model.sampling_shift if config.sampler.shift is None else config.sampler.shift
-        with as_exported(stage, self.ema), as_they_are():
-            latents = sample(guided, noise, solver, shift)
-        with self.bundle.loaded(Part.VAE):
-            return self.bundle.decode(latents)
+    def draw(self, stage: Stage) -> list[Pixels]:
+        """One clip for each seed, of the preview's prompt, or of the first held-out caption."""
+        preview, first = self.config.preview, self.config.seed
+        text = self.shown.texts["preview"] if preview.prompt else None
+        seeds = range(first, first + preview.seeds)
+        return self.artist.pixels([self.artist.latents(stage, 0, seed, "preview", text) for seed in seeds])
 
-    def show(self, trainer: Trainer, pixels: torch.Tensor, step: int) -> None:
-        """Write the preview and hand it to a logger that can show it."""
-        self.run.previews.mkdir(exist_ok=True)
-        video = range_to_pixels(pixels)
-        still = len(video) == 1
-        path = self.run.previews / f"step-{step:08d}.{'png' if still else 'mp4'}"
-        if still:
-            write_png(path, video[0])
+    def of_base(self, stage: Stage) -> list[Pixels]:
+        """The base model's clips, as they lie in the run where they were drawn in just this way."""
+        paths = self.paths("base")
+        record = self.run.previews / "base.json"
+        shown = self.shown.texts["preview"] if self.config.preview.prompt else self.shown.entries[0].text
+        drawn_from = sha256_json([self.artist.manner, shown, self.shown.entries[0].id, len(paths)])
+        if record.exists() and read_json(record)["drawn_from"] == drawn_from:
+            return [self.read(path) for path in paths]
+        stage.eval()
+        with stage.trained.bare():
+            clips = self.draw(stage)
+        stage.train()
+        for path, clip in zip(paths, clips, strict=True):
+            self.write(path, clip)
+        write_json(record, {"drawn_from": drawn_from, "numbers": self.measured(clips)})
+        return clips
+
+    def show(self, clips: list[Pixels], step: int) -> dict[str, float]:
+        """Write the clips and the sheet, hand them to a logger that can show them, and return their numbers."""
+        name = f"step-{step:08d}"
+        rows = []
+        for number, (path, clip, base) in enumerate(zip(self.paths(name), clips, self.base, strict=True)):
+            self.write(path, clip)
+            self.journal.show(f"preview{number or ''}", clip, path, step)
+            seed = self.config.seed + number
+            rows += [(f"base, seed {seed}", base), (f"step {step}, seed {seed}", clip)]
+        sheet, path = contact_sheet(rows), self.run.previews / f"{name}-sheet.png"
+        write_png(path, sheet)
+        self.journal.show("preview/sheet", sheet[None], path, step)
+        numbers = self.measured(clips)
+        if numbers:
+            write_json(self.run.previews / f"{name}.json", numbers)
+        return {f"preview/{name}": value for name, value in numbers.items()}
+
+    def measured(self, clips: list[Pixels]) -> dict[str, float]:
+        """Means of what ``metrics`` names, over those clips that have them; what is missing is said once."""
+        prompt, found = self.config.preview.prompt or self.shown.entries[0].caption, dict[str, list[float]]()
+        for report in (measure(self.config.metrics, clip, prompt) for clip in clips):
+            for sentence in report.sentences:
+                if sentence not in self.said:
+                    print(f"WARNING: preview: {sentence}", flush=True)
+                    self.said.add(sentence)
+            for name, value in report.numbers.items():
+                found.setdefault(name, []).append(value)
+        return {name: fmean(values) for name, values in found.items()}
+
+    def paths(self, name: str) -> list[Path]:
+        """Where the clips of each seed lie."""
+        numbers = range(self.config.preview.seeds)
+        return [self.run.previews / f"{name}{f'-{number}' if number else ''}.{self.suffix}" for number in numbers]
+
+    def write(self, path: Path, clip: Pixels) -> None:
+        """As a picture, or at the model's speed."""
+        if self.suffix == "png":
+            write_png(path, clip[0])
         else:
-            write_mp4(path, video, self.config.model.fps)
-        report = measure(self.config.metrics, video, self.config.preview.prompt or self.shown.entries[0].caption)
-        for sentence in report.sentences:
-            if sentence not in self.said:
-                print(f"WARNING: preview: {sentence}", flush=True)
-                self.said.add(sentence)
-        if report.numbers:
-            write_json(path.with_suffix(".json"), report.numbers)
-            if trainer.logger:
-                trainer.logger.log_metrics({f"preview/{name}": value for name, value in report.numbers.items()}, step)
-        match trainer.logger:
-            case WandbLogger() as logger if still:
-                logger.log_image("preview", [str(path)], step=step)
-            case WandbLogger() as logger:
-                logger.log_video("preview", [str(path)], step=step)
-            case TensorBoardLogger() as logger:
-                logger.experiment.add_images("preview", pixels[0].transpose(0, 1), step)  # add_video wants moviepy
-            case _:
-                pass
+            write_mp4(path, clip, self.config.model.fps)
+
+    def read(self, path: Path) -> Pixels:
+        """What ``write`` wrote."""
+        if self.suffix == "png":
+            return read_image(path, self.config.model.height, self.config.model.width)[None]
+        reader = open_video(path)
+        return np.stack(list(reader.frames(range(reader.num_frames))))

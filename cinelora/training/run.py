@@ -17,8 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cinelora.card import write_card
 from cinelora.config.check import effective_lr
+from cinelora.config.numbers import logged, monitors
 from cinelora.config.schema import TrainConfig
+from cinelora.config.store import portable
 from cinelora.errors import AdapterError, ConfigError, TrainingError
 from cinelora.files import lock, write_json, write_whole
 from cinelora.hardware import gpu_at_hand, hardware, limit_gpu_memory, peak_memory_mib, quiet_libraries
@@ -28,6 +31,7 @@ from cinelora.models.footprint import Policy, Shape, leaner
 from cinelora.plan import choose_policy, step_of
 from cinelora.runs import RunDirectory, adapter_paths, other_weights
 from cinelora.training.origins import origins, refuse_other_origins, refuse_other_samples
+from cinelora.verdict import effect_line, heldout_line, stopped_line
 
 if TYPE_CHECKING:
     import torch
@@ -41,8 +45,12 @@ if TYPE_CHECKING:
     from cinelora.models.adapter_file import AdapterFile
     from cinelora.models.attention import Work
     from cinelora.models.trained import TrainedAdapter
-    from cinelora.training.callbacks import Ema, HeldoutLoss, Keeper, Progress, Resume, StopRequest
+    from cinelora.training.callbacks import Ema, Keeper, Progress, Resume, StopRequest
     from cinelora.training.checkpoints import Checkpoint
+    from cinelora.training.heldout import HeldoutLoss
+    from cinelora.training.heldout_clips import HeldoutClips
+    from cinelora.training.judge import Judge
+    from cinelora.training.loggers import Journal
     from cinelora.training.preview import Preview
     from cinelora.training.stage import Stage
 
@@ -80,7 +88,7 @@ def carry_style_adapter(source: str, run: RunDirectory) -> None:
 
 
 def closing_lines(result: dict[str, Any], run: RunDirectory) -> list[str]:
-    """What a user wants to know when a run ends."""
+    """What a user wants to know when a run ends; the last line says whether anything was learnt."""
     product = run.transformer if result["stage"] == "pretrain" else run.adapter(result["stage"])
     lines = [f"{'transformer' if product == run.transformer else 'adapter'} {product}", f"summary {run.summary}"]
     if "heldout_step" in result:
@@ -90,19 +98,21 @@ def closing_lines(result: dict[str, Any], run: RunDirectory) -> list[str]:
             f"stopped at step {result['step']} of {result['steps']}; "
             f"go on with: python train.py {shlex.quote(f'resume={run.path}')}"
         )
+    if early := result.get("stopped_early"):
+        lines.append(stopped_line(early, result))
+    if best := result.get("best"):
+        lines.append(best_line(best, result, run))
     if result["weights"] == "random":
         lines.append(f"WARNING: trained on random weights (model.weights=random): {product} is worth nothing")
-    if result["adapter_effect"] == 0:
-        lines.append("WARNING: the adapter changed nothing: its update is exactly zero")
-    return lines
+    return [*lines, effect_line(result)]
 
 
-def heldout_line(result: dict[str, Any]) -> str:
-    """The held-out loss, with the step it is of where that is not the last, or that there is none."""
-    if result["heldout_step"] is None:
-        return "held-out loss: not measured before the stop (validation.every_steps says when it is)"
-    line = f"held-out loss {result['heldout_loss']:.4f}, {result['heldout_change']:+.1%} against the start"
-    return line if result["heldout_step"] == result["step"] else f"{line}, measured at step {result['heldout_step']}"
+def best_line(best: dict[str, Any], result: dict[str, Any], run: RunDirectory) -> str:
+    """Where the best adapter is, or that there is none yet."""
+    if best["step"] is None:
+        return f"no best adapter: {best['name']} was not logged before the run ended"
+    path = run.best("transformer" if result["stage"] == "pretrain" else result["stage"])
+    return f"best {best['name']}: {best['value']:.4g} at step {best['step']}, kept in {path}"
 
 
 # -- first launch: encode ----------------------------------------------------------------------------------------------
@@ -219,6 +229,7 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     from cinelora.latents.cache import Index
     from cinelora.latents.dataset import BucketSampler, LatentDataset
     from cinelora.training.checkpoints import load_checkpoint
+    from cinelora.training.loggers import make_journal
 
     quiet_libraries()
     rank, index = rank_info(), Index.load(run.dataset)
@@ -251,14 +262,17 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
         print(why)
     stage = build_stage(config, run, training, policy)
     facts = resumed.facts if resumed else {"rests_on": rests_on}
-    crew = make_callbacks(config, run, index, heldout, sampler.group_size, resumed, facts)
-    trainer = make_trainer(config, run, rank, first_step, crew.all())
+    journal = make_journal(config, run.path, first_step)
+    crew = make_callbacks(config, run, index, heldout, sampler.group_size, resumed, facts, journal)
+    trainer = make_trainer(config, run, rank, journal, crew.all())
     started = time.perf_counter()
     with crew.stop.heeded(), explained(config, policy, run, trainer):
         trainer.fit(stage, loader)
         summary = summarise(config, index, trainer.global_step, time.perf_counter() - started, stage, crew)
         if rank.global_rank == 0:
             write_json(run.summary, summary)
+            if config.stage.name != "pretrain":
+                write_card(run)
     return summary
 
 
@@ -360,20 +374,22 @@ def warn_of_other_weights(config: TrainConfig, style: AdapterFile) -> None:
 
 @dataclass(frozen=True)
 class Crew:
-    """The callbacks of a run, in the order they act: restore, stop, average, save, measure, show."""
+    """The callbacks of a run, in the order they act: restore, stop, average, save, measure, show, log, judge."""
 
     resume: Resume | None
     stop: StopRequest
     ema: Ema | None
     keeper: Keeper
     heldout: HeldoutLoss | None
+    clips: HeldoutClips | None
     preview: Preview | None
     progress: Progress
+    judge: Judge
 
     def all(self) -> list[Callback]:
         """Those there are."""
-        crew = (self.resume, self.stop, self.ema, self.keeper, self.heldout, self.preview, self.progress)
-        return [callback for callback in crew if callback]
+        watching = (self.heldout, self.clips, self.preview, self.progress, self.judge)
+        return [callback for callback in (self.resume, self.stop, self.ema, self.keeper, *watching) if callback]
 
 
 def make_callbacks(
@@ -384,39 +400,62 @@ def make_callbacks(
     samples_per_step: int,
     resumed: Checkpoint | None,
     facts: dict[str, Any],
+    journal: Journal,
 ) -> Crew:
     """What happens beside the optimisation, as the settings ask for it."""
-    from cinelora.training.callbacks import Ema, HeldoutLoss, Keeper, Progress, Resume, StopRequest
+    from cinelora.training.callbacks import Ema, Keeper, Progress, Resume, StopRequest
+    from cinelora.training.heldout import HeldoutLoss
+    from cinelora.training.judge import Judge
 
     ema = Ema(config.ema_decay) if config.ema_decay else None
     keeper = Keeper(config.checkpoint, run, partial(export, config, run, index), ema, facts)
     measured = config.validation.every_steps and len(heldout)
+    refuse_unseen(config, bool(measured))
     return Crew(
         Resume(resumed, ema) if resumed else None,
         StopRequest(),
         ema,
         keeper,
-        HeldoutLoss(config.validation, heldout, [e.id for e in heldout.entries], keeper) if measured else None,
-        make_preview(config, run, heldout, ema) if config.preview.every_steps else None,
+        HeldoutLoss(config.validation, heldout, [e.id for e in heldout.entries], ema) if measured else None,
+        make_heldout_clips(config, heldout, keeper, journal) if measured and config.validation.clips else None,
+        make_preview(config, run, heldout, ema, journal) if config.preview.every_steps else None,
         Progress(config.logger, samples_per_step),
+        Judge(config.stopping, config.checkpoint, journal, keeper),
     )
 
 
-def make_preview(config: TrainConfig, run: RunDirectory, heldout: LatentDataset, ema: Ema | None) -> Preview:
-    """The preview, whose imports a run without previews does not wait for."""
+def refuse_unseen(config: TrainConfig, measured: bool) -> None:
+    """Refuse to wait for a number of held-out samples where there are none; settings alone do not tell."""
+    for key, name in monitors(config):
+        if not measured and name.startswith(("heldout/", "effect/")):
+            there = ", ".join(name for name in logged(config) if name.startswith("train/"))
+            raise ConfigError(
+                f"{key}={name} is measured on held-out samples and there are none: raise data.holdout, or take one of {there}"
+            )
+
+
+def make_heldout_clips(config: TrainConfig, heldout: LatentDataset, keeper: Keeper, journal: Journal) -> HeldoutClips:
+    """What draws and measures held-out samples, whose imports other runs do not wait for."""
+    from cinelora.training.heldout_clips import HeldoutClips
+
+    return HeldoutClips(config, heldout, keeper, journal)
+
+
+def make_preview(
+    config: TrainConfig, run: RunDirectory, heldout: LatentDataset, ema: Ema | None, journal: Journal
+) -> Preview:
+    """The preview, likewise."""
     from cinelora.training.preview import Preview
 
-    return Preview(config, run, heldout, ema)
+    return Preview(config, run, heldout, ema, journal)
 
 
 def make_trainer(
-    config: TrainConfig, run: RunDirectory, rank: Rank, first_step: int, callbacks: list[Callback]
+    config: TrainConfig, run: RunDirectory, rank: Rank, journal: Journal, callbacks: list[Callback]
 ) -> Trainer:
     """Lightning's trainer without what we do ourselves: checkpoints, bars, sampling, sanity checks."""
     from lightning import Trainer
     from lightning.pytorch.strategies import DDPStrategy
-
-    from cinelora.training.loggers import make_logger
 
     gpu = torch_has_gpu()
     several = rank.world_size > 1
@@ -425,7 +464,7 @@ def make_trainer(
         devices=config.gpus,
         num_nodes=config.nodes,
         strategy=DDPStrategy(process_group_backend="nccl" if gpu else "gloo") if several else "auto",
-        logger=make_logger(config, run.path, first_step) or False,
+        logger=journal,
         callbacks=callbacks,
         max_steps=config.stage.steps,
         max_epochs=-1,
@@ -441,12 +480,12 @@ def make_trainer(
     )
 
 
-def export(config: TrainConfig, run: RunDirectory, index: Index, state: dict[str, Tensor]) -> None:
-    """Write what was trained: an adapter file, or the transformer in diffusers' layout."""
+def export(config: TrainConfig, run: RunDirectory, index: Index, state: dict[str, Tensor], best: bool = False) -> None:
+    """Write what was trained, last or at its best: an adapter file, or the transformer in diffusers' layout."""
     if config.stage.name == "pretrain":
         from cinelora.models.tiny import save_transformer
 
-        save_transformer(run.transformer, config.stage.transformer, state)
+        save_transformer(run.best("transformer") if best else run.transformer, config.stage.transformer, state)
         return
     from cinelora.models.adapter_file import AdapterFile, LoraSpec, export_adapter, is_image_projection
     from cinelora.models.wan import Part, WanBundle
@@ -464,13 +503,17 @@ def export(config: TrainConfig, run: RunDirectory, index: Index, state: dict[str
         transformer=config.stage.transformer,
         trigger=config.data.trigger,
         data_hash=index.data_hash,
-        config=asdict(config),
+        config=portable(asdict(config)),
     )
-    export_adapter(run.adapter(config.stage.name), file)
+    export_adapter(run.best(config.stage.name) if best else run.adapter(config.stage.name), file)
 
 
 def summarise(config: TrainConfig, index: Index, step: int, seconds: float, stage: Stage, crew: Crew) -> dict[str, Any]:
     """What came out, in numbers, with what it ran on."""
+    from cinelora.training.callbacks import as_exported
+
+    with as_exported(stage, crew.ema):
+        effect = stage.trained.effect()
     summary: dict[str, Any] = {
         "stage": config.stage.name,
         "model": config.model.name,
@@ -480,15 +523,19 @@ def summarise(config: TrainConfig, index: Index, step: int, seconds: float, stag
         "samples": len(index.split("train")),
         "step": step,
         "steps": config.stage.steps,
-        "interrupted": step < config.stage.steps,
+        "interrupted": step < config.stage.steps and not crew.judge.stopped,
         "loss": crew.progress.latest_loss,
-        "adapter_effect": stage.trained.effect(),
+        "adapter_effect": effect.overall,
+        "adapter_effect_by_block": list(effect.by_block.values()),
         "seconds": seconds,
         "samples_per_s": crew.progress.samples_per_s,
         "peak_memory_mib": peak_memory_mib(),
+        **crew.judge.report(),
         **hardware(),
     }
-    return summary | crew.heldout.report() if crew.heldout else summary
+    for watcher in (crew.heldout, crew.clips):
+        summary |= watcher.report() if watcher else {}
+    return summary
 
 
 def torch_has_gpu() -> bool:

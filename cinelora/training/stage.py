@@ -77,6 +77,7 @@ class Stage(LightningModule):
         self.register_buffer("null_text", null_text, persistent=False)
         self.trained = trained
         self.weights = torch.nn.ParameterList(trained.parameters)
+        self.gradient_norm = torch.zeros(())
         self.may_drop_image = transformer.config.image_dim is not None
 
     def train(self, mode: bool = True) -> Stage:
@@ -113,6 +114,10 @@ class Stage(LightningModule):
 
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
         """Flow-matching loss of each sample, (B,)."""
+        return self.flow.loss(*self.velocities(batch, draw))
+
+    def velocities(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:
+        """The velocity that is predicted for each sample, and the one that it should be."""
         clean_BCTHW = batch["latents"]
         noisy_BCTHW = self.flow.add_noise(clean_BCTHW, draw.noise, draw.sigma)
         batch = {**batch, "noisy": noisy_BCTHW, "timestep": draw.sigma * NUM_TRAIN_TIMESTEPS}
@@ -121,7 +126,7 @@ class Stage(LightningModule):
             batch["text"] = torch.where(dropped_B[:, None, None], self.null_text, batch["text"])
         with self.low_precision():
             predicted_BCTHW = self.predict(batch, draw.drop_image)
-        return self.flow.loss(predicted_BCTHW, self.flow.velocity(clean_BCTHW, draw.noise))
+        return predicted_BCTHW, self.flow.velocity(clean_BCTHW, draw.noise)
 
     def low_precision(self) -> torch.autocast:
         """Weights that are all trained are float32, and compute in bfloat16 on a GPU; adapters bring their own rule."""
@@ -199,6 +204,18 @@ class Stage(LightningModule):
             weight_decay=settings.weight_decay,
             fused=True,
         )
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as Lightning would, and keep the norm that it had before, on the device: nobody waits for it here."""
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.trained.parameters if p.grad is not None])
+        if gradient_clip_val:
+            torch.nn.utils.clip_grads_with_norm_(self.trained.parameters, gradient_clip_val, norm)
+        self.gradient_norm = norm
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Set this step's learning rate."""

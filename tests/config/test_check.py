@@ -50,6 +50,21 @@ def test_the_rate_follows_the_width() -> None:
     assert effective_lr(wide) == pytest.approx(1e-4)
 
 
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("metrics.alexnet=gone.pth", "metrics.alexnet=gone.pth: there is no file"),
+        ("metrics.i3d=gone.pt", "metrics.i3d=gone.pt: there is no file"),
+        ("metrics.i3d=frame.png", "metrics.i3d=frame.png is a program, and is run only where its SHA-256 is stated"),
+        ("metrics.i3d_sha256=12e4", "metrics.i3d_sha256=12e4: wants 64 hexadecimal digits"),
+    ],
+)
+def test_a_network_that_cannot_be_had_is_refused_before_the_run(setting: str, sentence: str) -> None:
+    for check in (lambda: train(setting), lambda: infer("prompt=x", setting)):
+        with pytest.raises(ConfigError, match=re.escape(sentence)):
+            check()
+
+
 def test_motion_without_a_style_adapter_says_so() -> None:
     assert "without a style adapter" in train("stage=motion")[-1]
 

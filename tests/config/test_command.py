@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cinelora.config.command import anchored, clip_hash, main
+from cinelora.config.command import NOBODY_READS, anchored, clip_hash, main
 from cinelora.config.compose import compose_infer
 from cinelora.config.keys import PROJECT
 from cinelora.errors import TrainingError
@@ -67,6 +67,26 @@ def test_help_answers_in_time_without_torch(script: str, flag: str, tmp_path: Pa
     assert "model=tiny|wan21_14b_480p|wan21_14b_720p|wan21_1_3b" in done.stdout
     key = "lora.rank" if script == "train" else "negative_prompt*"
     assert key in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "argv"),
+    [
+        ("train", ["--help"]),
+        ("infer", ["--help"]),
+        ("train", ["stage=style", "data=noir", "--show"]),
+        ("train", ["stage=style", "data=noir", "plan=true"]),
+        ("infer", ["prompt=x", "plan=true"]),
+    ],
+)
+def test_a_reader_that_leaves_is_no_error(script: str, argv: list[str]) -> None:
+    command = [sys.executable, str(PROJECT / f"{script}.py"), *argv]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as writing:
+        assert writing.stdout is not None
+        writing.stdout.close()  # as head does once it has its lines
+        assert writing.stderr is not None
+        assert writing.stderr.read() == ""
+    assert writing.returncode == NOBODY_READS
 
 
 def test_show_prints_the_settings_and_makes_nothing(tmp_path: Path) -> None:

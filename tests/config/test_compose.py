@@ -194,6 +194,32 @@ REFUSED = [
     ([*STYLE, "sampler.guidance_mode=split"], r"no effect in training: a preview is made by one rank"),
 ]
 
+UNWATCHED = [
+    ("stopping.monitor=heldout/los", r"is not logged by this run, did you mean heldout/loss; there are train/loss, .*"),
+    ("stopping.monitor=heldout/ssim", r"stopping.monitor=heldout/ssim is not logged by this run"),
+    ("checkpoint.best=effect/prediction", r"better in itself; say checkpoint.best_mode=min\|max"),
+    ("stopping.patience=5", r"no effect without a number to look at: add stopping.monitor=heldout/loss"),
+    ("checkpoint.best_mode=max", r"is for checkpoint.best"),
+    (
+        "validation.clips=2 validation.every_steps=0",
+        r"validation.clips are drawn with validation.every_steps, which is 0",
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "sentence"), UNWATCHED)
+def test_a_number_that_decides_must_be_one_that_is_logged(words: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        check_train(compose_train([*STYLE, *words.split()]))
+
+
+def test_the_numbers_that_there_are_are_listed_with_their_blocks_as_a_range() -> None:
+    with pytest.raises(ConfigError) as refusal:
+        check_train(compose_train([*STYLE, "checkpoint.best=heldout/fvd", "validation.clips=8"]))
+    assert "effect/update, effect/update/block-00, ... effect/update/block-05, heldout/frechet_scale" in str(
+        refusal.value
+    )
+
 
 @pytest.mark.parametrize(
     ("argv", "sentence"), REFUSED, ids=lambda value: " ".join(value) if isinstance(value, list) else ""

@@ -1,11 +1,33 @@
+"""Where curves go, that the same numbers arrive everywhere, and that a run outlives its loggers."""
+
+import csv
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import wandb
+from lightning import Callback, Trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cinelora.config.schema import LoggerConfig, TrainConfig
-from cinelora.training.loggers import make_logger
+from cinelora.config.numbers import better, heldout_metrics, logged
+from cinelora.config.schema import LoggerConfig, MetricsConfig, PreviewConfig, TrainConfig
+from cinelora.metrics.suite import KNOWN, OFFLINE, Suite
+from cinelora.runs import RunDirectory
+from cinelora.training import loggers
+from cinelora.training.loggers import make_journal
+from cinelora.training.run import Crew, encode_rank, train_rank
+
+
+def run_here(config: TrainConfig, folder: Path) -> RunDirectory:
+    run = RunDirectory(folder)
+    encode_rank(config, run)
+    train_rank(config, run)
+    return run
+
+
+def rows(run: RunDirectory) -> list[dict[str, str]]:
+    with (run.logs / "csv" / "from-step-00000000" / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -20,7 +42,72 @@ def test_wandb_without_a_key_is_offline_and_rank_0_says_so(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("RANK", str(rank))
     monkeypatch.setenv("WANDB_MODE", "disabled")  # what is said is looked at here, not what W&B writes
-    make_logger(replace(style_config, logger=LoggerConfig(name="wandb")), tmp_path, 0)
+    make_journal(replace(style_config, logger=LoggerConfig(name="wandb")), tmp_path, 0)
     wandb.finish()
     line = f"W&B logs offline into {tmp_path / 'logs' / 'wandb'}; `wandb sync` uploads them\n"
     assert capsys.readouterr().out.count(line) == (rank == 0)
+
+
+@pytest.mark.parametrize("stage", ["style", "motion"])
+def test_what_is_said_to_be_logged_is_logged_in_csv_and_in_tensorboard(
+    stage: str, style_config: TrainConfig, motion_config: TrainConfig, tmp_path: Path
+):
+    config = replace(style_config if stage == "style" else motion_config, logger=LoggerConfig(name="tensorboard"))
+    config.stage = replace(config.stage, steps=4)
+    config.data = replace(config.data, holdout=0.5)
+    config.preview = PreviewConfig(every_steps=4, sampler_steps=1)
+    config.metrics = MetricsConfig(names=["motion"])
+    config.validation = replace(config.validation, clips=2)
+    run = run_here(config, tmp_path)
+    base = {f"heldout/base/{name}" for name in heldout_metrics(config)}
+    columns = {name for row in rows(run) for name, value in row.items() if value} - {"step"}
+    assert columns == set(logged(config)) | base
+    events = EventAccumulator(str(run.logs / "tensorboard" / "from-step-00000000")).Reload()
+    assert set(events.Tags()["scalars"]) == columns
+    assert set(events.Tags()["images"]) >= {"preview", "preview/sheet"}
+
+
+def test_which_way_is_better_is_what_the_measures_say():
+    measures = Suite.of(OFFLINE).measures
+    assert measures
+    for name, measure in measures.items():
+        assert better(f"heldout/{name}") == {True: "max", False: "min", None: None}[measure.higher_is_better], name
+    assert all(better(f"heldout/{name}") in ("min", "max", None) for name in KNOWN)
+
+
+class Mishap(Callback):
+    """Ends W&B's run behind the trainer's back, as a lost connection would."""
+
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step == 3:
+            wandb.finish()
+
+
+def test_a_logger_that_fails_in_mid_run_is_said_once_and_everything_else_goes_on(
+    style_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ours = Crew.all
+    monkeypatch.setattr(Crew, "all", lambda crew: [*ours(crew), Mishap()])
+    config = replace(style_config, logger=LoggerConfig(name="wandb", offline=True, every_steps=1))
+    run = run_here(config, tmp_path / "run")
+    assert [row["step"] for row in rows(run) if row["train/loss"]] == [str(step) for step in range(1, 9)]
+    told = [line for line in capsys.readouterr().out.splitlines() if "WandbLogger failed" in line]
+    assert len(told) == 1
+    assert f"is left out from here on; the curves go on in {run.logs / 'csv'}" in told[0]
+
+
+def test_a_wandb_that_cannot_be_reached_at_the_start_is_said_and_the_curves_are_in_csv(
+    style_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    wandb.teardown()  # it has read the environment in a test before
+    monkeypatch.setitem(loggers.WANDB_PATIENCE, "init_timeout", 2.0)
+    journal = make_journal(replace(style_config, logger=LoggerConfig(name="wandb")), tmp_path, 0)
+    journal.log_metrics({"train/loss": 1.0}, 1)
+    assert "WandbLogger failed" in capsys.readouterr().out
+    assert (tmp_path / "logs" / "csv" / "from-step-00000000" / "metrics.csv").exists()

@@ -67,7 +67,7 @@ def test_some_steps_see_the_first_frames_alone():
 
 def test_weights_of_another_transformer_are_refused(i2v, t2v):
     whole = WholeTransformer(t2v.load_transformer())
-    assert whole.effect() == 0
+    assert whole.effect().overall == 0
     with pytest.raises(AdapterError, match="of another transformer: .*add_k_proj"):
         whole.load(dict(i2v.load_transformer().named_parameters()))
 

@@ -22,6 +22,7 @@ from lightning import Callback, Trainer
 from torch.utils.data import default_collate
 
 from cinelora.config.compose import RESUME_KEYS
+from cinelora.config.numbers import HELDOUT_SIGMAS
 from cinelora.config.schema import MemoryConfig, MetricsConfig, ModelConfig, OptimizerConfig, PreviewConfig, TrainConfig
 from cinelora.errors import TrainingError
 from cinelora.files import load_tensors, read_json, save_tensors
@@ -33,7 +34,7 @@ from cinelora.models.adapter_file import export_adapter, read_adapter
 from cinelora.models.footprint import Policy
 from cinelora.models.wan import Part, WanBundle, pad_text
 from cinelora.runs import RunDirectory
-from cinelora.training.callbacks import HELDOUT_SIGMAS, StopRequest
+from cinelora.training.callbacks import StopRequest
 from cinelora.training.checkpoints import POINTER, load_checkpoint, saved_checkpoints
 from cinelora.training.run import (
     Crew,
@@ -302,12 +303,14 @@ def test_previews_appear_and_change_nothing_that_is_learnt(
     shown = replace(config, preview=PreviewConfig(every_steps=4, prompt="rain", sampler_steps=2))
     shown.metrics = MetricsConfig(names=["motion", "tssim"])
     without, run = run_here(config, tmp_path / "without"), run_here(shown, tmp_path / "with")
-    assert [path.name for path in sorted(run.previews.glob(f"*.{suffix}"))] == [
-        f"step-0000000{n}.{suffix}" for n in (4, 8)
-    ]
+    files = {f"base.{suffix}", "base.json"} | {
+        f"step-0000000{n}{end}" for n in (4, 8) for end in (f".{suffix}", "-sheet.png")
+    }
+    numbered = {f"step-0000000{n}.json" for n in (4, 8)} if stage == "motion" else set()
+    assert {path.name for path in run.previews.iterdir()} == files | numbered
     assert_same_end(without, run)
     if stage == "motion":
-        numbers = [json.loads(path.read_text()) for path in sorted(run.previews.glob("*.json"))]
+        numbers = [json.loads(path.read_text()) for path in sorted(run.previews.glob("step-*.json"))]
         assert [list(beside) for beside in numbers] == [["motion", "tssim"]] * 2
         assert logged(run, "preview/motion") == [beside["motion"] for beside in numbers]
 
@@ -475,7 +478,7 @@ def test_a_run_stopped_early_says_what_it_knows(
 def test_what_a_stopped_run_prints_can_be_typed(tmp_path: Path):
     run = RunDirectory(tmp_path / "it's, (1) $HOME")
     result = {"stage": "style", "interrupted": True, "step": 3, "steps": 8, "adapter_effect": 1.0, "weights": "stored"}
-    typed = closing_lines(result, run)[-1].partition("go on with: ")[2]
+    typed = closing_lines(result, run)[-2].partition("go on with: ")[2]
     assert shlex.split(typed) == ["python", "train.py", f"resume={run.path}"]
 
 

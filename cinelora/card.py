@@ -101,9 +101,9 @@ def read_record(run: RunDirectory) -> Record:
     return Record(run, config, read_json(run.summary))
 
 
-def write_card(run: RunDirectory) -> None:
-    """Write ``README.md`` beside the adapter, whole or not at all; raises as ``read_record``."""
-    write_text(run.card, card(read_record(run), HERE))
+def write_card(record: Record) -> None:
+    """Write ``README.md`` beside the adapter, whole or not at all."""
+    write_text(record.run.card, card(record, HERE))
 
 
 def card(record: Record, repository: str) -> str:
@@ -338,12 +338,12 @@ def _count(number: int, what: str) -> str:
 # -- upload ------------------------------------------------------------------------------------------------------------
 
 
-def push(run: RunDirectory, repository: str, private: bool = False) -> str:
+def push(record: Record, repository: str, private: bool = False) -> str:
     """Upload a finished run's adapters, card, settings and samples as one commit; returns its address.
 
     Raises ``ConfigError``, also where the hub or the network refuses.
     """
-    record = read_record(run)
+    run = record.run
     if record.summary["interrupted"]:
         raise ConfigError(
             f"push={repository}: run={run.path} stopped at step {record.summary['step']} of {record.summary['steps']}; "
@@ -373,11 +373,11 @@ def main(argv: list[str]) -> int:
         request = parse_words(CardRequest, argv)
         if not request.run:
             raise ConfigError("say which run: python -m cinelora.card run=<run> [push=owner/name] [private=true]")
-        run = RunDirectory(Path(request.run))
-        write_card(run)
-        print(f"card {run.card}")
+        record = read_record(RunDirectory(Path(request.run)))
+        write_card(record)
+        print(f"card {record.run.card}")
         if request.push:
-            print(f"uploaded: {push(run, request.push, request.private)}")
+            print(f"uploaded: {push(record, request.push, request.private)}")
     except CineloraError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cinelora.card import write_card
+from cinelora.card import Record, write_card
 from cinelora.config.check import effective_lr
 from cinelora.config.numbers import logged, monitors
 from cinelora.config.schema import TrainConfig
@@ -272,7 +272,7 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
         if rank.global_rank == 0:
             write_json(run.summary, summary)
             if config.stage.name != "pretrain":
-                write_card(run)
+                write_card(Record(run, config, summary))
     return summary
 
 

@@ -24,7 +24,7 @@ from cinelora.config.schema import TrainConfig
 from cinelora.config.store import portable
 from cinelora.errors import AdapterError, ConfigError, TrainingError
 from cinelora.files import lock, write_json, write_whole
-from cinelora.hardware import gpu_at_hand, hardware, limit_gpu_memory, peak_memory_mib, quiet_libraries
+from cinelora.hardware import gpu_at_hand, hardware, limit_gpu_memory, peak_memory_mib, quiet_libraries, say_of_others
 from cinelora.hub import is_at_hand, resolve
 from cinelora.launch import Rank, barrier, launch, process_group, rank_info
 from cinelora.models.footprint import Policy, Shape, leaner
@@ -259,6 +259,7 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     )
     policy, why = policy_at_hand(config)
     if rank.global_rank == 0 and torch_has_gpu():
+        say_of_others()
         print(why)
     stage = build_stage(config, run, training, policy)
     facts = resumed.facts if resumed else {"rests_on": rests_on}

@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from common import RESULTS, ROOT, report, train
-from scale_tools.figure import line_figure
 from scale_tools.readers import (
     composition,
     flicker,
@@ -41,6 +40,7 @@ from cinelora.footage.render import LOOKS
 from cinelora.footage.render.scenes import Scene, draw_scene
 from cinelora.hardware import hardware, quiet_libraries
 from cinelora.models.wan import Part, pixels_to_range
+from cinelora.report.figure import line_figure
 
 PICTURES = RESULTS / "scale_model"
 FIGURE = ROOT / "docs" / "images" / "trap.svg"

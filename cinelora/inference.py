@@ -3,20 +3,21 @@
 Enters: a checked ``InferConfig`` and a run directory. Leaves: for each prompt ``clip.mp4``, ``keyframe.png``,
 ``contact.png`` and ``summary.json`` (last, so that it marks a finished clip), and an exit code. The work goes part by part
 over all prompts, so that each network is loaded once and never beside another. The latents of a clip are kept from
-denoising to decoding, so that a run that is stopped loses the clip at hand alone.
+denoising to decoding, so that a run that is stopped loses the clip at hand alone. Which variants are drawn of each take, and
+what is written of them, is for the caller of ``draw_rank``.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import count, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cinelora.config.schema import InferConfig, ModelConfig
+from cinelora.config.schema import InferConfig, ModelConfig, WeightsConfig
 from cinelora.errors import CineloraError
 from cinelora.files import (
     contact_sheet,
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from cinelora.sampling.generate import Sampling, Texts
 
 CONTACT_FRAMES = 6
+BASE = WeightsConfig(0.0, 0.0, 0.0)
+"""No adapter speaks: the base model."""
 
 
 class InferenceError(CineloraError):
@@ -60,7 +63,10 @@ def infer(config: InferConfig, run_dir: Path) -> int:
     if not todo:
         print(f"every clip is already in {run_dir}; change seed=, the settings or out= for others")
         return 0
-    launch(infer_rank, config, todo, adapters, sources, ranks=config.gpus, nodes=config.nodes, log_dir=run_dir / "logs")
+    variants = {"adapted": config.weights}
+    if config.compare and adapters:
+        variants["base"] = BASE
+    draw(config, todo, adapters, sources, variants, write_take, run_dir / "logs")
     for take in todo:
         print(f"clip {take.folder / 'clip.mp4'}\ncontact sheet {take.folder / 'contact.png'}")
         print(f"summary {take.folder / 'summary.json'}")
@@ -71,9 +77,10 @@ def infer(config: InferConfig, run_dir: Path) -> int:
 
 @dataclass(frozen=True)
 class Take:
-    """One prompt and the folder its clip goes to."""
+    """One prompt, the seed of its noise, and the folder its clips go to."""
 
     prompt: str
+    seed: int
     folder: Path
 
     def is_done(self, config: InferConfig, sources: dict[str, str]) -> bool:
@@ -88,9 +95,9 @@ class Take:
 def takes(config: InferConfig, run_dir: Path) -> list[Take]:
     """The prompts in order: one goes straight into the run directory, a file's into numbered folders."""
     if config.prompts is None:
-        return [Take(config.prompt or "", run_dir)]
+        return [Take(config.prompt or "", config.seed, run_dir)]
     lines = Path(config.prompts).read_text(encoding="utf-8-sig").splitlines()
-    return [Take(line, run_dir / f"{i:04d}") for i, line in enumerate(filter(str.strip, lines))]
+    return [Take(line, config.seed, run_dir / f"{i:04d}") for i, line in enumerate(filter(str.strip, lines))]
 
 
 def settings_of(config: InferConfig, take: Take) -> dict[str, Any]:
@@ -99,13 +106,27 @@ def settings_of(config: InferConfig, take: Take) -> dict[str, Any]:
     for key in ("prompts", "out", "cache", "gpus", "nodes", "memory", "plan"):
         del settings[key]
     del settings["model"]["attention"]  # another exact backend draws the same clip
-    return settings | {"prompt": take.prompt}
+    return settings | {"prompt": take.prompt, "seed": take.seed}
 
 
 def source_hashes(config: InferConfig, adapters: dict[str, Path]) -> dict[str, str]:
     """The content of the files that decide how the clip looks: behind one path there may be another run tomorrow."""
     pictures = {"image": Path(config.image)} if config.image else {}
     return {name: sha256_file(path) for name, path in (adapters | pictures).items()}
+
+
+def draw(
+    config: InferConfig,
+    todo: list[Take],
+    adapters: dict[str, Path],
+    sources: dict[str, str],
+    variants: dict[str, WeightsConfig],
+    write: Write,
+    log_dir: Path,
+) -> None:
+    """Draw each take in each of the ``variants``, from the same noise, and ``write`` it as soon as all of it is decoded."""
+    arguments = (config, todo, adapters, sources, variants, write)
+    launch(draw_rank, *arguments, ranks=config.gpus, nodes=config.nodes, log_dir=log_dir)
 
 
 # -- on the ranks ------------------------------------------------------------------------------------------------------
@@ -117,6 +138,7 @@ class Shot:
 
     weights: dict[str, dict[str, float]]
     texts: Texts
+    seed: int
     draft: Path
     made_of: str
     keyframe: np.ndarray | None = None
@@ -159,7 +181,31 @@ class Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
-def infer_rank(config: InferConfig, todo: list[Take], adapter_files: dict[str, Path], sources: dict[str, str]) -> int:
+@dataclass(frozen=True)
+class Finished:
+    """A take whose latents are all there, and what is known of how they came to be."""
+
+    take: Take
+    shots: dict[str, Shot]
+    bundle: WanBundle
+    adapters: dict[str, AdapterFile]
+    sources: dict[str, str]
+    seconds: dict[str, float]
+    takes_in_run: int
+
+
+Write = Callable[[InferConfig, Finished], None]
+"""Decodes a take and writes its files; a function of a module, since it goes to the ranks."""
+
+
+def draw_rank(
+    config: InferConfig,
+    todo: list[Take],
+    adapter_files: dict[str, Path],
+    sources: dict[str, str],
+    variants: dict[str, WeightsConfig],
+    write: Write,
+) -> int:
     """Make all takes on this rank's share of the sequence; rank 0 decodes and writes. Returns how many: a whole result."""
     from cinelora.models.adapter_file import read_adapter
     from cinelora.models.attention import require
@@ -183,8 +229,8 @@ def infer_rank(config: InferConfig, todo: list[Take], adapter_files: dict[str, P
     require(model.attention, sampling.attention_work(last.kind, frames[-1]), last.device)
     with explained(config), process_group(rank) if rank.world_size > 1 else nullcontext():
         with clock.part("text"):
-            shots = plan_shots(config, todo, adapters, sources, first)
-        flat = [shot for variants in shots for shot in variants.values()]
+            shots = plan_shots(config, todo, adapters, sources, variants, first)
+        flat = [shot for take in shots for shot in take.values()]
         for shot in flat:
             shot.recall()
         barrier(rank)  # rank 0 removes what it has decoded, and all ranks must have seen the same
@@ -197,9 +243,11 @@ def infer_rank(config: InferConfig, todo: list[Take], adapter_files: dict[str, P
                 make_clips(config, last, adapters, missing, sampling)
         if rank.global_rank == 0:
             with last.loaded(Part.VAE):
-                for take, variants in zip(todo, shots, strict=True):
-                    seconds = {part: total / len(todo) for part, total in clock.seconds.items()}
-                    write_take(config, take, variants, adapters, sources, last, seconds, len(todo))
+                seconds = {part: total / len(todo) for part, total in clock.seconds.items()}
+                for take, drawn in zip(todo, shots, strict=True):
+                    write(config, Finished(take, drawn, last, adapters, sources, dict(seconds), len(todo)))
+                    for shot in drawn.values():
+                        shot.draft.unlink(missing_ok=True)
         barrier(rank)  # who leaves the group ends it for rank 0 as well, which may still be decoding
     return len(todo)
 
@@ -253,19 +301,13 @@ def plan_shots(
     todo: list[Take],
     adapters: dict[str, AdapterFile],
     sources: dict[str, str],
+    variants: dict[str, WeightsConfig],
     bundle: WanBundle,
 ) -> list[dict[str, Shot]]:
     """Encode every prompt once and lay out the variants of each take."""
     from cinelora.models.wan import Part, pad_text
     from cinelora.sampling.generate import Texts
 
-    scale = config.weights
-    on_t2v = {"style": scale.keyframe, "motion": scale.motion if config.mode == "t2v" else 0.0}
-    on_i2v = {"style": scale.style, "motion": scale.motion}
-    adapted = {"t2v": {k: on_t2v[k] for k in adapters}, "i2v": {k: on_i2v[k] for k in adapters}}
-    variants = {"adapted": adapted}
-    if config.compare and adapters:
-        variants["base"] = {"t2v": {}, "i2v": {}}
     trigger = next((a.trigger for a in adapters.values() if a.trigger), None)
     prompts = [prompt_with_trigger(take.prompt, trigger) for take in todo]
     avoided = config.model.negative_prompt if config.negative_prompt is None else config.negative_prompt
@@ -273,10 +315,18 @@ def plan_shots(
         negative, *positives = (pad_text([e]) for p in [avoided, *prompts] for e in bundle.encode_text([p]))
 
     def shot(take: Take, positive: Tensor, name: str) -> Shot:
-        made_of = sha256_json([settings_of(config, take), sources, name])
-        return Shot(variants[name], Texts(positive, negative), take.folder / f"{name}.latents", made_of)
+        made_of = sha256_json([settings_of(config, take), sources, name, asdict(variants[name])])
+        weights = {kind: acting_on(kind, variants[name], adapters, config.mode) for kind in ("t2v", "i2v")}
+        return Shot(weights, Texts(positive, negative), take.seed, take.folder / f"{name}.latents", made_of)
 
     return [{name: shot(take, p, name) for name in variants} for take, p in zip(todo, positives, strict=True)]
+
+
+def acting_on(kind: str, scale: WeightsConfig, adapters: dict[str, AdapterFile], mode: str) -> dict[str, float]:
+    """The adapters that speak on the ``t2v`` or ``i2v`` transformer, with their weights."""
+    on_t2v = {"style": scale.keyframe, "motion": scale.motion if mode == "t2v" else 0.0}
+    weights = on_t2v if kind == "t2v" else {"style": scale.style, "motion": scale.motion}
+    return {name: weights[name] for name in adapters if weights[name]}
 
 
 def make_clips(
@@ -301,7 +351,10 @@ def denoise(
     from cinelora.sampling.generate import acting, adapted_transformer, initial_noise
 
     frames = 1 if what == "keyframe" else num_frames(config)
-    noise = initial_noise(config.seed, f"{kind}-{frames}", config.model, frames, bundle.device)
+    noise = {
+        seed: initial_noise(seed, f"{kind}-{frames}", config.model, frames, bundle.device)
+        for seed in {shot.seed for shot in shots}
+    }
     drawing, why = choose_drawing(config, kind, frames, len(shots), *gpu_at_hand())
     if sampling.rank.global_rank == 0:
         say_of_others()
@@ -314,7 +367,8 @@ def denoise(
             with acting(transformer, weights, live, again=len(sets) > 1):
                 for shot in group:
                     label = f"{what} {next(number)}/{len(shots)}"
-                    shot.latents = sampling.run(transformer, shot.texts, shot.image, noise, label, drawing.together)
+                    drawn = (shot.texts, shot.image, noise[shot.seed])
+                    shot.latents = sampling.run(transformer, *drawn, label, drawing.together)
                     yield shot
 
 
@@ -357,29 +411,20 @@ def encode_keyframes(config: InferConfig, bundle: WanBundle, shots: list[Shot]) 
             shot.image = ImageCondition(image.latents[None], image.tokens[None])
 
 
-def write_take(
-    config: InferConfig,
-    take: Take,
-    variants: dict[str, Shot],
-    adapters: dict[str, AdapterFile],
-    sources: dict[str, str],
-    bundle: WanBundle,
-    seconds: dict[str, float],
-    num_takes: int,
-) -> None:
-    """Decode a take and write its files, the summary last; what was kept of its latents then goes."""
+def write_take(config: InferConfig, done: Finished) -> None:
+    """Decode a take and write its files, the summary last."""
     from cinelora.hardware import hardware, peak_memory_mib
     from cinelora.metrics.suite import measure
     from cinelora.models.wan import range_to_pixels
 
+    take, adapters, clock = done.take, done.adapters, Clock(done.seconds)
     take.folder.mkdir(parents=True, exist_ok=True)
-    clock = Clock(seconds)
     rows: list[tuple[str, np.ndarray]] = []
     videos = {}
-    for name, shot in variants.items():
+    for name, shot in done.shots.items():
         assert shot.latents is not None
         with clock.part("decode"):
-            videos[name] = video = range_to_pixels(bundle.decode(shot.latents))
+            videos[name] = video = range_to_pixels(done.bundle.decode(shot.latents))
         prefix = "" if name == "adapted" else f"{name}-"
         write_mp4(take.folder / f"{prefix}clip.mp4", video, config.model.fps)
         write_png(take.folder / f"{prefix}keyframe.png", video[0] if shot.keyframe is None else shot.keyframe)
@@ -390,10 +435,10 @@ def write_take(
         print(f"WARNING: {take.folder / 'clip.mp4'}: {sentence}")
     summary = {
         "settings": settings_of(config, take),
-        "sources": sources,
+        "sources": done.sources,
         "adapters": {kind: adapter_facts(adapter) for kind, adapter in adapters.items()},
         "seconds": {part: round(total, 3) for part, total in clock.seconds.items()},
-        "takes_in_run": num_takes,
+        "takes_in_run": done.takes_in_run,
         "weights": config.model.weights,
         "metrics": report.numbers,
         "metrics_notes": report.sentences,
@@ -403,8 +448,6 @@ def write_take(
         **hardware(),
     }
     write_json(take.folder / "summary.json", summary)
-    for shot in variants.values():
-        shot.draft.unlink(missing_ok=True)
 
 
 def caveat(config: InferConfig) -> str:

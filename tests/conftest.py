@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import pytest
+import torch
 
 from cinelora.config.schema import (
     CheckpointConfig,
@@ -23,6 +24,7 @@ from cinelora.config.schema import (
 from cinelora.files import write_mp4
 from cinelora.models import tiny
 from cinelora.models.wan import WanBundle
+from cinelora.runs import RunDirectory
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -106,3 +108,27 @@ def motion_config(style_config: TrainConfig) -> TrainConfig:
         name="motion", transformer="i2v", num_frames=9, image_condition=True, steps=8, batch_size=2, accumulation=2
     )
     return replace(style_config, stage=stage)
+
+
+@pytest.fixture(scope="session")
+def both_adapters(
+    tmp_path_factory: pytest.TempPathFactory, small_model: ModelConfig, cache: Path, t2v: WanBundle, i2v: WanBundle
+) -> RunDirectory:
+    """A run with both adapters, drawn at random so that they clearly do something."""
+    from cinelora.latents.cache import Entry, Index
+    from cinelora.models.lora import LoraSpec, adapter_state, add_adapter
+    from cinelora.training.run import export
+
+    run = RunDirectory(tmp_path_factory.mktemp("run"))
+    index = Index((Entry("a", "train", "", "text-0", "video-0", None),), {})
+    for kind, bundle in (("style", t2v), ("motion", i2v)):
+        stage = StageConfig(
+            name=kind, transformer="t2v" if kind == "style" else "i2v", image_condition=kind == "motion"
+        )
+        config = TrainConfig(model=small_model, stage=stage, data=DataConfig(trigger="nwr"), cache=str(cache))
+        transformer = bundle.load_transformer()
+        add_adapter(transformer, kind, LoraSpec(8, 16.0), seed=0)
+        generator = torch.Generator().manual_seed(1)
+        state = adapter_state(transformer, kind)
+        export(config, run, index, {k: torch.randn(v.shape, generator=generator) * 0.3 for k, v in state.items()})
+    return run

@@ -24,7 +24,7 @@ STOREYS = (
     {"cinelora"},
     {"cinelora.errors"},
     {"cinelora.config"},
-    {"cinelora.files", "cinelora.hub", "cinelora.hardware"},
+    {"cinelora.files", "cinelora.hub", "cinelora.hardware", "cinelora.report"},
     {"cinelora.config.store", "cinelora.footage", "cinelora.models", "cinelora.launch"},
     {"cinelora.runs", "cinelora.latents", "cinelora.verdict"},
     {"cinelora.sampling"},
@@ -32,10 +32,11 @@ STOREYS = (
     {"cinelora.plan", "cinelora.card"},
     {"cinelora.config.check"},
     {"cinelora.training", "cinelora.inference"},
+    {"cinelora.evaluation"},
     {"cinelora.pretrain"},
     {"cinelora.config.compose"},
     {"cinelora.config.command"},
-    {"train", "infer"},
+    {"train", "infer", "cinelora.evaluate"},
 )
 FLOORS = {room: floor for floor, rooms in enumerate(STOREYS) for room in rooms}
 ONLY_IMPORTER = {
@@ -48,6 +49,7 @@ WITHOUT_TORCH = (
     "cinelora.card",
     "cinelora.config",
     "cinelora.errors",
+    "cinelora.evaluate",
     "cinelora.files",
     "cinelora.footage",
     "cinelora.hub",
@@ -55,6 +57,7 @@ WITHOUT_TORCH = (
     "cinelora.models.checkpoints",
     "cinelora.models.footprint",
     "cinelora.plan",
+    "cinelora.report",
     "cinelora.sampling.partition",
 )
 WITH_TORCH = ("cinelora.footage.render", "cinelora.footage.rendered")

@@ -18,19 +18,15 @@ from cinelora.config.schema import (
     MetricsConfig,
     ModelConfig,
     SamplerConfig,
-    TrainConfig,
     WeightsConfig,
 )
 from cinelora.errors import AdapterError, ConfigError, FootageError
 from cinelora.footage.samples import prompt_with_trigger
 from cinelora.inference import InferenceError, caveat, explained, infer
-from cinelora.latents.cache import Entry, Index
 from cinelora.launch import LaunchError
 from cinelora.models import tiny
-from cinelora.models.lora import adapter_state
 from cinelora.models.wan import Part, WanBundle
 from cinelora.runs import RunDirectory
-from cinelora.training.run import export
 
 PROMPT = "a man, smoking (alone), waits; a car's lamps = two moons"
 ROUNDING = 0.1
@@ -38,26 +34,8 @@ ROUNDING = 0.1
 
 
 @pytest.fixture(scope="module")
-def run(
-    tmp_path_factory: pytest.TempPathFactory, small_model: ModelConfig, cache: Path, t2v: WanBundle, i2v: WanBundle
-) -> RunDirectory:
-    """A run with both adapters, drawn at random so that they clearly do something."""
-    from cinelora.config.schema import DataConfig, StageConfig
-    from cinelora.models.lora import LoraSpec, add_adapter
-
-    run = RunDirectory(tmp_path_factory.mktemp("run"))
-    index = Index((Entry("a", "train", "", "text-0", "video-0", None),), {})
-    for kind, bundle in (("style", t2v), ("motion", i2v)):
-        stage = StageConfig(
-            name=kind, transformer="t2v" if kind == "style" else "i2v", image_condition=kind == "motion"
-        )
-        config = TrainConfig(model=small_model, stage=stage, data=DataConfig(trigger="nwr"), cache=str(cache))
-        transformer = bundle.load_transformer()
-        add_adapter(transformer, kind, LoraSpec(8, 16.0), seed=0)
-        generator = torch.Generator().manual_seed(1)
-        state = adapter_state(transformer, kind)
-        export(config, run, index, {k: torch.randn(v.shape, generator=generator) * 0.3 for k, v in state.items()})
-    return run
+def run(both_adapters: RunDirectory) -> RunDirectory:
+    return both_adapters
 
 
 @pytest.fixture

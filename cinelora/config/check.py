@@ -17,12 +17,14 @@ from cinelora.config.keys import is_plain_name, models_with_i2v, settings, train
 from cinelora.config.numbers import better, logged, monitors, update_of_block
 from cinelora.config.schema import (
     DataConfig,
+    EvaluateConfig,
     InferConfig,
     MetricsConfig,
     ModelConfig,
     SamplerConfig,
     StoppingConfig,
     TrainConfig,
+    drawn_by,
     effective_lr,
     samples_per_step,
 )
@@ -30,9 +32,9 @@ from cinelora.config.store import load_config
 from cinelora.errors import ConfigError, ModelError
 from cinelora.hub import EMBEDDED, is_model_source, is_run, resolve
 from cinelora.models.checkpoints import Part, source_of, survey
-from cinelora.runs import RunDirectory, trained_on
+from cinelora.runs import RunDirectory, adapter_paths, trained_on
 
-__all__ = ["check_infer", "check_train", "effective_lr"]
+__all__ = ["check_evaluate", "check_infer", "check_train", "effective_lr"]
 
 _AT_LEAST_ONE = {
     *(
@@ -53,7 +55,7 @@ _AT_LEAST_ONE = {
         "optimizer.lr_for_width",
         "checkpoint.keep",
     ),
-    *("preview.seeds", "stopping.patience"),
+    *("preview.seeds", "stopping.patience", "seeds", "clips"),
     *("validation.samples", "preview.sampler_steps", "logger.every_steps", "sampler.steps", "num_frames"),
     *("gpus", "nodes"),
 }
@@ -117,10 +119,34 @@ def check_infer(config: InferConfig) -> list[str]:
     return [_clip_line(config), *reach, *_partition_lines(config), *model]
 
 
+def check_evaluate(config: EvaluateConfig) -> list[str]:
+    """Refuse an evaluation's settings that contradict each other; the lines to print otherwise.
+
+    Raises:
+        ConfigError: one sentence with the value and the way out.
+        AdapterError: ``ckpt`` holds no adapter.
+    """
+    _check_values("evaluate", config)
+    _check_networks(config.metrics)
+    if config.answers is not None and not Path(config.answers).exists():
+        raise ConfigError(f"answers={config.answers}: there is no file or folder {Path(config.answers).absolute()}")
+    if config.report or config.answers:
+        return []
+    _check_shown(config)
+    drawing = drawn_by(config)
+    _check_transformers(drawing)
+    if config.ckpt is not None:
+        _check_fits("ckpt", config.ckpt, config.model)
+        adapter_paths(resolve(config.ckpt))
+    reach = _reach_lines("num_frames", _num_frames(drawing), config.model)
+    model = _model_lines(config.model, _sampled_parts(drawing))
+    return [_clip_line(drawing), *reach, *_partition_lines(drawing), *model]
+
+
 # Single values --------------------------------------------------------------------------------------------------------
 
 
-def _check_values(script: Any, config: TrainConfig | InferConfig) -> None:
+def _check_values(script: Any, config: TrainConfig | InferConfig | EvaluateConfig) -> None:
     for key, setting in settings(script).items():
         value = _pick(config, key)
         if value is None and not setting.optional:
@@ -396,13 +422,13 @@ def _check_strategy(config: TrainConfig) -> None:
         )
 
 
-def _check_names(config: TrainConfig) -> None:
+def _check_names(config: TrainConfig | EvaluateConfig) -> None:
     for key, name in (("data.name", config.data.name), ("model.name", config.model.name)):
         if not is_plain_name(name):
             raise ConfigError(f"{key}={name!r}: wants one word of letters, digits, . _ and -, as it names a directory")
 
 
-def _check_data(config: TrainConfig) -> None:
+def _check_data(config: TrainConfig | EvaluateConfig) -> None:
     data = config.data
     if data.look is None:
         _check_folder(data)
@@ -516,6 +542,23 @@ def _check_prompts(path: Path, text: str) -> None:
         raise ConfigError(f"prompts={text} cannot be read as UTF-8 text: {error}") from error
     if not any(line.strip() for line in lines):
         raise ConfigError(f"prompts={text} is empty: it wants one prompt a line")
+
+
+def _check_shown(config: EvaluateConfig) -> None:
+    """Refuse an evaluation that has nothing to draw."""
+    data = config.data
+    if not data.name and (data.root or data.look):
+        raise ConfigError(f"data.root={data.root} without data=: add data=folder")
+    if not data.name and config.prompts is None:
+        raise ConfigError(
+            "neither data= nor prompts= is given: say data=<held-out clips> (their captions are drawn, and they are what is "
+            "compared with), or prompts=<file with one prompt a line>"
+        )
+    if data.name:
+        _check_names(config)
+        _check_data(config)
+    if config.prompts is not None:
+        _check_prompts(Path(config.prompts), config.prompts)
 
 
 def _check_transformers(config: InferConfig) -> None:

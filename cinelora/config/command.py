@@ -1,4 +1,4 @@
-"""What ``train.py`` and ``infer.py`` share: compose, check, make the run directory, hand over.
+"""What the scripts share: compose, check, make the run directory, hand over.
 
 What enters is a command line; what leaves is an exit code. Errors the user can mend become one line on stderr. What a
 run does is not known here, and torch is not imported before the settings are accepted.
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from cinelora.config import keys
-from cinelora.config.check import check_infer, check_train
+from cinelora.config.check import check_evaluate, check_infer, check_train
 from cinelora.config.compose import compose, members, sweep
 from cinelora.config.keys import Command, Config, Script
-from cinelora.config.schema import InferConfig, TrainConfig
+from cinelora.config.schema import EvaluateConfig, InferConfig, TrainConfig, drawn_by
 from cinelora.config.store import MODELS, PATHS, load, save_config, to_yaml
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.files import lock, point_to, sha256_json
@@ -39,6 +39,13 @@ _RUNS = ("adapter", "ckpt", "resume")
 _LOCK = ".lock"
 _ELSEWHERE = ("out", "cache", "gpus", "nodes", "memory", "plan")
 """What does not change a clip but for rounding: where it is written, how many ranks make it, and out of how much memory."""
+_LOOKED_AT = ("metrics", "against", "report", "answers")
+"""What does not change the clips of an evaluation: what is asked of them."""
+_CHECKS: dict[type, Callable[[Any], list[str]]] = {
+    TrainConfig: check_train,
+    InferConfig: check_infer,
+    EvaluateConfig: check_evaluate,
+}
 
 
 def main(script: Script, argv: list[str], run: Run) -> int:
@@ -49,10 +56,10 @@ def main(script: Script, argv: list[str], run: Run) -> int:
     try:
         return _main(keys.parse(script, argv), run)
     except CineloraError as error:
-        print(f"{script}.py: {error}", file=sys.stderr)
+        print(f"{keys.PROGRAMS[script]}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"{script}.py: interrupted", file=sys.stderr)
+        print(f"{keys.PROGRAMS[script]}: interrupted", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -84,7 +91,7 @@ def accepted(command: Command) -> tuple[Config, list[str]]:
     """
     try:
         config = compose(command)
-        return config, check_train(config) if isinstance(config, TrainConfig) else check_infer(config)
+        return config, _CHECKS[type(config)](config)
     except OSError as error:
         raise ConfigError(f"{error.filename} cannot be looked at: {error.strerror}") from error
 
@@ -93,9 +100,7 @@ def _run_one(command: Command, run: Run, folder: Path | None) -> int:
     """Accept the settings, make the directory they are kept in (``folder``, where a sweep names it), and hand over."""
     config, lines = accepted(command)
     if config.plan:
-        here = gpu_at_hand()
-        plan = plan_lines(config, *here) if isinstance(config, TrainConfig) else drawing_lines(config, *here)
-        return _say("\n".join([*lines, *plan]))
+        return _say("\n".join([*lines, *_planned(config)]))
     config = anchored(config)
     run_dir = make_run_dir(config, folder)
     # the nodes of one run all come here
@@ -104,6 +109,13 @@ def _run_one(command: Command, run: Run, folder: Path | None) -> int:
         for line in [*lines, f"run directory: {run_dir}"]:
             print(line, flush=True)
         return run(config, run_dir)
+
+
+def _planned(config: Config) -> list[str]:
+    """What a run takes, here and on other cards."""
+    if isinstance(config, TrainConfig):
+        return plan_lines(config, *gpu_at_hand())
+    return drawing_lines(config if isinstance(config, InferConfig) else drawn_by(config), *gpu_at_hand())
 
 
 def anchored(config: Config) -> Config:
@@ -115,7 +127,7 @@ def anchored(config: Config) -> Config:
     config = dataclasses.replace(
         config, model=dataclasses.replace(config.model), metrics=dataclasses.replace(config.metrics)
     )
-    if isinstance(config, TrainConfig):
+    if not isinstance(config, InferConfig):
         config.data = dataclasses.replace(config.data)
     for key in (*PATHS, *MODELS):
         *sections, name = key.split(".")
@@ -142,8 +154,10 @@ def make_run_dir(config: Config, folder: Path | None = None) -> Path:
     out = folder or (Path(config.out) if config.out else None)
     if isinstance(config, TrainConfig) and config.resume:
         return _resumed_dir(Path(config.resume), out)
-    if isinstance(config, InferConfig) and config.prompts and out is None:
-        out = OUTPUTS / "infer" / f"{_plain(Path(config.prompts).stem)}-{clip_hash(config)[:8]}"
+    if isinstance(config, EvaluateConfig) and config.out and (config.report or config.answers):
+        return Path(config.out)
+    if not isinstance(config, TrainConfig) and out is None and (many := _many(config)):
+        out = OUTPUTS / _place(config) / f"{_plain(many)}-{clip_hash(config)[:8]}"
     if out is not None:
         _refuse_other(config, out)
         run_dir = _made(out)
@@ -155,7 +169,16 @@ def make_run_dir(config: Config, folder: Path | None = None) -> Path:
 
 
 def _place(config: Config) -> Path:
-    return Path(config.stage.name, config.data.name) if isinstance(config, TrainConfig) else Path("infer")
+    if isinstance(config, TrainConfig):
+        return Path(config.stage.name, config.data.name)
+    return Path(next(script for script, schema in keys.SCHEMAS.items() if isinstance(config, schema)))
+
+
+def _many(config: InferConfig | EvaluateConfig) -> str | None:
+    """A word for a run of many clips, which is found again by its settings and goes on; None for a run of one."""
+    if isinstance(config, InferConfig):
+        return Path(config.prompts).stem if config.prompts else None
+    return Path(config.ckpt).stem if config.ckpt else "base"
 
 
 def new_dir(parent: Path) -> Path:
@@ -195,16 +218,17 @@ def _refuse_other(config: Config, out: Path) -> None:
         raise ConfigError(f"out={out} holds clips of other settings, or something else; choose another out=")
 
 
-def _same_request(config: InferConfig, out: Path) -> bool:
+def _same_request(config: InferConfig | EvaluateConfig, out: Path) -> bool:
     try:
-        return clip_hash(load(InferConfig, out / CONFIG_FILE)) == clip_hash(config)
+        return clip_hash(load(type(config), out / CONFIG_FILE)) == clip_hash(config)
     except ConfigError:
         return False
 
 
-def clip_hash(config: InferConfig) -> str:
+def clip_hash(config: InferConfig | EvaluateConfig) -> str:
     """A hash of everything that decides how the clips look."""
-    return sha256_json({key: value for key, value in dataclasses.asdict(config).items() if key not in _ELSEWHERE})
+    aside = _ELSEWHERE if isinstance(config, InferConfig) else (*_ELSEWHERE, *_LOOKED_AT)
+    return sha256_json({key: value for key, value in dataclasses.asdict(config).items() if key not in aside})
 
 
 def _resumed_dir(run: Path, out: Path | None) -> Path:
@@ -241,7 +265,8 @@ def _sweep(command: Command, run: Run) -> int:
     codes = sweep(command, folder, functools.partial(_run_member, run=run))
     failed = [f"{number} ({name})" for number, (name, code) in enumerate(zip(names, codes, strict=True)) if code]
     if failed:
-        print(f"{command.script}.py: {len(failed)} of {len(runs)} runs failed: {', '.join(failed)}", file=sys.stderr)
+        program = keys.PROGRAMS[command.script]
+        print(f"{program}: {len(failed)} of {len(runs)} runs failed: {', '.join(failed)}", file=sys.stderr)
     return max(codes)
 
 
@@ -253,7 +278,7 @@ def _run_member(command: Command, folder: Path, run: Run) -> int:
     try:
         code = _run_one(command, run, folder)
     except CineloraError as error:
-        print(f"{command.script}.py: {folder}: {error}", file=sys.stderr, flush=True)
+        print(f"{keys.PROGRAMS[command.script]}: {folder}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     if code == INTERRUPTED:
         raise KeyboardInterrupt
@@ -277,6 +302,6 @@ def _sweep_dir(command: Command, runs: list[Command]) -> Path:
 
 def _sweep_place(command: Command, runs: list[Command]) -> Path:
     """``<stage>/<data>``, with the choices joined by ``+`` where the sweep runs over them."""
-    if command.script == "infer":
-        return Path("infer")
+    if command.script != "train":
+        return Path(command.script)
     return Path(*("+".join(dict.fromkeys(run.given[group] for run in runs)) for group in ("stage", "data")))

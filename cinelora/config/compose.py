@@ -1,8 +1,8 @@
 """From a command line to a dataclass: the only module that knows Hydra and OmegaConf.
 
-What enters is ``sys.argv[1:]``; what leaves is a ``TrainConfig`` or ``InferConfig`` with every text as it was typed.
-Precedence: schema < groups < the script's own file < recipe < command line; for ``infer.py ckpt=...`` the checkpoint's
-model takes the place of the default one, and ``resume=`` starts from the run's own settings. Hydra composes in this
+What enters is ``sys.argv[1:]``; what leaves is one of ``keys.SCHEMAS`` with every text as it was typed.
+Precedence: schema < groups < the script's own file < recipe < command line; where clips are drawn, the model of
+``ckpt=`` takes the place of the default one, and ``resume=`` starts from the run's own settings. Hydra composes in this
 process and creates nothing; only a sweep (``-m``) runs through its sweeper and launcher. Whether the values make sense
 together is for ``check``.
 """
@@ -31,13 +31,23 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cinelora.config import keys
 from cinelora.config.keys import Command, Config, Script
-from cinelora.config.schema import InferConfig, TrainConfig, samples_per_step
-from cinelora.config.store import load_config, save_config
+from cinelora.config.schema import EvaluateConfig, InferConfig, TrainConfig, samples_per_step
+from cinelora.config.store import load, load_config, save_config
 from cinelora.errors import ConfigError
-from cinelora.hub import PREFIX, is_run, resolve
+from cinelora.hub import CONFIG_FILE, PREFIX, is_run, resolve
 from cinelora.runs import RunDirectory, trained_on
 
-__all__ = ["compose", "compose_infer", "compose_train", "load_config", "members", "parse", "save_config", "sweep"]
+__all__ = [
+    "compose",
+    "compose_evaluate",
+    "compose_infer",
+    "compose_train",
+    "load_config",
+    "members",
+    "parse",
+    "save_config",
+    "sweep",
+]
 
 parse = keys.parse
 T = TypeVar("T")
@@ -50,6 +60,9 @@ RESUME_SECTIONS = ("logger", "memory", "checkpoint", "stopping", "validation", "
 """What may change when a run goes on: how long it is and how it is written down; how a step's samples are cut, while
 there are as many; what calms a run whose loss was no longer finite; and the attention backend, which another machine may
 lack. ``out`` goes on in a copy."""
+
+REPORT_KEYS = ("out", "report", "answers", "against", "metrics", "cache")
+"""What may change when the clips of an evaluation are looked at anew: what is measured."""
 
 _PLUGIN = "hydra_plugins.hydra_submitit_launcher"
 
@@ -68,6 +81,11 @@ def compose_infer(argv: list[str]) -> InferConfig:
     return cast(InferConfig, compose(keys.parse("infer", argv)))
 
 
+def compose_evaluate(argv: list[str]) -> EvaluateConfig:
+    """The settings of one evaluation; raises as ``compose_train``."""
+    return cast(EvaluateConfig, compose(keys.parse("evaluate", argv)))
+
+
 def compose(command: Command) -> Config:
     """The settings of one run, whichever script it is."""
     overrides = [_parsed(text) for text in command.overrides]
@@ -81,7 +99,9 @@ def compose(command: Command) -> Config:
     _anchor_shipped_data(config)
     _place_texts(config, command.texts)
     _fetch_adapters(config)
-    if isinstance(config, InferConfig) and config.ckpt and "model" not in command.given:
+    if isinstance(config, EvaluateConfig) and (config.report or config.answers):
+        return _looked_at_anew(config, command)
+    if not isinstance(config, TrainConfig) and config.ckpt and "model" not in command.given:
         _take_model(config, Path(config.ckpt), command)
     return config
 
@@ -200,7 +220,7 @@ def _place_texts(config: Config, texts: dict[str, str]) -> None:
 
 def _none_if_empty(key: str, text: str) -> str | None:
     """An empty path is no path (``adapter=`` is none); an empty prompt or caption is a text."""
-    paths = {"prompts", "image", "out", "ckpt", "adapter", "resume", "data.root", "model.t2v", "model.i2v"}
+    paths = {"prompts", "image", "out", "ckpt", "adapter", "resume", "answers", "data.root", "model.t2v", "model.i2v"}
     return None if key in paths and not text else text
 
 
@@ -221,7 +241,7 @@ def _pick(config: Config, key: str) -> Any:
 
 def _anchor_shipped_data(config: Config) -> None:
     """A relative root in ``conf/data`` starts at the project's folder, so that any working directory finds it."""
-    if isinstance(config, TrainConfig) and config.data.root:
+    if not isinstance(config, InferConfig) and config.data.root:
         config.data.root = str(keys.PROJECT / config.data.root)
 
 
@@ -232,11 +252,11 @@ def _fetch_adapters(config: Config) -> None:
             setattr(config, key, str(resolve(source, key)))
 
 
-def _take_model(config: InferConfig, source: Path, command: Command) -> None:
+def _take_model(config: InferConfig | EvaluateConfig, source: Path, command: Command) -> None:
     """The model a checkpoint was trained on, with the user's ``model.*`` on top."""
     composed, found = config.model, trained_on(resolve(str(source)))
     if found is None:
-        choices = "|".join(keys.groups("infer")["model"])
+        choices = "|".join(keys.groups(command.script)["model"])
         raise ConfigError(f"ckpt={source} does not say which model it was trained on: add model={choices}")
     found.attention = composed.attention  # of the machine it was trained on; this may be another
     for key in [*command.given, *command.texts]:
@@ -308,6 +328,29 @@ def _run_of(source: str) -> Path:
             f"resume={source} holds an adapter but no run: without its optimizer there is nothing to go on"
         )
     return run
+
+
+# Looking at an evaluation anew ------------------------------------------------------------------------------------------
+
+
+def _looked_at_anew(fresh: EvaluateConfig, command: Command) -> EvaluateConfig:
+    """The settings of the evaluation in ``out=``, with what is measured taken from the command line."""
+    given = [*command.given, *command.texts]
+    if fresh.out is None:
+        raise ConfigError(
+            "report=true and answers= look at clips that are drawn: add out=<an evaluation's run directory>"
+        )
+    for key in given:
+        if key.partition(".")[0] not in REPORT_KEYS:
+            may = ", ".join(REPORT_KEYS)
+            raise ConfigError(f"report=true and answers= draw nothing, so {key} cannot change; these can: {may}")
+    if not is_run(Path(fresh.out)):
+        raise ConfigError(f"out={fresh.out} holds no {CONFIG_FILE}: it is no run of {keys.PROGRAMS['evaluate']}")
+    config = load(EvaluateConfig, Path(fresh.out) / CONFIG_FILE)
+    config.answers = None
+    for key in given:
+        _assign(config, key, _pick(fresh, key))
+    return config
 
 
 # Sweeps ---------------------------------------------------------------------------------------------------------------

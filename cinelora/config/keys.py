@@ -20,12 +20,14 @@ from typing import Any, Literal
 import yaml
 
 import cinelora
-from cinelora.config.schema import FREE_TEXT_KEYS, InferConfig, TrainConfig
+from cinelora.config.schema import FREE_TEXT_KEYS, EvaluateConfig, InferConfig, TrainConfig
 from cinelora.errors import ConfigError
 
-Script = Literal["train", "infer"]
-Config = TrainConfig | InferConfig
-SCHEMAS: dict[Script, type[TrainConfig] | type[InferConfig]] = {"train": TrainConfig, "infer": InferConfig}
+Script = Literal["train", "infer", "evaluate"]
+Config = TrainConfig | InferConfig | EvaluateConfig
+SCHEMAS: dict[Script, type[Config]] = {"train": TrainConfig, "infer": InferConfig, "evaluate": EvaluateConfig}
+PROGRAMS: dict[Script, str] = {"train": "train.py", "infer": "infer.py", "evaluate": "cinelora.evaluate"}
+"""What a script calls itself: a file of the clone, or a module behind ``python -m``."""
 
 PROJECT = Path(cinelora.__file__).resolve().parents[1]
 """The folder where ``train.py`` lies: relative paths inside ``conf/`` start here."""
@@ -113,7 +115,7 @@ def mandatory(script: Script) -> tuple[str, ...]:
 def defaults(script: Script) -> dict[str, str | None]:
     """What each group is when it is not given."""
     if not CONF.is_dir():
-        raise ConfigError(f"there is no conf/ beside {PROJECT / 'cinelora'}: run train.py and infer.py from a clone")
+        raise ConfigError(f"there is no conf/ beside {PROJECT / 'cinelora'}: run from a clone")
     lines = yaml.safe_load((CONF / f"{script}.yaml").read_text(encoding="utf-8"))["defaults"]
     entries = {key: choice for line in lines if isinstance(line, dict) for key, choice in line.items()}
     return {key: choice for key, choice in entries.items() if not key.startswith("override ")} | {LAUNCHER: "basic"}
@@ -268,6 +270,7 @@ def missing_groups(command: Command) -> None:
 _ABOUT: dict[Script, str] = {
     "train": "Train a LoRA adapter of Wan2.1: stage=style on stills, then stage=motion on windows above it.",
     "infer": "Make clips: a keyframe with the style adapter, expanded with the style and motion adapters.",
+    "evaluate": "Did it work? The base against its adapters, stage by stage: numbers, a page to look at, a blind test.",
 }
 _EXAMPLES: dict[Script, tuple[str, ...]] = {
     "train": (
@@ -283,16 +286,28 @@ _EXAMPLES: dict[Script, tuple[str, ...]] = {
         "python infer.py ckpt=outputs/motion/noir/last image=frame.png prompt='rain on a window'",
         "python infer.py mode=t2v prompt='a street at night'",
     ),
+    "evaluate": (
+        "python -m cinelora.evaluate ckpt=outputs/motion/noir/last data=noir",
+        "python -m cinelora.evaluate ckpt=outputs/motion/noir/last data=noir prompts=prompts.txt seeds=4 gpus=4",
+        "python -m cinelora.evaluate out=outputs/evaluate/last report=true",
+        "python -m cinelora.evaluate out=outputs/evaluate/last answers=answers.json",
+    ),
 }
 _NOTES = """\
 Texts and paths (marked *) are taken verbatim, whatever they hold; `adapter=` with nothing behind it is none.
 -m runs once for each combination of comma-separated values; --show prints the settings and stops; --help is this."""
 
 
+def typed(script: Script) -> str:
+    """How a script is started."""
+    program = PROGRAMS[script]
+    return f"python {program}" if program.endswith(".py") else f"python -m {program}"
+
+
 def usage(script: Script) -> str:
     """The first lines of the help."""
     examples = "\n".join(f"  {line}" for line in _EXAMPLES[script])
-    return f"{_ABOUT[script]}\n\n{examples}\n\nAll settings: python {script}.py --help"
+    return f"{_ABOUT[script]}\n\n{examples}\n\nAll settings: {typed(script)} --help"
 
 
 def help_text(script: Script) -> str:

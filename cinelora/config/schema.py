@@ -20,6 +20,7 @@ FREE_TEXT_KEYS = frozenset(
         "ckpt",
         "adapter",
         "resume",
+        "answers",
         "cache",
         "data.root",
         "data.caption",
@@ -61,6 +62,12 @@ CLIP_METRICS = (
     "background_consistency",
 )
 """The measures that need one clip and at most its prompt; ``cinelora.metrics.suite`` knows how each is worked out."""
+
+AGAINST_METRICS = (
+    *("psnr", "ssim", "perceptual_scale", "temporal_perceptual_scale", "lpips_alex", "tlp_alex"),
+    *("frechet_scale", "fvd_i3d"),
+)
+"""The measures that need the real clips: one that is like the clip, or a set of them."""
 
 ATTENTION_BACKENDS = ("native", "_native_cudnn", "_native_flash", "flash", "_flash_3")
 """The attention backends that are exact, as diffusers names them: torch's choice, two that torch can be made to take, and
@@ -388,6 +395,56 @@ class InferConfig:
     plan: bool = setting("say what a clip takes, in memory and time here and on other GPUs, and do nothing", False)
     out: str | None = setting("run directory; null = outputs/infer/<time>")
     cache: str = setting("folder of models built or fetched", "outputs/cache")
+
+
+@dataclass
+class EvaluateConfig:
+    """Everything ``cinelora.evaluate`` runs on."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    memory: DrawingMemoryConfig = field(default_factory=DrawingMemoryConfig)
+    ckpt: str | None = setting("adapter(s): a run, an adapter file or hub:owner/name; null = the base model alone")
+    prompts: str | None = setting("file with one prompt a line, drawn beside the captions of held-out clips")
+    against: list[str] = field(
+        default_factory=list,
+        metadata={"help": "numbers that compare with held-out clips (docs/metrics.md)", "choices": AGAINST_METRICS},
+    )
+    clips: int = setting("held-out clips whose captions are drawn, at most", 4)
+    seeds: int = setting("clips of each prompt, from as many seeds", 1)
+    seed: int = setting("the first seed", 0)
+    negative_prompt: str | None = setting("what guidance steers away from; null = the model's own")
+    mode: str = setting(
+        "scene = keyframe, then expansion; t2v = straight from the t2v transformer", "scene", ("scene", "t2v")
+    )
+    num_frames: int | None = setting("frames, 4n+1; null = the model's own")
+    gpus: int = setting("ranks on each node the sequence is split over", 1)
+    nodes: int = setting("machines", 1)
+    report: bool = setting("draw nothing: tables and page anew, of what out=<run> holds", False)
+    answers: str | None = setting("answers to out=<run>'s pairs.html, to be scored: a file, or a folder of them")
+    plan: bool = setting("say what a clip takes, in memory and time here and on other GPUs, and do nothing", False)
+    out: str | None = setting("run directory; null = outputs/evaluate/<ckpt>-<hash of the settings>")
+    cache: str = setting("folder of models built or fetched", "outputs/cache")
+
+
+def drawn_by(config: EvaluateConfig) -> InferConfig:
+    """The settings by which an evaluation's clips are drawn, all but prompt and seed."""
+    return InferConfig(
+        model=config.model,
+        sampler=config.sampler,
+        memory=config.memory,
+        ckpt=config.ckpt,
+        prompt="",
+        negative_prompt=config.negative_prompt,
+        mode=config.mode,
+        num_frames=config.num_frames,
+        seed=config.seed,
+        gpus=config.gpus,
+        nodes=config.nodes,
+        cache=config.cache,
+    )
 
 
 def effective_lr(config: TrainConfig) -> float:

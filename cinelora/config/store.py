@@ -14,13 +14,16 @@ from typing import Any, TypeVar
 
 import yaml
 
-from cinelora.config.schema import InferConfig, TrainConfig
+from cinelora.config.schema import EvaluateConfig, InferConfig, TrainConfig
 from cinelora.errors import ConfigError
 from cinelora.files import write_text
 from cinelora.hub import CONFIG_FILE, EMBEDDED, is_hub_name
 
 T = TypeVar("T")
-PATHS = ("data.root", "adapter", "cache", "ckpt", "image", "prompts", "resume", "metrics.alexnet", "metrics.i3d")
+PATHS = (
+    *("data.root", "adapter", "cache", "ckpt", "image", "prompts", "resume", "answers"),
+    *("metrics.alexnet", "metrics.i3d"),
+)
 """Settings that name a place on this machine, beside ``out``, which may be a new one."""
 MODELS = (
     *("model.t2v", "model.i2v", "model.vae", "model.text_encoder", "model.tokenizer", "model.image_encoder"),
@@ -29,7 +32,7 @@ MODELS = (
 """Settings that name one, or a repository on the hub."""
 
 
-def to_yaml(config: TrainConfig | InferConfig) -> str:
+def to_yaml(config: TrainConfig | InferConfig | EvaluateConfig) -> str:
     """The settings as YAML; ``yaml.safe_load`` gives every text back character by character."""
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True, width=120)
 
@@ -50,7 +53,7 @@ def _is_place(key: str, value: Any) -> bool:
     return key in (*PATHS, "out") or (is_model and value not in EMBEDDED and not is_hub_name(value))
 
 
-def save_config(config: TrainConfig | InferConfig, path: Path) -> None:
+def save_config(config: TrainConfig | InferConfig | EvaluateConfig, path: Path) -> None:
     """Write the settings to ``path``, whole or not at all."""
     write_text(path, to_yaml(config))
 
@@ -65,7 +68,7 @@ def load_config(run_dir: Path) -> TrainConfig:
 
 
 def load(schema: type[T], path: Path) -> T:
-    """Read settings of either script; keys that a newer version added take their defaults.
+    """Read settings of a script; keys that a newer version added take their defaults.
 
     Raises:
         ConfigError: unreadable, an unknown key, or a value of another type.
@@ -83,6 +86,8 @@ def build(schema: type[T], data: Any, origin: Path) -> T:
 
 
 def _build(hint: Any, value: Any, key: str, path: Path) -> Any:
+    if isinstance(hint, types.UnionType) and value is not None:  # a section that may be missing
+        hint = next((kind for kind in typing.get_args(hint) if dataclasses.is_dataclass(kind)), hint)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{path}: {key or 'the file'} should hold settings, not {value!r}")

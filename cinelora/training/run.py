@@ -34,13 +34,11 @@ from cinelora.training.origins import origins, refuse_other_origins, refuse_othe
 from cinelora.verdict import effect_line, heldout_line, stopped_line
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import WanTransformer3DModel
     from lightning import Callback, Trainer
     from torch import Tensor
 
-    from cinelora.footage.samples import Manifest
-    from cinelora.latents.cache import Index, Read
+    from cinelora.latents.cache import Index
     from cinelora.latents.dataset import LatentDataset
     from cinelora.models.adapter_file import AdapterFile
     from cinelora.models.attention import Work
@@ -126,6 +124,7 @@ def bundle_kind(config: TrainConfig) -> str:
 def encode_rank(config: TrainConfig, run: RunDirectory) -> None:
     """Find the samples and encode this rank's share of those the cache lacks; rank 0 writes manifest and index."""
     from cinelora.footage.samples import read_manifest
+    from cinelora.footage.sources import reader
     from cinelora.latents.cache import Framing, Index, LatentCache
     from cinelora.models.attention import require
     from cinelora.models.wan import WanBundle, default_device
@@ -145,7 +144,7 @@ def encode_rank(config: TrainConfig, run: RunDirectory) -> None:
         latents = LatentCache(cache, bundle, framing, config.workers)
         texts = {"null": ""} | preview_text(config)
         index = latents.index(manifest, texts)
-        read = reader(config, bundle.device)
+        read = reader(config.data, model, bundle.device)
         skipped = latents.encode(read, manifest, index, texts, rank.global_rank, rank.world_size)
         for clip in skipped:
             log.warning("skipped %s: %s", clip.path, clip.reason)
@@ -165,23 +164,12 @@ def preview_text(config: TrainConfig) -> dict[str, str]:
     return {"preview": prompt_with_trigger(prompt, config.data.trigger)} if prompt else {}
 
 
-def reader(config: TrainConfig, device: torch.device) -> Read:
-    """What gives the pixels of a sample: the footage folder, or the renderer."""
-    height, width = config.model.height, config.model.width
-    if config.data.look:
-        from cinelora.footage.rendered import render_sample
-
-        return partial(render_sample, height=height, width=width, fps=config.model.fps, device=device)
-    from cinelora.footage.samples import read_frames
-
-    return partial(read_frames, Path(str(config.data.root)), height=height, width=width)
-
-
 def find_samples(config: TrainConfig, run: RunDirectory) -> None:
     """Write the run's manifest, and say what was found and what was left out."""
     from cinelora.footage.samples import read_manifest, write_manifest
+    from cinelora.footage.sources import find
 
-    manifest = rendered(config) if config.data.look else scanned(config)
+    manifest = find(config.data, config.stage.num_frames, config.model.fps, config.seed)
     if config.resume:
         refuse_other_samples(run, read_manifest(run.manifest), manifest)
     write_manifest(run.manifest, manifest)
@@ -191,32 +179,6 @@ def find_samples(config: TrainConfig, run: RunDirectory) -> None:
     )
     for clip in manifest.skipped:
         print(f"  skipped {clip.path}: {clip.reason}")
-
-
-def rendered(config: TrainConfig) -> Manifest:
-    """The samples of footage that the renderer draws."""
-    from cinelora.footage.rendered import rendered_manifest
-
-    data = config.data
-    return rendered_manifest(str(data.look), data.clips, data.heldout_clips, config.stage.num_frames, config.model.fps)
-
-
-def scanned(config: TrainConfig) -> Manifest:
-    """The samples of the footage folder."""
-    from cinelora.footage.samples import scan
-
-    data = config.data
-    return scan(
-        Path(str(data.root)),
-        num_frames=config.stage.num_frames,
-        fps=config.model.fps,
-        caption=data.caption,
-        trigger=data.trigger,
-        holdout=data.holdout,
-        stills_per_shot=data.stills_per_shot,
-        window_stride=data.window_stride,
-        seed=config.seed,
-    )
 
 
 # -- second launch: train ----------------------------------------------------------------------------------------------

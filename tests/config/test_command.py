@@ -12,24 +12,30 @@ import pytest
 import yaml
 
 from cinelora.config.command import NOBODY_READS, anchored, clip_hash, main
-from cinelora.config.compose import compose_infer
+from cinelora.config.compose import compose_evaluate, compose_infer
 from cinelora.config.keys import PROJECT
+from cinelora.config.schema import drawn_by
 from cinelora.errors import TrainingError
 
 SENTENCE_LIMIT_S = 3.0
 WITHOUT_TORCH = """
 import runpy, sys
 sys.argv = sys.argv[1:]
+run = runpy.run_path if sys.argv[0].endswith(".py") else runpy.run_module
 try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    run(sys.argv[0], run_name="__main__")
 finally:
     assert "torch" not in sys.modules, "torch was imported"
     assert "lightning" not in sys.modules
 """
 
 
+def program(script: str) -> str:
+    return f"cinelora.{script}" if script == "evaluate" else str(PROJECT / f"{script}.py")
+
+
 def typed(script: str, *argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", WITHOUT_TORCH, str(PROJECT / f"{script}.py"), *argv]
+    command = [sys.executable, "-c", WITHOUT_TORCH, program(script), *argv]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
 
 
@@ -43,6 +49,19 @@ MISTAKES = [
     ("train", ["-m", "stage=style", "data=folder", "data.root=.", "lora.rank=4,0"], "member 1 (lora.rank=0)"),
     ("infer", ["prompt=x", "gpus=3"], "gpus=3"),
     ("infer", ["prompt=x", "ckpt=gone"], "there is no"),
+    ("evaluate", [], "python -m cinelora.evaluate ckpt="),
+    ("evaluate", ["seeds=2"], "neither data= nor prompts= is given"),
+    ("evaluate", ["dta=noir"], "cinelora.evaluate: dta is not a setting, did you mean data?"),
+    ("evaluate", ["data=noir", "ckpt=gone"], "there is no"),
+    ("evaluate", ["data=noir", "against=[fvd]"], "wants a list [...] of psnr|ssim"),
+    ("evaluate", ["data.root=clips"], "data.root=clips without data=: add data=folder"),
+    ("evaluate", ["report=true"], "add out=<an evaluation's run directory>"),
+    ("evaluate", ["report=true", "out=clips"], "holds no config.yaml: it is no run of cinelora.evaluate"),
+    (
+        "evaluate",
+        ["answers=a.json", "out=clips", "seeds=2"],
+        "draw nothing, so seeds cannot change; these can: out, report",
+    ),
 ]
 
 
@@ -57,7 +76,7 @@ def test_a_mistake_answers_in_time_without_torch(script: str, argv: list[str], s
     assert [path.name for path in tmp_path.iterdir()] == ["clips"]
 
 
-@pytest.mark.parametrize("script", ["train", "infer"])
+@pytest.mark.parametrize("script", ["train", "infer", "evaluate"])
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_answers_in_time_without_torch(script: str, flag: str, tmp_path: Path) -> None:
     started = time.monotonic()
@@ -80,7 +99,7 @@ def test_help_answers_in_time_without_torch(script: str, flag: str, tmp_path: Pa
     ],
 )
 def test_a_reader_that_leaves_is_no_error(script: str, argv: list[str]) -> None:
-    command = [sys.executable, str(PROJECT / f"{script}.py"), *argv]
+    command = [sys.executable, program(script), *argv]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as writing:
         assert writing.stdout is not None
         writing.stdout.close()  # as head does once it has its lines
@@ -252,6 +271,30 @@ def test_ctrl_c_leaves_with_130() -> None:
         raise KeyboardInterrupt
 
     assert main("train", CLIPS, interrupted) == 130
+
+
+def test_an_evaluation_is_found_again_by_its_settings(here: Path, run: Recorder) -> None:
+    argv = ["data=noir", "seeds=2"]
+    for more in ([], ["gpus=2", "against=[ssim]", "metrics=temporal"], ["seed=1"]):
+        assert main("evaluate", [*argv, *more], run) == 0
+    first, again, other = run.dirs
+    assert first == again != other
+    assert first.startswith("outputs/evaluate/base-")
+    assert (here / "outputs/evaluate/last").resolve() == (here / other).resolve()
+
+
+def test_an_evaluation_is_looked_at_anew_with_its_own_settings(run: Recorder) -> None:
+    assert main("evaluate", ["data=noir", "seeds=2", "out=e"], run) == 0
+    assert main("evaluate", ["out=e", "report=true", "metrics=temporal", "against=[ssim]"], run) == 0
+    config, run_dir = run.seen[-1]
+    assert (config.seeds, config.report, config.against, str(run_dir)) == (2, True, ["ssim"], "e")
+    assert config.metrics.names == ["flicker", "tssim", "motion"]
+    assert config.data.root == str(PROJECT / "data/noir")
+
+
+def test_what_an_evaluation_draws_is_what_its_settings_say() -> None:
+    drawn = drawn_by(compose_evaluate(["data=noir", "sampler.steps=2", "mode=t2v", "num_frames=5", "memory.swap=1"]))
+    assert (drawn.sampler.steps, drawn.mode, drawn.num_frames, drawn.memory.swap) == (2, "t2v", 5, 1.0)
 
 
 # Sweeps through Hydra's own multirun ----------------------------------------------------------------------------------

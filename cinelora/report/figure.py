@@ -1,4 +1,7 @@
-"""A figure of lines with named points, as SVG: nothing but text, so that it needs no library and can be compared."""
+"""Figures as SVG: nothing but text, so that they need no library and can be compared.
+
+Enters: numbers with names. Leaves: SVG, its texts escaped. It does not know what they are numbers of.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from collections.abc import Callable
 from html import escape
 
 Point = tuple[float, float, str]
+Bar = tuple[str, float, float | None, float | None]
+"""A name, a value, and its bounds where it has any."""
 
 WIDTH, HEIGHT = 640, 400
 LEFT, TOP, RIGHT, BOTTOM = 64, 64, 620, 348  # the frame of the axes, in the picture's units
@@ -39,6 +44,27 @@ def line_figure(lines: dict[str, list[Point]], x_label: str, y_label: str) -> st
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
+def interval_figure(bars: list[Bar], colours: list[str]) -> str:
+    """Values with their bounds, one below the other on a shared axis; a colour each, and the first one's value as a line."""
+    width, row, left, right = 360, 26, 96, 344
+    height = row * len(bars) + 30
+    marks = ticks([number for _, *numbers in bars for number in numbers if number is not None])
+    across = scale(marks, left, right)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
+        *(f'<path d="M{across(x):.1f} 4V{height - 24}" stroke="#e6e6e3"/>' for x in marks),
+        *(text(across(x), height - 8, f"{x:g}", "middle", "#777777") for x in marks),
+        f'<path d="M{across(bars[0][1]):.1f} 4V{height - 24}" stroke="{colours[0]}" stroke-dasharray="3 3"/>',
+    ]
+    for number, ((name, value, low, high), colour) in enumerate(zip(bars, colours, strict=True)):
+        y = row * number + 17
+        parts.append(text(left - 12, y + 4, name, "end"))
+        if low is not None and high is not None:
+            parts.append(f'<path d="M{across(low):.1f} {y}H{across(high):.1f}" stroke="{colour}" stroke-width="3"/>')
+        parts.append(f'<circle cx="{across(value):.1f}" cy="{y}" r="5" fill="{colour}"/>')
+    return "".join([*parts, "</svg>"])
+
+
 def text(x: float, y: float, words: str, anchor: str, colour: str = "#333333") -> str:
     """One line of text, ``anchor`` at (x, y)."""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{escape(words)}</text>'
@@ -47,7 +73,7 @@ def text(x: float, y: float, words: str, anchor: str, colour: str = "#333333") -
 def ticks(values: list[float]) -> list[float]:
     """Three to seven round numbers at even distances that span ``values``."""
     low, high = min(values), max(values)
-    rough = max(high - low, 1e-3) / 5
+    rough = max(high - low, 1e-9 + 1e-3 * abs(high)) / 5
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
     first, last = math.floor(low / step), math.ceil(high / step)

@@ -1,0 +1,1 @@
+"""Pages and figures that need nothing but a browser: one file, no network."""

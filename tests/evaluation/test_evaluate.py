@@ -1,0 +1,104 @@
+"""The whole of it on the embedded model: what is drawn, what is not drawn again, and that noise is shared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cinelora.config.schema import DataConfig, EvaluateConfig, MetricsConfig, ModelConfig, SamplerConfig
+from cinelora.config.store import save_config
+from cinelora.errors import FootageError
+from cinelora.evaluation.draw import chosen_and_others, heldout
+from cinelora.evaluation.numbers import Book, frames
+from cinelora.evaluation.run import evaluate
+from cinelora.footage.samples import Sample, write_manifest
+from cinelora.footage.sources import find
+from cinelora.runs import RunDirectory
+
+
+@pytest.fixture
+def config(
+    both_adapters: RunDirectory, footage: Path, small_model: ModelConfig, cache: Path, tmp_path: Path
+) -> EvaluateConfig:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a man, smoking (alone), waits\n\n")
+    return EvaluateConfig(
+        model=small_model,
+        data=DataConfig(name="bars", root=str(footage), holdout=0.4),
+        sampler=SamplerConfig(steps=1, guidance=3.0),
+        metrics=MetricsConfig(names=["motion"]),
+        against=["psnr"],
+        ckpt=str(both_adapters.path),
+        prompts=str(prompts),
+        num_frames=5,
+        clips=1,
+        cache=str(cache),
+    )
+
+
+def test_every_variant_is_drawn_from_the_same_noise_and_only_once(
+    config: EvaluateConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert evaluate(config, out) == 0
+    assert "2 takes of base, style, style+motion: 0 are there, 2 to draw" in capfd.readouterr().out
+    drawn = sorted(path.relative_to(out).as_posix() for path in out.glob("clips/*/*.mp4"))
+    variants = ("base", "style+motion", "style")
+    assert drawn == [f"clips/{take}-seed-0/{name}.mp4" for take in ("0000", "0001") for name in variants]
+    assert not list(out.rglob("*.latents"))
+    base, style, both = (
+        frames(out / f"clips/0000-seed-0/{name}.mp4", name, Book()) for name in ("base", "style", "style+motion")
+    )
+    assert base is not None
+    assert style is not None
+    assert both is not None
+    assert base.shape == (5, 32, 48, 3)
+    apart = [np.abs(one.astype(int) - other).mean() for one, other in ((base, style), (style, both))]
+    assert min(apart) > 1
+    # the keyframe is the style adapter's in both stages, so the same noise gives the same picture
+    keyframes = [(out / f"clips/0000-seed-0/{name}.png").read_bytes() for name in ("style", "style+motion")]
+    assert keyframes[0] == keyframes[1]
+    summary = json.loads((out / "numbers.json").read_text())
+    assert set(summary["seconds"]) == {"text", "keyframe", "condition", "denoise"}
+    assert set(summary["sources"]) == {"style", "motion"}
+    (out / "clips/0001-seed-0/style.mp4").unlink()
+    kept = (out / "clips/0000-seed-0/base.mp4").stat().st_mtime_ns
+    evaluate(config, out)
+    assert "2 takes of base, style, style+motion: 1 are there, 1 to draw" in capfd.readouterr().out
+    assert (out / "clips/0000-seed-0/base.mp4").stat().st_mtime_ns == kept
+    evaluate(config, out)
+    assert "2 are there, 0 to draw" in capfd.readouterr().out
+
+
+def test_what_the_adapter_was_trained_on_is_not_held_out(config: EvaluateConfig, tmp_path: Path, style_config) -> None:  # type: ignore[no-untyped-def]
+    run = RunDirectory(tmp_path / "trained")
+    run.path.mkdir()
+    save_config(dataclasses.replace(style_config, data=config.data), run.config)
+    manifest = find(config.data, 5, config.model.fps, 0)
+    samples, _ = heldout(dataclasses.replace(config, ckpt=None))
+    assert len({sample.path for sample in samples}) == 2
+    seen = [dataclasses.replace(s, split="train") if s.path == samples[0].path else s for s in manifest.samples]
+    write_manifest(run.manifest, dataclasses.replace(manifest, samples=tuple(seen)))
+    kept, sentences = heldout(dataclasses.replace(config, ckpt=str(run.path)))
+    assert {sample.path for sample in kept} == {samples[-1].path}
+    assert "held-out windows are left out: ckpt was trained on those clips" in sentences[-1]
+    everything = tuple(dataclasses.replace(s, split="train") for s in manifest.samples)
+    write_manifest(run.manifest, dataclasses.replace(manifest, samples=everything))
+    with pytest.raises(FootageError, match="holds out no clip that ckpt was not trained on"):
+        heldout(dataclasses.replace(config, ckpt=str(run.path)))
+
+
+def test_the_prompts_are_spread_over_the_clips() -> None:
+    windows = [
+        Sample(f"{clip}@{start}", f"{clip}.mp4", str(clip), (start,), "", "heldout", "window")
+        for clip in range(9)
+        for start in (0, 9)
+    ]
+    chosen, others = chosen_and_others(windows, 3)
+    assert [sample.id for sample in chosen] == ["0@0", "4@0", "8@0"]
+    assert len(others) == 15
+    assert len(chosen_and_others(windows, 99)[0]) == 9

@@ -53,6 +53,8 @@ CASES = {
     "still-bf16-plain": Case(STILL, "bf16", shares(0.0)),
     "stills-bf16-recompute": Case(STILLS, "bf16", shares(1.0)),
     "stills-fp8-half": Case(STILLS, "fp8", shares(0.5)),
+    "window-bf16-plain": Case(WINDOW, "bf16", shares(0.0)),
+    "window-fp8-plain": Case(WINDOW, "fp8", shares(0.0)),
     "window-bf16-recompute": Case(WINDOW, "bf16", shares(1.0)),
     "window-fp8-recompute": Case(WINDOW, "fp8", shares(1.0)),
     "window-fp8-three-quarters": Case(WINDOW, "fp8", shares(0.75)),

@@ -260,6 +260,16 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
+def with_metadata(path: Path, metadata: dict[str, str]) -> bytes:
+    """A safetensors file's content with other metadata and the same tensors; raises as ``read_header``."""
+    header = read_header(path) | {"__metadata__": metadata}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    content = path.read_bytes()
+    tensors = content[8 + int.from_bytes(content[:8], "little") :]
+    return len(text).to_bytes(8, "little") + text + tensors
+
+
 def _parse_header(path: Path, file: BinaryIO) -> dict[str, Any]:
     # 8 bytes of length, little-endian, then JSON: https://huggingface.co/docs/safetensors, "Format"
     length = int.from_bytes(file.read(8), "little")

@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 
 PACKAGES = ("torch", "diffusers", "peft", "lightning")
+CONTEXT_GIB = 1.0
+"""More than CUDA itself takes in a process (0.5 to 0.7 GiB on an H200)."""
 
 
 def hardware() -> dict[str, Any]:
@@ -50,21 +52,38 @@ def forget_peak_memory() -> None:
 
 
 def gpu_at_hand() -> tuple[str | None, float | None]:
-    """Name and GiB of the current GPU; None where there is none."""
+    """Name of the current GPU, and GiB of it that are not in other processes' hands; None where there is none."""
     import torch
 
     if not torch.cuda.is_available():
         return None, None
-    facts = torch.cuda.get_device_properties(torch.cuda.current_device())
-    return facts.name, facts.total_memory / 2**30
+    name, total = torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1]
+    return name, total / 2**30 - gib_of_others()
+
+
+def gib_of_others() -> float:
+    """What other processes hold of the current GPU, in GiB; nothing below what may be CUDA's own."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    others = (total - free - torch.cuda.memory_reserved()) / 2**30 - CONTEXT_GIB
+    return others if others > CONTEXT_GIB else 0.0
+
+
+def say_of_others() -> None:
+    """Print what other processes hold of the current GPU, where there is one and they do."""
+    import torch
+
+    if torch.cuda.is_available() and (gib := gib_of_others()):
+        print(f"WARNING: other processes hold {gib:.1f} GiB of this GPU, and the rest is planned with", flush=True)
 
 
 def limit_gpu_memory(gib: float | None) -> None:
     """Let this process keep to so many GiB of its GPU, as on a smaller one; None, or no GPU: no limit."""
     import torch
 
-    _, there = gpu_at_hand()
-    if there and gib:
+    if gib and torch.cuda.is_available():
+        there = torch.cuda.mem_get_info()[1] / 2**30
         torch.cuda.set_per_process_memory_fraction(min(1.0, gib / there))
 
 

@@ -1,13 +1,14 @@
-"""Where an adapter comes from: ``ckpt=``, ``adapter=`` and ``resume=`` take a run, an adapter file or the hub.
+"""Where an adapter comes from and goes to: ``ckpt=``, ``adapter=`` and ``resume=`` take a run, a file or the hub; ``push=``.
 
 What enters is the text the user typed; what leaves is a path on this machine: a run's directory (it holds
-``config.yaml``, or at least its adapters) or one ``.safetensors`` file. It knows nothing of what such a file holds, and
-imports no torch.
+``config.yaml``, or at least its adapters) or one ``.safetensors`` file; or one commit on the hub. It knows nothing of what
+such a file holds, and imports no torch.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from cinelora.errors import ConfigError, ModelError
@@ -29,9 +30,12 @@ def is_run(path: Path) -> bool:
 
 def is_model_source(source: str) -> bool:
     """Whether a text can be a model: an embedded one, a path that is there, or by its form a repository on the hub."""
-    if source in EMBEDDED or Path(source).exists():
-        return True
-    is_path = source.startswith(("embedded:", ".", "/", "~")) or source.endswith(_WEIGHTS)
+    return is_at_hand(source) or is_hub_name(source)
+
+
+def is_hub_name(source: str) -> bool:
+    """Whether a model can only be a repository on the hub: it has the form of one, and nothing here has that name."""
+    is_path = source.startswith(("embedded:", ".", "/", "~")) or source.endswith(_WEIGHTS) or Path(source).exists()
     return not is_path and re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None
 
 
@@ -61,6 +65,39 @@ def resolve(source: str, key: str = "ckpt") -> Path:
             f"{key}={source}: there is no {path.absolute()}; give a run, a .safetensors file or hub:owner/name"
         )
     return _only_adapter(path, source, key)
+
+
+def check_target(repository: str) -> None:
+    """Refuse a repository that nothing can be uploaded to by its name, or for want of a token; asks nobody.
+
+    Raises ``ConfigError``.
+    """
+    from huggingface_hub import get_token
+
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", repository, re.ASCII) is None:
+        raise ConfigError(f"push={repository}: a repository on the hub is written owner/name")
+    if get_token() is None:
+        raise ConfigError(
+            f"push={repository} needs a token that may write there: run 'hf auth login', or set HF_TOKEN in the environment"
+        )
+
+
+def publish(repository: str, files: Mapping[str, Path | bytes], message: str, private: bool = False) -> str:
+    """Upload ``files``, by their names there, as one commit, which is there whole or not at all; returns its address.
+
+    The repository is made where there is none; ``private`` says how, and leaves one that is there as it is. Raises
+    ``ConfigError`` for what ``check_target`` refuses, and for whatever the hub or the network answers.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    check_target(repository)
+    api = HfApi()
+    try:
+        api.create_repo(repository, private=private or None, exist_ok=True)
+        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+        return api.create_commit(repository, operations, commit_message=message).commit_url
+    except Exception as error:  # as in ``_fetch``
+        raise ConfigError(f"push={repository}: nothing was uploaded: {_first_line(error)}") from error
 
 
 def _only_adapter(folder: Path, source: str, key: str) -> Path:

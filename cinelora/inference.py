@@ -31,7 +31,7 @@ from cinelora.files import (
     write_png,
 )
 from cinelora.footage.samples import prompt_with_trigger
-from cinelora.hardware import gpu_at_hand, limit_gpu_memory, quiet_libraries
+from cinelora.hardware import gpu_at_hand, limit_gpu_memory, quiet_libraries, say_of_others
 from cinelora.hub import resolve
 from cinelora.launch import barrier, launch, process_group, rank_info
 from cinelora.plan import choose_drawing
@@ -357,6 +357,7 @@ def denoise(
     }
     drawing, why = choose_drawing(config, kind, frames, len(shots), *gpu_at_hand())
     if sampling.rank.global_rank == 0:
+        say_of_others()
         print(f"{what}: {why}", flush=True)
     alike = groupby(sorted(shots, key=lambda shot: sorted(shot.weights[kind].items())), lambda shot: shot.weights[kind])
     sets = [(weights, list(group)) for weights, group in alike]

@@ -2,7 +2,8 @@
 
 A run holds ``config.yaml`` (what it was asked), ``manifest.jsonl`` and ``dataset.json`` (what it saw), ``checkpoints/``,
 ``style.safetensors`` and ``motion.safetensors``, or ``transformer/`` where every weight was trained (what it learnt),
-``style-best.safetensors`` and its like where ``checkpoint.best`` asks for them, ``logs/``, ``previews/`` and ``summary.json``.
+``style-best.safetensors`` and its like where ``checkpoint.best`` asks for them, ``logs/``, ``previews/``, ``summary.json``,
+and ``README.md``, the adapter's card.
 """
 
 from __future__ import annotations
@@ -56,6 +57,10 @@ class RunDirectory:
     @property
     def transformer(self) -> Path:  # noqa: D102
         return self.path / "transformer"
+
+    @property
+    def card(self) -> Path:  # noqa: D102
+        return self.path / "README.md"
 
     @property
     def summary(self) -> Path:  # noqa: D102

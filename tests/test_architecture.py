@@ -26,10 +26,10 @@ STOREYS = (
     {"cinelora.config"},
     {"cinelora.files", "cinelora.hub", "cinelora.hardware", "cinelora.report"},
     {"cinelora.config.store", "cinelora.footage", "cinelora.models", "cinelora.launch"},
-    {"cinelora.runs", "cinelora.latents"},
+    {"cinelora.runs", "cinelora.latents", "cinelora.verdict"},
     {"cinelora.sampling"},
     {"cinelora.metrics"},
-    {"cinelora.plan"},
+    {"cinelora.plan", "cinelora.card"},
     {"cinelora.config.check"},
     {"cinelora.training", "cinelora.inference"},
     {"cinelora.evaluation", "cinelora.studies"},
@@ -46,6 +46,7 @@ ONLY_IMPORTER = {
 }
 # These answer `--help`, mistakes and file scans, so importing them must not cost torch's seconds.
 WITHOUT_TORCH = (
+    "cinelora.card",
     "cinelora.config",
     "cinelora.errors",
     "cinelora.evaluate",

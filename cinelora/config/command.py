@@ -23,7 +23,7 @@ from cinelora.config.check import check_evaluate, check_infer, check_study, chec
 from cinelora.config.compose import compose, members, sweep
 from cinelora.config.keys import Command, Config, Script
 from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig, drawn_by
-from cinelora.config.store import load, save_config, to_yaml
+from cinelora.config.store import MODELS, PATHS, load, save_config, to_yaml
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.files import lock, point_to, sha256_json
 from cinelora.hardware import gpu_at_hand
@@ -35,14 +35,6 @@ OUTPUTS = Path("outputs")
 INTERRUPTED = 130
 NOBODY_READS = 141
 """128 + SIGPIPE: how a program ends whose output is piped into one that has left, such as ``head``."""
-_PATHS = (
-    *("data.root", "adapter", "cache", "ckpt", "image", "prompts", "resume", "answers"),
-    *("metrics.alexnet", "metrics.i3d"),
-)
-_MODELS = (
-    *("model.t2v", "model.i2v", "model.vae", "model.text_encoder", "model.tokenizer", "model.image_encoder"),
-    *("metrics.clip", "metrics.dino"),
-)
 _RUNS = ("adapter", "ckpt", "resume")
 _LOCK = ".lock"
 _ELSEWHERE = ("out", "cache", "gpus", "nodes", "memory", "plan")
@@ -145,13 +137,13 @@ def anchored(config: Config) -> Config:
         config.data = dataclasses.replace(config.data)
     if isinstance(config, StudyConfig):
         config.merge = [os.path.abspath(path) for path in config.merge]
-    for key in (*_PATHS, *_MODELS):
+    for key in (*PATHS, *MODELS):
         *sections, name = key.split(".")
         node: Any = config
         for section in sections:
             node = getattr(node, section, None)
         text = getattr(node, name, None)
-        if text and (key in _PATHS or os.path.exists(text)):
+        if text and (key in PATHS or os.path.exists(text)):
             path = os.path.join(os.getcwd(), text)
             is_link = key in _RUNS and os.path.isdir(path) and os.path.islink(path.rstrip("/"))
             setattr(node, name, os.path.realpath(path) if is_link else path)

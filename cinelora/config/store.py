@@ -17,14 +17,40 @@ import yaml
 from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig
 from cinelora.errors import ConfigError
 from cinelora.files import write_text
-from cinelora.hub import CONFIG_FILE
+from cinelora.hub import CONFIG_FILE, EMBEDDED, is_hub_name
 
 T = TypeVar("T")
+PATHS = (
+    *("data.root", "adapter", "cache", "ckpt", "image", "prompts", "resume", "answers"),
+    *("metrics.alexnet", "metrics.i3d"),
+)
+"""Settings that name a place on this machine, beside ``out``, which may be a new one."""
+MODELS = (
+    *("model.t2v", "model.i2v", "model.vae", "model.text_encoder", "model.tokenizer", "model.image_encoder"),
+    *("metrics.clip", "metrics.dino"),
+)
+"""Settings that name one, or a repository on the hub."""
 
 
 def to_yaml(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig) -> str:
     """The settings as YAML; ``yaml.safe_load`` gives every text back character by character."""
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True, width=120)
+
+
+def portable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as plain data without the places on this machine that they name; what is left out takes its default."""
+    kept: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            kept[name] = {key: entry for key, entry in value.items() if not _is_place(f"{name}.{key}", entry)}
+        elif not _is_place(name, value):
+            kept[name] = value
+    return kept
+
+
+def _is_place(key: str, value: Any) -> bool:
+    is_model = key in MODELS and value is not None
+    return key in (*PATHS, "out") or (is_model and value not in EMBEDDED and not is_hub_name(value))
 
 
 def save_config(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig, path: Path) -> None:

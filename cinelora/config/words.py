@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def parse_words(schema: type[T], words: Sequence[str]) -> T:
-    """``words`` as a ``schema``, a dataclass whose fields are text or numbers with defaults.
+    """``words`` as a ``schema``, a dataclass whose fields are text, numbers or true and false, with defaults.
 
     Raises ``ConfigError`` naming the keys for a word that is none of them, and for a number that is none.
     """
@@ -25,6 +25,11 @@ def parse_words(schema: type[T], words: Sequence[str]) -> T:
         key, equals, value = word.partition("=")
         if not equals or key not in kinds:
             raise ConfigError(f"{word!r} is not understood; the keys are {', '.join(f'{name}=' for name in kinds)}")
+        if kinds[key] is bool:
+            if value not in ("true", "false"):
+                raise ConfigError(f"{word}: {key} takes true or false")
+            values[key] = value == "true"
+            continue
         try:
             values[key] = kinds[key](value)
         except ValueError as error:

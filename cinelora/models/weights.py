@@ -3,7 +3,7 @@
 Enters: the files of a part (``checkpoints.Found``), a device and a dtype. Leaves: a frozen module in eval mode. At no
 time is more on the host than the module itself (where it is to live there) and one tensor: files are read, not mapped,
 because mapped pages count beside their copies, and because torch's kernels sum in another order on memory that is not
-aligned to 64 bytes, as safetensors' is not. It knows names and shapes, and not what the parts are for.
+aligned to 64 bytes, as safetensors' is not (ADR 15). It knows names and shapes, and not what the parts are for.
 """
 
 from __future__ import annotations

@@ -281,3 +281,7 @@ class Progress(AtStep):
         if self.seen > self.since_step:
             self.tell(trainer, stage, self.seen)
         self.bar.close()
+
+    def on_exception(self, trainer: Trainer, stage: Stage, exception: BaseException) -> None:  # type: ignore[override]
+        """Close the bar, whose line the reason would be written behind."""
+        self.bar.close()

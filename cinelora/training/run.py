@@ -17,18 +17,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cinelora.card import Record, write_card
 from cinelora.config.check import effective_lr
 from cinelora.config.numbers import logged, monitors
 from cinelora.config.schema import TrainConfig
+from cinelora.config.store import portable
 from cinelora.errors import AdapterError, ConfigError, TrainingError
 from cinelora.files import lock, write_json, write_whole
-from cinelora.hardware import gpu_at_hand, hardware, limit_gpu_memory, peak_memory_mib, quiet_libraries
+from cinelora.hardware import gpu_at_hand, hardware, limit_gpu_memory, peak_memory_mib, quiet_libraries, say_of_others
 from cinelora.hub import is_at_hand, resolve
 from cinelora.launch import Rank, barrier, launch, process_group, rank_info
 from cinelora.models.footprint import Policy, Shape, leaner
 from cinelora.plan import choose_policy, step_of
 from cinelora.runs import RunDirectory, adapter_paths, other_weights
 from cinelora.training.origins import origins, refuse_other_origins, refuse_other_samples
+from cinelora.verdict import effect_line, heldout_line, stopped_line
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
@@ -51,10 +54,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 INTERRUPTED = 130
-NO_CHANGE = 1e-4
-"""A relative change of predictions that counts as none: a twentieth of what one rounding to bf16 does, 2^-9."""
-NO_UPDATE = 1e-6
-"""The same for the update alone, |scale B A| / |W|, which moves predictions by more than its own size."""
 
 
 def train(config: TrainConfig, run_dir: Path) -> int:
@@ -106,49 +105,12 @@ def closing_lines(result: dict[str, Any], run: RunDirectory) -> list[str]:
     return [*lines, effect_line(result)]
 
 
-def heldout_line(result: dict[str, Any]) -> str:
-    """The held-out loss, with the step it is of where that is not the last, or that there is none."""
-    if result["heldout_step"] is None:
-        return "held-out loss: not measured before the stop (validation.every_steps says when it is)"
-    line = f"held-out loss {result['heldout_loss']:.4f}, {result['heldout_change']:+.1%} against the start"
-    return line + at_step(result)
-
-
-def stopped_line(early: dict[str, Any], result: dict[str, Any]) -> str:
-    """Why a run ended before its last step."""
-    return (
-        f"stopped early, at step {result['step']} of {result['steps']}: {early['name']} was best at step {early['step']} "
-        f"({early['best']:.4g}) and not better the {early['since']} times after it (stopping.patience)"
-    )
-
-
 def best_line(best: dict[str, Any], result: dict[str, Any], run: RunDirectory) -> str:
     """Where the best adapter is, or that there is none yet."""
     if best["step"] is None:
         return f"no best adapter: {best['name']} was not logged before the run ended"
     path = run.best("transformer" if result["stage"] == "pretrain" else result["stage"])
     return f"best {best['name']}: {best['value']:.4g} at step {best['step']}, kept in {path}"
-
-
-def at_step(result: dict[str, Any]) -> str:
-    """After which step held-out samples were looked at, where that is not the last."""
-    return "" if result["heldout_step"] == result["step"] else f", measured at step {result['heldout_step']}"
-
-
-def effect_line(result: dict[str, Any]) -> str:
-    """How much training changed, in words that a user cannot miss where it is nothing."""
-    what = "training" if result["stage"] == "pretrain" else "the adapter"
-    update, moved = result["adapter_effect"], result.get("prediction_effect")
-    if update == 0:
-        return f"WARNING: {what} changed nothing: its update is exactly zero"
-    if moved is None:
-        if update < NO_UPDATE:
-            return f"WARNING: {what} changed nothing: its update is {update:.1e} of the weights, below {NO_UPDATE:g}"
-        return f"{what} moves its weights by {update:.2%}; what that does to predictions was not measured"
-    if moved < NO_CHANGE:
-        return f"WARNING: {what} changed nothing: predictions moved by {moved:.1e} of their size, below {NO_CHANGE:g}"
-    against = f"held-out loss {result['heldout_vs_base']:+.1%} against the base"
-    return f"{what} changes predictions by {moved:.1%}, {against}{at_step(result)}"
 
 
 # -- first launch: encode ----------------------------------------------------------------------------------------------
@@ -259,6 +221,7 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     )
     policy, why = policy_at_hand(config)
     if rank.global_rank == 0 and torch_has_gpu():
+        say_of_others()
         print(why)
     stage = build_stage(config, run, training, policy)
     facts = resumed.facts if resumed else {"rests_on": rests_on}
@@ -271,6 +234,8 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
         summary = summarise(config, index, trainer.global_step, time.perf_counter() - started, stage, crew)
         if rank.global_rank == 0:
             write_json(run.summary, summary)
+            if config.stage.name != "pretrain":
+                write_card(Record(run, config, summary))
     return summary
 
 
@@ -501,7 +466,7 @@ def export(config: TrainConfig, run: RunDirectory, index: Index, state: dict[str
         transformer=config.stage.transformer,
         trigger=config.data.trigger,
         data_hash=index.data_hash,
-        config=asdict(config),
+        config=portable(asdict(config)),
     )
     export_adapter(run.best(config.stage.name) if best else run.adapter(config.stage.name), file)
 

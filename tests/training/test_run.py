@@ -90,6 +90,7 @@ def test_a_run_leaves_everything_behind(style_config: TrainConfig, tmp_path: Pat
     assert str(run.adapter("style")) in printed
     assert "against the start" in printed
     assert "[transformers]" not in (run.logs / "rank-0.log").read_text(), "advice to programmers"
+    assert "| steps | 8, of 2 samples |" in run.card.read_text()
     sizes = [path.stat().st_size for path in run.checkpoints.rglob("*.safetensors")]
     assert max(sizes) < 1_000_000  # the base, 4 MB, is not in there
 
@@ -213,6 +214,7 @@ def test_more_steps_go_on_from_a_finished_run(style_config: TrainConfig, tmp_pat
     assert train_rank(longer, run)["step"] == 10
     with pytest.raises(Exception, match=r"already has its 10 steps; go on with stage\.steps="):
         train_rank(longer, run)
+    assert "| steps | 10, of 2 samples |" in RunDirectory(tmp_path).card.read_text()
 
 
 def logged(run: RunDirectory, name: str, first_step: int = 0) -> list[float]:

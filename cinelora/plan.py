@@ -6,6 +6,8 @@ nor weights.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cinelora.config.schema import InferConfig, TrainConfig
 from cinelora.errors import ConfigError
 from cinelora.models.footprint import (
@@ -40,7 +42,7 @@ def step_of(config: TrainConfig) -> Step:
     """One micro-batch of a run."""
     model, lora = config.model, config.lora
     tokens = num_tokens(config.stage.num_frames, model.height, model.width)
-    return Step(tokens, config.stage.batch_size, lora.rank, lora.targets)
+    return Step(tokens, config.stage.batch_size, lora.rank, lora.targets, whole=config.stage.name == "pretrain")
 
 
 def choose_policy(config: TrainConfig, room_gib: float | None) -> tuple[Policy, str]:
@@ -59,7 +61,7 @@ def choose_policy(config: TrainConfig, room_gib: float | None) -> tuple[Policy, 
             f"{step.samples} x {step.tokens} tokens wants {needs:.1f} GiB of one at the least, and takes about {seconds:.1f} s "
             f"on an {GPUS[0].name}; plan=true says it of others, and model=tiny runs on two cores"
         )
-    if room_gib is None or config.stage.name == "pretrain" or memory.recompute is not None:
+    if room_gib is None or memory.recompute is not None:
         recompute, swap = (share_of(shape.layers, share or 0.0) for share in (memory.recompute, memory.swap))
         policy = Policy(recompute, bool(memory.offload), swap, compile)
         return policy, f"memory={memory.name}: {described(policy, shape)}"
@@ -79,9 +81,9 @@ def refusal(config: TrainConfig, shape: Shape, step: Step, room: float, compile:
     """What does not fit, and the nearest setting that does."""
     needs = least_bytes(shape, step, config.model.dtype, compile)
     ways = []
-    if config.model.dtype != "fp8" and fastest(shape, step, "fp8", room, compile):
+    if config.model.dtype != "fp8" and not step.whole and fastest(shape, step, "fp8", room, compile):
         ways.append("model.dtype=fp8")
-    smaller = (Step(step.tokens, samples, step.rank, step.targets) for samples in range(step.samples - 1, 0, -1))
+    smaller = (replace(step, samples=samples) for samples in range(step.samples - 1, 0, -1))
     if fit := next((s for s in smaller if fastest(shape, s, config.model.dtype, room, compile)), None):
         ways.append(f"stage.batch_size={fit.samples} with stage.accumulation")
     return (
@@ -172,11 +174,11 @@ def plan_lines(config: TrainConfig, gpu: str | None, room_gib: float | None) -> 
     shape, step = Shape.of(config.model, config.stage.transformer), step_of(config)
     known = gpu_named(gpu or "") or GPUS[0]
     lora, stage = config.lora, config.stage
+    adapter = f"adapter {shape.adapter(lora.rank, lora.targets) / 1e6:.2f} million, rank {lora.rank} on {lora.targets}"
     lines = [
         f"plan of stage={stage.name} on {config.model.name}, {stage.transformer}: {step.samples} x {step.tokens:,} tokens, "
         f"{stage.steps:,} steps of {stage.accumulation}",
-        f"transformer {shape.parameters / 1e6:,.1f} million parameters; adapter "
-        f"{shape.adapter(lora.rank, lora.targets) / 1e6:.2f} million, rank {lora.rank} on {lora.targets}",
+        f"transformer {shape.parameters / 1e6:,.1f} million parameters; {'all trained' if step.whole else adapter}",
     ]
     if every := config.preview.every_steps:
         lines.append(_preview_line(config, shape, step, known, stage.steps // every))
@@ -188,7 +190,11 @@ def plan_lines(config: TrainConfig, gpu: str | None, room_gib: float | None) -> 
         f"{'GiB':>4}  {'dtype':5}  {'peak':>5}  {'s/step':>6}  {'hours':>6}  how (seconds as on {_where(gpu)}, from its rates)"
     )
     for card in CARDS:
-        rows = [row for dtype in ("bf16", "fp8") if (row := _row(config, shape, step, known, card, dtype))]
+        rows = [
+            row
+            for dtype in (("bf16",) if step.whole else ("bf16", "fp8"))
+            if (row := _row(config, shape, step, known, card, dtype))
+        ]
         lines += rows or [
             f"{card:>4}  nothing fits: fewer frames, a smaller size or stage.batch_size={max(1, step.samples // 2)}"
         ]
@@ -221,9 +227,10 @@ def _here(config: TrainConfig, shape: Shape, step: Step, gpu: Gpu, room_gib: flo
         policy, why = choose_policy(config, room_gib)
     except ConfigError as error:
         return str(error)
-    if config.model.dtype == "fp32":
+    if config.model.dtype == "fp32" and not step.whole:
         return f"{why}; what fp32 takes in time was never measured"
-    seconds = step_seconds(shape, step, config.model.dtype, policy, gpu) * config.stage.accumulation
+    dtype = "bf16" if step.whole else config.model.dtype
+    seconds = step_seconds(shape, step, dtype, policy, gpu) * config.stage.accumulation
     return f"{why}; about {seconds:.2f} s a step, {seconds * config.stage.steps / 3600:.1f} h"
 
 

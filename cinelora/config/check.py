@@ -424,8 +424,6 @@ def _check_memory(config: TrainConfig) -> None:
         raise ConfigError(
             "memory.offload=true is for the inputs of recomputed blocks, and none is asked for: choose memory=offload"
         )
-    if whole and config.plan:
-        raise ConfigError("plan=true knows what adapters take, and stage=pretrain trains every weight: leave it away")
     if whole and swap:
         raise ConfigError(
             f"memory.swap={swap:g} moves frozen weights, and stage=pretrain trains them all: choose memory=recompute"

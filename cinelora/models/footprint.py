@@ -26,6 +26,11 @@ one is computed: fitted to fourteen peaks of the I2V shape (H200, torch 2.11), a
 its rounded inputs and turned weights."""
 KEPT_EAGER, PASSING_EAGER = 21.7, 9.8
 """The same without a compiler, from peft's own layers (60.9 GiB for 3,600 tokens, all kept; 40.4 GiB for 14,040, recomputed)."""
+KEPT_WHOLE, PASSING_WHOLE, KEPT_WHOLE_EAGER, PASSING_WHOLE_EAGER = 23.7, 3.4, 41.6, 10.9
+"""The same where every weight is trained, under autocast: inputs of all products are kept for the weights' gradients. From six
+peaks of the embedded model (H200, torch 2.11: batches of 32 and 64 windows, kept and recomputed), which come out within 2 %."""
+WHOLE = 18.0
+"""Bytes a trained weight takes: itself, its gradient and AdamW's two moments in float32, and a bf16 copy to compute with."""
 IN_FLIGHT = 1.46
 """Units on their way from or to the host, with ``offload``."""
 DRAWN, DRAWN_FP8, DRAWN_EAGER = 6.2, 7.4, 14.2
@@ -127,12 +132,13 @@ class Shape:
 
 @dataclass(frozen=True)
 class Step:
-    """What one training step on one device is of: samples of so many tokens, and an adapter."""
+    """What one training step on one device is of: samples of so many tokens, and an adapter, or the ``whole`` transformer."""
 
     tokens: int
     samples: int
     rank: int
     targets: str
+    whole: bool = False
 
 
 WIDTHS = {"bf16": 2.0, "fp32": 4.0, "fp8": 1.0}
@@ -147,18 +153,25 @@ def weight_bytes(shape: Shape, dtype: str, swap: int = 0) -> float:
 
 def peak_bytes(shape: Shape, step: Step, dtype: str, policy: Policy) -> dict[str, float]:
     """Bytes on the device at the height of a training step, by what they are for."""
-    row = step.samples * shape.hidden * (4 if dtype == "fp32" else 2)
+    row = step.samples * shape.hidden * (4 if dtype == "fp32" and not step.whole else 2)
     unit, context = step.tokens * row, shape.context * row
-    if policy.compile:
+    if step.whole:
+        kept, passing = (KEPT_WHOLE, PASSING_WHOLE) if policy.compile else (KEPT_WHOLE_EAGER, PASSING_WHOLE_EAGER)
+        block = kept * unit + KEPT_CONTEXT * context
+    elif policy.compile:
         block, passing = KEPT * unit + KEPT_CONTEXT * context, PASSING_FP8 if dtype == "fp8" else PASSING
     else:
         block, passing = KEPT_EAGER * unit, PASSING_EAGER
     plain = shape.layers - policy.recompute
     inputs = min(IN_FLIGHT, policy.recompute) if policy.offload else policy.recompute
-    factors = shape.adapter(step.rank, step.targets)
-    return {
-        "weights": weight_bytes(shape, dtype, policy.swap),
-        "adapter, gradients and optimizer": 16.0 * factors,
+    if step.whole:
+        held = {"weights, gradients and optimizer": WHOLE * shape.parameters}
+    else:
+        held = {
+            "weights": weight_bytes(shape, dtype, policy.swap),
+            "adapter, gradients and optimizer": 16.0 * shape.adapter(step.rank, step.targets),
+        }
+    return held | {
         "inputs of recomputed blocks": unit * inputs,
         "activations": block * max(plain, 1) + unit * passing,
     }
@@ -183,17 +196,18 @@ def fastest(shape: Shape, step: Step, dtype: str, room: float, compile: bool) ->
     """The policy that costs least time of those that fit into ``room`` bytes; None where none does.
 
     In order of what a block costs: nothing kept back, one more forward pass for as few blocks as will do, journeys of
-    inputs, journeys of weights.
+    inputs, journeys of weights, which trained ones do not make.
     """
     layers = shape.layers
     ways = [Policy(count, compile=compile) for count in range(layers + 1)]
-    ways += [Policy(layers, True, count, compile) for count in range(layers + 1)]
+    ways += [Policy(layers, True, count, compile) for count in range(1 if step.whole else layers + 1)]
     return next((way for way in ways if sum(peak_bytes(shape, step, dtype, way).values()) <= room), None)
 
 
 def least_bytes(shape: Shape, step: Step, dtype: str, compile: bool) -> float:
     """What the leanest policy takes."""
-    return sum(peak_bytes(shape, step, dtype, Policy(shape.layers, True, shape.layers, compile)).values())
+    leanest = Policy(shape.layers, True, 0 if step.whole else shape.layers, compile)
+    return sum(peak_bytes(shape, step, dtype, leanest).values())
 
 
 @dataclass(frozen=True)
@@ -279,10 +293,13 @@ ATTENTION, ATTENTION_BACKWARD = 575 / 989, 530 / 989
 
 
 def step_seconds(shape: Shape, step: Step, dtype: str, policy: Policy, gpu: Gpu) -> float:
-    """Seconds of one micro-batch in bf16 or fp8, from its products; blocks are taken to be compiled, journeys to be hidden."""
+    """Seconds of one micro-batch in bf16 or fp8, from its products; blocks are taken to be compiled, journeys to be hidden.
+
+    Trained weights take as much again in the backward pass as what lies before them.
+    """
     linear, attention = _products(shape, step.tokens, dtype, gpu)
     forward = linear + attention / (ATTENTION * gpu.bf16)
-    backward = linear + 2.5 * attention / (ATTENTION_BACKWARD * gpu.bf16)
+    backward = (2 if step.whole else 1) * linear + 2.5 * attention / (ATTENTION_BACKWARD * gpu.bf16)
     return step.samples * (forward * (shape.layers + policy.recompute) + backward * shape.layers)
 
 

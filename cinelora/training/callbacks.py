@@ -216,6 +216,7 @@ class Progress(AtStep):
     def __init__(self, settings: LoggerConfig, samples_per_step: int) -> None:
         super().__init__()
         self.settings, self.samples_per_step = settings, samples_per_step
+        self.bar = tqdm(disable=True)
         self.losses: list[Tensor] = []
         self.latest_loss: float | None = None
         self.latest_speed = 0.0
@@ -283,5 +284,5 @@ class Progress(AtStep):
         self.bar.close()
 
     def on_exception(self, trainer: Trainer, stage: Stage, exception: BaseException) -> None:  # type: ignore[override]
-        """Close the bar, whose line the reason would be written behind."""
+        """Close the bar, whose line the reason would be written behind, even one that another callback gives at the start."""
         self.bar.close()

@@ -42,7 +42,8 @@ def step_of(config: TrainConfig) -> Step:
     """One micro-batch of a run."""
     model, lora = config.model, config.lora
     tokens = num_tokens(config.stage.num_frames, model.height, model.width)
-    return Step(tokens, config.stage.batch_size, lora.rank, lora.targets, whole=config.stage.name == "pretrain")
+    whole, averaged = config.stage.name == "pretrain", config.ema_decay > 0
+    return Step(tokens, config.stage.batch_size, lora.rank, lora.targets, whole, averaged)
 
 
 def choose_policy(config: TrainConfig, room_gib: float | None) -> tuple[Policy, str]:

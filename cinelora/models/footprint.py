@@ -132,13 +132,17 @@ class Shape:
 
 @dataclass(frozen=True)
 class Step:
-    """What one training step on one device is of: samples of so many tokens, and an adapter, or the ``whole`` transformer."""
+    """What one training step on one device is of: samples of so many tokens, and an adapter, or the ``whole`` transformer.
+
+    ``averaged``: what is trained has a moving average beside it.
+    """
 
     tokens: int
     samples: int
     rank: int
     targets: str
     whole: bool = False
+    averaged: bool = False
 
 
 WIDTHS = {"bf16": 2.0, "fp32": 4.0, "fp8": 1.0}
@@ -164,12 +168,13 @@ def peak_bytes(shape: Shape, step: Step, dtype: str, policy: Policy) -> dict[str
         block, passing = KEPT_EAGER * unit, PASSING_EAGER
     plain = shape.layers - policy.recompute
     inputs = min(IN_FLIGHT, policy.recompute) if policy.offload else policy.recompute
+    average = 4.0 if step.averaged else 0.0
     if step.whole:
-        held = {"weights, gradients and optimizer": WHOLE * shape.parameters}
+        held = {"weights, gradients and optimizer": (WHOLE + average) * shape.parameters}
     else:
         held = {
             "weights": weight_bytes(shape, dtype, policy.swap),
-            "adapter, gradients and optimizer": 16.0 * shape.adapter(step.rank, step.targets),
+            "adapter, gradients and optimizer": (16.0 + average) * shape.adapter(step.rank, step.targets),
         }
     return held | {
         "inputs of recomputed blocks": unit * inputs,

@@ -110,12 +110,15 @@ class TrainedAdapter:
 
 
 class WholeTransformer:
-    """Every weight; what they were at first is kept on the host."""
+    """Every weight, in float32 whatever it was loaded in: a step of AdamW is smaller than what bfloat16 can tell apart.
+
+    What the weights were at first is kept on the host.
+    """
 
     stands_alone = True
 
     def __init__(self, transformer: WanTransformer3DModel) -> None:
-        transformer.requires_grad_(True)
+        transformer.float().requires_grad_(True)
         self.parameters = list(transformer.parameters())
         self._named = dict(transformer.named_parameters())
         self._start = {name: value.to("cpu", copy=True) for name, value in self.state().items()}

@@ -72,6 +72,15 @@ def test_weights_of_another_transformer_are_refused(i2v, t2v):
         whole.load(dict(i2v.load_transformer().named_parameters()))
 
 
+def test_weights_that_were_loaded_in_bf16_are_trained_in_float32(t2v):
+    whole = WholeTransformer(t2v.load_transformer().bfloat16())
+    assert {parameter.dtype for parameter in whole.parameters} == {torch.float32}
+    weight = whole.parameters[0]
+    with torch.no_grad():
+        weight.mul_(1 + 1e-5)  # lost in bfloat16, whose neighbours are 4e-3 apart
+    assert 0 < whole.effect().overall < 1e-5
+
+
 def test_the_command_says_what_it_wants(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     assert parse_request(["adopt", "pair=a", "run=b=c"]) == AdoptRequest("a", "b=c")
     assert isinstance(parse_request(["encoders", "clips=70"]), EncodersRequest)

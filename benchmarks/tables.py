@@ -158,8 +158,17 @@ def spent(row: Result, first: Result) -> list[str]:
 def steps_table(results: Results) -> list[str]:
     """Seconds of a denoising step as a multiple of the baseline's, of whole and of skipped predictions, and memory."""
     rows = only(results)
-    head = ["setting", "a step, s", "of baseline", "whole prediction, s", "skipped, s", "computed", "peak, GiB"]
-    return table(head, [stepped(row, baseline(row, rows)) for row in rows])
+    head = [
+        "device",
+        "setting",
+        "a step, s",
+        "of baseline",
+        "whole prediction, s",
+        "skipped, s",
+        "computed",
+        "peak, GiB",
+    ]
+    return table(head, [[row["machine"]["device"], *stepped(row, baseline(row, rows))] for row in rows])
 
 
 def stepped(row: Result, first: Result) -> list[str]:
@@ -179,14 +188,14 @@ def only(results: Results) -> list[Result]:
 
 
 def baseline(row: Result, rows: list[Result]) -> Result:
-    """What ``row`` is compared with: the baseline of the same model, compiled or not as it is."""
+    """What ``row`` is compared with: the baseline of the same model on the same device, compiled or not as it is."""
     alike = [one for one in rows if one["name"] == "baseline" and loaded(one) == loaded(row)]
     return (alike or rows)[0]
 
 
-def loaded(row: Result) -> tuple[Any, bool]:
+def loaded(row: Result) -> tuple[Any, bool, str]:
     """What a baseline has in common with its settings."""
-    return row["facts"].get("model"), bool(row["facts"].get("compiled"))
+    return row["facts"].get("model"), bool(row["facts"].get("compiled")), row["machine"]["device"]
 
 
 def named(row: Result) -> str:
@@ -210,7 +219,7 @@ BLOCKS = (
     Block("README.md", "full_size", ("train_step", "memory", "denoise"), speed_table),
     Block("docs/memory.md", "cases", ("memory",), memory_table),
     Block("docs/study.md", "study_scale_model", ("study_scale_model",), clips_table),
-    Block("docs/study.md", "study_h200", ("study_h200",), steps_table),
+    Block("docs/study.md", "study_14b", ("study_14b",), steps_table),
 )
 
 

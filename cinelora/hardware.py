@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import re
 import resource
 import warnings
 from contextlib import suppress
@@ -37,8 +38,8 @@ def hardware() -> dict[str, Any]:
 def fingerprint() -> dict[str, Any]:
     """``hardware``, and the GPU's driver: what seconds may depend on."""
     driver = Path("/proc/driver/nvidia/version")
-    lines = driver.read_text().splitlines() if driver.is_file() else []
-    return {**hardware(), "driver": lines[0].removeprefix("NVRM version: ") if lines else None}
+    found = re.search(r"\d+(\.\d+)+", driver.read_text()) if driver.is_file() else None
+    return {**hardware(), "driver": found[0] if found else None}
 
 
 def forget_peak_memory() -> None:

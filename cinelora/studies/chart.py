@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 INK, GRID, FRONT, OTHERS = "#333333", "#e4e4e4", "#1b7f79", "#9aa0a8"
 ENLARGED = 2
 """Pixels of the PNG for each unit of the picture."""
+LETTER = 6.5
+"""Width of a digit, roughly."""
+APART = (24.0, 14.0)
+"""How far dots are from each other, across and upwards, for each to have a label of its own."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,32 @@ def marks(spots: list[Spot], title: str, across: str, more_is_better: bool) -> l
     for spot in spots:
         colour = FRONT if spot in best else OTHERS
         drawn.append(Dot(x(spot.seconds), y(spot.value), colour, spot in best))
-        drawn.append(Words(x(spot.seconds) + 8, y(spot.value) - 6, str(spot.number), "start", colour))
+    for at_x, at_y, words, leads in labels([(x(s.seconds), y(s.value), s.number, s in best) for s in spots]):
+        fits = at_x + 8 + LETTER * len(words) < WIDTH
+        end, anchor = (at_x + 8, "start") if fits else (WIDTH - 4.0, "end")
+        drawn.append(Words(end, at_y - 6, words, anchor, FRONT if leads else OTHERS))
     return drawn
+
+
+def labels(dots: list[tuple[float, float, int, bool]]) -> list[tuple[float, float, str, bool]]:
+    """Numbers of dots, those of dots that lie too close for a label each in one, at the right-most; what leads is told so."""
+    groups: list[list[tuple[float, float, int, bool]]] = []
+    for dot in sorted(dots):
+        near = (group for group in groups if dot[0] - group[-1][0] < APART[0] and abs(dot[1] - group[-1][1]) < APART[1])
+        group = next(near, None)
+        if group is None:
+            groups.append([dot])
+        else:
+            group.append(dot)
+    return [
+        (
+            group[-1][0],
+            group[-1][1],
+            ", ".join(str(number) for number in sorted(d[2] for d in group)),
+            any(d[3] for d in group),
+        )
+        for group in groups
+    ]
 
 
 def as_svg(drawn: list[Mark]) -> str:

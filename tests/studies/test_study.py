@@ -17,7 +17,7 @@ from cinelora.config.schema import LoggerConfig, MetricsConfig, ModelConfig, Sam
 from cinelora.errors import ConfigError
 from cinelora.models.adapter_file import AdapterFile, LoraSpec
 from cinelora.models.adapter_rank import at_rank
-from cinelora.studies.chart import Spot, as_png, as_svg, front, marks
+from cinelora.studies.chart import Spot, as_png, as_svg, front, labels, marks
 from cinelora.studies.rows import Row, Table, load_table, merged
 from cinelora.studies.run import study
 from cinelora.studies.settings import Setting, baseline, key_of, settings_of
@@ -171,6 +171,11 @@ def test_the_front_is_what_nothing_beats():
 
 
 def test_the_picture_is_the_same_in_both_forms():
+    assert labels([(10, 50, 3, False), (20, 55, 1, True), (20, 90, 2, False), (60, 50, 4, False)]) == [
+        (20, 55, "1, 3", True),
+        (20, 90, "2", False),
+        (60, 50, "4", False),
+    ]
     drawn = marks([Spot(1, 2.0, 0.9), Spot(2, 1.0, 0.5)], "a <b>", "seconds", True)
     assert "a &lt;b&gt;" in as_svg(drawn)
     pixels = as_png(drawn)

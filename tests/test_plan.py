@@ -271,6 +271,16 @@ def test_peaks_of_training_every_weight_measured_on_an_h200_come_out(samples, re
     assert peak / 2**20 == pytest.approx(mib, rel=0.04)
 
 
+def test_peaks_of_training_every_weight_measured_on_an_h100_come_out():
+    config = compose_train(["stage=pretrain", "data=rendered", "model=wan21_1_3b", "model.weights=random"])
+    shape, kept, recomputed = Shape.of(config.model, "t2v"), Policy(0), Policy(30)
+    window, stills = (
+        Step(tokens, samples, 8, "all_linear", whole=True) for tokens, samples in ((14_040, 1), (1_560, 2))
+    )
+    assert sum(peak_bytes(shape, window, "bf16", kept).values()) / 2**20 == pytest.approx(76_251, rel=0.02)
+    assert sum(peak_bytes(shape, stills, "bf16", recomputed).values()) / 2**20 == pytest.approx(24_862, rel=0.02)
+
+
 def test_a_plan_of_training_every_weight_names_what_it_takes():
     config = compose_train(["stage=pretrain", "data=rendered", "model=wan21_1_3b", "model.weights=random"])
     lines = plan_lines(config, "NVIDIA H200", 139.8)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cinelora.config.schema import ModelConfig
 from cinelora.models.checkpoints import CHANNELS
@@ -20,17 +21,37 @@ TEXT_TOKENS, IMAGE_TOKENS = 512, 257
 """Wan's cross-attention takes the last 512 context tokens for text and whatever precedes them for the image."""
 SPATIAL, TEMPORAL = 8, 4
 """Pixels per latent along each side, and frames per latent frame after the first."""
-KEPT, KEPT_CONTEXT, PASSING, PASSING_FP8 = 17.64, 3.93, 5.50, 11.39
-"""Units that a compiled block keeps for its backward pass, of its tokens and of the context's, and that come and go while
-one is computed: fitted to fourteen peaks of the I2V shape (H200, torch 2.11), all of which come out within 0.6 %. fp8 adds
-its rounded inputs and turned weights."""
-KEPT_EAGER, PASSING_EAGER = 21.7, 9.8
-"""The same without a compiler, from peft's own layers (60.9 GiB for 3,600 tokens, all kept; 40.4 GiB for 14,040, recomputed)."""
-KEPT_WHOLE, PASSING_WHOLE, KEPT_WHOLE_EAGER, PASSING_WHOLE_EAGER = 23.7, 3.4, 41.6, 10.9
-"""The same where every weight is trained, under autocast: inputs of all products are kept for the weights' gradients. From six
-peaks of the embedded model (H200, torch 2.11: batches of 32 and 64 windows, kept and recomputed), which come out within 2 %."""
-WHOLE = 18.0
-"""Bytes a trained weight takes: itself, its gradient and AdamW's two moments in float32, and a bf16 copy to compute with."""
+
+
+class Kept(NamedTuple):
+    """Units that a block keeps for its backward pass, and that come and go while it is computed.
+
+    ``tokens`` and, for each unit of width inside the feed-forward layers, ``ffn`` are of its own tokens, ``image`` too, where
+    cross-attention sees one; ``context`` is of the context's tokens.
+    """
+
+    tokens: float
+    image: float
+    ffn: float
+    context: float
+    passing: float
+
+
+ADAPTER = Kept(12.97, 1.97, 1.0, 3.93, 5.50)
+"""A compiled block under an adapter: fitted to fourteen peaks of the I2V shape (H200, torch 2.11), all of which come out within
+0.6 %. What of it is the image's and the feed-forward layers' is counted from the tensors that torch's partitioner saves, which
+says 18.44 units where the fit says 18.45."""
+PASSING_FP8 = 11.39
+"""What comes and goes where the block is fp8, with its rounded inputs and turned weights."""
+ADAPTER_EAGER = Kept(17.03, 1.97, 1.0, 0.0, 9.8)
+"""Without a compiler, from peft's own layers (60.9 GiB for 3,600 tokens, all kept; 40.4 GiB for 14,040, recomputed)."""
+WHOLE, WHOLE_EAGER = Kept(19.4, 0.0, 2.0, 2.0, 5.3), Kept(33.8, 0.0, 2.16, 6.9, 10.9)
+"""Where every weight is trained, under autocast: inputs of all products are kept for the weights' gradients. From six peaks of
+the embedded model (H200: batches of 32 and 64 windows, kept and recomputed), shared out by counting saved tensors; the eager one
+foretells the 1.3B shape within 1 % (H100: 74.5 GiB for one window of 33 frames)."""
+WHOLE_AT_FIRST, WHOLE_AT_LAST = 14.0, 18.0
+"""Bytes that a trained weight takes when its step's backward pass begins, itself and AdamW's two moments in float32 and a bf16
+copy to compute with, and when that ends, with its gradient (1.3B shape: 24.3 GiB for stills, recomputed)."""
 IN_FLIGHT = 1.46
 """Units on their way from or to the host, with ``offload``."""
 DRAWN, DRAWN_FP8, DRAWN_EAGER = 6.2, 7.4, 14.2
@@ -159,27 +180,26 @@ def peak_bytes(shape: Shape, step: Step, dtype: str, policy: Policy) -> dict[str
     """Bytes on the device at the height of a training step, by what they are for."""
     row = step.samples * shape.hidden * (4 if dtype == "fp32" and not step.whole else 2)
     unit, context = step.tokens * row, shape.context * row
-    if step.whole:
-        kept, passing = (KEPT_WHOLE, PASSING_WHOLE) if policy.compile else (KEPT_WHOLE_EAGER, PASSING_WHOLE_EAGER)
-        block = kept * unit + KEPT_CONTEXT * context
-    elif policy.compile:
-        block, passing = KEPT * unit + KEPT_CONTEXT * context, PASSING_FP8 if dtype == "fp8" else PASSING
-    else:
-        block, passing = KEPT_EAGER * unit, PASSING_EAGER
+    trained, eager = (WHOLE, WHOLE_EAGER) if step.whole else (ADAPTER, ADAPTER_EAGER)
+    kept = trained if policy.compile else eager
+    wide = kept.tokens + kept.ffn * shape.ffn / shape.hidden + (kept.image if shape.image else 0.0)
+    block = wide * unit + kept.context * context
+    passing = unit * (PASSING_FP8 if dtype == "fp8" and policy.compile else kept.passing)
     plain = shape.layers - policy.recompute
     inputs = min(IN_FLIGHT, policy.recompute) if policy.offload else policy.recompute
+    activations = {"inputs of recomputed blocks": unit * inputs, "activations": block * max(plain, 1) + passing}
     average = 4.0 if step.averaged else 0.0
     if step.whole:
-        held = {"weights, gradients and optimizer": (WHOLE + average) * shape.parameters}
-    else:
-        held = {
-            "weights": weight_bytes(shape, dtype, policy.swap),
-            "adapter, gradients and optimizer": (16.0 + average) * shape.adapter(step.rank, step.targets),
+        first = {"weights and optimizer": (WHOLE_AT_FIRST + average) * shape.parameters} | activations
+        last = {
+            "weights, gradients and optimizer": (WHOLE_AT_LAST + average) * shape.parameters,
+            "activations": block + passing,
         }
-    return held | {
-        "inputs of recomputed blocks": unit * inputs,
-        "activations": block * max(plain, 1) + unit * passing,
-    }
+        return max(first, last, key=lambda parts: sum(parts.values()))
+    return {
+        "weights": weight_bytes(shape, dtype, policy.swap),
+        "adapter, gradients and optimizer": (16.0 + average) * shape.adapter(step.rank, step.targets),
+    } | activations
 
 
 def vae_bytes(num_frames: int, height: int, width: int) -> float:

@@ -17,6 +17,8 @@ from itertools import count, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tqdm.auto import tqdm
+
 from cinelora.config.schema import InferConfig, ModelConfig, WeightsConfig
 from cinelora.errors import CineloraError
 from cinelora.files import (
@@ -244,7 +246,8 @@ def draw_rank(
         if rank.global_rank == 0:
             with last.loaded(Part.VAE):
                 seconds = {part: total / len(todo) for part, total in clock.seconds.items()}
-                for take, drawn in zip(todo, shots, strict=True):
+                takes = zip(todo, shots, strict=True)
+                for take, drawn in tqdm(takes, "decoding", len(todo), unit="take", disable=len(todo) == 1):
                     write(config, Finished(take, drawn, last, adapters, sources, dict(seconds), len(todo)))
                     for shot in drawn.values():
                         shot.draft.unlink(missing_ok=True)

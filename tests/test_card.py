@@ -31,6 +31,7 @@ from cinelora.config.schema import (
     ValidationConfig,
 )
 from cinelora.config.store import load_config, save_config
+from cinelora.errors import ConfigError
 from cinelora.files import load_tensors, read_header, read_json, with_metadata, write_json
 from cinelora.models.wan import Part, WanBundle
 from cinelora.runs import RunDirectory
@@ -356,3 +357,44 @@ def test_a_run_that_cannot_be_shared_is_a_sentence(
     captured = capsys.readouterr().err
     assert sentence in captured
     assert len(captured.splitlines()) == 1
+
+
+def test_a_run_uploads_itself_when_it_ends(
+    hub: str, files: dict[str, bytes], footage: Path, cache: Path, tmp_path: Path
+) -> None:
+    words = ["stage=style", "data=folder", f"data.root={footage}", "model=tiny", "stage.steps=1", "stage.batch_size=1"]
+    words += ["checkpoint.every_steps=0", "validation.every_steps=0", "logger=none", f"cache={cache}", "out=run"]
+    train = [str(ROOT / "train.py"), *words, "push=owner/name"]
+    done = typed(train, tmp_path, HF_ENDPOINT=hub, HF_TOKEN=WRITER)
+    assert done.returncode == 0, done.stderr
+    assert f"uploaded: {hub}/owner/name/commit/" in done.stdout
+    assert "uploaded" not in done.stdout.splitlines()[-1], "the last line says what was learnt"
+    assert {"README.md", "config.yaml", "style.safetensors"} <= set(files)
+    assert "push" not in yaml.safe_load(files["config.yaml"]), "who goes on with it has a repository of their own"
+
+    late = typed(
+        [*train[:-2], "out=again", "push=owner/name"], tmp_path, HF_ENDPOINT="http://127.0.0.1:9", HF_TOKEN=WRITER
+    )
+    assert late.returncode == ConfigError("").exit_code
+    assert (tmp_path / "again" / "style.safetensors").is_file()
+    assert re.search(
+        r"nothing was uploaded: .*; the adapter is in again: python -m cinelora.card run=again push=owner/name",
+        late.stderr,
+    )
+    assert "moves its weights by" in late.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["push=name"], "push=name: a repository on the hub is written owner/name"),
+        (["push=owner/name"], "push=owner/name needs a token that may write there"),
+        (["private=true"], "private=true says how push=owner/name makes its repository"),
+        (["push=owner/name", "-m", "lora.rank=4,8"], "push=owner/name is one repository for 2 runs"),
+    ],
+)
+def test_what_could_not_be_uploaded_is_refused_before_training(words: list[str], sentence: str, tmp_path: Path) -> None:
+    done = typed([str(ROOT / "train.py"), "stage=style", "data=noir", *words], tmp_path)
+    assert done.returncode == ConfigError("").exit_code
+    assert sentence in done.stderr
+    assert not (tmp_path / "outputs").exists()

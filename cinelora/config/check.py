@@ -32,7 +32,7 @@ from cinelora.config.schema import (
 )
 from cinelora.config.store import load_config
 from cinelora.errors import ConfigError, ModelError
-from cinelora.hub import EMBEDDED, is_model_source, is_run, resolve
+from cinelora.hub import EMBEDDED, check_target, is_model_source, is_run, resolve
 from cinelora.models.checkpoints import Part, source_of, survey
 from cinelora.runs import RunDirectory, adapter_paths, trained_on
 
@@ -100,6 +100,7 @@ def check_train(config: TrainConfig) -> list[str]:
     _check_data(config)
     _check_networks(config.metrics)
     _check_monitors(config)
+    _check_push(config)
     lines = [_batch_line(config), _rate_line(config)]
     reach = _reach_lines("stage.num_frames", config.stage.num_frames, config.model)
     model = _model_lines(config.model, {config.stage.transformer: _trained_parts(config)})
@@ -432,6 +433,15 @@ def _check_memory(config: TrainConfig) -> None:
         raise ConfigError(
             "model.dtype=fp8 is for frozen weights, and stage=pretrain trains them all: choose model.dtype=fp32"
         )
+
+
+def _check_push(config: TrainConfig) -> None:
+    if config.push and config.stage.name == "pretrain":
+        raise ConfigError(f"push={config.push}: adapters are uploaded, and stage=pretrain makes none: leave push= away")
+    if config.push:
+        check_target(config.push)
+    elif config.private:
+        raise ConfigError("private=true says how push=owner/name makes its repository, and there is no push=: add it")
 
 
 def _check_strategy(config: TrainConfig) -> None:

@@ -260,6 +260,11 @@ def _sweep(command: Command, run: Run) -> int:
     runs = members(command)
     if command.show:
         return _say("---\n".join(to_yaml(compose(member)) for member in runs).rstrip("\n"))
+    if target := command.texts.get("push"):
+        raise ConfigError(
+            f"push={target} is one repository for {len(runs)} runs: leave it away, and upload the run that you choose with "
+            f"python -m cinelora.card run=<run> push={target}"
+        )
     names = [_name(member, runs) for member in runs]
     for number, member in enumerate(runs):
         try:

@@ -55,7 +55,7 @@ T = TypeVar("T")
 
 RESUME_KEYS = (
     *("stage.steps", "stage.batch_size", "stage.accumulation", "gpus", "nodes", "optimizer.lr", "optimizer.clip_norm"),
-    *("workers", "cache", "out", "resume", "description", "plan", "model.attention"),
+    *("workers", "cache", "out", "resume", "description", "plan", "model.attention", "push", "private"),
 )
 RESUME_SECTIONS = ("logger", "memory", "checkpoint", "stopping", "validation", "preview")
 """What may change when a run goes on: how long it is and how it is written down; how a step's samples are cut, while
@@ -226,7 +226,19 @@ def _place_texts(config: Config, texts: dict[str, str]) -> None:
 
 def _none_if_empty(key: str, text: str) -> str | None:
     """An empty path is no path (``adapter=`` is none); an empty prompt or caption is a text."""
-    paths = {"prompts", "image", "out", "ckpt", "adapter", "resume", "answers", "data.root", "model.t2v", "model.i2v"}
+    paths = {
+        "prompts",
+        "image",
+        "out",
+        "ckpt",
+        "adapter",
+        "resume",
+        "answers",
+        "push",
+        "data.root",
+        "model.t2v",
+        "model.i2v",
+    }
     return None if key in paths and not text else text
 
 

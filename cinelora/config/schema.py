@@ -41,6 +41,7 @@ FREE_TEXT_KEYS = frozenset(
         "stopping.monitor",
         "logger.project",
         "description",
+        "push",
     }
 )
 """Keys whose value reaches the program verbatim, whatever characters it holds: Hydra's grammar never sees them."""
@@ -373,6 +374,8 @@ class TrainConfig:
     resume: str | None = setting("run to go on with: its directory, a file in it, or hub:owner/name")
     cache: str = setting("folder of encoded samples, shared between runs", "outputs/cache")
     description: str | None = setting("a note kept with the run")
+    push: str | None = setting("hub repository, owner/name, that the adapter and its card are uploaded to at the end")
+    private: bool = setting("push: make a new repository a private one", False)
 
 
 @dataclass

@@ -30,6 +30,8 @@ MODELS = (
     *("metrics.clip", "metrics.dino"),
 )
 """Settings that name one, or a repository on the hub."""
+_ONES_OWN = ("push", "private")
+"""Settings that are for who trains: a run that goes on elsewhere must not upload to the same repository."""
 
 
 def to_yaml(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig) -> str:
@@ -38,7 +40,7 @@ def to_yaml(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig) ->
 
 
 def portable(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as plain data without the places on this machine that they name; what is left out takes its default."""
+    """Settings as plain data for others, without places on this machine; what is left out takes its default."""
     kept: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, dict):
@@ -50,7 +52,7 @@ def portable(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _is_place(key: str, value: Any) -> bool:
     is_model = key in MODELS and value is not None
-    return key in (*PATHS, "out") or (is_model and value not in EMBEDDED and not is_hub_name(value))
+    return key in (*PATHS, "out", *_ONES_OWN) or (is_model and value not in EMBEDDED and not is_hub_name(value))
 
 
 def save_config(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig, path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from cinelora.config.numbers import better
 from cinelora.config.schema import EvaluateConfig
@@ -121,7 +122,7 @@ def one_by_one(config: EvaluateConfig, plan: Plan, run_dir: Path, book: Book) ->
     paired = [name for name in config.against if name not in SETS]
     if config.against and not plan.real:
         book.say(f"{', '.join(config.against)} left out: there are no held-out clips to compare with; add data=")
-    for number, prompt in enumerate(plan.prompts):
+    for number, prompt in enumerate(tqdm(plan.prompts, "measuring", unit="prompt")):
         reference = frames(run_dir / prompt.reference, prompt.reference, book) if prompt.reference else None
         if reference is not None:
             name = f"{number:04d}"

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cinelora.card import Record, write_card
+from cinelora.card import Record, push, read_record, write_card
 from cinelora.config.check import effective_lr
 from cinelora.config.numbers import logged, monitors
 from cinelora.config.schema import TrainConfig
@@ -26,7 +26,7 @@ from cinelora.errors import AdapterError, ConfigError, TrainingError
 from cinelora.files import lock, write_json, write_whole
 from cinelora.hardware import gpu_at_hand, hardware, limit_gpu_memory, peak_memory_mib, quiet_libraries, say_of_others
 from cinelora.hub import is_at_hand, resolve
-from cinelora.launch import Rank, barrier, launch, process_group, rank_info
+from cinelora.launch import Rank, barrier, launch, meeting_point, process_group, rank_info
 from cinelora.models.footprint import Policy, Shape, leaner
 from cinelora.plan import choose_policy, step_of
 from cinelora.runs import RunDirectory, adapter_paths, other_weights
@@ -68,9 +68,22 @@ def train(config: TrainConfig, run_dir: Path) -> int:
     with alone:
         launch(encode_rank, config, run, **ranks)
     result: dict[str, Any] = launch(train_rank, config, run, **ranks)
-    for line in closing_lines(result, run):
-        print(line)
+    try:
+        if config.push and not result["interrupted"] and meeting_point(config.nodes, 0).is_host:
+            upload(run, config.push, config.private)
+    finally:
+        for line in closing_lines(result, run):
+            print(line)
     return INTERRUPTED if result["interrupted"] else 0
+
+
+def upload(run: RunDirectory, repository: str, private: bool) -> None:
+    """Upload what a run has made, or say how to do that later."""
+    try:
+        print(f"uploaded: {push(read_record(run), repository, private)}")
+    except ConfigError as error:
+        again = shlex.join(["python", "-m", "cinelora.card", f"run={run.path}", f"push={repository}"])
+        raise ConfigError(f"{error}; the adapter is in {run.path}: {again} tries again") from error
 
 
 def carry_style_adapter(source: str, run: RunDirectory) -> None:

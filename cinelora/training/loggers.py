@@ -6,12 +6,14 @@ behind; the run and the other numbers go on. It does not know what a number mean
 
 from __future__ import annotations
 
+import atexit
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict
 from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
@@ -20,9 +22,15 @@ from cinelora.config.schema import LoggerConfig, TrainConfig
 from cinelora.files import Pixels
 from cinelora.launch import rank_info
 
+if TYPE_CHECKING:
+    from wandb import Run
+
 WANDB_HOST = "api.wandb.ai"
-WANDB_PATIENCE = {"init_timeout": 30.0, "finish_timeout": 60.0}
-"""Seconds that a run waits for W&B at its start and at its end; what did not arrive lies below the run directory."""
+WANDB_PATIENCE = {"init_timeout": 30.0, "finish_timeout": 30.0, "finish_timeout_raises": True}
+"""Seconds that a run waits for W&B at its start and at its end; what did not arrive lies below the run directory.
+
+The end is half of what ranks have after Ctrl-C (``launch.STOP_S``), so that one that is out of reach is still said then.
+"""
 
 
 class Journal(Logger):
@@ -33,6 +41,7 @@ class Journal(Logger):
         self.loggers, self.folder = loggers, folder
         self.latest: dict[str, float] = {}
         self.noted_at: dict[str, int] = {}
+        self.upload: Upload | None = None
 
     @property
     def name(self) -> str:
@@ -73,8 +82,14 @@ class Journal(Logger):
         self._tell(lambda logger: logger.save())
 
     def finalize(self, status: str) -> None:
-        """Close."""
+        """Close, but for W&B's upload: a trainer calls this before the run's results are written, which must not wait for it."""
         self._tell(lambda logger: logger.finalize(status))
+
+    def close(self) -> None:
+        """Wait for W&B's upload, once, and say where it got stuck."""
+        upload, self.upload = self.upload, None
+        if upload:
+            upload.finish()
 
     def _tell(self, act: Callable[[Logger], object]) -> None:
         """``act`` on each logger; one that raises, whatever it raises, must not end hours of training."""
@@ -89,6 +104,41 @@ class Journal(Logger):
                     f"WARNING: {type(logger).__name__} failed ({reason}) and is left out from here on; {rest}",
                     flush=True,
                 )
+
+
+class Upload:
+    """What W&B is sent while a run goes on, and the sentence to be said where not all of it arrived.
+
+    Its client sends in the background and holds no step up. Where time is up at the end, it raises. Where it had stopped
+    sending before, refused or after too many tries, it ends as if all were well, having told of it in a warning on the
+    terminal alone. There it is silent here, so this listens in its place.
+    """
+
+    def __init__(self, run: Run, curves: Path) -> None:
+        import wandb
+
+        self.run, self.curves, self.stuck = run, curves, False
+        wandb.termsetup(run.settings, self)  # who hears what a silent client does not print
+
+    def info(self, message: str) -> None:
+        """Nothing that a user must know."""
+
+    def warning(self, message: str) -> None:
+        """One that names the remedy is about data that were not sent."""
+        self.stuck |= "wandb sync" in message
+
+    error = warning
+
+    def finish(self) -> None:
+        """Send the rest, within ``WANDB_PATIENCE``; whatever goes wrong, the run itself has ended well."""
+        folder = self.run.sync_dir
+        try:
+            self.run.finish()
+        except Exception:
+            self.stuck = True
+        if self.stuck:
+            remedy = f"`wandb sync --include-online {shlex.quote(folder)}` sends the rest"
+            print(f"WARNING: W&B did not get everything; {remedy}, and all curves are in {self.curves}", flush=True)
 
 
 def wandb_key_exists() -> bool:
@@ -113,8 +163,19 @@ def make_journal(config: TrainConfig, run_dir: Path, first_step: int) -> Journal
         loggers.append(wandb_logger(config, run_dir))
     journal = Journal(loggers, folder)
     if config.logger.name == "wandb":
-        journal.log_hyperparams(asdict(config))
+        journal.log_hyperparams(asdict(config))  # W&B's run begins here, on rank 0
+        journal.upload = upload_at_hand(folder / "csv")
+        # the results of a rank are safe when its process ends; W&B's own exit, which waits as long and says nothing, comes after
+        atexit.register(journal.close)
     return journal
+
+
+def upload_at_hand(curves: Path) -> Upload | None:
+    """The upload of W&B's run in this process, if there is one and it is sent anywhere; ``curves`` is the copy beside it."""
+    import wandb
+
+    run = wandb.run
+    return None if run is None or run.offline or run.disabled else Upload(run, curves)
 
 
 def wandb_logger(config: TrainConfig, run_dir: Path) -> WandbLogger:

@@ -131,6 +131,8 @@ def in_words(policy: str) -> str:
 
 # -- studies -----------------------------------------------------------------------------------------------------------
 
+SAME = 100.0
+"""The ``psnr`` of two clips that are the same, as it is capped."""
 MEASURES = ("tssim", "tssim_warped", "warping_error", "flow_motion", "perceptual_scale", "psnr", "frechet_scale")
 
 
@@ -145,14 +147,13 @@ def clips_table(results: Results) -> list[str]:
     )
 
 
-def spent(row: Result, first: Result) -> list[str]:
+def spent(row: Result, first: Result | None) -> list[str]:
     """What a clip took."""
     if "denoise" not in row["seconds"]:
         return [named(row), row["trouble"] or NOT_MEASURED, *[NOT_MEASURED] * 3]
     seconds, low, high = row["seconds"]["denoise"], min(row["denoise_s"]), max(row["denoise_s"])
-    ratio = seconds / first["seconds"]["denoise"]
     decode = number(row["seconds"].get("decode"))
-    return [named(row), f"{seconds:.2f} ({low:.2f} to {high:.2f})", f"{ratio:.2f}", decode, share(row)]
+    return [named(row), f"{seconds:.2f} ({low:.2f} to {high:.2f})", of_baseline(row, first, 2), decode, share(row)]
 
 
 def steps_table(results: Results) -> list[str]:
@@ -171,13 +172,12 @@ def steps_table(results: Results) -> list[str]:
     return table(head, [[row["machine"]["device"], *stepped(row, baseline(row, rows))] for row in rows])
 
 
-def stepped(row: Result, first: Result) -> list[str]:
+def stepped(row: Result, first: Result | None) -> list[str]:
     """What a step took."""
     if row["step_s"] is None:
         return [named(row), row["trouble"] or NOT_MEASURED, *[NOT_MEASURED] * 5]
-    ratio = row["step_s"] / first["step_s"]
     predictions = [number(row["whole_s"]), number(row["skipped_s"]), share(row)]
-    return [named(row), f"{row['step_s']:.3f}", f"{ratio:.3f}", *predictions, f"{row['peak_gib']:.1f}"]
+    return [named(row), f"{row['step_s']:.3f}", of_baseline(row, first, 3), *predictions, number(row["peak_gib"])]
 
 
 def only(results: Results) -> list[Result]:
@@ -187,15 +187,36 @@ def only(results: Results) -> list[Result]:
     return rows
 
 
-def baseline(row: Result, rows: list[Result]) -> Result:
-    """What ``row`` is compared with: the baseline of the same model on the same device, compiled or not as it is."""
-    alike = [one for one in rows if one["name"] == "baseline" and loaded(one) == loaded(row)]
-    return (alike or rows)[0]
+def baseline(row: Result, rows: list[Result]) -> Result | None:
+    """What ``row`` is compared with, if there is any: the baseline of the same sitting, or what draws its very clip."""
+    alike = [one for one in rows if loaded(one) == loaded(row) and one["step_s"] is not None]
+    return next((one for one in alike if one["name"] == "baseline"), next(filter(draws_the_same, alike), None))
 
 
-def loaded(row: Result) -> tuple[Any, bool, str]:
+def draws_the_same(row: Result) -> bool:
+    """Whether every value of its clips is the baseline's, merged and in full as the baseline is, whatever the adapter's rank."""
+    setting = row.get("setting", {})
+    return row["numbers"].get("psnr") == SAME and setting.get("cache") == "none" and bool(setting.get("merged"))
+
+
+def loaded(row: Result) -> tuple[Any, bool, str, Any]:
     """What a baseline has in common with its settings."""
-    return row["facts"].get("model"), bool(row["facts"].get("compiled")), row["machine"]["device"]
+    facts = row["facts"]
+    return facts.get("model"), bool(facts.get("compiled")), row["machine"]["device"], facts.get("sitting")
+
+
+def of_baseline(row: Result, first: Result | None, digits: int) -> str:
+    """A row's seconds as a multiple of those of ``first``."""
+    return (
+        NOT_MEASURED
+        if first is None
+        else f"{row['step_s'] * row_steps(row) / first['step_s'] / row_steps(first):.{digits}f}"
+    )
+
+
+def row_steps(row: Result) -> int:
+    """The steps of a clip; of rows that do not say, one."""
+    return int(row.get("setting", {}).get("steps", 1))
 
 
 def named(row: Result) -> str:

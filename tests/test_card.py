@@ -373,14 +373,15 @@ def test_a_run_uploads_itself_when_it_ends(
     assert "push" not in yaml.safe_load(files["config.yaml"]), "who goes on with it has a repository of their own"
 
     late = typed(
-        [*train[:-2], "out=again", "push=owner/name"], tmp_path, HF_ENDPOINT="http://127.0.0.1:9", HF_TOKEN=WRITER
+        [*train[:-2], "out=again", "push=owner/name", "private=true"],
+        tmp_path,
+        HF_ENDPOINT="http://127.0.0.1:9",
+        HF_TOKEN=WRITER,
     )
     assert late.returncode == ConfigError("").exit_code
     assert (tmp_path / "again" / "style.safetensors").is_file()
-    assert re.search(
-        r"nothing was uploaded: .*; the adapter is in again: python -m cinelora.card run=again push=owner/name",
-        late.stderr,
-    )
+    again = "the adapter is in again: python -m cinelora.card run=again push=owner/name private=true tries again"
+    assert re.search(f"nothing was uploaded: .*; {again}", late.stderr)
     assert "moves its weights by" in late.stdout
 
 

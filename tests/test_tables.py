@@ -102,18 +102,24 @@ def test_studies_are_told_against_their_baseline(root: Path):
     failed = study_row("rank 32", 0.0, seconds={}, step_s=None, trouble="out of GPU memory at 79.0 GiB")
     compiled = {"facts": {"model": "tiny", "compiled": True}}
     other = {"gpus": 1, "cpu_cores": 2, "device": "H100"} | dict.fromkeys(tables.VERSIONS, "1")
+    late = {"model": "tiny", "compiled": False, "sitting": "late"}
     rows = [
         *(study_row("baseline", 4.0), study_row("taylorseer 4", 2.0, computed=0.5, skipped_s=0.01), failed),
         *(study_row("baseline", 3.0, **compiled), study_row("live", 3.3, **compiled)),
         *(study_row("baseline", 8.0, machine=other), study_row("fp8", 6.0, machine=other)),
+        study_row("rank 8", 5.0, facts=late, numbers={"psnr": 100.0}, setting={"cache": "none", "merged": True}),
+        study_row("rank 2", 4.0, facts=late, numbers={"psnr": 20.0}),
+        study_row("alone", 4.0, facts={"sitting": "another"}),
     ]
     for name in ("study_scale_model", "study_14b"):
         (root / "results" / f"{name}.json").write_text(json.dumps({"rows": rows, "sentences": []}))
     tables.write_pages(root, root / "results")
     page = (root / "docs" / "study.md").read_text()
     assert "| taylorseer 4 | 2.00 (2.00 to 2.00) | 0.50 | 1 | 50 % | 0.9 |" in page
-    assert "| x86_64 | taylorseer 4 | 0.500 | 0.500 | 0.5 | 0.01 | 50 % | 2.0 |" in page
+    assert "| x86_64 | taylorseer 4 | 0.500 | 0.500 | 0.5 | 0.01 | 50 % | 2 |" in page
     assert "| x86_64 | live, compiled | 0.825 | 1.100 |" in page, "against the baseline that is compiled as well"
+    assert "| rank 2 | 4.00 (4.00 to 4.00) | 0.80 |" in page, "of what draws the baseline's clip in the same sitting"
+    assert "| alone | 4.00 (4.00 to 4.00) | - |" in page, "nothing of its sitting can be compared with"
     assert "| H100 | fp8 | 1.500 | 0.750 |" in page, "against the baseline of its own device"
     assert page.count("| rank 32 | out of GPU memory at 79.0 GiB |") == 2
     assert "2 cores, x86_64, python 1" in page

@@ -65,7 +65,8 @@ def adapted_transformer(
     try:
         yield transformer
     finally:
-        del transformer
+        # whoever calls still holds it, and so does a hook of its own: its weights are let go all the same
+        transformer.to_empty(device="meta")
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

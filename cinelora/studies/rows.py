@@ -117,7 +117,7 @@ def columns(rows: list[Row]) -> list[str]:
     ]
 
 
-SETTING = ("steps", "scale", "rank", "merged", "cache", "threshold", "dtype", "partition", "ranks", "compiled")
+SETTING = ("steps", "scale", "rank", "merged", "cache", "threshold", "dtype", "partition", "ranks", "compiled", "swap")
 ENDS = ("trouble", "hardware", "key")
 
 

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cinelora.config.schema import InferConfig, StudyConfig, WeightsConfig, drawn_by
+from cinelora.errors import ConfigError
 from cinelora.files import load_tensors, save_tensors
 from cinelora.hardware import fingerprint, gpu_at_hand, limit_gpu_memory, quiet_libraries
 from cinelora.hub import resolve
-from cinelora.launch import Rank, barrier, launch, process_group, rank_info
+from cinelora.launch import Rank, barrier, launch, meeting_point, process_group, rank_info
 from cinelora.models.adapter_file import LoraSpec
 from cinelora.plan import choose_drawing
 from cinelora.runs import adapter_paths
@@ -35,7 +36,7 @@ from cinelora.studies.settings import (
     sampler_of,
     settings_of,
 )
-from cinelora.studies.showing import lines, show, to_wandb
+from cinelora.studies.showing import BETWEEN_ROWS, between_rows, lines, show, to_wandb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from cinelora.studies.timing import Shown, Timed
 
 LATENTS = "latents"
+LOOKED = "looked_for"
+"""Under which a row keeps the numbers that were asked for: some cannot be had, and are not to be tried at every start."""
 DRAWN = "drawn"
 """What an adapter is called that latency_only draws, for want of a trained one."""
 
@@ -54,15 +57,19 @@ def study(config: StudyConfig, run_dir: Path) -> int:
         table = merged([load_table(Path(folder)) for folder in config.merge])
     else:
         adapters = adapter_paths(resolve(config.ckpt)) if config.ckpt else {}
-        launch(study_rank, config, adapters, run_dir, ranks=config.gpus, nodes=config.nodes, log_dir=run_dir / "logs")
+        sitting = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        ranks: dict[str, Any] = {"ranks": config.gpus, "nodes": config.nodes, "log_dir": run_dir / "logs"}
+        launch(study_rank, config, adapters, run_dir, sitting, **ranks)
         table = load_table(run_dir)
+    table.sentences = [sentence for sentence in table.sentences if sentence not in BETWEEN_ROWS]
+    table.say(*between_rows(table.rows))
     table.save(run_dir)
     print("\n".join(lines(table.rows)))
     for sentence in table.sentences:
         print(f"WARNING: {sentence}")
     for path in (run_dir / "rows.csv", *show(table, config, run_dir)):
         print(f"study {path}")
-    if config.logger.name == "wandb":
+    if config.logger.name == "wandb" and meeting_point(config.nodes, 0).is_host:
         to_wandb(table, config, run_dir)
     return 0
 
@@ -70,8 +77,11 @@ def study(config: StudyConfig, run_dir: Path) -> int:
 # -- on the ranks ------------------------------------------------------------------------------------------------------
 
 
-def study_rank(config: StudyConfig, adapter_files: dict[str, Path], run_dir: Path) -> int:
-    """Time what is missing on this rank's share; rank 0 measures and keeps the rows. Returns their number: a whole result."""
+def study_rank(config: StudyConfig, adapter_files: dict[str, Path], run_dir: Path, sitting: str) -> int:
+    """Time what is missing on this rank's share; rank 0 measures and keeps the rows. Returns their number: a whole result.
+
+    Rows are kept as soon as their transformer is done, and looked at in the end, those too that an earlier run left unseen.
+    """
     from cinelora.models.adapter_file import read_adapter
 
     quiet_libraries()
@@ -80,32 +90,54 @@ def study_rank(config: StudyConfig, adapter_files: dict[str, Path], run_dir: Pat
     adapters = {kind: read_adapter(path) for kind, path in adapter_files.items()}
     first = baseline(config)
     keys = {setting: key_of(setting, config, adapter_files) for setting in settings_of(config)}
-    there = {row.place for row in table.rows}
-    fresh = {s: Row(key, s.named(first), asdict(s), facts(config, s), machine) for s, key in keys.items()}
-    todo = [setting for setting, row in fresh.items() if row.place not in there]
-    if rank.global_rank == 0:
-        print(f"{len(keys)} settings: {len(keys) - len(todo)} are there, {len(todo)} to run", flush=True)
-    if not todo:
-        return 0
+    refuse_fp8(keys)
     with process_group(rank) if rank.world_size > 1 else nullcontext():
-        shown, seconds = (drawn_inputs(config), {}) if config.latency_only else real_inputs(config, adapters, rank)
+        machine = from_rank_0(machine, rank)  # nodes may differ in what is theirs, and must agree on what is there
+        fresh = {s: Row(key, s.named(first), asdict(s), facts(config, s), machine) for s, key in keys.items()}
+        kept = {row.place: row for row in table.rows if not row.trouble}
+        rows = {setting: kept.get(row.place, row) for setting, row in fresh.items()}
+        todo = from_rank_0([setting for setting, row in rows.items() if not row.denoise_s], rank)
+        if rank.global_rank == 0:
+            print(f"{len(keys)} settings: {len(keys) - len(todo)} are there, {len(todo)} to run", flush=True)
+        if todo:
+            shown, seconds = (drawn_inputs(config), {}) if config.latency_only else real_inputs(config, adapters, rank)
         for settings in of_one_load(todo):
-            for setting, timed in timed_settings(config, adapters, settings, first, shown, rank).items():
-                row = fresh[setting]
+            for setting, timed in timed_settings(config, adapters, settings, len(keys), first, shown, rank).items():
+                row = rows[setting]
+                row.facts["sitting"] = sitting
                 take_up(row, timed, setting, seconds)
-                if rank.global_rank == 0 and not config.latency_only and timed.latents:
-                    tensors = {f"clip-{i}": latents for i, latents in enumerate(timed.latents)}
-                    save_tensors(run_dir / LATENTS / f"{row.key}.safetensors", tensors, {})
-                if rank.global_rank == 0 and config.latency_only:
+                if rank.global_rank == 0:
+                    if timed.latents and not timed.trouble and not config.latency_only:
+                        tensors = {f"clip-{i}": latents for i, latents in enumerate(timed.latents)}
+                        save_tensors(run_dir / LATENTS / f"{row.key}.safetensors", tensors, {})
                     table.put(row)
                     table.save(run_dir)
         if rank.global_rank == 0:
             table.say(*caveats(config))
             if not config.latency_only:
-                look(config, run_dir, table, [fresh[setting] for setting in todo], keys[first])
+                look(config, run_dir, table, list(rows.values()), keys[first])
             table.save(run_dir)
         barrier(rank)
     return len(todo)
+
+
+def from_rank_0(value: Any, rank: Rank) -> Any:
+    """What rank 0 found, on every rank."""
+    import torch
+
+    box = [value]
+    if rank.world_size > 1:
+        torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def refuse_fp8(settings: Iterable[Setting]) -> None:
+    """Raise ``ConfigError`` before anything runs where a setting wants fp8 and the GPU has none."""
+    from cinelora.models.precision import missing_fp8
+    from cinelora.models.wan import default_device
+
+    if any(s.dtype == "fp8" for s in settings) and (reason := missing_fp8(default_device())):
+        raise ConfigError(f"dtypes=[...,fp8]: {reason}; leave fp8 away")
 
 
 def of_one_load(settings: list[Setting]) -> Iterable[list[Setting]]:
@@ -230,11 +262,12 @@ def timed_settings(
     config: StudyConfig,
     adapters: dict[str, AdapterFile],
     settings: list[Setting],
+    every: int,
     first: Setting,
     shown: list[Shown],
     rank: Rank,
 ) -> dict[Setting, Timed]:
-    """Load the transformer as ``settings`` want it, and time them."""
+    """Load the transformer as ``settings``, of ``every`` one in the study, want it, and time them."""
     from cinelora.models.adapter_rank import at_rank
     from cinelora.models.wan import WanBundle, num_tokens
     from cinelora.sampling.generate import Sampling, adapted_transformer
@@ -247,7 +280,7 @@ def timed_settings(
     sampling = Sampling(model, sampler_of(replace(one, cache="none", threshold=None), config, []), plan, place)
     request = replace(drawn_by(config), model=model, sampler=sampling.sampler)
     request = alone(request) if one.partition == "alone" else request
-    clips = len(settings) * (config.repetitions + len(shown))
+    clips = every * (config.repetitions + len(shown))  # whether compiling pays is decided alike for all that is loaded
     drawing, why = choose_drawing(request, kind, frames, clips, *gpu_at_hand())
     if rank.global_rank == 0:
         print(f"{one.dtype}, {one.partition}, {len(settings)} settings: {why}", flush=True)
@@ -290,7 +323,7 @@ def take_up(row: Row, timed: Timed, setting: Setting, parts: dict[str, float]) -
     if not timed.seconds:
         return
     seconds = statistics.median(timed.seconds)
-    row.facts["compiled"] = timed.compiled
+    row.facts |= {"compiled": timed.compiled, "swap": timed.swap}
     row.seconds = {part: round(took, 4) for part, took in {**parts, "denoise": seconds}.items()}
     row.denoise_s, row.step_s = [round(took, 4) for took in timed.seconds], round(seconds / setting.steps, 5)
     row.whole_s, row.skipped_s, row.computed = middle(timed.whole), middle(timed.skipped), timed.computed
@@ -301,7 +334,10 @@ def take_up(row: Row, timed: Timed, setting: Setting, parts: dict[str, float]) -
 
 
 def look(config: StudyConfig, run_dir: Path, table: Table, rows: list[Row], first: str) -> None:
-    """Decode what was drawn and measure it beside the baseline's, row by row; each row is kept as soon as it is whole."""
+    """Decode what was drawn and measure it beside the baseline's, row by row; each row is kept as soon as it is whole.
+
+    Rows that have what is asked for are left as they are, and so are those that nothing was drawn for.
+    """
     import numpy as np
 
     from cinelora.metrics.suite import Suite, as_clip, networks_of
@@ -323,9 +359,13 @@ def look(config: StudyConfig, run_dir: Path, table: Table, rows: list[Row], firs
         return videos, statistics.median(seconds)
 
     names = [] if config.model.weights == "random" else [*config.metrics.names, *config.against]
+    unseen = [row for row in rows if not row.trouble and not set(names) <= set(row.facts.get(LOOKED, row.numbers))]
+    unseen += [row for row in rows if not row.trouble and "decode" not in row.seconds and row not in unseen]
+    if not unseen:
+        return
     with bundle.loaded(Part.VAE):
         references, _ = decoded(first)
-        for row in rows:
+        for row in unseen:
             videos, seconds = decoded(row.key)
             if videos:
                 row.seconds["decode"] = round(seconds, 4)
@@ -337,7 +377,7 @@ def look(config: StudyConfig, run_dir: Path, table: Table, rows: list[Row], firs
                     suite.add_real(as_clip(reference))
             if videos and names:
                 report = suite.report()
-                row.numbers = report.numbers
+                row.numbers, row.facts[LOOKED] = report.numbers, names
                 table.say(*report.sentences)
             table.put(row)
             table.save(run_dir)

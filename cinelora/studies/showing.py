@@ -18,14 +18,16 @@ from cinelora.studies.rows import Row, Table, cells, columns
 
 REPORT, PICTURE = "study.html", "pareto.png"
 UPWARDS = {
-    "tssim_warped": True,
-    "warping_error": False,
     "perceptual_scale": False,
     "lpips_alex": False,
+    "psnr": True,
     "frechet_scale": False,
     "fvd_i3d": False,
+    "tssim_warped": True,
+    "warping_error": False,
 }
-"""What seconds are spent on, in the order of the plots, and whether more of it is better."""
+"""What seconds are spent on, in the order of the plots, and whether more of it is better: likeness to the whole clip first, as
+a clip that moves less is steadier."""
 HIDDEN = ("key", "model", "text_s", "keyframe_s", "condition_s", "denoise_min_s", "denoise_max_s")
 """Columns that the page leaves to the CSV."""
 
@@ -70,18 +72,54 @@ def said(sentences: list[str]) -> str:
 
 
 def plots(rows: list[Row]) -> list[list[Mark]]:
-    """A plot for each measure that at least two rows have; of latency alone, seconds against memory.
+    """A plot for each measure that comparable rows have, of most rows first; of latency alone, seconds against memory.
 
     Across is the part that settings change: the others would add the same, and their noise.
     """
+    groups: dict[tuple[object, ...], list[tuple[int, Row]]] = {}
+    for number, row in enumerate(rows, 1):
+        groups.setdefault(comparable(row), []).append((number, row))
     found = []
-    for name, more in UPWARDS.items():
-        spots = [Spot(i + 1, r.seconds["denoise"], r.numbers[name]) for i, r in enumerate(rows) if name in r.numbers]
-        if len(spots) > 1:
-            found.append(marks(spots, name, "seconds to denoise a clip", more))
-    timed = [Spot(i + 1, row.step_s, row.peak_gib) for i, row in enumerate(rows) if row.step_s and row.peak_gib]
-    if not found and len(timed) > 1:
-        found.append(marks(timed, "peak memory, GiB", "seconds of a denoising step", False))
+    for group in sorted(groups.values(), key=len, reverse=True):
+        timed = [(number, row) for number, row in group if row.step_s and not row.trouble]
+        drawn = [
+            (
+                name,
+                more,
+                [Spot(n, row.seconds["denoise"], row.numbers[name]) for n, row in timed if name in row.numbers],
+            )
+            for name, more in UPWARDS.items()
+        ]
+        drawn = [one for one in drawn if len(one[2]) > 1]
+        found += [marks(spots, name, "seconds to denoise a clip", more) for name, more, spots in drawn]
+        held = [Spot(number, row.step_s or 0.0, row.peak_gib) for number, row in timed if row.peak_gib]
+        if not drawn and len(held) > 1:
+            found.append(marks(held, "peak memory, GiB", "seconds of a denoising step", False))
+    return found
+
+
+BETWEEN_ROWS = (
+    "some rows ran compiled blocks and some did not: compare those whose `compiled` is the same",
+    "rows of one machine come from several sittings: compare seconds within one, as what else runs there may differ",
+    "weights that are fetched for each block cannot hold an adapter: rows with `swap` ran it live, merged or not",
+)
+
+
+def comparable(row: Row) -> tuple[object, ...]:
+    """What rows that stand in one plot have in common."""
+    return row.facts["clip"], row.place[1], row.facts.get("compiled"), row.facts.get("sitting")
+
+
+def between_rows(rows: list[Row]) -> list[str]:
+    """What must be read beside rows that were not made alike."""
+    compiled, sittings, swapped = BETWEEN_ROWS
+    found = []
+    if len({row.facts["compiled"] for row in rows if "compiled" in row.facts}) > 1:
+        found.append(compiled)
+    if any(len({r.facts.get("sitting") for r in rows if r.place[1] == machine}) > 1 for machine in machines(rows)):
+        found.append(sittings)
+    if any(row.facts.get("swap") for row in rows):
+        found.append(swapped)
     return found
 
 
@@ -129,5 +167,6 @@ def to_wandb(table: Table, config: StudyConfig, folder: Path) -> None:
         )
         run.log({"study": wandb.Table(columns=[*heading], data=data)})
         run.finish()
-    except (wandb.Error, OSError) as error:
-        print(f"WARNING: W&B failed ({str(error).splitlines()[0]}); the rows are in {folder}")
+    except Exception as error:  # whatever it is: the study is done and lies in its files
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        print(f"WARNING: W&B failed ({reason}); the rows are in {folder}")

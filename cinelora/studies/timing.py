@@ -19,6 +19,7 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from cinelora.config.schema import SamplerConfig, StudyConfig
+from cinelora.errors import ModelError
 from cinelora.hardware import forget_peak_memory, peak_memory_mib
 from cinelora.models.footprint import Drawing
 from cinelora.models.wan import ImageCondition
@@ -47,6 +48,7 @@ class Timed:
     ratios: list[float] = field(default_factory=list)
     trouble: str | None = None
     compiled: bool = False
+    swap: int = 0
 
     @property
     def computed(self) -> float | None:
@@ -105,7 +107,7 @@ class Bench:
     def run(self, names: dict[Setting, str]) -> dict[Setting, Timed]:
         """Time all settings, by turns; one that runs out of memory says so, and the others go on."""
         ratios, compiled = self.config.sampler.cache_ratios, self.drawing.compile
-        found = {setting: Timed(ratios=list(ratios), compiled=compiled) for setting in names}
+        found = {setting: Timed(ratios=list(ratios), compiled=compiled, swap=self.drawing.swap) for setting in names}
         ordered = sorted(names, key=lambda setting: str(self.adapters(setting)))
         with Predictions.of(self.transformer) as watch:
             for number in range(self.config.repetitions + 1):
@@ -127,21 +129,26 @@ class Bench:
         if timed.trouble:
             return
         sampler = sampler_of(setting, self.config, timed.ratios)
-        if number == 0 and sampler.cache == "magcache" and not timed.ratios:
-            _, timed.ratios = self.draw(replace(sampler, cache="calibrate", cache_threshold=None), self.shown[0], name)
-            sampler = replace(sampler, cache_ratios=timed.ratios)
-        if number == 0 and self.config.latency_only:
-            sampler = replace(sampler, steps=1, cache="none", cache_threshold=None)
-        forget_peak_memory()
-        watch.took.clear()
-        synchronize()
-        begun = time.perf_counter()
         try:
+            if number == 0 and sampler.cache == "magcache" and not timed.ratios:
+                calibrating = replace(sampler, cache="calibrate", cache_threshold=None)
+                _, timed.ratios = self.draw(calibrating, self.shown[0], name)
+                sampler = replace(sampler, cache_ratios=timed.ratios)
+            if number == 0 and self.config.latency_only:
+                sampler = replace(sampler, steps=1, cache="none", cache_threshold=None)
+            forget_peak_memory()
+            watch.took.clear()
+            synchronize()
+            begun = time.perf_counter()
             drawn = [
                 self.draw(sampler, shown, f"{name}, round {number}")[0] for shown in self.shown[: 1 if number else None]
             ]
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
             timed.trouble = f"out of GPU memory at {peak_memory_mib()['gpu'] / 1024:.1f} GiB"
+            if self.sampling.rank.world_size > 1:  # the others wait for this rank inside the clip
+                raise ModelError(
+                    f"{name}: {timed.trouble}, on several ranks at once: leave that setting away"
+                ) from error
             torch.cuda.empty_cache()
             return
         synchronize()

@@ -82,7 +82,16 @@ def upload(run: RunDirectory, repository: str, private: bool) -> None:
     try:
         print(f"uploaded: {push(read_record(run), repository, private)}")
     except ConfigError as error:
-        again = shlex.join(["python", "-m", "cinelora.card", f"run={run.path}", f"push={repository}"])
+        again = shlex.join(
+            [
+                "python",
+                "-m",
+                "cinelora.card",
+                f"run={run.path}",
+                f"push={repository}",
+                *(["private=true"] if private else []),
+            ]
+        )
         raise ConfigError(f"{error}; the adapter is in {run.path}: {again} tries again") from error
 
 

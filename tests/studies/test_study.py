@@ -21,7 +21,7 @@ from cinelora.studies.chart import Spot, as_png, as_svg, front, labels, marks
 from cinelora.studies.rows import Row, Table, load_table, merged
 from cinelora.studies.run import study
 from cinelora.studies.settings import Setting, baseline, key_of, settings_of
-from cinelora.studies.showing import show
+from cinelora.studies.showing import between_rows, plots, show
 
 
 @pytest.fixture
@@ -144,7 +144,12 @@ def test_a_larger_rank_does_the_same():
 
 
 def row(key: str, seconds: float, value: float, device: str = "one") -> Row:
-    timed = {"seconds": {"denoise": seconds}, "denoise_s": [seconds], "numbers": {"tssim_warped": value}}
+    timed = {
+        "seconds": {"denoise": seconds},
+        "denoise_s": [seconds],
+        "step_s": seconds,
+        "numbers": {"tssim_warped": value},
+    }
     return Row(key, f"<{key}>", {"cache": "none"}, {"clip": "tiny", "model": "tiny"}, {"device": device}, **timed)
 
 
@@ -192,6 +197,23 @@ def test_a_page_holds_every_row_and_escapes_it(config: StudyConfig, tmp_path: Pa
     assert "<a>" not in text
 
 
+def test_rows_that_were_not_made_alike_are_not_in_one_plot(config: StudyConfig, tmp_path: Path):
+    rows = [
+        row("a", 2, 0.5),
+        row("b", 1, 0.4),
+        row("a", 1, 0.5, "two"),
+        row("b", 2, 0.4, "two"),
+        row("c", 1, 0.3, "two"),
+    ]
+    rows[4].trouble, rows[4].seconds = "out of GPU memory at 79.0 GiB", {}
+    assert len(plots(rows)) == 2, "one of each machine, and what failed late is in none"
+    assert between_rows(rows) == []
+    for one, compiled, sitting in zip(rows, [True, False] * 3, "aabbc", strict=False):
+        one.facts |= {"compiled": compiled, "sitting": sitting, "swap": 2}
+    assert len(between_rows(rows)) == 3
+    assert len(show(Table(rows), config, tmp_path)) == 1, "no two of them can be compared"
+
+
 # -- whole studies -----------------------------------------------------------------------------------------------------
 
 
@@ -222,7 +244,14 @@ def test_a_study_of_clips_compares_with_the_baseline_and_runs_no_row_twice(
     assert other.numbers["psnr"] < 100
     assert 0 < other.numbers["tssim_warped"] <= 1
     assert set(first.seconds) == {"text", "keyframe", "condition", "denoise", "decode"}
-    capfd.readouterr()
+    more = replace(config, metrics=replace(config.metrics, names=[*config.metrics.names, "motion"]))
+    assert study(more, tmp_path) == 0
+    assert "2 are there, 0 to run" in capfd.readouterr().out
+    assert all("motion" in one.numbers for one in load_table(tmp_path).rows), (
+        "what is asked for later is measured later"
+    )
+    first, other = load_table(tmp_path).rows
+    config = more
     assert study(replace(config, taylorseer=[0]), tmp_path) == 0
     assert "3 settings: 2 are there, 1 to run" in capfd.readouterr().out
     rows = load_table(tmp_path).rows
@@ -259,7 +288,7 @@ def test_latency_needs_no_package_that_reads_footage(tmp_path: Path):
         "model = ModelConfig(name='drawn', t2v='o/t', i2v='o/i', weights='random', dtype='bf16', num_layers=2, num_heads=2,\n"
         "                    hidden_size=256, ffn_dim=64, height=32, width=48, num_frames=5)\n"
         "config = StudyConfig(model=model, latency_only=True, latency_steps=2, repetitions=1, ranks=[2], merged=[True, False])\n"
-        f"study_rank(config, {{}}, Path({str(tmp_path)!r}))\n"
+        f"study_rank(config, {{}}, Path({str(tmp_path)!r}), 'now')\n"
         f"assert [row.name for row in load_table(Path({str(tmp_path)!r})).rows] == ['baseline', 'live']\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)

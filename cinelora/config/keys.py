@@ -249,7 +249,7 @@ def unknown_key(key: str, script: Script) -> str:
 
 def _nearest(word: str, known: Iterable[str]) -> str:
     """``: did you mean a or b?``; a key that ends in the word counts as near (``rank`` is ``lora.rank``)."""
-    known = list(known)
+    known = list(dict.fromkeys(known))
     same_end = [key for key in known if key.endswith(f".{word}")]
     near = same_end or difflib.get_close_matches(word, known, n=2)
     return f", did you mean {' or '.join(near[:3])}?" if near else ""

@@ -152,8 +152,9 @@ def spent(row: Result, first: Result | None) -> list[str]:
     if "denoise" not in row["seconds"]:
         return [named(row), row["trouble"] or NOT_MEASURED, *[NOT_MEASURED] * 3]
     seconds, low, high = row["seconds"]["denoise"], min(row["denoise_s"]), max(row["denoise_s"])
+    ratio = f"{seconds / first['seconds']['denoise']:.2f}" if first else NOT_MEASURED
     decode = number(row["seconds"].get("decode"))
-    return [named(row), f"{seconds:.2f} ({low:.2f} to {high:.2f})", of_baseline(row, first, 2), decode, share(row)]
+    return [named(row), f"{seconds:.2f} ({low:.2f} to {high:.2f})", ratio, decode, share(row)]
 
 
 def steps_table(results: Results) -> list[str]:
@@ -176,8 +177,9 @@ def stepped(row: Result, first: Result | None) -> list[str]:
     """What a step took."""
     if row["step_s"] is None:
         return [named(row), row["trouble"] or NOT_MEASURED, *[NOT_MEASURED] * 5]
+    ratio = f"{row['step_s'] / first['step_s']:.3f}" if first else NOT_MEASURED
     predictions = [number(row["whole_s"]), number(row["skipped_s"]), share(row)]
-    return [named(row), f"{row['step_s']:.3f}", of_baseline(row, first, 3), *predictions, number(row["peak_gib"])]
+    return [named(row), f"{row['step_s']:.3f}", ratio, *predictions, number(row["peak_gib"])]
 
 
 def only(results: Results) -> list[Result]:
@@ -203,20 +205,6 @@ def loaded(row: Result) -> tuple[Any, bool, str, Any]:
     """What a baseline has in common with its settings."""
     facts = row["facts"]
     return facts.get("model"), bool(facts.get("compiled")), row["machine"]["device"], facts.get("sitting")
-
-
-def of_baseline(row: Result, first: Result | None, digits: int) -> str:
-    """A row's seconds as a multiple of those of ``first``."""
-    return (
-        NOT_MEASURED
-        if first is None
-        else f"{row['step_s'] * row_steps(row) / first['step_s'] / row_steps(first):.{digits}f}"
-    )
-
-
-def row_steps(row: Result) -> int:
-    """The steps of a clip; of rows that do not say, one."""
-    return int(row.get("setting", {}).get("steps", 1))
 
 
 def named(row: Result) -> str:

@@ -277,7 +277,10 @@ def test_peaks_of_training_every_weight_measured_on_an_h100_come_out():
     window, stills = (
         Step(tokens, samples, 8, "all_linear", whole=True) for tokens, samples in ((14_040, 1), (1_560, 2))
     )
-    assert sum(peak_bytes(shape, window, "bf16", kept).values()) / 2**20 == pytest.approx(76_251, rel=0.02)
+    measured = (
+        65_425 + 8 * shape.parameters / 2**20
+    )  # the first step's, when AdamW has no moments yet; the next were stills
+    assert sum(peak_bytes(shape, window, "bf16", kept).values()) / 2**20 == pytest.approx(measured, rel=0.02)
     assert sum(peak_bytes(shape, stills, "bf16", recomputed).values()) / 2**20 == pytest.approx(24_862, rel=0.02)
 
 

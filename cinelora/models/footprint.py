@@ -48,7 +48,7 @@ ADAPTER_EAGER = Kept(17.03, 1.97, 1.0, 0.0, 9.8)
 WHOLE, WHOLE_EAGER = Kept(19.4, 0.0, 2.0, 2.0, 5.3), Kept(33.8, 0.0, 2.16, 6.9, 10.9)
 """Where every weight is trained, under autocast: inputs of all products are kept for the weights' gradients. From six peaks of
 the embedded model (H200: batches of 32 and 64 windows, kept and recomputed), shared out by counting saved tensors; the eager one
-foretells the 1.3B shape within 1 % (H100: 74.5 GiB for one window of 33 frames)."""
+foretells the 1.3B shape within 1 % (H100, one window of 33 frames: 63.9 GiB in the first step, and AdamW's moments after it)."""
 WHOLE_AT_FIRST, WHOLE_AT_LAST = 14.0, 18.0
 """Bytes that a trained weight takes when its step's backward pass begins, itself and AdamW's two moments in float32 and a bf16
 copy to compute with, and when that ends, with its gradient (1.3B shape: 24.3 GiB for stills, recomputed)."""

@@ -105,7 +105,7 @@ class Sampling:
     def attention_work(self, kind: str, num_frames: int) -> Work:
         """The attention of one prediction by the ``t2v`` or ``i2v`` transformer."""
         tokens = num_tokens(num_frames, self.model.height, self.model.width)
-        return Work.of(self.model, kind, tokens, split=self.plan.ulysses > 1)
+        return Work.of(self.model, kind, tokens, split=self.plan.sequence > 1)
 
     def run(
         self,

@@ -25,10 +25,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Partition:
-    """``groups`` of ranks (2 = one for each half of guidance), each splitting the sequence ``ulysses`` ways."""
+    """``groups`` of ranks (2 = one for each half of guidance), each splitting the sequence ``ring`` times ``ulysses`` ways.
+
+    Ranks are numbered with the ulysses degree fastest, then the ring's: where links differ, the heads' exchange, which is
+    the larger, stays between neighbours.
+    """
 
     groups: int
+    ring: int
     ulysses: int
+
+    @property
+    def sequence(self) -> int:
+        """Ranks that share one sequence."""
+        return self.ring * self.ulysses
+
+    @property
+    def ranks(self) -> int:
+        """Ranks in all."""
+        return self.groups * self.sequence
 
 
 def plan_partition(ranks: int, num_heads: int, tokens: list[int], guidance_split: bool) -> Partition:
@@ -41,7 +56,7 @@ def plan_partition(ranks: int, num_heads: int, tokens: list[int], guidance_split
     degrees = [n for n in range(1, num_heads + 1) if num_heads % n == 0 and all(t % n == 0 for t in tokens)]
     ulysses, rest = divmod(ranks, groups)
     if rest == 0 and ulysses in degrees:
-        return Partition(groups, ulysses)
+        return Partition(groups, 1, ulysses)
     if rest:
         problem = f"gpus={ranks} cannot be halved between the two sides of guidance"
     elif num_heads % ulysses:
@@ -54,7 +69,7 @@ def plan_partition(ranks: int, num_heads: int, tokens: list[int], guidance_split
 
 def group_of(plan: Partition, rank: int) -> int:
     """Which half of guidance this rank computes: 0 the prompt's, 1 the negative prompt's."""
-    return rank // plan.ulysses
+    return rank // plan.sequence
 
 
 def partition(transformer: WanTransformer3DModel, plan: Partition, rank: Rank) -> None:
@@ -91,7 +106,9 @@ def _mesh(plan: Partition) -> Any:
     from torch.distributed.device_mesh import init_device_mesh
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return init_device_mesh(device, (plan.groups, 1, plan.ulysses), mesh_dim_names=("guidance", "ring", "ulysses"))
+    return init_device_mesh(
+        device, (plan.groups, plan.ring, plan.ulysses), mesh_dim_names=("guidance", "ring", "ulysses")
+    )
 
 
 @contextmanager

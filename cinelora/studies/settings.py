@@ -121,7 +121,7 @@ def model_of(setting: Setting, config: StudyConfig) -> ModelConfig:
 def partition_of(setting: Setting, config: StudyConfig, tokens: int) -> Partition:
     """How the ranks share a clip; alone, each draws it for itself."""
     if setting.partition == "alone":
-        return Partition(1, 1)
+        return Partition(1, 1, 1)
     return plan_partition(config.gpus * config.nodes, config.model.num_heads, [tokens], setting.partition == "halves")
 
 

@@ -22,7 +22,7 @@ from cinelora.sampling.partition import Partition, partition
 STEPS = 6
 RATIOS = [1.0, *(0.99 for _ in range(STEPS - 1))]
 SAMPLER = SamplerConfig(steps=STEPS, guidance=3.0)
-ALONE = Partition(1, 1)
+ALONE = Partition(1, 1, 1)
 ONE = Rank(0, 0, 1)
 CACHES = {
     "first_block": replace(SAMPLER, cache="first_block", cache_threshold=0.5),
@@ -175,7 +175,7 @@ def across_ranks(plan: Partition, name: str, model: ModelConfig) -> float:
 
 
 @pytest.mark.parametrize(
-    ("plan", "name"), [(Partition(1, 2), "taylorseer"), *((Partition(2, 1), name) for name in CACHES)], ids=str
+    ("plan", "name"), [(Partition(1, 1, 2), "taylorseer"), *((Partition(2, 1, 1), name) for name in CACHES)], ids=str
 )
 def test_ranks_skip_together(plan: Partition, name: str, small_model: ModelConfig, tmp_path: Path):
     assert launch(across_ranks, plan, name, small_model, ranks=2, log_dir=tmp_path) <= 1e-4

@@ -1,20 +1,23 @@
 """Tensors from disk, or from a random source, into a module: one by one, straight to the device they are for.
 
 Enters: the files of a part (``checkpoints.Found``), a device and a dtype. Leaves: a frozen module in eval mode. At no
-time is more on the host than the module itself (where it is to live there) and one tensor: files are read, not mapped,
-because mapped pages count beside their copies, and because torch's kernels sum in another order on memory that is not
-aligned to 64 bytes, as safetensors' is not (ADR 15). It knows names and shapes, and not what the parts are for.
+time is more on the host than the module itself (where it is to live there) and one tensor. What stays on the CPU as it is
+stored is mapped, so that processes share it, where it lies at a multiple of 64 bytes: elsewhere torch's kernels would sum
+in another order. All else is read, because mapped pages count beside their copies (ADR 15). It knows names and shapes, and
+not what the parts are for.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
@@ -50,6 +53,8 @@ HEAD_DIM = 128
 """Channels of an attention head of every published Wan; shapes alone do not say it."""
 CLIP_HEADS = 16
 """Heads of the ViT-H that Wan reads images with, likewise. Source: Wan2.1 ``clip.py``."""
+ALIGNMENT = 64
+"""Bytes: torch's own tensors begin at multiples of it, and its CPU kernels sum in another order elsewhere."""
 _SCALES = (".scale_weight", ".weight_scale")
 _EXTRAS = re.compile(
     r"scaled_fp8|spiece_model|log_scale|logit_scale|visual\.head|(textual|text_model|decoder\.block|lm_head|visual_projection"
@@ -63,11 +68,12 @@ _EXTRAS = re.compile(
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file: known by shape and dtype, and read when it is asked for."""
+    """A tensor in a file: known by shape and dtype, and read, or mapped where it can be, when it is asked for."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     read: Callable[[], Tensor]
+    map: Callable[[], Tensor] | None = None
 
 
 def stored_tensors(files: Iterable[Path]) -> dict[str, Stored]:
@@ -89,7 +95,10 @@ def _in_safetensors(path: Path) -> Iterator[tuple[str, Stored]]:
         if entry["dtype"] not in DTYPES:
             raise ModelError(f"{path.name} holds {name} as {entry['dtype']}, which is not read here")
         dtype, shape, (first, last) = DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
-        yield name, Stored(shape, dtype, _reader(path, start + first, last - first, dtype, shape))
+        place = (path, start + first, last - first, dtype, shape)
+        # a copy on writing: whoever changes the weights, as merging an adapter does, has pages of its own
+        mapped = _mapper(*place) if (start + first) % ALIGNMENT == 0 < last - first else None
+        yield name, Stored(shape, dtype, _reader(*place), mapped)
 
 
 def _reader(path: Path, offset: int, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Callable[[], Tensor]:
@@ -106,6 +115,16 @@ def _reader(path: Path, offset: int, size: int, dtype: torch.dtype, shape: tuple
         return content.view(dtype).reshape(shape)
 
     return read
+
+
+def _mapper(path: Path, offset: int, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Callable[[], Tensor]:
+    def mapped() -> Tensor:
+        if os.path.getsize(path) < offset + size:
+            raise ModelError(f"{path} became shorter while it was read")
+        content = np.memmap(path, np.uint8, "c", offset, (size,))
+        return torch.from_numpy(content).view(dtype).reshape(shape)
+
+    return mapped
 
 
 def _in_pickle(path: Path) -> Iterator[tuple[str, Stored]]:
@@ -298,7 +317,10 @@ def _refuse_misfit(module: nn.Module, sources: dict[str, Origin], stored: dict[s
 
 def _read(stored: dict[str, Stored], origin: Origin, device: torch.device, dtype: torch.dtype) -> Tensor:
     """One tensor on ``device`` in ``dtype``; fp8 is multiplied with its scale in float32, where it has one."""
-    tensor = stored[origin.name].read()
+    entry = stored[origin.name]
+    if entry.map and device.type == "cpu" and entry.dtype == dtype and origin.third is None:
+        return entry.map()
+    tensor = entry.read()
     if origin.third is not None:
         tensor = tensor.chunk(3)[origin.third].clone()  # a view would keep all three
     scale = next((stored[name] for name in _scale_names(origin.name) if name in stored), None)

@@ -15,6 +15,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -32,6 +33,12 @@ Pixels = NDArray[np.uint8]
 TEMPORARY = ".partial-"
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """No space, no quota, and the size limit of a file (``ulimit -f``) are one thing to the user: nothing more fits."""
+TENSOR_DTYPES = {
+    **{"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"},
+    **{"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"},
+    **{"int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL"},
+}
+"""torch's names, and those of safetensors."""
 HEADER_LIMIT = 100_000_000
 """Bytes; the safetensors format allows no longer header."""
 SHEET_TEXT, SHEET_GAP = 16, 4
@@ -79,7 +86,7 @@ def _temporary(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except OSError as error:
-        raise (_disk_full(path, error) if error.errno in DISK_FULL else _unwritable(path, error)) from error
+        raise _not_made(path, error) from error
     try:
         _try_flock(descriptor)
         yield draft
@@ -92,10 +99,22 @@ def _temporary(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> None:
+    """Make ``path`` and the folders above it, where they are missing; raises as ``write_whole``."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_made(path, error) from error
+
+
 def _beside(path: Path) -> Path:
     # the end of the name is kept, because writers choose the format by the suffix; 255 bytes is the longest name
     end = os.fsdecode(os.fsencode(path.name)[-200:])
     return path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{end}")
+
+
+def _not_made(path: Path, error: OSError) -> CineloraError:
+    return _disk_full(path, error) if error.errno in DISK_FULL else _unwritable(path, error)
 
 
 def _disk_full(path: Path, error: Exception) -> TrainingError:
@@ -209,20 +228,51 @@ def sha256_json(obj: Any) -> str:
 # -- tensors -----------------------------------------------------------------------------------------------------------
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write ``tensors`` as safetensors, whole or not at all; raises as ``write_whole``.
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """Write ``tensors`` as safetensors, whole or not at all, and return the file's SHA-256; raises as ``write_whole``.
 
-    Views and tied tensors are written out in full, each under its own name.
+    Views and tied tensors are written out in full, each under its own name. The library's own writer hides which errno it
+    met, and copies everything once more: 0.5 of the 1.9 s that the checkpoint of a 14B adapter took with it.
     """
-    import torch
-    from safetensors.torch import save
+    parts = _tensor_parts(tensors, metadata)
 
-    contiguous = {
-        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
-    }
-    content = save(contiguous, metadata)  # bytes first: the library's own writer hides which errno it met
-    write_whole(path, lambda draft: draft.write_bytes(content))
+    def write(draft: Path) -> None:
+        with draft.open("wb") as file:
+            file.writelines(parts)
+
+    with ThreadPoolExecutor(1) as beside:  # hashing needs no GIL, and takes about as long as writing
+        digest = beside.submit(_sha256, parts)
+        write_whole(path, write)
+    return digest.result()
+
+
+def _sha256(parts: list[memoryview]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _tensor_parts(tensors: dict[str, Tensor], metadata: dict[str, str]) -> list[memoryview]:
+    # the header, then the tensors; the widest come first, so that each lies at a multiple of its size
+    import torch
+
+    header: dict[str, Any] = {"__metadata__": metadata}
+    parts, end = [], 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):
+        flat = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format).flatten()
+        parts.append(flat.view(torch.uint8).numpy().data)
+        start, end = end, end + flat.nbytes
+        dtype = TENSOR_DTYPES[str(tensor.dtype).removeprefix("torch.")]
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
+    return [memoryview(_header_bytes(header)), *parts]
+
+
+def _header_bytes(header: dict[str, Any]) -> bytes:
+    # 8 bytes of length, little-endian, then JSON: https://huggingface.co/docs/safetensors, "Format"
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -263,15 +313,11 @@ def read_header(path: Path) -> dict[str, Any]:
 def with_metadata(path: Path, metadata: dict[str, str]) -> bytes:
     """A safetensors file's content with other metadata and the same tensors; raises as ``read_header``."""
     header = read_header(path) | {"__metadata__": metadata}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
     content = path.read_bytes()
-    tensors = content[8 + int.from_bytes(content[:8], "little") :]
-    return len(text).to_bytes(8, "little") + text + tensors
+    return _header_bytes(header) + content[8 + int.from_bytes(content[:8], "little") :]
 
 
 def _parse_header(path: Path, file: BinaryIO) -> dict[str, Any]:
-    # 8 bytes of length, little-endian, then JSON: https://huggingface.co/docs/safetensors, "Format"
     length = int.from_bytes(file.read(8), "little")
     if not 2 <= length <= HEADER_LIMIT:
         raise _damaged(path, "no header")

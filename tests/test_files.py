@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from cinelora import files
 from cinelora.errors import TrainingError
@@ -163,6 +164,22 @@ def test_two_runs_on_one_cache_are_refused_until_the_first_is_gone(tmp_path: Pat
         pass
     with files.lock(tmp_path / "cache" / "lock"):
         pass
+
+
+def test_tensors_are_written_as_the_library_writes_them(tmp_path: Path) -> None:
+    """Every dtype, a scalar, nothing at all, a view and a transposed one; what is returned is the file's hash."""
+    dtypes = ["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
+    dtypes += ["int64", "int32", "int16", "int8", "uint8", "bool"]
+    tensors = {name: torch.arange(6).reshape(2, 3).to(getattr(torch, name)) for name in dtypes}
+    tensors |= {"scalar": torch.tensor(3.0), "nothing": torch.zeros(0, 4), "turned": torch.randn(4, 3).t()}
+    tensors["part"] = torch.randn(8)[2:5]
+    digest = files.save_tensors(tmp_path / "a.safetensors", tensors, {"rank": "8"})
+    assert files.sha256_file(tmp_path / "a.safetensors") == digest
+    theirs = load_file(tmp_path / "a.safetensors")
+    assert theirs.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert (theirs[name].dtype, theirs[name].shape) == (tensor.dtype, tensor.shape)
+        assert torch.equal(theirs[name].float(), tensor.float())
 
 
 def test_tensors_come_back_bit_for_bit_and_aligned(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cinelora.config.schema import CheckpointConfig, LoggerConfig
+from cinelora.errors import TrainingError
 from cinelora.hardware import peak_memory_mib
 from cinelora.launch import stop_signals
 from cinelora.runs import RunDirectory
@@ -171,13 +172,24 @@ class Keeper(AtStep):
     def save(self, trainer: Trainer, stage: Stage, step: int) -> None:
         """Checkpoint and export, by rank 0; the others wait."""
         if trainer.is_global_zero:
-            state = stage.trained.state()
-            average = self.ema.average if self.ema else {}
-            tensors = {f"adapter.{k}": v for k, v in state.items()} | {f"ema.{k}": v for k, v in average.items()}
-            tensors |= {f"moments.{k}": v for k, v in moments(trainer.optimizers[0]).items()}
-            save_checkpoint(self.run.checkpoints, Checkpoint(step, tensors, self.facts), self.settings.keep)
-            self.export(average or state, False)
+            self.write(step, stage.trained.state(), moments(trainer.optimizers[0]))
         trainer.strategy.barrier()
+
+    def write(self, step: int, state: State, moments: State) -> None:
+        """Checkpoint and export what ``state`` and ``moments`` hold, whole, after ``step``.
+
+        Raises ``TrainingError`` as ``save_checkpoint``, and where the run directory is gone: one that is made anew, perhaps
+        below a volume that is no longer mounted, would hide it.
+        """
+        if not self.run.dataset.exists():
+            raise TrainingError(
+                f"{self.run.path} is no longer there, and what was saved in it neither: is its disk mounted?"
+            )
+        average = self.ema.average if self.ema else {}
+        groups = {"adapter": state, "ema": average, "moments": moments}
+        tensors = {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
+        save_checkpoint(self.run.checkpoints, Checkpoint(step, tensors, self.facts), self.settings.keep)
+        self.export(average or state, False)
 
     def export_best(self, stage: Stage) -> None:
         """Keep what would be exported now as the best so far; for rank 0 alone."""

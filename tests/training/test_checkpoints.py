@@ -1,5 +1,7 @@
 import resource
 import signal
+import time
+from collections.abc import Iterator
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pytest
 import torch
 
 from cinelora.errors import TrainingError
-from cinelora.training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, saved_checkpoints
+from cinelora.training.checkpoints import Checkpoint, amend_facts, load_checkpoint, save_checkpoint, saved_checkpoints
 
 
 def checkpoint(step: int) -> Checkpoint:
@@ -32,13 +34,58 @@ def test_only_the_newest_are_kept(tmp_path: Path):
     assert [path.name for path in saved_checkpoints(tmp_path)] == ["step-00000011", "step-00000010"]
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def damaged_copies(file: Path) -> Iterator[str]:
+    """``file`` cut off at several places, emptied, overwritten with zeros and with one byte flipped, one after the other."""
+    whole = file.read_bytes()
+    cuts = sorted({0, 1, 8, len(whole) // 3, len(whole) // 2, len(whole) - 2})
+    flips = [8, len(whole) // 2, len(whole) - 2] if file.suffix == ".safetensors" else []
+    damaged = {f"cut at {end}": whole[:end] for end in cuts} | {"zeros": bytes(len(whole))}
+    damaged |= {f"flipped {at}": whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in flips}
+    for name, content in damaged.items():
+        file.write_bytes(content)
+        yield name
+    file.unlink()
+    yield "missing"
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "state.json"])
+def test_whatever_happens_to_a_file_of_the_newest_checkpoint_the_one_before_is_taken(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     for step in (1, 2):
         save_checkpoint(tmp_path, checkpoint(step), keep=2)
-    damaged = tmp_path / "step-00000002" / "state.safetensors"
-    damaged.write_bytes(damaged.read_bytes()[:20])
-    assert load_checkpoint(tmp_path).step == 1
-    assert "step-00000002 does not load" in caplog.text
+    for damage in damaged_copies(tmp_path / "step-00000002" / name):
+        caplog.clear()
+        assert load_checkpoint(tmp_path).step == 1, damage
+        assert "step-00000002 does not load" in caplog.text, damage
+    save_checkpoint(tmp_path, checkpoint(2), keep=2)
+    assert load_checkpoint(tmp_path).step == 2, "the run has come to the same step again"
+
+
+def test_what_became_known_after_a_save_leaves_the_checkpoint_whole(tmp_path: Path):
+    save_checkpoint(tmp_path, checkpoint(1), keep=1)
+    amend_facts(tmp_path, 1, {"best": 3})
+    assert load_checkpoint(tmp_path).facts == {"x": 1, "best": 3}
+
+
+def save_the_same_step_for_ever(folder: Path) -> None:
+    while True:
+        save_checkpoint(folder, Checkpoint(1, {"adapter.a": torch.zeros(300_000)}), keep=1)
+
+
+def test_a_kill_while_the_same_step_is_saved_once_more_leaves_a_checkpoint(tmp_path: Path):
+    """Of one that is kept alone there is no other to fall back to."""
+    save_checkpoint(tmp_path, Checkpoint(1, {"adapter.a": torch.zeros(300_000)}), keep=1)
+    for number in range(6):
+        saved_at = (tmp_path / "last").stat().st_mtime_ns
+        child = get_context("spawn").Process(target=save_the_same_step_for_ever, args=(tmp_path,))
+        child.start()
+        while (tmp_path / "last").stat().st_mtime_ns == saved_at:
+            time.sleep(0.001)
+        time.sleep(0.003 * number)
+        child.kill()
+        child.join()
+        assert load_checkpoint(tmp_path).step == 1
 
 
 def test_the_pointer_decides_and_what_lies_behind_it_goes_with_the_next_save(tmp_path: Path):
@@ -50,13 +97,13 @@ def test_the_pointer_decides_and_what_lies_behind_it_goes_with_the_next_save(tmp
     assert [path.name for path in saved_checkpoints(tmp_path)] == ["step-00000002"]
 
 
-@pytest.mark.parametrize("pointer", [None, "", "step-00000009"])
-def test_without_a_pointer_that_leads_somewhere_the_newest_is_taken(pointer: str | None, tmp_path: Path):
+@pytest.mark.parametrize("pointer", [None, b"", b"step-00000009", b"\xff\x00\xfe"])
+def test_without_a_pointer_that_leads_somewhere_the_newest_is_taken(pointer: bytes | None, tmp_path: Path):
     for step in (1, 2):
         save_checkpoint(tmp_path, checkpoint(step), keep=2)
     (tmp_path / "last").unlink()
     if pointer is not None:
-        (tmp_path / "last").write_text(pointer)
+        (tmp_path / "last").write_bytes(pointer)
     assert load_checkpoint(tmp_path).step == 2
 
 

@@ -162,6 +162,7 @@ def steps_table(results: Results) -> list[str]:
     rows = only(results)
     head = [
         "device",
+        "clip",
         "setting",
         "a step, s",
         "of baseline",
@@ -170,7 +171,12 @@ def steps_table(results: Results) -> list[str]:
         "computed",
         "peak, GiB",
     ]
-    return table(head, [[row["machine"]["device"], *stepped(row, baseline(row, rows))] for row in rows])
+    return table(head, [[*shown(row), *stepped(row, baseline(row, rows))] for row in rows])
+
+
+def shown(row: Result) -> list[str]:
+    """What was drawn on what."""
+    return [row["machine"]["device"], row["facts"]["clip"].split(", ")[1]]
 
 
 def stepped(row: Result, first: Result | None) -> list[str]:

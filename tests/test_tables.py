@@ -83,13 +83,16 @@ def test_a_page_without_markers_is_refused():
         tables.rewritten("no table", tables.BLOCKS[1], "text")
 
 
+CLIP = {"model": "tiny", "clip": "tiny, 5 frames of 16x16, guidance 1, 1 clips"}
+
+
 def study_row(name: str, took: float, **more: object) -> dict[str, object]:
     machine = {"gpus": 0, "cpu_cores": 2, "device": "x86_64"} | dict.fromkeys(tables.VERSIONS, "1")
     timed = {"seconds": {"denoise": took, "decode": 1.0}, "denoise_s": [took], "step_s": took / 4}
     row = {
         "name": name,
         "machine": machine,
-        "facts": {"model": "tiny", "compiled": False},
+        "facts": {**CLIP, "compiled": False},
         "whole_s": 0.5,
         "skipped_s": None,
         "computed": 1.0,
@@ -100,26 +103,28 @@ def study_row(name: str, took: float, **more: object) -> dict[str, object]:
 
 def test_studies_are_told_against_their_baseline(root: Path):
     failed = study_row("rank 32", 0.0, seconds={}, step_s=None, trouble="out of GPU memory at 79.0 GiB")
-    compiled = {"facts": {"model": "tiny", "compiled": True}}
+    compiled = {"facts": {**CLIP, "compiled": True}}
     other = {"gpus": 1, "cpu_cores": 2, "device": "H100"} | dict.fromkeys(tables.VERSIONS, "1")
-    late = {"model": "tiny", "compiled": False, "sitting": "late"}
+    late = {**CLIP, "compiled": False, "sitting": "late"}
     rows = [
         *(study_row("baseline", 4.0), study_row("taylorseer 4", 2.0, computed=0.5, skipped_s=0.01), failed),
         *(study_row("baseline", 3.0, **compiled), study_row("live", 3.3, **compiled)),
         *(study_row("baseline", 8.0, machine=other), study_row("fp8", 6.0, machine=other)),
         study_row("rank 8", 5.0, facts=late, numbers={"psnr": 100.0}, setting={"cache": "none", "merged": True}),
         study_row("rank 2", 4.0, facts=late, numbers={"psnr": 20.0}),
-        study_row("alone", 4.0, facts={"sitting": "another"}),
+        study_row("alone", 4.0, facts={**CLIP, "sitting": "another"}),
     ]
     for name in ("study_scale_model", "study_14b"):
         (root / "results" / f"{name}.json").write_text(json.dumps({"rows": rows, "sentences": []}))
     tables.write_pages(root, root / "results")
     page = (root / "docs" / "study.md").read_text()
     assert "| taylorseer 4 | 2.00 (2.00 to 2.00) | 0.50 | 1 | 50 % | 0.9 |" in page
-    assert "| x86_64 | taylorseer 4 | 0.500 | 0.500 | 0.5 | 0.01 | 50 % | 2 |" in page
-    assert "| x86_64 | live, compiled | 0.825 | 1.100 |" in page, "against the baseline that is compiled as well"
+    assert "| x86_64 | 5 frames of 16x16 | taylorseer 4 | 0.500 | 0.500 | 0.5 | 0.01 | 50 % | 2 |" in page
+    assert "| x86_64 | 5 frames of 16x16 | live, compiled | 0.825 | 1.100 |" in page, (
+        "against the compiled baseline"
+    )
     assert "| rank 2 | 4.00 (4.00 to 4.00) | 0.80 |" in page, "of what draws the baseline's clip in the same sitting"
     assert "| alone | 4.00 (4.00 to 4.00) | - |" in page, "nothing of its sitting can be compared with"
-    assert "| H100 | fp8 | 1.500 | 0.750 |" in page, "against the baseline of its own device"
+    assert "| H100 | 5 frames of 16x16 | fp8 | 1.500 | 0.750 |" in page, "against the baseline of its own device"
     assert page.count("| rank 32 | out of GPU memory at 79.0 GiB |") == 2
     assert "2 cores, x86_64, python 1" in page

@@ -29,6 +29,7 @@ from cinelora.hub import is_model_source
 from cinelora.metrics.clips import Clip
 from cinelora.models import tiny
 from cinelora.models.wan import CLIP_MEAN, CLIP_STD, default_device
+from cinelora.models.whole_clip import encode, whole_clips
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ALEXNET = "7be5be79"
@@ -100,10 +101,11 @@ class ScaleModel:
         """
         frames = clip.frames_TCHW
         chosen = torch.linspace(0, len(frames) - 1, min(self.FRAMES, len(frames))).round().long()
+        chosen = chosen[: (len(chosen) - 1) // 4 * 4 + 1]  # what the VAE makes latent frames of
         size = _multiple(frames, self.SIDE / min(frames.shape[2:]), 8)
         small = F.interpolate(frames[chosen].to(self.device), size=size, mode="area")
-        with torch.no_grad():
-            latents = self.vae.encode((2 * small - 1).transpose(0, 1)[None]).latent_dist.mode()[0]
+        with torch.no_grad(), whole_clips(self.vae):  # a third of the time that chunks take on a CPU
+            latents = encode(self.vae, (2 * small - 1).transpose(0, 1)[None]).mode()[0]
         statistics = torch.tensor([self.vae.config.latents_mean, self.vae.config.latents_std], device=self.device)
         latents = (latents - statistics[0].view(-1, 1, 1, 1)) / statistics[1].view(-1, 1, 1, 1)
         # a single latent frame does not change

@@ -39,11 +39,12 @@ FULL_SIZE = 1e9
 
 
 def step_of(config: TrainConfig) -> Step:
-    """One micro-batch of a run."""
+    """One micro-batch of a run, as one rank sees it: its share of the tokens."""
     model, lora = config.model, config.lora
-    tokens = num_tokens(config.stage.num_frames, model.height, model.width)
+    tokens = -(-num_tokens(config.stage.num_frames, model.height, model.width) // config.strategy.sequence)
     whole, averaged = config.stage.name == "pretrain", config.ema_decay > 0
-    return Step(tokens, config.stage.batch_size, lora.rank, lora.targets, whole, averaged)
+    sequence = config.strategy.sequence
+    return Step(tokens, config.stage.batch_size, lora.rank, lora.targets, whole, averaged, sequence=sequence)
 
 
 def choose_policy(config: TrainConfig, room_gib: float | None) -> tuple[Policy, str]:
@@ -177,7 +178,7 @@ def plan_lines(config: TrainConfig, gpu: str | None, room_gib: float | None) -> 
     lora, stage = config.lora, config.stage
     adapter = f"adapter {shape.adapter(lora.rank, lora.targets) / 1e6:.2f} million, rank {lora.rank} on {lora.targets}"
     lines = [
-        f"plan of stage={stage.name} on {config.model.name}, {stage.transformer}: {step.samples} x {step.tokens:,} tokens, "
+        f"plan of stage={stage.name} on {config.model.name}, {stage.transformer}: {_tokens_of(step)}, "
         f"{stage.steps:,} steps of {stage.accumulation}",
         f"transformer {shape.parameters / 1e6:,.1f} million parameters; {'all trained' if step.whole else adapter}",
     ]
@@ -202,6 +203,11 @@ def plan_lines(config: TrainConfig, gpu: str | None, room_gib: float | None) -> 
     return lines
 
 
+def _tokens_of(step: Step) -> str:
+    shared = f" ({step.tokens:,} on each of {step.sequence} ranks)" if step.sequence > 1 else ""
+    return f"{step.samples} x {step.tokens * step.sequence:,} tokens{shared}"
+
+
 def _where(gpu: str | None) -> str:
     known = gpu_named(gpu or "")
     return f"this {known.name}" if known else f"an {GPUS[0].name}"
@@ -214,8 +220,9 @@ def _no_gpu(shape: Shape) -> str:
 def _preview_line(config: TrainConfig, shape: Shape, step: Step, gpu: Gpu, count: int) -> str:
     """What the previews of a run take, when a step's activations are gone; they run uncompiled."""
     dtype, frames = "fp8" if config.model.dtype == "fp8" else "bf16", config.stage.num_frames
-    seconds = 2 * config.preview.sampler_steps * drawing_seconds(shape, step.tokens, dtype, gpu)
-    drawing = drawing_bytes(shape, step.tokens, config.model.dtype, Drawing(together=True))["activations"]
+    tokens = step.tokens * step.sequence  # one rank draws them, alone
+    seconds = 2 * config.preview.sampler_steps * drawing_seconds(shape, tokens, dtype, gpu)
+    drawing = drawing_bytes(shape, tokens, config.model.dtype, Drawing(together=True))["activations"]
     vae = vae_bytes(frames, config.model.height, config.model.width)
     return (
         f"previews: {count} of {frames} frames, {seconds:.0f} s or more each, {drawing / GIB:.1f} GiB beside the weights, then "

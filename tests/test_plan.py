@@ -156,6 +156,18 @@ def test_a_policy_that_is_named_is_taken(words: list[str], expected: Policy):
     assert choose_policy(compose_train([*FULL, *words]), 80.0)[0] == expected
 
 
+def test_ranks_that_share_a_sequence_keep_and_compute_their_part_of_it():
+    long = ["stage=motion", "data=noir", "model=wan21_14b_720p", "stage.batch_size=1", "stage.num_frames=81"]
+    one, shared = (compose_train([*long, "gpus=2", *words]) for words in ([], ["strategy.sequence=2"]))
+    assert plan_lines(shared, None, None)[0].endswith("1 x 75,600 tokens (37,800 on each of 2 ranks), 1,000 steps of 4")
+    policy, seconds, kept = Policy(40, compile=True), [], []
+    for config in (one, shared):
+        seconds.append(step_seconds(I2V, step_of(config), "bf16", policy, GPUS[0]))
+        kept.append(peak_bytes(I2V, step_of(config), "bf16", policy)["inputs of recomputed blocks"])
+    assert seconds[1] == pytest.approx(seconds[0] / 2, rel=0.01), "all but the context's projections are shared"
+    assert kept[1] == kept[0] / 2
+
+
 DRAW = ["model=wan21_14b_720p", "prompt=x"]
 
 

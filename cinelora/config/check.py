@@ -59,7 +59,7 @@ _AT_LEAST_ONE = {
     ),
     *("preview.seeds", "stopping.patience", "seeds", "clips"),
     *("validation.samples", "preview.sampler_steps", "logger.every_steps", "sampler.steps", "num_frames"),
-    *("gpus", "nodes", "ranks", "steps", "repetitions", "latency_steps"),
+    *("gpus", "nodes", "strategy.sequence", "ranks", "steps", "repetitions", "latency_steps"),
 }
 _ABOVE_ZERO = {
     "memory.limit_gib",
@@ -101,7 +101,7 @@ def check_train(config: TrainConfig) -> list[str]:
     _check_networks(config.metrics)
     _check_monitors(config)
     _check_push(config)
-    lines = [_batch_line(config), _rate_line(config)]
+    lines = [_batch_line(config), *_sequence_lines(config), _rate_line(config)]
     reach = _reach_lines("stage.num_frames", config.stage.num_frames, config.model)
     model = _model_lines(config.model, {config.stage.transformer: _trained_parts(config)})
     return [*_recipe_lines(config), *lines, *reach, *_adapter_lines(config), *model]
@@ -454,6 +454,13 @@ def _check_strategy(config: TrainConfig) -> None:
             "adapters of a base that fits one GPU"
         )
 
+    if ranks % config.strategy.sequence:
+        divisors = [str(count) for count in range(1, ranks + 1) if ranks % count == 0]
+        raise ConfigError(
+            f"strategy.sequence={config.strategy.sequence} does not divide {_count(ranks, 'rank')} (gpus x nodes): use one of "
+            f"{', '.join(divisors)}, or another number of gpus"
+        )
+
 
 def _check_names(config: TrainConfig | EvaluateConfig) -> None:
     for key, name in (("data.name", config.data.name), ("model.name", config.model.name)):
@@ -515,7 +522,23 @@ def _batch_line(config: TrainConfig) -> str:
     stage = config.stage
     parts = [f"batch {stage.batch_size}", _count(config.gpus, "GPU")]
     parts += [_count(config.nodes, "node")] if config.nodes > 1 else []
-    return " x ".join([*parts, f"{stage.accumulation} accumulation"]) + f" = {samples_per_step(config)}"
+    shared = f" / {config.strategy.sequence} a sequence" if config.strategy.sequence > 1 else ""
+    return " x ".join(parts) + f"{shared} x {stage.accumulation} accumulation = {samples_per_step(config)}"
+
+
+def _sequence_lines(config: TrainConfig) -> list[str]:
+    """How ranks share each sample's sequence, and why so."""
+    sequence, heads = config.strategy.sequence, config.model.num_heads
+    if sequence == 1:
+        return []
+    from cinelora.sampling.partition import share_samples
+
+    plan, tokens = share_samples(config), _tokens(config.model, config.stage.num_frames)
+    each = f"strategy.sequence={sequence}: {tokens} tokens / {sequence} = {-(-tokens // sequence)} a rank"
+    if plan.ring == 1:
+        return [f"{each}, {heads} heads / {sequence} = {heads // sequence} each (Ulysses)"]
+    shared = f"groups of {plan.ulysses} share heads, and " if plan.ulysses > 1 else ""
+    return [f"{each}; {heads} heads do not divide by {sequence}: {shared}keys go round a ring of {plan.ring}"]
 
 
 def _count(number: int, what: str) -> str:

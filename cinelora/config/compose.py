@@ -31,7 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cinelora.config import keys
 from cinelora.config.keys import Command, Config, Script
-from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig, samples_per_step
+from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig, data_ranks, samples_per_step
 from cinelora.config.store import load, load_config, save_config
 from cinelora.errors import ConfigError
 from cinelora.hub import CONFIG_FILE, PREFIX, is_run, resolve
@@ -54,8 +54,19 @@ parse = keys.parse
 T = TypeVar("T")
 
 RESUME_KEYS = (
-    *("stage.steps", "stage.batch_size", "stage.accumulation", "gpus", "nodes", "optimizer.lr", "optimizer.clip_norm"),
-    *("workers", "cache", "out", "resume", "description", "plan", "model.attention", "push", "private"),
+    *("stage.steps", "stage.batch_size", "stage.accumulation", "gpus", "nodes", "strategy.sequence"),
+    *(
+        "optimizer.lr",
+        "optimizer.clip_norm",
+        "workers",
+        "cache",
+        "out",
+        "resume",
+        "description",
+        "plan",
+        "model.attention",
+    ),
+    *("push", "private"),
 )
 RESUME_SECTIONS = ("logger", "memory", "checkpoint", "stopping", "validation", "preview")
 """What may change when a run goes on: how long it is and how it is written down; how a step's samples are cut, while
@@ -322,12 +333,15 @@ def _refuse_change(key: str) -> None:
 
 def _refuse_other_steps(config: TrainConfig, samples: int) -> None:
     """Refuse a resume whose steps would take another number of samples than before, which their order rests on."""
-    ranks, batch_size = config.gpus * config.nodes, config.stage.batch_size
-    if samples_per_step(config) == samples or min(ranks, batch_size, config.stage.accumulation) < 1:
+    counts = (config.gpus, config.nodes, config.strategy.sequence, config.stage.batch_size, config.stage.accumulation)
+    if min(counts) < 1 or config.gpus * config.nodes % config.strategy.sequence or samples_per_step(config) == samples:
         return
-    asked = f"{batch_size} x {ranks} ranks x {config.stage.accumulation} = {samples_per_step(config)}"
+    ranks, batch_size = data_ranks(config), config.stage.batch_size
+    shared = f" / {config.strategy.sequence} a sequence" if config.strategy.sequence > 1 else ""
+    parts = f"{batch_size} x {config.gpus * config.nodes} ranks{shared} x {config.stage.accumulation}"
+    asked = f"{parts} = {samples_per_step(config)}"
     if samples % ranks:
-        way_out = f"take a number of ranks that divides {samples}"
+        way_out = f"take a number of ranks{shared} that divides {samples}"
     else:
         batch = max(size for size in range(1, batch_size + 1) if samples // ranks % size == 0)
         way_out = f"add stage.batch_size={batch} stage.accumulation={samples // ranks // batch}"

@@ -257,6 +257,7 @@ class StrategyConfig:
     name: str = setting(
         "auto = ddp when there are several ranks", "auto", ("auto", "single", "ddp", "zero1", "zero2", "zero3")
     )
+    sequence: int = setting("ranks that share each sample's sequence, a divisor of gpus x nodes", 1)
 
 
 @dataclass
@@ -542,4 +543,9 @@ def effective_lr(config: TrainConfig) -> float:
 
 def samples_per_step(config: TrainConfig) -> int:
     """Samples of an optimizer step, over all ranks and micro-batches."""
-    return config.stage.batch_size * config.gpus * config.nodes * config.stage.accumulation
+    return config.stage.batch_size * data_ranks(config) * config.stage.accumulation
+
+
+def data_ranks(config: TrainConfig) -> int:
+    """Groups of ranks that have samples of their own: all ranks, unless some share each sample's sequence."""
+    return config.gpus * config.nodes // config.strategy.sequence

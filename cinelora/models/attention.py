@@ -22,7 +22,6 @@ import torch
 from diffusers import WanTransformer3DModel
 from diffusers.models.attention_dispatch import (
     AttentionBackendName,
-    _AttentionBackendRegistry,
     attention_backend,
     dispatch_attention_fn,
 )
@@ -31,6 +30,7 @@ from torch import Tensor
 from cinelora.config.schema import ATTENTION_BACKENDS, ModelConfig
 from cinelora.errors import ConfigError
 from cinelora.models.footprint import IMAGE_TOKENS, TEXT_TOKENS
+from cinelora.models.sequence import RING_BACKENDS
 from cinelora.models.wan import DTYPES
 
 NATIVE = "native"
@@ -58,7 +58,7 @@ Clock = Callable[[str], float]
 class Work:
     """The attention of one block: ``tokens`` that look at each other and, in turn, at each length of ``context``.
 
-    ``backward``: gradients are taken too. ``split``: ranks share the sequence (Ulysses).
+    ``backward``: gradients are taken too. ``heads`` are those of one rank; ``ring``: it sees the tokens block by block.
     """
 
     tokens: int
@@ -67,14 +67,16 @@ class Work:
     context: tuple[int, ...]
     dtype: torch.dtype
     backward: bool = False
-    split: bool = False
+    ring: bool = False
 
     @classmethod
-    def of(cls, model: ModelConfig, kind: str, tokens: int, *, backward: bool = False, split: bool = False) -> Work:
-        """Of the ``t2v`` or ``i2v`` transformer of a model."""
+    def of(
+        cls, model: ModelConfig, kind: str, tokens: int, *, backward: bool = False, ring: int = 1, ulysses: int = 1
+    ) -> Work:
+        """Of the ``t2v`` or ``i2v`` transformer of a model, on one of the ``ring * ulysses`` ranks that share a sequence."""
         context = (TEXT_TOKENS, IMAGE_TOKENS) if kind == "i2v" else (TEXT_TOKENS,)
         head_dim = model.hidden_size // model.num_heads
-        return cls(tokens, model.num_heads, head_dim, context, DTYPES[model.dtype], backward, split)
+        return cls(tokens, model.num_heads // ulysses, head_dim, context, DTYPES[model.dtype], backward, ring > 1)
 
     @property
     def measured(self) -> Work:
@@ -86,15 +88,15 @@ def choose(transformer: WanTransformer3DModel, work: Work, name: str | None) -> 
     """Set the backend ``name``, or the fastest measured where it is None, and say so in one line.
 
     None where nothing is chosen, and diffusers' default stays (native, unless its environment says otherwise): on the CPU,
-    in another dtype than bf16, which most candidates are for, and where ranks share a sequence, as the time of a call is
-    then not its own. Ranks choose each for its own GPU. Raises as ``require``.
+    in another dtype than bf16, which most candidates are for, and in a ring, which has kernels of its own. Ranks choose each
+    for its own GPU. Raises as ``require``.
     """
     device = transformer.patch_embedding.weight.device
     if name is not None:
         require(name, work, device)
         set_backend(transformer, name)
         return f"attention: {name}, as asked for"
-    if device.type != "cuda" or work.split or work.dtype != torch.bfloat16:
+    if device.type != "cuda" or work.ring or work.dtype != torch.bfloat16:
         return None
     trial = Trial(work.measured, device)
     comparison = compare(filter(is_installed, ATTENTION_BACKENDS), trial.results, trial.milliseconds)
@@ -113,7 +115,7 @@ def require(name: str | None, work: Work, device: torch.device) -> None:
     if not is_installed(name):
         reason: str | None = "its package is missing, or too old for diffusers"
     else:
-        reason = _cannot_share(name, work, device) or unfit(name, trial.results, trial.results(NATIVE))
+        reason = _cannot_go_round(name, work) or unfit(name, trial.results, trial.results(NATIVE))
     if reason:
         raise ConfigError(
             f"model.attention={name} cannot run here: {reason}; choose model.attention=null, the fastest that can"
@@ -139,15 +141,11 @@ def is_installed(name: str) -> bool:
         return False
 
 
-def _cannot_share(name: str, work: Work, device: torch.device) -> str | None:
-    """Why a backend cannot do its part of a sequence that ranks share, or None."""
-    if not work.split:
+def _cannot_go_round(name: str, work: Work) -> str | None:
+    """Why a backend cannot do its part in a ring, or None."""
+    if not work.ring or name in RING_BACKENDS:
         return None
-    if not _AttentionBackendRegistry._is_context_parallel_available(AttentionBackendName(name)):
-        return "it cannot share a sequence between ranks"
-    if device.type == "cpu":  # diffusers then calls the kernels of GPUs by their names
-        return "without a GPU only native shares a sequence between ranks"
-    return None
+    return f"a ring merges what ranks see by the weights behind it, which only {', '.join(RING_BACKENDS)} tell"
 
 
 # -- comparing ---------------------------------------------------------------------------------------------------------

@@ -155,7 +155,8 @@ class Shape:
 class Step:
     """What one training step on one device is of: samples of so many tokens, and an adapter, or the ``whole`` transformer.
 
-    ``averaged``: what is trained has a moving average beside it.
+    ``averaged``: what is trained has a moving average beside it. The ``tokens`` are this device's, of a sequence that so
+    many others like it share: ``sequence`` in all.
     """
 
     tokens: int
@@ -164,6 +165,7 @@ class Step:
     targets: str
     whole: bool = False
     averaged: bool = False
+    sequence: int = 1
 
 
 WIDTHS = {"bf16": 2.0, "fp32": 4.0, "fp8": 1.0}
@@ -318,11 +320,12 @@ ATTENTION, ATTENTION_BACKWARD = 575 / 989, 530 / 989
 
 
 def step_seconds(shape: Shape, step: Step, dtype: str, policy: Policy, gpu: Gpu) -> float:
-    """Seconds of one micro-batch in bf16 or fp8, from its products; blocks are taken to be compiled, journeys to be hidden.
+    """Seconds of one micro-batch in bf16 or fp8, from its products; blocks are taken to be compiled, journeys and exchanges to
+    be hidden.
 
     Trained weights take as much again in the backward pass as what lies before them.
     """
-    linear, attention = _products(shape, step.tokens, dtype, gpu)
+    linear, attention = _products(shape, step.tokens * step.sequence, dtype, gpu, step.tokens)
     forward = linear + attention / (ATTENTION * gpu.bf16)
     backward = (2 if step.whole else 1) * linear + 2.5 * attention / (ATTENTION_BACKWARD * gpu.bf16)
     return step.samples * (forward * (shape.layers + policy.recompute) + backward * shape.layers)
@@ -330,16 +333,16 @@ def step_seconds(shape: Shape, step: Step, dtype: str, policy: Policy, gpu: Gpu)
 
 def drawing_seconds(shape: Shape, tokens: int, dtype: str, gpu: Gpu) -> float:
     """Seconds of one prediction without gradients, likewise; guidance makes two of them a step."""
-    linear, attention = _products(shape, tokens, dtype, gpu)
+    linear, attention = _products(shape, tokens, dtype, gpu, tokens)
     return shape.layers * (linear + attention / (ATTENTION * gpu.bf16))
 
 
-def _products(shape: Shape, tokens: int, dtype: str, gpu: Gpu) -> tuple[float, float]:
-    """Of one block: seconds of its linear layers forward, and attention's operations."""
+def _products(shape: Shape, tokens: int, dtype: str, gpu: Gpu, own: int) -> tuple[float, float]:
+    """Of one block and ``own`` of the tokens: seconds of its linear layers forward, and attention's operations."""
     width, context = shape.hidden, shape.context
-    linear = tokens * 2 * (6 * width**2 + 2 * width * shape.ffn) + context * 4 * width**2
+    linear = own * 2 * (6 * width**2 + 2 * width * shape.ffn) + context * 4 * width**2
     rate = LINEAR[dtype] * ((gpu.fp8 or gpu.bf16) if dtype == "fp8" else gpu.bf16)
-    return linear / rate, 4 * width * tokens * (tokens + context)
+    return linear / rate, 4 * width * own * (tokens + context)
 
 
 def gpu_named(name: str) -> Gpu | None:

@@ -2,7 +2,8 @@
 
 Enters: a transformer and what the settings say of its cache. Leaves: the same transformer, which skips blocks inside the
 block of ``cached`` and is as before after it. What is skipped is decided anew for each clip, and for each half of guidance
-that runs by itself. It does not know how blocks are computed: compiled or swapped ones are skipped as any.
+that runs by itself; ranks that share a sequence decide alike, by all of its tokens. It does not know how blocks are
+computed: compiled or swapped ones are skipped as any.
 
 A threshold of 0 never skips, and then nothing changes but what is remembered:
 
@@ -19,13 +20,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from diffusers import FirstBlockCacheConfig, MagCacheConfig, TaylorSeerCacheConfig, WanTransformer3DModel
+from diffusers.hooks.first_block_cache import _FBC_LEADER_BLOCK_HOOK
 from diffusers.hooks.mag_cache import _MAG_CACHE_BLOCK_HOOK
+from torch import Tensor
 
 from cinelora.config.schema import CACHE_THRESHOLDS, SamplerConfig
+from cinelora.models.sequence import Sharing, sharing_of
 
 WITH_PROMPT, WITHOUT = "cond", "uncond"
 """What the halves of guidance are called where each remembers its own steps; a pair in one batch remembers as the first."""
@@ -40,6 +45,8 @@ def cached(transformer: WanTransformer3DModel, sampler: SamplerConfig) -> Iterat
         yield ratios
         return
     transformer.enable_cache(config)
+    if sharing := sharing_of(transformer):
+        _judge_together(transformer, sampler.cache, sharing)
     try:
         yield ratios
         if sampler.cache == "calibrate":
@@ -69,6 +76,35 @@ def _hooks(sampler: SamplerConfig) -> Any:
     if threshold == 0:
         return None  # a foretold error of exactly 0 would be skipped
     return MagCacheConfig(threshold, num_inference_steps=sampler.steps, mag_ratios=list(sampler.cache_ratios))
+
+
+def _judge_together(transformer: WanTransformer3DModel, cache: str, sharing: Sharing) -> None:
+    """Let what a cache decides or measures rest on the whole sequence, where diffusers looks at this rank's tokens."""
+    hooks = transformer.blocks[0 if cache == "first_block" else -1]._diffusers_hook
+    if cache == "first_block":
+        head = hooks.get_hook(_FBC_LEADER_BLOCK_HOOK)
+        head._should_compute_remaining_blocks = partial(_has_changed, head, sharing)
+    elif cache == "calibrate":
+        hooks.get_hook(_MAG_CACHE_BLOCK_HOOK)._perform_calibration_step = partial(_calibrate, sharing)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _has_changed(head: Any, sharing: Sharing, residual_BND: Tensor) -> bool:
+    """What ``FBCHeadBlockHook`` asks, of all tokens."""
+    before = head.state_manager.get_state().head_block_residual
+    if before is None:
+        return True
+    change, size = (sharing.mean(values.abs().float().mean(-1)) for values in (residual_BND - before, before))
+    return bool(change / size > head.threshold)
+
+
+def _calibrate(sharing: Sharing, state: Any, residual_BND: Tensor) -> None:
+    """What ``MagCacheBlockHook`` notes, of all tokens."""
+    ratio = 1.0
+    if state.previous_residual is not None:
+        now, before = (values.float().norm(dim=-1) for values in (residual_BND, state.previous_residual))
+        ratio = sharing.mean(now / (before + 1e-8))
+    state.calibration_ratios.append(ratio)
 
 
 def _measured(transformer: WanTransformer3DModel) -> list[float]:

@@ -83,7 +83,7 @@ class GuidedAcrossRanks:
         """Predict this group's half and exchange."""
         condition = (self.positive, self.negative)[group_of(self.plan, self.rank.global_rank)]
         velocity = Unguided(self.transformer, condition)(latents_BCTHW, timestep_B)
-        return combine_guidance(velocity, self.scale, self.plan, self.rank)
+        return combine_guidance(velocity, self.scale, self.plan)
 
 
 def stack(first: Condition, second: Condition) -> Condition:

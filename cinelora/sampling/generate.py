@@ -56,8 +56,7 @@ def adapted_transformer(
     transformer = bundle.load_transformer(on_host=drawing.swap)
     for name, adapter in adapters.items():
         load_adapter(transformer, name, adapter, sampling.model.name)
-    if sampling.rank.world_size > 1:
-        partition(transformer, sampling.plan, sampling.rank)
+    partition(transformer, sampling.plan)
     line = choose(transformer, sampling.attention_work(bundle.kind, num_frames), sampling.model.attention)
     if line and sampling.rank.global_rank == 0:
         print(line, flush=True)
@@ -105,7 +104,7 @@ class Sampling:
     def attention_work(self, kind: str, num_frames: int) -> Work:
         """The attention of one prediction by the ``t2v`` or ``i2v`` transformer."""
         tokens = num_tokens(num_frames, self.model.height, self.model.width)
-        return Work.of(self.model, kind, tokens, split=self.plan.sequence > 1)
+        return Work.of(self.model, kind, tokens, ring=self.plan.ring, ulysses=self.plan.ulysses)
 
     def run(
         self,

@@ -1,4 +1,4 @@
-"""How one clip's sequence is split over ranks: Ulysses inside a group, and the two halves of guidance between groups.
+"""How one clip's sequence is split over ranks: Ulysses and ring inside a group, the two halves of guidance between groups.
 
 Enters: ranks, heads, sequence lengths; then a transformer. Leaves: a plan, or a refusal that names what works; then
 the same transformer, whose every rank computes a share of the tokens and whose output is whole on all of them. Planning
@@ -7,20 +7,16 @@ knows no torch, so that a command line can be refused at once.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from cinelora.config.schema import TrainConfig, data_ranks
 from cinelora.errors import ConfigError
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
     from torch import Tensor
-
-    from cinelora.launch import Rank
 
 
 @dataclass(frozen=True)
@@ -67,72 +63,31 @@ def plan_partition(ranks: int, num_heads: int, tokens: list[int], guidance_split
     raise ConfigError(f"{problem}; use one of {', '.join(str(groups * degree) for degree in degrees)}")
 
 
+def share_samples(config: TrainConfig) -> Partition:
+    """How ``strategy.sequence`` ranks share each sample in training: heads as far as they divide, the rest in rings.
+
+    Groups are those of ranks with samples of their own.
+    """
+    ulysses = math.gcd(config.strategy.sequence, config.model.num_heads)
+    return Partition(data_ranks(config), config.strategy.sequence // ulysses, ulysses)
+
+
 def group_of(plan: Partition, rank: int) -> int:
     """Which half of guidance this rank computes: 0 the prompt's, 1 the negative prompt's."""
     return rank // plan.sequence
 
 
-def partition(transformer: WanTransformer3DModel, plan: Partition, rank: Rank) -> None:
-    """Split ``transformer``'s sequence as ``plan`` says, through diffusers' context parallelism.
+def partition(transformer: WanTransformer3DModel, plan: Partition) -> None:
+    """Split ``transformer``'s sequences as ``plan`` says; by every rank, in a process group of ``plan.ranks`` ranks."""
+    from cinelora.models.sequence import share
 
-    To be called by every rank, in a process group of ``rank.world_size`` ranks.
-    """
-    mesh = _mesh(plan)
-    if plan.ulysses == 1:
-        return
-    from diffusers import ContextParallelConfig
-
-    # Wan2.1 has one timestep a clip: the plan's entry for one per token would only warn, at every run
-    splits = {module: split for module, split in transformer._cp_plan.items() if module}
-    config = ContextParallelConfig(ulysses_degree=plan.ulysses, mesh=mesh)
-    warnings.filterwarnings("ignore", message=".*all_gather_tensor. is deprecated", category=FutureWarning)
-    with _cpu_counts_as_a_device(), _quiet_diffusers():
-        transformer.enable_parallelism(config=config, cp_plan=splits)
+    if plan.sequence > 1:
+        share(transformer, plan.ring, plan.ulysses)
 
 
-def combine_guidance(velocity: Tensor, guidance: float, plan: Partition, rank: Rank) -> Tensor:
+def combine_guidance(velocity: Tensor, guidance: float, plan: Partition) -> Tensor:
     """``u + guidance * (c - u)`` of the two groups' velocities, the same on every rank."""
-    import torch
+    from cinelora.models.sequence import exchange, groups_of
 
-    halves = [torch.empty_like(velocity) for _ in range(plan.groups)]
-    torch.distributed.all_gather(halves, velocity.contiguous(), group=_mesh(plan)["guidance"].get_group())
-    conditional, unconditional = halves
+    conditional, unconditional = exchange(velocity, groups_of(plan.ring, plan.ulysses).across)
     return unconditional + guidance * (conditional - unconditional)
-
-
-@cache
-def _mesh(plan: Partition) -> Any:
-    import torch
-    from torch.distributed.device_mesh import init_device_mesh
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return init_device_mesh(
-        device, (plan.groups, plan.ring, plan.ulysses), mesh_dim_names=("guidance", "ring", "ulysses")
-    )
-
-
-@contextmanager
-def _quiet_diffusers() -> Iterator[None]:
-    """Without the note that parallelism is experimental: the tests say whether it works with the versions allowed."""
-    from diffusers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-
-
-@contextmanager
-def _cpu_counts_as_a_device() -> Iterator[None]:
-    """diffusers numbers its device modulo the accelerators there are, which on a CPU is none."""
-    import torch
-
-    count = torch.accelerator.device_count
-    if count() == 0:
-        torch.accelerator.device_count = lambda: 1
-    try:
-        yield
-    finally:
-        torch.accelerator.device_count = count

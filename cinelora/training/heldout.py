@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from cinelora.config.numbers import HELDOUT_SIGMAS, heldout_loss_at, update_of_block
-from cinelora.config.schema import ValidationConfig
+from cinelora.config.schema import ValidationConfig, data_ranks
 from cinelora.latents.dataset import LatentDataset
 from cinelora.models.memory import as_they_are
 from cinelora.training.callbacks import AtStep, Ema, as_exported, mean_over_ranks
@@ -125,7 +125,7 @@ class HeldoutLoss(AtStep):
         since = time.perf_counter()
         training_ids, stage.sample_ids = stage.sample_ids, self.sample_ids
         with as_they_are():
-            for position in self.positions[trainer.global_rank :: trainer.world_size]:
+            for position in self.positions[stage.data_rank :: data_ranks(stage.config)]:
                 batch = stage.transfer_batch_to_device(default_collate([self.heldout[position]]), stage.device, 0)
                 for sigma in HELDOUT_SIGMAS:
                     yield stage.velocities(batch, stage.draw_at(batch, step=0, sigma=sigma))

@@ -11,7 +11,7 @@ from lightning import Trainer
 from torch import Tensor
 
 from cinelora.config.numbers import heldout_metrics, monitors
-from cinelora.config.schema import TrainConfig
+from cinelora.config.schema import TrainConfig, data_ranks
 from cinelora.errors import ConfigError
 from cinelora.files import Pixels
 from cinelora.latents.dataset import LatentDataset
@@ -36,7 +36,8 @@ class HeldoutClips(AtStep):
     def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
         """Decode what is real, and measure the base model unless a checkpoint says what came of that."""
         super().on_train_start(trainer, stage)
-        self.share = self.positions[trainer.global_rank :: trainer.world_size]
+        self.share = self.positions[stage.data_rank :: data_ranks(self.config)]
+        self.speaks = stage.global_rank % self.config.strategy.sequence == 0
         self.real = self.artist.pixels([self.heldout[position]["latents"][None] for position in self.share])
         manner = {**self.artist.manner, "clips": len(self.positions), "measures": heldout_metrics(self.config)}
         known = self.keeper.facts.get("heldout_clips", {})
@@ -85,7 +86,8 @@ class HeldoutClips(AtStep):
         for measure in suite.measures.values():
             if trainer.world_size > 1:
                 measure.to(device)  # its sums, which travel between ranks; networks stay out of a GPU that is at work
-        for position, clip, real in zip(self.share, clips, self.real, strict=True):
+        # of those who share a sequence, and so have drawn a clip together, one hands it in
+        for position, clip, real in zip(self.share, clips, self.real, strict=True) if self.speaks else ():
             entry = self.heldout.entries[position]
             suite.add_real(as_clip(real), entry.id)
             suite.add(as_clip(clip, real, entry.caption), entry.id)

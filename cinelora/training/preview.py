@@ -18,6 +18,7 @@ from cinelora.footage.decode import open_video
 from cinelora.footage.images import read_image
 from cinelora.latents.dataset import LatentDataset
 from cinelora.metrics.suite import measure
+from cinelora.models.sequence import alone
 from cinelora.runs import RunDirectory
 from cinelora.training.artist import Artist
 from cinelora.training.callbacks import AtStep, Ema, as_exported
@@ -55,9 +56,10 @@ class Preview(AtStep):
         numbers: dict[str, float] = {}
         if trainer.is_global_zero:
             self.run.previews.mkdir(exist_ok=True)
-            self.base = self.base or self.of_base(stage)
-            with as_exported(stage, self.ema):
-                numbers = self.show(self.draw(stage), step)
+            with alone(stage.transformer):
+                self.base = self.base or self.of_base(stage)
+                with as_exported(stage, self.ema):
+                    numbers = self.show(self.draw(stage), step)
         numbers = trainer.strategy.broadcast(numbers)
         if numbers:
             self.journal.log_metrics(numbers, step)

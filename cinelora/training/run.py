@@ -20,16 +20,17 @@ from typing import TYPE_CHECKING, Any
 from cinelora.card import Record, push, read_record, write_card
 from cinelora.config.check import effective_lr
 from cinelora.config.numbers import logged, monitors
-from cinelora.config.schema import TrainConfig
+from cinelora.config.schema import TrainConfig, data_ranks
 from cinelora.config.store import portable
 from cinelora.errors import AdapterError, ConfigError, TrainingError
 from cinelora.files import lock, write_json, write_whole
 from cinelora.hardware import gpu_at_hand, hardware, limit_gpu_memory, peak_memory_mib, quiet_libraries, say_of_others
 from cinelora.hub import is_at_hand, resolve
 from cinelora.launch import Rank, barrier, launch, meeting_point, process_group, rank_info
-from cinelora.models.footprint import Policy, Shape, leaner
-from cinelora.plan import choose_policy, step_of
+from cinelora.models.footprint import Policy, Shape, leaner, num_tokens
+from cinelora.plan import choose_policy
 from cinelora.runs import RunDirectory, adapter_paths, other_weights
+from cinelora.sampling.partition import partition, share_samples
 from cinelora.training.origins import origins, refuse_other_origins, refuse_other_samples
 from cinelora.verdict import effect_line, heldout_line, stopped_line
 
@@ -229,8 +230,8 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
         [training.shape(i) for i in range(len(training))],
         batch_size=config.stage.batch_size,
         accumulation=config.stage.accumulation,
-        rank=rank.global_rank,
-        world_size=rank.world_size,
+        rank=rank.global_rank // config.strategy.sequence,
+        world_size=data_ranks(config),
         seed=config.seed,
         first_step=first_step,
     )
@@ -293,7 +294,9 @@ def attention_work(config: TrainConfig) -> Work:
     """The attention of one sample of a training step."""
     from cinelora.models.attention import Work
 
-    return Work.of(config.model, config.stage.transformer, step_of(config).tokens, backward=True)
+    model, plan = config.model, share_samples(config)
+    tokens = num_tokens(config.stage.num_frames, model.height, model.width)
+    return Work.of(model, config.stage.transformer, tokens, backward=True, ring=plan.ring, ulysses=plan.ulysses)
 
 
 def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset, policy: Policy) -> Stage:
@@ -313,6 +316,7 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset,
     transformer = bundle.load_transformer(on_host=policy.swap)
     pretrains = config.stage.name == "pretrain"
     trained = WholeTransformer(transformer) if pretrains else hang_adapters(config, run, transformer)
+    partition(transformer, share_samples(config))
     line = choose(transformer, attention_work(config), model.attention)
     if line and rank_info().global_rank == 0:
         print(line)

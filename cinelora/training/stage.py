@@ -16,7 +16,7 @@ from diffusers import WanTransformer3DModel
 from lightning import LightningModule
 from torch import Tensor
 
-from cinelora.config.schema import OptimizerConfig, TrainConfig
+from cinelora.config.schema import OptimizerConfig, TrainConfig, data_ranks
 from cinelora.errors import TrainingError
 from cinelora.models.flow import NUM_TRAIN_TIMESTEPS, FlowMatching, keyed_generator
 from cinelora.models.trained import Trained
@@ -149,18 +149,25 @@ class Stage(LightningModule):
         """What the transformer is shown beside the noisy latents: here, the text alone."""
         return Condition(batch["text"])
 
+    @property
+    def data_rank(self) -> int:
+        """This rank's place among those with samples of their own; ranks that share a sequence have one together."""
+        return self.global_rank // self.config.strategy.sequence
+
     # -- chance --------------------------------------------------------------------------------------------------------
 
     def draw(self, batch: Batch, micro: int) -> Draw:
         """Noise, sigma and dropout of a batch, keyed by (seed, sample, step) and the sample's slot in the step.
 
         LoRA's dropout is drawn by the layers for the whole micro-batch, so it is keyed by (seed, step, its first slot) and
-        depends on how the step is cut.
+        depends on how the step is cut, and on which of the ranks that share a sequence this is.
         """
-        rank, size = self.global_rank, len(batch["index"])
-        first_slot = (micro * self.trainer.world_size + rank) * size
+        size, place = len(batch["index"]), self.global_rank % self.config.strategy.sequence
+        first_slot = (micro * data_ranks(self.config) + self.data_rank) * size
         if self.config.lora.dropout:
-            torch.manual_seed(keyed_generator(self.config.seed, "dropout", self.global_step, first_slot).initial_seed())
+            others = [place] if place else []
+            generator = keyed_generator(self.config.seed, "dropout", self.global_step, first_slot, *others)
+            torch.manual_seed(generator.initial_seed())
         return self.draw_at(batch, self.global_step, first_slot)
 
     def draw_at(self, batch: Batch, step: int, first_slot: int = 0, sigma: float | None = None) -> Draw:

@@ -41,6 +41,11 @@ def test_batch_and_rate_are_printed_with_their_reason() -> None:
     assert lines[0] == "batch 8 x 4 GPUs x 2 accumulation = 64"
     assert lines[1] == "lr 3e-05 x 5120 / 192 = 0.0008: the rate found at width 5120 holds at width 192"
     assert train("gpus=2", "nodes=3")[0] == "batch 4 x 2 GPUs x 3 nodes x 1 accumulation = 24"
+    assert train("gpus=2", "nodes=3", "strategy.sequence=6")[:2] == [
+        "batch 4 x 2 GPUs x 3 nodes / 6 a sequence x 1 accumulation = 4",
+        "strategy.sequence=6: 84 tokens / 6 = 14 a rank; 4 heads do not divide by 6: groups of 2 share heads, and keys go "
+        "round a ring of 3",
+    ]
     assert train("optimizer.lr_for_width=null")[1] == "lr 3e-05, as given"
 
 
@@ -145,6 +150,11 @@ TRAINING = [
     (["stage=motion", "adapter=prompts.txt"], "should end in .safetensors"),
     (["strategy=single", "gpus=2"], "strategy=single runs one rank, not 2"),
     (["strategy=single", "nodes=2"], "strategy=single runs one rank, not 2"),
+    (
+        ["strategy.sequence=3", "gpus=2", "nodes=2"],
+        r"strategy.sequence=3 does not divide 4 ranks \(gpus x nodes\): use one of 1, 2, 4, or another number of gpus",
+    ),
+    (["strategy.sequence=0"], "strategy.sequence=0: wants at least 1"),
     (["data.name=../up"], "wants one word"),
     (["model.num_heads=5"], "does not divide into 5 heads"),
     (["cache=prompts.txt"], "cache=prompts.txt is a file"),

@@ -331,6 +331,11 @@ def test_resume_changes_what_may_change(run: Path) -> None:
         ),
         (["stage.batch_size=3"], "3 x 1 ranks x 1 = 3", "add stage.batch_size=2 stage.accumulation=2"),
         (["gpus=3"], "4 x 3 ranks x 1 = 12", "take a number of ranks that divides 4"),
+        (
+            ["gpus=4", "strategy.sequence=2"],
+            "4 x 4 ranks / 2 a sequence x 1 = 8",
+            "add stage.batch_size=2 stage.accumulation=1",
+        ),
     ],
 )
 def test_resume_keeps_the_samples_of_a_step_and_says_how(

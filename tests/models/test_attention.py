@@ -248,12 +248,12 @@ def test_a_refused_backend_is_not_set(make_wan: Callable[..., WanTransformer3DMo
     assert transformer.blocks[0].attn1.processor._attention_backend is None
 
 
-def test_where_ranks_share_a_sequence_only_what_can_is_taken():
-    shared = Work.of(MODEL, "t2v", 64, split=True)
-    require(NATIVE, shared, CPU)
-    assert "without a GPU only native shares a sequence between ranks" in refusal("_native_flash", shared)
-    able = {name for name in ATTENTION_BACKENDS if name in _AttentionBackendRegistry._supports_context_parallel}
-    assert able == {"native", "_native_cudnn", "_native_flash", "flash"}
+def test_in_a_ring_only_backends_that_tell_their_weights_are_taken():
+    require(NATIVE, Work.of(MODEL, "t2v", 64, ring=2), CPU)
+    require("_native_math", Work.of(MODEL, "t2v", 64, ulysses=2), CPU)
+    assert "a ring merges what ranks see by the weights behind it, which only native" in refusal(
+        "_native_math", Work.of(MODEL, "t2v", 64, ring=2)
+    )
 
 
 def test_work_is_of_the_models_shape():

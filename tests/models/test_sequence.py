@@ -1,0 +1,186 @@
+"""A sequence shared by real ranks: outputs and gradients are those of one rank."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+import torch
+import torch.distributed as dist
+from diffusers import WanTransformer3DModel
+
+from cinelora.launch import launch, process_group, rank_info
+from cinelora.models.adapter_file import LoraSpec
+from cinelora.models.footprint import Policy
+from cinelora.models.lora import adapter_state, add_adapter, merge, trainable
+from cinelora.models.memory import arrange
+from cinelora.models.sequence import SENT, alone, share
+from cinelora.models.wan import Condition, ImageCondition, predict_velocity
+
+SMALL = {"num_attention_heads": 4, "attention_head_dim": 32, "text_dim": 32, "freq_dim": 32, "ffn_dim": 64}
+SMALL |= {"num_layers": 2}
+IMAGE = {"in_channels": 36, "image_dim": 32, "added_kv_proj_dim": 128}
+EVEN, UNEVEN, FEW = (3, 8, 16), (3, 10, 6), (1, 2, 4)
+"""Latent frames, height and width: of 96 tokens, of 45, and of 2, which is fewer than some ranks' number."""
+
+
+def transformer(kind: str) -> WanTransformer3DModel:
+    """A small Wan with an adapter that does something."""
+    torch.manual_seed(3)
+    model = WanTransformer3DModel(**SMALL, **(IMAGE if kind == "i2v" else {})).eval()
+    add_adapter(model, "style", LoraSpec(4, 8.0, targets="attention"), seed=0)
+    generator = torch.Generator().manual_seed(4)
+    for factor in adapter_state(model, "style").values():
+        factor.copy_(torch.randn(factor.shape, generator=generator) * 0.1)
+    return model
+
+
+def sample(kind: str, size: tuple[int, int, int], number: int = 0) -> tuple[torch.Tensor, torch.Tensor, Condition]:
+    generator = torch.Generator().manual_seed(5 + number)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    image = ImageCondition(draw(1, 16, *size), draw(1, 257, 32)) if kind == "i2v" else None
+    return draw(1, 16, *size), torch.tensor([700.0]), Condition(draw(1, 512, 32), image)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a rank found of a way to share: how far outputs and gradients are from one rank's, and the bytes it sent."""
+
+    outputs: dict[str, float]
+    gradients: dict[str, float]
+    sent: dict[str, int]
+    sent_in_training: dict[str, int]
+
+
+def examine(ring: int, ulysses: int) -> Found:
+    with process_group(rank_info()):
+        with torch.inference_mode():
+            outputs = differences(ring, ulysses)
+        return Found(outputs, gradient_differences(ring, ulysses), *bytes_sent(ring, ulysses))
+
+
+def differences(ring: int, ulysses: int) -> dict[str, float]:
+    """How far the shared transformer's outputs are from the whole one's, which each rank also computes."""
+    found = {}
+    for kind in ("t2v", "i2v"):
+        whole, shared = transformer(kind), transformer(kind)
+        share(shared, ring, ulysses)
+        for how in ("live", "merged"):
+            if how == "merged":
+                merge(whole, {"style": 1.0}, keep=False)
+                merge(shared, {"style": 1.0}, keep=False)
+            for size in (EVEN, UNEVEN, FEW):
+                given = sample(kind, size)
+                off = predict_velocity(shared, *given) - predict_velocity(whole, *given)
+                found[f"{kind} {how} {size}"] = float(off.abs().max())
+        with alone(shared):
+            assert torch.equal(predict_velocity(shared, *given), predict_velocity(whole, *given))
+    return found
+
+
+def gradients(
+    model: WanTransformer3DModel, kind: str, size: tuple[int, int, int], number: int
+) -> Iterator[torch.Tensor]:
+    """Of the mean square of the velocity of a sample, for every factor of the adapter."""
+    model.zero_grad()
+    predict_velocity(model, *sample(kind, size, number)).square().mean().backward()
+    for parameter in trainable(model, "style"):
+        assert parameter.grad is not None
+        yield parameter.grad.clone()
+
+
+def gradient_differences(ring: int, ulysses: int) -> dict[str, float]:
+    """How far the mean of all ranks' gradients is from one process', which sees all data ranks' samples, relatively."""
+    found, rank = {}, rank_info()
+    sequences = rank.world_size // (ring * ulysses)
+    for kind in ("t2v", "i2v"):
+        whole, shared = transformer(kind), transformer(kind)
+        share(shared, ring, ulysses)
+        arrange(shared.train(), Policy(recompute=1))
+        for size in (EVEN, UNEVEN, FEW):
+            ours = list(gradients(shared, kind, size, rank.global_rank // (ring * ulysses)))
+            for gradient in ours:
+                dist.all_reduce(gradient)
+            samples = [list(gradients(whole, kind, size, number)) for number in range(sequences)]
+            for one, *theirs in zip(ours, *samples, strict=True):
+                expected = torch.stack(theirs).mean(0)
+                off = float((one / rank.world_size - expected).norm() / expected.norm())
+                found[f"{kind} {size}"] = max(off, found.get(f"{kind} {size}", 0.0))
+    return found
+
+
+def bytes_sent(ring: int, ulysses: int) -> Iterator[dict[str, int]]:
+    """In a prediction, and in a step without recomputed blocks."""
+    model = transformer("t2v")
+    share(model, ring, ulysses)
+    for training in (False, True):
+        SENT.clear()
+        with torch.set_grad_enabled(training):
+            velocity = predict_velocity(model, *sample("t2v", UNEVEN))
+        if training:
+            velocity.sum().backward()
+        yield dict(SENT)
+
+
+ULYSSES, RING, BOTH = [(2, 1, 2), (4, 1, 4)], [(2, 2, 1), (3, 3, 1), (4, 4, 1)], [(4, 2, 2)]
+SEVERAL = [(4, 1, 2), (4, 2, 1)]
+"""Ranks, ring, ulysses; the last of two sequences at once."""
+
+
+@pytest.fixture(scope="module")
+def examined(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int, int], Found]:
+    """What ranks find, who are started once for each way to share."""
+
+    @cache
+    def found(ranks: int, ring: int, ulysses: int) -> Found:
+        log_dir = tmp_path_factory.mktemp("logs")
+        told: Found = launch(examine, ring, ulysses, ranks=ranks, log_dir=log_dir)
+        assert (log_dir / "rank-0.log").read_text() == "", "to share a sequence is no reason to warn"
+        return told
+
+    return found
+
+
+Examined = Callable[[int, int, int], Found]
+
+
+@pytest.mark.parametrize("ways", ULYSSES, ids=str)
+def test_ulysses_changes_no_bit(ways: tuple[int, int, int], examined: Examined):
+    outputs = examined(*ways).outputs
+    few = {name: off for name, off in outputs.items() if str(FEW) in name}
+    assert {off for name, off in outputs.items() if name not in few} == {0.0}, outputs
+    assert max(few.values()) <= 1e-6, "a matrix of one row is multiplied by another kernel"
+
+
+@pytest.mark.parametrize("ways", [*RING, *BOTH], ids=str)
+def test_a_ring_rounds_otherwise_and_no_more(ways: tuple[int, int, int], examined: Examined):
+    outputs = examined(*ways).outputs
+    assert max(outputs.values()) <= 1e-5, outputs
+
+
+@pytest.mark.parametrize("ways", [*ULYSSES, *RING, *BOTH, *SEVERAL], ids=str)
+def test_gradients_are_those_of_one_process(ways: tuple[int, int, int], examined: Examined):
+    gradients = examined(*ways).gradients
+    few = {name: off for name, off in gradients.items() if str(FEW) in name}
+    assert max(off for name, off in gradients.items() if name not in few) <= 1e-6, gradients
+    assert max(few.values()) <= 1e-5, gradients
+
+
+@pytest.mark.parametrize("ways", [*ULYSSES, *RING, *BOTH], ids=str)
+def test_bytes_sent_are_those_of_the_formulas(ways: tuple[int, int, int], examined: Examined):
+    """Of 45 tokens, 128 wide in float32.
+
+    In a block Ulysses sends queries, keys, values and outputs, the ring keys and values. Backwards heads go once more, keys
+    and values too, and their gradients all the way round.
+    """
+    (ranks, ring, ulysses), found = ways, examined(*ways)
+    unit = SMALL["num_layers"] * -(-45 // ranks) * 128 * 4
+    heads, hop = 4 * unit * (ulysses - 1) / ulysses, 2 * unit
+    gathered = -(-45 // ranks) * 64 * 4 * (ranks - 1)
+    drawing = {"heads": heads, "ring": (ring - 1) * hop, "gather": gathered}
+    training = {"heads": 2 * heads, "ring": (2 * (ring - 1) + ring * (ring > 1)) * hop, "gather": gathered}
+    assert {kind: found.sent.get(kind, 0) for kind in drawing} == drawing
+    assert {kind: found.sent_in_training.get(kind, 0) for kind in training} == training

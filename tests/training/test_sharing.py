@@ -1,0 +1,101 @@
+"""Ranks that share each sample's sequence end at the numbers of those that do not."""
+
+import csv
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cinelora.config.schema import MetricsConfig, OptimizerConfig, PreviewConfig, StrategyConfig, TrainConfig
+from cinelora.files import load_tensors, read_json
+from cinelora.launch import launch
+from cinelora.runs import RunDirectory
+from cinelora.training.checkpoints import load_checkpoint
+from cinelora.training.run import encode_rank, train_rank
+
+SUMMATION = 1e-6
+"""Ranks add gradients up in another order."""
+SMOOTH = OptimizerConfig(eps=1e-3)
+"""AdamW as it steps by the gradient: by its sign, it makes a whole step of the last digits of one near zero."""
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_on(ranks: int, sequence: int, config: TrainConfig, folder: Path) -> RunDirectory:
+    """A run on so many ranks, ``sequence`` of which share each sample."""
+    run = RunDirectory(folder)
+    config = replace(config, gpus=ranks, strategy=StrategyConfig(sequence=sequence))
+    encode_rank(config, run)
+    if ranks == 1:
+        train_rank(config, run)
+    else:
+        launch(train_rank, config, run, ranks=ranks, log_dir=run.logs)
+    return run
+
+
+def apart(one: RunDirectory, other: RunDirectory) -> float:
+    """How far two runs' weights, averages and moments are from each other at their ends."""
+    first, second = (load_checkpoint(run.checkpoints) for run in (one, other))
+    assert first.step == second.step
+    assert first.tensors.keys() == second.tensors.keys()
+    return max(float((first.tensors[k].double() - second.tensors[k].double()).abs().max()) for k in first.tensors)
+
+
+def numbers(run: RunDirectory) -> dict[str, object]:
+    summary = read_json(run.summary)
+    keys = ("loss", "adapter_effect", "heldout_loss", "heldout_change", "prediction_effect", "heldout_clips")
+    return {key: summary[key] for key in keys if key in summary}
+
+
+@pytest.mark.parametrize(("ranks", "sequence"), [(3, 3), (4, 4)])
+def test_one_sequence_on_all_ranks_is_that_of_one(ranks: int, sequence: int, style_config: TrainConfig, tmp_path: Path):
+    """Stills of 6 tokens: in a ring of three, as 4 heads do not divide by 3, and unevenly on four; with previews and EMA."""
+    config = replace(style_config, optimizer=SMOOTH, ema_decay=0.9)
+    config.preview = PreviewConfig(every_steps=4, sampler_steps=2)
+    one, shared = run_on(1, 1, config, tmp_path / "one"), run_on(ranks, sequence, config, tmp_path / "shared")
+    assert apart(one, shared) <= SUMMATION
+    assert numbers(shared) == pytest.approx(numbers(one), rel=1e-4)
+    previews = [sorted(path.name for path in run.previews.iterdir()) for run in (one, shared)]
+    assert previews[0] == previews[1]
+
+
+def test_clips_that_ranks_draw_together_count_once(motion_config: TrainConfig, tmp_path: Path):
+    """Windows with their first frame, which some samples lose; the held-out ones are drawn and measured."""
+    config = replace(motion_config, optimizer=SMOOTH, dropout=replace(motion_config.dropout, image=0.5))
+    config.stage = replace(config.stage, steps=4, accumulation=1)
+    config.data = replace(config.data, holdout=0.5, window_stride=2)
+    config.validation = replace(config.validation, clips=3)
+    config.preview = PreviewConfig(sampler_steps=2)
+    config.metrics = MetricsConfig(names=["motion", "tssim"])
+    one, shared = run_on(1, 1, config, tmp_path / "one"), run_on(2, 2, config, tmp_path / "shared")
+    assert apart(one, shared) <= SUMMATION
+    theirs = numbers(one).pop("heldout_clips")
+    assert numbers(shared).pop("heldout_clips") == pytest.approx(theirs, rel=1e-3)
+
+
+def test_a_real_run_that_shares_sequences_logs_the_losses_of_one_that_does_not(
+    footage: Path, cache: Path, tmp_path: Path
+):
+    settings = ["stage=motion", "data=folder", f"data.root={footage}", f"cache={cache}", "logger=csv"]
+    settings += ["logger.every_steps=1", "model.height=32", "model.width=48", "stage.num_frames=9", "stage.steps=4"]
+    settings += ["stage.batch_size=2", "stage.accumulation=2", "optimizer.eps=1e-3", "data.holdout=0.4"]
+    for name, shares in (("apart", ["gpus=2"]), ("shared", ["gpus=4", "strategy.sequence=2"])):
+        command = [sys.executable, str(ROOT / "train.py"), *settings, *shares, f"out={tmp_path / name}"]
+        printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    assert "batch 2 x 4 GPUs / 2 a sequence x 2 accumulation = 8" in printed
+    assert "strategy.sequence=2: 18 tokens / 2 = 9 a rank, 4 heads / 2 = 2 each (Ulysses)" in printed
+    one, shared = (RunDirectory(tmp_path / name) for name in ("apart", "shared"))
+    assert losses(shared) == pytest.approx(losses(one), rel=1e-5)
+    adapters = [load_tensors(run.adapter("motion"))[0] for run in (one, shared)]
+    assert adapters[0].keys() == adapters[1].keys()
+    assert max(float((adapters[0][k] - adapters[1][k]).abs().max()) for k in adapters[0]) <= SUMMATION
+
+
+def losses(run: RunDirectory) -> list[float]:
+    """Of every step, and of the held-out samples."""
+    with (run.logs / "csv" / "from-step-00000000" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    found = [float(row[name]) for name in ("train/loss", "heldout/loss") for row in rows if row.get(name)]
+    assert len(found) > 4
+    return found

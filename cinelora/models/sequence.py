@@ -38,7 +38,8 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 SENT: Counter[str] = Counter()
-"""Bytes that this process has sent to others since it began: ``heads`` (Ulysses), ``ring``, ``gather`` and ``guidance``."""
+"""Bytes that this process has sent to others since it began: ``heads`` (Ulysses), ``ring``, ``gather`` and ``guidance``, and
+the VAE's ``rows``, ``frames`` and ``pixels``."""
 
 
 # -- who shares with whom ----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import hashlib
 import html
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import ftfy
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
 from torch import Tensor
@@ -31,7 +32,7 @@ from cinelora.errors import CineloraError, ModelError
 from cinelora.files import sha256_json
 from cinelora.hardware import free_gpu_bytes
 from cinelora.hub import EMBEDDED, is_model_source
-from cinelora.models import whole_clip
+from cinelora.models import vae_rows, whole_clip
 from cinelora.models.checkpoints import (
     CHANNELS,
     WAN_FILES,
@@ -316,15 +317,18 @@ class WanBundle:
     # -- pixels and latents --------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode_video(self, video_BCTHW: Tensor) -> Tensor:
-        """Pixels in [-1, 1] to normalised latents (B, 16, T, H, W), float32: the posterior's mean, never a sample."""
+    def encode_video(self, video_BCTHW: Tensor, together: bool = False) -> Tensor:
+        """Pixels in [-1, 1] to normalised latents (B, 16, T, H, W), float32: the posterior's mean, never a sample.
+
+        ``together``: all ranks are here with the same pixels, and each encodes some rows of the picture (``_rows``).
+        """
         vae, video = self._part(Part.VAE), video_BCTHW.to(self.device, torch.float32)
-        if self._at_once(*video.shape[2:]):
-            with whole_clip.whole_clips(vae):
-                mean = whole_clip.encode(vae, video).mode()
-        else:
-            self._lay_tiles(*video.shape[2:])
-            mean = vae.encode(video).latent_dist.mode()
+        num_frames, height, width = video.shape[2:]
+        rows = self._rows(num_frames, height, width) if together else None
+        with self._laid_out(num_frames, height, width, rows) as at_once:
+            own = vae_rows.own_rows(video, in_pixels(rows), dist.get_rank()) if rows else video
+            mean = (whole_clip.encode(vae, own) if at_once else vae.encode(own).latent_dist).mode()
+            mean = vae_rows.everyones_rows(mean, rows) if rows else mean
         offset, scale = self._latent_statistics()
         latents: Tensor = (mean - offset) / scale
         return latents
@@ -332,29 +336,59 @@ class WanBundle:
     @torch.no_grad()
     def decode(self, latents_BCTHW: Tensor) -> Tensor:
         """Normalised latents to pixels (B, 3, T, H, W) in [0, 1], float32."""
-        offset, scale = self._latent_statistics()
+        return self._decoded(latents_BCTHW, None)
+
+    @torch.no_grad()
+    def decode_together(self, latents_BCTHW: Tensor) -> Tensor | None:
+        """``decode`` by all ranks, each some rows of the picture (``_rows``): the same pixels on rank 0, None on the others."""
+        rows = self._rows(*_size_in_pixels(latents_BCTHW))
+        if rows:
+            return vae_rows.on_first(self._decoded(latents_BCTHW, rows), in_pixels(rows))
+        return self.decode(latents_BCTHW) if vae_rows.rank_here() == 0 else None
+
+    def _decoded(self, latents_BCTHW: Tensor, rows: list[int] | None) -> Tensor:
+        """Pixels, where ``rows`` are given this rank's."""
+        vae, (offset, scale) = self._part(Part.VAE), self._latent_statistics()
         raw = latents_BCTHW.to(self.device, torch.float32) * scale + offset
-        vae, (frames, height, width) = self._part(Part.VAE), latents_BCTHW.shape[2:]
-        size = (TEMPORAL * (frames - 1) + 1, SPATIAL * height, SPATIAL * width)
-        if self._at_once(*size):
-            with whole_clip.whole_clips(vae):
-                pixels = whole_clip.decode(vae, raw)
-        else:
-            self._lay_tiles(*size)
-            pixels = vae.decode(raw, return_dict=False)[0]
+        with self._laid_out(*_size_in_pixels(latents_BCTHW), rows) as at_once:
+            own = vae_rows.own_rows(raw, rows, dist.get_rank()) if rows else raw
+            pixels = whole_clip.decode(vae, own) if at_once else vae.decode(own, return_dict=False)[0]
         return ((pixels + 1) / 2).clamp(0, 1)
+
+    def _rows(self, num_frames: int, height: int, width: int) -> list[int] | None:
+        """Rows of latents for each rank, where all work on one picture; None where a rank does for itself.
+
+        That is: where it is the only one, where ``tile`` asks for tiles, whose seams are then the same on any number of
+        ranks, where one has too little room for its share, and where there are fewer rows than ranks.
+        """
+        rows = vae_rows.shares(height // SPATIAL, vae_rows.ranks_here())
+        if len(rows) == 1 or min(rows) == 0 or self.tile:
+            return None
+        cramped = self.tile is None and self._too_large(num_frames, max(in_pixels(rows)), width)
+        return None if vae_rows.any_rank(cramped, self.device) else rows
+
+    @contextmanager
+    def _laid_out(self, num_frames: int, height: int, width: int, rows: list[int] | None) -> Iterator[bool]:
+        """The VAE ready for pictures of a size, by ``rows``, in tiles or neither; and whether it takes a clip as a whole."""
+        vae = self._part(Part.VAE)
+        height = max(in_pixels(rows)) if rows else height
+        tile = self._too_large(num_frames, height, width) if self.tile is None and not rows else self.tile
+        vae.enable_tiling() if tile else vae.disable_tiling()
+        at_once = self._at_once(num_frames, height, width)
+        with (
+            whole_clip.whole_clips(vae) if at_once else nullcontext(),
+            vae_rows.by_rows(vae, rows) if rows else nullcontext(),
+        ):
+            yield at_once
 
     def _at_once(self, num_frames: int, height: int, width: int) -> bool:
         """Whether a clip is so small, and the VAE so narrow, that it passes as a whole, which takes half the time."""
         widest = 4 * self._part(Part.VAE).config.base_dim * num_frames * height * width
         return num_frames > 1 and not self.tile and widest <= AT_ONCE_BYTES
 
-    def _lay_tiles(self, num_frames: int, height: int, width: int) -> None:
-        """Let the VAE work in tiles where ``tile`` asks for it, or, unless it says, where a GPU has too little room."""
-        vae, tile = self._part(Part.VAE), self.tile
-        if tile is None and self.device.type == "cuda":
-            tile = vae_bytes(num_frames, height, width) > free_gpu_bytes(self.device)
-        vae.enable_tiling() if tile else vae.disable_tiling()
+    def _too_large(self, num_frames: int, height: int, width: int) -> bool:
+        """Whether a GPU has too little room for a clip as a whole."""
+        return self.device.type == "cuda" and vae_bytes(num_frames, height, width) > free_gpu_bytes(self.device)
 
     def _latent_statistics(self) -> tuple[Tensor, Tensor]:
         config = self._part(Part.VAE).config
@@ -378,21 +412,21 @@ class WanBundle:
         return [f[:n] for f, n in zip(features, mask.sum(dim=1).tolist(), strict=True)]
 
     @torch.no_grad()
-    def encode_image(self, image_HWC: np.ndarray, num_frames: int) -> ImageCondition:
+    def encode_image(self, image_HWC: np.ndarray, num_frames: int, together: bool = False) -> ImageCondition:
         """What I2V is shown of a first frame (uint8, H and W multiples of 16): latents (16, T, h, w), tokens (257, D).
 
         The VAE sees the whole clip [frame, mid-grey ...] (zeros in [-1, 1]; zero latents would be something else). CLIP
         sees the frame squashed to 224x224 with torch's bicubic and no crop, as Wan's ``clip.py`` does; diffusers' own
         processor (PIL, or torchvision where it is installed) antialiases, so its features differ slightly.
         """
-        images = self.encode_images(pixels_to_range(image_HWC[None], self.device)[:, :, 0], num_frames)
+        images = self.encode_images(pixels_to_range(image_HWC[None], self.device)[:, :, 0], num_frames, together)
         return ImageCondition(images.latents[0], images.tokens[0])
 
     @torch.no_grad()
-    def encode_images(self, frames_BCHW: Tensor, num_frames: int) -> ImageCondition:
+    def encode_images(self, frames_BCHW: Tensor, num_frames: int, together: bool = False) -> ImageCondition:
         """``encode_image`` of a batch of first frames (B, 3, H, W) in [-1, 1]: latents (B, 16, T, h, w), tokens (B, 257, D)."""
         clips = F.pad(frames_BCHW[:, :, None], (0, 0, 0, 0, 0, num_frames - 1))
-        return ImageCondition(self.encode_video(clips), self._image_tokens(frames_BCHW))
+        return ImageCondition(self.encode_video(clips, together), self._image_tokens(frames_BCHW))
 
     def _image_tokens(self, frame_BCHW: Tensor) -> Tensor:
         encoder = self._part(Part.IMAGE_ENCODER)
@@ -402,6 +436,17 @@ class WanBundle:
         std = torch.tensor(CLIP_STD, device=self.device).view(1, 3, 1, 1)
         tokens: Tensor = encoder((squashed - mean) / std, output_hidden_states=True).hidden_states[-2]
         return tokens
+
+
+def _size_in_pixels(latents_BCTHW: Tensor) -> tuple[int, int, int]:
+    """Frames, height and width of the clip that latents are of."""
+    frames, height, width = latents_BCTHW.shape[2:]
+    return TEMPORAL * (frames - 1) + 1, SPATIAL * height, SPATIAL * width
+
+
+def in_pixels(rows: list[int]) -> list[int]:
+    """Rows of pixels that so many rows of latents each are of."""
+    return [SPATIAL * count for count in rows]
 
 
 def _on_this_machine(source: str, revision: str, part: Part, cache: Path) -> Path:

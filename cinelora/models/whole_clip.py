@@ -50,12 +50,12 @@ def decode(vae: AutoencoderKLWan, latents_BCTHW: Tensor) -> Tensor:
 def causal_conv(conv: WanCausalConv3d, x_BCTHW: Tensor) -> Tensor:
     """The convolution in 2D, the frames that a kernel sees stacked as channels: cuDNN is at its best there."""
     weight = conv.weight  # (out, in, kt, kh, kw)
-    kernel, (_, _, above, _, before, _) = weight.shape[2], conv._padding
+    kernel, (left, _, above, _, before, _) = weight.shape[2], conv._padding
     padded = F.pad(x_BCTHW, (0, 0, 0, 0, before, 0)) if before else x_BCTHW
     last = padded.shape[2] - kernel + 1
     seen = [padded[:, :, first : last + first : conv.stride[0]] for first in range(kernel)]
     stacked = torch.cat(seen, dim=1) if kernel > 1 else seen[0]
-    planes = F.conv2d(_frames(stacked), weight.transpose(1, 2).flatten(1, 2), conv.bias, padding=above)
+    planes = F.conv2d(_frames(stacked), weight.transpose(1, 2).flatten(1, 2), conv.bias, padding=(above, left))
     return _clips(planes, len(x_BCTHW))
 
 

@@ -1,0 +1,69 @@
+"""Encoded and decoded by rows on real ranks, a clip comes out as on one."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+
+from cinelora.launch import launch, process_group, rank_info
+from cinelora.models import wan
+from cinelora.models.vae_rows import own_rows, shares
+from cinelora.models.wan import Part, WanBundle
+
+WAN = {"base_dim": 8, "num_res_blocks": 2}
+"""Wan's own layout with a twelfth of its width, values at random."""
+
+
+def latents(frames: int, height: int) -> torch.Tensor:
+    return torch.randn(1, 16, frames, height, 5, generator=torch.Generator().manual_seed(frames))
+
+
+def wan_shaped(folder: Path) -> Path:
+    torch.manual_seed(0)
+    AutoencoderKLWan(**WAN).save_pretrained(folder / "vae")
+    return folder
+
+
+def furthest(source: str, cache: Path, at_once: bool, height: int) -> dict[str, float]:
+    """How far what is decoded and encoded together is from what rank 0 does alone, by latent frames."""
+    if not at_once:
+        wan.AT_ONCE_BYTES = 0
+    rank, found = rank_info(), {}
+    bundle = WanBundle(source, dtype="fp32", cache=cache)
+    with process_group(rank), bundle.loaded(Part.VAE):
+        for frames in (1, 2, 4):
+            together = bundle.decode_together(latents(frames, height))
+            alone = bundle.decode(latents(frames, height))
+            assert (together is None) == (rank.global_rank > 0)
+            if together is not None:
+                assert together.shape == alone.shape
+                assert alone.std() > 0.01
+                found[str(frames)] = float((together - alone).abs().max())
+            video = 2 * alone - 1
+            encoded = bundle.encode_video(video)
+            assert encoded.std() > 0.01
+            difference = (bundle.encode_video(video, together=True) - encoded).abs().max() / encoded.abs().max()
+            found[f"{frames} encoded"] = float(difference)
+    return found
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["chunks", "whole"])
+@pytest.mark.parametrize(("ranks", "height"), [(2, 6), (3, 7), (4, 6)])
+def test_pixels_and_latents_equal_those_of_one_rank(ranks: int, height: int, at_once: bool, tmp_path: Path):
+    source = str(wan_shaped(tmp_path))
+    found = launch(furthest, source, tmp_path, at_once, height, ranks=ranks, log_dir=tmp_path / "logs")
+    assert len(found) == 6
+    assert max(found.values()) < 2e-6, found
+
+
+def test_the_embedded_vae_and_a_picture_of_fewer_rows_than_ranks(cache: Path, tmp_path: Path):
+    for height in (5, 1):
+        found = launch(furthest, "embedded:tiny-t2v", cache, True, height, ranks=2, log_dir=tmp_path)
+        assert max(found.values()) < 2e-6, found
+
+
+def test_rows_are_shared_out_once_each():
+    assert (shares(90, 8), shares(90, 4), shares(3, 4)) == ([12, 12] + [11] * 6, [23, 23, 22, 22], [1, 1, 1, 0])
+    image = torch.arange(90.0).view(1, 1, 90, 1)
+    assert torch.equal(torch.cat([own_rows(image, shares(90, 8), rank) for rank in range(8)], dim=-2), image)

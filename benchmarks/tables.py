@@ -1,9 +1,9 @@
-"""The tables of full-size runs in README.md and docs/memory.md, and of studies in docs/study.md, from ``benchmarks/results``.
+"""The tables of full-size runs, of studies and of predictions in README.md and docs, from ``benchmarks/results``.
 
     python benchmarks/tables.py
 
-Enters: what ``train_step.py``, ``memory.py`` and ``denoise.py`` reported, and ``rows.json`` of studies under names of
-their own. Leaves: the text between ``<!-- name -->`` and
+Enters: what ``train_step.py``, ``memory.py``, ``denoise.py`` and ``many_gpus.py`` reported, and ``rows.json`` of studies
+under names of their own. Leaves: the text between ``<!-- name -->`` and
 ``<!-- /name -->`` in these pages. Where a file of results is missing, the text it would be in stays, and that is said.
 """
 
@@ -41,6 +41,8 @@ class Block:
     name: str
     sources: tuple[str, ...]
     table: Callable[[Results], list[str]]
+    measured: bool = True
+    """Whether its results come from a machine, and not from arithmetic."""
 
 
 # -- speed, in the README ----------------------------------------------------------------------------------------------
@@ -228,6 +230,36 @@ def number(value: float | None) -> str:
     return NOT_MEASURED if value is None else f"{value:.3g}"
 
 
+# -- many GPUs, in the docs --------------------------------------------------------------------------------------------
+
+
+def foretold_table(results: Results) -> list[str]:
+    """What is foretold of a clip on 1 to 64 GPUs of each kind."""
+    cards = results["many_gpus"]["ours"]
+    head = ["GPUs", "partition", "GB sent, a step and rank"]
+    head += [f"{name}: s a step, a clip, times one" for name in cards]
+    rows = []
+    for alike in zip(*cards.values(), strict=True):
+        first = alike[0]
+        cells = [f"{row['step_s']:.3g}, {row['clip_s']:.0f}, **{row['clip_times']:.2f}x**" for row in alike]
+        rows.append([str(first["gpus"]), first["partition"], f"{first['sent_gb']:.2f}", *cells])
+    return table(head, rows)
+
+
+def official_table(results: Results) -> list[str]:
+    """Official seconds beside those foretold."""
+    rows = [
+        [
+            f"{row['table']}, {row['gpus']} x {row['card']}",
+            f"{row['official_s']:.1f}",
+            f"{row['foretold_s']:.1f}",
+            "taken" if row["fitted"] else f"{row['off']:+.1%}".replace("%", " %"),
+        ]
+        for row in results["many_gpus"]["official"]
+    ]
+    return table(["", "official, s", "foretold, s", "off"], rows)
+
+
 # -- pages -------------------------------------------------------------------------------------------------------------
 
 BLOCKS = (
@@ -235,6 +267,8 @@ BLOCKS = (
     Block("docs/memory.md", "cases", ("memory",), memory_table),
     Block("docs/study.md", "study_scale_model", ("study_scale_model",), clips_table),
     Block("docs/study.md", "study_14b", ("study_14b",), steps_table),
+    Block("docs/many-gpus.md", "many_gpus", ("many_gpus",), foretold_table, measured=False),
+    Block("docs/many-gpus.md", "official", ("many_gpus",), official_table, measured=False),
 )
 
 
@@ -259,7 +293,8 @@ def measured_on(results: Results) -> str:
 
 def written(block: Block, results: Results) -> str:
     """The text between the markers of ``block``."""
-    return "\n".join(["", *block.table(results), "", measured_on(results), ""])
+    machine = [measured_on(results), ""] if block.measured else []
+    return "\n".join(["", *block.table(results), "", *machine])
 
 
 def rewritten(page: str, block: Block, text: str) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from cinelora.config.schema import InferConfig, ModelConfig, WeightsConfig
+from cinelora.config.schema import SHARING, InferConfig, ModelConfig, WeightsConfig
 from cinelora.errors import CineloraError
 from cinelora.files import (
     contact_sheet,
@@ -36,9 +36,8 @@ from cinelora.footage.samples import prompt_with_trigger
 from cinelora.hardware import gpu_at_hand, limit_gpu_memory, quiet_libraries, say_of_others
 from cinelora.hub import resolve
 from cinelora.launch import barrier, launch, process_group, rank_info
-from cinelora.plan import choose_drawing
+from cinelora.plan import choose_drawing, partition_of
 from cinelora.runs import adapter_paths, other_weights
-from cinelora.sampling.partition import plan_partition
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,6 +107,8 @@ def settings_of(config: InferConfig, take: Take) -> dict[str, Any]:
     for key in ("prompts", "out", "cache", "gpus", "nodes", "memory", "plan"):
         del settings[key]
     del settings["model"]["attention"]  # another exact backend draws the same clip
+    for key in SHARING:
+        del settings["sampler"][key]  # and so does another partition, to rounding
     return settings | {"prompt": take.prompt, "seed": take.seed}
 
 
@@ -185,11 +186,11 @@ class Clock:
 
 @dataclass(frozen=True)
 class Finished:
-    """A take whose latents are all there, and what is known of how they came to be."""
+    """A take whose latents and pixels (T, H, W, 3) are all there, and what is known of how they came to be."""
 
     take: Take
     shots: dict[str, Shot]
-    bundle: WanBundle
+    videos: dict[str, np.ndarray]
     adapters: dict[str, AdapterFile]
     sources: dict[str, str]
     seconds: dict[str, float]
@@ -197,7 +198,7 @@ class Finished:
 
 
 Write = Callable[[InferConfig, Finished], None]
-"""Decodes a take and writes its files; a function of a module, since it goes to the ranks."""
+"""Writes a take's files; a function of a module, since it goes to the ranks."""
 
 
 def draw_rank(
@@ -208,19 +209,16 @@ def draw_rank(
     variants: dict[str, WeightsConfig],
     write: Write,
 ) -> int:
-    """Make all takes on this rank's share of the sequence; rank 0 decodes and writes. Returns how many: a whole result."""
+    """Make all takes on this rank's share of sequence and picture; rank 0 writes them. Returns how many: a whole result."""
     from cinelora.models.adapter_file import read_adapter
     from cinelora.models.attention import require
-    from cinelora.models.wan import Part, WanBundle, num_tokens
+    from cinelora.models.wan import Part, WanBundle
     from cinelora.sampling.generate import Sampling
 
     quiet_libraries()
     rank, clock, model, cache = rank_info(), Clock(), config.model, Path(config.cache)
     adapters = {kind: read_adapter(path) for kind, path in adapter_files.items()}
-    frames = sorted({num_frames(config)} | ({1} if makes_keyframes(config) else set()))
-    tokens = [num_tokens(n, model.height, model.width) for n in frames]
-    split = config.sampler.guidance_mode == "split" and config.sampler.guidance != 1
-    sampling = Sampling(model, config.sampler, plan_partition(rank.world_size, model.num_heads, tokens, split), rank)
+    sampling = Sampling(model, config.sampler, partition_of(config)[0], rank)
     limit_gpu_memory(config.memory.limit_gib)
     bundles = {kind: WanBundle.from_config(model, kind, cache) for kind in kinds(config)}
     for bundle in bundles.values():
@@ -228,7 +226,7 @@ def draw_rank(
     if rank.global_rank == 0:
         warn_of_other_weights(model, adapters, bundles)
     first, last = bundles[kinds(config)[0]], bundles[kinds(config)[-1]]
-    require(model.attention, sampling.attention_work(last.kind, frames[-1]), last.device)
+    require(model.attention, sampling.attention_work(last.kind, num_frames(config)), last.device)
     with explained(config), process_group(rank) if rank.world_size > 1 else nullcontext():
         with clock.part("text"):
             shots = plan_shots(config, todo, adapters, sources, variants, first)
@@ -243,15 +241,16 @@ def draw_rank(
                     encode_keyframes(config, last, missing)
             with clock.part("denoise"):
                 make_clips(config, last, adapters, missing, sampling)
-        if rank.global_rank == 0:
-            with last.loaded(Part.VAE):
-                seconds = {part: total / len(todo) for part, total in clock.seconds.items()}
-                takes = zip(todo, shots, strict=True)
-                for take, drawn in tqdm(takes, "decoding", len(todo), unit="take", disable=len(todo) == 1):
-                    write(config, Finished(take, drawn, last, adapters, sources, dict(seconds), len(todo)))
+        parts = {part: total / len(todo) for part, total in clock.seconds.items()}
+        with last.loaded(Part.VAE):
+            off = rank.global_rank > 0 or len(todo) == 1
+            for take, drawn in tqdm(zip(todo, shots, strict=True), "decoding", len(todo), unit="take", disable=off):
+                videos, seconds = decoded(drawn, last)
+                if rank.global_rank == 0:
+                    write(config, Finished(take, drawn, videos, adapters, sources, parts | seconds, len(todo)))
                     for shot in drawn.values():
                         shot.draft.unlink(missing_ok=True)
-        barrier(rank)  # who leaves the group ends it for rank 0 as well, which may still be decoding
+        barrier(rank)  # who leaves the group ends it for rank 0 as well, which may still be writing
     return len(todo)
 
 
@@ -411,37 +410,47 @@ def encode_keyframes(config: InferConfig, bundle: WanBundle, shots: list[Shot]) 
     with bundle.loaded(Part.VAE, Part.IMAGE_ENCODER):
         for shot in shots:
             assert shot.keyframe is not None
-            image = bundle.encode_image(shot.keyframe, num_frames(config))
+            image = bundle.encode_image(shot.keyframe, num_frames(config), together=True)
             shot.image = ImageCondition(image.latents[None], image.tokens[None])
 
 
-def write_take(config: InferConfig, done: Finished) -> None:
-    """Decode a take and write its files, the summary last."""
-    from cinelora.hardware import hardware, peak_memory_mib
-    from cinelora.metrics.suite import measure
+def decoded(shots: dict[str, Shot], bundle: WanBundle) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """What all ranks decode together, and the seconds; pixels are on rank 0 alone."""
     from cinelora.models.wan import range_to_pixels
 
-    take, adapters, clock = done.take, done.adapters, Clock(done.seconds)
-    take.folder.mkdir(parents=True, exist_ok=True)
-    rows: list[tuple[str, np.ndarray]] = []
-    videos = {}
-    for name, shot in done.shots.items():
+    videos, clock = {}, Clock()
+    for name, shot in shots.items():
         assert shot.latents is not None
         with clock.part("decode"):
-            videos[name] = video = range_to_pixels(done.bundle.decode(shot.latents))
+            pixels = bundle.decode_together(shot.latents)
+            if pixels is not None:
+                videos[name] = range_to_pixels(pixels)
+    return videos, clock.seconds
+
+
+def write_take(config: InferConfig, done: Finished) -> None:
+    """Write a take's files, the summary last."""
+    from cinelora.hardware import hardware, peak_memory_mib
+    from cinelora.metrics.suite import measure
+
+    take, adapters = done.take, done.adapters
+    take.folder.mkdir(parents=True, exist_ok=True)
+    rows: list[tuple[str, np.ndarray]] = []
+    for name, shot in done.shots.items():
+        video = done.videos[name]
         prefix = "" if name == "adapted" else f"{name}-"
         write_mp4(take.folder / f"{prefix}clip.mp4", video, config.model.fps)
         write_png(take.folder / f"{prefix}keyframe.png", video[0] if shot.keyframe is None else shot.keyframe)
         rows.insert(0, ((name if adapters else "base") + caveat(config), video))
     write_png(take.folder / "contact.png", contact_sheet(rows, columns=CONTACT_FRAMES))
-    report = measure(config.metrics, videos["adapted"], take.prompt)
+    report = measure(config.metrics, done.videos["adapted"], take.prompt)
     for sentence in report.sentences:
         print(f"WARNING: {take.folder / 'clip.mp4'}: {sentence}")
     summary = {
         "settings": settings_of(config, take),
         "sources": done.sources,
         "adapters": {kind: adapter_facts(adapter) for kind, adapter in adapters.items()},
-        "seconds": {part: round(total, 3) for part, total in clock.seconds.items()},
+        "seconds": {part: round(total, 3) for part, total in done.seconds.items()},
         "takes_in_run": done.takes_in_run,
         "weights": config.model.weights,
         "metrics": report.numbers,

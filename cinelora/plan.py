@@ -13,6 +13,7 @@ from cinelora.errors import ConfigError
 from cinelora.models.footprint import (
     GIB,
     GPUS,
+    SPATIAL,
     Drawing,
     Gpu,
     Policy,
@@ -33,6 +34,9 @@ from cinelora.models.footprint import (
     usable_bytes,
     vae_bytes,
 )
+from cinelora.sampling.choice import choose_partition, in_words
+from cinelora.sampling.cost import Clip, Machine, clip_seconds, share, step_cost
+from cinelora.sampling.partition import Partition
 
 FULL_SIZE = 1e9
 """Parameters from which training on a CPU is refused: a step would take hours."""
@@ -115,13 +119,15 @@ def choose_drawing(
 
     Raises ``ConfigError`` where nothing fits, with what would.
     """
-    shape, tokens, guided = _drawn_shape(config, kind, num_frames)
+    clip, plan = clip_of(config, kind, num_frames), partition_of(config)[0]
+    shape, tokens, guided = clip.shape, share(clip.tokens, plan), clip.predictions(plan) == 2
     swap = None if config.memory.swap is None else share_of(shape.layers, config.memory.swap)
     if room_gib is None:
         as_asked = Drawing(guided, swap or 0, bool(config.model.compile_blocks))
         return as_asked, _drawing_in_words(as_asked, shape, guided)
     room = usable_bytes(min(room_gib, config.memory.limit_gib or room_gib))
-    seconds = clips * _clip_seconds(config, shape, tokens, guided, gpu_named(gpu or "") or GPUS[0])
+    machine = Machine(gpu_named(gpu or "") or GPUS[0], config.gpus)
+    seconds = clips * config.sampler.steps * step_cost(clip, plan, machine).seconds
     pays = config.gpus * config.nodes == 1 and (config.model.dtype == "fp8" or seconds * COMPILED_SAVES > COMPILING_S)
     compile = pays if config.model.compile_blocks is None else config.model.compile_blocks
     drawing = fastest_drawing(shape, tokens, guided, config.model.dtype, room, compile, swap)
@@ -145,16 +151,16 @@ def _drawing_refusal(
     return f"{least:.1f} GiB at the least, and {room / GIB:.1f} GiB can be used here: choose {' or '.join(ways)}"
 
 
-def _drawn_shape(config: InferConfig, kind: str, num_frames: int) -> tuple[Shape, int, bool]:
-    """The transformer, the tokens of one rank, and whether guidance makes two predictions of a step there."""
-    ranks, split = config.gpus * config.nodes, config.sampler.guidance_mode == "split"
-    tokens = num_tokens(num_frames, config.model.height, config.model.width) // (ranks // 2 if split else ranks)
-    return Shape.of(config.model, kind), tokens, config.sampler.guidance != 1 and not split
+def clip_of(config: InferConfig, kind: str, num_frames: int) -> Clip:
+    """What the ``t2v`` or ``i2v`` transformer draws."""
+    model, guided = config.model, config.sampler.guidance != 1
+    shape = Shape.of(model, kind)
+    return Clip(shape, model.num_heads, num_frames, model.height, model.width, guided, model.dtype)
 
 
-def _clip_seconds(config: InferConfig, shape: Shape, tokens: int, guided: bool, gpu: Gpu) -> float:
-    dtype = "fp8" if config.model.dtype == "fp8" else "bf16"
-    return config.sampler.steps * (2 if guided else 1) * drawing_seconds(shape, tokens, dtype, gpu)
+def partition_of(config: InferConfig) -> tuple[Partition, str]:
+    """How ranks share what ``config`` draws, chosen for the clip itself, and a line that says why; raises ``ConfigError``."""
+    return choose_partition(clip_of(config, *drawn(config)[-1]), config.sampler, config.gpus, config.nodes)
 
 
 def _drawing_in_words(drawing: Drawing, shape: Shape, guided: bool) -> str:
@@ -260,42 +266,83 @@ def drawing_lines(config: InferConfig, gpu: str | None, room_gib: float | None) 
         f"plan of a clip by {model.name}: {frames} frames of {model.height}x{model.width}, {sampler.steps} steps, "
         f"guidance {sampler.guidance:g}; one network is in memory at a time",
         f"VAE: {vae_bytes(frames, model.height, model.width) / GIB:.1f} GiB for the clip as a whole; where a GPU has less, in "
-        f"tiles, {tiled_vae_bytes(model.height, model.width) / GIB:.1f} GiB and twice the time",
+        f"tiles, {tiled_vae_bytes(model.height, model.width) / GIB:.1f} GiB and twice the time{_by_rows(config, frames)}",
     ]
     for kind, count in drawn(config):
         lines += _transformer_lines(config, kind, count, known, gpu, room_gib)
-    return lines
+    return [*lines, *sharing_lines(config, gpu)]
+
+
+def _by_rows(config: InferConfig, frames: int) -> str:
+    """What ranks take of the VAE that decode some rows each."""
+    ranks, rows = config.gpus * config.nodes, config.model.height // SPATIAL
+    if not 1 < ranks <= rows:
+        return ""
+    share = SPATIAL * -(-rows // ranks)
+    return f"; by rows on {ranks} ranks {vae_bytes(frames, share, config.model.width) / GIB:.1f} GiB each"
 
 
 def _transformer_lines(
     config: InferConfig, kind: str, frames: int, known: Gpu, gpu: str | None, room_gib: float | None
 ) -> list[str]:
-    shape, tokens, guided = _drawn_shape(config, kind, frames)
+    clip, plan = clip_of(config, kind, frames), partition_of(config)[0]
+    tokens, guided = share(clip.tokens, plan), clip.predictions(plan) == 2
     what = "keyframe" if (kind, frames) == ("t2v", 1) else "clip"
-    lines = [f"{what}: {kind}, {shape.parameters / 1e6:,.1f} million parameters, {tokens:,} tokens a rank"]
+    lines = [f"{what}: {kind}, {clip.shape.parameters / 1e6:,.1f} million parameters, {tokens:,} tokens a rank"]
     try:
         here = choose_drawing(config, kind, frames, 1, gpu, room_gib)[1]
     except ConfigError as error:
         here = str(error)
-    lines.append(_no_gpu(shape) if room_gib is None else f"here, {gpu}, {room_gib:.0f} GiB: {here}")
+    lines.append(_no_gpu(clip.shape) if room_gib is None else f"here, {gpu}, {room_gib:.0f} GiB: {here}")
     lines.append(
         f"{'GiB':>4}  {'dtype':5}  {'peak':>5}  {'s/step':>6}  {'min':>6}  how (seconds as on {_where(gpu)}, from its rates)"
     )
     for card in CARDS:
         rows = [
-            _drawing_row(config, shape, tokens, guided, known, card, dtype, drawing)
+            _drawing_row(config, replace(clip, dtype=dtype), plan, known, card, drawing)
             for dtype in ("bf16", "fp8")
-            if (drawing := fastest_drawing(shape, tokens, guided, dtype, usable_bytes(card), True, None))
+            if (drawing := fastest_drawing(clip.shape, tokens, guided, dtype, usable_bytes(card), True, None))
         ]
         lines += rows or [f"{card:>4}  nothing fits: fewer frames or a smaller size"]
     return lines
 
 
-def _drawing_row(
-    config: InferConfig, shape: Shape, tokens: int, guided: bool, gpu: Gpu, card: int, dtype: str, drawing: Drawing
-) -> str:
-    peak = sum(drawing_bytes(shape, tokens, dtype, drawing).values()) / GIB
-    seconds = (2 if guided else 1) * drawing_seconds(shape, tokens, dtype, gpu)
+def _drawing_row(config: InferConfig, clip: Clip, plan: Partition, gpu: Gpu, card: int, drawing: Drawing) -> str:
+    peak = sum(drawing_bytes(clip.shape, share(clip.tokens, plan), clip.dtype, drawing).values()) / GIB
+    seconds = step_cost(clip, plan, Machine(gpu, config.gpus)).seconds
     minutes = seconds * config.sampler.steps / 60
-    how = _drawing_in_words(drawing, shape, guided)
-    return f"{card:>4}  {dtype:5}  {peak:>5.1f}  {seconds:>6.2f}  {minutes:>6.1f}  {how}"
+    how = _drawing_in_words(drawing, clip.shape, clip.predictions(plan) == 2)
+    return f"{card:>4}  {clip.dtype:5}  {peak:>5.1f}  {seconds:>6.2f}  {minutes:>6.1f}  {how}"
+
+
+# -- many GPUs ---------------------------------------------------------------------------------------------------------
+
+COUNTS, PER_NODE = (1, 2, 4, 8, 16, 32, 64), 8
+ALONE = Partition(1, 1, 1)
+
+
+def sharing_lines(config: InferConfig, gpu: str | None) -> list[str]:
+    """What is foretold of the partition that is chosen, and of others on 1 to 64 GPUs like the one at hand."""
+    known, clip = gpu_named(gpu or "") or GPUS[0], clip_of(config, *drawn(config)[-1])
+    ranks, machine, chosen = config.gpus * config.nodes, Machine(known), partition_of(config)[0]
+    lines = [
+        f"predicted, not measured, on {known.name}s with {machine.link.name}, nodes of {PER_NODE} with {machine.network.name}; "
+        "a clip is from prompt to pixels, its keyframe aside",
+        f"{'GPUs':>4}  {'s/step':>7}  {'times':>5}  {'s/clip':>7}  {'times':>5}  {'GB sent':>7}  "
+        "partition (times one GPU's; GB a step and rank)",
+    ]
+    free = replace(config.sampler, guidance_mode="auto", ulysses=None, ring=None)
+    for count in sorted({*COUNTS, ranks}):
+        per_node = config.gpus if count == ranks else min(count, PER_NODE)
+        plan = chosen if count == ranks else choose_partition(clip, free, per_node, -(-count // per_node))[0]
+        lines.append(_sharing_row(clip, config.sampler.steps, plan, Machine(known, per_node)))
+    return lines
+
+
+def _sharing_row(clip: Clip, steps: int, plan: Partition, machine: Machine) -> str:
+    cost, seconds = step_cost(clip, plan, machine), clip_seconds(clip, steps, plan, machine)
+    faster = step_cost(clip, ALONE, machine).seconds / cost.seconds, clip_seconds(clip, steps, ALONE, machine) / seconds
+    return (
+        f"{plan.ranks:>4}  {cost.seconds:>7.3f}  {faster[0]:>5.2f}  {seconds:>7.1f}  {faster[1]:>5.2f}  "
+        f"{sum(cost.sent.values()) / 1e9:>7.3f}  {in_words(plan, clip.heads)}"
+    )

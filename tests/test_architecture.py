@@ -58,6 +58,8 @@ WITHOUT_TORCH = (
     "cinelora.models.footprint",
     "cinelora.plan",
     "cinelora.report",
+    "cinelora.sampling.choice",
+    "cinelora.sampling.cost",
     "cinelora.sampling.partition",
     "cinelora.study",
     "cinelora.studies.settings",

@@ -5,6 +5,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -102,15 +103,26 @@ def test_a_scene_leaves_clip_keyframe_contact_sheet_and_summary(config: InferCon
 
 
 @pytest.mark.parametrize(
-    ("gpus", "mode", "guidance"), [(2, "batch", 3.0), (4, "split", 3.0), (2, "batch", 1.0)], ids=str
+    ("gpus", "settings"),
+    [
+        (2, {"guidance_mode": "batch"}),
+        (4, {"guidance_mode": "split", "ulysses": 2}),
+        (4, {"guidance_mode": "batch", "ring": 2}),
+        (3, {"guidance": 1.0}),
+    ],
+    ids=str,
 )
-def test_ranks_make_the_clip_that_one_makes(config: InferConfig, gpus: int, mode: str, guidance: float, tmp_path: Path):
-    """At 32x64 pixels and 9 frames every sequence splits evenly over up to 4 ranks."""
-    config.model = replace(config.model, width=64)
-    config.sampler = replace(config.sampler, guidance=guidance)
+def test_ranks_make_the_clip_that_one_makes(
+    config: InferConfig, gpus: int, settings: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    """At 32x48 pixels a keyframe is 6 tokens, a clip of 9 frames 18, and latents have 4 rows: not all divide."""
+    config.sampler = replace(config.sampler, guidance=settings.get("guidance", 3.0))
     infer(config, tmp_path / "one")
-    infer(replace(config, gpus=gpus, sampler=replace(config.sampler, guidance_mode=mode)), tmp_path / "many")
+    many = replace(config, gpus=gpus, sampler=replace(config.sampler, **settings))
+    infer(many, tmp_path / "many")
     assert np.abs(sheet(tmp_path / "one") - sheet(tmp_path / "many")).mean() < ROUNDING
+    assert infer(many, tmp_path / "one") == 0
+    assert "every clip is already in" in capfd.readouterr().out, "another partition draws the same clip"
 
 
 def test_weights_on_the_host_make_the_same_clip(config: InferConfig, tmp_path: Path):

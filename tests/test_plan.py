@@ -251,6 +251,26 @@ def test_the_plan_of_a_clip_names_both_transformers_and_leaves_nothing(tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_plan_of_many_gpus_is_called_a_prediction_and_needs_neither_gpu_nor_weights(tmp_path, monkeypatch, capsys):
+    from cinelora.config.command import main
+
+    monkeypatch.chdir(tmp_path)
+    argv = ["prompt=x", "model=wan21_14b_720p", "model.weights=random", "gpus=8", "plan=true"]
+    assert main("infer", argv, lambda *_: 1) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(
+        line.startswith("8 ranks: 2 halves of guidance x ulysses 4 (10 of 40 heads each): foretold") for line in lines
+    )
+    assert any("18,900 tokens a rank" in line for line in lines)
+    assert any("by rows on 8 ranks 3.3 GiB each" in line for line in lines)
+    told = next(i for i, line in enumerate(lines) if line.startswith("predicted, not measured, on H200s with NVLink 4"))
+    rows = [line.split() for line in lines[told + 2 :]]
+    assert [int(row[0]) for row in rows] == [1, 2, 4, 8, 16, 32, 64]
+    assert float(rows[3][4]) > 6.97, "times one GPU's clip, against the official table's"
+    assert [float(row[5]) for row in rows[:2]] == [0.0, 0.019], "GB a step and rank"
+    assert list(tmp_path.iterdir()) == []
+
+
 def config_for(*words: str) -> TrainConfig:
     return compose_train([*FULL, *words])
 

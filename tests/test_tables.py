@@ -120,9 +120,7 @@ def test_studies_are_told_against_their_baseline(root: Path):
     page = (root / "docs" / "study.md").read_text()
     assert "| taylorseer 4 | 2.00 (2.00 to 2.00) | 0.50 | 1 | 50 % | 0.9 |" in page
     assert "| x86_64 | 5 frames of 16x16 | taylorseer 4 | 0.500 | 0.500 | 0.5 | 0.01 | 50 % | 2 |" in page
-    assert "| x86_64 | 5 frames of 16x16 | live, compiled | 0.825 | 1.100 |" in page, (
-        "against the compiled baseline"
-    )
+    assert "| x86_64 | 5 frames of 16x16 | live, compiled | 0.825 | 1.100 |" in page, "against the compiled baseline"
     assert "| rank 2 | 4.00 (4.00 to 4.00) | 0.80 |" in page, "of what draws the baseline's clip in the same sitting"
     assert "| alone | 4.00 (4.00 to 4.00) | - |" in page, "nothing of its sitting can be compared with"
     assert "| H100 | 5 frames of 16x16 | fp8 | 1.500 | 0.750 |" in page, "against the baseline of its own device"

@@ -17,23 +17,26 @@ from cinelora.config.keys import is_plain_name, models_with_i2v, settings, train
 from cinelora.config.numbers import better, logged, monitors, update_of_block
 from cinelora.config.schema import (
     CACHE_THRESHOLDS,
+    PARTITIONS,
+    SHARING,
     DataConfig,
     EvaluateConfig,
     InferConfig,
     MetricsConfig,
     ModelConfig,
-    SamplerConfig,
     StoppingConfig,
     StudyConfig,
     TrainConfig,
     drawn_by,
     effective_lr,
     samples_per_step,
+    shared_by,
 )
 from cinelora.config.store import load_config
 from cinelora.errors import ConfigError, ModelError
 from cinelora.hub import EMBEDDED, check_target, is_model_source, is_run, resolve
 from cinelora.models.checkpoints import Part, source_of, survey
+from cinelora.plan import partition_of
 from cinelora.runs import RunDirectory, adapter_paths, trained_on
 
 __all__ = ["check_evaluate", "check_infer", "check_study", "check_train", "effective_lr"]
@@ -59,7 +62,8 @@ _AT_LEAST_ONE = {
     ),
     *("preview.seeds", "stopping.patience", "seeds", "clips"),
     *("validation.samples", "preview.sampler_steps", "logger.every_steps", "sampler.steps", "num_frames"),
-    *("gpus", "nodes", "strategy.sequence", "ranks", "steps", "repetitions", "latency_steps"),
+    *("gpus", "nodes", "sampler.ulysses", "sampler.ring", "strategy.sequence"),
+    *("ranks", "steps", "repetitions", "latency_steps"),
 }
 _ABOVE_ZERO = {
     "memory.limit_gib",
@@ -656,10 +660,11 @@ def _check_axes(config: StudyConfig) -> None:
     ranks = config.gpus * config.nodes
     if ranks == 1 and set(config.partitions) - {"alone"}:
         raise ConfigError(f"partitions={config.partitions}: one rank shares a clip with nobody; add gpus=2 or more")
-    if "halves" in config.partitions:
-        _check_guidance_split(config.sampler, ranks)
-    if config.sampler.guidance_mode != "batch":
-        raise ConfigError("sampler.guidance_mode=split: in a study it is partitions=[halves]")
+    given = [f"sampler.{name}" for name in SHARING if getattr(config.sampler, name) not in (None, "auto")]
+    if given:
+        raise ConfigError(f"{given[0]} has no effect in a study: choose partitions={list(PARTITIONS)}")
+    for way in config.partitions:
+        partition_of(shared_by(config, way))
 
 
 def _check_transformers(config: InferConfig) -> None:
@@ -690,7 +695,7 @@ def _drawing_lines(config: InferConfig, parts: dict[str, list[Part]] | None = No
 
 def _check_cache(config: InferConfig) -> None:
     """Refuse a cache that would do nothing, or what it cannot do."""
-    sampler, ranks = config.sampler, config.gpus * config.nodes
+    sampler = config.sampler
     threshold, name = sampler.cache_threshold, sampler.cache
     if threshold is not None and name not in CACHE_THRESHOLDS:
         raise ConfigError(
@@ -710,11 +715,6 @@ def _check_cache(config: InferConfig) -> None:
         )
     if not all(math.isfinite(ratio) and ratio > 0 for ratio in sampler.cache_ratios):
         raise ConfigError("sampler.cache_ratios: wants numbers above 0, as sampler.cache=calibrate says them")
-    if name not in ("none", "taylorseer") and ranks > (2 if sampler.guidance_mode == "split" else 1):
-        raise ConfigError(
-            f"sampler.cache={name} looks at a whole sequence, and {ranks} ranks have parts of it: choose "
-            "sampler.cache=taylorseer, or gpus=2 with sampler.guidance_mode=split"
-        )
 
 
 def _num_frames(config: InferConfig) -> int:
@@ -734,32 +734,6 @@ def _tokens(model: ModelConfig, num_frames: int) -> int:
 
 
 def _partition_lines(config: InferConfig) -> list[str]:
-    """Refuse a number of ranks the sequences cannot be split over; how they are, otherwise."""
-    ranks = config.gpus * config.nodes
-    split = config.sampler.guidance_mode == "split"
-    if split:
-        _check_guidance_split(config.sampler, ranks)
-    if ranks == 1:
-        return []
-    from cinelora.sampling.partition import plan_partition
-
-    frames = _num_frames(config)
-    keyframe = config.mode == "scene" and config.image is None
-    tokens = [_tokens(config.model, count) for count in ([1, frames] if keyframe else [frames])]
-    plan = plan_partition(ranks, config.model.num_heads, tokens, split)
-    groups = " in 2 groups, with and without the prompt" if plan.groups == 2 else ""
-    heads = config.model.num_heads
-    return [f"{ranks} ranks{groups}: {heads} heads / {plan.ulysses} = {heads // plan.ulysses} each"]
-
-
-def _check_guidance_split(sampler: SamplerConfig, ranks: int) -> None:
-    if ranks % 2:
-        raise ConfigError(
-            f"sampler.guidance_mode=split needs an even number of ranks, not {ranks}: gpus=2, or "
-            "sampler.guidance_mode=batch"
-        )
-    if sampler.guidance <= 1:
-        raise ConfigError(
-            f"sampler.guidance_mode=split with sampler.guidance={sampler.guidance:g}: there is no pair to split; "
-            "use sampler.guidance_mode=batch"
-        )
+    """How ranks share a clip, and why; refuses what cannot be."""
+    _, line = partition_of(config)
+    return [line] if config.gpus * config.nodes > 1 else []

@@ -22,7 +22,7 @@ from cinelora.config import keys
 from cinelora.config.check import check_evaluate, check_infer, check_study, check_train
 from cinelora.config.compose import compose, members, sweep
 from cinelora.config.keys import Command, Config, Script
-from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig, drawn_by
+from cinelora.config.schema import SHARING, EvaluateConfig, InferConfig, StudyConfig, TrainConfig, drawn_by
 from cinelora.config.store import MODELS, PATHS, load, save_config, to_yaml
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.files import lock, point_to, sha256_json
@@ -236,7 +236,9 @@ def _same_request(config: InferConfig | EvaluateConfig | StudyConfig, out: Path)
 def clip_hash(config: InferConfig | EvaluateConfig | StudyConfig) -> str:
     """A hash of everything that decides how the clips look."""
     aside = (*_ELSEWHERE, *{EvaluateConfig: _LOOKED_AT, StudyConfig: _MEASURED}.get(type(config), ()))
-    return sha256_json({key: value for key, value in dataclasses.asdict(config).items() if key not in aside})
+    facts = {key: value for key, value in dataclasses.asdict(config).items() if key not in aside}
+    sampler = {key: value for key, value in facts["sampler"].items() if key not in SHARING}
+    return sha256_json(facts | {"sampler": sampler})
 
 
 def _resumed_dir(run: Path, out: Path | None) -> Path:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import yaml
 
 import cinelora
-from cinelora.config.schema import FREE_TEXT_KEYS, EvaluateConfig, InferConfig, StudyConfig, TrainConfig
+from cinelora.config.schema import FREE_TEXT_KEYS, SHARING, EvaluateConfig, InferConfig, StudyConfig, TrainConfig
 from cinelora.errors import ConfigError
 
 Script = Literal["train", "infer", "evaluate", "study"]
@@ -47,7 +47,7 @@ LAUNCHER = "hydra/launcher"
 _CHOSEN_BY_GROUP = frozenset({"stage.name", "strategy.name", "memory.name", "sampler.name", "logger.name"})
 _NOT_IN_TRAINING = {
     "sampler.steps": "a preview takes preview.sampler_steps",
-    "sampler.guidance_mode": "a preview is made by one rank",
+    **dict.fromkeys((f"sampler.{name}" for name in SHARING), "a preview is made by one rank"),
     **dict.fromkeys(("sampler.cache", "sampler.cache_threshold", "sampler.cache_ratios"), "a preview is drawn in full"),
 }
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}

@@ -6,7 +6,7 @@ Values live in ``conf/``; a default stands here only where no file in ``conf/`` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 FREE_TEXT_KEYS = frozenset(
@@ -292,8 +292,12 @@ class SamplerConfig:
     steps: int = setting("denoising steps", 40)
     guidance: float = setting("classifier-free guidance scale; 1 = unguided", 5.0)
     guidance_mode: str = setting(
-        "how the guided pair runs: one batch, or two groups of ranks", "batch", ("batch", "split")
+        "the guided pair: on the same ranks, or one half each on two groups of them; auto = as is foretold to be faster",
+        "auto",
+        ("auto", "batch", "split"),
     )
+    ulysses: int | None = setting("ranks that share a sequence by attention heads; null = as is foretold to be fastest")
+    ring: int | None = setting("groups of such ranks that share it by passing keys and values round; null = likewise")
     shift: float | None = setting("sigma shift; null = the model's own")
     cache: str = setting(
         "what a clip's steps take up from those before; calibrate = nothing, and says the ratios for magcache",
@@ -306,6 +310,12 @@ class SamplerConfig:
     cache_ratios: list[float] = field(
         default_factory=list, metadata={"help": "magcache: the model's ratios, as sampler.cache=calibrate says them"}
     )
+
+
+SHARING = ("guidance_mode", "ulysses", "ring")
+"""Settings of the sampler by which several ranks draw the clip that one draws."""
+PARTITIONS = ("alone", "sequence", "ring", "halves")
+"""How a study's ranks share a clip: not at all, its sequence, that in a ring, or first the halves of guidance."""
 
 
 @dataclass
@@ -495,8 +505,8 @@ class StudyConfig:
     partitions: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "how gpus share a clip: not at all, its sequence, or the halves of guidance and then its sequence",
-            "choices": ("alone", "sequence", "halves"),
+            "help": "how gpus share a clip: not at all, its sequence, that in a ring, or first the halves of guidance",
+            "choices": PARTITIONS,
         },
     )
     grid: bool = setting("every combination of the lists, instead of one change of the baseline at a time", False)
@@ -529,6 +539,16 @@ def drawn_by(config: EvaluateConfig | StudyConfig) -> InferConfig:
         nodes=config.nodes,
         cache=config.cache,
     )
+
+
+def shared_by(config: StudyConfig, partition: str) -> InferConfig:
+    """``drawn_by`` on ranks that share a clip by one of ``PARTITIONS``."""
+    drawing = drawn_by(config)
+    if partition == "alone":
+        return replace(drawing, gpus=1, nodes=1)
+    halves, ring = partition == "halves", config.gpus * config.nodes if partition == "ring" else None
+    sampler = replace(config.sampler, guidance_mode="split" if halves else "batch", ring=ring)
+    return replace(drawing, sampler=sampler)
 
 
 def effective_lr(config: TrainConfig) -> float:

@@ -129,9 +129,7 @@ def draw_missing(config: EvaluateConfig, plan: Plan, run_dir: Path) -> None:
 
 
 def write_clips(config: InferConfig, done: Finished) -> None:
-    """Decode a take's variants into mp4 and first frame each, the summary last; latents that are not finite give no clip."""
-    from cinelora.models.wan import range_to_pixels
-
+    """Write a take's variants as mp4 and first frame each, the summary last; latents that are not finite give no clip."""
     folder, trouble = done.take.folder, {}
     folder.mkdir(parents=True, exist_ok=True)
     for name, shot in done.shots.items():
@@ -139,7 +137,7 @@ def write_clips(config: InferConfig, done: Finished) -> None:
         if not shot.latents.isfinite().all():
             trouble[name] = "its latents are not finite"
             continue
-        video = range_to_pixels(done.bundle.decode(shot.latents))
+        video = done.videos[name]
         write_png(folder / f"{name}.png", video[0] if shot.keyframe is None else shot.keyframe)
         write_mp4(folder / f"{name}.mp4", video, config.model.fps)
     summary = {

@@ -331,10 +331,18 @@ def step_seconds(shape: Shape, step: Step, dtype: str, policy: Policy, gpu: Gpu)
     return step.samples * (forward * (shape.layers + policy.recompute) + backward * shape.layers)
 
 
-def drawing_seconds(shape: Shape, tokens: int, dtype: str, gpu: Gpu) -> float:
-    """Seconds of one prediction without gradients, likewise; guidance makes two of them a step."""
-    linear, attention = _products(shape, tokens, dtype, gpu, tokens)
-    return shape.layers * (linear + attention / (ATTENTION * gpu.bf16))
+def drawing_seconds(shape: Shape, tokens: int, dtype: str, gpu: Gpu, own: int | None = None) -> float:
+    """Seconds of one prediction without gradients, likewise; guidance makes two of them a step.
+
+    Of a rank that computes ``own`` of the tokens, or as many heads' worth of attention, where ranks share a sequence.
+    """
+    return shape.layers * sum(block_seconds(shape, tokens, dtype, gpu, own))
+
+
+def block_seconds(shape: Shape, tokens: int, dtype: str, gpu: Gpu, own: int | None = None) -> tuple[float, float]:
+    """One block's part of ``drawing_seconds``: linear layers with all that is not attention, and attention."""
+    linear, attention = _products(shape, tokens, dtype, gpu, tokens if own is None else own)
+    return linear, attention / (ATTENTION * gpu.bf16)
 
 
 def _products(shape: Shape, tokens: int, dtype: str, gpu: Gpu, own: int) -> tuple[float, float]:

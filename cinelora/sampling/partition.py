@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cinelora.config.schema import TrainConfig, data_ranks
-from cinelora.errors import ConfigError
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
@@ -40,27 +39,6 @@ class Partition:
     def ranks(self) -> int:
         """Ranks in all."""
         return self.groups * self.sequence
-
-
-def plan_partition(ranks: int, num_heads: int, tokens: list[int], guidance_split: bool) -> Partition:
-    """How ``ranks`` share sequences of these ``tokens``.
-
-    Ulysses gives each rank whole heads and an even share of the tokens (Jacobs et al. 2023, DeepSpeed-Ulysses).
-    Raises ``ConfigError`` naming the numbers of ranks that work.
-    """
-    groups = 2 if guidance_split else 1
-    degrees = [n for n in range(1, num_heads + 1) if num_heads % n == 0 and all(t % n == 0 for t in tokens)]
-    ulysses, rest = divmod(ranks, groups)
-    if rest == 0 and ulysses in degrees:
-        return Partition(groups, 1, ulysses)
-    if rest:
-        problem = f"gpus={ranks} cannot be halved between the two sides of guidance"
-    elif num_heads % ulysses:
-        problem = f"gpus={ranks} cannot split {num_heads} heads"
-    else:
-        odd = next(t for t in tokens if t % ulysses)
-        problem = f"gpus={ranks} cannot split a sequence of {odd} tokens evenly"
-    raise ConfigError(f"{problem}; use one of {', '.join(str(groups * degree) for degree in degrees)}")
 
 
 def share_samples(config: TrainConfig) -> Partition:

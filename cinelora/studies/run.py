@@ -16,22 +16,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cinelora.config.schema import InferConfig, StudyConfig, WeightsConfig, drawn_by
+from cinelora.config.schema import StudyConfig, WeightsConfig, shared_by
 from cinelora.errors import ConfigError
 from cinelora.files import load_tensors, save_tensors
 from cinelora.hardware import fingerprint, gpu_at_hand, limit_gpu_memory, quiet_libraries
 from cinelora.hub import resolve
 from cinelora.launch import Rank, barrier, launch, meeting_point, process_group, rank_info
 from cinelora.models.adapter_file import LoraSpec
-from cinelora.plan import choose_drawing
+from cinelora.plan import choose_drawing, partition_of
 from cinelora.runs import adapter_paths
+from cinelora.sampling.partition import Partition
 from cinelora.studies.rows import Row, Table, load_table, merged
 from cinelora.studies.settings import (
     Setting,
     baseline,
     key_of,
     model_of,
-    partition_of,
     prompts_of,
     sampler_of,
     settings_of,
@@ -216,7 +216,7 @@ def real_inputs(
     from cinelora.sampling.generate import Sampling, initial_noise
     from cinelora.studies.timing import Shown
 
-    drawing, clock = alone(drawn_by(config)), Clock()
+    drawing, clock = shared_by(config, "alone"), Clock()
     bundles = [WanBundle.from_config(config.model, kind, Path(config.cache)) for kind in kinds(drawing)]
     for bundle in bundles:
         bundle.tile = config.memory.tile
@@ -229,7 +229,7 @@ def real_inputs(
     if config.mode == "scene":
         setting = baseline(config)
         sampler = sampler_of(setting, config, [])
-        sampling = Sampling(config.model, sampler, partition_of(setting, config, 1), on_its_own(rank))
+        sampling = Sampling(config.model, sampler, Partition(1, 1, 1), on_its_own(rank))
         make_keyframes(drawing, first, adapters, shots, sampling, clock)
         with clock.part("condition"):
             encode_keyframes(drawing, last, shots)
@@ -243,11 +243,6 @@ def real_inputs(
         for shot in shots
     ]
     return shown, {part: seconds / len(shots) for part, seconds in clock.seconds.items()}
-
-
-def alone(config: InferConfig) -> InferConfig:
-    """The same clip, drawn by one rank."""
-    return replace(config, gpus=1, nodes=1)
 
 
 def on_its_own(rank: Rank) -> Rank:
@@ -269,21 +264,22 @@ def timed_settings(
 ) -> dict[Setting, Timed]:
     """Load the transformer as ``settings``, of ``every`` one in the study, want it, and time them."""
     from cinelora.models.adapter_rank import at_rank
-    from cinelora.models.wan import WanBundle, num_tokens
+    from cinelora.models.wan import WanBundle
     from cinelora.sampling.generate import Sampling, adapted_transformer
     from cinelora.studies.timing import Bench, hung
 
     one, kind = settings[0], kind_of(config)
     model, frames = model_of(one, config), config.num_frames or config.model.num_frames
     place = on_its_own(rank) if one.partition == "alone" else rank
-    plan = partition_of(one, config, num_tokens(frames, model.height, model.width))
-    sampling = Sampling(model, sampler_of(replace(one, cache="none", threshold=None), config, []), plan, place)
-    request = replace(drawn_by(config), model=model, sampler=sampling.sampler)
-    request = alone(request) if one.partition == "alone" else request
+    sampler = sampler_of(replace(one, cache="none", threshold=None), config, [])
+    request = replace(shared_by(config, one.partition), model=model, sampler=sampler)
+    plan, shared = partition_of(request)
+    sampling = Sampling(model, sampler, plan, place)
     clips = every * (config.repetitions + len(shown))  # whether compiling pays is decided alike for all that is loaded
     drawing, why = choose_drawing(request, kind, frames, clips, *gpu_at_hand())
     if rank.global_rank == 0:
-        print(f"{one.dtype}, {one.partition}, {len(settings)} settings: {why}", flush=True)
+        told = f"{shared}; {why}" if plan.ranks > 1 else why
+        print(f"{one.dtype}, {one.partition}, {len(settings)} settings: {told}", flush=True)
     acting = adapters if kind == "i2v" or config.mode == "t2v" else {}
     ranks = list(dict.fromkeys(setting.rank for setting in settings if setting.scale))
     files = {

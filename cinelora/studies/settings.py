@@ -10,9 +10,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cinelora.config.schema import CACHE_THRESHOLDS, ModelConfig, SamplerConfig, StudyConfig, drawn_by
+from cinelora.config.schema import (
+    CACHE_THRESHOLDS,
+    SHARING,
+    ModelConfig,
+    SamplerConfig,
+    StudyConfig,
+    drawn_by,
+    shared_by,
+)
 from cinelora.files import sha256_file, sha256_json
-from cinelora.sampling.partition import Partition, plan_partition
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ def settings_of(config: StudyConfig) -> list[Setting]:
             found.append(replace(first, **{key: value for change in changes for key, value in change.items()}))
     else:
         found += [replace(first, **change) for axis in axes(config) for change in axis]
-    return list(dict.fromkeys(setting for setting in map(_plain, found) if can_be_drawn(setting, config)))
+    return list(dict.fromkeys(map(_plain, found)))
 
 
 def axes(config: StudyConfig) -> list[list[dict[str, Any]]]:
@@ -95,18 +102,11 @@ def _plain(setting: Setting) -> Setting:
     return replace(setting, rank=None, merged=True) if setting.scale == 0 else setting
 
 
-def can_be_drawn(setting: Setting, config: StudyConfig) -> bool:
-    """Whether the cache can look at what a rank has of the sequence."""
-    shares = setting.partition == "sequence" or (setting.partition == "halves" and config.gpus * config.nodes > 2)
-    return not (shares and setting.cache in ("first_block", "magcache"))
-
-
 def sampler_of(setting: Setting, config: StudyConfig, ratios: list[float]) -> SamplerConfig:
     """The sampler that draws by ``setting``; ``ratios`` are magcache's."""
     return replace(
-        config.sampler,
+        shared_by(config, setting.partition).sampler,
         steps=setting.steps,
-        guidance_mode="split" if setting.partition == "halves" else "batch",
         cache=setting.cache,
         cache_threshold=setting.threshold,
         cache_ratios=ratios if setting.cache == "magcache" else [],
@@ -118,19 +118,12 @@ def model_of(setting: Setting, config: StudyConfig) -> ModelConfig:
     return replace(config.model, dtype=setting.dtype)
 
 
-def partition_of(setting: Setting, config: StudyConfig, tokens: int) -> Partition:
-    """How the ranks share a clip; alone, each draws it for itself."""
-    if setting.partition == "alone":
-        return Partition(1, 1, 1)
-    return plan_partition(config.gpus * config.nodes, config.model.num_heads, [tokens], setting.partition == "halves")
-
-
 def key_of(setting: Setting, config: StudyConfig, adapters: dict[str, Path]) -> str:
     """A hash of everything that a row rests on, but for the machine."""
     shared = asdict(drawn_by(config))
     for key in ("sampler", "gpus", "nodes", "cache", "ckpt", "prompts", "out", "metrics"):
         del shared[key]
-    sampler = asdict(config.sampler) | {"steps": None}
+    sampler = {key: value for key, value in asdict(config.sampler).items() if key not in ("steps", *SHARING)}
     ranks = config.gpus * config.nodes if setting.partition != "alone" else 1
     files = {name: sha256_file(path) for name, path in adapters.items()}
     texts = [] if config.latency_only else prompts_of(config)

@@ -230,7 +230,8 @@ INFERENCE = [
     (["prompt=x", "sampler.steps=0"], "at least 1"),
     (["prompt=x", "sampler.guidance=nan"], "a finite number"),
     (["prompt=x", "mode=clip"], r"wants scene\|t2v"),
-    (["prompt=x", "gpus=3"], "gpus=3"),
+    (["prompt=x", "gpus=3", "sampler.ulysses=3"], "sampler.ulysses=3 cannot split 4 heads; use one of 1, 2, 4"),
+    (["prompt=x", "gpus=4", "sampler.ring=3"], "sampler.ring=3 cannot be with 4 ranks; leave it away, or use one of"),
     (["prompt=x", "model.vae=gone.safetensors"], "model.vae=gone.safetensors: wants a directory or file that is there"),
     (["prompt=x", "model.weights=drawn"], r"model.weights=drawn: wants stored\|random"),
     (["prompt=x", "sampler.guidance_mode=split", "gpus=3"], "even number of ranks"),
@@ -241,7 +242,6 @@ INFERENCE = [
     (["prompt=x", "sampler.cache=magcache"], "draw one clip with sampler.cache=calibrate"),
     (["prompt=x", "sampler.cache_ratios=[1,0.9]"], "magcache alone wants the ratios"),
     (["prompt=x", "sampler.cache=magcache", "sampler.cache_ratios=[1,0]"], "wants numbers above 0"),
-    (["prompt=x", "sampler.cache=first_block", "gpus=2"], "choose sampler.cache=taylorseer"),
 ]
 
 
@@ -254,12 +254,14 @@ def test_inference_that_contradicts_itself_is_refused(argv: list[str], sentence:
 def test_inference_that_holds_together() -> None:
     assert infer("prompt=x", "image=frame.png", "model.t2v=")
     assert infer("prompts=prompts.txt", "mode=t2v", "model=wan21_1_3b")
-    assert infer("prompt=x", "gpus=4")[1] == "4 ranks: 4 heads / 4 = 1 each"
+    assert infer("prompt=x", "gpus=3")[1].startswith("3 ranks: ring 3: ")
+    asked = infer("prompt=x", "gpus=4", "sampler.guidance_mode=batch", "sampler.ulysses=4")
+    assert asked[1] == "4 ranks: ulysses 4 (1 of 4 heads each): as asked for"
     assert infer("prompt=x", "gpus=4", "sampler.cache=taylorseer", "sampler.cache_threshold=2")
-    assert infer("prompt=x", "gpus=2", "sampler.guidance_mode=split", "sampler.cache=first_block")
+    assert infer("prompt=x", "gpus=3", "sampler.cache=first_block")
     assert infer("prompt=x", "sampler.cache=magcache", "sampler.cache_ratios=[1,0.98,1.01]")
     split = infer("prompt=x", "gpus=4", "sampler.guidance_mode=split")
-    assert split[1] == "4 ranks in 2 groups, with and without the prompt: 4 heads / 2 = 2 each"
+    assert split[1].startswith("4 ranks: 2 halves of guidance x ulysses 2 (2 of 4 heads each): ")
 
 
 LONG, LARGE = "longer than the 33 frames tiny was trained on", "larger than the 112x192 tiny was trained on"

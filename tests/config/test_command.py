@@ -47,7 +47,7 @@ MISTAKES = [
     ("train", ["stage=style", "data=noir", "lora.rank=eight"], "wants a whole number"),
     ("train", ["stage=style", "data=folder", "data.root=gone"], "does not exist"),
     ("train", ["-m", "stage=style", "data=folder", "data.root=.", "lora.rank=4,0"], "member 1 (lora.rank=0)"),
-    ("infer", ["prompt=x", "gpus=3"], "gpus=3"),
+    ("infer", ["prompt=x", "gpus=3", "sampler.ulysses=3"], "sampler.ulysses=3 cannot split 4 heads"),
     ("infer", ["prompt=x", "ckpt=gone"], "there is no"),
     ("evaluate", [], "python -m cinelora.evaluate ckpt="),
     ("evaluate", ["seeds=2"], "neither data= nor prompts= is given"),

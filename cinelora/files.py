@@ -13,7 +13,9 @@ import json
 import math
 import os
 import secrets
+import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 
-TEMPORARY = ".partial-"
+TEMPORARY, HELD = ".partial-", ".held"
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """No space, no quota, and the size limit of a file (``ulimit -f``) are one thing to the user: nothing more fits."""
 TENSOR_DTYPES = {
@@ -68,8 +70,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def sweep_temporaries(folder: Path) -> None:
-    """Remove what killed writers left in ``folder``; a temporary that is still being written is left alone."""
-    for leftover in folder.glob(f"{TEMPORARY}*"):
+    """Remove what killed writers left below ``folder``; a temporary that is still being written is left alone."""
+    for leftover in folder.rglob(f"{TEMPORARY}*"):
         if leftover.is_symlink():
             leftover.unlink(missing_ok=True)
         elif leftover.is_file():
@@ -113,6 +115,24 @@ def _beside(path: Path) -> Path:
     return path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{end}")
 
 
+@contextmanager
+def own_folder(prefix: str) -> Iterator[Path]:
+    """A temporary folder that only this user can enter, for the block; what killed processes left of that kind goes first."""
+    for mark in Path(tempfile.gettempdir()).glob(f"{prefix}*/{HELD}"):
+        if not mark.parent.is_symlink() and mark.stat().st_uid == os.getuid():
+            with _opened(mark.parent) as descriptor:
+                if _try_flock(descriptor):
+                    shutil.rmtree(mark.parent, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    with _opened(folder) as descriptor:
+        _try_flock(descriptor)
+        (folder / HELD).touch()  # marked once it is locked: one that is not marked may be about to be
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _not_made(path: Path, error: OSError) -> CineloraError:
     return _disk_full(path, error) if error.errno in DISK_FULL else _unwritable(path, error)
 
@@ -133,9 +153,15 @@ def _reason(error: Exception) -> str:
 
 
 def _fsync_directory(folder: Path) -> None:
+    with _opened(folder) as descriptor:
+        os.fsync(descriptor)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
 

@@ -18,11 +18,9 @@ import logging
 import os
 import pickle
 import re
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -38,7 +36,7 @@ from types import FrameType
 from typing import Any, NoReturn, TextIO, cast
 
 from cinelora.errors import CineloraError, ConfigError
-from cinelora.files import write_text, write_whole
+from cinelora.files import own_folder, write_text, write_whole
 
 POLL_S = 0.1
 MEET_S = 300
@@ -64,6 +62,10 @@ _launches = count()
 
 class LaunchError(CineloraError):
     """A rank that ended in an error nobody foresaw, or was killed; its log tells more than the sentence."""
+
+
+class RankKilled(LaunchError):
+    """A rank that a signal ended: by hand, by the system, or a fault of the machine. Another try may fare better."""
 
 
 # -- the parent --------------------------------------------------------------------------------------------------------
@@ -153,16 +155,12 @@ def threads_per_rank(ranks: int) -> int:
 
 @contextmanager
 def _exchange(fn: Callable[..., Any], args: tuple[Any, ...], log_dir: Path) -> Iterator[Path]:
-    # mkdtemp's folder is this user's alone, so what is unpickled from it is ours
-    folder = Path(tempfile.mkdtemp(prefix="cinelora-"))
-    try:
+    with own_folder("cinelora-") as folder:  # this user's alone, so what is unpickled from it is ours
         log_dir.mkdir(parents=True, exist_ok=True)
         facts = {"path": sys.path, "argv": sys.argv, "parent": os.getpid(), "log_dir": str(log_dir.resolve())}
         (folder / "facts.json").write_text(json.dumps(facts))
         (folder / "call").write_bytes(pickle.dumps((fn, args)))
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _hush_agent() -> None:
@@ -295,9 +293,12 @@ def _conclude(
     if lost:
         raise LaunchError(lost)
     left = [rank for rank in started if rank not in outcomes and rank not in exit_codes]
-    first = next(iter([*left, *exit_codes]), None)
-    if first is not None and first not in outcomes:
-        raise LaunchError(f"rank {first} {_death(exit_codes.get(first, 0))}; its log is {_log_file(log_dir, first)}")
+    # what a rank says of itself may be that it lost another
+    first = next((rank for rank in (*left, *exit_codes) if rank not in outcomes), None)
+    if first is not None:
+        exit_code = exit_codes.get(first, 0)
+        kind = RankKilled if exit_code < 0 else LaunchError
+        raise kind(f"rank {first} {_death(exit_code)}; its log is {_log_file(log_dir, first)}")
     for rank, crash in [*of_kind["crashed"], *of_kind["interrupted"]]:
         raise LaunchError(f"{crash.sentence} (rank {rank}; its log is {_log_file(log_dir, rank)})")
     raise LaunchError(f"no rank started; look into {log_dir}")
@@ -443,6 +444,7 @@ def run_rank(exchange: str, facts: dict[str, Any]) -> None:
     _die_with(facts["parent"])
     write_text(folder / f"{number}.pid", str(os.getpid()))
     log = _log_file(Path(facts["log_dir"]), number).open("a", buffering=1, encoding="utf-8", errors="replace")
+    log.write(f"-- rank {number} of {rank.world_size}, process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
     _redirect(rank, log)
     sys.argv = facts["argv"]
     try:

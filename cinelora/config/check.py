@@ -79,6 +79,7 @@ _NOT_BELOW_ZERO = {
     *("optimizer.weight_decay", "optimizer.warmup_steps", "optimizer.clip_norm", "checkpoint.every_steps"),
     *("validation.clips", "stopping.min_change"),
     *("validation.every_steps", "preview.every_steps", "data.heldout_clips", "seed", "workers", "sampler.guidance"),
+    "max_restarts",
     *("sampler.cache_threshold", "first_block", "taylorseer", "magcache"),
 }
 _PARTS = {"memory.recompute", "memory.swap"}

@@ -218,7 +218,12 @@ def _refuse_other(config: Config, out: Path) -> None:
         raise ConfigError(f"out={out} is a file; choose a directory, new or empty")
     held = {path.name for path in out.iterdir()} - {_LOCK}
     if isinstance(config, TrainConfig):
-        if CONFIG_FILE in held and held & {"checkpoints", "style.safetensors", "motion.safetensors", "summary.json"}:
+        saved = any((out / "checkpoints").glob("step-*")) or held & {
+            "style.safetensors",
+            "motion.safetensors",
+            "summary.json",
+        }
+        if CONFIG_FILE in held and saved:
             raise ConfigError(f"out={out} holds a run: go on with resume={out}, or choose another out=")
         if held and CONFIG_FILE not in held:
             raise ConfigError(f"out={out} is not empty; choose another out=")

@@ -379,6 +379,7 @@ class TrainConfig:
     gpus: int = setting("ranks on each node: GPUs, or CPU processes where there are none", 1)
     nodes: int = setting("machines", 1)
     workers: int = setting("processes reading footage and cache, per rank; 0 reads in the rank itself", 0)
+    max_restarts: int = setting("times a run on one machine starts again by itself after it lost a rank", 3)
     plan: bool = setting("say what the run takes, in memory and time here and on other GPUs, and do nothing", False)
     out: str | None = setting("run directory; null = outputs/<stage>/<data>/<time>")
     adapter: str | None = setting("style adapter under stage=motion: a run, a file or hub:owner/name")

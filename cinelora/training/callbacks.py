@@ -146,6 +146,19 @@ class Resume(Callback):
         restore(self.checkpoint, trainer, stage, self.ema)
 
 
+class Finish(Callback):
+    """Where a run goes on from its last step, does what its end lacked; ``callbacks`` are those that act behind a step."""
+
+    def __init__(self, callbacks: list[AtStep]) -> None:
+        self.callbacks = callbacks
+
+    def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
+        """Act as at the end of the step that is restored by now."""
+        if trainer.global_step == trainer.max_steps:
+            for callback in self.callbacks:
+                callback.at_step(trainer, stage, trainer.global_step)
+
+
 class Keeper(AtStep):
     """Checkpoints a run and exports its adapter: where it is due, at the end, and where the run is told to stop.
 

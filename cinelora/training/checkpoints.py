@@ -78,7 +78,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     newest_first = saved_checkpoints(folder)
     own = newest_first.index(target)
     for other in newest_first[:own] + newest_first[own + keep :]:
-        shutil.rmtree(other)
+        doomed = folder / f"{DRAFT}{other.name}"  # half of one must not pass for a checkpoint
+        os.rename(other, doomed)
+        shutil.rmtree(doomed)
     return target
 
 
@@ -99,6 +101,13 @@ def amend_facts(folder: Path, step: int, facts: dict[str, Any]) -> None:
         write_json(state, {**read_json(state), **facts})
 
 
+def sweep_drafts(folder: Path) -> None:
+    """Remove what killed saves left below ``folder``."""
+    sweep_temporaries(folder)
+    for draft in folder.glob(f"{DRAFT}*"):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
 def saved_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints below ``folder``, newest first."""
     return sorted(folder.glob(f"{PREFIX}*"), reverse=True)
@@ -109,20 +118,22 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
     Raises ``TrainingError`` where there is none.
     """
-    sweep_temporaries(folder)
-    for draft in folder.glob(f"{DRAFT}*"):
-        shutil.rmtree(draft, ignore_errors=True)
+    sweep_drafts(folder)
     pointer = folder / POINTER
     pointed = pointer.read_text(errors="replace") if pointer.exists() else None
     for path in sorted(saved_checkpoints(folder), key=lambda path: path.name != pointed):
         try:
-            return _read(path)
+            return read_checkpoint(path)
         except (CineloraError, OSError, ValueError, KeyError) as error:
             log.warning("checkpoint %s does not load (%s); trying the one before it", path, error)
     raise TrainingError(f"{folder} holds no checkpoint that loads; start the run again without resume=")
 
 
-def _read(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in the directory ``path``.
+
+    Raises ``FileError``, ``OSError``, ``ValueError`` or ``KeyError`` where it is damaged.
+    """
     facts = read_json(path / FACTS)
     if sha256_file(path / TENSORS) != facts.pop("sha256"):
         raise FileError(f"{path / TENSORS} is not what was written")

@@ -10,9 +10,9 @@ import logging
 import shlex
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +23,10 @@ from cinelora.config.numbers import logged, monitors
 from cinelora.config.schema import TrainConfig, data_ranks
 from cinelora.config.store import portable
 from cinelora.errors import AdapterError, ConfigError, TrainingError
-from cinelora.files import lock, write_json, write_whole
+from cinelora.files import lock, read_json, sweep_temporaries, write_json, write_whole
 from cinelora.hardware import gpu_at_hand, hardware, limit_gpu_memory, peak_memory_mib, quiet_libraries, say_of_others
 from cinelora.hub import is_at_hand, resolve
-from cinelora.launch import Rank, barrier, launch, meeting_point, process_group, rank_info
+from cinelora.launch import LaunchError, Rank, RankKilled, barrier, launch, meeting_point, process_group, rank_info
 from cinelora.models.footprint import Policy, Shape, leaner, num_tokens
 from cinelora.plan import choose_policy
 from cinelora.runs import RunDirectory, adapter_paths, other_weights
@@ -60,15 +60,15 @@ INTERRUPTED = 130
 def train(config: TrainConfig, run_dir: Path) -> int:
     """Run a stage to its end; returns the exit code (130 where it was stopped, after a checkpoint)."""
     run = RunDirectory(run_dir)
-    ranks: dict[str, Any] = {"ranks": config.gpus, "nodes": config.nodes, "log_dir": run.logs}
+    sweep(run)
     if config.adapter:
         carry_style_adapter(config.adapter, run)
     Path(config.cache).mkdir(parents=True, exist_ok=True)
     # the cache is safe to share without a lock, which only spares two runs the same work; the nodes of one run all come here
     alone = lock(Path(config.cache) / "encoding.lock", waiting=print) if config.nodes == 1 else nullcontext()
     with alone:
-        launch(encode_rank, config, run, **ranks)
-    result: dict[str, Any] = launch(train_rank, config, run, **ranks)
+        launched(encode_rank, config, run)
+    result: dict[str, Any] = launched(train_rank, config, run)
     try:
         if config.push and not result["interrupted"] and meeting_point(config.nodes, 0).is_host:
             upload(run, config.push, config.private)
@@ -76,6 +76,46 @@ def train(config: TrainConfig, run_dir: Path) -> int:
         for line in closing_lines(result, run):
             print(line)
     return INTERRUPTED if result["interrupted"] else 0
+
+
+def sweep(run: RunDirectory) -> None:
+    """Remove what a killed run left half-written."""
+    from cinelora.training.checkpoints import sweep_drafts
+
+    sweep_drafts(run.checkpoints)
+    sweep_temporaries(run.path)
+
+
+def launched(work: Callable[[TrainConfig, RunDirectory], Any], config: TrainConfig, run: RunDirectory) -> Any:
+    """``work`` of the ranks, begun again from the last checkpoint where it lost one, up to ``max_restarts`` times.
+
+    A rank that was killed may live the next time. Another error is met again unless chance had a part in it, which is tried
+    where the run has come further since it last started. What the user has to mend, or asked for, ends it at once.
+    """
+    reached = last_saved(run)
+    for restart in range(1, config.max_restarts + 2):
+        try:
+            return launch(work, config, run, ranks=config.gpus, nodes=config.nodes, log_dir=run.logs)
+        except LaunchError as error:
+            before, reached = reached, last_saved(run)
+            worth_it = reached != before or isinstance(error, RankKilled)
+            if restart > config.max_restarts or config.nodes > 1 or not worth_it:
+                raise
+            if reached:
+                config = replace(config, resume=str(run.path))
+            since = f"goes on from {reached}" if reached else "starts anew"
+            print(
+                f"{error}; the run {since} by itself (restart {restart} of max_restarts={config.max_restarts})",
+                flush=True,
+            )
+    raise AssertionError("the last try returns or raises")
+
+
+def last_saved(run: RunDirectory) -> str | None:
+    """The name of the run's newest checkpoint."""
+    from cinelora.training.checkpoints import saved_checkpoints
+
+    return next((path.name for path in saved_checkpoints(run.checkpoints)), None)
 
 
 def upload(run: RunDirectory, repository: str, private: bool) -> None:
@@ -224,7 +264,7 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     if resumed:
         refuse_other_origins(run, resumed.facts["rests_on"], rests_on)
     first_step = resumed.step if resumed else 0
-    if first_step >= config.stage.steps:
+    if first_step > config.stage.steps or (first_step == config.stage.steps and has_ended(run, first_step)):
         raise ConfigError(f"{run.path} already has its {first_step} steps; go on with stage.steps=<more>")
     sampler = BucketSampler(
         [training.shape(i) for i in range(len(training))],
@@ -256,10 +296,15 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
         trainer.fit(stage, loader)
         summary = summarise(config, index, trainer.global_step, time.perf_counter() - started, stage, crew)
         if rank.global_rank == 0:
-            write_json(run.summary, summary)
             if config.stage.name != "pretrain":
                 write_card(Record(run, config, summary))
+            write_json(run.summary, summary)  # the last thing a run does, by which it is known to have ended
     return summary
+
+
+def has_ended(run: RunDirectory, step: int) -> bool:
+    """Whether the run that was saved after ``step`` came to its end there, and was not killed before."""
+    return run.summary.exists() and bool(read_json(run.summary)["step"] == step)
 
 
 @contextmanager
@@ -363,7 +408,10 @@ def warn_of_other_weights(config: TrainConfig, style: AdapterFile) -> None:
 
 @dataclass(frozen=True)
 class Crew:
-    """The callbacks of a run, in the order they act: restore, stop, average, save, measure, show, log, judge."""
+    """The callbacks of a run, in the order they act: restore, stop, average, log, save, measure, show, judge.
+
+    A step is logged before it is saved: were it the other way round, a kill between the two would leave a gap in the curves.
+    """
 
     resume: Resume | None
     stop: StopRequest
@@ -377,8 +425,12 @@ class Crew:
 
     def all(self) -> list[Callback]:
         """Those there are."""
-        watching = (self.heldout, self.clips, self.preview, self.progress, self.judge)
-        return [callback for callback in (self.resume, self.stop, self.ema, self.keeper, *watching) if callback]
+        from cinelora.training.callbacks import Finish
+
+        behind = (self.keeper, self.heldout, self.clips, self.preview, self.judge)
+        finish = Finish([callback for callback in behind if callback])
+        before = (self.resume, self.stop, self.ema, self.progress)
+        return [callback for callback in (*before, *behind, finish) if callback]
 
 
 def make_callbacks(

@@ -1,0 +1,321 @@
+"""Runs that lose ranks, parents, disks and files: they go on to the same numbers, or say in a sentence what is to be done."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from cinelora.config.schema import CheckpointConfig, TrainConfig
+from cinelora.errors import ConfigError, TrainingError
+from cinelora.files import load_tensors, read_json
+from cinelora.launch import LaunchError, RankKilled
+from cinelora.runs import RunDirectory
+from cinelora.training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, saved_checkpoints
+from cinelora.training.run import encode_rank, launched, train_rank
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "benchmarks"))
+
+import kills  # noqa: E402
+
+GONE_WITHIN_S = 10
+SMALL = ["model.height=32", "model.width=48", "stage.batch_size=1", "validation.every_steps=0", "logger.every_steps=1"]
+
+
+def settings_of(footage: Path, cache: Path, *more: str) -> list[str]:
+    return ["stage=style", "data=folder", f"data.root={footage}", f"cache={cache}", "logger=csv", *SMALL, *more]
+
+
+@contextmanager
+def started(script: str, *settings: str, **options: object) -> Iterator[subprocess.Popen[str]]:
+    """``script`` as a user starts it, whose terminal is read at the end; nothing of it outlives the block."""
+    command = [sys.executable, str(ROOT / script), *settings]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options) as process:
+        try:
+            yield process
+        finally:
+            for member in family(process):
+                member.kill()
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The parent and all below it, as long as it lives."""
+    try:
+        parent = psutil.Process(process.pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def ranks_of(process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
+    """Its ranks by their numbers; their loaders' processes are theirs."""
+    below = psutil.Process(process.pid).children()
+    return {int(rank): child for child in below if (rank := kills.environment(child).get("RANK")) is not None}
+
+
+def await_that(holds: Callable[[], object], process: subprocess.Popen[str], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def assert_same_end(one: RunDirectory, other: RunDirectory) -> None:
+    first, second = load_checkpoint(one.checkpoints), load_checkpoint(other.checkpoints)
+    assert first.step == second.step
+    assert kills.same(first.tensors, second.tensors)
+    assert kills.same(*(load_tensors(run.adapter("style"))[0] for run in (one, other)))
+
+
+# -- kills -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("ranks", "seed"), [(1, 3), (2, 8)])
+def test_kills_at_random_moments_change_nothing(ranks: int, seed: int, tmp_path: Path):
+    """A short ``benchmarks/kills.py``; run directory and temporary directory are on two filesystems."""
+    memory = Path(kills.tempfile.mkdtemp(prefix="kills-", dir=kills.MEMORY))
+    out, temporary = (tmp_path, memory) if ranks == 1 else (memory, tmp_path)
+    try:
+        found = kills.torment(out / "runs", temporary / "tmp", tmp_path / "cache", ranks, kills=3, steps=20, seed=seed)
+    finally:
+        shutil.rmtree(memory)
+    assert all(found["kills_by"][whom] for whom in kills.WHOM)
+    assert found["losses_logged"] >= 20
+    assert found["steps_that_differ"] == found["steps_never_logged"] == []
+    assert found["adapter_is_equal"]
+    assert found["last_checkpoint_is_equal"]
+    assert found["unusable_checkpoints"] == found["left_behind"] == []
+    assert max(found["seconds_until_gone"]) < GONE_WITHIN_S
+
+
+@pytest.mark.parametrize(
+    ("number", "gpus", "sentence"), [(signal.SIGKILL, 2, "was killed (SIGKILL"), (signal.SIGSEGV, 1, "died of SIGSEGV")]
+)
+def test_a_run_that_loses_a_rank_says_so_and_goes_on_by_itself(
+    number: signal.Signals, gpus: int, sentence: str, footage: Path, cache: Path, tmp_path: Path
+):
+    run = RunDirectory(tmp_path / "run")
+    settings = settings_of(
+        footage, cache, f"gpus={gpus}", "stage.steps=60", "checkpoint.every_steps=5", "max_restarts=1"
+    )
+    with started("train.py", *settings, f"out={run.path}") as process:
+        await_that(lambda: (run.checkpoints / "last").exists(), process)
+        first_life = ranks_of(process)
+        victim = gpus - 1
+        first_life[victim].send_signal(number)
+        since = time.monotonic()
+        _, alive = psutil.wait_procs(list(first_life.values()), timeout=60)
+        assert not alive
+        assert time.monotonic() - since < GONE_WITHIN_S
+        said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert re.search(
+        rf"rank {victim} {re.escape(sentence)}.*goes on from step-\d+ by itself \(restart 1 of max_restarts=1\)", said
+    )
+    assert read_json(run.summary)["step"] == 60
+    log = (run.logs / f"rank-{victim}.log").read_text()
+    lives = re.findall(rf"^-- rank {victim} of {gpus}, process (\d+)", log, re.MULTILINE)
+    assert len(lives) == 3, "one that encoded, one that was killed, and one that went on"
+    assert str(first_life[victim].pid) in lives
+
+
+def live_and_fail(config: TrainConfig, run: RunDirectory) -> None:
+    """Count this life, get as far as the note says, and end as it says."""
+    lives = run.path / "lives"
+    number = len(lives.read_text()) if lives.exists() else 0
+    lives.write_text("x" * (number + 1))
+    if "further" in config.description:
+        save_checkpoint(run.checkpoints, Checkpoint(number + 1, {"adapter.a": torch.zeros(1)}), keep=9)
+    if "killed" in config.description:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "refused" in config.description:
+        raise TrainingError("the loss is nan")
+    raise RuntimeError("an error nobody foresaw")
+
+
+@pytest.mark.parametrize(
+    ("how", "lives", "error"),
+    [
+        ("crashes at the same place", 1, LaunchError),
+        ("crashes further on", 3, LaunchError),
+        ("is refused further on", 1, TrainingError),
+        ("is killed at the same place", 3, RankKilled),
+    ],
+)
+def test_what_fails_for_the_same_reason_again_is_not_tried_for_ever(
+    how: str, lives: int, error: type[Exception], style_config: TrainConfig, tmp_path: Path
+):
+    config = replace(style_config, description=how, max_restarts=2)
+    with pytest.raises(error) as caught:
+        launched(live_and_fail, config, RunDirectory(tmp_path))
+    assert type(caught.value) is error
+    assert len((tmp_path / "lives").read_text()) == lives
+
+
+def test_a_run_killed_after_its_last_checkpoint_does_what_its_end_lacked(style_config: TrainConfig, tmp_path: Path):
+    """Such a kill leaves the adapter, the measures and the summary of before."""
+    config = replace(style_config, ema_decay=0.9)
+    run, killed = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "killed")
+    encode_rank(config, run)
+    train_rank(config, run)
+    shutil.copytree(run.path, killed.path)
+    for file in (killed.adapter("style"), killed.summary, killed.card):
+        file.unlink()
+    resumed = replace(config, resume=str(killed.path))
+    train_rank(resumed, killed)
+    assert_same_end(run, killed)
+    whole, after = read_json(run.summary), read_json(killed.summary)
+    for key in ("step", "interrupted", "heldout_step", "heldout_loss", "adapter_effect", "prediction_effect"):
+        assert after[key] == whole[key], key
+    assert killed.card.exists()
+    with pytest.raises(ConfigError, match=r"already has its 8 steps"):
+        train_rank(resumed, killed)
+
+
+# -- damage ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_flipped_byte_in_the_newest_checkpoint_is_noticed_and_the_run_ends_as_if_nothing_was(
+    style_config: TrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    run, damaged = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "damaged")
+    encode_rank(style_config, run)
+    train_rank(style_config, run)
+    shutil.copytree(run.path, damaged.path)
+    newest = damaged.checkpoints / "step-00000008" / "state.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    train_rank(replace(style_config, resume=str(damaged.path)), damaged)
+    assert re.search(r"step-00000008 does not load \(.* is not what was written\); trying the one before", caplog.text)
+    assert_same_end(run, damaged)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real filesystem of 4 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small filesystem wants root: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_disk_that_is_full_or_read_only_ends_a_run_in_a_sentence_and_loses_nothing(
+    small_disk: Path, footage: Path, cache: Path, tmp_path: Path
+):
+    settings = settings_of(footage, cache, "stage.steps=30", "checkpoint.every_steps=1", "checkpoint.keep=1000")
+    run, whole = RunDirectory(small_disk / "run"), RunDirectory(tmp_path / "whole")
+    with started("train.py", *settings, f"out={run.path}") as process:
+        said, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert re.search(
+        r"^train\.py: disk full while writing .*: what was there before is untouched; make room", said, re.M
+    )
+    assert "Traceback" not in said
+    assert kills.left_behind(run.path) == []
+    there = saved_checkpoints(run.checkpoints)
+    assert len(there) > 1
+    assert all(map(kills.is_usable, there))
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with started("train.py", f"resume={run.path}") as process:
+        said, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert re.search(r"^train\.py: cannot write .*Read-only file system", said, re.MULTILINE)
+    subprocess.run(["mount", "-o", "remount,rw,size=64m", str(small_disk)], check=True)
+    for place in (f"resume={run.path}",), (*settings, f"out={whole.path}"):
+        subprocess.run([sys.executable, str(ROOT / "train.py"), *place], check=True, capture_output=True)
+    assert_same_end(whole, run)
+
+
+def test_a_run_directory_that_vanishes_ends_the_run_and_is_not_made_anew(footage: Path, cache: Path, tmp_path: Path):
+    run = RunDirectory(tmp_path / "run")
+    settings = settings_of(footage, cache, "stage.steps=100000", "checkpoint.every_steps=20")
+    with started("train.py", *settings, f"out={run.path}") as process:
+        await_that(lambda: (run.checkpoints / "last").exists(), process)
+        os.rename(run.path, tmp_path / "elsewhere")
+        said, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert f"train.py: {run.path} is no longer there" in said
+    assert not run.checkpoints.exists()
+
+
+def test_a_run_takes_one_start_at_a_time_and_the_lock_of_a_killed_one_holds_nobody_up(footage: Path, tmp_path: Path):
+    run, cache = RunDirectory(tmp_path / "run"), tmp_path / "cache"
+    settings = settings_of(footage, cache, "stage.steps=100000", "checkpoint.every_steps=20", f"out={run.path}")
+    with started("train.py", *settings) as process:
+        await_that(lambda: (cache / "encoding.lock").exists() and (cache / "encoding.lock").read_text(), process)
+        process.kill()
+    with started("train.py", *settings) as process:
+        await_that(lambda: (run.checkpoints / "last").exists(), process)
+        second = subprocess.run(
+            [sys.executable, str(ROOT / "train.py"), f"resume={run.path}"], capture_output=True, text=True
+        )
+        assert second.returncode != 0
+        assert f"{run.path} is in use by another run (process {process.pid} on " in second.stderr
+        process.kill()
+        step = load_checkpoint(run.checkpoints).step
+    with started("train.py", f"resume={run.path}", f"stage.steps={step + 1}") as process:
+        said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert "in use" not in said
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(style_config: TrainConfig, tmp_path: Path):
+    """As many samples a step; other numbers are refused while the settings are read (tests/config)."""
+    run, config = RunDirectory(tmp_path), replace(style_config, checkpoint=CheckpointConfig(every_steps=2, keep=1))
+    encode_rank(config, run)
+    train_rank(replace(config, stage=replace(config.stage, steps=4)), run)
+    shared = replace(config, gpus=2, stage=replace(config.stage, batch_size=1), resume=str(run.path))
+    result = launched(train_rank, shared, run)
+    assert result["step"] == load_checkpoint(run.checkpoints).step == 8
+
+
+# -- orphans -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "gpus", "number"),
+    [
+        *(("train.py", gpus, number) for gpus in (1, 2) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)),
+        *(("infer.py", gpus, number) for gpus in (1, 2) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)),
+    ],
+)
+def test_a_parent_that_is_ended_leaves_no_process(
+    script: str, gpus: int, number: signal.Signals, footage: Path, cache: Path, tmp_path: Path
+):
+    out = tmp_path / "run"
+    if script == "train.py":
+        settings = settings_of(footage, cache, f"gpus={gpus}", "workers=1", "stage.steps=100000")
+        begun = out / "logs" / "csv" / "from-step-00000000" / "metrics.csv"
+    else:
+        settings = [f"cache={cache}", f"gpus={gpus}", "mode=t2v", "prompt=rain", "sampler.steps=1000", *SMALL[:2]]
+        begun = out / "logs" / f"rank-{gpus - 1}.log"
+    with started(script, *settings, f"out={out}") as process:
+        await_that(begun.exists, process)
+        await_that(lambda: len(ranks_of(process)) == gpus, process)
+        everyone = family(process)
+        assert len(everyone) >= 1 + gpus * (2 if script == "train.py" else 1), "parent, ranks, and what loads for them"
+        process.send_signal(number)
+        since = time.monotonic()
+        process.communicate(timeout=60)
+        _, alive = psutil.wait_procs(everyone, timeout=30)
+        assert not alive
+        assert time.monotonic() - since < GONE_WITHIN_S
+    assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)

@@ -148,8 +148,8 @@ def take_turns(settings: list[str], make: MakeStep, length: int) -> tuple[TrainC
 # -- on the embedded model ---------------------------------------------------------------------------------------------
 
 
-def bare_step(ours: Stage, run: RunDirectory) -> Step:
-    """One step of the plain loop, on a transformer of its own."""
+def bare_step(ours: Stage, run: RunDirectory, shared: Callable[[Any], Any] = lambda transformer: transformer) -> Step:
+    """One step of the plain loop, on a transformer of its own, which ``shared`` may wrap for several ranks."""
     config = ours.config
     stage, cache = config.stage, Path(config.cache)
     bundle = WanBundle.from_config(config.model, stage.transformer, cache)
@@ -161,7 +161,8 @@ def bare_step(ours: Stage, run: RunDirectory) -> Step:
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=True)
     data = LatentDataset(cache, Index.load(run.dataset), "train")
     items = [data[i] for i in range(len(data))]
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(ours.global_rank)
+    model = shared(transformer)
 
     def step() -> None:
         picked = [items[i] for i in torch.randint(len(items), (stage.batch_size,), generator=generator)]
@@ -175,7 +176,7 @@ def bare_step(ours: Stage, run: RunDirectory) -> Step:
             mask = torch.zeros_like(latents[:, :4])
             mask[:, :, 0] = 1
             inputs = torch.cat([inputs, mask, image], dim=1)
-        predicted = transformer(inputs, sigma * 1000, text, tokens, return_dict=False)[0]
+        predicted = model(inputs, sigma * 1000, text, tokens, return_dict=False)[0]
         loss = torch.nn.functional.mse_loss(predicted.float(), noise - latents)
         optimizer.zero_grad()
         loss.backward()

@@ -55,8 +55,8 @@ T = TypeVar("T")
 
 RESUME_KEYS = (
     *("stage.steps", "stage.batch_size", "stage.accumulation", "gpus", "nodes", "strategy.sequence"),
-    *("optimizer.lr", "optimizer.clip_norm", "workers", "max_restarts", "cache", "out", "resume", "description", "plan"),
-    *("model.attention", "push", "private"),
+    *("optimizer.lr", "optimizer.clip_norm", "model.attention", "workers", "max_restarts", "cache"),
+    *("out", "resume", "description", "plan", "push", "private"),
 )
 RESUME_SECTIONS = ("logger", "memory", "checkpoint", "stopping", "validation", "preview")
 """What may change when a run goes on: how long it is and how it is written down; how a step's samples are cut, while

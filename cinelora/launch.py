@@ -35,6 +35,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO, cast
 
+from cinelora import slurm
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.files import own_folder, write_text, write_whole
 
@@ -50,8 +51,11 @@ PATIENCE = timedelta(days=7)
 LINGER_S = 0.5
 """A rank with an error stays this long, so that a peer whose death caused the error is noticed first."""
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-STOP_SIGNALS = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
-"""What the parent is sent, and what it sends on; a closed terminal is a reason to save and end."""
+STOP_SIGNALS = {signal.SIGINT: signal.SIGINT} | dict.fromkeys(
+    (signal.SIGTERM, signal.SIGHUP, *slurm.WARNINGS), signal.SIGTERM
+)
+"""What the parent is sent, and what it sends on; a closed terminal is a reason to save and end, and so is a scheduler's
+warning."""
 # Ranks find our packages as the parent does, wherever it was started.
 BOOTSTRAP = (
     "import json, sys; facts = json.load(open(sys.argv[1] + '/facts.json')); sys.path[:] = facts['path'];"
@@ -88,6 +92,8 @@ def launch(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1, l
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    if slurm.told():
+        raise KeyboardInterrupt
     check_ranks(ranks)
     meeting = meeting_point(nodes, next(_launches))
     _hush_agent()
@@ -99,7 +105,7 @@ def launch(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1, l
             run_id=meeting.run_id,
             rdzv_backend="c10d",
             rdzv_endpoint=f"{meeting.address}:{meeting.port}",
-            rdzv_configs={"is_host": str(meeting.is_host), "read_timeout": MEET_S},
+            rdzv_configs={"is_host": str(meeting.is_host), "read_timeout": MEET_S, "join_timeout": MEET_S},
             local_addr=meeting.address if meeting.is_host else None,
             max_restarts=0,
             monitor_interval=POLL_S,
@@ -137,7 +143,7 @@ def _say_cpu(ranks: int) -> None:
 
 
 def stop_signals() -> list[signal.Signals]:
-    """What asks a process to end: Ctrl-C, TERM, and a closed terminal, unless ``nohup`` has said to outlive it."""
+    """What asks a process to end: Ctrl-C, TERM, a scheduler, and a closed terminal unless ``nohup`` has said to outlive it."""
     outlives = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return [number for number in STOP_SIGNALS if not (outlives and number == signal.SIGHUP)]
 
@@ -199,6 +205,7 @@ class _Watch:
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
+        slurm.tell(number)
         # sending is the thread's work, which also reaches ranks that are still starting
         if not _started(self.folder):
             raise KeyboardInterrupt  # perhaps waiting for other nodes: there is nothing to save
@@ -447,6 +454,8 @@ def run_rank(exchange: str, facts: dict[str, Any]) -> None:
     log.write(f"-- rank {number} of {rank.world_size}, process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
     _redirect(rank, log)
     sys.argv = facts["argv"]
+    for warning in slurm.WARNINGS:  # a scheduler may send them to every process; they are no reason to die half-way
+        signal.signal(warning, signal.SIG_IGN)
     try:
         _write_outcome(folder, number, _Outcome("returned", _call(folder, rank)))
         for request in STOP_SIGNALS:  # all is done; a traceback out of the interpreter's own end would only puzzle

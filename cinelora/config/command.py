@@ -18,21 +18,22 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from cinelora import slurm
 from cinelora.config import keys
 from cinelora.config.check import check_evaluate, check_infer, check_study, check_train
-from cinelora.config.compose import compose, members, sweep
+from cinelora.config.compose import AUTO, compose, members, sweep
 from cinelora.config.keys import Command, Config, Script
 from cinelora.config.schema import SHARING, EvaluateConfig, InferConfig, StudyConfig, TrainConfig, drawn_by
 from cinelora.config.store import MODELS, PATHS, load, save_config, to_yaml
 from cinelora.errors import CineloraError, ConfigError
-from cinelora.files import lock, point_to, sha256_json
+from cinelora.files import lock, point_to, read_json, sha256_json
 from cinelora.hardware import gpu_at_hand
 from cinelora.hub import CONFIG_FILE
 from cinelora.plan import drawing_lines, plan_lines
 
 Run = Callable[[Any, Path], int]
 OUTPUTS = Path("outputs")
-INTERRUPTED = 130
+INTERRUPTED = slurm.STOPPED
 NOBODY_READS = 141
 """128 + SIGPIPE: how a program ends whose output is piped into one that has left, such as ``head``."""
 _RUNS = ("adapter", "ckpt", "resume")
@@ -59,6 +60,7 @@ def main(script: Script, argv: list[str], run: Run) -> int:
     if not argv:
         print(keys.usage(script), file=sys.stderr)
         return ConfigError.exit_code
+    slurm.listen()
     try:
         return _main(keys.parse(script, argv), run)
     except CineloraError as error:
@@ -109,12 +111,49 @@ def _run_one(command: Command, run: Run, folder: Path | None) -> int:
         return _say("\n".join([*lines, *_planned(config)]))
     config = anchored(config)
     run_dir = make_run_dir(config, folder)
+    if isinstance(config, TrainConfig) and command.texts.get("resume") == AUTO and is_complete(config, run_dir):
+        return _say(f"{run_dir} has all its {config.stage.steps} steps: nothing is left to do")
+    before = _latest(run_dir)
+    try:
+        code = _run_in(run_dir, config, lines, run)
+    except KeyboardInterrupt:
+        if not slurm.told():
+            raise
+        code = INTERRUPTED
+    if code == INTERRUPTED and slurm.told():
+        return slurm.leave(run_dir, goes_on=_goes_on(command, config), moved=_latest(run_dir) != before)
+    return code
+
+
+def _run_in(run_dir: Path, config: Config, lines: list[str], run: Run) -> int:
     # the nodes of one run all come here
     with lock(run_dir / _LOCK) if config.nodes == 1 else nullcontext():
         save_config(config, run_dir / CONFIG_FILE)
         for line in [*lines, f"run directory: {run_dir}"]:
             print(line, flush=True)
         return run(config, run_dir)
+
+
+def _goes_on(command: Command, config: Config) -> bool:
+    """Whether the same command line, typed again, goes on where it was stopped."""
+    if isinstance(config, TrainConfig):
+        return command.texts.get("resume") == AUTO
+    return _many(config) is not None
+
+
+def is_complete(config: TrainConfig, run_dir: Path) -> bool:
+    """Whether a run has ended by itself, at its last step or because it learnt no more."""
+    summary = run_dir / "summary.json"
+    if not summary.is_file():
+        return False
+    there = read_json(summary)
+    return not there["interrupted"] and there["steps"] >= config.stage.steps
+
+
+def _latest(run_dir: Path) -> str | None:
+    """The name of a run's latest checkpoint."""
+    pointer = run_dir / "checkpoints" / "last"
+    return pointer.read_text() if pointer.is_file() else None
 
 
 def _planned(config: Config) -> list[str]:

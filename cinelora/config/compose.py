@@ -32,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cinelora.config import keys
 from cinelora.config.keys import Command, Config, Script
 from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig, data_ranks, samples_per_step
-from cinelora.config.store import load, load_config, save_config
+from cinelora.config.store import MODELS, PATHS, load, load_config, save_config
 from cinelora.errors import ConfigError
 from cinelora.hub import CONFIG_FILE, PREFIX, is_run, resolve
 from cinelora.runs import RunDirectory, trained_on
@@ -66,6 +66,9 @@ lack. ``out`` goes on in a copy."""
 REPORT_KEYS = ("out", "report", "answers", "against", "metrics", "cache")
 """What may change when the clips of an evaluation are looked at anew: what is measured."""
 
+AUTO = "auto"
+"""``resume=auto``: go on with what ``out=`` holds, or begin there."""
+
 _PLUGIN = "hydra_plugins.hydra_submitit_launcher"
 
 
@@ -98,6 +101,8 @@ def compose(command: Command) -> Config:
     overrides = [_parsed(text) for text in command.overrides]
     for override in overrides:
         _refuse_value(override, command.script)
+    if command.texts.get("resume") == AUTO:
+        return _begun_or_resumed(command)
     if command.texts.get("resume"):
         return _resumed(command)
     keys.missing_groups(command)
@@ -297,7 +302,7 @@ def _resumed(command: Command) -> TrainConfig:
     """A run's own settings, with the few that may change taken from the command line."""
     given = [*command.given, *command.texts]
     for key in given:
-        if key not in RESUME_KEYS and key.partition(".")[0] not in RESUME_SECTIONS:
+        if not _may_change(key):
             _refuse_change(key)
     run = _run_of(command.texts["resume"])
     config = load_config(run)
@@ -314,6 +319,38 @@ def _resumed(command: Command) -> TrainConfig:
     if config.out is None and command.texts["resume"].startswith(PREFIX):
         raise ConfigError(f"resume={command.texts['resume']}: add out=<directory>, where the fetched run goes on")
     return config
+
+
+def _begun_or_resumed(command: Command) -> TrainConfig:
+    """The run in ``out=`` where it has got to a checkpoint, with what may change; else a new one, in the same words."""
+    out = command.texts.get("out")
+    if not out:
+        raise ConfigError("resume=auto goes on with what its directory holds, or begins there: add out=<directory>")
+    rest = {key: text for key, text in command.texts.items() if key not in ("out", "resume")}
+    fresh = cast(TrainConfig, compose(dataclasses.replace(command, texts={**rest, "out": out})))
+    if not (Path(out) / CONFIG_FILE).is_file() or not list(Path(out).glob("checkpoints/step-*")):
+        return fresh
+    _refuse_other_run(command, load_config(Path(out)), fresh)
+    may_change = [text for text in command.overrides if _may_change(text.partition("=")[0])]
+    texts = {key: text for key, text in rest.items() if _may_change(key)}
+    return _resumed(dataclasses.replace(command, overrides=may_change, texts={**texts, "resume": out}))
+
+
+def _may_change(key: str) -> bool:
+    return key in RESUME_KEYS or key.partition(".")[0] in RESUME_SECTIONS
+
+
+def _refuse_other_run(command: Command, there: TrainConfig, asked: TrainConfig) -> None:
+    """Refuse to go on with a run of other settings; where files lie may change, they are compared when they are read."""
+    for key in [*command.given, *command.texts]:
+        if _may_change(key) or key in (*PATHS, *MODELS, keys.LAUNCHER):
+            continue
+        name = f"{key}.name" if key in keys.groups("train") else key
+        if _pick(there, name) != _pick(asked, name):
+            raise ConfigError(
+                f"out={command.texts['out']} holds a run with {key}={_pick(there, name)}, and {key}={_pick(asked, name)} "
+                "is asked for: choose another out="
+            )
 
 
 def _refuse_change(key: str) -> None:
@@ -384,7 +421,7 @@ def members(command: Command) -> list[Command]:
     Raises:
         ConfigError: what a sweep cannot be made over.
     """
-    if command.texts.get("resume"):
+    if command.texts.get("resume") not in (None, AUTO):
         raise ConfigError("resume goes on with one run: leave -m away")
     _refuse_launcher(command)
     overrides = [_parsed(text) for text in command.overrides]

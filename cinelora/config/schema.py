@@ -383,7 +383,9 @@ class TrainConfig:
     plan: bool = setting("say what the run takes, in memory and time here and on other GPUs, and do nothing", False)
     out: str | None = setting("run directory; null = outputs/<stage>/<data>/<time>")
     adapter: str | None = setting("style adapter under stage=motion: a run, a file or hub:owner/name")
-    resume: str | None = setting("run to go on with: its directory, a file in it, or hub:owner/name")
+    resume: str | None = setting(
+        "run to go on with: its directory, a file in it, or hub:owner/name; auto = the one in out=, if it has begun"
+    )
     cache: str = setting("folder of encoded samples, shared between runs", "outputs/cache")
     description: str | None = setting("a note kept with the run")
     push: str | None = setting("hub repository, owner/name, that the adapter and its card are uploaded to at the end")

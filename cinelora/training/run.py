@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import shlex
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -281,6 +282,7 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
         pin_memory=torch_has_gpu(),
+        worker_init_fn=heed_nothing,
     )
     policy, why = policy_at_hand(config)
     if rank.global_rank == 0 and torch_has_gpu():
@@ -305,6 +307,11 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
 def has_ended(run: RunDirectory, step: int) -> bool:
     """Whether the run that was saved after ``step`` came to its end there, and was not killed before."""
     return run.summary.exists() and bool(read_json(run.summary)["step"] == step)
+
+
+def heed_nothing(_worker: int) -> None:
+    """Let a loader's process work on when all processes of a job are asked to end: its rank needs one more batch."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextmanager

@@ -1,0 +1,79 @@
+"""The SLURM job that this process runs in, where there is one: what it was told, and its way back into the queue.
+
+A job that is preempted, or nears its time limit, is told so by a signal. What runs saves and ends, ``leave`` puts the job
+back, and its next start runs the same command, which goes on in the same directory. What ran is not known here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+STOPPED = 130
+"""Exit code of what was asked to end, and is over: as after Ctrl-C."""
+REQUEUED = 75
+"""Exit code of what goes on by itself later: EX_TEMPFAIL in sysexits.h."""
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
+"""What ``--signal`` sends ahead of the time limit, and ahead of a preemption where a site says so."""
+FUTILE_STARTS = 3
+"""A job that ran out of time as often as this, and the last time without a step, would never end."""
+_told: set[int] = set()
+
+
+def in_job() -> bool:
+    """Whether this process was started by SLURM."""
+    return "SLURM_JOB_ID" in os.environ
+
+
+def tell(number: int) -> None:
+    """Take note of a signal that asks this process to end; a handler of signals may call it."""
+    _told.add(number)
+
+
+def told() -> bool:
+    """Whether this process of a job was asked to end."""
+    return in_job() and bool(_told)
+
+
+def listen() -> None:
+    """In a job, take note of what asks this process to end, at any time; ``launch`` tells its ranks, or starts none."""
+    if in_job():
+        for number in (signal.SIGTERM, *WARNINGS):
+            signal.signal(number, lambda number, _: tell(number))
+
+
+def leave(run_dir: Path, *, goes_on: bool, moved: bool) -> int:
+    """End a job that was asked to: requeue it if it was preempted or ran out of time. Says what happens; the exit code.
+
+    ``goes_on``: its command would go on in ``run_dir``, and not begin anew. ``moved``: it got further since it started.
+    Whoever cancelled a job (``scancel``) wants it to end. SLURM ends a requeued job a moment later.
+    """
+    number, facts = os.environ["SLURM_JOB_ID"], _facts()
+    preempted = facts.get("PreemptTime", "None") != "None"
+    if not preempted and not _told & {*WARNINGS}:
+        return STOPPED
+    if os.environ.get("SLURM_NODEID", "0") != "0":
+        return REQUEUED  # one node of a job speaks for it
+    what = f"SLURM job {number} {'was preempted' if preempted else 'nears its time limit'}"
+    if not goes_on:
+        return _stay(f"{what}, and would begin anew: to have it go on by itself, write out=<directory> resume=auto")
+    if facts.get("BatchFlag") != "1" or facts.get("Requeue") != "1":
+        return _stay(f"{what}, and may not be requeued: hand it in with sbatch --requeue")
+    if not preempted and not moved and int(facts.get("Restarts", "0")) + 1 >= FUTILE_STARTS:
+        return _stay(f"{what} for another time, without having saved a step: give it more with --time")
+    print(f"{what} and is requeued: it goes on in {run_dir} by itself", flush=True)
+    done = subprocess.run(["scontrol", "requeue", number], capture_output=True, text=True)
+    return REQUEUED if done.returncode == 0 else _stay(f"job {number} was not requeued: {done.stderr.strip()}")
+
+
+def _stay(sentence: str) -> int:
+    print(sentence, flush=True)
+    return STOPPED
+
+
+def _facts() -> dict[str, str]:
+    command = ["scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"]]
+    words = subprocess.run(command, capture_output=True, text=True).stdout.split()
+    return dict(word.split("=", 1) for word in words if "=" in word)

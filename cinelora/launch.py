@@ -35,7 +35,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO, cast
 
-from cinelora import slurm
+from cinelora import __version__, slurm
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.files import own_folder, write_text, write_whole
 
@@ -119,7 +119,9 @@ def launch(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1, l
         except ChildFailedError as error:
             exit_codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
         except RendezvousError as error:
-            lost = f"the nodes did not meet at {meeting.address}:{meeting.port}, or lost each other ({error})"
+            started = _started(folder)
+            what = "lost each other" if started else f"not all of {nodes} nodes met"
+            lost = f"{what} at {meeting.address}:{meeting.port}{'' if started else f' within {MEET_S} s'} ({error})"
         except SignalException as error:
             raise KeyboardInterrupt from error
         stopped = watch.stopped_at is not None
@@ -483,10 +485,28 @@ def _call(folder: Path, rank: Rank) -> Any:
     import torch
 
     torch.set_num_threads(threads)
+    if os.environ["GROUP_WORLD_SIZE"] != "1":
+        _compare_versions()
     if torch.cuda.is_available():
         torch.cuda.set_device(rank.local_rank)
     fn, args = pickle.loads((folder / "call").read_bytes())
     return fn(*args)
+
+
+def _compare_versions() -> None:
+    """Refuse nodes with other versions than this one's; every rank sees all of them, so that none waits for one that left."""
+    import torch
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    place = os.environ
+    store = TCPStore(
+        place["MASTER_ADDR"], int(place["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=MEET_S)
+    )
+    store.set(f"versions/{place['GROUP_RANK']}", f"cinelora {__version__} with torch {torch.__version__}")
+    nodes = [store.get(f"versions/{node}").decode() for node in range(int(place["GROUP_WORLD_SIZE"]))]
+    for number, versions in enumerate(nodes):
+        if versions != nodes[0]:
+            raise ConfigError(f"node 0 has {nodes[0]}, and node {number} has {versions}: install the same on all nodes")
 
 
 def _die_with(parent: int) -> None:

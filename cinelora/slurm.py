@@ -50,8 +50,9 @@ def leave(run_dir: Path, *, goes_on: bool, moved: bool) -> int:
     ``goes_on``: its command would go on in ``run_dir``, and not begin anew. ``moved``: it got further since it started.
     Whoever cancelled a job (``scancel``) wants it to end. SLURM ends a requeued job a moment later.
     """
-    number, facts = os.environ["SLURM_JOB_ID"], _facts()
-    preempted = facts.get("PreemptTime", "None") != "None"
+    number = os.environ["SLURM_JOB_ID"]
+    job = facts(number)
+    preempted = job.get("PreemptTime", "None") != "None"
     if not preempted and not _told & {*WARNINGS}:
         return STOPPED
     if os.environ.get("SLURM_NODEID", "0") != "0":
@@ -59,9 +60,9 @@ def leave(run_dir: Path, *, goes_on: bool, moved: bool) -> int:
     what = f"SLURM job {number} {'was preempted' if preempted else 'nears its time limit'}"
     if not goes_on:
         return _stay(f"{what}, and would begin anew: to have it go on by itself, write out=<directory> resume=auto")
-    if facts.get("BatchFlag") != "1" or facts.get("Requeue") != "1":
+    if job.get("BatchFlag") != "1" or job.get("Requeue") != "1":
         return _stay(f"{what}, and may not be requeued: hand it in with sbatch --requeue")
-    if not preempted and not moved and int(facts.get("Restarts", "0")) + 1 >= FUTILE_STARTS:
+    if not preempted and not moved and int(job.get("Restarts", "0")) + 1 >= FUTILE_STARTS:
         return _stay(f"{what} for another time, without having saved a step: give it more with --time")
     print(f"{what} and is requeued: it goes on in {run_dir} by itself", flush=True)
     done = subprocess.run(["scontrol", "requeue", number], capture_output=True, text=True)
@@ -73,7 +74,8 @@ def _stay(sentence: str) -> int:
     return STOPPED
 
 
-def _facts() -> dict[str, str]:
-    command = ["scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"]]
+def facts(job: str) -> dict[str, str]:
+    """What SLURM knows of a job; nothing where it forgot it, minutes after its end."""
+    command = ["scontrol", "--oneliner", "show", "job", job]
     words = subprocess.run(command, capture_output=True, text=True).stdout.split()
     return dict(word.split("=", 1) for word in words if "=" in word)

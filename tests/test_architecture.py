@@ -34,7 +34,7 @@ STOREYS = (
     {"cinelora.training", "cinelora.inference"},
     {"cinelora.evaluation", "cinelora.studies"},
     {"cinelora.pretrain"},
-    {"cinelora.config.compose"},
+    {"cinelora.config.compose", "cinelora.sweeps"},
     {"cinelora.config.command"},
     {"train", "infer", "cinelora.evaluate", "cinelora.study"},
 )
@@ -62,6 +62,7 @@ WITHOUT_TORCH = (
     "cinelora.sampling.cost",
     "cinelora.sampling.partition",
     "cinelora.slurm",
+    "cinelora.sweeps",
     "cinelora.study",
     "cinelora.studies.settings",
     "cinelora.studies.rows",

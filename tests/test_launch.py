@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,11 +17,14 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import cinelora
 from cinelora import launch as launching
 from cinelora.errors import AdapterError, ConfigError
 from cinelora.launch import LaunchError, Meeting, launch, meeting_point, process_group, rank_info, usable_cores
@@ -310,25 +314,66 @@ except LaunchError as error:
 """
 
 
-def test_two_nodes_meet_where_the_environment_says(tmp_path: Path) -> None:
+def on_two_nodes(program: str, *argv: str | Path, paths: tuple[str, str] = ("", "")) -> list[str]:
+    """What ``program`` prints after "result" as node 0 and 1 of one machine; ``paths`` go before each one's packages."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": str(Path(__file__).parent)}
-    nodes = [
-        subprocess.Popen(
-            [sys.executable, "-c", NODE, str(tmp_path)],
-            env={**os.environ, **place, "NODE_RANK": str(node)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for node in (0, 1)
-    ]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    nodes = []
+    for node, first in enumerate(paths):
+        path = os.pathsep.join(filter(None, [first, str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+        env = {**os.environ, **place, "NODE_RANK": str(node), "PYTHONPATH": path}
+        command = [sys.executable, "-P", "-c", program, *map(str, argv)]
+        nodes.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
     try:
-        lines = [line for node in nodes for line in node.communicate(timeout=120)[0].splitlines() if "result" in line]
+        said = [line for node in nodes for line in node.communicate(timeout=120)[0].splitlines()]
+        return [line.removeprefix("result ") for line in said if line.startswith("result ")]
     finally:
-        for node in nodes:
-            node.kill()
-    assert sorted(lines) == ["result 3.0"] * 2 + ["result 6.0"] * 2 + ["result LaunchError"] * 2
+        for process in nodes:
+            process.kill()
+
+
+def test_two_nodes_meet_where_the_environment_says(tmp_path: Path) -> None:
+    assert sorted(on_two_nodes(NODE, tmp_path)) == ["3.0"] * 2 + ["6.0"] * 2 + ["LaunchError"] * 2
+
+
+OTHER_VERSION = """
+import sys
+from pathlib import Path
+from test_launch import ConfigError, add_up, launch
+try:
+    launch(add_up, 1, nodes=2, log_dir=Path(sys.argv[1]))
+except ConfigError as error:
+    print("result", error)
+"""
+
+
+def test_nodes_with_other_versions_are_refused_by_both(tmp_path: Path) -> None:
+    shutil.copytree(
+        Path(launching.__file__).parent, tmp_path / "cinelora", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    (tmp_path / "cinelora/__init__.py").write_text('__version__ = "0.0.1"')
+    own, torch = cinelora.__version__, version("torch")
+    sentence = f"node 0 has cinelora {own} with torch {torch}, and node 1 has cinelora 0.0.1 with torch {torch}: "
+    said = on_two_nodes(OTHER_VERSION, tmp_path / "logs", paths=("", str(tmp_path)))
+    assert len(said) == 2
+    assert all(line.startswith(f"{sentence}install the same on all nodes") for line in said), said
+
+
+@pytest.mark.parametrize("node", ["0", "1"])
+def test_a_node_that_waits_in_vain_names_the_address(
+    node: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": node}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(launching, "MEET_S", 3)
+    monkeypatch.setattr(launching, "_launches", count())
+    started = time.monotonic()
+    with pytest.raises(LaunchError, match=rf"not all of 2 nodes met at 127\.0\.0\.1:{port} within 3 s"):
+        launch(add_up, 1, nodes=2, log_dir=tmp_path)
+    assert time.monotonic() - started < 3 + GONE_WITHIN_S
 
 
 def test_the_meeting_point_is_read_from_slurm_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:

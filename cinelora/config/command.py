@@ -10,9 +10,11 @@ import dataclasses
 import functools
 import os
 import re
+import shlex
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,7 +23,7 @@ from typing import Any
 from cinelora import slurm
 from cinelora.config import keys
 from cinelora.config.check import check_evaluate, check_infer, check_study, check_train
-from cinelora.config.compose import AUTO, compose, members, sweep
+from cinelora.config.compose import AUTO, compose, launcher_settings, members
 from cinelora.config.keys import Command, Config, Script
 from cinelora.config.schema import SHARING, EvaluateConfig, InferConfig, StudyConfig, TrainConfig, drawn_by
 from cinelora.config.store import MODELS, PATHS, load, save_config, to_yaml
@@ -30,6 +32,20 @@ from cinelora.files import lock, point_to, read_json, sha256_json
 from cinelora.hardware import gpu_at_hand
 from cinelora.hub import CONFIG_FILE
 from cinelora.plan import drawing_lines, plan_lines
+from cinelora.sweeps import (
+    JOB_LOGS,
+    RECORD,
+    TABLE,
+    Ending,
+    Member,
+    Table,
+    Tell,
+    request,
+    request_line,
+    run_here,
+    run_locally,
+    run_on_slurm,
+)
 
 Run = Callable[[Any, Path], int]
 OUTPUTS = Path("outputs")
@@ -78,7 +94,7 @@ def _main(command: Command, run: Run) -> int:
         return _sweep(command, run)
     if command.show:
         return _say(to_yaml(compose(command)).rstrip("\n"))
-    return _run_one(command, run, None)
+    return _run_one(command, run)
 
 
 def _say(text: str) -> int:
@@ -104,13 +120,13 @@ def accepted(command: Command) -> tuple[Config, list[str]]:
         raise ConfigError(f"{error.filename} cannot be looked at: {error.strerror}") from error
 
 
-def _run_one(command: Command, run: Run, folder: Path | None) -> int:
-    """Accept the settings, make the directory they are kept in (``folder``, where a sweep names it), and hand over."""
+def _run_one(command: Command, run: Run) -> int:
+    """Accept the settings, make the directory they are kept in, and hand over."""
     config, lines = accepted(command)
     if config.plan:
         return _say("\n".join([*lines, *_planned(config)]))
     config = anchored(config)
-    run_dir = make_run_dir(config, folder)
+    run_dir = make_run_dir(config)
     if isinstance(config, TrainConfig) and command.texts.get("resume") == AUTO and is_complete(config, run_dir):
         return _say(f"{run_dir} has all its {config.stage.steps} steps: nothing is left to do")
     before = _latest(run_dir)
@@ -192,13 +208,13 @@ def anchored(config: Config) -> Config:
 # Run directories ------------------------------------------------------------------------------------------------------
 
 
-def make_run_dir(config: Config, folder: Path | None = None) -> Path:
+def make_run_dir(config: Config) -> Path:
     """Make, or go on in, the directory of a run.
 
     Raises:
         ConfigError: it holds something that would be lost.
     """
-    out = folder or (Path(config.out) if config.out else None)
+    out = Path(config.out) if config.out else None
     if isinstance(config, TrainConfig) and config.resume:
         return _resumed_dir(Path(config.resume), out)
     if isinstance(config, EvaluateConfig) and config.out and (config.report or config.answers):
@@ -302,7 +318,7 @@ def _plain(text: str) -> str:
 
 
 def _sweep(command: Command, run: Run) -> int:
-    """Check every member before the first starts, run all, and name those that failed."""
+    """Check every member before the first starts, run all that are not done, and say what came out as one table."""
     runs = members(command)
     if command.show:
         return _say("---\n".join(to_yaml(compose(member)) for member in runs).rstrip("\n"))
@@ -312,36 +328,104 @@ def _sweep(command: Command, run: Run) -> int:
             f"python -m cinelora.card run=<run> push={target}"
         )
     names = [_name(member, runs) for member in runs]
-    for number, member in enumerate(runs):
-        try:
-            accepted(member)
-        except CineloraError as error:
-            raise ConfigError(f"member {number} ({names[number]}): {error}") from error
+    configs = [
+        _accepted_member(number, name, member) for number, (name, member) in enumerate(zip(names, runs, strict=True))
+    ]
+    if configs[0].plan:
+        return _say("\n\n".join("\n".join([f"[{n}]", *_planned(c)]) for n, c in zip(names, configs, strict=True)))
     folder = _sweep_dir(command, runs)
-    print(f"{len(runs)} runs in {folder}: {'; '.join(names)}", flush=True)
-    if command.given.get(keys.LAUNCHER, "basic") != "basic":
-        print(f"what each prints: {folder / '.submitit'}", flush=True)
-    codes = sweep(command, folder, functools.partial(_run_member, run=run))
-    failed = [f"{number} ({name})" for number, (name, code) in enumerate(zip(names, codes, strict=True)) if code]
-    if failed:
-        program = keys.PROGRAMS[command.script]
-        print(f"{program}: {len(failed)} of {len(runs)} runs failed: {', '.join(failed)}", file=sys.stderr)
-    return max(codes)
+    table = Table.of(folder)
+    todo, places = list[Member](), dict[int, Path]()
+    for name, member, config in zip(names, runs, configs, strict=True):
+        number = table.place(member.overrides)
+        places[number] = _place(config)
+        if isinstance(config, TrainConfig) and is_complete(config, folder / str(number)):
+            table.statuses[number] = "done"
+        else:
+            todo.append(Member(number, name, _alone(member, folder, number), folder / str(number)))
+    print(f"{len(todo)} runs in {folder}: {'; '.join(member.name for member in todo)}", flush=True)
+    endings: dict[int, Ending] = {}
 
+    def tell(member: Member, ending: Ending) -> None:
+        endings[member.number] = ending
+        table.put(member.number, ending.status)
+        if ending.code == 0 and not command.texts.get("out"):
+            point_to(OUTPUTS / places[member.number] / "last", member.folder)
+        print(f"{member.number} ({member.name}): {ending.status}", flush=True)
 
-def _run_member(command: Command, folder: Path, run: Run) -> int:
-    """One member, as a result: what the user can mend is printed here, and the other members go on."""
-    print(f"\n[{folder}]", flush=True)
-    if "out" in command.texts:
-        command = dataclasses.replace(command, texts={**command.texts, "out": str(folder)})
+    table.save()
     try:
-        code = _run_one(command, run, folder)
+        _run_members(command, todo, configs[0], functools.partial(_run_member, run=run), tell, folder)
+    finally:
+        print("\n".join([*table.lines(), f"table {folder / TABLE}"]), flush=True)
+        _say_failed(command, [member for member in todo if endings.get(member.number, Ending(0)).code], len(todo))
+    return max((ending.code for ending in endings.values()), default=0)
+
+
+def _accepted_member(number: int, name: str, member: Command) -> Config:
+    texts = {key: text for key, text in member.texts.items() if key != "resume"}
+    try:
+        return accepted(dataclasses.replace(member, texts=texts))[0]
     except CineloraError as error:
-        print(f"{keys.PROGRAMS[command.script]}: {folder}: {error}", file=sys.stderr, flush=True)
-        return error.exit_code
-    if code == INTERRUPTED:
-        raise KeyboardInterrupt
-    return code
+        raise ConfigError(f"member {number} ({name}): {error}") from error
+
+
+def _alone(member: Command, folder: Path, number: int) -> Command:
+    """The command line of a member by itself, which goes on where it was stopped."""
+    texts = {**member.texts, "out": str(folder / str(number))}
+    if member.script == "train":
+        place = folder.relative_to(OUTPUTS) if folder.is_relative_to(OUTPUTS) else folder
+        texts |= {"resume": AUTO, "logger.group": texts.get("logger.group") or str(place)}
+    return dataclasses.replace(member, texts=texts)
+
+
+def _run_members(
+    command: Command, todo: list[Member], config: Config, run: Callable[[Member], Ending], tell: Tell, folder: Path
+) -> None:
+    launcher = command.given.get(keys.LAUNCHER, "basic")
+    if launcher == "basic" or not todo:
+        return run_here(todo, run, tell)
+    print(f"what each prints: {folder / JOB_LOGS}", flush=True)
+    settings = launcher_settings(command)
+    if launcher == "local":
+        return run_locally(todo, run, tell, folder, config.gpus, settings["timeout_min"])
+    asked = request(settings, list(command.given), config.gpus, config.nodes, getattr(config, "workers", 0))
+    print(request_line(asked), flush=True)
+    return run_on_slurm(todo, run, tell, folder, asked)
+
+
+def _run_member(member: Member, run: Run) -> Ending:
+    """One member to its end, whatever that is: the other members go on."""
+    print(f"\n[{member.folder}]", flush=True)
+    try:
+        return Ending(_run_one(member.command, run))
+    except CineloraError as error:
+        print(f"{keys.PROGRAMS[member.command.script]}: {member.folder}: {error}", file=sys.stderr, flush=True)
+        return Ending(error.exit_code, str(error))
+    except KeyboardInterrupt:
+        return Ending(INTERRUPTED)
+    except Exception as error:
+        traceback.print_exc()
+        return Ending(1, traceback.format_exception_only(error)[-1].strip())
+
+
+def _say_failed(command: Command, failed: list[Member], number: int) -> None:
+    if not failed:
+        return
+    listed = ", ".join(f"{member.number} ({member.name})" for member in failed)
+    lines = [f"{keys.PROGRAMS[command.script]}: {len(failed)} of {number} runs failed: {listed}"]
+    lines += [f"{member.number} again, alone: {_again(command, member)}" for member in failed]
+    print("\n".join(lines), file=sys.stderr)
+
+
+def _again(command: Command, member: Member) -> str:
+    """What runs one member once more: in its sweep, through the launcher, where that can go on."""
+    texts, flags = member.command.texts, list[str]()
+    if command.script == "train":
+        flags = ["-m", *(text for text in command.overrides if text.startswith("hydra"))]
+        texts = {**command.texts, "out": str(member.folder.parent), "resume": AUTO}
+    words = [*flags, *member.command.overrides, *(f"{key}={text}" for key, text in texts.items())]
+    return f"{keys.typed(command.script)} {shlex.join(words)}"
 
 
 def _name(member: Command, runs: list[Command]) -> str:
@@ -354,8 +438,12 @@ def _sweep_dir(command: Command, runs: list[Command]) -> Path:
     out = command.texts.get("out")
     if not out:
         return new_dir(OUTPUTS / _sweep_place(command, runs))
+    if command.texts.get("resume") == AUTO and (Path(out) / RECORD).is_file():
+        return Path(out)
     if Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
-        raise ConfigError(f"out={out} is not empty; a sweep wants a directory of its own")
+        raise ConfigError(
+            f"out={out} is not empty; a sweep wants a directory of its own, or resume=auto to go on with one"
+        )
     return _made(Path(out))
 
 

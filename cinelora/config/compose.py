@@ -3,8 +3,8 @@
 What enters is ``sys.argv[1:]``; what leaves is one of ``keys.SCHEMAS`` with every text as it was typed.
 Precedence: schema < groups < the script's own file < recipe < command line; where clips are drawn, the model of
 ``ckpt=`` takes the place of the default one, and ``resume=`` starts from the run's own settings. Hydra composes in this
-process and creates nothing; only a sweep (``-m``) runs through its sweeper and launcher. Whether the values make sense
-together is for ``check``.
+process, creates nothing and starts nothing: of a sweep (``-m``) it reads the values, and the launcher's settings. Whether
+the values make sense together is for ``check``.
 """
 
 from __future__ import annotations
@@ -13,20 +13,18 @@ import dataclasses
 import importlib.util
 import itertools
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cinelora.config import keys
@@ -43,15 +41,14 @@ __all__ = [
     "compose_infer",
     "compose_study",
     "compose_train",
+    "launcher_settings",
     "load_config",
     "members",
     "parse",
     "save_config",
-    "sweep",
 ]
 
 parse = keys.parse
-T = TypeVar("T")
 
 RESUME_KEYS = (
     *("stage.steps", "stage.batch_size", "stage.accumulation", "gpus", "nodes", "strategy.sequence"),
@@ -68,6 +65,9 @@ REPORT_KEYS = ("out", "report", "answers", "against", "metrics", "cache")
 
 AUTO = "auto"
 """``resume=auto``: go on with what ``out=`` holds, or begin there."""
+
+RESOURCES = ("gpus", "nodes", "workers")
+"""What decides how large a job is."""
 
 _PLUGIN = "hydra_plugins.hydra_submitit_launcher"
 
@@ -119,8 +119,7 @@ def compose(command: Command) -> Config:
 
 
 def _composed(script: Script, overrides: Sequence[str]) -> Config:
-    _register_schemas()
-    with _hydra_errors(), _no_other_hydra(), initialize_config_dir(str(keys.CONF), job_name=script, version_base="1.3"):
+    with _composing(script):
         tree = hydra_compose(script, [text for text in overrides if not _is_null_group(text, script)])
         return cast(Config, OmegaConf.to_object(tree))
 
@@ -131,19 +130,12 @@ def _is_null_group(text: str, script: Script) -> bool:
     return choice == "null" and group in keys.groups(script)
 
 
-def _register_schemas() -> None:
-    for script, schema in keys.SCHEMAS.items():
-        ConfigStore.instance().store(name=f"{script}_schema", node=schema)
-
-
 @contextmanager
-def _no_other_hydra() -> Iterator[None]:
-    """A member composes while the sweep's own Hydra is up, and there may be only one at a time."""
-    outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
-    try:
+def _composing(script: Script) -> Iterator[None]:
+    for name, schema in keys.SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+    with _hydra_errors(), initialize_config_dir(str(keys.CONF), job_name=script, version_base="1.3"):
         yield
-    finally:
-        GlobalHydra.instance().hydra = outer
 
 
 @contextmanager
@@ -200,7 +192,7 @@ def _refuse_type(override: Override, script: Script) -> None:
 
 
 def _refuse_launcher(command: Command) -> None:
-    launcher = command.given.get(keys.LAUNCHER, "basic")
+    launcher = _launcher(command)
     options = [key for key in command.given if key.startswith("hydra.launcher.")]
     if launcher == "basic" and options:
         raise ConfigError(f"{options[0]} belongs to a launcher: choose {keys.LAUNCHER}=slurm or {keys.LAUNCHER}=local")
@@ -212,6 +204,10 @@ def _refuse_launcher(command: Command) -> None:
         raise ConfigError(
             f"{keys.LAUNCHER}={launcher} starts the members of a sweep: add -m (a sweep may have one member)"
         )
+
+
+def _launcher(command: Command) -> str:
+    return command.given.get(keys.LAUNCHER, "basic")
 
 
 def _has_plugin() -> bool:
@@ -429,9 +425,14 @@ def members(command: Command) -> list[Command]:
         launcher = override.key_or_group.startswith("hydra")
         if launcher and override.is_sweep_override():
             raise ConfigError(f"{override.key_or_group} is one for the whole sweep")
+        if override.is_sweep_override() and override.key_or_group in RESOURCES and _launcher(command) == "slurm":
+            raise ConfigError(
+                f"{override.input_line} would ask SLURM for jobs of different sizes, and a sweep is one job array: "
+                f"choose one {override.key_or_group}=, or start a sweep for each"
+            )
     options = [override.input_line or "" for override in overrides if override.key_or_group.startswith("hydra")]
     if options:
-        _composed(command.script, [*_any_run(command.script), *options])
+        launcher_settings(command)
     task = [override for override in overrides if not override.key_or_group.startswith("hydra")]
     return [
         dataclasses.replace(command, overrides=list(combination), multirun=False)
@@ -450,46 +451,10 @@ def _values(override: Override) -> Iterator[str]:
         yield from (f"{key}={value}" for value in override.sweep_string_iterator())
 
 
-def sweep(command: Command, folder: Path, run: Callable[[Command, Path], T]) -> list[T]:
-    """Run every member through Hydra's sweeper and launcher, in ``folder/<n>``; the results in order.
-
-    ``run`` must not raise what the user can mend: a member that fails so is a result like any other. With a launcher
-    that has processes or machines of its own, ``run`` is pickled and called there.
-    """
-    from hydra._internal.hydra import Hydra  # hydra.main() would parse sys.argv itself, and split the texts
-    from hydra._internal.utils import create_config_search_path
-
-    _register_schemas()
-    overrides = [*command.overrides, f"hydra.sweep.dir={_quoted(folder)}"]
-    GlobalHydra.instance().clear()
-    try:
-        with _hydra_errors():
-            hydra = Hydra.create_main_hydra2(command.script, create_config_search_path(str(keys.CONF)))
-            batches = hydra.multirun(
-                command.script, _Member(command, folder, run), overrides, with_log_configuration=False
-            )
-    finally:
-        GlobalHydra.instance().clear()
-    return [job.return_value for batch in batches for job in batch]
-
-
-@dataclasses.dataclass
-class _Member:
-    """What Hydra calls for each member; the texts travel beside its config, out of its grammar's reach."""
-
-    command: Command
-    folder: Path
-    run: Callable[[Command, Path], Any]
-
-    def __call__(self, _: DictConfig) -> Any:
-        job = HydraConfig.get()
-        command = dataclasses.replace(self.command, overrides=list(job.overrides.task), multirun=False)
-        return self.run(command, self.folder / str(job.job.num))
-
-
-def _quoted(folder: Path) -> str:
-    """A path for Hydra's grammar. It would still read ``${`` as a reference, in the path of any member."""
-    text = str(folder.absolute())
-    if "${" in text:
-        raise ConfigError(f"out={folder}: a sweep's folder cannot hold the characters ${{; a single run's can")
-    return QuotedString(text=text, quote=Quote.single).with_quotes()
+def launcher_settings(command: Command) -> dict[str, Any]:
+    """What ``hydra.launcher`` is for a sweep, with the command line's own ``hydra.launcher.*``."""
+    options = [text for text in command.overrides if text.startswith("hydra")]
+    with _composing(command.script):
+        tree = hydra_compose(command.script, [*_any_run(command.script), *options], return_hydra_config=True)
+        tree.hydra.sweep.dir = ""  # submitit's folder is named after it, and is ours to name
+        return cast("dict[str, Any]", OmegaConf.to_container(tree.hydra.launcher, resolve=True))

@@ -40,6 +40,7 @@ FREE_TEXT_KEYS = frozenset(
         "checkpoint.best",
         "stopping.monitor",
         "logger.project",
+        "logger.group",
         "description",
         "push",
     }
@@ -339,6 +340,7 @@ class LoggerConfig:
 
     name: str = setting("where curves go", "csv", ("wandb", "csv", "tensorboard", "none"))
     project: str = setting("project name at the logger", "cinelora")
+    group: str | None = setting("wandb: group of the run; null = the sweep it is a member of")
     offline: bool | None = setting("wandb: null = offline unless a key is there")
     every_steps: int = setting("optimizer steps between logged losses", 10)
 

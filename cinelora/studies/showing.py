@@ -161,6 +161,7 @@ def to_wandb(table: Table, config: StudyConfig, folder: Path) -> None:
         run = wandb.init(
             project=config.logger.project,
             name=f"study-{folder.name}",
+            group=config.logger.group,
             dir=folder,
             mode="offline" if offline else "online",
             settings=WANDB_PATIENCE,

@@ -187,5 +187,10 @@ def wandb_logger(config: TrainConfig, run_dir: Path) -> WandbLogger:
     os.environ.setdefault("WANDB_SILENT", "true")
     name = f"{config.stage.name}-{config.data.name}-{run_dir.name}"
     return WandbLogger(
-        project=settings.project, name=name, save_dir=run_dir / "logs", offline=offline, settings=WANDB_PATIENCE
+        project=settings.project,
+        name=name,
+        group=settings.group,
+        save_dir=run_dir / "logs",
+        offline=offline,
+        settings=WANDB_PATIENCE,
     )

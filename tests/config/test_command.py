@@ -302,7 +302,7 @@ def test_what_an_evaluation_draws_is_what_its_settings_say() -> None:
     assert (drawn.sampler.steps, drawn.mode, drawn.num_frames, drawn.memory.swap) == (2, "t2v", 5, 1.0)
 
 
-# Sweeps through Hydra's own multirun ----------------------------------------------------------------------------------
+# Sweeps ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_sweep_runs_each_member_in_its_directory(here: Path, run: Recorder) -> None:
@@ -379,7 +379,6 @@ def test_ctrl_c_ends_the_whole_sweep(run: Recorder) -> None:
         (["stage=style", "data=glob(*)"], "wants its values one by one"),
         ([*CLIPS, "hydra/launcher=basic,local"], "one for the whole sweep"),
         ([*CLIPS, "out=clips/full"], "is not empty"),
-        ([*CLIPS, "out=${x}"], "cannot hold the characters"),
         (["data=folder"], "stage is missing"),
     ],
 )

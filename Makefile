@@ -21,7 +21,7 @@ export DEMO_PROMPT
 
 TEST_WORKERS    ?= 2
 PYTEST          := $(BIN)/python -m pytest
-SYSTEM_PACKAGES := buildah crun debootstrap
+SYSTEM_PACKAGES := buildah crun debootstrap slurm-wlm munge
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo scale-model test test-system system-packages style check bench clean

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 STOPPED = 130
@@ -17,6 +18,8 @@ REQUEUED = 75
 """Exit code of what goes on by itself later: EX_TEMPFAIL in sysexits.h."""
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 """What ``--signal`` sends ahead of the time limit, and ahead of a preemption where a site says so."""
+FIRST_NODE_S = 30.0
+"""How long the other nodes give the first one; SLURM ends them as soon as the job is requeued."""
 FUTILE_STARTS = 3
 """A job that ran out of time as often as this, and the last time without a step, would never end."""
 _told: set[int] = set()
@@ -50,13 +53,14 @@ def leave(run_dir: Path, *, goes_on: bool, moved: bool) -> int:
     ``goes_on``: its command would go on in ``run_dir``, and not begin anew. ``moved``: it got further since it started.
     Whoever cancelled a job (``scancel``) wants it to end. SLURM ends a requeued job a moment later.
     """
+    if os.environ.get("SLURM_NODEID", "0") != "0":
+        time.sleep(FIRST_NODE_S)  # it speaks for the job, and srun may end all tasks when one has ended
+        return REQUEUED
     number = os.environ["SLURM_JOB_ID"]
     job = facts(number)
     preempted = job.get("PreemptTime", "None") != "None"
     if not preempted and not _told & {*WARNINGS}:
         return STOPPED
-    if os.environ.get("SLURM_NODEID", "0") != "0":
-        return REQUEUED  # one node of a job speaks for it
     what = f"SLURM job {number} {'was preempted' if preempted else 'nears its time limit'}"
     if not goes_on:
         return _stay(f"{what}, and would begin anew: to have it go on by itself, write out=<directory> resume=auto")

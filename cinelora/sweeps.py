@@ -79,7 +79,7 @@ Tell = Callable[[Member, Ending], None]
 # -- running -----------------------------------------------------------------------------------------------------------
 
 
-def run_here(members: Sequence[Member], run: Run, tell: Tell) -> None:
+def run_here(members: Sequence[Member], run: Run, tell: Tell, _: Path) -> None:
     """Run members one after another in this process; one that is asked to stop is the last."""
     for member in members:
         ending = run(member)
@@ -97,6 +97,7 @@ def run_locally(members: Sequence[Member], run: Run, tell: Tell, folder: Path, r
 
     executor = submitit.LocalExecutor(folder / JOB_LOGS / "%j")
     executor.update_parameters(timeout_min=minutes, tasks_per_node=1)
+    print(f"what each prints: {folder / JOB_LOGS}", flush=True)
     free, waiting, running = _places(ranks), list(members), dict[Any, tuple[Member, str | None]]()
 
     def collect() -> None:
@@ -149,6 +150,10 @@ def run_on_slurm(members: Sequence[Member], run: Run, tell: Tell, folder: Path, 
     import submitit
     from submitit.core.utils import FailedJobError
 
+    if not members:
+        return
+    print(f"{_request_line(settings)}; what each prints: {folder / JOB_LOGS}", flush=True)
+
     executor = submitit.AutoExecutor(folder / JOB_LOGS / "%j", cluster="slurm")
     executor.update_parameters(
         **{key if key in _SHARED else f"slurm_{key}": value for key, value in settings.items() if key not in _OURS}
@@ -170,11 +175,14 @@ def run_on_slurm(members: Sequence[Member], run: Run, tell: Tell, folder: Path, 
 
 
 def _await_slurm(array: str, running: dict[Any, Member], tell: Tell) -> None:
-    asked, left_at = time.monotonic(), dict[Any, float]()
+    asked, left_at, told = time.monotonic(), dict[Any, float](), set[str]()
     while running:
         time.sleep(0.5)
         if time.monotonic() > asked + LOOK_S and (listed := _listed(array)) is not None:
             asked = time.monotonic()
+            for reason in {*listed.values()} - told - {"None"}:
+                told.add(reason)
+                print(f"SLURM job {array} waits: {reason}", flush=True)
             left_at = {job: left_at.get(job, asked) for job in running if job.job_id not in listed}
         for job in list(running):
             ending = _ending(job)
@@ -184,13 +192,13 @@ def _await_slurm(array: str, running: dict[Any, Member], tell: Tell) -> None:
                 tell(running.pop(job), ending)
 
 
-def _listed(array: str) -> set[str] | None:
-    """The jobs of an array that wait or run; None where SLURM does not answer."""
-    command = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={array}"]
+def _listed(array: str) -> dict[str, str] | None:
+    """The jobs of an array that wait or run, and what each waits for; None where SLURM does not answer."""
+    command = ["squeue", "--noheader", "--array", "--format=%i %r", f"--jobs={array}"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode and "Invalid job id" not in done.stderr:
         return None
-    return set(done.stdout.split())
+    return dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
 
 
 def _fate(job: Any) -> Ending:
@@ -278,14 +286,12 @@ def _has_gpus(partition: str | None) -> bool:
     )
 
 
-def request_line(asked: dict[str, Any]) -> str:
+def _request_line(asked: dict[str, Any]) -> str:
     """A request in words."""
-    gpus = f"{asked['gpus_per_node']} GPUs and " if asked["gpus_per_node"] else ""
+    things = {"node": asked["nodes"], "GPU": asked["gpus_per_node"], "core": asked["cpus_per_task"]}
+    nodes, *rest = [f"{number} {thing}{'s' * (number > 1)}" for thing, number in things.items() if number]
     where = f"partition {asked['partition']}" if asked["partition"] else "the default partition"
-    return (
-        f"each member asks for {asked['nodes']} nodes with {gpus}{asked['cpus_per_task']} cores each, for "
-        f"{asked['timeout_min']} minutes on {where}; hydra.launcher.* asks for something else"
-    )
+    return f"each member asks for {nodes} with {' and '.join(rest)}, {asked['timeout_min']} minutes, on {where}"
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------

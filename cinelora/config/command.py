@@ -33,7 +33,6 @@ from cinelora.hardware import gpu_at_hand
 from cinelora.hub import CONFIG_FILE
 from cinelora.plan import drawing_lines, plan_lines
 from cinelora.sweeps import (
-    JOB_LOGS,
     RECORD,
     TABLE,
     Ending,
@@ -41,7 +40,6 @@ from cinelora.sweeps import (
     Table,
     Tell,
     request,
-    request_line,
     run_here,
     run_locally,
     run_on_slurm,
@@ -331,6 +329,7 @@ def _sweep(command: Command, run: Run) -> int:
     configs = [
         _accepted_member(number, name, member) for number, (name, member) in enumerate(zip(names, runs, strict=True))
     ]
+    launch = _launcher(command, configs[0])
     if configs[0].plan:
         return _say("\n\n".join("\n".join([f"[{n}]", *_planned(c)]) for n, c in zip(names, configs, strict=True)))
     folder = _sweep_dir(command, runs)
@@ -355,10 +354,11 @@ def _sweep(command: Command, run: Run) -> int:
 
     table.save()
     try:
-        _run_members(command, todo, configs[0], functools.partial(_run_member, run=run), tell, folder)
+        launch(todo, functools.partial(_run_member, run=run), tell, folder)
     finally:
         print("\n".join([*table.lines(), f"table {folder / TABLE}"]), flush=True)
-        _say_failed(command, [member for member in todo if endings.get(member.number, Ending(0)).code], len(todo))
+        failed = [member for member in todo if member.number in endings and endings[member.number].code]
+        _say_failed(command, failed, [endings[member.number] for member in failed], len(todo))
     return max((ending.code for ending in endings.values()), default=0)
 
 
@@ -379,19 +379,18 @@ def _alone(member: Command, folder: Path, number: int) -> Command:
     return dataclasses.replace(member, texts=texts)
 
 
-def _run_members(
-    command: Command, todo: list[Member], config: Config, run: Callable[[Member], Ending], tell: Tell, folder: Path
-) -> None:
+def _launcher(
+    command: Command, config: Config
+) -> Callable[[list[Member], Callable[[Member], Ending], Tell, Path], None]:
+    """What runs the members; what it cannot be asked for is refused here."""
     launcher = command.given.get(keys.LAUNCHER, "basic")
-    if launcher == "basic" or not todo:
-        return run_here(todo, run, tell)
-    print(f"what each prints: {folder / JOB_LOGS}", flush=True)
+    if launcher == "basic":
+        return run_here
     settings = launcher_settings(command)
     if launcher == "local":
-        return run_locally(todo, run, tell, folder, config.gpus, settings["timeout_min"])
+        return functools.partial(run_locally, ranks=config.gpus, minutes=settings["timeout_min"])
     asked = request(settings, list(command.given), config.gpus, config.nodes, getattr(config, "workers", 0))
-    print(request_line(asked), flush=True)
-    return run_on_slurm(todo, run, tell, folder, asked)
+    return functools.partial(run_on_slurm, settings=asked)
 
 
 def _run_member(member: Member, run: Run) -> Ending:
@@ -409,11 +408,12 @@ def _run_member(member: Member, run: Run) -> Ending:
         return Ending(1, traceback.format_exception_only(error)[-1].strip())
 
 
-def _say_failed(command: Command, failed: list[Member], number: int) -> None:
+def _say_failed(command: Command, failed: list[Member], endings: list[Ending], number: int) -> None:
     if not failed:
         return
     listed = ", ".join(f"{member.number} ({member.name})" for member in failed)
-    lines = [f"{keys.PROGRAMS[command.script]}: {len(failed)} of {number} runs failed: {listed}"]
+    ended = "failed" if any(ending.code != INTERRUPTED for ending in endings) else "were stopped"
+    lines = [f"{keys.PROGRAMS[command.script]}: {len(failed)} of {number} runs {ended}: {listed}"]
     lines += [f"{member.number} again, alone: {_again(command, member)}" for member in failed]
     print("\n".join(lines), file=sys.stderr)
 
@@ -438,7 +438,8 @@ def _sweep_dir(command: Command, runs: list[Command]) -> Path:
     out = command.texts.get("out")
     if not out:
         return new_dir(OUTPUTS / _sweep_place(command, runs))
-    if command.texts.get("resume") == AUTO and (Path(out) / RECORD).is_file():
+    begun = any(Path(out).glob("[0-9]*"))
+    if (Path(out) / RECORD).is_file() and (command.texts.get("resume") == AUTO or not begun):
         return Path(out)
     if Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
         raise ConfigError(

@@ -80,7 +80,7 @@ def test_a_sweep_survives_its_members(cluster: Cluster, settings: list[str], tmp
         os.kill(tasks(member=0)[0], signal.SIGKILL)
         said = parent.communicate(timeout=180)[0]
     assert parent.returncode == 1, said
-    assert "each member asks for 1 nodes with 1 GPUs and 1 cores each" in said
+    assert "each member asks for 1 node with 1 GPU and 1 core, 5 minutes, on the default partition" in said
     rows = table(sweep)
     assert [row["status"].partition(":")[0] for row in rows] == ["done", "failed", "failed"], said
     killed = next(row for row in rows if row["member"] == "0")
@@ -162,7 +162,7 @@ def test_two_nodes_are_preempted_and_go_on(cluster: Cluster, settings: list[str]
     run, log = tmp_path / "run", tmp_path / "log"
     argv = [
         *settings,
-        "stage.steps=400",
+        "stage.steps=120",
         "validation.every_steps=0",
         "nodes=2",
         "workers=1",
@@ -187,9 +187,9 @@ def test_two_nodes_are_preempted_and_go_on(cluster: Cluster, settings: list[str]
     assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), said
     first, second = steps_by_start(run)
     assert second[0] == first[-1] + 1, "a step was lost, or done twice"
-    assert second[-1] == 400
+    assert second[-1] == 120
     assert f"SLURM job {job} was preempted and is requeued: it goes on in {run} by itself" in said
-    assert f"stopped at step {first[-1]} of 400" in said
+    assert f"stopped at step {first[-1]} of 120" in said
     print(f"preempted after step {first[-1]}, in the queue {seconds:.1f} s later")
 
 
@@ -197,7 +197,7 @@ def test_a_member_of_a_sweep_is_preempted_and_goes_on(cluster: Cluster, settings
     """And the other member, which nobody preempts, is none the worse."""
     argv = [
         *settings,
-        "stage.steps=400",
+        "stage.steps=120",
         "validation.every_steps=0",
         "hydra/launcher=slurm",
         "hydra.launcher.cpus_per_task=5",
@@ -212,7 +212,7 @@ def test_a_member_of_a_sweep_is_preempted_and_goes_on(cluster: Cluster, settings
     starts = [steps_by_start(tmp_path / f"sweep/{n}") for n in (0, 1)]
     assert sorted(len(parts) for parts in starts) == [1, 2]
     for parts in starts:
-        assert [step for part in parts for step in part] == list(range(1, 401))
+        assert [step for part in parts for step in part] == list(range(1, 121))
 
 
 def preempted_job(cluster: Cluster) -> str:

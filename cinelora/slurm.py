@@ -7,6 +7,7 @@ back, and its next start runs the same command, which goes on in the same direct
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -57,6 +58,10 @@ def leave(run_dir: Path, *, goes_on: bool, moved: bool) -> int:
         time.sleep(FIRST_NODE_S)  # it speaks for the job, and srun may end all tasks when one has ended
         return REQUEUED
     number = os.environ["SLURM_JOB_ID"]
+    if shutil.which("scontrol") is None:
+        return _stay(
+            f"SLURM job {number} was told to end, and is not requeued: there is no scontrol here, as in a container"
+        )
     job = facts(number)
     preempted = job.get("PreemptTime", "None") != "None"
     if not preempted and not _told & {*WARNINGS}:
@@ -70,7 +75,8 @@ def leave(run_dir: Path, *, goes_on: bool, moved: bool) -> int:
         return _stay(f"{what} for another time, without having saved a step: give it more with --time")
     print(f"{what} and is requeued: it goes on in {run_dir} by itself", flush=True)
     done = subprocess.run(["scontrol", "requeue", number], capture_output=True, text=True)
-    return REQUEUED if done.returncode == 0 else _stay(f"job {number} was not requeued: {done.stderr.strip()}")
+    refused = done.returncode > 0  # below zero it was ended itself, with the job that it had just requeued
+    return _stay(f"job {number} was not requeued: {done.stderr.strip()}") if refused else REQUEUED
 
 
 def _stay(sentence: str) -> int:

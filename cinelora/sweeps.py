@@ -277,13 +277,12 @@ def request(settings: dict[str, Any], given: Sequence[str], gpus: int, nodes: in
     return asked
 
 
-def _has_gpus(partition: str | None) -> bool:
-    """Whether SLURM counts GPUs on the nodes of a partition; None is the default one, which carries a star."""
+def _has_gpus(partitions: str | None) -> bool:
+    """Whether SLURM counts GPUs on the nodes of partitions; None is the default one, which carries a star."""
     done = subprocess.run(["sinfo", "--noheader", "--format=%P %G"], capture_output=True, text=True)
-    lines = [line.split() for line in done.stdout.splitlines()]
-    return any(
-        "gpu" in gres for name, gres in lines if (name.rstrip("*") == partition if partition else name[-1] == "*")
-    )
+    lines = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
+    names = partitions.split(",") if partitions else [name.rstrip("*") for name, _ in lines if name.endswith("*")]
+    return any("gpu" in gres for name, gres in lines if name.rstrip("*") in names)
 
 
 def _request_line(asked: dict[str, Any]) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -204,6 +208,27 @@ def test_resume_goes_on_in_the_run_or_in_a_copy(here: Path, run: Recorder) -> No
     assert (here / "b/checkpoints").is_dir()
 
 
+def test_resume_auto_begins_and_goes_on_with_the_same_words(
+    here: Path, run: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [*CLIPS, "lora.rank=4", "data.caption=a = b", "out=a", "resume=auto"]
+    assert main("train", [*argv, "stage.steps=5"], run) == 0
+    assert run.seen[-1][0].resume is None
+    (here / "a/checkpoints/step-00000003").mkdir(parents=True, exist_ok=True)
+    assert main("train", [*argv, "stage.steps=7", "gpus=2", "stage.batch_size=2"], run) == 0
+    config, run_dir = run.seen[-1]
+    assert (config.resume, config.stage.steps, config.gpus, config.lora.rank) == (str(here / "a"), 7, 2, 4)
+    assert run_dir == here / "a"
+    (here / "a/summary.json").write_text(json.dumps({"interrupted": False, "steps": 7}))
+    assert main("train", [*argv, "stage.steps=7"], run) == 0
+    assert "a has all its 7 steps" in capsys.readouterr().out
+    assert len(run.seen) == 2
+    assert main("train", [*argv[:3], "lora.rank=8", *argv[4:]], run) == 2
+    assert "out=a holds a run with lora.rank=4, and lora.rank=8 is asked for" in capsys.readouterr().err
+    assert main("train", [*argv[:-2], "resume=auto"], run) == 2
+    assert "add out=<directory>" in capsys.readouterr().err
+
+
 def test_resume_works_from_another_directory(here: Path, run: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     main("train", [*CLIPS, "out=a"], run)
     (here / "elsewhere").mkdir()
@@ -318,6 +343,13 @@ def test_a_sweep_runs_each_member_in_its_directory(here: Path, run: Recorder) ->
         assert settings["lora"]["rank"] == rank
 
 
+def test_members_of_a_sweep_are_one_group_of_wandb(run: Recorder) -> None:
+    main("train", ["-m", *CLIPS, "lora.rank=4,8"], run)
+    main("train", ["-m", *CLIPS, "lora.rank=4,8", "logger.group=mine"], run)
+    sweep = str(Path(run.dirs[0]).parent.relative_to("outputs"))
+    assert [config.logger.group for config, _ in run.seen] == [sweep, sweep, "mine", "mine"]
+
+
 def test_a_sweep_goes_over_groups_too(run: Recorder) -> None:
     argv = ["--multirun", "data.root=clips", "stage=style", "data=folder,noir", "lora.rank=range(1,3)"]
     assert main("train", argv, run) == 0
@@ -353,6 +385,98 @@ def test_a_member_that_fails_is_named_and_the_others_go_on(capsys: pytest.Captur
     error = capsys.readouterr().err
     assert "s/1: the loss is not finite at step 3" in error
     assert "1 of 3 runs failed: 1 (lora.rank=8)" in error
+
+
+def learns(config: Any, run_dir: Path) -> int:
+    """A run that ends with a summary, a crash, or a stop, by its rank; it goes on where it was stopped."""
+    rank, again = config.lora.rank, config.resume is not None
+    (run_dir / "checkpoints/step-00000001").mkdir(parents=True, exist_ok=True)
+    if rank == 6 and not again:
+        raise ValueError("nobody foresaw this")
+    summary = {"loss": 1 / rank, "adapter_effect": 0.1, "seconds": 2.0, "peak_memory_mib": {"host": 9, "gpu": 7}}
+    heldout = {} if config.seed else {"heldout_loss": rank / 100}
+    ends = {"interrupted": False, "steps": config.stage.steps}
+    (run_dir / "summary.json").write_text(json.dumps({**summary, **heldout, **ends}))
+    return 0
+
+
+def rows_of(sweep: str) -> list[dict[str, str]]:
+    with open(f"{sweep}/sweep.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_sweep_ends_in_a_sorted_table_and_goes_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["-m", *CLIPS, "data.caption=it's, a man"]
+    assert main("train", [*argv, "lora.rank=8,6,4", "out=a sweep"], learns) == 1
+    assert [(row["overrides"], row["status"]) for row in rows_of("a sweep")] == [
+        ("lora.rank=4", "done"),
+        ("lora.rank=8", "done"),
+        ("lora.rank=6", "failed: ValueError: nobody foresaw this"),
+    ]
+    best = rows_of("a sweep")[0]
+    assert best == {
+        **{"member": "2", "overrides": "lora.rank=4", "status": "done", "loss": "0.25", "heldout_loss": "0.04"},
+        **{"adapter_effect": "0.1", "seconds": "2.0", "peak_memory_mib": "7", "run_directory": "a sweep/2"},
+    }
+    said = capsys.readouterr()
+    assert "2       lora.rank=4  done    0.25   0.04          0.1             2        7" in said.out
+    assert "1 of 3 runs failed: 1 (lora.rank=6)" in said.err
+    again = shlex.split(said.err.partition("1 again, alone: ")[2])
+    assert again[:3] == ["python", "train.py", "-m"]
+    assert main("train", again[2:], learns) == 0
+    assert [row["status"] for row in rows_of("a sweep")] == ["done"] * 3
+    ran: list[int] = []
+
+    def remember(config: Any, run_dir: Path) -> int:
+        ran.append(config.lora.rank)
+        return learns(config, run_dir)
+
+    assert main("train", [*argv, "lora.rank=4,6,8,10", "out=a sweep", "resume=auto"], remember) == 0
+    assert ran == [10]
+    assert [row["member"] for row in rows_of("a sweep")] == ["2", "1", "0", "3"]
+
+
+def test_without_heldout_losses_a_table_is_sorted_by_loss() -> None:
+    main("train", ["-m", *CLIPS, "lora.rank=4,8", "seed=1", "out=s"], learns)
+    assert [(row["overrides"], row["heldout_loss"]) for row in rows_of("s")] == [
+        ("lora.rank=8", ""),
+        ("lora.rank=4", ""),
+    ]
+
+
+ASLEEP = """
+import os, sys, time
+from cinelora.config.command import main
+def run(config, run_dir):
+    (run_dir / "pid").write_text(str(os.getpid()))
+    try:
+        time.sleep(600)
+    finally:
+        (run_dir / "saved").touch()
+    return 0
+sys.exit(main("train", sys.argv[1:], run))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_members_in_processes_of_their_own_end_with_their_sweep(number: int, here: Path) -> None:
+    pytest.importorskip("submitit", reason="the launchers come with cinelora[slurm]")
+    argv = ["-m", *CLIPS, "hydra/launcher=local", "lora.rank=4,8", "out=s"]
+    with subprocess.Popen([sys.executable, "-c", ASLEEP, *argv], stdout=subprocess.PIPE) as parent:
+        assert wait_until(lambda: any(here.glob("s/*/pid")))
+        time.sleep(0.5)
+        pids = [int(file.read_text()) for file in here.glob("s/*/pid")]
+        parent.send_signal(number)
+        assert parent.wait(30) == (130 if number == signal.SIGINT else -number)
+    assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    assert len(list(here.glob("s/*/saved"))) == len(pids) > 0
+
+
+def wait_until(condition: Any, timeout_s: float = 30) -> bool:
+    end = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    return bool(condition())
 
 
 def test_a_member_that_would_be_refused_stops_the_sweep_before_it_starts(

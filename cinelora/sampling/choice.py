@@ -115,10 +115,15 @@ def _why(clip: Clip, ranked: list[Partition], machine: Machine) -> str:
     rivals = dict.fromkeys(way for kind in kinds if (way := next(filter(kind, others), None)))
     longer = {way: step_cost(clip, way, machine).seconds / seconds - 1 for way in rivals or others[:1]}
     told = [
-        f"{in_words(way, clip.heads)} sends {_gb(clip, way)} and takes {more:.1%} longer"
+        f"{in_words(way, clip.heads)} sends {_gb(clip, way)} and takes {abs(more):.1%} {'longer' if more >= 0 else 'less'}"
         for way, more in longer.items()
     ]
-    return f"foretold to be fastest, sends {_gb(clip, best)} a step and rank; {'; '.join(told)}"
+    reason = (
+        "foretold to be fastest"
+        if clip.dtype != "fp32"
+        else "the fastest of the shortest rings, which hold all scores in fp32"
+    )
+    return f"{reason}, sends {_gb(clip, best)} a step and rank; {'; '.join(told)}"
 
 
 def _gb(clip: Clip, way: Partition) -> str:

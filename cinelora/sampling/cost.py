@@ -52,10 +52,16 @@ HDR, NDR = Link("InfiniBand HDR", 25e9, 40e-6), Link("InfiniBand NDR", 50e9, 40e
 ETHERNET = Link("100 Gb Ethernet for a node", 12.5e9 / 8, 60e-6)
 """Assumed for cards that are not sold in such systems. All latencies are assumed too; at 720p they are 1 % of a step."""
 
-LINKS = {"A100": (NVLINK3, HDR), "H100": (NVLINK4, NDR), "H200": (NVLINK4, NDR), "RTX 5090": (PCIE5, ETHERNET)}
-"""Within a node and between nodes; SXM boards, where a card is sold in several forms."""
-MEMORY_RATE = {"A100": 2.04e12, "H100": 3.35e12, "H200": 4.8e12, "L40S": 0.864e12, "RTX 5090": 1.79e12}
-"""Bytes a second of a GPU's own memory, as published."""
+SURROUNDINGS = {
+    "H200": (NVLINK4, NDR, 4.8e12),
+    "H100": (NVLINK4, NDR, 3.35e12),
+    "A100": (NVLINK3, HDR, 2.04e12),
+    "L40S": (PCIE4, ETHERNET, 0.864e12),
+    "RTX 5090": (PCIE5, ETHERNET, 1.79e12),
+    "RTX 4090": (PCIE4, ETHERNET, 1.01e12),
+}
+"""Of each of ``GPUS``: links within a node and between nodes, and bytes a second of its own memory, as published; SXM boards,
+where a card is sold in several forms."""
 MERGE_BYTES = 30
 """Bytes of its memory that a GPU moves for each value that a ring merges into another, in float32: two read, one written, and
 what comes and goes between."""
@@ -73,12 +79,17 @@ class Machine:
     @property
     def link(self) -> Link:
         """Between two GPUs of a node."""
-        return LINKS.get(self.gpu.name, (PCIE4, ETHERNET))[0]
+        return SURROUNDINGS[self.gpu.name][0]
 
     @property
     def network(self) -> Link:
         """Between GPUs of two nodes."""
-        return LINKS.get(self.gpu.name, (PCIE4, ETHERNET))[1]
+        return SURROUNDINGS[self.gpu.name][1]
+
+    @property
+    def memory_rate(self) -> float:
+        """Bytes a second of a GPU's own memory."""
+        return SURROUNDINGS[self.gpu.name][2]
 
     def between(self, ranks: Iterator[tuple[int, int]]) -> Link:
         """The slower link, if any of these pairs of ranks needs it."""
@@ -158,7 +169,7 @@ def step_cost(clip: Clip, plan: Partition, machine: Machine) -> Cost:
     own, times, sent = share(clip.tokens, plan), clip.predictions(plan), sent_bytes(clip, plan)
     dtype = "fp8" if clip.dtype == "fp8" else "bf16"
     linear, attention = block_seconds(clip.shape, clip.tokens, dtype, machine.gpu, own)
-    merging = own * clip.shape.hidden * MERGE_BYTES / MEMORY_RATE.get(machine.gpu.name, 1e12) if plan.ring > 1 else 0.0
+    merging = own * clip.shape.hidden * MERGE_BYTES / machine.memory_rate if plan.ring > 1 else 0.0
     hop_s = attention / plan.ring + merging
     blocks = times * clip.shape.layers
     ring = machine.between(_next_in_ring(plan))

@@ -9,9 +9,9 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from cinelora.launch import launch, process_group, rank_info
-from cinelora.models.footprint import Shape, drawing_seconds
+from cinelora.models.footprint import GPUS, Shape, drawing_seconds
 from cinelora.models.wan import Condition
-from cinelora.sampling.cost import NOMINAL, Clip, Machine, clip_seconds, sent_bytes, step_cost
+from cinelora.sampling.cost import NOMINAL, SURROUNDINGS, Clip, Machine, clip_seconds, sent_bytes, step_cost
 from cinelora.sampling.denoise import Guided, GuidedAcrossRanks
 from cinelora.sampling.partition import Partition, partition
 
@@ -71,6 +71,12 @@ def test_halves_of_guidance_exchange_a_velocity_and_nothing_else():
         "gather": 0,
         "guidance": 16 * 21 * 90 * 160 * 4,
     }
+
+
+def test_every_kind_of_gpu_is_known_with_what_lies_around_it():
+    assert {gpu.name for gpu in GPUS} == set(SURROUNDINGS)
+    clips = [clip_seconds(WAN, STEPS, Partition(2, 1, 4), Machine(gpu)) for gpu in GPUS]
+    assert all(0 < clip < 10_000 for clip in clips)
 
 
 def test_uneven_sequences_are_filled_up():

@@ -332,7 +332,7 @@ def sharing_lines(config: InferConfig, gpu: str | None) -> list[str]:
         "partition (times one GPU's; GB a step and rank)",
     ]
     free = replace(config.sampler, guidance_mode="auto", ulysses=None, ring=None)
-    for count in sorted({*COUNTS, ranks}):
+    for count in sorted({*(count for count in COUNTS if count <= clip.tokens), ranks}):
         per_node = config.gpus if count == ranks else min(count, PER_NODE)
         plan = chosen if count == ranks else choose_partition(clip, free, per_node, -(-count // per_node))[0]
         lines.append(_sharing_row(clip, config.sampler.steps, plan, Machine(known, per_node)))

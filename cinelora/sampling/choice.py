@@ -118,11 +118,8 @@ def _why(clip: Clip, ranked: list[Partition], machine: Machine) -> str:
         f"{in_words(way, clip.heads)} sends {_gb(clip, way)} and takes {abs(more):.1%} {'longer' if more >= 0 else 'less'}"
         for way, more in longer.items()
     ]
-    reason = (
-        "foretold to be fastest"
-        if clip.dtype != "fp32"
-        else "the fastest of the shortest rings, which hold all scores in fp32"
-    )
+    shortest = "the fastest whose ring, which in fp32 holds all scores, is the shortest"
+    reason = shortest if clip.dtype == "fp32" else "foretold to be fastest"
     return f"{reason}, sends {_gb(clip, best)} a step and rank; {'; '.join(told)}"
 
 

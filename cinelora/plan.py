@@ -36,7 +36,7 @@ from cinelora.models.footprint import (
 )
 from cinelora.sampling.choice import choose_partition, in_words
 from cinelora.sampling.cost import Clip, Machine, clip_seconds, share, step_cost
-from cinelora.sampling.partition import Partition
+from cinelora.sampling.partition import Partition, share_samples
 
 FULL_SIZE = 1e9
 """Parameters from which training on a CPU is refused: a step would take hours."""
@@ -47,8 +47,9 @@ def step_of(config: TrainConfig) -> Step:
     model, lora = config.model, config.lora
     tokens = -(-num_tokens(config.stage.num_frames, model.height, model.width) // config.strategy.sequence)
     whole, averaged = config.stage.name == "pretrain", config.ema_decay > 0
-    sequence = config.strategy.sequence
-    return Step(tokens, config.stage.batch_size, lora.rank, lora.targets, whole, averaged, sequence=sequence)
+    plan = share_samples(config)
+    shared = {"sequence": plan.sequence, "ring": plan.ring}
+    return Step(tokens, config.stage.batch_size, lora.rank, lora.targets, whole, averaged, **shared)
 
 
 def choose_policy(config: TrainConfig, room_gib: float | None) -> tuple[Policy, str]:

@@ -52,6 +52,9 @@ foretells the 1.3B shape within 1 % (H100, one window of 33 frames: 63.9 GiB in 
 WHOLE_AT_FIRST, WHOLE_AT_LAST = 14.0, 18.0
 """Bytes that a trained weight takes when its step's backward pass begins, itself and AdamW's two moments in float32 and a bf16
 copy to compute with, and when that ends, with its gradient (1.3B shape: 24.3 GiB for stills, recomputed)."""
+EXCHANGED, EXCHANGED_IN_A_RING = 3.0, 12.0
+"""Units more that come and go where ranks share a sequence: what is sent beside what has come, and in a ring float32 sums and
+gradients on their way. Counted from ``sequence.py``, and not measured."""
 IN_FLIGHT = 1.46
 """Units on their way from or to the host, with ``offload``."""
 DRAWN, DRAWN_FP8, DRAWN_EAGER = 6.2, 7.4, 14.2
@@ -156,7 +159,7 @@ class Step:
     """What one training step on one device is of: samples of so many tokens, and an adapter, or the ``whole`` transformer.
 
     ``averaged``: what is trained has a moving average beside it. The ``tokens`` are this device's, of a sequence that so
-    many others like it share: ``sequence`` in all.
+    many others like it share: ``sequence`` in all, ``ring`` of them or of groups of them in a ring.
     """
 
     tokens: int
@@ -166,6 +169,7 @@ class Step:
     whole: bool = False
     averaged: bool = False
     sequence: int = 1
+    ring: int = 1
 
 
 WIDTHS = {"bf16": 2.0, "fp32": 4.0, "fp8": 1.0}
@@ -186,7 +190,8 @@ def peak_bytes(shape: Shape, step: Step, dtype: str, policy: Policy) -> dict[str
     kept = trained if policy.compile else eager
     wide = kept.tokens + kept.ffn * shape.ffn / shape.hidden + (kept.image if shape.image else 0.0)
     block = wide * unit + kept.context * context
-    passing = unit * (PASSING_FP8 if dtype == "fp8" and policy.compile else kept.passing)
+    exchanged = 0.0 if step.sequence == 1 else EXCHANGED if step.ring == 1 else EXCHANGED_IN_A_RING
+    passing = unit * (exchanged + (PASSING_FP8 if dtype == "fp8" and policy.compile else kept.passing))
     plain = shape.layers - policy.recompute
     inputs = min(IN_FLIGHT, policy.recompute) if policy.offload else policy.recompute
     activations = {"inputs of recomputed blocks": unit * inputs, "activations": block * max(plain, 1) + passing}

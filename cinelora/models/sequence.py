@@ -129,7 +129,7 @@ def share(transformer: WanTransformer3DModel, ring: int, ulysses: int) -> None:
     """Let every ``ring * ulysses`` ranks in a row share the sequences of ``transformer``.
 
     Blocks may be compiled, recomputed, swapped and skipped as before, adapters come and go. The exchange breaks a compiled
-    block's graph in two, before and after self-attention's kernel.
+    block's graph, before and after self-attention's kernel.
     """
     sharing = Sharing(ring, ulysses)
     transformer.rope.register_forward_hook(sharing.own_angles)

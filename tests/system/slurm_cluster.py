@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TOOLS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
-GRACE_S = 30
+GRACE_S = 60
 CONFIG = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)

@@ -20,7 +20,7 @@ REQUEUED = 75
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 """What ``--signal`` sends ahead of the time limit, and ahead of a preemption where a site says so."""
 FIRST_NODE_S = 30.0
-"""How long the other nodes give the first one; SLURM ends them as soon as the job is requeued."""
+"""How long the other nodes give the first one."""
 FUTILE_STARTS = 3
 """A job that ran out of time as often as this, and the last time without a step, would never end."""
 _told: set[int] = set()
@@ -55,7 +55,8 @@ def leave(run_dir: Path, *, goes_on: bool, moved: bool) -> int:
     Whoever cancelled a job (``scancel``) wants it to end. SLURM ends a requeued job a moment later.
     """
     if os.environ.get("SLURM_NODEID", "0") != "0":
-        time.sleep(FIRST_NODE_S)  # it speaks for the job, and srun may end all tasks when one has ended
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # how SLURM ends this process, once the job is requeued
+        time.sleep(FIRST_NODE_S)  # the first node speaks for the job, and srun may end all tasks when one has ended
         return REQUEUED
     number = os.environ["SLURM_JOB_ID"]
     if shutil.which("scontrol") is None:

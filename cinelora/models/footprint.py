@@ -53,9 +53,9 @@ WHOLE_AT_FIRST, WHOLE_AT_LAST = 14.0, 18.0
 """Bytes that a trained weight takes when its step's backward pass begins, itself and AdamW's two moments in float32 and a bf16
 copy to compute with, and when that ends, with its gradient (1.3B shape: 24.3 GiB for stills, recomputed)."""
 EXCHANGED, EXCHANGED_IN_A_RING = 1.0, 12.0
-"""Units more that come and go where ranks share a sequence: by Ulysses (two H100: 0.2 for windows of 7,020 tokens a rank and 0.9 of
-37,800, beyond what one rank took), and in a ring, with float32 sums and gradients on their way (counted from ``sequence.py``, and
-not measured)."""
+"""Units more that come and go where ranks share a sequence: by Ulysses (two H100: 0.2 with 7,020 tokens a rank, 0.9 with 37,800,
+beyond what one rank took), and in a ring, with float32 sums and gradients on their way (counted from ``sequence.py``, and not
+measured)."""
 IN_FLIGHT = 1.46
 """Units on their way from or to the host, with ``offload``."""
 DRAWN, DRAWN_FP8, DRAWN_EAGER = 6.2, 7.4, 14.2

@@ -118,19 +118,20 @@ def _beside(path: Path) -> Path:
 @contextmanager
 def own_folder(prefix: str) -> Iterator[Path]:
     """A temporary folder that only this user can enter, for the block; what killed processes left of that kind goes first."""
-    for mark in Path(tempfile.gettempdir()).glob(f"{prefix}*/{HELD}"):
-        if not mark.parent.is_symlink() and mark.stat().st_uid == os.getuid():
-            with _opened(mark.parent) as descriptor:
-                if _try_flock(descriptor):
-                    shutil.rmtree(mark.parent, ignore_errors=True)
+    for held in Path(tempfile.gettempdir()).glob(f"{prefix}*/{HELD}"):
+        with suppress(FileNotFoundError):  # another start may sweep as well
+            if not held.parent.is_symlink() and held.stat().st_uid == os.getuid():
+                with held.open("r+") as mark:
+                    if _try_flock(mark.fileno()):
+                        shutil.rmtree(held.parent, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=prefix))
-    with _opened(folder) as descriptor:
-        _try_flock(descriptor)
-        (folder / HELD).touch()  # marked once it is locked: one that is not marked may be about to be
-        try:
+    try:
+        with (folder / f"{HELD}-soon").open("w") as mark:
+            _try_flock(mark.fileno())
+            os.rename(mark.name, folder / HELD)  # once it is locked: whoever sees it cannot take it
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _not_made(path: Path, error: OSError) -> CineloraError:

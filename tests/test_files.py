@@ -142,6 +142,32 @@ def test_a_sweep_removes_the_dead_and_spares_the_living(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def stay_in_a_folder(started: Connection) -> None:
+    with files.own_folder("kept-") as folder:
+        started.send(folder)
+        signal.pause()
+
+
+def test_the_folder_of_a_killed_process_goes_with_the_next_and_that_of_a_living_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    receiver, sender = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=stay_in_a_folder, args=(sender,))
+    process.start()
+    theirs = receiver.recv()
+    with files.own_folder("kept-") as ours:
+        assert {theirs, ours} == set(tmp_path.glob("kept-*"))
+        assert ours.stat().st_mode & 0o777 == 0o700
+    process.kill()
+    process.join()
+    assert list(tmp_path.glob("kept-*")) == [theirs]
+    with files.own_folder("kept-") as ours:
+        assert list(tmp_path.glob("kept-*")) == [ours]
+    assert not list(tmp_path.glob("kept-*"))
+
+
 def hold(path: Path, started: Connection) -> None:
     with files.lock(path):
         started.send(os.getpid())

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 
-TEMPORARY, HELD = ".partial-", ".held"
+TEMPORARY, HELD = ".partial-", ".in-use"
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """No space, no quota, and the size limit of a file (``ulimit -f``) are one thing to the user: nothing more fits."""
 TENSOR_DTYPES = {

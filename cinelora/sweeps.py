@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -45,6 +46,8 @@ _SHARED = (
     "stderr_to_stdout",
 )
 """What submitit calls alike for every kind of cluster."""
+_PATIENT = """bash -c 'trap "" TERM USR1 USR2; exec "$0" "$@"'"""
+"""Starts a program that no warning ends before it listens: SLURM itself then requeues it at the end of its grace."""
 _OURS = ("_target_", "submitit_folder", "max_num_timeout")
 
 
@@ -154,7 +157,9 @@ def run_on_slurm(members: Sequence[Member], run: Run, tell: Tell, folder: Path, 
         return
     print(f"{_request_line(settings)}; what each prints: {folder / JOB_LOGS}", flush=True)
 
-    executor = submitit.AutoExecutor(folder / JOB_LOGS / "%j", cluster="slurm")
+    executor = submitit.AutoExecutor(
+        folder / JOB_LOGS / "%j", cluster="slurm", slurm_python=f"{_PATIENT} {shlex.quote(sys.executable)}"
+    )
     executor.update_parameters(
         **{key if key in _SHARED else f"slurm_{key}": value for key, value in settings.items() if key not in _OURS}
     )

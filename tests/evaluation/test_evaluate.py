@@ -63,7 +63,7 @@ def test_every_variant_is_drawn_from_the_same_noise_and_only_once(
     keyframes = [(out / f"clips/0000-seed-0/{name}.png").read_bytes() for name in ("style", "style+motion")]
     assert keyframes[0] == keyframes[1]
     summary = json.loads((out / "numbers.json").read_text())
-    assert set(summary["seconds"]) == {"text", "keyframe", "condition", "denoise"}
+    assert set(summary["seconds"]) == {"text", "keyframe", "condition", "denoise", "decode"}
     assert set(summary["sources"]) == {"style", "motion"}
     (out / "clips/0001-seed-0/style.mp4").unlink()
     kept = (out / "clips/0000-seed-0/base.mp4").stat().st_mtime_ns

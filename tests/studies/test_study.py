@@ -1,5 +1,6 @@
 """A study: which settings it compares, that rows are kept and not run twice, and that what is fast on paper is so in blocks."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -66,12 +67,11 @@ def test_a_base_model_has_no_rank(latency: StudyConfig):
     assert [s for s in settings_of(config) if s.scale == 0] == [Setting(steps=4, scale=0.0, dtype="fp32")]
 
 
-def test_a_cache_that_looks_at_a_sequence_is_not_drawn_with_parts_of_it(latency: StudyConfig):
-    config = replace(latency, gpus=2, partitions=["sequence", "halves"], first_block=[0.1], taylorseer=[2], grid=True)
-    ways = {(s.cache, s.partition) for s in settings_of(config)}
-    assert ("taylorseer", "sequence") in ways
-    assert ("first_block", "halves") in ways
-    assert ("first_block", "sequence") not in ways
+def test_every_cache_is_drawn_by_every_partition(latency: StudyConfig):
+    ways = {"partitions": ["sequence", "ring", "halves"], "first_block": [0.1], "taylorseer": [2]}
+    found = settings_of(replace(latency, gpus=2, grid=True, **ways))
+    pairs = itertools.product(("none", "first_block", "taylorseer"), ("alone", *ways["partitions"]))
+    assert {(s.cache, s.partition) for s in found} == set(pairs)
 
 
 def test_a_key_knows_what_decides_a_row_and_nothing_else(config: StudyConfig):
@@ -262,10 +262,11 @@ def test_a_study_of_clips_compares_with_the_baseline_and_runs_no_row_twice(
 
 def test_ranks_that_share_a_clip_draw_the_baselines(config: StudyConfig, tmp_path: Path):
     config = replace(config, prompt="bars", mode="t2v", sampler=replace(config.sampler, steps=2), gpus=2)
-    config = replace(config, partitions=["sequence", "halves"])
+    config = replace(config, partitions=["sequence", "ring", "halves"])
     assert study(config, tmp_path) == 0
     rows = load_table(tmp_path).rows
-    assert [(one.name, one.facts["ranks"]) for one in rows] == [("baseline", 1), ("sequence", 2), ("halves", 2)]
+    assert [one.name for one in rows] == ["baseline", "sequence", "ring", "halves"]
+    assert [one.facts["ranks"] for one in rows] == [1, 2, 2, 2]
     assert all(one.numbers["psnr"] > 60 for one in rows)
 
 

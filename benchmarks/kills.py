@@ -10,6 +10,7 @@ the run left alone, and so are the adapter and the last checkpoint, bit for bit.
 """
 
 import csv
+import math
 import os
 import random
 import shutil
@@ -207,8 +208,8 @@ def torment(out: Path, temporary: Path, cache: Path, ranks: int, kills: int, ste
     )
     killed = Killed(out / "killed", settings, given)
     killed.start()
-    for _ in range(kills):
-        killed.kill(chance.choice(WHOM), chance.choice(WHEN), chance)
+    for whom in chance.sample(WHOM * math.ceil(kills / len(WHOM)), kills):
+        killed.kill(whom, chance.choice(WHEN), chance)
     if killed.process.wait():
         raise RuntimeError(f"the killed run ended with {killed.process.returncode}; see {killed.out}.log")
     return compare(RunDirectory(out / "whole"), killed) | {

@@ -140,7 +140,8 @@ def examined(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int, in
     def found(ranks: int, ring: int, ulysses: int) -> Found:
         log_dir = tmp_path_factory.mktemp("logs")
         told: Found = launch(examine, ring, ulysses, ranks=ranks, log_dir=log_dir)
-        assert (log_dir / "rank-0.log").read_text() == "", "to share a sequence is no reason to warn"
+        said = (log_dir / "rank-0.log").read_text().splitlines()[1:]
+        assert said == [], "to share a sequence is no reason to warn"
         return told
 
     return found

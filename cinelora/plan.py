@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cinelora.config.schema import InferConfig, TrainConfig
+from cinelora.config.schema import InferConfig, TrainConfig, zero_level
 from cinelora.errors import ConfigError
 from cinelora.models.footprint import (
     GIB,
     GPUS,
     SPATIAL,
+    WIDTHS,
     Drawing,
     Gpu,
     Policy,
@@ -47,9 +48,11 @@ def step_of(config: TrainConfig) -> Step:
     model, lora = config.model, config.lora
     tokens = -(-num_tokens(config.stage.num_frames, model.height, model.width) // config.strategy.sequence)
     whole, averaged = config.stage.name == "pretrain", config.ema_decay > 0
-    plan = share_samples(config)
+    plan, zero = share_samples(config), zero_level(config.strategy)
     shared = {"sequence": plan.sequence, "ring": plan.ring}
-    return Step(tokens, config.stage.batch_size, lora.rank, lora.targets, whole, averaged, **shared)
+    shards = {"zero": zero, "ranks": config.gpus * config.nodes if zero else 1}
+    parked, samples = config.strategy.cpu_offload, config.stage.batch_size
+    return Step(tokens, samples, lora.rank, lora.targets, whole, averaged, **shared, **shards, parked=parked)
 
 
 def choose_policy(config: TrainConfig, room_gib: float | None) -> tuple[Policy, str]:
@@ -69,7 +72,8 @@ def choose_policy(config: TrainConfig, room_gib: float | None) -> tuple[Policy, 
             f"on an {GPUS[0].name}; plan=true says it of others, and model=tiny runs on two cores"
         )
     if room_gib is None or memory.recompute is not None:
-        recompute, swap = (share_of(shape.layers, share or 0.0) for share in (memory.recompute, memory.swap))
+        least = 1.0 if step.shared else 0.0
+        recompute, swap = (share_of(shape.layers, share or 0.0) for share in (memory.recompute or least, memory.swap))
         policy = Policy(recompute, bool(memory.offload), swap, compile)
         return policy, f"memory={memory.name}: {described(policy, shape)}"
     room = usable_bytes(min(room_gib, memory.limit_gib or room_gib))
@@ -189,6 +193,8 @@ def plan_lines(config: TrainConfig, gpu: str | None, room_gib: float | None) -> 
         f"{stage.steps:,} steps of {stage.accumulation}",
         f"transformer {shape.parameters / 1e6:,.1f} million parameters; {'all trained' if step.whole else adapter}",
     ]
+    if step.zero:
+        lines.append(_strategy_line(config, shape, step))
     if every := config.preview.every_steps:
         lines.append(_preview_line(config, shape, step, known, stage.steps // every))
     if room_gib is not None:
@@ -222,6 +228,19 @@ def _where(gpu: str | None) -> str:
 
 def _no_gpu(shape: Shape) -> str:
     return f"here: no GPU, {'which this takes' if shape.parameters > FULL_SIZE else 'and none is needed'}"
+
+
+def _strategy_line(config: TrainConfig, shape: Shape, step: Step) -> str:
+    """What ZeRO leaves of what is sharded on a rank."""
+    trained = shape.parameters if step.whole else shape.adapter(step.rank, step.targets)
+    shards = {"what AdamW keeps": 12.0 * trained}
+    if step.shared and step.whole:
+        shards |= {"the weights": 4.0 * trained}
+    elif step.shared:
+        shards |= {"the frozen matrices": shape.layers * shape.block_matrices * WIDTHS[config.model.dtype]}
+    parts = [f"{size / step.ranks / GIB:.2f} GiB of {size / GIB:.2f} of {what}" for what, size in shards.items()]
+    where = "on the host" if step.parked else "on its GPU"
+    return f"strategy={config.strategy.name} over {step.ranks} ranks: each has {' and '.join(parts)} {where}"
 
 
 def _preview_line(config: TrainConfig, shape: Shape, step: Step, gpu: Gpu, count: int) -> str:

@@ -358,3 +358,30 @@ def test_plan_true_says_it_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     assert main("train", [*FULL, "plan=true", "out=run"], never) == 0
     assert "plan of stage=motion on wan21_14b_480p, i2v: 1 x 14,040 tokens" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_shared_weights_leave_a_part_and_two_blocks_on_a_rank():
+    asked = [*FULL, "gpus=8", "strategy=zero3"]
+    alone, shared, parked = (
+        step_of(compose_train(words)) for words in (FULL, asked, [*asked, "strategy.cpu_offload=true"])
+    )
+    policy = Policy(40)
+    base, parts, none = (peak_bytes(I2V, work, "bf16", policy)["weights"] for work in (alone, shared, parked))
+    matrices = I2V.block_matrices * 2
+    assert base - parts == pytest.approx(40 * matrices * 7 / 8 - 2 * matrices)
+    assert parts - none == pytest.approx(40 * matrices / 8)
+    told = "\n".join(plan_lines(compose_train(asked), None, None))
+    assert "strategy=zero3 over 8 ranks: each has 0.03 GiB of 0.22 of what AdamW keeps and 3.76 GiB of 30.08" in told
+    assert all(fastest(I2V, shared, "bf16", room * GIB, compile=True).recompute == 40 for room in (20, 80))
+
+
+def test_shards_of_what_adamw_keeps_are_counted():
+    words = ["stage=pretrain", "data=noir", "model=wan21_1_3b", "stage.batch_size=1", "gpus=4"]
+    sizes = {}
+    for strategy in ("ddp", "zero1", "zero2", "zero3"):
+        step = step_of(compose_train([*words, f"strategy={strategy}"]))
+        shape = Shape(30, 1536, 8960, 4096, None, 16)
+        sizes[strategy] = (
+            peak_bytes(shape, step, "fp32", Policy(30))["weights, gradients and optimizer"] / shape.parameters
+        )
+    assert sizes == pytest.approx({"ddp": 18.0, "zero1": 13.0, "zero2": 10.0, "zero3": 5.0})

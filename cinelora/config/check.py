@@ -8,6 +8,7 @@ torch nor Hydra.
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import math
 import re
 from pathlib import Path
@@ -31,6 +32,7 @@ from cinelora.config.schema import (
     effective_lr,
     samples_per_step,
     shared_by,
+    zero_level,
 )
 from cinelora.config.store import load_config
 from cinelora.errors import ConfigError, ModelError
@@ -453,17 +455,52 @@ def _check_strategy(config: TrainConfig) -> None:
     ranks, name = config.gpus * config.nodes, config.strategy.name
     if name == "single" and ranks > 1:
         raise ConfigError(f"strategy=single runs one rank, not {ranks}: choose strategy=ddp, or gpus=1 nodes=1")
-    if name.startswith("zero"):
-        raise ConfigError(
-            f"strategy={name}: sharding a base over GPUs (DeepSpeed) is not in this version; strategy=ddp trains "
-            "adapters of a base that fits one GPU"
-        )
-
     if ranks % config.strategy.sequence:
         divisors = [str(count) for count in range(1, ranks + 1) if ranks % count == 0]
         raise ConfigError(
             f"strategy.sequence={config.strategy.sequence} does not divide {_count(ranks, 'rank')} (gpus x nodes): use one of "
             f"{', '.join(divisors)}, or another number of gpus"
+        )
+    if config.strategy.cpu_offload and not zero_level(config.strategy):
+        raise ConfigError(
+            f"strategy.cpu_offload=true with strategy={name}: what lies on the host there is ZeRO's; choose strategy=zero2, "
+            "or memory=swap, which moves frozen weights without it"
+        )
+    if zero_level(config.strategy) and importlib.util.find_spec("deepspeed") is None:
+        raise ConfigError(f'strategy={name} is DeepSpeed, which is not installed: pip install "cinelora[sharding]"')
+    if zero_level(config.strategy) == 3:
+        _check_shared(config)
+
+
+def _check_shared(config: TrainConfig) -> None:
+    """Refuse what does not go with weights of which every rank has a part."""
+    memory, stage = config.memory, config.stage
+    if memory.swap:
+        raise ConfigError(
+            f"memory.swap={memory.swap:g} with strategy=zero3: the weights are shared, each rank's part on the host with "
+            "strategy.cpu_offload=true; choose that and memory=offload"
+        )
+    if memory.recompute is not None and memory.recompute < 1:
+        raise ConfigError(
+            f"memory.recompute={memory.recompute:g} with strategy=zero3: a graph would hold the weights that are brought "
+            "block by block; choose memory=recompute"
+        )
+    if config.preview.every_steps or config.validation.clips:
+        key = "preview.every_steps" if config.preview.every_steps else "validation.clips"
+        raise ConfigError(
+            f"{key}={_pick(config, key)} with strategy=zero3: ranks that share the weights cannot draw apart; "
+            f"set {key}=0, or choose strategy=zero2"
+        )
+    if stage.name == "pretrain" and stage.image_condition and config.dropout.image:
+        raise ConfigError(
+            f"dropout.image={config.dropout.image:g} with strategy=zero3 and stage=pretrain: a rank without its image would not "
+            "call the layers that the others wait in; choose dropout.image=0, or strategy=zero2"
+        )
+    if stage.image_condition and config.dropout.image and stage.batch_size > 1:
+        raise ConfigError(
+            f"dropout.image={config.dropout.image:g} with strategy=zero3 and stage.batch_size={stage.batch_size}: samples "
+            "without their image run apart, and ranks that share the weights must run equally often; choose "
+            "stage.batch_size=1 with stage.accumulation, or dropout.image=0"
         )
 
 

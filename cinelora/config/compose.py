@@ -55,10 +55,10 @@ RESUME_KEYS = (
     *("optimizer.lr", "optimizer.clip_norm", "model.attention", "workers", "max_restarts", "cache"),
     *("out", "resume", "description", "plan", "push", "private"),
 )
-RESUME_SECTIONS = ("logger", "memory", "checkpoint", "stopping", "validation", "preview")
+RESUME_SECTIONS = ("logger", "memory", "strategy", "checkpoint", "stopping", "validation", "preview")
 """What may change when a run goes on: how long it is and how it is written down; how a step's samples are cut, while
-there are as many; what calms a run whose loss was no longer finite; and the attention backend, which another machine may
-lack. ``out`` goes on in a copy."""
+there are as many; how ranks share the work; what calms a run whose loss was no longer finite; and the attention backend,
+which another machine may lack. ``out`` goes on in a copy."""
 
 REPORT_KEYS = ("out", "report", "answers", "against", "metrics", "cache")
 """What may change when the clips of an evaluation are looked at anew: what is measured."""

@@ -256,9 +256,17 @@ class StrategyConfig:
     """How ranks share the work."""
 
     name: str = setting(
-        "auto = ddp when there are several ranks", "auto", ("auto", "single", "ddp", "zero1", "zero2", "zero3")
+        "auto = ddp when there are several ranks; zero = DeepSpeed, which shards what training keeps (docs/strategies.md)",
+        "auto",
+        ("auto", "single", "ddp", "zero1", "zero2", "zero3"),
     )
     sequence: int = setting("ranks that share each sample's sequence, a divisor of gpus x nodes", 1)
+    cpu_offload: bool = setting("zero1-3: moments, and with zero3 the frozen weights, lie on the host", False)
+
+
+def zero_level(strategy: StrategyConfig) -> int:
+    """1, 2 or 3 of ZeRO, and 0 for another strategy."""
+    return int(strategy.name[-1]) if strategy.name.startswith("zero") else 0
 
 
 @dataclass

@@ -49,9 +49,9 @@ WHOLE, WHOLE_EAGER = Kept(19.4, 0.0, 2.0, 2.0, 5.3), Kept(33.8, 0.0, 2.16, 6.9, 
 """Where every weight is trained, under autocast: inputs of all products are kept for the weights' gradients. From six peaks of
 the embedded model (H200: batches of 32 and 64 windows, kept and recomputed), shared out by counting saved tensors; the eager one
 foretells the 1.3B shape within 1 % (H100, one window of 33 frames: 63.9 GiB in the first step, and AdamW's moments after it)."""
-WHOLE_AT_FIRST, WHOLE_AT_LAST = 14.0, 18.0
-"""Bytes that a trained weight takes when its step's backward pass begins, itself and AdamW's two moments in float32 and a bf16
-copy to compute with, and when that ends, with its gradient (1.3B shape: 24.3 GiB for stills, recomputed)."""
+WHOLE_COPY = 2.0
+"""Bytes of the bf16 copy that a trained weight computes with. Beside it are itself and AdamW's two moments in float32 when its
+step's backward pass begins, and its gradient when that ends (1.3B shape: 24.3 GiB for stills, recomputed)."""
 EXCHANGED, EXCHANGED_IN_A_RING = 1.0, 12.0
 """Units more that come and go where ranks share a sequence: by Ulysses (two H100: 0.2 with 7,020 tokens a rank, 0.9 with 37,800,
 beyond what one rank took), and in a ring, with float32 sums and gradients on their way (counted from ``sequence.py``, and not
@@ -160,7 +160,8 @@ class Step:
     """What one training step on one device is of: samples of so many tokens, and an adapter, or the ``whole`` transformer.
 
     ``averaged``: what is trained has a moving average beside it. The ``tokens`` are this device's, of a sequence that so
-    many others like it share: ``sequence`` in all, ``ring`` of them or of groups of them in a ring.
+    many others like it share: ``sequence`` in all, ``ring`` of them or of groups of them in a ring. ``zero`` is the level of
+    ZeRO over ``ranks``, 0 for none; ``parked``: what it shards lies on the host.
     """
 
     tokens: int
@@ -171,6 +172,27 @@ class Step:
     averaged: bool = False
     sequence: int = 1
     ring: int = 1
+    zero: int = 0
+    ranks: int = 1
+    parked: bool = False
+
+    @property
+    def shared(self) -> bool:
+        """Whether the ranks share the weights of the blocks."""
+        return self.zero == 3
+
+    @property
+    def kept(self) -> float:
+        """Bytes of a trained float32 value and AdamW's two moments; ZeRO has the value once more, in shards with the moments."""
+        if not self.zero:
+            return 12.0
+        value = 4.0 / self.ranks if self.shared and self.whole else 4.0
+        return value if self.parked else value + 12.0 / self.ranks
+
+    @property
+    def gradient(self) -> float:
+        """Bytes of its gradient."""
+        return 4.0 / self.ranks if self.zero >= 2 else 4.0
 
 
 WIDTHS = {"bf16": 2.0, "fp32": 4.0, "fp8": 1.0}
@@ -181,6 +203,14 @@ def weight_bytes(shape: Shape, dtype: str, swap: int = 0) -> float:
     width, rest = WIDTHS[dtype], 4.0 if dtype == "fp32" else 2.0
     there = shape.layers - swap + min(2, swap)
     return there * shape.block_matrices * width + (shape.layers * shape.block_rest + shape.around) * rest
+
+
+def shared_weight_bytes(shape: Shape, dtype: str, ranks: int, parked: bool) -> float:
+    """The same where ``ranks`` share the blocks' matrices: a piece of all, or none where it is parked, and two blocks whole."""
+    whole = min(2, shape.layers) + (0 if parked else shape.layers / ranks)
+    return (
+        weight_bytes(shape, dtype, shape.layers) + (whole - min(2, shape.layers)) * shape.block_matrices * WIDTHS[dtype]
+    )
 
 
 def peak_bytes(shape: Shape, step: Step, dtype: str, policy: Policy) -> dict[str, float]:
@@ -197,16 +227,26 @@ def peak_bytes(shape: Shape, step: Step, dtype: str, policy: Policy) -> dict[str
     inputs = min(IN_FLIGHT, policy.recompute) if policy.offload else policy.recompute
     activations = {"inputs of recomputed blocks": unit * inputs, "activations": block * max(plain, 1) + passing}
     average = 4.0 if step.averaged else 0.0
+    if step.whole and step.shared:
+        average /= step.ranks
     if step.whole:
-        first = {"weights and optimizer": (WHOLE_AT_FIRST + average) * shape.parameters} | activations
+        # the bf16 copies, and the values themselves where they are in pieces, are there for one block at a time
+        held = step.kept + average + (0.0 if step.shared else WHOLE_COPY)
+        first = {"weights and optimizer": held * shape.parameters} | activations
         last = {
-            "weights, gradients and optimizer": (WHOLE_AT_LAST + average) * shape.parameters,
+            "weights, gradients and optimizer": (held + step.gradient) * shape.parameters,
             "activations": block + passing,
         }
         return max(first, last, key=lambda parts: sum(parts.values()))
+    weights = (
+        shared_weight_bytes(shape, dtype, step.ranks, step.parked)
+        if step.shared
+        else weight_bytes(shape, dtype, policy.swap)
+    )
     return {
-        "weights": weight_bytes(shape, dtype, policy.swap),
-        "adapter, gradients and optimizer": (16.0 + average) * shape.adapter(step.rank, step.targets),
+        "weights": weights,
+        "adapter, gradients and optimizer": (step.kept + step.gradient + average)
+        * shape.adapter(step.rank, step.targets),
     } | activations
 
 
@@ -229,17 +269,18 @@ def fastest(shape: Shape, step: Step, dtype: str, room: float, compile: bool) ->
     """The policy that costs least time of those that fit into ``room`` bytes; None where none does.
 
     In order of what a block costs: nothing kept back, one more forward pass for as few blocks as will do, journeys of
-    inputs, journeys of weights, which trained ones do not make.
+    inputs, journeys of weights, which trained ones do not make. Blocks whose weights ranks share are recomputed, as a graph
+    would hold what is brought.
     """
     layers = shape.layers
-    ways = [Policy(count, compile=compile) for count in range(layers + 1)]
-    ways += [Policy(layers, True, count, compile) for count in range(1 if step.whole else layers + 1)]
+    ways = [Policy(count, compile=compile) for count in range(layers if step.shared else 0, layers + 1)]
+    ways += [Policy(layers, True, count, compile) for count in range(1 if step.whole or step.shared else layers + 1)]
     return next((way for way in ways if sum(peak_bytes(shape, step, dtype, way).values()) <= room), None)
 
 
 def least_bytes(shape: Shape, step: Step, dtype: str, compile: bool) -> float:
     """What the leanest policy takes."""
-    leanest = Policy(shape.layers, True, 0 if step.whole else shape.layers, compile)
+    leanest = Policy(shape.layers, True, 0 if step.whole or step.shared else shape.layers, compile)
     return sum(peak_bytes(shape, step, dtype, leanest).values())
 
 

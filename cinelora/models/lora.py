@@ -31,6 +31,7 @@ from torch.nn.functional import linear
 from cinelora.errors import AdapterError
 from cinelora.models.adapter_file import TARGETS, AdapterFile, LoraSpec, is_image_projection
 from cinelora.models.flow import keyed_generator
+from cinelora.models.memory import bring_block_of
 from cinelora.models.precision import Fp8Linear, frozen_weight, replace_weight
 
 log = logging.getLogger(__name__)
@@ -195,6 +196,7 @@ def weight_squares(transformer: WanTransformer3DModel, name: str) -> dict[str, f
     """``|W|^2`` (Frobenius) of each projection of an adapter, W as it was before anything was merged into it."""
     squares = {}
     for module, layer in _layers(transformer, name):
+        bring_block_of(transformer, module)
         (base,) = getattr(layer, ORIGINAL, (layer.get_base_layer(),))
         squares[module] = float(torch.linalg.vector_norm(frozen_weight(base))) ** 2
     return squares

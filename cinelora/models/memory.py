@@ -11,11 +11,11 @@ memory. It does not know what is trained, nor which policy fits a device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -31,17 +31,23 @@ SHAPES = 64
 would run uncompiled without a word. With and without gradients, with and without an image, by samples in a batch."""
 
 
-def arrange(transformer: WanTransformer3DModel, policy: Policy) -> None:
-    """Let the blocks of ``transformer`` run by ``policy``, in training and without gradients alike."""
+def arrange(transformer: WanTransformer3DModel, policy: Policy, shared: Sequence[Home] = ()) -> None:
+    """Let the blocks of ``transformer`` run by ``policy``, in training and without gradients alike.
+
+    Where all blocks have homes already, as ``shared`` weights do, they are brought from there.
+    """
     blocks = list(transformer.blocks)
     if policy.compile:
         torch._dynamo.config.recompile_limit = SHAPES
         for block in blocks:
             block.forward = torch.compile(block.forward, dynamic=False)
-    if policy.swap:
-        swap = Swap(blocks[: policy.swap], transformer.patch_embedding.weight.device)
-        for block in blocks[: policy.swap]:
+    device = transformer.patch_embedding.weight.device
+    if homes := shared or [HostHome(large_frozen(block), device) for block in blocks[: policy.swap]]:
+        swap = Swap(blocks[: len(homes)], homes, device)
+        for block in swap.blocks:
             block.forward = partial(swap.run, block, block.forward)
+            if shared:
+                block.bring = partial(swap.bring, block)  # type: ignore[assignment]
     if not policy.recompute:
         return
     recomputed = {id(block) for block in blocks[: policy.recompute]}
@@ -54,6 +60,13 @@ def arrange(transformer: WanTransformer3DModel, policy: Policy) -> None:
             return checkpoint(block, hidden, *others, use_reentrant=False)  # type: ignore[no-any-return]
 
     transformer.enable_gradient_checkpointing(run)
+
+
+def bring_block_of(transformer: WanTransformer3DModel, name: str) -> None:
+    """Have the weights of the block that ``name`` lies in at hand, where ranks share them; all ranks take part."""
+    block = transformer.get_submodule(".".join(name.split(".")[:2]))
+    if hasattr(block, "bring"):
+        block.bring()
 
 
 def as_they_are() -> AbstractContextManager[object]:
@@ -156,59 +169,94 @@ class HostInputs:
 # -- weights of swapped blocks -----------------------------------------------------------------------------------------
 
 
-class Home:
-    """The large frozen weights of one block in one piece of host memory, pinned where they are to travel to a GPU.
+PADDING = 256
+"""Bytes at whose multiples weights begin."""
+
+
+class HostBytes:
+    """So many bytes of host memory, pinned where they are to travel to a GPU.
 
     torch's own pinned memory comes in powers of two, which would take a third more.
     """
 
-    def __init__(self, weights: list[nn.Parameter], device: torch.device) -> None:
-        self.weights, self.pinned = weights, False
-        self.flat = torch.empty(sum(map(_padded, weights)), dtype=torch.uint8)
+    def __init__(self, size: int, device: torch.device) -> None:
+        self.pinned = False
+        self.flat = torch.empty(size, dtype=torch.uint8)
         if device.type == "cuda":
             registered = torch.cuda.cudart().cudaHostRegister(self.flat.data_ptr(), self.flat.numel(), 0)  # type: ignore[no-untyped-call]
             torch.cuda.check_error(registered)
             self.pinned = True
-        for view, weight in zip(self.views(self.flat), weights, strict=True):
-            view.copy_(weight.data)
-        self.settle(self.flat)
 
     def __del__(self) -> None:
         if self.pinned:
             torch.cuda.cudart().cudaHostUnregister(self.flat.data_ptr())  # type: ignore[no-untyped-call]
 
-    def views(self, flat: Tensor) -> list[Tensor]:
-        """Bytes laid out as these weights are, as the weights."""
-        views, first = [], 0
-        for weight in self.weights:
-            size = weight.numel() * weight.element_size()
-            views.append(flat[first : first + size].view(weight.dtype).view(weight.shape))
-            first += _padded(weight)
-        return views
 
-    def settle(self, flat: Tensor) -> None:
-        """Let the parameters be ``flat``."""
-        for weight, view in zip(self.weights, self.views(flat), strict=True):
+class Home(Protocol):
+    """Where the large frozen weights of one block are while the block is not computed."""
+
+    size: int
+    """Bytes of the weights, whole."""
+
+    def fill(self, place: Tensor) -> None:
+        """Bring the weights to ``place``, ``size`` bytes on the device."""
+
+    def settle(self, place: Tensor) -> None:
+        """Let the parameters be what was brought to ``place``."""
+
+    def leave(self) -> None:
+        """Let the parameters be at home."""
+
+
+class HostHome:
+    """In one piece of host memory."""
+
+    def __init__(self, weights: list[nn.Parameter], device: torch.device) -> None:
+        self.weights, self.size = weights, sum(padded(weight.nbytes) for weight in weights)
+        self.host = HostBytes(self.size, device)
+        for view, weight in zip(views(self.host.flat, weights), weights, strict=True):
+            view.copy_(weight.data)
+        self.leave()
+
+    def fill(self, place: Tensor) -> None:
+        """Copy, without waiting for the journey."""
+        place.copy_(self.host.flat, non_blocking=True)
+
+    def settle(self, place: Tensor) -> None:
+        """As the protocol."""
+        for weight, view in zip(self.weights, views(place, self.weights), strict=True):
             weight.data = view
 
+    def leave(self) -> None:
+        """As the protocol."""
+        self.settle(self.host.flat)
 
-def _padded(weight: nn.Parameter) -> int:
-    """Bytes of a weight, up to where the next may begin."""
-    return -(-weight.numel() * weight.element_size() // 256) * 256
+
+def views(flat: Tensor, weights: list[nn.Parameter]) -> list[Tensor]:
+    """Bytes laid out as ``weights`` are, one behind the other, as the weights."""
+    found, first = [], 0
+    for weight in weights:
+        found.append(flat[first : first + weight.nbytes].view(weight.dtype).view(weight.shape))
+        first += padded(weight.nbytes)
+    return found
+
+
+def padded(size: int) -> int:
+    """Bytes up to where the next weight may begin."""
+    return -(-size // PADDING) * PADDING
 
 
 class Swap:
-    """Homes of ``blocks`` on the host, and two places on ``device`` that the blocks take turns in.
+    """``homes`` of ``blocks``, and two places on ``device`` that the blocks take turns in.
 
     Blocks are visited in order, or backwards. What requires gradients, adapters, stays where it is, and so do norms and
-    biases. A block's parameters are on the device while it is there, and on the host while it is not.
+    biases. A block's parameters are on the device while it is there, and at home while it is not.
     """
 
-    def __init__(self, blocks: list[nn.Module], device: torch.device) -> None:
-        self.blocks = blocks
+    def __init__(self, blocks: list[nn.Module], homes: Sequence[Home], device: torch.device) -> None:
+        self.blocks, self.homes = blocks, homes
         self.courier = Courier(device)
-        self.homes = [Home(large_frozen(block), device) for block in blocks]
-        self.places = [torch.empty_like(self.homes[0].flat, device=device) for _ in range(2)]
+        self.places = [torch.empty(homes[0].size, dtype=torch.uint8, device=device) for _ in range(2)]
         self.tenants: list[int | None] = [None, None]
         self.arrived: list[torch.cuda.Event | None] = [None, None]
         self.latest = -1
@@ -225,14 +273,18 @@ class Swap:
         self.courier.await_(self.arrived[place])
         return forward(*inputs, **named)
 
+    def bring(self, block: nn.Module) -> None:
+        """Have a block's weights at hand, outside of its computation, until two others are."""
+        self.courier.await_(self.arrived[self._bring(self.blocks.index(block), 0)])
+
     def _bring(self, number: int, place: int) -> int:
         """Where a block's weights are, or ``place``, to which they are then sent."""
         if number in self.tenants:
             return self.tenants.index(number)
         if (evicted := self.tenants[place]) is not None:
-            self.homes[evicted].settle(self.homes[evicted].flat)
+            self.homes[evicted].leave()
         with self.courier.travelling():  # after all computation so far: nobody uses what is overwritten
-            self.places[place].copy_(self.homes[number].flat, non_blocking=True)
+            self.homes[number].fill(self.places[place])
         self.arrived[place], self.tenants[place] = self.courier.sent(), number
         self.homes[number].settle(self.places[place])
         return place

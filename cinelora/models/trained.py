@@ -45,6 +45,12 @@ class Trained(Protocol):
     def load(self, state: dict[str, Tensor]) -> None:
         """Copy ``state`` in; raises ``AdapterError`` unless names and shapes are exactly its own."""
 
+    def gathered(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``state``, or a moving average of it, whole; where ranks have pieces all take part, and rank 0 alone has the result."""
+
+    def own_part(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What this rank has of a whole ``state``: all, where ranks have no pieces."""
+
     def effect(self) -> Effect:
         """How much training changed the transformer's weights."""
 
@@ -75,7 +81,19 @@ class Effect:
         return cls(overall, {number: math.sqrt(change / there) for number, (change, there) in sorted(blocks.items())})
 
 
-class TrainedAdapter:
+class Unsharded:
+    """What is trained is whole on every rank."""
+
+    def gathered(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Itself."""
+        return state
+
+    def own_part(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Itself."""
+        return state
+
+
+class TrainedAdapter(Unsharded):
     """The adapter ``name``; everything else is frozen, and so are adapters under it."""
 
     def __init__(self, transformer: WanTransformer3DModel, name: str) -> None:
@@ -109,7 +127,7 @@ class TrainedAdapter:
         return silenced(self.transformer)
 
 
-class WholeTransformer:
+class WholeTransformer(Unsharded):
     """Every weight, in float32 whatever it was loaded in: a step of AdamW is smaller than what bfloat16 can tell apart.
 
     What the weights were at first is kept on the host.
@@ -138,8 +156,8 @@ class WholeTransformer:
 
     def effect(self) -> Effect:
         """``|W - W_start| / |W_start|``."""
-        changes = {n: _square(value.cpu() - self._start[n]) for n, value in self.state().items()}
-        return Effect.of(changes, {name: _square(value) for name, value in self._start.items()})
+        changes = {n: square(value.cpu() - self._start[n]) for n, value in self.state().items()}
+        return Effect.of(changes, {name: square(value) for name, value in self._start.items()})
 
     @contextmanager
     def untrained(self) -> Iterator[None]:
@@ -156,5 +174,6 @@ class WholeTransformer:
         return self.untrained()
 
 
-def _square(values: Tensor) -> float:
+def square(values: Tensor) -> float:
+    """The squared Frobenius norm."""
     return float(values.square().sum(dtype=torch.float64))

@@ -49,6 +49,7 @@ from cinelora.models.footprint import TEMPORAL, TEXT_TOKENS, vae_bytes
 from cinelora.models.footprint import num_latent_frames as num_latent_frames
 from cinelora.models.footprint import num_tokens as num_tokens
 from cinelora.models.precision import missing_fp8
+from cinelora.models.shares import Shares
 from cinelora.models.weights import load_part, random_part, settings_of
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -253,19 +254,20 @@ class WanBundle:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def load_transformer(self, on_host: int = 0) -> WanTransformer3DModel:
+    def load_transformer(self, on_host: int = 0, shares: Shares | None = None) -> WanTransformer3DModel:
         """A new frozen transformer in the bundle's dtype, in eval mode; the caller owns it.
 
-        The matrices of its first ``on_host`` blocks stay on the host, for ``memory.Swap``.
+        The matrices of its first ``on_host`` blocks stay on the host, for ``memory.Swap``; those of all blocks go into
+        ``shares``, where ranks share them.
         """
-        return self._load(Part.TRANSFORMER, on_host)
+        return self._load(Part.TRANSFORMER, on_host, shares)
 
     def _part(self, part: Part) -> Any:
         if part not in self._loaded:
             self._loaded[part] = self._load(part)
         return self._loaded[part]
 
-    def _load(self, part: Part, on_host: int = 0) -> Any:
+    def _load(self, part: Part, on_host: int = 0, shares: Shares | None = None) -> Any:
         # the official code runs the VAE in float32, and CLIP is small enough for it
         dtype = self.dtype if part in (Part.TRANSFORMER, Part.TEXT_ENCODER) else torch.float32
         fp8 = self.fp8 and part is Part.TRANSFORMER
@@ -274,12 +276,13 @@ class WanBundle:
         if self.part_source(part) is None:
             if part is Part.TOKENIZER:
                 return ByT5Tokenizer()  # bytes: the one tokenizer that needs no file
-            return random_part(part, self._random_settings(part), self.device, dtype, fp8, on_host)
+            return random_part(part, self._random_settings(part), self.device, dtype, fp8, on_host, shares)
         found = self.found(part)
         try:
             if part is Part.TOKENIZER:
                 return AutoTokenizer.from_pretrained(found.folder)
-            return load_part(found, self.device, dtype, self.model.num_heads if self.model else None, fp8, on_host)
+            heads = self.model.num_heads if self.model else None
+            return load_part(found, self.device, dtype, heads, fp8, on_host, shares)
         except (CineloraError, OSError, ValueError, RuntimeError, KeyError) as error:
             raise ModelError(f"{part} of {self.part_source(part)} does not load: {_first_line(error)}") from error
 

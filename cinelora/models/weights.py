@@ -35,7 +35,8 @@ from cinelora.models.checkpoints import (
     refuse_other_part,
     refuse_other_vae,
 )
-from cinelora.models.precision import Fp8Linear, fp8_layers, swap_linears
+from cinelora.models.precision import FP8, Fp8Linear, fp8_layers, swap_linears
+from cinelora.models.shares import Shares
 
 Shapes = dict[str, tuple[int, ...]]
 DTYPES = {
@@ -241,11 +242,13 @@ def load_part(
     num_heads: int | None = None,
     fp8: bool = False,
     on_host: int = 0,
+    shares: Shares | None = None,
 ) -> nn.Module:
     """The part as a frozen module on ``device``; ``num_heads`` is the transformer's, where no ``config.json`` says it.
 
     With ``fp8`` the linear layers of a transformer's blocks are ``Fp8Linear``, each filled as it is read. The matrices of
-    its first ``on_host`` blocks go back to the host one by one.
+    its first ``on_host`` blocks go back to the host one by one; with ``shares`` this rank keeps its pieces of all of them, and
+    reads only what it has a part of.
 
     Raises ``ModelError`` or ``FileError``, before a tensor is read, where names or shapes are not those of the part.
     """
@@ -258,11 +261,20 @@ def load_part(
     module = empty_module(found.part, _settings(found, shapes, num_heads), fp8)
     sources = _as_spelt(module, sources)
     _refuse_misfit(module, sources, stored)
+    _lay_out(module, dtype, device, shares)
     for name, parameter in _to_fill(module):
-        origin = sources[name]
-        tensor = _read(stored, origin, device, _dtype_of(module, name, dtype)).reshape(parameter.shape)
-        _place(module, name, tensor, on_host)
+        tensor = None
+        if not shares or fp8 or shares.has_part_of(name):  # scales of fp8 are every rank's
+            tensor = _read(stored, sources[name], device, _dtype_of(module, name, dtype)).reshape(parameter.shape)
+        _place(module, name, tensor, on_host, shares)
     return _finished(module, device)
+
+
+def _lay_out(module: nn.Module, dtype: torch.dtype, device: torch.device, shares: Shares | None) -> None:
+    """Find a place in the ranks' pieces for each parameter, by what its values will be held in."""
+    if shares:
+        dtypes = {name: _dtype_of(module, name, dtype) for name, _ in module.named_parameters()}
+        shares.lay_out(module, dtypes | {f"{name}.weight": FP8 for name, _ in fp8_layers(module)}, device)
 
 
 def _shape(stored: dict[str, Stored], origin: Origin) -> tuple[int, ...]:
@@ -341,14 +353,23 @@ def _dtype_of(module: nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if set(name.split(".")) & set(kept) else dtype
 
 
-def _place(module: nn.Module, name: str, tensor: Tensor, on_host: int = 0) -> None:
+def _place(module: nn.Module, name: str, tensor: Tensor | None, on_host: int = 0, shares: Shares | None = None) -> None:
     owner, _, leaf = name.rpartition(".")
     layer = module.get_submodule(owner)
-    if leaf == "weight" and isinstance(layer, Fp8Linear):
+    if tensor is None:
+        assert shares is not None  # nothing else leaves tensors out
+    elif leaf == "weight" and isinstance(layer, Fp8Linear):
         layer.fill(tensor)
     else:
         setattr(layer, leaf, nn.Parameter(tensor, requires_grad=False))
-    if tensor.ndim == 2 and (block := re.match(r"blocks\.(\d+)\.", name)) and int(block[1]) < on_host:
+    if shares:
+        shares.take(name, layer, leaf)
+    elif (
+        tensor is not None
+        and tensor.ndim == 2
+        and (block := re.match(r"blocks\.(\d+)\.", name))
+        and int(block[1]) < on_host
+    ):
         parameter = getattr(layer, leaf)
         parameter.data = parameter.data.cpu()
 
@@ -452,7 +473,13 @@ def image_settings(shapes: Shapes) -> dict[str, Any]:
 
 
 def random_part(
-    part: Part, settings: dict[str, Any], device: torch.device, dtype: torch.dtype, fp8: bool = False, on_host: int = 0
+    part: Part,
+    settings: dict[str, Any],
+    device: torch.device,
+    dtype: torch.dtype,
+    fp8: bool = False,
+    on_host: int = 0,
+    shares: Shares | None = None,
 ) -> nn.Module:
     """The part at its full shape with values drawn on ``device`` from a fixed seed: right in time and memory, no more.
 
@@ -460,11 +487,12 @@ def random_part(
     keep their size from layer to layer, so that bf16 stays finite.
     """
     module = empty_module(part, settings, fp8)
+    _lay_out(module, dtype, device, shares)
     generator = torch.Generator(device).manual_seed(0)
     for name, parameter in _to_fill(module):
         tensor = torch.empty(parameter.shape, device=device, dtype=_dtype_of(module, name, dtype))
         _draw(name, tensor, generator)
-        _place(module, name, tensor, on_host)
+        _place(module, name, tensor, on_host, shares)
     return _finished(module, device)
 
 

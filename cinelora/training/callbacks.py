@@ -23,6 +23,7 @@ from cinelora.launch import stop_signals
 from cinelora.runs import RunDirectory
 from cinelora.training.checkpoints import Checkpoint, save_checkpoint
 from cinelora.training.stage import Stage
+from cinelora.training.zero import ZeroStrategy
 
 State = dict[str, Tensor]
 
@@ -141,6 +142,10 @@ class Resume(Callback):
     def __init__(self, checkpoint: Checkpoint, ema: Ema | None) -> None:
         self.checkpoint, self.ema = checkpoint, ema
 
+    def setup(self, trainer: Trainer, module: Stage, stage: str) -> None:  # type: ignore[override]
+        """Put what is trained back before a strategy copies or shards it."""
+        module.trained.load(self.checkpoint.group("adapter"))
+
     def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
         """Restore, once the optimizer exists."""
         restore(self.checkpoint, trainer, stage, self.ema)
@@ -184,12 +189,18 @@ class Keeper(AtStep):
 
     def save(self, trainer: Trainer, stage: Stage, step: int) -> None:
         """Checkpoint and export, by rank 0; the others wait."""
+        optimizer, state, average = moments(trainer), *self.gathered(stage)
         if trainer.is_global_zero:
-            self.write(step, stage.trained.state(), moments(trainer.optimizers[0]))
+            self.write(step, state, average, optimizer)
         trainer.strategy.barrier()
 
-    def write(self, step: int, state: State, moments: State) -> None:
-        """Checkpoint and export what ``state`` and ``moments`` hold, whole, after ``step``.
+    def gathered(self, stage: Stage) -> tuple[State, State]:
+        """What is trained and its average (empty where none is kept), whole on rank 0; all ranks take part."""
+        trained = stage.trained
+        return trained.gathered(trained.state()), trained.gathered(self.ema.average) if self.ema else {}
+
+    def write(self, step: int, state: State, average: State, moments: State) -> None:
+        """Checkpoint and export what ``state``, ``average`` and ``moments`` hold, whole, after ``step``.
 
         Raises ``TrainingError`` as ``save_checkpoint``, and where the run directory is gone: one that is made anew, perhaps
         below a volume that is no longer mounted, would hide it.
@@ -198,34 +209,40 @@ class Keeper(AtStep):
             raise TrainingError(
                 f"{self.run.path} is no longer there, and what was saved in it neither: is its disk mounted?"
             )
-        average = self.ema.average if self.ema else {}
         groups = {"adapter": state, "ema": average, "moments": moments}
         tensors = {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
         save_checkpoint(self.run.checkpoints, Checkpoint(step, tensors, self.facts), self.settings.keep)
         self.export(average or state, False)
 
     def export_best(self, stage: Stage) -> None:
-        """Keep what would be exported now as the best so far; for rank 0 alone."""
-        self.export((self.ema and self.ema.average) or stage.trained.state(), True)
+        """Keep what would be exported now as the best so far; rank 0 writes, all take part."""
+        state, average = self.gathered(stage)
+        if stage.trainer.is_global_zero:
+            self.export(average or state, True)
 
 
-def moments(optimizer: torch.optim.Optimizer) -> State:
-    """AdamW's state as flat tensors, ``<parameter number>.<name>``."""
-    state = optimizer.state_dict()["state"]
+def moments(trainer: Trainer) -> State:
+    """AdamW's state as flat tensors, ``<parameter number>.<name>``; all ranks take part, as each may have a shard of it."""
+    if isinstance(trainer.strategy, ZeroStrategy):
+        return trainer.strategy.moments()
+    state = trainer.optimizers[0].state_dict()["state"]
     return {f"{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
 
 
 def restore(checkpoint: Checkpoint, trainer: Trainer, stage: Stage, ema: Ema | None) -> None:
-    """Put ``checkpoint`` into a trainer that has just set itself up."""
-    stage.trained.load(checkpoint.group("adapter"))
+    """Put the rest of ``checkpoint`` into a trainer that has just set itself up."""
     if ema:
-        ema.average = {k: v.to(stage.device) for k, v in checkpoint.group("ema").items()}
-    optimizer = trainer.optimizers[0]
+        average = stage.trained.own_part(checkpoint.group("ema"))
+        ema.average = {name: value.to(stage.device) for name, value in average.items()}
     state: dict[int, State] = {}
     for key, value in checkpoint.group("moments").items():
         number, name = key.split(".", 1)
         state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    if isinstance(trainer.strategy, ZeroStrategy):
+        trainer.strategy.restore_moments(state)
+    else:
+        optimizer = trainer.optimizers[0]
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     # Lightning counts steps here and offers no setter; batches start anew, which is right at a step's boundary
     trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = checkpoint.step
 

@@ -121,13 +121,21 @@ class HeldoutLoss(AtStep):
         return numbers | {update_of_block(block): value for block, value in update.by_block.items()}
 
     def looks(self, trainer: Trainer, stage: Stage) -> Iterator[Look]:
-        """This rank's share of the samples, at each sigma in turn, as the transformer is now; the time goes into ``seconds``."""
+        """This rank's share of the samples, at each sigma in turn, as the transformer is now; the time goes into ``seconds``.
+
+        Ranks that share the weights look equally often: one without a sample of its own looks at the first, for nothing.
+        """
         since = time.perf_counter()
         training_ids, stage.sample_ids = stage.sample_ids, self.sample_ids
+        groups = data_ranks(stage.config)
+        share = list(self.positions[stage.data_rank :: groups])
+        idle = -(-len(self.positions) // groups) - len(share) if stage.shares_weights else 0
         with as_they_are():
-            for position in self.positions[stage.data_rank :: data_ranks(stage.config)]:
+            for number, position in enumerate([*share, *[self.positions[0]] * idle]):
                 batch = stage.transfer_batch_to_device(default_collate([self.heldout[position]]), stage.device, 0)
                 for sigma in HELDOUT_SIGMAS:
-                    yield stage.velocities(batch, stage.draw_at(batch, step=0, sigma=sigma))
+                    look = stage.velocities(batch, stage.draw_at(batch, step=0, sigma=sigma))
+                    if number < len(share):
+                        yield look
         stage.sample_ids = training_ids
         self.seconds += time.perf_counter() - since

@@ -71,7 +71,7 @@ class Judge(AtStep):
         due = [(key, record) for key, record in self.records() if self.journal.noted_at.get(record.name) == step]
         for key, record in due:
             value = trainer.strategy.broadcast(self.journal.latest[record.name])
-            if record.take(value, step) and record is self.keeps and trainer.is_global_zero:
+            if record.take(value, step) and record is self.keeps:
                 self.keeper.export_best(stage)
             self.keeper.facts[key] = asdict(record)
         if due and trainer.is_global_zero:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from cinelora.card import Record, push, read_record, write_card
 from cinelora.config.check import effective_lr
 from cinelora.config.numbers import logged, monitors
-from cinelora.config.schema import TrainConfig, data_ranks
+from cinelora.config.schema import TrainConfig, data_ranks, zero_level
 from cinelora.config.store import portable
 from cinelora.errors import AdapterError, ConfigError, TrainingError
 from cinelora.files import lock, read_json, sweep_temporaries, write_json, write_whole
@@ -38,13 +38,15 @@ from cinelora.verdict import effect_line, heldout_line, stopped_line
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
     from lightning import Callback, Trainer
+    from lightning.pytorch.strategies import Strategy
     from torch import Tensor
 
     from cinelora.latents.cache import Index
     from cinelora.latents.dataset import LatentDataset
     from cinelora.models.adapter_file import AdapterFile
     from cinelora.models.attention import Work
-    from cinelora.models.trained import TrainedAdapter
+    from cinelora.models.shares import Shares
+    from cinelora.models.trained import TrainedAdapter, WholeTransformer
     from cinelora.training.callbacks import Ema, Keeper, Progress, Resume, StopRequest
     from cinelora.training.checkpoints import Checkpoint
     from cinelora.training.heldout import HeldoutLoss
@@ -292,7 +294,7 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     facts = resumed.facts if resumed else {"rests_on": rests_on}
     journal = make_journal(config, run.path, first_step)
     crew = make_callbacks(config, run, index, heldout, sampler.group_size, resumed, facts, journal)
-    trainer = make_trainer(config, run, rank, journal, crew.all())
+    trainer = make_trainer(config, run, rank, journal, crew.all(), stage)
     started = time.perf_counter()
     with crew.stop.heeded(), explained(config, policy, run, trainer):
         trainer.fit(stage, loader)
@@ -325,12 +327,19 @@ def explained(config: TrainConfig, policy: Policy, run: RunDirectory, trainer: T
         yield
     except torch.OutOfMemoryError as error:
         peak = torch.cuda.max_memory_allocated() / 2**30
-        next_one = leaner(policy, Shape.of(config.model, config.stage.transformer))
-        tip = f"memory={next_one}" if next_one else "a smaller size or fewer frames"
+        tip = leaner_setting(config, policy) or "a smaller size or fewer frames"
         again = "the last checkpoint is kept: resume it" if saved_checkpoints(run.checkpoints) else "start again"
         raise TrainingError(
             f"out of GPU memory in step {trainer.global_step + 1}, at {peak:.1f} GiB; {again} with {tip}"
         ) from error
+
+
+def leaner_setting(config: TrainConfig, policy: Policy) -> str | None:
+    """What takes less than ``policy``, or None where there is nothing."""
+    next_one = leaner(policy, Shape.of(config.model, config.stage.transformer))
+    if next_one == "swap" and zero_level(config.strategy) == 3:
+        return None if config.strategy.cpu_offload else "strategy.cpu_offload=true"
+    return next_one and f"memory={next_one}"
 
 
 def policy_at_hand(config: TrainConfig) -> tuple[Policy, str]:
@@ -359,20 +368,20 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset,
     from cinelora.models.attention import choose
     from cinelora.models.flow import FlowMatching
     from cinelora.models.memory import arrange
-    from cinelora.models.trained import WholeTransformer
     from cinelora.models.wan import WanBundle
     from cinelora.training.stage import ImageConditionedStage, Stage
 
     model = config.model
     bundle = WanBundle.from_config(model, bundle_kind(config), Path(config.cache))
-    transformer = bundle.load_transformer(on_host=policy.swap)
+    shares = shares_of(config)
+    transformer = bundle.load_transformer(policy.swap, shares)
     pretrains = config.stage.name == "pretrain"
-    trained = WholeTransformer(transformer) if pretrains else hang_adapters(config, run, transformer)
+    trained = whole_transformer(config, transformer) if pretrains else hang_adapters(config, run, transformer)
     partition(transformer, share_samples(config))
     line = choose(transformer, attention_work(config), model.attention)
     if line and rank_info().global_rank == 0:
         print(line)
-    arrange(transformer, policy)
+    arrange(transformer, policy, shares.homes if shares else ())
     return (ImageConditionedStage if config.stage.image_condition else Stage)(
         config,
         transformer,
@@ -382,6 +391,24 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset,
         training.text(training.texts["null"]),
         effective_lr(config),
     )
+
+
+def shares_of(config: TrainConfig) -> Shares | None:
+    """How this rank shares the frozen weights with the others, where it does."""
+    from cinelora.models.shares import Shares
+
+    rank = rank_info()
+    if zero_level(config.strategy) < 3 or config.stage.name == "pretrain":
+        return None
+    return Shares(rank.global_rank, rank.world_size, config.strategy.cpu_offload)
+
+
+def whole_transformer(config: TrainConfig, transformer: WanTransformer3DModel) -> WholeTransformer:
+    """Every weight, on every rank or in pieces."""
+    from cinelora.models.trained import WholeTransformer
+    from cinelora.training.zero import PartitionedTransformer
+
+    return (PartitionedTransformer if zero_level(config.strategy) == 3 else WholeTransformer)(transformer)
 
 
 def hang_adapters(config: TrainConfig, run: RunDirectory, transformer: WanTransformer3DModel) -> TrainedAdapter:
@@ -498,20 +525,30 @@ def make_preview(
     return Preview(config, run, heldout, ema, journal)
 
 
-def make_trainer(
-    config: TrainConfig, run: RunDirectory, rank: Rank, journal: Journal, callbacks: list[Callback]
-) -> Trainer:
-    """Lightning's trainer without what we do ourselves: checkpoints, bars, sampling, sanity checks."""
-    from lightning import Trainer
+def make_strategy(config: TrainConfig, rank: Rank, stage: Stage) -> Strategy | str:
+    """How the ranks share the work; all of them average their gradients over all ranks."""
     from lightning.pytorch.strategies import DDPStrategy
 
     gpu = torch_has_gpu()
-    several = rank.world_size > 1
+    if level := zero_level(config.strategy):
+        from cinelora.training.zero import ZeroStrategy
+
+        frozen = config.stage.name != "pretrain"  # what zero3 then shards beside what zero2 does is not DeepSpeed's
+        return ZeroStrategy(min(2, level) if frozen else level, config.strategy.cpu_offload, stage.trained, gpu)
+    return DDPStrategy(process_group_backend="nccl" if gpu else "gloo") if rank.world_size > 1 else "auto"
+
+
+def make_trainer(
+    config: TrainConfig, run: RunDirectory, rank: Rank, journal: Journal, callbacks: list[Callback], stage: Stage
+) -> Trainer:
+    """Lightning's trainer without what we do ourselves: checkpoints, bars, sampling, sanity checks."""
+    from lightning import Trainer
+
     return Trainer(
-        accelerator="gpu" if gpu else "cpu",
+        accelerator="gpu" if torch_has_gpu() else "cpu",
         devices=config.gpus,
         num_nodes=config.nodes,
-        strategy=DDPStrategy(process_group_backend="nccl" if gpu else "gloo") if several else "auto",
+        strategy=make_strategy(config, rank, stage),
         logger=journal,
         callbacks=callbacks,
         max_steps=config.stage.steps,

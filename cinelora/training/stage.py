@@ -16,7 +16,7 @@ from diffusers import WanTransformer3DModel
 from lightning import LightningModule
 from torch import Tensor
 
-from cinelora.config.schema import OptimizerConfig, TrainConfig, data_ranks
+from cinelora.config.schema import OptimizerConfig, TrainConfig, data_ranks, zero_level
 from cinelora.errors import TrainingError
 from cinelora.models.flow import NUM_TRAIN_TIMESTEPS, FlowMatching, keyed_generator
 from cinelora.models.trained import Trained
@@ -78,7 +78,13 @@ class Stage(LightningModule):
         self.trained = trained
         self.weights = torch.nn.ParameterList(trained.parameters)
         self.gradient_norm = torch.zeros(())
-        self.may_drop_image = transformer.config.image_dim is not None
+        self.shares_weights = zero_level(config.strategy) == 3
+        always_shown = self.shows_image and not config.dropout.image
+        self.may_drop_image = transformer.config.image_dim is not None and not always_shown
+
+    def adopt_transformer(self) -> None:
+        """Let the transformer be a part of the stage, below which DeepSpeed's ZeRO-3 looks for what it brings and releases."""
+        self.add_module("transformer", self.__dict__.pop("transformer"))
 
     def train(self, mode: bool = True) -> Stage:
         """Training or eval mode, of the transformer as well."""
@@ -131,7 +137,8 @@ class Stage(LightningModule):
     def low_precision(self) -> torch.autocast:
         """Weights that are all trained are float32, and compute in bfloat16 on a GPU; adapters bring their own rule."""
         enabled = self.config.stage.name == "pretrain" and self.device.type == "cuda"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+        # a cache would keep the bf16 copies of all blocks, of which a rank that shares the weights has room for one
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled, cache_enabled=not self.shares_weights)
 
     def predict(self, batch: Batch, drop_image: list[bool]) -> Tensor:
         """Velocities of a batch; samples without their image have fewer tokens, so they run apart from the others."""

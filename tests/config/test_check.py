@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -291,3 +292,56 @@ def test_clips_beyond_what_the_model_was_trained_on_are_made_with_a_warning(
 def test_a_model_a_run_was_trained_at_longer_is_measured_by_what_the_model_was_trained_on(clips: Path) -> None:
     run = style_run(clips / "run", "model.num_frames=81")
     assert any(LONG in line for line in infer("prompt=x", f"ckpt={run}"))
+
+
+MOTION = ("stage=motion", "stage.batch_size=1", "gpus=2")
+PRETRAIN = ("stage=pretrain", "gpus=2")
+SHOWN = ("stage.transformer=i2v", "stage.image_condition=true", "stage.stills=0")
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (
+            ("strategy=ddp", "strategy.cpu_offload=true"),
+            "strategy.cpu_offload=true with strategy=ddp: .*strategy=zero2",
+        ),
+        (
+            (*PRETRAIN, *SHOWN, "strategy=zero3"),
+            "dropout.image=0.1 with strategy=zero3 and stage=pretrain: .*or strategy=zero2",
+        ),
+        ((*PRETRAIN, "strategy=zero2", "memory=swap"), "memory.swap=1 moves frozen weights.*choose memory=recompute"),
+        ((*PRETRAIN, "strategy=zero2", "model.dtype=fp8"), "model.dtype=fp8 is for frozen weights"),
+        (("strategy=zero3", "memory=swap"), "memory.swap=1 with strategy=zero3: .*strategy.cpu_offload=true"),
+        (("strategy=zero3", "memory=plain"), "memory.recompute=0 with strategy=zero3: .*choose memory=recompute"),
+        (("strategy=zero3", "memory.recompute=0.5"), "memory.recompute=0.5 with strategy=zero3"),
+        (("strategy=zero3", "preview.every_steps=5"), "preview.every_steps=5 with strategy=zero3: .*=0, or .*zero2"),
+        (("strategy=zero3", "validation.clips=2"), "validation.clips=2 with strategy=zero3: .*=0, or .*zero2"),
+        (
+            ("stage=motion", "gpus=2", "strategy=zero3", "stage.batch_size=2"),
+            "dropout.image=0.1 with strategy=zero3 and stage.batch_size=2",
+        ),
+    ],
+)
+def test_what_does_not_go_with_a_strategy_is_refused_with_the_way_out(argv: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        train(*argv)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp32", "fp8"])
+def test_the_rest_of_the_table_goes_together(strategy: str, dtype: str) -> None:
+    memories = (
+        ("auto", "recompute", "offload") if strategy == "zero3" else ("auto", "plain", "recompute", "offload", "swap")
+    )
+    for memory in memories:
+        for offload in ("false", "true") if strategy != "ddp" else ("false",):
+            settings = (f"strategy={strategy}", f"strategy.cpu_offload={offload}", f"memory={memory}")
+            assert train(*MOTION, *settings, f"model.dtype={dtype}")
+
+
+def test_a_missing_deepspeed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    with pytest.raises(ConfigError, match=re.escape('not installed: pip install "cinelora[sharding]"')):
+        train("strategy=zero2")
+    assert train("strategy=ddp")

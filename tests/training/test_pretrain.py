@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from cinelora.config.schema import DataConfig, TrainConfig
+from cinelora.config.schema import TrainConfig
 from cinelora.errors import AdapterError, ConfigError
 from cinelora.models.tiny import load_encoders
 from cinelora.models.trained import WholeTransformer
@@ -15,14 +15,6 @@ from cinelora.pretrain import AdoptRequest, EncodersRequest, main, parse_request
 from cinelora.runs import RunDirectory
 from cinelora.training.run import encode_rank, train_rank
 from cinelora.training.stage import is_still_step
-
-
-@pytest.fixture
-def pretrain_config(style_config: TrainConfig) -> TrainConfig:
-    """Windows of 9 rendered frames, of which half the steps see the first alone."""
-    stage = replace(style_config.stage, name="pretrain", num_frames=9, stills=0.5, steps=6)
-    data = DataConfig(name="rendered", look="daylight", clips=4, heldout_clips=2)
-    return replace(style_config, stage=stage, data=data, ema_decay=0.9)
 
 
 def run_here(config: TrainConfig, folder: Path) -> RunDirectory:

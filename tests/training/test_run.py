@@ -145,12 +145,6 @@ def test_random_weights_train_both_stages_beside_real_encoders_and_say_so(
         assert read_adapter(run.adapter(config.stage.name)).config["model"]["weights"] == "random"
 
 
-@pytest.fixture
-def smooth() -> OptimizerConfig:
-    """AdamW as it steps by the gradient: by its sign, it makes a whole step of the last digits of one near zero."""
-    return OptimizerConfig(eps=1e-3)
-
-
 def test_two_ranks_end_like_one_with_the_same_samples_per_step(
     style_config: TrainConfig, smooth: OptimizerConfig, tmp_path: Path
 ):

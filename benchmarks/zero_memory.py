@@ -23,7 +23,7 @@ from cinelora.runs import RunDirectory
 from cinelora.training.run import encode_rank, train_rank
 
 MIB = 2**20
-STRATEGIES = (StrategyConfig("ddp"), StrategyConfig("zero3"), StrategyConfig("zero3", True))
+STRATEGIES = (StrategyConfig("ddp"), StrategyConfig("zero3"), StrategyConfig("zero3", cpu_offload=True))
 SETTINGS = (
     *(
         "stage=style",

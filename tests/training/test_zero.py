@@ -22,7 +22,10 @@ from cinelora.runs import RunDirectory
 from cinelora.training.checkpoints import POINTER, load_checkpoint
 from cinelora.training.run import encode_rank, train_rank
 
-OTHERS = [StrategyConfig("ddp"), *(StrategyConfig(f"zero{level}", off) for level in (1, 2, 3) for off in (False, True))]
+OTHERS = [
+    StrategyConfig("ddp"),
+    *(StrategyConfig(f"zero{level}", cpu_offload=off) for level in (1, 2, 3) for off in (False, True)),
+]
 SUMMATION = 1e-6
 """Ranks add gradients up in another order, which AdamW's ``eps`` here keeps from growing."""
 
@@ -85,7 +88,7 @@ def test_training_every_weight_in_shards_ends_where_one_process_does(
     one = run_here(config, tmp_path / "one")
     others = [
         StrategyConfig("zero1"),
-        *(StrategyConfig(f"zero{level}", off) for level in (2, 3) for off in (False, True)),
+        *(StrategyConfig(f"zero{level}", cpu_offload=off) for level in (2, 3) for off in (False, True)),
     ]
     runs = [RunDirectory(tmp_path / f"{s.name}-{s.cpu_offload}") for s in others]
     for run in runs:
@@ -139,7 +142,9 @@ def killed_at(step: int, config: TrainConfig, run: RunDirectory) -> None:
     assert child.exitcode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("strategy", [StrategyConfig("zero2"), StrategyConfig("zero3", True)], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "strategy", [StrategyConfig("zero2"), StrategyConfig("zero3", cpu_offload=True)], ids=lambda s: s.name
+)
 def test_a_killed_and_resumed_run_ends_bit_for_bit_like_one_never_killed(
     strategy: StrategyConfig, config: TrainConfig, tmp_path: Path
 ):
@@ -162,5 +167,5 @@ def test_a_run_goes_on_under_another_strategy_and_another_number_of_ranks(config
     run_shared(on_ranks(begun, StrategyConfig("zero3")), run)
     further = replace(config, resume=str(run.path), stage=replace(config.stage, steps=4))
     train_rank(further, run)
-    run_shared(on_ranks(replace(config, resume=str(run.path)), StrategyConfig("zero1", True)), run)
+    run_shared(on_ranks(replace(config, resume=str(run.path)), StrategyConfig("zero1", cpu_offload=True)), run)
     assert_same_end(whole, run, tolerance=SUMMATION)

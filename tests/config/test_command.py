@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import resource
 import shlex
 import signal
 import subprocess
@@ -69,11 +70,17 @@ MISTAKES = [
 ]
 
 
+def children_s() -> float:
+    """Processor seconds of this process's children so far: what else the machine does is not in them."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.mark.parametrize(("script", "argv", "sentence"), MISTAKES)
 def test_a_mistake_answers_in_time_without_torch(script: str, argv: list[str], sentence: str, tmp_path: Path) -> None:
-    started = time.monotonic()
+    started = children_s()
     done = typed(script, *argv, cwd=tmp_path)
-    assert time.monotonic() - started < SENTENCE_LIMIT_S
+    assert children_s() - started < SENTENCE_LIMIT_S
     assert done.returncode == 2
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
@@ -83,9 +90,9 @@ def test_a_mistake_answers_in_time_without_torch(script: str, argv: list[str], s
 @pytest.mark.parametrize("script", ["train", "infer", "evaluate"])
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_answers_in_time_without_torch(script: str, flag: str, tmp_path: Path) -> None:
-    started = time.monotonic()
+    started = children_s()
     done = typed(script, "whatever", flag, cwd=tmp_path)
-    assert time.monotonic() - started < SENTENCE_LIMIT_S
+    assert children_s() - started < SENTENCE_LIMIT_S
     assert (done.returncode, done.stderr) == (0, "")
     assert "model=tiny|wan21_14b_480p|wan21_14b_720p|wan21_1_3b" in done.stdout
     key = "lora.rank" if script == "train" else "negative_prompt*"

@@ -135,6 +135,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises ``FileError``, ``OSError``, ``ValueError`` or ``KeyError`` where it is damaged.
     """
     facts = read_json(path / FACTS)
-    if sha256_file(path / TENSORS) != facts.pop("sha256"):
+    digest = facts.pop("sha256", None)  # those of earlier versions have none
+    if digest and sha256_file(path / TENSORS) != digest:
         raise FileError(f"{path / TENSORS} is not what was written")
     return Checkpoint(int(facts.pop("step")), load_tensors(path / TENSORS)[0], facts)

@@ -1,3 +1,4 @@
+import json
 import resource
 import signal
 import time
@@ -60,6 +61,14 @@ def test_whatever_happens_to_a_file_of_the_newest_checkpoint_the_one_before_is_t
         assert "step-00000002 does not load" in caplog.text, damage
     save_checkpoint(tmp_path, checkpoint(2), keep=2)
     assert load_checkpoint(tmp_path).step == 2, "the run has come to the same step again"
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_hash_and_loads(tmp_path: Path):
+    facts = save_checkpoint(tmp_path, checkpoint(5), keep=2) / "state.json"
+    facts.write_text(
+        json.dumps({key: value for key, value in json.loads(facts.read_text()).items() if key != "sha256"})
+    )
+    assert load_checkpoint(tmp_path).facts == {"x": 1}
 
 
 def test_what_became_known_after_a_save_leaves_the_checkpoint_whole(tmp_path: Path):

@@ -27,7 +27,16 @@ import pytest
 import cinelora
 from cinelora import launch as launching
 from cinelora.errors import AdapterError, ConfigError
-from cinelora.launch import LaunchError, Meeting, launch, meeting_point, process_group, rank_info, usable_cores
+from cinelora.launch import (
+    LaunchError,
+    Meeting,
+    RankKilled,
+    launch,
+    meeting_point,
+    process_group,
+    rank_info,
+    usable_cores,
+)
 
 GONE_WITHIN_S = 10
 
@@ -218,8 +227,8 @@ def log(folder: Path, rank: int) -> str:
         ("crashes", LaunchError, r"^RuntimeError: first line \(rank 1; its log is .*/rank-1\.log\)$"),
         ("vanishes, the other deaf", LaunchError, "^rank 1 left with exit code 0 and without a result"),
         ("exits", LaunchError, "^rank 1 left with exit code 3 and without a result"),
-        ("killed", LaunchError, r"^rank 1 was killed \(SIGKILL"),
-        ("segfaults", LaunchError, "^rank 1 died of SIGSEGV"),
+        ("killed", RankKilled, r"^rank 1 was killed \(SIGKILL"),
+        ("segfaults", RankKilled, "^rank 1 died of SIGSEGV"),
     ],
 )
 def test_a_failing_rank_is_named_and_takes_the_others_along(

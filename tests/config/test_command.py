@@ -136,7 +136,7 @@ class Recorder:
 
     def __call__(self, config: Any, run_dir: Path) -> int:
         self.seen.append((config, run_dir))
-        (run_dir / "checkpoints").mkdir(exist_ok=True)
+        (run_dir / "checkpoints/step-00000001").mkdir(parents=True, exist_ok=True)
         return 0
 
     @property

@@ -125,7 +125,7 @@ def launch(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1, l
         except SignalException as error:
             raise KeyboardInterrupt from error
         stopped = watch.stopped_at is not None
-        return _conclude(folder, exit_codes, ranks * nodes, log_dir, stopped=stopped, lost=lost)
+        return _conclude(folder, exit_codes, watch.deaths, ranks * nodes, log_dir, stopped=stopped, lost=lost)
 
 
 def check_ranks(ranks: int) -> None:
@@ -188,6 +188,8 @@ class _Watch:
         self.folder = folder
         self.stopped_at: float | None = None
         self._stop_signal = signal.SIGTERM
+        self.deaths: dict[int, float] = {}
+        """When ranks were first seen to be gone without a word."""
         self._first_loss: float | None = None
         self._told: set[int] = set()
         self._ended = threading.Event()
@@ -224,6 +226,9 @@ class _Watch:
                     self._told.add(rank)
                     _send(alive[rank], self._stop_signal)
             lost = [rank for rank in started.keys() - alive.keys() if _outcome_kind(self.folder, rank) != "returned"]
+            for rank in lost:
+                if _outcome_kind(self.folder, rank) is None:
+                    self.deaths.setdefault(rank, time.time())
             if lost and self._first_loss is None:
                 self._first_loss = time.monotonic()
             if self._time_is_up():
@@ -282,7 +287,14 @@ def _read_outcomes(folder: Path) -> dict[int, _Outcome]:
 
 
 def _conclude(
-    folder: Path, exit_codes: dict[int, int], world_size: int, log_dir: Path, *, stopped: bool, lost: str | None
+    folder: Path,
+    exit_codes: dict[int, int],
+    deaths: dict[int, float],
+    world_size: int,
+    log_dir: Path,
+    *,
+    stopped: bool,
+    lost: str | None,
 ) -> Any:
     """The result, or the error that explains the others: ours, the stop, the first death, the first crash."""
     outcomes, started = _read_outcomes(folder), _started(folder)
@@ -302,8 +314,10 @@ def _conclude(
     if lost:
         raise LaunchError(lost)
     left = [rank for rank in started if rank not in outcomes and rank not in exit_codes]
-    # what a rank says of itself may be that it lost another
-    first = next((rank for rank in (*left, *exit_codes) if rank not in outcomes), None)
+    # what a rank says of itself may be that it lost another; those that went when it had lingered were ended because of it
+    crashed_at = min((crash.at for _, crash in of_kind["crashed"]), default=float("inf"))
+    silent = [rank for rank in (*left, *exit_codes) if rank not in outcomes]
+    first = next((rank for rank in silent if deaths.get(rank, float("inf")) <= crashed_at + LINGER_S), None)
     if first is not None:
         exit_code = exit_codes.get(first, 0)
         kind = RankKilled if exit_code < 0 else LaunchError

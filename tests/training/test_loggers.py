@@ -42,6 +42,7 @@ def test_wandb_without_a_key_is_offline_and_rank_0_says_so(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("RANK", str(rank))
     monkeypatch.setenv("WANDB_MODE", "disabled")  # what is said is looked at here, not what W&B writes
+    wandb.teardown()  # it keeps what the environment said to an earlier test
     make_journal(replace(style_config, logger=LoggerConfig(name="wandb", group="a sweep")), tmp_path, 0)
     assert rank == 1 or (wandb.run is not None and wandb.run.group == "a sweep")
     wandb.finish()

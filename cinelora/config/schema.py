@@ -23,6 +23,13 @@ FREE_TEXT_KEYS = frozenset(
         "answers",
         "cache",
         "data.root",
+        "data.manifest",
+        "data.prepared",
+        "data.overrides",
+        "data.lut",
+        "data.description",
+        "data.captioner",
+        "data.captioner_prompt",
         "data.caption",
         "data.trigger",
         "model.t2v",
@@ -145,6 +152,22 @@ class StageConfig:
 
 
 @dataclass
+class FootageLimits:
+    """What a shot must hold to be trained on; null switches a test off. docs/footage.md says how each is measured."""
+
+    sharpness: float | None = setting("least sharpness of a shot's frames, as a share of its film's own", 0.35)
+    dark: float | None = setting("largest share of a frame's pixels that are black", 0.97)
+    bright: float | None = setting("largest share of a frame's pixels that are burnt out", 0.6)
+    still: float | None = setting("least motion, widths of the frame a second", 0.002)
+    fast: float | None = setting("most motion, widths of the frame a second", 3.0)
+    shake: float | None = setting("most of the camera's motion that goes back and forth, widths a second", 0.5)
+    text: float | None = setting("largest share of the frame under lettering", 0.02)
+    logo: float | None = setting("largest share of the frame under what stands still while all else moves", 0.004)
+    alike: float | None = setting("two shots are the same when their pictures differ by less, of 64 bits", 6.0)
+    min_seconds: float | None = setting("shortest shot", 0.5)
+
+
+@dataclass
 class DataConfig:
     """Where clips and captions come from, and how samples are cut out of them."""
 
@@ -155,11 +178,37 @@ class DataConfig:
     )
     clips: int = setting("clips to render for training", 5000)
     heldout_clips: int = setting("clips to render for validation", 64)
+    manifest: str | None = setting(
+        "take the samples of this manifest.jsonl, as they stand in it, and look for no others"
+    )
+    prepared: str | None = setting(
+        "folder of what was prepared from the footage; null = outputs/datasets/<root>-<hash>"
+    )
+    overrides: str | None = setting("verdicts by hand, from the contact sheet; null = overrides.json in data.prepared")
+    follow_links: bool = setting("follow links that lead out of data.root", False)
+    judged: bool = setting("look for bars, titles, fades, blur and repetition, and leave out shots with them", True)
+    limits: FootageLimits = field(default_factory=FootageLimits)
+    hdr: str = setting("footage in PQ, HLG or bt.2020", "refuse", ("refuse", "tone_map"))
+    lut: str | None = setting("a .cube file that every frame goes through")
+    sequence_fps: float = setting("frames per second of numbered pictures", 24.0)
+    resample: str = setting("how frames are found between those of the footage", "nearest", ("nearest", "blend"))
+    buckets: bool = setting("train footage in its own shape, in the model's pixels; false cuts it to the model's", True)
     caption: str | None = setting("one caption for every clip, instead of the files beside them")
     trigger: str | None = setting("word put before every caption, to call the look up later")
-    holdout: float = setting(
-        "share of the clips kept for validation; folders named train and heldout decide instead", 0.1
+    description: str | None = setting("the look, described once: put behind every caption")
+    captioner: str | None = setting("folder of a vision-language model that captions what has no caption")
+    captioner_prompt: str = setting(
+        "what it is asked", "Describe this shot in one sentence: who, what they do, where, light and camera."
     )
+    holdout: float = setting(
+        "share of the footage kept for validation; folders named train and heldout decide instead", 0.1
+    )
+    split_by: str = setting(
+        "what is kept whole on one side; auto = file, or shot where there are few files",
+        "auto",
+        ("auto", "file", "shot"),
+    )
+    stills: str = setting("which frames of a shot stills are", "sharpest", ("sharpest", "even"))
     stills_per_shot: int = setting("stills taken from each shot", 2)
     window_stride: int = setting("frames between the starts of two windows, at the model's fps", 33)
 

@@ -39,6 +39,9 @@ class Sample:
 
     ``path`` is relative to the footage folder, with forward slashes; ``file_hash`` the sha256 of the file's content;
     ``frames`` the indices in the clip, already at the model's frame rate, so that a 24 fps clip skips some.
+    ``box`` is what bars leave of the picture as shown: left, top, right, bottom in pixels; ``size`` the height and width it
+    is trained at, ``None`` for the model's own. ``weights`` is empty, or says how much of the frame behind each is blended in.
+    ``colours`` is a hash of what its colours go through: a LUT, tone mapping.
     """
 
     id: str
@@ -48,14 +51,19 @@ class Sample:
     caption: str
     split: Split
     kind: Literal["still", "window"]
+    box: tuple[int, int, int, int] | None = None
+    size: tuple[int, int] | None = None
+    weights: tuple[float, ...] = ()
+    colours: str = ""
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A clip that was left out, and why."""
+    """A clip that was left out, or its shot (first frame, and the frame after the last), and why."""
 
     path: str
     reason: str
+    shot: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -373,6 +381,10 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
+def _with_tuples(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+
+
 def read_manifest(path: Path) -> Manifest:
     """Read what ``write_manifest`` wrote. Raises ``FootageError`` for anything else."""
     samples: list[Sample] = []
@@ -382,9 +394,9 @@ def read_manifest(path: Path) -> Manifest:
     for number, record in _json_lines(path, _read_text(path.parent, path.name)):
         try:
             if "reason" in record:
-                skipped.append(Skipped(**record))
+                skipped.append(Skipped(**_with_tuples(record)))
             else:
-                samples.append(Sample(**record | {"frames": tuple(record["frames"])}))
+                samples.append(Sample(**_with_tuples(record)))
         except (TypeError, KeyError) as error:
             raise FootageError(f"{path}, line {number} is not a line of a manifest: {error}") from error
     return Manifest(tuple(samples), tuple(skipped))

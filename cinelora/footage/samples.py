@@ -397,6 +397,6 @@ def read_manifest(path: Path) -> Manifest:
                 skipped.append(Skipped(**_with_tuples(record)))
             else:
                 samples.append(Sample(**_with_tuples(record)))
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, AttributeError) as error:
             raise FootageError(f"{path}, line {number} is not a line of a manifest: {error}") from error
     return Manifest(tuple(samples), tuple(skipped))

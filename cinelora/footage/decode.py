@@ -9,19 +9,32 @@ Frames are counted from 0 in the order they are shown, at the clip's average rat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import av
 import decord
 import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from cinelora.errors import FootageError
+from cinelora.footage.colour import (
+    MATRICES,
+    PRIMARIES,
+    RANGES,
+    TRANSFERS,
+    Hdr,
+    guessed_matrix,
+    hdr_kind,
+    swscale_colours,
+)
 
 Pixels = NDArray[np.uint8]
 Backend = Literal["decord", "pyav"]
@@ -51,6 +64,8 @@ class Header:
 
     ``height`` and ``width`` are as shown, a phone's ``rotation`` (degrees, counter-clockwise) applied; ``pixel_aspect``
     is the width of a pixel over its height; ``duration_s`` the promised length, ``None`` where the header is silent.
+    ``matrix``, ``range``, ``transfer`` and ``primaries`` are named as ``ffprobe`` names them; an unnamed matrix is guessed
+    as players do, an unnamed range is limited, the others stay "".
     """
 
     fps: Fraction
@@ -59,6 +74,24 @@ class Header:
     pixel_aspect: Fraction
     duration_s: Fraction | None
     rotation: int
+    time_base: Fraction
+    first_pts: int
+    codec: str
+    pixel_format: str
+    bits: int
+    matrix: str
+    range: str
+    transfer: str
+    primaries: str
+
+    def seconds(self, pts: int) -> float:
+        """Time since the first frame."""
+        return float((pts - self.first_pts) * self.time_base)
+
+    @property
+    def hdr(self) -> Hdr:
+        """Which kind of HDR it is, "" for none."""
+        return hdr_kind(self.matrix, self.transfer, self.primaries)
 
 
 class Reader:
@@ -91,6 +124,66 @@ class Reader:
     def thumbnails(self) -> Iterator[Pixels]:
         """Every frame of the clip in one pass, as luma of shape ``THUMBNAIL``. Raises ``UnreadableClip``."""
         raise NotImplementedError
+
+    @cached_property
+    def times(self) -> NDArray[np.float64]:
+        """When each frame is shown, in seconds from the first: frame i is the one of ``times[i]``, in every method."""
+        try:
+            with av.open(str(self.path)) as container:
+                stream: Any = container.streams.best("video")
+                pts = sorted(p.pts for p in container.demux(stream) if p.pts is not None and not p.is_discard)
+                return np.array([self.header.seconds(at) for at in pts if at >= self.header.first_pts])
+        except (av.FFmpegError, ValueError) as error:
+            raise self.unreadable(error) from error
+
+    def scaled(
+        self, height: int, width: int, start_s: float = 0.0, end_s: float | None = None, threads: int = 1
+    ) -> Iterator[tuple[float, Pixels]]:
+        """Every frame from ``start_s`` to before ``end_s`` in one pass, by PyAV, averaged down to (height, width, 3).
+
+        Yields seconds from the first frame, one of ``times``, and RGB as shown. ``threads`` decode, 0 = one a core.
+        Raises ``UnreadableClip``.
+        """
+        turns = self.header.rotation // 90
+        across = (width, height) if turns % 2 == 0 else (height, width)
+        convert, as_rgb = VideoReformatter(), swscale_colours(self.header.matrix, self.header.range)
+        for seconds, frame in self._frames_from(start_s, threads):
+            if end_s is not None and seconds >= end_s:
+                return
+            small = convert.reformat(frame, *across, "rgb24", interpolation=Interpolation.AREA, threads=1, **as_rgb)
+            yield seconds, np.rot90(small.to_ndarray(), turns)
+
+    def _frames_from(self, start_s: float, threads: int) -> Iterator[tuple[float, av.VideoFrame]]:
+        """Every frame shown at ``start_s`` or later, with its second."""
+        try:
+            with av.open(str(self.path)) as container:
+                stream: Any = container.streams.best("video")
+                stream.codec_context.thread_count, stream.thread_type = threads, "AUTO"
+                target = self.header.first_pts + math.floor(start_s / stream.time_base)
+                for packet in self._packets_before(container, stream, target):
+                    for frame in packet.decode():
+                        seconds = self.header.seconds(frame.pts)
+                        if seconds >= start_s:
+                            yield seconds, frame
+        except (av.FFmpegError, ValueError) as error:
+            raise self.unreadable(error) from error
+
+    def _packets_before(self, container: Any, stream: Any, target: int) -> Iterator[Any]:
+        """Packets from a keyframe on that is shown at ``target`` or before, else from the start.
+
+        Where a keyframe is shown later than it is decoded, or an index is coarse, the first seek lands too late.
+        """
+        for back_s in (0, 5, 60):
+            at = target - int(back_s / stream.time_base)
+            if at <= self.header.first_pts:
+                break
+            container.seek(at, stream=stream)
+            packets = container.demux(stream)
+            landed = next(packets, None)
+            if landed is not None and landed.is_keyframe and landed.pts is not None and landed.pts <= target:
+                return chain((landed,), packets)
+        container.seek(min(self.header.first_pts, 0), stream=stream)
+        return iter(container.demux(stream))
 
     def unreadable(self, error: object) -> UnreadableClip:
         """The error to raise, with the last line of the library's own as its reason."""
@@ -221,6 +314,19 @@ def _header(container: Any, stream: av.VideoStream, frame: av.VideoFrame) -> Hea
         pixel_aspect=1 / aspect if sideways else aspect,
         duration_s=_promised_s(container, stream),
         rotation=frame.rotation,
+        time_base=stream.time_base or Fraction(1, av.time_base),
+        first_pts=frame.pts or 0,
+        codec=stream.codec_context.codec.canonical_name,
+        pixel_format=frame.format.name,
+        bits=max(component.bits for component in frame.format.components),
+        matrix="gbr"
+        if frame.format.is_rgb
+        else MATRICES.get(frame.colorspace) or guessed_matrix(frame.height, frame.width),
+        range="full"
+        if frame.format.is_rgb or "yuvj" in frame.format.name
+        else RANGES.get(frame.color_range, "limited"),
+        transfer=TRANSFERS.get(frame.color_trc, ""),
+        primaries=PRIMARIES.get(frame.color_primaries, ""),
     )
 
 

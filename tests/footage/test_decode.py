@@ -12,6 +12,7 @@ import pytest
 from footage_clips import Put, mean_difference, write_plainly
 
 from cinelora.files import write_mp4
+from cinelora.footage.colour import hdr_kind
 from cinelora.footage.decode import UnreadableClip, open_video
 
 
@@ -106,3 +107,39 @@ def test_real_clips_are_the_same_through_both(real: Path, name: str) -> None:
     count = open_video(real / name).num_frames
     indices = [0, count // 3, count // 3 + 1, count - 1]
     assert mean_difference(frames_of(real / name, indices, "decord"), frames_of(real / name, indices, "pyav")) < 1
+
+
+def test_a_pass_over_the_clip_starts_and_ends_on_the_frame(put: Put, street: np.ndarray) -> None:
+    reader = open_video(put("a.mkv", street))
+    assert reader.times == pytest.approx(np.arange(40) / 16, abs=1e-3)  # Matroska counts milliseconds
+    whole = list(reader.scaled(24, 40))
+    assert [seconds for seconds, _ in whole] == list(reader.times)
+    assert mean_difference(whole[7][1], street[7].reshape(24, 2, 40, 2, 3).mean((1, 3))) < 4
+    for start, end in [(0, 12), (11, 14), (12, 40), (31, 33)]:
+        part = list(reader.scaled(24, 40, reader.times[start], reader.times[end] if end < 40 else None))
+        assert [seconds for seconds, _ in part] == list(reader.times[start:end])
+        assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(part, whole[start:end], strict=True))
+
+
+def test_headers_say_what_the_colours_are(tmp_path: Path, put: Put, street: np.ndarray) -> None:
+    write_mp4(tmp_path / "tagged.mp4", street[:4], 16)
+    header = open_video(tmp_path / "tagged.mp4").header
+    assert (header.codec, header.pixel_format, header.bits, header.hdr) == ("h264", "yuv420p", 8, "")
+    assert (header.matrix, header.range, header.transfer, header.primaries) == ("bt709", "limited", "bt709", "bt709")
+    untagged = open_video(put("a.mkv", street)).header
+    assert (untagged.matrix, untagged.range, untagged.transfer) == ("smpte170m", "limited", "")
+
+
+@pytest.mark.parametrize(
+    ("tags", "kind"),
+    [
+        (("bt2020nc", "smpte2084", "bt2020"), "pq"),
+        (("bt2020nc", "arib-std-b67", "bt2020"), "hlg"),
+        (("bt709", "bt709", "bt2020"), "bt2020"),
+        (("bt2020nc", "", ""), "bt2020"),
+        (("bt709", "bt709", "bt709"), ""),
+        (("smpte170m", "", ""), ""),
+    ],
+)
+def test_hdr_is_recognised_by_its_tags(tags: tuple[str, str, str], kind: str) -> None:
+    assert hdr_kind(*tags) == kind

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import platform
 import re
 import resource
+import signal
 import warnings
 from contextlib import suppress
 from importlib.metadata import version
@@ -16,6 +18,7 @@ from typing import Any
 import psutil
 
 PACKAGES = ("torch", "diffusers", "peft", "lightning")
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 CONTEXT_GIB = 1.0
 """More than CUDA itself takes in a process (0.5 to 0.7 GiB on an H200)."""
 
@@ -120,3 +123,11 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for module in ("lightning", "diffusers", "torch.distributed"):
         warnings.filterwarnings("ignore", module=module)
+
+
+def die_with(parent: int) -> None:
+    """Let the kernel kill this process when its parent dies, whatever signals it traps (prctl(2))."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:  # it died before the kernel knew
+        os._exit(1)

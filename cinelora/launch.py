@@ -10,7 +10,6 @@ So the parent knows a rank that ended from one that died, whatever its exit code
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import io
 import json
@@ -38,6 +37,7 @@ from typing import Any, NoReturn, TextIO, cast
 from cinelora import __version__, slurm
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.files import own_folder, write_text, write_whole
+from cinelora.hardware import die_with
 
 POLL_S = 0.1
 MEET_S = 300
@@ -50,7 +50,6 @@ PATIENCE = timedelta(days=7)
 """How long ranks wait for one that scans, decodes or draws alone; one that died is noticed by the parent."""
 LINGER_S = 0.5
 """A rank with an error stays this long, so that a peer whose death caused the error is noticed first."""
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 STOP_SIGNALS = {signal.SIGINT: signal.SIGINT} | dict.fromkeys(
     (signal.SIGTERM, signal.SIGHUP, *slurm.WARNINGS), signal.SIGTERM
 )
@@ -464,7 +463,7 @@ def run_rank(exchange: str, facts: dict[str, Any]) -> None:
     """A rank's whole life, from its first statement to its last. Called by ``launch`` in the new process."""
     folder, rank = Path(exchange), rank_info()
     number = rank.global_rank
-    _die_with(facts["parent"])
+    die_with(facts["parent"])
     write_text(folder / f"{number}.pid", str(os.getpid()))
     log = _log_file(Path(facts["log_dir"]), number).open("a", buffering=1, encoding="utf-8", errors="replace")
     log.write(f"-- rank {number} of {rank.world_size}, process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
@@ -521,14 +520,6 @@ def _compare_versions() -> None:
     for number, versions in enumerate(nodes):
         if versions != nodes[0]:
             raise ConfigError(f"node 0 has {nodes[0]}, and node {number} has {versions}: install the same on all nodes")
-
-
-def _die_with(parent: int) -> None:
-    """Let the kernel kill this process when its parent dies, whatever signals it traps (prctl(2))."""
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:  # it died before the kernel knew
-        os._exit(1)
 
 
 def _leave(exit_code: int) -> NoReturn:

@@ -18,7 +18,7 @@ from cinelora.errors import FootageError
 from cinelora.evaluation.plan import REAL, Plan, Prompt, clip_file, stages, take_folder, troubles
 from cinelora.files import read_json, write_json, write_mp4, write_png
 from cinelora.footage.samples import Manifest, Sample, read_manifest
-from cinelora.footage.sources import find, reader
+from cinelora.footage.sources import find, reader, wanted_by
 from cinelora.hub import is_run, resolve
 from cinelora.inference import Finished, Take, draw, settings_of, source_hashes
 from cinelora.runs import RunDirectory, adapter_paths
@@ -59,7 +59,7 @@ def heldout(config: EvaluateConfig) -> tuple[list[Sample], list[str]]:
     run = RunDirectory(resolve(config.ckpt)) if config.ckpt and is_run(resolve(config.ckpt)) else None
     seed = load_config(run.path).seed if run else config.seed
     frames = config.num_frames or config.model.num_frames
-    manifest = find(config.data, frames, config.model.fps, seed)
+    manifest = find(config.data, wanted_by(config.model, frames, seed))
     samples = [sample for sample in manifest.samples if sample.split == "heldout"]
     seen = trained_on(run.manifest) if run else set()
     kept = [sample for sample in samples if sample.file_hash not in seen]

@@ -8,29 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
 
 from cinelora.errors import FootageError
-from cinelora.files import sha256_file, write_text
+from cinelora.files import write_text
 from cinelora.footage.decode import Pixels, Reader, UnreadableClip, open_video
-from cinelora.footage.shots import Shot, find_shots
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 CAPTION_FILES = ("captions.jsonl", "metadata.jsonl")
 Split = Literal["train", "heldout"]
-MISSING_SHARE, MISSING_S = Fraction(1, 10), Fraction(1, 4)
-"""A clip is called truncated when more than both is missing of the length in its header: headers are a little off."""
 
 
 @dataclass(frozen=True)
@@ -74,66 +68,7 @@ class Manifest:
     skipped: tuple[Skipped, ...]
 
 
-@dataclass(frozen=True)
-class Clip:
-    """A readable clip with the frame indices of its samples."""
-
-    path: str
-    file_hash: str
-    caption: str
-    picks: tuple[tuple[int, ...], ...]
-
-
-# -- scan --------------------------------------------------------------------------------------------------------------
-
-
-def scan(
-    root: Path,
-    *,
-    num_frames: int,
-    fps: int,
-    caption: str | None,
-    trigger: str | None,
-    holdout: float,
-    stills_per_shot: int,
-    window_stride: int,
-    seed: int,
-) -> Manifest:
-    """Find every clip under ``root`` and choose its samples: stills where ``num_frames`` is 1, else windows.
-
-    ``fps`` is the model's rate; ``window_stride`` counts frames at that rate. ``caption`` stands for every clip's own;
-    ``trigger`` is put before each. Folders named ``train`` and ``heldout`` decide the split where both are there;
-    otherwise the share ``holdout`` of the clips is held out, chosen by ``seed`` and content.
-
-    Raises ``FootageError`` where the folder is missing or empty, a caption is missing, or no clip can be used.
-    """
-    if not root.is_dir():
-        raise FootageError(f"no footage folder at {root}; set data.root=<folder with clips>")
-    paths, skipped = find_clips(root)
-    if not paths and not skipped:
-        raise FootageError(f"no clips in {root}: looked there and below for {', '.join(SUFFIXES)}")
-    captions = _captions(root, paths, caption)
-    clips: list[Clip] = []
-    for path in tqdm(paths, desc="scan", unit="clip", leave=False, disable=None):
-        try:
-            picks = _pick(root / path, num_frames, fps, stills_per_shot, window_stride)
-        except UnreadableClip as error:
-            skipped.append(Skipped(path, error.reason))
-        else:
-            clips.append(Clip(path, sha256_file(root / path), _with_trigger(captions[path], trigger), picks))
-    skipped.sort(key=lambda clip: clip.path)
-    if not clips:
-        reasons = "; ".join(f"{clip.path} ({clip.reason})" for clip in skipped[:3])
-        more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
-        raise FootageError(f"none of the {len(skipped)} clips in {root} can be used: {reasons}{more}")
-    splits = _splits(root, clips, holdout, seed)
-    kind: Literal["still", "window"] = "still" if num_frames == 1 else "window"
-    samples = tuple(
-        Sample(_sample_id(clip.path, frames), clip.path, clip.file_hash, frames, clip.caption, splits[clip.path], kind)
-        for clip in clips
-        for frames in clip.picks
-    )
-    return Manifest(samples, tuple(skipped))
+# -- files -------------------------------------------------------------------------------------------------------------
 
 
 def find_clips(root: Path) -> tuple[list[str], list[Skipped]]:
@@ -149,104 +84,28 @@ def find_clips(root: Path) -> tuple[list[str], list[Skipped]]:
         clips = [name for name in files if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
         for name in [*links, *clips]:
             path = (Path(folder) / name).relative_to(root).as_posix()
-            if not _is_inside(root, path):
+            if not is_inside(root, path):
                 skipped.append(Skipped(path, "the link leads out of the footage folder"))
             elif name in clips:
                 found.append(path)
     return sorted(found), skipped
 
 
-def _is_inside(root: Path, path: str) -> bool:
+def is_inside(root: Path, path: str) -> bool:
+    """Whether a path below ``root`` stays there when its links are followed."""
     return (root / path).resolve().is_relative_to(root.resolve())
-
-
-def _sample_id(path: str, frames: tuple[int, ...]) -> str:
-    return f"{path}@{frames[0]}" if len(frames) == 1 else f"{path}@{frames[0]}-{frames[-1]}"
-
-
-# -- frames of a clip --------------------------------------------------------------------------------------------------
-
-
-def _pick(
-    path: Path, num_frames: int, fps: int, stills_per_shot: int, window_stride: int
-) -> tuple[tuple[int, ...], ...]:
-    """The frame indices of a clip's samples, none of them across a cut."""
-    reader, shots = _survey(path)
-    if num_frames == 1:
-        return tuple((frame,) for shot in shots for frame in still_frames(shot, stills_per_shot))
-    windows = [w for shot in shots for w in window_frames(shot, reader.fps, fps, num_frames, window_stride)]
-    if not windows:
-        longest = max(resampled_length(end - start, reader.fps, fps) for start, end in shots)
-        what = "lasts" if len(shots) == 1 else f"its longest shot of {len(shots)} lasts"
-        raise UnreadableClip(str(path), f"{what} {longest} frames at {fps} fps; a window needs {num_frames}")
-    return tuple(windows)
-
-
-def _survey(path: Path) -> tuple[Reader, list[Shot]]:
-    """Decode a clip once from end to end; where decord stops on the way, PyAV has the last word."""
-    reader = open_video(path)
-    try:
-        shots = find_shots(reader.thumbnails())
-    except UnreadableClip:
-        if reader.backend == "pyav":
-            raise
-        reader = open_video(path, "pyav")
-        shots = find_shots(reader.thumbnails())
-    if not shots:
-        raise UnreadableClip(str(path), "it has no frames")
-    _refuse_truncated(reader, num_frames=shots[-1][1])
-    return reader, shots
-
-
-def _refuse_truncated(reader: Reader, num_frames: int) -> None:
-    promised_s, length_s = reader.header.duration_s, num_frames / reader.fps
-    if promised_s is not None and promised_s - length_s > max(MISSING_S, promised_s * MISSING_SHARE):
-        reason = f"it is truncated: {float(length_s):.1f} s of {float(promised_s):.1f} s are there"
-        raise UnreadableClip(str(reader.path), reason)
-
-
-def still_frames(shot: Shot, count: int) -> list[int]:
-    """At most ``count`` frames at even distances inside a shot.
-
-    Its first and last are left out where it is long enough: beside a cut a frame may be blended, or of the other shot.
-    """
-    start, end = shot
-    inside = end - start - 2
-    if inside < 1:
-        return [(start + end) // 2]
-    return sorted({start + 1 + (2 * k + 1) * inside // (2 * count) for k in range(count)})
-
-
-def resampled_length(num_frames: int, source_fps: Fraction, fps: int) -> int:
-    """How many frames at ``fps`` find their nearest frame among ``num_frames`` at ``source_fps``."""
-    return math.ceil((num_frames - Fraction(1, 2)) * fps / source_fps)
-
-
-def window_frames(
-    shot: Shot, source_fps: Fraction, fps: int, num_frames: int, stride: int
-) -> Iterator[tuple[int, ...]]:
-    """Windows of ``num_frames`` at ``fps`` that begin ``stride`` frames apart within a shot.
-
-    Frame i at ``fps`` is the source frame nearest in time, floor(i * source_fps / fps + 1/2), counted from the shot's
-    first: 24 fps to 16 gives 0, 2, 3, 5, 6, 8.
-    """
-    start, end = shot
-    length = resampled_length(end - start, source_fps, fps)
-    nearest = [start + math.floor(i * source_fps / fps + Fraction(1, 2)) for i in range(length)]
-    for first in range(0, length - num_frames + 1, stride):
-        yield tuple(nearest[first : first + num_frames])
 
 
 # -- captions ----------------------------------------------------------------------------------------------------------
 
 
-def _captions(root: Path, paths: Sequence[str], caption: str | None) -> dict[str, str]:
-    """The caption of every clip that can be opened. Raises ``FootageError`` where one has none."""
+def captions_of(root: Path, paths: Sequence[str], caption: str | None) -> dict[str, str]:
+    """The caption of every clip. Raises ``FootageError`` where one has none."""
     if caption is not None:
         return dict.fromkeys(paths, caption)
     listed = _listed_captions(root)
     found = {path: _text_beside(root, path) or listed.get(path, "") for path in paths}
-    missing = [path for path, text in found.items() if not text and _opens(root / path)]
+    missing = [path for path, text in found.items() if not text]
     if missing:
         first, others = missing[0], f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         beside = Path(first).with_suffix(".txt").name
@@ -257,21 +116,14 @@ def _captions(root: Path, paths: Sequence[str], caption: str | None) -> dict[str
     return found
 
 
-def _opens(path: Path) -> bool:
-    try:
-        open_video(path)
-    except UnreadableClip:
-        return False
-    return True
-
-
-def _with_trigger(caption: str, trigger: str | None) -> str:
+def with_trigger(caption: str, trigger: str | None) -> str:
+    """A caption behind the trigger word."""
     return f"{trigger}, {caption}" if trigger else caption
 
 
 def prompt_with_trigger(prompt: str, trigger: str | None) -> str:
     """The prompt as training saw its captions: behind the trigger word, unless it is already there."""
-    return _with_trigger(prompt, None if trigger and trigger in prompt else trigger)
+    return with_trigger(prompt, None if trigger and trigger in prompt else trigger)
 
 
 def _text_beside(root: Path, path: str) -> str:
@@ -293,7 +145,7 @@ def _listed_captions(root: Path) -> dict[str, str]:
 
 
 def _read_text(root: Path, path: str) -> str:
-    if not _is_inside(root, path):
+    if not is_inside(root, path):
         raise FootageError(f"{root / path} leads out of the footage folder; put a copy of the file there")
     try:
         return (root / path).read_text(encoding="utf-8-sig")
@@ -313,13 +165,12 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
 # -- split -------------------------------------------------------------------------------------------------------------
 
 
-def _splits(root: Path, clips: Sequence[Clip], holdout: float, seed: int) -> dict[str, Split]:
+def splits(root: Path, hashes: dict[str, str], holdout: float, seed: int) -> dict[str, Split]:
     """The split of every clip, as a whole: neighbouring windows are too alike to be on both sides."""
     if (root / "train").is_dir() and (root / "heldout").is_dir():
-        return {clip.path: "heldout" if clip.path.startswith("heldout/") else "train" for clip in clips}
-    hashes = {clip.file_hash for clip in clips}
-    heldout = set(_drawn(hashes, holdout, seed))
-    return {clip.path: "heldout" if clip.file_hash in heldout else "train" for clip in clips}
+        return {path: "heldout" if path.startswith("heldout/") else "train" for path in hashes}
+    heldout = set(_drawn(set(hashes.values()), holdout, seed))
+    return {path: "heldout" if content in heldout else "train" for path, content in hashes.items()}
 
 
 def _drawn(hashes: Iterable[str], holdout: float, seed: int) -> list[str]:
@@ -340,7 +191,7 @@ def read_frames(root: Path, sample: Sample, height: int, width: int) -> Pixels:
     Raises ``FootageError`` where the clip is gone, damaged, or outside ``root``.
     """
     path = root / sample.path
-    if not _is_inside(root, sample.path) or not path.is_file():
+    if not is_inside(root, sample.path) or not path.is_file():
         raise FootageError(f"{sample.path} of the manifest is not in {root}; scan the footage again")
     status = path.stat()
     try:

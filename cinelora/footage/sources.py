@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cinelora.config.schema import DataConfig, ModelConfig
-from cinelora.footage.samples import Manifest, Sample, read_frames, scan
+from cinelora.footage.prepared import Wanted, chosen, dataset, prepare
+from cinelora.footage.samples import Manifest, Sample, read_frames
 
 if TYPE_CHECKING:
     import torch
@@ -22,23 +23,23 @@ if TYPE_CHECKING:
     Read = Callable[[Sample], Pixels | Tensor]
 
 
-def find(data: DataConfig, num_frames: int, fps: int, seed: int) -> Manifest:
-    """The stills or windows that ``data`` gives; ``seed`` decides what is held out of a folder. Raises ``FootageError``."""
+def wanted_by(model: ModelConfig, num_frames: int, seed: int) -> Wanted:
+    """Samples of so many frames for a model; ``seed`` decides what is held out."""
+    return Wanted(num_frames, model.fps, (model.height, model.width), seed)
+
+
+def find(data: DataConfig, wanted: Wanted, processes: int | None = None) -> Manifest:
+    """The stills or windows that are ``wanted`` of ``data``, surveyed by so many ``processes``; None = as it pays.
+
+    Raises ``FootageError`` where there is none, a caption is missing, or a manifest that is named holds none of the kind.
+    """
     if data.look:
         from cinelora.footage.rendered import rendered_manifest
 
-        return rendered_manifest(data.look, data.clips, data.heldout_clips, num_frames, fps)
-    return scan(
-        Path(str(data.root)),
-        num_frames=num_frames,
-        fps=fps,
-        caption=data.caption,
-        trigger=data.trigger,
-        holdout=data.holdout,
-        stills_per_shot=data.stills_per_shot,
-        window_stride=data.window_stride,
-        seed=seed,
-    )
+        return rendered_manifest(data.look, data.clips, data.heldout_clips, wanted.num_frames, wanted.fps)
+    if data.manifest:
+        return chosen(Path(data.manifest), Path(str(data.root)), wanted)
+    return dataset(prepare(data, wanted, processes), data, wanted)
 
 
 def reader(data: DataConfig, model: ModelConfig, device: torch.device) -> Read:

@@ -233,9 +233,9 @@ def preview_text(config: TrainConfig) -> dict[str, str]:
 def find_samples(config: TrainConfig, run: RunDirectory) -> None:
     """Write the run's manifest, and say what was found and what was left out."""
     from cinelora.footage.samples import read_manifest, write_manifest
-    from cinelora.footage.sources import find
+    from cinelora.footage.sources import find, wanted_by
 
-    manifest = find(config.data, config.stage.num_frames, config.model.fps, config.seed)
+    manifest = find(config.data, wanted_by(config.model, config.stage.num_frames, config.seed))
     if config.resume:
         refuse_other_samples(run, read_manifest(run.manifest), manifest)
     write_manifest(run.manifest, manifest)

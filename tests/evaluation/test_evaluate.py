@@ -16,7 +16,7 @@ from cinelora.evaluation.draw import chosen_and_others, heldout
 from cinelora.evaluation.numbers import Book, frames
 from cinelora.evaluation.run import evaluate
 from cinelora.footage.samples import Sample, write_manifest
-from cinelora.footage.sources import find
+from cinelora.footage.sources import find, wanted_by
 from cinelora.runs import RunDirectory
 
 
@@ -78,7 +78,7 @@ def test_what_the_adapter_was_trained_on_is_not_held_out(config: EvaluateConfig,
     run = RunDirectory(tmp_path / "trained")
     run.path.mkdir()
     save_config(dataclasses.replace(style_config, data=config.data), run.config)
-    manifest = find(config.data, 5, config.model.fps, 0)
+    manifest = find(config.data, wanted_by(config.model, 5, 0))
     samples, _ = heldout(dataclasses.replace(config, ckpt=None))
     assert len({sample.path for sample in samples}) == 2
     seen = [dataclasses.replace(s, split="train") if s.path == samples[0].path else s for s in manifest.samples]

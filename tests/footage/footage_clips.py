@@ -9,6 +9,11 @@ from typing import Any, Protocol
 import av
 import numpy as np
 
+from cinelora.config.schema import DataConfig
+from cinelora.footage.prepared import Wanted
+from cinelora.footage.samples import Manifest
+from cinelora.footage.sources import find
+
 
 class Put(Protocol):
     """Writes a clip below the footage folder, with a caption beside it unless that is ``None``."""
@@ -30,3 +35,15 @@ def write_plainly(path: Path, video: np.ndarray, fps: int, aspect: str | None = 
         for frame in video:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())
+
+
+def scan(root: Path, *, num_frames: int, fps: int = 16, seed: int = 0, **settings: Any) -> Manifest:
+    """The manifest of a folder as it is cut without judging, surveyed beside it."""
+    plainly = {
+        "judged": False,
+        "stills": "even",
+        "buckets": False,
+        "prepared": str(root.parent / f"{root.name}-prepared"),
+    }
+    data = DataConfig(name="folder", root=str(root), **{**plainly, **settings})
+    return find(data, Wanted(num_frames, fps, (48, 80), seed))

@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from footage_clips import mean_difference
+from footage_clips import mean_difference, scan
 
 from cinelora.errors import ConfigError
 from cinelora.footage.render import LOOKS, VOCABULARY, Scene, describe, draw_scene, render_clip, render_scene
 from cinelora.footage.render.__main__ import Request, main, parse_request
-from cinelora.footage.samples import scan
 
 REPO = Path(__file__).parents[2]
 PLAIN = {"act": "stands", "car": None, "weather": "dry", "place": "street", "time": "noon"}
@@ -205,13 +204,10 @@ def test_the_command_writes_a_set_that_can_be_scanned(tmp_path: Path, capsys: py
     manifest = scan(
         tmp_path,
         num_frames=5,
-        fps=16,
-        caption=None,
-        trigger=None,
+        prepared=str(tmp_path.parent / "prepared"),
         holdout=0.5,
         stills_per_shot=1,
         window_stride=5,
-        seed=0,
     )
     places = [draw_scene(seed).place for seed in range(3)]
     assert [(s.split, s.path) for s in manifest.samples] == [
@@ -242,18 +238,15 @@ def test_bad_requests_are_said_in_words(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("look", "num_train", "num_heldout", "limit_bytes"), [("noir", 34, 6, 3_500_000), ("daylight", 12, 4, 1_500_000)]
 )
-def test_the_shipped_sets_are_whole(look: str, num_train: int, num_heldout: int, limit_bytes: int) -> None:
+def test_the_shipped_sets_are_whole(
+    look: str, num_train: int, num_heldout: int, limit_bytes: int, tmp_path: Path
+) -> None:
     root = REPO / "data" / look
     manifest = scan(
         root,
+        prepared=str(tmp_path),
         num_frames=33,
-        fps=16,
-        caption=None,
-        trigger=None,
         holdout=0.2,
-        stills_per_shot=2,
-        window_stride=33,
-        seed=0,
     )
     assert manifest.skipped == ()
     assert sum(sample.split == "train" for sample in manifest.samples) == num_train

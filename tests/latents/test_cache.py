@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from cinelora.config.schema import DataConfig, ModelConfig
 from cinelora.errors import FootageError, TrainingError
 from cinelora.files import load_tensors
 from cinelora.footage.decode import Pixels
-from cinelora.footage.samples import Manifest, Sample, read_frames, scan
+from cinelora.footage.samples import Manifest, Sample, read_frames
+from cinelora.footage.sources import find, wanted_by
 from cinelora.latents.cache import Framing, Index, LatentCache, encoding_path
 from cinelora.latents.dataset import LatentDataset
 from cinelora.models.wan import Part, WanBundle
@@ -31,8 +33,9 @@ def clips(footage: Path, tmp_path: Path) -> Path:
 
 
 def survey(clips: Path, framing: Framing, **options) -> Manifest:
-    options = {"caption": None, "trigger": None, "holdout": 0.2, "stills_per_shot": 1, **options}
-    return scan(clips, num_frames=framing.num_frames, fps=16, window_stride=9, seed=0, **options)
+    options = {"holdout": 0.2, "stills_per_shot": 1, "window_stride": 9, **options}
+    data = DataConfig(root=str(clips), prepared=str(clips.parent / "prepared"), judged=False, stills="even", **options)
+    return find(data, wanted_by(ModelConfig(height=framing.height, width=framing.width), framing.num_frames, seed=0))
 
 
 def reader(clips: Path) -> Callable[[Sample], Pixels]:

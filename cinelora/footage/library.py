@@ -1,0 +1,335 @@
+"""What was surveyed of a footage folder: files enter, a survey of each lies in the prepared folder afterwards.
+
+A file that has not changed costs a look at its size and time; one that moved, the reading of it; a new one, a pass over its
+frames. Long files are passed over in parts, by several processes, and what is done is kept when the rest is interrupted. A
+file that crashes or hangs a decoder takes a process with it, and is named. It does not know what a good shot is.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from cinelora.files import read_json, sha256_file, sweep_temporaries, write_json
+from cinelora.footage.decode import Reader, UnreadableClip, open_video
+from cinelora.footage.judge import sharpness_of
+from cinelora.footage.survey import (
+    VERSION,
+    Survey,
+    about,
+    joined,
+    load_arrays,
+    parts,
+    save_arrays,
+    save_survey,
+    survey_part,
+)
+from cinelora.hardware import die_with
+
+LEDGER, SURVEYS = "files.json", "surveys"
+HANG_S = 180.0
+"""Seconds without a frame from any process after which a decoder is taken to hang."""
+KEEP_EVERY_S = 10.0
+"""Seconds between two writings of the ledger."""
+MISSING_SHARE, MISSING_S = Fraction(1, 10), Fraction(1, 4)
+"""A clip is called truncated when more than both is missing of the length in its header: headers are a little off."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of the folder; ``reason`` says why it cannot be used, ``sharpness`` is what its frames have as a rule."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: str
+    reason: str = ""
+    sharpness: float = 0.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """A file to be surveyed, or the ``part`` of it that is numbered so; ``size`` in bytes is its share of the progress."""
+
+    root: Path
+    folder: Path
+    path: str
+    size: int
+    sha256: str = ""
+    part: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a task: a survey that lies there, a reason why not, or the number of parts it is to be cut into."""
+
+    sha256: str
+    reason: str = ""
+    sharpness: float = 0.0
+    num_parts: int = 0
+
+
+def survey_path(folder: Path, sha256: str) -> Path:
+    """Where the survey of a file with this content lies."""
+    return folder / SURVEYS / sha256[:2] / f"{sha256}.npz"
+
+
+def survey_files(root: Path, paths: list[str], folder: Path, processes: int, show: bool = True) -> list[File]:
+    """Survey what is new or changed among ``paths`` below ``root``; what is known of all of them, in their order.
+
+    ``processes`` 0 does it all here. ``folder`` is the prepared folder.
+    """
+    known = read_ledger(folder)
+    files, todo = {}, deque[Task]()
+    for path in paths:
+        status = os.stat(root / path)
+        file = known.get(path)
+        if file and (file.size, file.mtime_ns) == (status.st_size, status.st_mtime_ns) and _is_there(folder, file):
+            files[path] = file
+        else:
+            files[path] = File(path, status.st_size, status.st_mtime_ns, "")
+            todo.append(Task(root, folder, path, status.st_size))
+    if todo:
+        _survey(todo, files, processes, show)
+    if {path: asdict(file) for path, file in files.items()} != {path: asdict(file) for path, file in known.items()}:
+        _write_ledger(folder, files)
+    return [files[path] for path in paths]
+
+
+def _survey(todo: deque[Task], files: dict[str, File], processes: int, show: bool) -> None:
+    folder, total = todo[0].folder, sum(task.size for task in todo)
+    sweep_temporaries(folder / SURVEYS)
+    waiting: dict[str, int] = {}
+    kept = time.monotonic()
+    with tqdm(total=total, desc="footage", unit="B", unit_scale=True, disable=None if show else True) as bar:
+        bar.set_postfix_str(f"{len(todo)} of {len(files)} files are new")
+        for task, outcome in _worked(todo, processes, bar):
+            if outcome.num_parts:
+                waiting[task.path] = outcome.num_parts
+                todo.extend(_parts(task, outcome))
+                continue
+            if task.part is not None:
+                waiting[task.path] -= 1
+                if outcome.reason or waiting[task.path] < 0:
+                    waiting[task.path] = -1  # the other parts are of no use
+                elif waiting[task.path] == 0:
+                    outcome = _join(task)
+                else:
+                    continue
+            file = files[task.path]
+            reason = file.reason or outcome.reason
+            files[task.path] = replace(file, sha256=outcome.sha256, reason=reason, sharpness=outcome.sharpness)
+            if time.monotonic() - kept > KEEP_EVERY_S:
+                _write_ledger(folder, {path: file for path, file in files.items() if file.sha256})
+                kept = time.monotonic()
+
+
+def _parts(task: Task, outcome: Outcome) -> Iterator[Task]:
+    for number in range(outcome.num_parts):
+        yield replace(task, sha256=outcome.sha256, part=number, size=task.size // outcome.num_parts)
+
+
+def _is_there(folder: Path, file: File) -> bool:
+    return bool(file.reason) or survey_path(folder, file.sha256).is_file()
+
+
+def read_ledger(folder: Path) -> dict[str, File]:
+    """What is known of the files of a footage folder; nothing where another version wrote it."""
+    path = folder / LEDGER
+    ledger = read_json(path) if path.is_file() else {}
+    return {entry["path"]: File(**entry) for entry in ledger["files"]} if ledger.get("version") == VERSION else {}
+
+
+def _write_ledger(folder: Path, files: dict[str, File]) -> None:
+    write_json(folder / LEDGER, {"version": VERSION, "files": [asdict(file) for file in files.values()]})
+
+
+# -- the work, in a process or here ------------------------------------------------------------------------------------
+
+
+def survey_one(task: Task, tick: Callable[[float], None]) -> Outcome:
+    """Survey a file or a part of it into the prepared folder; ``tick`` hears how much of it is done, of 1."""
+    path = task.root / task.path
+    sha256 = task.sha256 or sha256_file(path)
+    try:
+        return _surveyed(task, sha256, tick)
+    except UnreadableClip as error:
+        return Outcome(sha256, error.reason)
+    except OSError as error:
+        return Outcome(sha256, error.strerror or str(error))
+
+
+def _surveyed(task: Task, sha256: str, tick: Callable[[float], None]) -> Outcome:
+    target = survey_path(task.folder, sha256)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    reader = open_video(task.root / task.path)
+    promised = reader.header.duration_s
+    length = float(promised) if promised else 0.0
+    spans = parts(length or None)
+    if task.part is None and len(spans) > 1:
+        return Outcome(sha256, num_parts=len(spans))
+    start_s, end_s = spans[task.part or 0]
+    part = None if task.part is None else _part_path(task)
+    if part is not None and load_arrays(part) is not None:
+        return Outcome(sha256)
+    scale = 1 / max(min(end_s, length) - start_s, 1e-3) if length else 0.0
+    arrays = survey_part(reader, start_s, end_s, lambda seconds: tick(min(1.0, max(0.0, (seconds - start_s) * scale))))
+    if part is not None:
+        save_arrays(part, arrays, {})
+        return Outcome(sha256)
+    return _whole(reader, Survey(about(reader), arrays), target, sha256)
+
+
+def _part_path(task: Task) -> Path:
+    return survey_path(task.folder, task.sha256).with_suffix(f".part-{task.part}.npz")
+
+
+def _join(task: Task) -> Outcome:
+    """The survey of a file whose parts all lie there."""
+    pieces = sorted(_pieces(task), key=lambda path: int(path.stem.rpartition("-")[2]))
+    loaded = [load_arrays(piece) for piece in pieces]
+    reader = open_video(task.root / task.path)
+    arrays = joined(piece[0] for piece in loaded if piece is not None)
+    try:
+        outcome = _whole(reader, Survey(about(reader), arrays), survey_path(task.folder, task.sha256), task.sha256)
+    except UnreadableClip as error:
+        outcome = Outcome(task.sha256, error.reason)
+    for piece in pieces:
+        piece.unlink()
+    return outcome
+
+
+def _pieces(task: Task) -> Iterator[Path]:
+    target = survey_path(task.folder, task.sha256)
+    return target.parent.glob(f"{target.stem}.part-*.npz")
+
+
+def _whole(reader: Reader, survey: Survey, target: Path, sha256: str) -> Outcome:
+    if survey.num_frames == 0:
+        raise reader.unreadable("it has no frames")
+    _refuse_truncated(reader, float(survey.seconds[-1]) + 1 / float(reader.header.fps))
+    save_survey(target, survey)
+    return Outcome(sha256, sharpness=sharpness_of(survey))
+
+
+def _refuse_truncated(reader: Reader, length_s: float) -> None:
+    promised_s = reader.header.duration_s
+    if promised_s is not None and promised_s - length_s > max(MISSING_S, promised_s * MISSING_SHARE):
+        raise reader.unreadable(f"it is truncated: {length_s:.1f} s of {float(promised_s):.1f} s are there")
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+class _Hangs(Exception):
+    """No process has moved for ``HANG_S``."""
+
+
+_moved: Synchronized[float] | None = None
+"""In a process: bytes done by all of them, which also tells that they live."""
+
+
+def _worked(todo: deque[Task], processes: int, bar: tqdm[Any]) -> Iterator[tuple[Task, Outcome]]:
+    """Each task with its outcome; more may be added to ``todo`` while they come."""
+    if processes == 0:
+        while todo:
+            task = todo.popleft()
+            outcome = survey_one(task, lambda _: None)
+            bar.update(0 if outcome.num_parts else task.size)
+            yield task, outcome
+        return
+    suspects = deque[Task]()
+    while todo or suspects:
+        alone = bool(suspects)
+        source, count = (suspects, 1) if alone else (todo, processes)
+        yield from _pooled(source, count, suspects, alone, bar)
+
+
+def _pooled(
+    source: deque[Task], count: int, suspects: deque[Task], alone: bool, bar: tqdm[Any]
+) -> Iterator[tuple[Task, Outcome]]:
+    """Work on ``source`` in a pool until it is empty, or the pool breaks: what it was at is then tried one by one."""
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("d", 0.0)
+    pool = ProcessPoolExecutor(count, context, _begin, (counter, os.getpid()))
+    running: dict[Future[Outcome], Task] = {}
+    try:
+        while source or running:
+            while source and len(running) < (1 if alone else 2 * count):
+                task = source.popleft()
+                running[pool.submit(_in_process, task)] = task
+            for future in _next(running, counter, bar):
+                outcome = future.result()
+                yield running.pop(future), outcome
+            if alone and not running:
+                return  # a fresh pool for the next suspect
+    except (BrokenProcessPool, _Hangs) as error:
+        if not alone:
+            suspects.extend(running.values())
+            return
+        reason = "its decoder hangs" if isinstance(error, _Hangs) else "its decoder crashes"
+        for task in running.values():
+            yield task, Outcome(sha256_file(task.root / task.path), reason)
+    finally:
+        _end(pool)
+
+
+def _next(running: dict[Future[Outcome], Task], counter: Synchronized[float], bar: tqdm[Any]) -> set[Future[Outcome]]:
+    """The tasks that are done next; the bar moves meanwhile. Raises ``_Hangs``."""
+    moved, since = -1.0, time.monotonic()
+    while True:
+        done, _ = wait(running, 0.5, FIRST_COMPLETED)
+        if counter.value != moved:
+            moved, since = counter.value, time.monotonic()
+            bar.update(moved - bar.n if moved > bar.n else 0)
+        if done:
+            return done
+        if time.monotonic() - since > HANG_S:
+            raise _Hangs
+
+
+def _begin(counter: Synchronized[float], parent: int) -> None:
+    """A process begins: Ctrl-C is its parent's to answer, without whom it ends."""
+    global _moved
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with(parent)
+    _moved = counter
+
+
+def _in_process(task: Task) -> Outcome:
+    done = 0.0
+
+    def tick(share: float) -> None:
+        nonlocal done
+        assert _moved is not None
+        if share - done > 0.002 or share >= 1:
+            with _moved.get_lock():
+                _moved.value += (share - done) * task.size
+            done = share
+
+    outcome = survey_one(task, tick)
+    if not outcome.num_parts:
+        tick(1.0)
+    return outcome
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """End a pool at once; the executor itself would wait for what is at work."""
+    for process in list((pool._processes or {}).values()):
+        with suppress(ProcessLookupError):
+            process.kill()
+    pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,325 @@
+"""Footage in, dataset out: a folder enters, its shots leave, each with a verdict, and a manifest of what can be trained on.
+
+The folder itself is never written to. What is known of it lies in the prepared folder: surveys, captions, and the verdicts a
+person gave by hand (``overrides.json``), which outlive every re-run. All of it is derived anew each time from the surveys,
+so that a manifest is never older than its footage.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from cinelora.config.schema import DataConfig
+from cinelora.errors import FootageError
+from cinelora.files import lock, read_json, sha256_json
+from cinelora.footage.judge import Shot, alike, judge, three_hashes
+from cinelora.footage.library import File, survey_files, survey_path
+from cinelora.footage.picks import Window, even_stills, resampled, sharp_stills, windows
+from cinelora.footage.samples import (
+    Manifest,
+    Sample,
+    Skipped,
+    captions_of,
+    is_inside,
+    read_manifest,
+    splits,
+    with_trigger,
+)
+from cinelora.footage.survey import About, Survey, load_survey
+
+DATASETS = Path("outputs/datasets")
+OVERRIDES, MANIFEST, SHEET, CARD, CAPTIONS = (
+    "overrides.json",
+    "manifest.jsonl",
+    "contact.html",
+    "README.md",
+    "captions.jsonl",
+)
+MANY_BYTES, MANY_FILES = 50e6, 20
+"""New footage from which on it is surveyed in processes of their own: starting them takes a second."""
+Verdict = Literal["keep", "reject"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What samples are cut: ``num_frames`` 1 for stills, else 4n+1 for windows at ``fps``; ``size`` is the model's."""
+
+    num_frames: int
+    fps: int
+    size: tuple[int, int]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A shot of a file with what was found; ``by_hand`` is a person's word on it, ``twin`` the shot it is a copy of."""
+
+    path: str
+    sha256: str
+    about: About
+    shot: Shot
+    picks: tuple[Window, ...] = ()
+    short: str = ""
+    by_hand: Verdict | None = None
+    twin: str = ""
+
+    @property
+    def id(self) -> str:
+        """Its name: the file, its first frame and the frame after its last."""
+        return shot_id(self.path, self.shot.start, self.shot.end)
+
+    def against(self, moving: bool) -> tuple[str, ...]:
+        """Why it is left out, for windows (``moving``) or stills; nothing where it is kept."""
+        if self.by_hand == "keep":
+            return ()
+        if self.by_hand == "reject":
+            return ("rejected by hand",)
+        twin = (f"the same as {self.twin}",) if self.twin else ()
+        return (*self.shot.against, *(self.shot.against_motion if moving else ()), *twin)
+
+    @property
+    def box(self) -> tuple[int, int, int, int] | None:
+        """What the bars leave of the picture, in whole pixels: left, top, right, bottom."""
+        return box_of(self.shot.bars, self.about.size)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a footage folder holds: its files, its shots, and what was left out before there was a shot."""
+
+    root: Path
+    folder: Path
+    files: tuple[File, ...]
+    shots: tuple[Judged, ...]
+    skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...] = field(default=())
+
+
+def shot_id(path: str, start: int, end: int) -> str:
+    """The name of a shot in overrides and captions."""
+    return f"{path}@{start}-{end}"
+
+
+def prepared_folder(data: DataConfig) -> Path:
+    """Where what is prepared from ``data.root`` lies: the same place for the same folder, from wherever it is asked for."""
+    if data.prepared:
+        return Path(data.prepared)
+    root = Path(str(data.root)).resolve()
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", root.name).strip("-.") or "footage"
+    return DATASETS / f"{plain}-{sha256_json(os.fspath(root))[:8]}"
+
+
+def prepare(data: DataConfig, wanted: Wanted, processes: int | None = None, show: bool = True) -> Prepared:
+    """Survey and judge ``data.root``, picking the samples that are ``wanted`` of each shot.
+
+    ``processes`` work side by side; None is as many as there are cores where there is much to do, else none. Raises
+    ``FootageError`` where the folder is missing or empty, or the verdicts by hand cannot be read.
+    """
+    root, folder = Path(str(data.root)), prepared_folder(data)
+    if not root.is_dir():
+        raise FootageError(f"no footage folder at {root}; set data.root=<folder with clips>")
+    if folder.resolve().is_relative_to(root.resolve()):
+        raise FootageError(
+            f"data.prepared={folder} lies inside the footage, which is never written to; name another folder"
+        )
+    paths, skipped = found_files(root, data)
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder / ".lock"):
+        files = survey_files(root, paths, folder, _processes(root, paths, processes), show)
+    by_hand = read_overrides(Path(data.overrides) if data.overrides else folder / OVERRIDES, bool(data.overrides))
+    typical = [file.sharpness for file in files if file.sharpness]
+    usual = float(np.median(typical)) if typical else None
+    shots: list[Judged] = []
+    hashes: list[list[int] | None] = []
+    for file in files:
+        survey = None if file.reason else load_survey(survey_path(folder, file.sha256))
+        if survey is None:
+            skipped.append(Skipped(file.path, file.reason or "its survey is damaged; delete it, and it is made anew"))
+            continue
+        for shot in judge(survey, data.limits if data.judged else None, usual):
+            judged = Judged(file.path, file.sha256, survey.about, shot)
+            judged = replace(judged, by_hand=by_hand.pop(judged.id, None))
+            shots.append(picked(judged, survey, data, wanted))
+            three = three_hashes(survey, shot)
+            hashes.append(None if judged.against(False) or three is None else list(three))
+    limit = data.limits.alike if data.judged else None
+    if limit is not None:
+        shots = _with_twins(shots, hashes, limit)
+    notes = tuple(f"{name} in {OVERRIDES} is no shot of this footage: it was cut anew, or moved" for name in by_hand)
+    skipped.sort(key=lambda clip: clip.path)
+    return Prepared(root, folder, tuple(files), tuple(shots), tuple(skipped), notes)
+
+
+def found_files(root: Path, data: DataConfig) -> tuple[list[str], list[Skipped]]:
+    """The files below ``root``; raises ``FootageError`` where there is none."""
+    from cinelora.footage.samples import SUFFIXES, find_clips
+
+    paths, skipped = find_clips(root)
+    if not paths and not skipped:
+        raise FootageError(f"no clips in {root}: looked there and below for {', '.join(SUFFIXES)}")
+    return paths, skipped
+
+
+def _processes(root: Path, paths: list[str], asked: int | None) -> int:
+    if asked is not None:
+        return asked
+    much = len(paths) > MANY_FILES or sum(os.stat(root / path).st_size for path in paths) > MANY_BYTES
+    return len(os.sched_getaffinity(0)) if much else 0
+
+
+def picked(judged: Judged, survey: Survey, data: DataConfig, wanted: Wanted) -> Judged:
+    """A shot with the samples that are wanted of it, or in words why it is too short for one."""
+    shot = judged.shot
+    if wanted.num_frames == 1:
+        even = data.stills == "even"
+        frames = even_stills(shot.start, shot.end, data.stills_per_shot) if even else None
+        stills = sharp_stills(survey, shot, data.stills_per_shot) if frames is None else frames
+        return replace(judged, picks=tuple(((frame,), ()) for frame in stills))
+    blend = data.resample == "blend"
+    found = tuple(windows(survey, shot, wanted.fps, wanted.num_frames, data.window_stride, blend))
+    if found:
+        return replace(judged, picks=found)
+    length = len(resampled(survey, shot, wanted.fps, False)[0])
+    return replace(judged, short=f"lasts {length} frames at {wanted.fps} fps; a window needs {wanted.num_frames}")
+
+
+def _with_twins(shots: list[Judged], hashes: list[list[int] | None], limit: float) -> list[Judged]:
+    """Shots that show the same as an earlier one, named so; of those kept by hand each stays."""
+    known = [i for i, three in enumerate(hashes) if three is not None]
+    if not known:
+        return shots
+    firsts = alike(np.array([hashes[i] for i in known], np.uint64), limit)
+    twins = {known[i]: known[first] for i, first in enumerate(firsts) if first != i}
+    return [replace(shot, twin=shots[twins[i]].id) if i in twins else shot for i, shot in enumerate(shots)]
+
+
+def box_of(bars: tuple[float, float, float, float] | None, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    """What bars leave of a picture of ``size`` (height, width): even pixels, one of the survey's further in than it saw.
+
+    None where there are no bars.
+    """
+    if bars is None or not any(bars):
+        return None
+    height, width = size
+    further = max(1, -(-max(size) // 480))
+    left, top, right, bottom = (
+        bar and bar * side + further for bar, side in zip(bars, (width, height) * 2, strict=True)
+    )
+    ends = (width - right, height - bottom)
+    return -(-int(left) // 2) * 2, -(-int(top) // 2) * 2, int(ends[0]) // 2 * 2, int(ends[1]) // 2 * 2
+
+
+# -- overrides ---------------------------------------------------------------------------------------------------------
+
+
+def read_overrides(path: Path, asked: bool) -> dict[str, Verdict]:
+    """Verdicts by hand, ``{"verdicts": {"<file>@<first>-<end>": "keep" or "reject"}}``; none where there is no such file.
+
+    Raises ``FootageError`` for any other content, and where the file was ``asked`` for and is missing.
+    """
+    if not path.is_file():
+        if asked:
+            raise FootageError(f"data.overrides={path}: there is no such file")
+        return {}
+    try:
+        content: Any = read_json(path)
+        verdicts = content["verdicts"]
+        wrong = [name for name, verdict in verdicts.items() if verdict not in ("keep", "reject")]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FootageError(
+            f'{path} is not {{"verdicts": {{"<file>@<first>-<end>": "keep"|"reject"}}}}: {error}'
+        ) from error
+    if wrong:
+        raise FootageError(f"{path}: {wrong[0]} is {verdicts[wrong[0]]!r}, neither keep nor reject")
+    return dict(verdicts)
+
+
+# -- the manifest ------------------------------------------------------------------------------------------------------
+
+
+def dataset(prepared: Prepared, data: DataConfig, wanted: Wanted) -> Manifest:
+    """Samples of the shots that are kept, and all that was left out with its reason.
+
+    Raises ``FootageError`` where no shot is left, or one has no caption.
+    """
+    moving = wanted.num_frames > 1
+    used = [judged for judged in prepared.shots if not judged.against(moving) and not judged.short]
+    skipped = (*prepared.skipped, *_left_out(prepared.shots, moving))
+    if not used:
+        raise FootageError(_nothing_left(prepared, skipped))
+    hashes = {judged.path: judged.sha256 for judged in used}
+    captions = captions_of(prepared.root, list(hashes), data.caption)
+    sides = splits(prepared.root, hashes, data.holdout, wanted.seed)
+    samples = [
+        _sample(judged, pick, with_trigger(captions[judged.path], data.trigger), sides[judged.path], moving)
+        for judged in used
+        for pick in judged.picks
+    ]
+    return Manifest(tuple(samples), tuple(sorted(skipped, key=lambda left: (left.path, left.shot or (0, 0)))))
+
+
+def _left_out(shots: Iterable[Judged], moving: bool) -> Iterator[Skipped]:
+    """A line for each shot that is left out; one for a file of which every shot is too short, and nothing else."""
+    for path, group in groupby(shots, key=lambda judged: judged.path):
+        of_file = list(group)
+        if all(judged.short and not judged.against(moving) for judged in of_file):
+            longest = max(of_file, key=lambda judged: judged.shot.end - judged.shot.start)
+            yield Skipped(path, (f"its longest shot of {len(of_file)} " if len(of_file) > 1 else "") + longest.short)
+            continue
+        for judged in of_file:
+            reason = "; ".join(judged.against(moving)) or judged.short
+            if reason:
+                yield Skipped(path, reason, (judged.shot.start, judged.shot.end))
+
+
+def _nothing_left(prepared: Prepared, skipped: tuple[Skipped, ...]) -> str:
+    names = [shot_id(left.path, *left.shot) if left.shot else left.path for left in skipped]
+    reasons = "; ".join(f"{name} ({left.reason})" for name, left in zip(names[:3], skipped, strict=False))
+    more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+    what = "shots" if any(left.shot for left in skipped) else "clips"
+    return f"none of the {len(skipped)} {what} in {prepared.root} can be used: {reasons}{more}"
+
+
+def chosen(path: Path, root: Path, wanted: Wanted) -> Manifest:
+    """The samples of a manifest that are of the wanted kind and length, as they stand.
+
+    Raises ``FootageError`` where it holds none, or names files outside ``root``.
+    """
+    manifest = read_manifest(path)
+    for sample in manifest.samples:
+        if not is_inside(root, sample.path):
+            raise FootageError(f"{path} names {sample.path}, which is not in data.root={root}")
+    samples = tuple(sample for sample in manifest.samples if len(sample.frames) == wanted.num_frames)
+    if not samples:
+        lengths = sorted({len(sample.frames) for sample in manifest.samples})
+        there = " and ".join(str(length) for length in lengths) or "no"
+        raise FootageError(f"data.manifest={path} holds samples of {there} frames, none of {wanted.num_frames}")
+    return replace(manifest, samples=samples)
+
+
+def _sample(judged: Judged, pick: Window, caption: str, split: Literal["train", "heldout"], moving: bool) -> Sample:
+    frames, weights = pick
+    return Sample(
+        id=sample_id(judged.path, frames),
+        path=judged.path,
+        file_hash=judged.sha256,
+        frames=frames,
+        caption=caption,
+        split=split,
+        kind="window" if moving else "still",
+        box=judged.box,
+        weights=weights,
+    )
+
+
+def sample_id(path: str, frames: tuple[int, ...]) -> str:
+    """The name of a sample: its file, and its frame or its first and last."""
+    return f"{path}@{frames[0]}" if len(frames) == 1 else f"{path}@{frames[0]}-{frames[-1]}"

@@ -1,48 +1,57 @@
 """Reading clips: a file enters, its frames leave as RGB pixels, whichever of two libraries could decode it.
 
-decord is asked first: it seeks by frame and is the faster for windows scattered over a clip. PyAV, with a newer FFmpeg,
-takes what decord 0.6 cannot (AV1, for one). Every clip is opened with PyAV before that, which answers for damaged files
-without writing to the terminal and knows what the header promises. It does not know what the frames are for.
+PyAV reads every clip there is an FFmpeg decoder for, by seeking, with colours converted as ``colour`` says. decord reads
+those whose colours it converts as well: it is asked only where none are subsampled, and its first and last frame are compared.
+Only the containers of film are opened: a playlist would name other files. It does not know what the frames are for.
 
-Frames are counted from 0 in the order they are shown, at the clip's average rate, as if that were constant.
+Frames are counted from 0 in the order they are shown.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Literal
 
 import av
 import decord
 import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from cinelora.errors import FootageError
-from cinelora.footage.colour import (
-    MATRICES,
-    PRIMARIES,
-    RANGES,
-    TRANSFERS,
-    Hdr,
-    guessed_matrix,
-    hdr_kind,
-    swscale_colours,
+from cinelora.footage.colour import MATRICES, PRIMARIES, RANGES, TRANSFERS, Hdr, ToRgb, guessed_matrix, hdr_kind
+from cinelora.footage.packets import (
+    Index,
+    NotThereError,
+    decode,
+    decoded,
+    is_plain,
+    packets_from,
+    read_index,
+    with_lost,
 )
 
 Pixels = NDArray[np.uint8]
 Backend = Literal["decord", "pyav"]
 
-THUMBNAIL = (36, 64)
-"""Height and width of the frames that shots are looked for in, whatever the clip's own shape."""
+CONTAINERS = "mov,matroska,avi,mxf,mpegts,mpeg"
+"""What FFmpeg may take a file for. Its playlists (hls, concat, sdp) would open what they name, wherever it lies."""
+TIMEOUT_S = 60.0
+"""How long opening or reading may wait for a disk."""
+LARGEST = 2**27
+"""Pixels of a picture that is decoded at all: four times 8K."""
 BATCH = 16
 """Frames decord decodes at a time: 1080p frames take 6 MB each."""
+AGREE = 2
+"""Levels of 255 by which decord's pixels may differ from FFmpeg's accurate conversion."""
 
 decord.logging.set_level(decord.logging.QUIET)
 
@@ -56,6 +65,19 @@ class UnreadableClip(FootageError):
 
     def __str__(self) -> str:
         return f"{self.path} cannot be read: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Handling:
+    """How footage is read, beside what it says of itself.
+
+    ``exact``: colours must be FFmpeg's to ``AGREE`` levels; otherwise decord is taken wherever it decodes, with its own.
+    """
+
+    exact: bool = True
+
+
+PLAIN = Handling()
 
 
 @dataclass(frozen=True)
@@ -76,6 +98,7 @@ class Header:
     rotation: int
     time_base: Fraction
     first_pts: int
+    is_plain: bool
     codec: str
     pixel_format: str
     bits: int
@@ -89,18 +112,28 @@ class Header:
         return float((pts - self.first_pts) * self.time_base)
 
     @property
+    def coded(self) -> tuple[int, int]:
+        """Height and width as they are decoded, before any rotation."""
+        return (self.height, self.width) if self.rotation % 180 == 0 else (self.width, self.height)
+
+    @property
+    def is_subsampled(self) -> bool:
+        """Whether one colour stands for several pixels."""
+        return "420" in self.pixel_format or "422" in self.pixel_format or "411" in self.pixel_format
+
+    @property
     def hdr(self) -> Hdr:
         """Which kind of HDR it is, "" for none."""
         return hdr_kind(self.matrix, self.transfer, self.primaries)
 
 
 class Reader:
-    """One open clip. The subclasses differ in the library alone."""
+    """One open clip. The subclasses differ in the library alone; ``why`` says what chose it."""
 
     backend: Backend
 
-    def __init__(self, path: Path, header: Header) -> None:
-        self.path, self.header = path, header
+    def __init__(self, path: Path, header: Header, why: str = "") -> None:
+        self.path, self.header, self.why = path, header, why
 
     @property
     def fps(self) -> Fraction:
@@ -114,80 +147,142 @@ class Reader:
 
     @property
     def num_frames(self) -> int:
-        """Frames that can be decoded."""
-        raise NotImplementedError
+        """Frames that can be asked for."""
+        return len(self.times)
+
+    @cached_property
+    def convert(self) -> ToRgb:
+        """What makes RGB of PyAV's frames."""
+        return ToRgb(self.header.matrix, self.header.range, self.header.rotation)
+
+    @cached_property
+    def times(self) -> NDArray[np.float64]:
+        """When each frame is shown, in seconds from the first: frame i is the one of ``times[i]``, in every method.
+
+        Raises ``UnreadableClip``.
+        """
+        if self.index is None:
+            return np.arange(sum(1 for _ in self._all_frames())) / float(self.fps)
+        return np.array([self.header.seconds(int(pts)) for pts in self.index.shown_pts])
+
+    @cached_property
+    def index(self) -> Index | None:
+        """Where each frame lies in the file; ``None`` where only decoding from the start tells."""
+        with self._opened() as (container, stream):
+            return read_index(container, stream, self.header.first_pts)
 
     def frames(self, indices: Sequence[int]) -> Iterator[Pixels]:
         """RGB frames HWC at ``indices``, which must not descend. Raises ``UnreadableClip`` where one cannot be had."""
         raise NotImplementedError
-
-    def thumbnails(self) -> Iterator[Pixels]:
-        """Every frame of the clip in one pass, as luma of shape ``THUMBNAIL``. Raises ``UnreadableClip``."""
-        raise NotImplementedError
-
-    @cached_property
-    def times(self) -> NDArray[np.float64]:
-        """When each frame is shown, in seconds from the first: frame i is the one of ``times[i]``, in every method."""
-        try:
-            with av.open(str(self.path)) as container:
-                stream: Any = container.streams.best("video")
-                pts = sorted(p.pts for p in container.demux(stream) if p.pts is not None and not p.is_discard)
-                return np.array([self.header.seconds(at) for at in pts if at >= self.header.first_pts])
-        except (av.FFmpegError, ValueError) as error:
-            raise self.unreadable(error) from error
 
     def scaled(
         self, height: int, width: int, start_s: float = 0.0, end_s: float | None = None, threads: int = 1
     ) -> Iterator[tuple[float, Pixels]]:
         """Every frame from ``start_s`` to before ``end_s`` in one pass, by PyAV, averaged down to (height, width, 3).
 
-        Yields seconds from the first frame, one of ``times``, and RGB as shown. ``threads`` decode, 0 = one a core.
-        Raises ``UnreadableClip``.
+        Yields seconds from the first frame, one of ``times``, and RGB as shown; for a frame that is damaged, the next.
+        ``threads`` decode, 0 = one a core. Raises ``UnreadableClip``.
         """
-        turns = self.header.rotation // 90
-        across = (width, height) if turns % 2 == 0 else (height, width)
-        convert, as_rgb = VideoReformatter(), swscale_colours(self.header.matrix, self.header.range)
         for seconds, frame in self._frames_from(start_s, threads):
             if end_s is not None and seconds >= end_s:
                 return
-            small = convert.reformat(frame, *across, "rgb24", interpolation=Interpolation.AREA, threads=1, **as_rgb)
-            yield seconds, np.rot90(small.to_ndarray(), turns)
-
-    def _frames_from(self, start_s: float, threads: int) -> Iterator[tuple[float, av.VideoFrame]]:
-        """Every frame shown at ``start_s`` or later, with its second."""
-        try:
-            with av.open(str(self.path)) as container:
-                stream: Any = container.streams.best("video")
-                stream.codec_context.thread_count, stream.thread_type = threads, "AUTO"
-                target = self.header.first_pts + math.floor(start_s / stream.time_base)
-                for packet in self._packets_before(container, stream, target):
-                    for frame in packet.decode():
-                        seconds = self.header.seconds(frame.pts)
-                        if seconds >= start_s:
-                            yield seconds, frame
-        except (av.FFmpegError, ValueError) as error:
-            raise self.unreadable(error) from error
-
-    def _packets_before(self, container: Any, stream: Any, target: int) -> Iterator[Any]:
-        """Packets from a keyframe on that is shown at ``target`` or before, else from the start.
-
-        Where a keyframe is shown later than it is decoded, or an index is coarse, the first seek lands too late.
-        """
-        for back_s in (0, 5, 60):
-            at = target - int(back_s / stream.time_base)
-            if at <= self.header.first_pts:
-                break
-            container.seek(at, stream=stream)
-            packets = container.demux(stream)
-            landed = next(packets, None)
-            if landed is not None and landed.is_keyframe and landed.pts is not None and landed.pts <= target:
-                return chain((landed,), packets)
-        container.seek(min(self.header.first_pts, 0), stream=stream)
-        return iter(container.demux(stream))
+            self._refuse_other_size(frame, seconds)
+            yield seconds, self.convert.scaled(frame, height, width)
 
     def unreadable(self, error: object) -> UnreadableClip:
         """The error to raise, with the last line of the library's own as its reason."""
         return UnreadableClip(str(self.path), _last_line(error))
+
+    def _frames_from(self, start_s: float, threads: int) -> Iterator[tuple[float, av.VideoFrame]]:
+        """Every frame shown at ``start_s`` or later, with its second."""
+        if not self.header.is_plain and self.index is None:
+            frames = enumerate(self._all_frames(threads))
+            yield from ((n / float(self.fps), frame) for n, frame in frames if n / float(self.fps) >= start_s)
+            return
+        target = self.header.first_pts + math.floor(start_s / self.header.time_base)
+        with self._opened(threads) as (container, stream):
+            packets = packets_from(container, stream, target, self.header.first_pts) if start_s > 0 else None
+            yield from self._timed(stream.codec_context, packets or (), start_s)
+        if packets is None:
+            with self._opened(threads) as (container, stream):
+                yield from self._timed(stream.codec_context, container.demux(stream), start_s)
+
+    def _timed(self, context: Any, packets: Iterable[Any], start_s: float) -> Iterator[tuple[float, av.VideoFrame]]:
+        for pts, frame in with_lost(context, packets):
+            seconds = self.header.seconds(pts)
+            if seconds >= start_s:
+                yield seconds, frame
+
+    def _all_frames(self, threads: int = 0) -> Iterator[av.VideoFrame]:
+        """Every frame that can be decoded, from the start."""
+        with self._opened(threads) as (container, stream):
+            for packet in container.demux(stream):
+                yield from decoded(stream.codec_context, packet)
+
+    @contextmanager
+    def _opened(self, threads: int = 0) -> Iterator[tuple[Any, Any]]:
+        with _in_words(self.path), open_container(self.path) as container:
+            stream: Any = container.streams.best("video")
+            stream.codec_context.thread_count, stream.thread_type = threads, "AUTO"
+            yield container, stream
+
+    def _refuse_other_size(self, frame: av.VideoFrame, seconds: float) -> None:
+        if (frame.height, frame.width) != self.header.coded:
+            before, now = ("{1}x{0}".format(*size) for size in (self.header.coded, (frame.height, frame.width)))
+            raise UnreadableClip(str(self.path), f"its picture changes from {before} to {now} after {seconds:.1f} s")
+
+
+class PyAVReader(Reader):
+    """A clip through PyAV: it seeks to the keyframe before what is asked for, and stays open for the next."""
+
+    backend: Backend = "pyav"
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Pixels]:  # noqa: D102
+        counts = Counter(indices)
+        for number, frame in self._wanted(sorted(counts)):
+            self._refuse_other_size(frame, float(self.times[number]))
+            yield from repeat(self.convert(frame), counts[number])
+
+    def _wanted(self, numbers: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Frames by their ascending numbers: by seeking as far as that goes, the rest by decoding from the start."""
+        waiting = list(reversed(numbers))
+        if numbers and numbers[-1] >= self.num_frames:
+            raise UnreadableClip(str(self.path), f"it ends before frame {numbers[-1]}")
+        with suppress(NotThereError):
+            for number, frame in self._sought(numbers):
+                if number == waiting[-1]:
+                    yield waiting.pop(), frame
+        for number, frame in self._numbered() if waiting else ():
+            if number == waiting[-1]:
+                yield waiting.pop(), frame
+            if not waiting:
+                return
+        if waiting:
+            raise UnreadableClip(str(self.path), f"frame {waiting[-1]}, {self.times[waiting[-1]]:.1f} s in, is damaged")
+
+    def _sought(self, numbers: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        if self.index is None:
+            raise NotThereError("there is no index")
+        for span in self.index.spans(numbers):
+            with _in_words(self.path):
+                yield from decode(*self._kept_open, self.index, span)
+
+    @cached_property
+    def _kept_open(self) -> tuple[Any, Any]:
+        container = open_container(self.path)
+        stream = container.streams.best("video")
+        stream.thread_type = "AUTO"
+        return container, stream
+
+    def _numbered(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Every frame from the start that is not damaged, with its number."""
+        if self.index is None:
+            yield from enumerate(self._all_frames())
+            return
+        numbers = {int(pts): number for number, pts in enumerate(self.index.shown_pts)}
+        for frame in self._all_frames():
+            if frame.pts in numbers and not frame.is_corrupt:
+                yield numbers[frame.pts], frame
 
 
 class DecordReader(Reader):
@@ -195,8 +290,8 @@ class DecordReader(Reader):
 
     backend: Backend = "decord"
 
-    def __init__(self, path: Path, header: Header) -> None:
-        super().__init__(path, header)
+    def __init__(self, path: Path, header: Header, why: str = "") -> None:
+        super().__init__(path, header, why)
         self._video = self._open()
 
     @property
@@ -208,18 +303,10 @@ class DecordReader(Reader):
         for start in range(0, len(indices), BATCH):
             yield from self._batch(self._video, list(indices[start : start + BATCH]))
 
-    def thumbnails(self) -> Iterator[Pixels]:  # noqa: D102
-        height, width = THUMBNAIL
-        video = self._open(height=height, width=width)
-        for start in range(0, len(video), BATCH):
-            batch_THWC = self._batch(video, list(range(start, min(start + BATCH, len(video)))))
-            # BT.601 weights: what is compared is only ever luma of the same clip
-            yield from (batch_THWC @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8)
-
-    def _open(self, **size: int) -> Any:
+    def _open(self) -> Any:
         try:
-            return decord.VideoReader(str(self.path), **size)
-        except (decord.DECORDError, RuntimeError) as error:
+            return decord.VideoReader(str(self.path))
+        except (decord.DECORDError, RuntimeError, UnicodeEncodeError) as error:
             raise self.unreadable(error) from error
 
     def _batch(self, video: Any, indices: list[int]) -> Pixels:
@@ -230,76 +317,84 @@ class DecordReader(Reader):
         return batch
 
 
-class PyAVReader(Reader):
-    """A clip through PyAV, decoded from its start each time: slow at the end of long clips, right about every frame."""
-
-    backend: Backend = "pyav"
-
-    @cached_property
-    def num_frames(self) -> int:
-        """Frames decoded in one pass: some headers do not say."""
-        return sum(1 for _ in self._decode())
-
-    def frames(self, indices: Sequence[int]) -> Iterator[Pixels]:  # noqa: D102
-        wanted = iter(indices)
-        index = next(wanted, None)
-        for position, frame in enumerate(self._decode()):
-            if index is None:
-                return
-            if position == index:
-                pixels = np.rot90(_uint8(frame, "rgb24"), self.header.rotation // 90)
-            while position == index:
-                yield pixels
-                index = next(wanted, None)
-        if index is not None:
-            raise UnreadableClip(str(self.path), f"it ends before frame {index}")
-
-    def thumbnails(self) -> Iterator[Pixels]:  # noqa: D102
-        height, width = THUMBNAIL
-        for frame in self._decode():
-            yield _uint8(frame.reformat(width=width, height=height), "gray")
-
-    def _decode(self) -> Iterator[av.VideoFrame]:
-        try:
-            with av.open(str(self.path)) as container:
-                stream = container.streams.best("video")
-                stream.thread_type = "AUTO"  # type: ignore[union-attr]
-                yield from container.decode(stream)  # type: ignore[misc]
-        except (av.FFmpegError, ValueError) as error:
-            raise self.unreadable(error) from error
+# -- opening -----------------------------------------------------------------------------------------------------------
 
 
-def open_video(path: Path, backend: Backend | None = None) -> Reader:
-    """Open a clip, by ``backend`` or by the first that reads its first and last frame.
+def open_video(path: Path, backend: Backend | None = None, handling: Handling = PLAIN) -> Reader:
+    """Open a clip by ``backend``, or by decord where its pixels are FFmpeg's to ``AGREE`` levels, else by PyAV.
 
     Raises ``UnreadableClip`` for a file that is empty, damaged, or has no video.
     """
     header = read_header(path)
     if backend == "pyav":
-        return PyAVReader(path, header)
+        return PyAVReader(path, header, "asked for")
+    if handling.exact and backend is None and header.is_subsampled:
+        return PyAVReader(path, header, f"decord repeats the colours of {header.pixel_format} instead of interpolating")
     try:
-        reader = DecordReader(path, header)
-        _agrees(reader)
-    except UnreadableClip:
+        reader = DecordReader(path, header, "asked for")
+        why = _against(reader, handling.exact)
+    except UnreadableClip as error:
         if backend == "decord":
             raise
-        return PyAVReader(path, header)
+        return PyAVReader(path, header, f"decord does not read it: {error.reason}")
+    if why and backend is None:
+        return PyAVReader(path, header, why)
+    if backend is None:
+        reader.why = "its frames are FFmpeg's" if handling.exact else "its colours are taken as they are"
     return reader
+
+
+def _against(decord_reader: DecordReader, exact: bool) -> str:
+    """What speaks against decord: it answers for some files with other pictures or none. "" for nothing."""
+    last = max(decord_reader.num_frames - 1, 0)
+    theirs = list(decord_reader.frames([0, last]))
+    if theirs[0].shape[:2] != decord_reader.size:
+        return f"decord decodes to {theirs[0].shape[:2]}, not {decord_reader.size}"
+    if not exact:
+        return ""
+    ours = PyAVReader(decord_reader.path, decord_reader.header)
+    if ours.num_frames != last + 1:
+        return f"decord counts {last + 1} frames, not {ours.num_frames}"
+    apart = max(int(np.abs(a.astype(np.int16) - b).max()) for a, b in zip(theirs, ours.frames([0, last]), strict=True))
+    return f"decord's colours are up to {apart} levels off" if apart > AGREE else ""
+
+
+def open_container(path: Path) -> Any:
+    """A regular file as FFmpeg opens it, if it is a film. Raises ``UnreadableClip`` and FFmpeg's own errors."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UnreadableClip(str(path), error.strerror or "it cannot be opened") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableClip(str(path), "it is no file but a folder, pipe or device")
+    if status.st_size == 0:
+        raise UnreadableClip(str(path), "the file is empty")
+    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+    try:
+        return av.open(f"file:{path}", options=options, timeout=TIMEOUT_S)
+    except av.error.ArgumentError as error:
+        raise UnreadableClip(str(path), "it is none of the kinds of film that are read") from error
 
 
 def read_header(path: Path) -> Header:
     """Read what a file says of its video, and decode its first frame. Raises ``UnreadableClip``."""
-    if path.stat().st_size == 0:
-        raise UnreadableClip(str(path), "the file is empty")
+    with _in_words(path), open_container(path) as container:
+        stream = container.streams.best("video")
+        if not isinstance(stream, av.VideoStream):
+            raise UnreadableClip(str(path), "it has no video, only sound or data")
+        if stream.width * stream.height > LARGEST:
+            raise UnreadableClip(str(path), f"its picture of {stream.width}x{stream.height} is too large")
+        packets = container.demux(stream)
+        frame = next(chain.from_iterable(decoded(stream.codec_context, packet) for packet in packets), None)
+        if frame is None:
+            raise UnreadableClip(str(path), "it has no frames")
+        return _header(container, stream, frame)
+
+
+@contextmanager
+def _in_words(path: Path) -> Iterator[None]:
     try:
-        with av.open(str(path)) as container:
-            stream = container.streams.best("video")
-            if not isinstance(stream, av.VideoStream):
-                raise UnreadableClip(str(path), "it has no video, only sound or data")
-            frame = next(container.decode(stream), None)
-            if frame is None:
-                raise UnreadableClip(str(path), "it has no frames")
-            return _header(container, stream, frame)
+        yield
     except (av.FFmpegError, ValueError) as error:
         raise UnreadableClip(str(path), _last_line(error)) from error
 
@@ -316,6 +411,7 @@ def _header(container: Any, stream: av.VideoStream, frame: av.VideoFrame) -> Hea
         rotation=frame.rotation,
         time_base=stream.time_base or Fraction(1, av.time_base),
         first_pts=frame.pts or 0,
+        is_plain=is_plain(container, stream),
         codec=stream.codec_context.codec.canonical_name,
         pixel_format=frame.format.name,
         bits=max(component.bits for component in frame.format.components),
@@ -341,17 +437,6 @@ def _promised_s(container: Any, stream: av.VideoStream) -> Fraction | None:
     if container.duration and len(container.streams) == 1:
         return Fraction(container.duration, av.time_base)
     return None
-
-
-def _agrees(reader: Reader) -> None:
-    """Decode the first and the last frame; decord answers for some files with other pictures or none."""
-    first, *_ = reader.frames([0, max(reader.num_frames - 1, 0)])
-    if first.shape[:2] != reader.size:
-        raise UnreadableClip(str(reader.path), f"decoded to {first.shape[:2]}, not {reader.size}")
-
-
-def _uint8(frame: av.VideoFrame, pixel_format: str) -> Pixels:
-    return frame.to_ndarray(format=pixel_format).astype(np.uint8, copy=False)
 
 
 def _last_line(error: object) -> str:

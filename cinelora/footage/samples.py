@@ -20,7 +20,7 @@ from PIL import Image
 
 from cinelora.errors import FootageError
 from cinelora.files import write_text
-from cinelora.footage.decode import Pixels, Reader, UnreadableClip, open_video
+from cinelora.footage.decode import PLAIN, Handling, Pixels, Reader, UnreadableClip, open_video
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 CAPTION_FILES = ("captions.jsonl", "metadata.jsonl")
@@ -184,31 +184,53 @@ def _drawn(hashes: Iterable[str], holdout: float, seed: int) -> list[str]:
 # -- pixels ------------------------------------------------------------------------------------------------------------
 
 
-def read_frames(root: Path, sample: Sample, height: int, width: int) -> Pixels:
-    """The pixels of a sample: uint8 RGB of shape (len(sample.frames), height, width, 3).
+def read_frames(root: Path, sample: Sample, height: int, width: int, handling: Handling = PLAIN) -> Pixels:
+    """The pixels of a sample: uint8 RGB of shape (len(sample.frames), height, width, 3), or of the sample's own size.
 
-    The picture covers the frame and is cut evenly at its sides, antialiased; pixels that are not square become so.
+    What its box leaves of the picture covers the frame and is cut evenly at its sides, antialiased; pixels that are not
+    square become so. ``handling`` is how the footage is read.
     Raises ``FootageError`` where the clip is gone, damaged, or outside ``root``.
     """
     path = root / sample.path
     if not is_inside(root, sample.path) or not path.is_file():
         raise FootageError(f"{sample.path} of the manifest is not in {root}; scan the footage again")
+    height, width = sample.size or (height, width)
     status = path.stat()
     try:
-        reader = _opened(path, status.st_mtime_ns, status.st_size)
-        return np.stack([*_framed(reader, sample.frames, height, width)])
+        reader = _opened(path, status.st_mtime_ns, status.st_size, handling)
+        return _mixed(reader, sample, height, width)
     except UnreadableClip:
-        return np.stack([*_framed(open_video(path, "pyav"), sample.frames, height, width)])
+        return _mixed(open_video(path, "pyav", handling), sample, height, width)
 
 
 @lru_cache(maxsize=1)
-def _opened(path: Path, mtime_ns: int, size: int) -> Reader:
+def _opened(path: Path, mtime_ns: int, size: int, handling: Handling) -> Reader:
     """The clip read last stays open: its samples follow one another, and opening decodes more than a still does."""
-    return open_video(path)
+    return open_video(path, handling=handling)
 
 
-def _framed(reader: Reader, indices: Sequence[int], height: int, width: int) -> Iterator[Pixels]:
-    box = cover_box(reader.size, float(reader.header.pixel_aspect), height, width)
+def _mixed(reader: Reader, sample: Sample, height: int, width: int) -> Pixels:
+    """The sample's frames, each with its share of the frame behind it."""
+    shares = sample.weights or (0.0,) * len(sample.frames)
+    behind = {frame + 1 for frame, share in zip(sample.frames, shares, strict=True) if share}
+    numbers = sorted({*sample.frames, *behind})
+    pictures = dict(zip(numbers, _framed(reader, numbers, sample.box, height, width), strict=True))
+    return np.stack(
+        [
+            np.rint((1 - share) * pictures[frame] + share * pictures[frame + 1]).astype(np.uint8)
+            if share
+            else pictures[frame]
+            for frame, share in zip(sample.frames, shares, strict=True)
+        ]
+    )
+
+
+def _framed(
+    reader: Reader, indices: Sequence[int], bounds: tuple[int, int, int, int] | None, height: int, width: int
+) -> Iterator[Pixels]:
+    left, top, right, bottom = bounds or (0, 0, reader.size[1], reader.size[0])
+    inner = cover_box((bottom - top, right - left), float(reader.header.pixel_aspect), height, width)
+    box = (left + inner[0], top + inner[1], left + inner[2], top + inner[3])
     for frame_HWC in reader.frames(indices):
         picture = Image.fromarray(frame_HWC)
         yield np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC, box=box))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,3 +48,35 @@ def scan(root: Path, *, num_frames: int, fps: int = 16, seed: int = 0, **setting
     }
     data = DataConfig(name="folder", root=str(root), **{**plainly, **settings})
     return find(data, Wanted(num_frames, fps, (48, 80), seed))
+
+
+def write_film(
+    path: Path,
+    frames: Iterable[av.VideoFrame],
+    codec: str = "libx264",
+    options: dict[str, str] | None = None,
+    pts: Callable[[int], int] = lambda number: number,
+    time_base: Fraction = Fraction(1, 25),
+    muxer: dict[str, str] | None = None,
+) -> Path:
+    """Frames as they are, by any encoder, frame i at ``pts(i)``; the tags of the first frame's colours go into the file."""
+    with av.open(str(path), "w", options=muxer or {}) as container:
+        stream: Any = None
+        for number, frame in enumerate(frames):
+            if stream is None:
+                stream = container.add_stream(codec, rate=25, options=options or {})
+                context = stream.codec_context
+                stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, frame.format.name
+                context.time_base = time_base
+                for tag in ("colorspace", "color_range", "color_trc", "color_primaries"):
+                    setattr(context, tag, getattr(frame, tag))
+            frame.pts, frame.time_base, frame.pict_type = pts(number), time_base, 0
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def as_frames(video_THWC: np.ndarray, pixel_format: str = "yuv420p") -> Iterator[av.VideoFrame]:
+    """RGB pictures as untagged frames."""
+    for picture in video_THWC:
+        yield av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(format=pixel_format)

@@ -252,6 +252,16 @@ def test_pixels_are_those_of_the_frames(look: Scan, put: Put, footage: Path, str
     assert read_frames(footage, sample, 24, 24).shape == (17, 24, 24, 3)
 
 
+def test_a_sample_has_a_box_a_size_and_mixed_frames(put: Put, footage: Path, street: np.ndarray) -> None:
+    put("a.mp4", street)
+    whole = read_frames(footage, Sample("a", "a.mp4", "0", (4, 5, 6), "", "train", "window"), 48, 80).astype(int)
+    boxed = Sample("a", "a.mp4", "0", (4, 5), "", "train", "window", box=(16, 8, 64, 40), size=(32, 48))
+    assert np.array_equal(read_frames(footage, boxed, 48, 80), whole[:2, 8:40, 16:64])
+    mixed = Sample("a", "a.mp4", "0", (4, 4, 5), "", "train", "window", weights=(0.0, 0.25, 0.5))
+    expected = [whole[0], 0.75 * whole[0] + 0.25 * whole[1], 0.5 * whole[1] + 0.5 * whole[2]]
+    assert np.abs(read_frames(footage, mixed, 48, 80) - np.stack(expected)).max() <= 0.5
+
+
 def test_the_frame_is_covered_evenly() -> None:
     assert cover_box((48, 80), 1.0, 24, 40) == (0, 0, 80, 48)
     assert cover_box((48, 80), 1.0, 10, 10) == (16, 0, 64, 48)

@@ -57,6 +57,7 @@ _AT_LEAST_ONE = {
     *(
         "data.stills_per_shot",
         "data.window_stride",
+        "data.min_frames",
         "data.clips",
         "lora.rank",
         "optimizer.lr_for_width",
@@ -88,7 +89,7 @@ _PARTS = {"memory.recompute", "memory.swap"}
 _SHARES = {"data.holdout", "stage.stills", "lora.dropout", "dropout.caption", "dropout.image"}
 _DECAYS = {"optimizer.beta1", "optimizer.beta2", "ema_decay"}
 _SIZES = ("model.height", "model.width")
-_FRAMES = ("model.num_frames", "stage.num_frames", "num_frames")
+_FRAMES = ("model.num_frames", "stage.num_frames", "data.min_frames", "num_frames")
 _ENCODED = ("prompt", "negative_prompt", "data.caption", "data.trigger", "preview.prompt")
 
 

@@ -211,6 +211,9 @@ class DataConfig:
     stills: str = setting("which frames of a shot stills are", "sharpest", ("sharpest", "even"))
     stills_per_shot: int = setting("stills taken from each shot", 2)
     window_stride: int = setting("frames between the starts of two windows, at the model's fps", 33)
+    min_frames: int | None = setting(
+        "shots too short for a window give shorter ones, of at least so many frames, 4n+1; null = none"
+    )
 
 
 @dataclass

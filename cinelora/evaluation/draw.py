@@ -7,6 +7,7 @@ Enters: settings and a run directory. Leaves: a ``Plan``, and its clips as mp4 w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,7 @@ def heldout(config: EvaluateConfig) -> tuple[list[Sample], list[str]]:
     run = RunDirectory(resolve(config.ckpt)) if config.ckpt and is_run(resolve(config.ckpt)) else None
     seed = load_config(run.path).seed if run else config.seed
     frames = config.num_frames or config.model.num_frames
-    manifest = find(config.data, wanted_by(config.model, frames, seed))
+    manifest = find(config.data, wanted_by(config.model, frames, seed, own_shapes=False))
     samples = [sample for sample in manifest.samples if sample.split == "heldout"]
     seen = trained_on(run.manifest) if run else set()
     kept = [sample for sample in samples if sample.file_hash not in seen]
@@ -99,7 +100,8 @@ def write_real(config: EvaluateConfig, samples: list[Sample], run_dir: Path) -> 
         made_of = {"id": sample.id, "file": sample.file_hash, "size": [config.model.height, config.model.width]}
         if facts.is_file() and (run_dir / name).is_file() and read_json(facts) == made_of:
             continue
-        write_mp4(run_dir / name, np.asarray(torch.as_tensor(read(sample)).cpu()), config.model.fps)
+        pixels = read(replace(sample, size=None))  # cut to the model's size, at which clips are drawn
+        write_mp4(run_dir / name, np.asarray(torch.as_tensor(pixels).cpu()), config.model.fps)
         write_json(facts, made_of)
     return names
 

@@ -20,6 +20,7 @@ import numpy as np
 from cinelora.config.schema import DataConfig
 from cinelora.errors import FootageError
 from cinelora.files import lock, read_json, sha256_json
+from cinelora.footage.buckets import Size, bucket, shown, window_length
 from cinelora.footage.judge import Shot, alike, judge, three_hashes
 from cinelora.footage.library import File, survey_files, survey_path
 from cinelora.footage.picks import Window, even_stills, resampled, sharp_stills, windows
@@ -50,12 +51,16 @@ Verdict = Literal["keep", "reject"]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What samples are cut: ``num_frames`` 1 for stills, else 4n+1 for windows at ``fps``; ``size`` is the model's."""
+    """What samples are cut: ``num_frames`` 1 for stills, else 4n+1 for windows at ``fps``; ``size`` is the model's.
+
+    With ``own_shapes`` they are of the sizes and lengths that fit the footage, as far as the settings of the data let them.
+    """
 
     num_frames: int
     fps: int
-    size: tuple[int, int]
+    size: Size
     seed: int
+    own_shapes: bool = True
 
 
 @dataclass(frozen=True)
@@ -183,12 +188,13 @@ def picked(judged: Judged, survey: Survey, data: DataConfig, wanted: Wanted) -> 
         frames = even_stills(shot.start, shot.end, data.stills_per_shot) if even else None
         stills = sharp_stills(survey, shot, data.stills_per_shot) if frames is None else frames
         return replace(judged, picks=tuple(((frame,), ()) for frame in stills))
-    blend = data.resample == "blend"
-    found = tuple(windows(survey, shot, wanted.fps, wanted.num_frames, data.window_stride, blend))
-    if found:
-        return replace(judged, picks=found)
+    blend, least = data.resample == "blend", data.min_frames if wanted.own_shapes else None
     length = len(resampled(survey, shot, wanted.fps, False)[0])
-    return replace(judged, short=f"lasts {length} frames at {wanted.fps} fps; a window needs {wanted.num_frames}")
+    num_frames = window_length(length, wanted.num_frames, least)
+    if num_frames is None:
+        needs = min(least or wanted.num_frames, wanted.num_frames)
+        return replace(judged, short=f"lasts {length} frames at {wanted.fps} fps; a window needs {needs}")
+    return replace(judged, picks=tuple(windows(survey, shot, wanted.fps, num_frames, data.window_stride, blend)))
 
 
 def _with_twins(shots: list[Judged], hashes: list[list[int] | None], limit: float) -> list[Judged]:
@@ -258,12 +264,22 @@ def dataset(prepared: Prepared, data: DataConfig, wanted: Wanted) -> Manifest:
     hashes = {judged.path: judged.sha256 for judged in used}
     captions = captions_of(prepared.root, list(hashes), data.caption)
     sides = splits(prepared.root, hashes, data.holdout, wanted.seed)
+    own_shapes = data.buckets and wanted.own_shapes
     samples = [
-        _sample(judged, pick, with_trigger(captions[judged.path], data.trigger), sides[judged.path], moving)
+        replace(
+            _sample(judged, pick, with_trigger(captions[judged.path], data.trigger), sides[judged.path], moving),
+            size=trained_at(judged, wanted.size) if own_shapes else None,
+        )
         for judged in used
         for pick in judged.picks
     ]
     return Manifest(tuple(samples), tuple(sorted(skipped, key=lambda left: (left.path, left.shot or (0, 0)))))
+
+
+def trained_at(judged: Judged, model: Size) -> Size | None:
+    """Height and width that a shot is trained at, None where they are the model's own."""
+    size = bucket(shown(judged.about.size, judged.about.pixel_aspect, judged.box), model)
+    return None if size == model else size
 
 
 def _left_out(shots: Iterable[Judged], moving: bool) -> Iterator[Skipped]:
@@ -288,19 +304,28 @@ def _nothing_left(prepared: Prepared, skipped: tuple[Skipped, ...]) -> str:
     return f"none of the {len(skipped)} {what} in {prepared.root} can be used: {reasons}{more}"
 
 
-def chosen(path: Path, root: Path, wanted: Wanted) -> Manifest:
-    """The samples of a manifest that are of the wanted kind and length, as they stand.
+def chosen(data: DataConfig, wanted: Wanted) -> Manifest:
+    """The samples of ``data.manifest`` that are of the wanted kind and length, as they stand.
 
-    Raises ``FootageError`` where it holds none, or names files outside ``root``.
+    Raises ``FootageError`` where it holds none, names files outside ``root``, or was made for a larger model.
     """
+    path, root = Path(str(data.manifest)), Path(str(data.root))
     manifest = read_manifest(path)
     for sample in manifest.samples:
         if not is_inside(root, sample.path):
             raise FootageError(f"{path} names {sample.path}, which is not in data.root={root}")
-    samples = tuple(sample for sample in manifest.samples if len(sample.frames) == wanted.num_frames)
+        if sample.size and sample.size[0] * sample.size[1] > wanted.size[0] * wanted.size[1]:
+            height, width = wanted.size
+            raise FootageError(
+                f"{path}: {sample.id} is to be trained at {sample.size[0]}x{sample.size[1]}, more pixels than the model's "
+                f"{height}x{width}; prepare the footage anew for this model"
+            )
+    least = data.min_frames if wanted.own_shapes and wanted.num_frames > 1 else None
+    lengths = range(least or wanted.num_frames, wanted.num_frames + 1)
+    samples = tuple(sample for sample in manifest.samples if len(sample.frames) in lengths)
     if not samples:
-        lengths = sorted({len(sample.frames) for sample in manifest.samples})
-        there = " and ".join(str(length) for length in lengths) or "no"
+        held = sorted({len(sample.frames) for sample in manifest.samples})
+        there = " and ".join(str(length) for length in held) or "no"
         raise FootageError(f"data.manifest={path} holds samples of {there} frames, none of {wanted.num_frames}")
     return replace(manifest, samples=samples)
 

@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     Read = Callable[[Sample], Pixels | Tensor]
 
 
-def wanted_by(model: ModelConfig, num_frames: int, seed: int) -> Wanted:
-    """Samples of so many frames for a model; ``seed`` decides what is held out."""
-    return Wanted(num_frames, model.fps, (model.height, model.width), seed)
+def wanted_by(model: ModelConfig, num_frames: int, seed: int, own_shapes: bool = True) -> Wanted:
+    """Samples of so many frames for a model; ``seed`` decides what is held out.
+
+    With ``own_shapes`` footage is cut to train on, in its own sizes and lengths where the data's settings say so.
+    """
+    return Wanted(num_frames, model.fps, (model.height, model.width), seed, own_shapes)
 
 
 def find(data: DataConfig, wanted: Wanted, processes: int | None = None) -> Manifest:
@@ -39,12 +42,12 @@ def find(data: DataConfig, wanted: Wanted, processes: int | None = None) -> Mani
 
         return rendered_manifest(data.look, data.clips, data.heldout_clips, wanted.num_frames, wanted.fps)
     if data.manifest:
-        return chosen(Path(data.manifest), Path(str(data.root)), wanted)
+        return chosen(data, wanted)
     return dataset(prepare(data, wanted, processes), data, wanted)
 
 
 def reader(data: DataConfig, model: ModelConfig, device: torch.device) -> Read:
-    """What gives the pixels of a sample at the model's size, uint8 (T, H, W, 3)."""
+    """What gives the pixels of a sample at its own size, or else the model's, uint8 (T, H, W, 3)."""
     if data.look:
         from cinelora.footage.rendered import render_sample
 

@@ -4,15 +4,18 @@ Enters: a manifest of samples and a bundle. Leaves: one safetensors file per enc
 depends on, and an ``Index`` that says which files make up a data set. Files appear whole or not at all, so a killed build
 goes on where it stopped and two runs can share a folder. It does not know what the latents are used for.
 
-What a name covers: the content of the clip (not its path or date), the frames taken, the size, the encoder's own
-fingerprint (for texts also the dtype it runs in) and ``VERSION``. A changed caption therefore re-encodes one text, another
+What a name covers: the content of the clip (not its path or date), the frames taken and how they are blended, the size, what
+bars leave of the picture, what its colours go through, the encoder's own fingerprint (for texts also the dtype it runs in) and
+``VERSION``. A changed caption therefore re-encodes one text, another
 VAE every sample, a touched file none.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,12 +82,15 @@ class Index:
 
 @dataclass(frozen=True)
 class Framing:
-    """How pixels reach the encoder: size of a frame, frames of a sample, and whether I2V will be shown the first."""
+    """How pixels reach the encoder: the size of samples that name none, and whether I2V will be shown the first frame."""
 
     height: int
     width: int
-    num_frames: int
     image_condition: bool
+
+    def shape(self, sample: Sample) -> tuple[int, int, int]:
+        """Frames, height and width of a sample."""
+        return len(sample.frames), *(sample.size or (self.height, self.width))
 
 
 class LatentCache:
@@ -114,7 +120,7 @@ class LatentCache:
             return f"text-{sha256_json([*text_seed, prompt])[:32]}"
 
         def entry(sample: Sample) -> Entry:
-            pixels = [VERSION, sample.file_hash, framing.height, framing.width, vae]
+            pixels = [VERSION, sample.file_hash, *framing.shape(sample)[1:], vae, *_treatment(sample)]
             image = [*pixels, clip, sample.frames[0], len(sample.frames)]
             return Entry(
                 id=sample.id,
@@ -132,7 +138,7 @@ class LatentCache:
     ) -> list[Skipped]:
         """Encode what is missing of this rank's share; returns the samples whose pixels could not be read.
 
-        ``read`` gives a sample's pixels, uint8 (T, H, W, 3) at the framing's size, as a numpy array or a tensor, or
+        ``read`` gives a sample's pixels, uint8 (T, H, W, 3) at its size, as a numpy array or a tensor, or
         raises ``FootageError``. The share is cut from all samples, not from the missing ones, which change
         while other ranks write.
         """
@@ -185,30 +191,32 @@ class LatentCache:
     def _batches(
         self, read: Read, todo: list[tuple[Sample, Entry]], skipped: list[Skipped]
     ) -> Iterator[list[tuple[Entry, Tensor]]]:
-        """Entries with their pixels (1, 3, T, H, W) in [-1, 1], as many at a time as fit; samples are of one length."""
+        """Entries with their pixels (1, 3, T, H, W) in [-1, 1], as many of one shape at a time as fit."""
         from torch.utils.data import DataLoader
 
         from cinelora.models.wan import pixels_to_range
 
         device = self.bundle.device
-        pixels = self.framing.num_frames * self.framing.height * self.framing.width
-        size = max(1, PIXELS_AT_ONCE // pixels) if device.type == "cuda" else 1
+        todo = sorted(todo, key=lambda pair: self.framing.shape(pair[0]))  # within a shape clip after clip, as before
         # spawned, not forked: a reader may use the GPU
         context = "spawn" if self.workers else None
         readings = DataLoader(
             _Readings(read, todo), batch_size=None, num_workers=self.workers, multiprocessing_context=context
         )
-        batch: list[tuple[Entry, Tensor]] = []
-        for (sample, entry), reading in zip(todo, readings, strict=True):
-            if isinstance(reading, str):
-                skipped.append(Skipped(sample.path, reading))
-            else:
-                batch.append((entry, pixels_to_range(reading, device)))
-            if len(batch) >= size:
+        read_ones = zip(todo, readings, strict=True)
+        for shape, of_one_shape in groupby(read_ones, key=lambda one: self.framing.shape(one[0][0])):
+            size = max(1, PIXELS_AT_ONCE // math.prod(shape)) if device.type == "cuda" else 1
+            batch: list[tuple[Entry, Tensor]] = []
+            for (sample, entry), reading in of_one_shape:
+                if isinstance(reading, str):
+                    skipped.append(Skipped(sample.path, reading))
+                else:
+                    batch.append((entry, pixels_to_range(reading, device)))
+                if len(batch) >= size:
+                    yield batch
+                    batch = []
+            if batch:
                 yield batch
-                batch = []
-        if batch:
-            yield batch
 
     def _encode_batch(self, batch: list[tuple[Entry, Tensor]]) -> None:
         import torch
@@ -233,6 +241,13 @@ class LatentCache:
                 f"the encoder gave values that are not finite for {name}; check model.dtype and the weights"
             )
         save_tensors(path, {key: tensor.cpu() for key, tensor in tensors.items()}, {"version": str(VERSION)})
+
+
+def _treatment(sample: Sample) -> list[dict[str, Any]]:
+    """What is done to a sample's pixels beyond what was always done, which names nothing."""
+    named = {"box": sample.box, "weights": sample.weights, "colours": sample.colours}
+    done = {name: value for name, value in named.items() if value}
+    return [done] if done else []
 
 
 def encoding_path(root: Path, name: str) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -118,7 +119,8 @@ class BucketSampler(Sampler[list[int]]):
             raise FootageError(
                 "there is no sample to train on: every clip went to the held-out split; lower data.holdout"
             )
-        self.buckets = [[i for i, s in enumerate(shapes) if s == shape] for shape in sorted(set(shapes))]
+        in_order = sorted(range(len(shapes)), key=lambda i: shapes[i])
+        self.buckets = [list(bucket) for _, bucket in groupby(in_order, key=lambda i: shapes[i])]
         self.batch_size, self.accumulation = batch_size, accumulation
         self.rank, self.world_size = rank, world_size
         self.seed, self.first_step = seed, first_step

@@ -42,7 +42,12 @@ class Texts:
 def initial_noise(seed: int, part: str, model: ModelConfig, num_frames: int, device: torch.device) -> Tensor:
     """Noise (1, 16, T, h, w) that depends on the seed and the part alone, never on rank or device."""
     size = (1, LATENT_CHANNELS, num_latent_frames(num_frames), model.height // SPATIAL, model.width // SPATIAL)
-    return torch.randn(size, generator=keyed_generator(seed, part)).to(device)
+    return noise_of(size, seed, part).to(device)
+
+
+def noise_of(size: tuple[int, ...], seed: int, part: str) -> Tensor:
+    """Noise on the CPU that depends on ``size``, the seed and the part alone."""
+    return torch.randn(size, generator=keyed_generator(seed, part))
 
 
 @contextmanager

@@ -18,13 +18,13 @@ from cinelora.latents.dataset import LatentDataset
 from cinelora.models.memory import as_they_are
 from cinelora.models.wan import Condition, ImageCondition, Part, WanBundle, range_to_pixels
 from cinelora.sampling.denoise import Guided, sample
-from cinelora.sampling.generate import initial_noise
+from cinelora.sampling.generate import initial_noise, noise_of
 from cinelora.training.stage import Stage
 
 
 @dataclass
 class Artist:
-    """Draws held-out samples, at the size, guidance and solver of ``config``."""
+    """Draws held-out samples, by the guidance and solver of ``config``."""
 
     config: TrainConfig
     shown: LatentDataset
@@ -51,14 +51,22 @@ class Artist:
         config = self.config
         return config.model.sampling_shift if config.sampler.shift is None else config.sampler.shift
 
-    def latents(self, stage: Stage, position: int, seed: int, part: str, text: str | None = None) -> Tensor:
-        """Latents (1, 16, T, h, w) of a sample, or of the encoded ``text``; ``seed`` and ``part`` key the noise."""
+    def latents(
+        self, stage: Stage, position: int, seed: int, part: str, text: str | None = None, own_size: bool = True
+    ) -> Tensor:
+        """Latents (1, 16, T, h, w) of a sample, or of the encoded ``text``; ``seed`` and ``part`` key the noise.
+
+        They are of the sample's own size, or else the model's unless the sample's picture is shown.
+        """
         config, device = self.config, stage.device
         batch = {key: value[None].to(device) for key, value in self.shown[position].items()}
         if text is not None:
             batch["text"] = self.shown.text(text)[None].to(device)
         image = ImageCondition(batch["image_latents"], batch["image_tokens"]) if config.stage.image_condition else None
-        noise = initial_noise(seed, part, config.model, config.stage.num_frames, device)
+        if own_size or image:
+            noise = noise_of(tuple(batch["latents"].shape), seed, part).to(device)
+        else:
+            noise = initial_noise(seed, part, config.model, config.stage.num_frames, device)
         positive, negative = Condition(batch["text"], image), Condition(stage.null_text[None], image)
         guided = Guided(stage.transformer, positive, negative, config.sampler.guidance)
         solver = SamplerConfig(name=config.sampler.name, steps=config.preview.sampler_steps)

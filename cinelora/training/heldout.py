@@ -18,6 +18,7 @@ from torch.utils.data import default_collate
 from cinelora.config.numbers import HELDOUT_SIGMAS, heldout_loss_at, update_of_block
 from cinelora.config.schema import ValidationConfig, data_ranks
 from cinelora.latents.dataset import LatentDataset
+from cinelora.models.flow import FlowMatching
 from cinelora.models.memory import as_they_are
 from cinelora.training.callbacks import AtStep, Ema, as_exported, mean_over_ranks
 from cinelora.training.stage import Stage
@@ -86,7 +87,7 @@ class HeldoutLoss(AtStep):
         with off:
             for predicted, target in self.looks(trainer, stage):
                 kept.append(predicted.to("cpu", dtype))
-                losses += torch.tensor([float(stage.flow.loss(predicted, target)), 1.0])
+                losses += torch.tensor([float(FlowMatching.loss(predicted, target)), 1.0])
         stage.train()
         total, count = mean_over_ranks(losses, trainer)
         return kept, total / count
@@ -98,7 +99,7 @@ class HeldoutLoss(AtStep):
         moved = torch.zeros(2, 2, dtype=torch.float64)
         with as_exported(stage, self.ema):
             for number, (predicted, target) in enumerate(self.looks(trainer, stage)):
-                losses[number % len(HELDOUT_SIGMAS)] += float(stage.flow.loss(predicted, target))
+                losses[number % len(HELDOUT_SIGMAS)] += float(FlowMatching.loss(predicted, target))
                 for row, before in enumerate((self.untrained[number], self.bare[number])):
                     then = before.to(predicted)
                     moved[row] += torch.stack([(predicted - then).square().sum(), then.square().sum()]).cpu()

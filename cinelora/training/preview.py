@@ -1,6 +1,6 @@
 """Pictures or clips from what would be exported now, from the same noise each time, beside the base model's.
 
-The text was encoded with the data. An I2V stage that shows its transformer the first frame takes a held-out sample's.
+The text was encoded with the data. An I2V stage that shows its transformer the first frame takes a held-out sample's, and size.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class Preview(AtStep):
         preview, first = self.config.preview, self.config.seed
         text = self.shown.texts["preview"] if preview.prompt else None
         seeds = range(first, first + preview.seeds)
-        return self.artist.pixels([self.artist.latents(stage, 0, seed, "preview", text) for seed in seeds])
+        latents = (self.artist.latents(stage, 0, seed, "preview", text, own_size=False) for seed in seeds)
+        return self.artist.pixels(list(latents))
 
     def of_base(self, stage: Stage) -> list[Pixels]:
         """The base model's clips, as they lie in the run where they were drawn in just this way."""

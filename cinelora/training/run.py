@@ -11,7 +11,8 @@ import shlex
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from lightning.pytorch.strategies import Strategy
     from torch import Tensor
 
+    from cinelora.footage.buckets import Size
+    from cinelora.footage.samples import Sample
     from cinelora.latents.cache import Index
     from cinelora.latents.dataset import LatentDataset
     from cinelora.models.adapter_file import AdapterFile
@@ -206,7 +209,7 @@ def encode_rank(config: TrainConfig, run: RunDirectory) -> None:
         manifest = read_manifest(run.manifest)
         stage, model, cache = config.stage, config.model, Path(config.cache)
         bundle = WanBundle.from_config(model, bundle_kind(config), cache)
-        framing = Framing(model.height, model.width, stage.num_frames, stage.image_condition)
+        framing = Framing(model.height, model.width, stage.image_condition)
         latents = LatentCache(cache, bundle, framing, config.workers)
         texts = {"null": ""} | preview_text(config)
         index = latents.index(manifest, texts)
@@ -239,12 +242,22 @@ def find_samples(config: TrainConfig, run: RunDirectory) -> None:
     if config.resume:
         refuse_other_samples(run, read_manifest(run.manifest), manifest)
     write_manifest(run.manifest, manifest)
+    sizes = sizes_line(manifest.samples, (config.model.height, config.model.width))
     heldout = sum(sample.split == "heldout" for sample in manifest.samples)
     print(
-        f"{len(manifest.samples) - heldout} samples to train on, {heldout} held out, {len(manifest.skipped)} clips skipped"
+        f"{len(manifest.samples) - heldout} samples to train on, {heldout} held out, {len(manifest.skipped)} clips skipped{sizes}"
     )
     for clip in manifest.skipped:
         print(f"  skipped {clip.path}: {clip.reason}")
+
+
+def sizes_line(samples: Sequence[Sample], model_size: Size) -> str:
+    """How many samples are of each size, in pixels and frames, where they are not all of one."""
+    sizes = Counter((*(sample.size or model_size), len(sample.frames)) for sample in samples)
+    if len(sizes) == 1:
+        return ""
+    each = (f"{height}x{width} x {frames} ({count})" for (height, width, frames), count in sizes.most_common())
+    return f"; sizes {', '.join(each)}, a step sees one of them"
 
 
 # -- second launch: train ----------------------------------------------------------------------------------------------
@@ -366,7 +379,6 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset,
     Its attention runs on the backend that is asked for or found fastest, which rank 0 prints.
     """
     from cinelora.models.attention import choose
-    from cinelora.models.flow import FlowMatching
     from cinelora.models.memory import arrange
     from cinelora.models.wan import WanBundle
     from cinelora.training.stage import ImageConditionedStage, Stage
@@ -386,7 +398,6 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset,
         config,
         transformer,
         trained,
-        FlowMatching.from_config(config.flow, model.height, model.width),
         [entry.id for entry in training.entries],
         training.text(training.texts["null"]),
         effective_lr(config),

@@ -19,6 +19,7 @@ from torch import Tensor
 from cinelora.config.schema import OptimizerConfig, TrainConfig, data_ranks, zero_level
 from cinelora.errors import TrainingError
 from cinelora.models.flow import NUM_TRAIN_TIMESTEPS, FlowMatching, keyed_generator
+from cinelora.models.footprint import SPATIAL
 from cinelora.models.trained import Trained
 from cinelora.models.wan import Condition, ImageCondition, predict_velocity
 
@@ -62,7 +63,6 @@ class Stage(LightningModule):
         config: TrainConfig,
         transformer: WanTransformer3DModel,
         trained: Trained,
-        flow: FlowMatching,
         sample_ids: list[str],
         null_text: Tensor,
         peak_lr: float,
@@ -71,7 +71,6 @@ class Stage(LightningModule):
         self.config = config
         # what is frozen is where it should be, on this device or on the host: Lightning shall neither move nor broadcast it
         object.__setattr__(self, "transformer", transformer)
-        self.flow = flow
         self.sample_ids = sample_ids
         self.peak_lr = peak_lr
         self.register_buffer("null_text", null_text, persistent=False)
@@ -120,19 +119,19 @@ class Stage(LightningModule):
 
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
         """Flow-matching loss of each sample, (B,)."""
-        return self.flow.loss(*self.velocities(batch, draw))
+        return FlowMatching.loss(*self.velocities(batch, draw))
 
     def velocities(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:
         """The velocity that is predicted for each sample, and the one that it should be."""
         clean_BCTHW = batch["latents"]
-        noisy_BCTHW = self.flow.add_noise(clean_BCTHW, draw.noise, draw.sigma)
+        noisy_BCTHW = FlowMatching.add_noise(clean_BCTHW, draw.noise, draw.sigma)
         batch = {**batch, "noisy": noisy_BCTHW, "timestep": draw.sigma * NUM_TRAIN_TIMESTEPS}
         if any(draw.drop_caption):
             dropped_B = torch.tensor(draw.drop_caption, device=clean_BCTHW.device)
             batch["text"] = torch.where(dropped_B[:, None, None], self.null_text, batch["text"])
         with self.low_precision():
             predicted_BCTHW = self.predict(batch, draw.drop_image)
-        return predicted_BCTHW, self.flow.velocity(clean_BCTHW, draw.noise)
+        return predicted_BCTHW, FlowMatching.velocity(clean_BCTHW, draw.noise)
 
     def low_precision(self) -> torch.autocast:
         """Weights that are all trained are float32, and compute in bfloat16 on a GPU; adapters bring their own rule."""
@@ -195,7 +194,9 @@ class Stage(LightningModule):
             return Draw(noise, torch.full((len(keys),), sigma, device=latents.device), kept, kept)
         drops = torch.stack(chances) < torch.tensor([dropout.caption, dropout.image * self.shows_image])
         captions, images = drops.T.tolist()
-        return Draw(noise, self.flow.sigmas(torch.stack(normals)).to(latents.device), captions, images)
+        height, width = (SPATIAL * side for side in latents.shape[3:])  # a bucket's own, which may be of fewer pixels
+        sigmas = FlowMatching.from_config(self.config.flow, height, width).sigmas(torch.stack(normals))
+        return Draw(noise, sigmas.to(latents.device), captions, images)
 
     def touch_all_parameters(self) -> Tensor:
         """Zero, with a gradient path to every trained weight.

@@ -21,8 +21,8 @@ from cinelora.latents.cache import Framing, Index, LatentCache, encoding_path
 from cinelora.latents.dataset import LatentDataset
 from cinelora.models.wan import Part, WanBundle
 
-STILLS = Framing(height=32, width=48, num_frames=1, image_condition=False)
-WINDOWS = Framing(height=32, width=48, num_frames=9, image_condition=True)
+STILLS = Framing(height=32, width=48, image_condition=False)
+WINDOWS = Framing(height=32, width=48, image_condition=True)
 TEXTS = {"null": ""}
 
 
@@ -35,7 +35,8 @@ def clips(footage: Path, tmp_path: Path) -> Path:
 def survey(clips: Path, framing: Framing, **options) -> Manifest:
     options = {"holdout": 0.2, "stills_per_shot": 1, "window_stride": 9, **options}
     data = DataConfig(root=str(clips), prepared=str(clips.parent / "prepared"), judged=False, stills="even", **options)
-    return find(data, wanted_by(ModelConfig(height=framing.height, width=framing.width), framing.num_frames, seed=0))
+    num_frames = 9 if framing is WINDOWS else 1
+    return find(data, wanted_by(ModelConfig(height=framing.height, width=framing.width), num_frames, seed=0))
 
 
 def reader(clips: Path) -> Callable[[Sample], Pixels]:

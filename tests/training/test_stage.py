@@ -12,6 +12,7 @@ from cinelora.config.schema import DropoutConfig, OptimizerConfig, TrainConfig
 from cinelora.errors import ConfigError
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
+from cinelora.models.flow import FlowMatching
 from cinelora.models.lora import adapter_state
 from cinelora.models.wan import Part, WanBundle, predict_velocity
 from cinelora.runs import RunDirectory
@@ -119,7 +120,7 @@ def test_stills_on_i2v_see_no_image(style_config: TrainConfig, tmp_path: Path):
     draw = stage.draw_at(batch, step=0, sigma=0.5)
     condition = stage.condition(batch)
     assert condition.image is None
-    noisy = stage.flow.add_noise(batch["latents"], draw.noise, draw.sigma)
+    noisy = FlowMatching.add_noise(batch["latents"], draw.noise, draw.sigma)
     velocity = predict_velocity(stage.transformer, noisy, draw.sigma * 1000, condition)
     expected = (velocity - (draw.noise - batch["latents"])).square().mean()
     assert torch.allclose(stage.loss(batch, draw)[0], expected, atol=1e-6)

@@ -51,7 +51,9 @@ def config(motion_config: TrainConfig, films: Path) -> TrainConfig:
     """Windows with their first frame; two samples a rank, so that the upright clip is fewer than a step takes."""
     model = replace(motion_config.model, height=64, width=112)
     stage = replace(motion_config.stage, steps=6, batch_size=2, accumulation=1)
-    data = replace(motion_config.data, root=str(films), window_stride=12)
+    data = replace(
+        motion_config.data, root=str(films), window_stride=12, judged=False, prepared=str(films.parent / "prepared")
+    )
     config = replace(motion_config, model=model, stage=stage, data=data)
     config.validation = replace(config.validation, every_steps=6, samples=4)
     config.optimizer = OptimizerConfig(eps=1e-3)

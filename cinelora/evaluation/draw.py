@@ -7,7 +7,7 @@ Enters: settings and a run directory. Leaves: a ``Plan``, and its clips as mp4 w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,8 +62,8 @@ def heldout(config: EvaluateConfig) -> tuple[list[Sample], list[str]]:
     frames = config.num_frames or config.model.num_frames
     manifest = find(config.data, wanted_by(config.model, frames, seed, own_shapes=False))
     samples = [sample for sample in manifest.samples if sample.split == "heldout"]
-    seen = trained_on(run.manifest) if run else set()
-    kept = [sample for sample in samples if sample.file_hash not in seen]
+    seen = Seen.by(run.manifest) if run else Seen()
+    kept = [sample for sample in samples if sample not in seen]
     sentences = [f"{clip.path} is left out: {clip.reason}" for clip in manifest.skipped]
     if len(kept) < len(samples):
         sentences.append(f"{len(samples) - len(kept)} held-out windows are left out: ckpt was trained on those clips")
@@ -75,10 +75,29 @@ def heldout(config: EvaluateConfig) -> tuple[list[Sample], list[str]]:
     return kept, sentences
 
 
-def trained_on(manifest: Path) -> set[str]:
-    """Hashes of the clips that a run was trained on."""
-    found = read_manifest(manifest) if manifest.is_file() else Manifest((), ())
-    return {sample.file_hash for sample in found.samples if sample.split == "train"}
+@dataclass(frozen=True)
+class Seen:
+    """What a run was trained on: first and last frames by the hash of the clip, and clips of which it held out shots."""
+
+    spans: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    shared: frozenset[str] = frozenset()
+
+    @classmethod
+    def by(cls, manifest: Path) -> Seen:
+        """The samples of a run's manifest; none where there is no such file."""
+        found = read_manifest(manifest) if manifest.is_file() else Manifest((), ())
+        spans: dict[str, list[tuple[int, int]]] = {}
+        for sample in found.samples:
+            if sample.split == "train":
+                spans.setdefault(sample.file_hash, []).append((sample.frames[0], sample.frames[-1]))
+        return cls(spans, frozenset(s.file_hash for s in found.samples if s.split == "heldout"))
+
+    def __contains__(self, sample: Sample) -> bool:
+        """Whether the run saw the sample's clip, or, where it was split by shot, frames of the sample."""
+        spans = self.spans.get(sample.file_hash, [])
+        if sample.file_hash not in self.shared:
+            return bool(spans)
+        return any(first <= sample.frames[-1] and sample.frames[0] <= last for first, last in spans)
 
 
 def chosen_and_others(samples: Sequence[Sample], count: int) -> tuple[list[Sample], list[Sample]]:

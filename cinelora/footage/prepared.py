@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -31,9 +31,9 @@ from cinelora.footage.samples import (
     captions_of,
     is_inside,
     read_manifest,
-    splits,
     with_trigger,
 )
+from cinelora.footage.split import By, Split, Unit, split
 from cinelora.footage.survey import About, Survey, load_survey
 
 DATASETS = Path("outputs/datasets")
@@ -261,19 +261,25 @@ def dataset(prepared: Prepared, data: DataConfig, wanted: Wanted) -> Manifest:
     skipped = (*prepared.skipped, *_left_out(prepared.shots, moving))
     if not used:
         raise FootageError(_nothing_left(prepared, skipped))
-    hashes = {judged.path: judged.sha256 for judged in used}
-    captions = captions_of(prepared.root, list(hashes), data.caption)
-    sides = splits(prepared.root, hashes, data.holdout, wanted.seed)
+    captions = captions_of(prepared.root, list(dict.fromkeys(judged.path for judged in used)), data.caption)
+    sides = sides_of(used, prepared.root, data, wanted.seed)
     own_shapes = data.buckets and wanted.own_shapes
     samples = [
         replace(
-            _sample(judged, pick, with_trigger(captions[judged.path], data.trigger), sides[judged.path], moving),
+            _sample(judged, pick, with_trigger(captions[judged.path], data.trigger), side, moving),
             size=trained_at(judged, wanted.size) if own_shapes else None,
         )
-        for judged in used
+        for judged, side in zip(used, sides, strict=True)
         for pick in judged.picks
     ]
     return Manifest(tuple(samples), tuple(sorted(skipped, key=lambda left: (left.path, left.shot or (0, 0)))))
+
+
+def sides_of(shots: Sequence[Judged], root: Path, data: DataConfig, seed: int) -> list[Split]:
+    """Which shots are held out."""
+    folders = (root / "train").is_dir() and (root / "heldout").is_dir()
+    units = [Unit(s.path, s.sha256, s.shot.start, s.shot.end, s.twin or s.id) for s in shots]
+    return split(units, data.holdout, seed, cast(By, data.split_by), folders)
 
 
 def trained_at(judged: Judged, model: Size) -> Size | None:
@@ -330,7 +336,7 @@ def chosen(data: DataConfig, wanted: Wanted) -> Manifest:
     return replace(manifest, samples=samples)
 
 
-def _sample(judged: Judged, pick: Window, caption: str, split: Literal["train", "heldout"], moving: bool) -> Sample:
+def _sample(judged: Judged, pick: Window, caption: str, split: Split, moving: bool) -> Sample:
     frames, weights = pick
     return Sample(
         id=sample_id(judged.path, frames),

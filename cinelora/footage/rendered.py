@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from cinelora.files import sha256_json
 from cinelora.footage.render import render_scene
 from cinelora.footage.render.scenes import describe, draw_scene
-from cinelora.footage.samples import Manifest, Sample, Split
+from cinelora.footage.samples import Manifest, Sample
+from cinelora.footage.split import Split
 
 if TYPE_CHECKING:
     import torch

@@ -6,10 +6,9 @@ named with its reason and left out. Nothing outside the folder is read. It does 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,10 +20,10 @@ from PIL import Image
 from cinelora.errors import FootageError
 from cinelora.files import write_text
 from cinelora.footage.decode import PLAIN, Handling, Pixels, Reader, UnreadableClip, open_video
+from cinelora.footage.split import Split
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 CAPTION_FILES = ("captions.jsonl", "metadata.jsonl")
-Split = Literal["train", "heldout"]
 
 
 @dataclass(frozen=True)
@@ -160,25 +159,6 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
                 yield number, json.loads(line)
             except json.JSONDecodeError as error:
                 raise FootageError(f"{path}, line {number}: not JSON ({error.msg})") from error
-
-
-# -- split -------------------------------------------------------------------------------------------------------------
-
-
-def splits(root: Path, hashes: dict[str, str], holdout: float, seed: int) -> dict[str, Split]:
-    """The split of every clip, as a whole: neighbouring windows are too alike to be on both sides."""
-    if (root / "train").is_dir() and (root / "heldout").is_dir():
-        return {path: "heldout" if path.startswith("heldout/") else "train" for path in hashes}
-    heldout = set(_drawn(set(hashes.values()), holdout, seed))
-    return {path: "heldout" if content in heldout else "train" for path, content in hashes.items()}
-
-
-def _drawn(hashes: Iterable[str], holdout: float, seed: int) -> list[str]:
-    """The share ``holdout`` of the contents, at least one and never all; copies of a clip fall on one side."""
-    order = sorted(hashes, key=lambda content: hashlib.sha256(f"{seed}:{content}".encode()).hexdigest())
-    if holdout <= 0 or len(order) < 2:
-        return []
-    return order[: min(max(round(holdout * len(order)), 1), len(order) - 1)]
 
 
 # -- pixels ------------------------------------------------------------------------------------------------------------

@@ -12,10 +12,10 @@ import pytest
 from cinelora.config.schema import DataConfig, EvaluateConfig, MetricsConfig, ModelConfig, SamplerConfig
 from cinelora.config.store import save_config
 from cinelora.errors import FootageError
-from cinelora.evaluation.draw import chosen_and_others, heldout
+from cinelora.evaluation.draw import Seen, chosen_and_others, heldout
 from cinelora.evaluation.numbers import Book, frames
 from cinelora.evaluation.run import evaluate
-from cinelora.footage.samples import Sample, write_manifest
+from cinelora.footage.samples import Manifest, Sample, write_manifest
 from cinelora.footage.sources import find, wanted_by
 from cinelora.runs import RunDirectory
 
@@ -102,3 +102,15 @@ def test_the_prompts_are_spread_over_the_clips() -> None:
     assert [sample.id for sample in chosen] == ["0@0", "4@0", "8@0"]
     assert len(others) == 15
     assert len(chosen_and_others(windows, 99)[0]) == 9
+
+
+def test_what_a_run_saw_is_told_by_shot_where_it_held_out_shots_of_the_clip(tmp_path: Path):
+    def sample(content: str, first: int, split: str) -> Sample:
+        return Sample(f"{content}@{first}", content, content, (first, first + 8), "", split, "window")  # type: ignore[arg-type]
+
+    trained = [sample("whole", 0, "train"), sample("cut", 0, "train"), sample("cut", 100, "heldout")]
+    write_manifest(tmp_path / "manifest.jsonl", Manifest(tuple(trained), ()))
+    seen = Seen.by(tmp_path / "manifest.jsonl")
+    asked = [sample("whole", 100, "heldout"), sample("cut", 100, "heldout"), sample("cut", 8, "heldout")]
+    assert [one in seen for one in [*asked, sample("new", 0, "heldout")]] == [True, False, True, False]
+    assert sample("whole", 0, "heldout") not in Seen.by(tmp_path / "none.jsonl")

@@ -36,7 +36,7 @@ STOREYS = (
     {"cinelora.pretrain"},
     {"cinelora.config.compose", "cinelora.sweeps"},
     {"cinelora.config.command"},
-    {"train", "infer", "cinelora.evaluate", "cinelora.study"},
+    {"train", "infer", "cinelora.evaluate", "cinelora.prepare", "cinelora.study"},
 )
 FLOORS = {room: floor for floor, rooms in enumerate(STOREYS) for room in rooms}
 ONLY_IMPORTER = {
@@ -57,6 +57,7 @@ WITHOUT_TORCH = (
     "cinelora.models.checkpoints",
     "cinelora.models.footprint",
     "cinelora.plan",
+    "cinelora.prepare",
     "cinelora.report",
     "cinelora.sampling.choice",
     "cinelora.sampling.cost",

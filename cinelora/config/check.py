@@ -7,6 +7,7 @@ torch nor Hydra.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib.util
 import math
@@ -22,9 +23,11 @@ from cinelora.config.schema import (
     SHARING,
     DataConfig,
     EvaluateConfig,
+    FootageLimits,
     InferConfig,
     MetricsConfig,
     ModelConfig,
+    PrepareConfig,
     StoppingConfig,
     StudyConfig,
     TrainConfig,
@@ -41,7 +44,7 @@ from cinelora.models.checkpoints import Part, source_of, survey
 from cinelora.plan import partition_of
 from cinelora.runs import RunDirectory, adapter_paths, trained_on
 
-__all__ = ["check_evaluate", "check_infer", "check_study", "check_train", "effective_lr"]
+__all__ = ["check_evaluate", "check_infer", "check_prepare", "check_study", "check_train", "effective_lr"]
 
 _AT_LEAST_ONE = {
     *(
@@ -69,6 +72,7 @@ _AT_LEAST_ONE = {
     *("ranks", "steps", "repetitions", "latency_steps"),
 }
 _ABOVE_ZERO = {
+    "data.sequence_fps",
     "memory.limit_gib",
     "lora.alpha",
     "optimizer.lr",
@@ -79,6 +83,7 @@ _ABOVE_ZERO = {
     "model.sampling_shift",
 }
 _NOT_BELOW_ZERO = {
+    *(f"data.limits.{entry.name}" for entry in dataclasses.fields(FootageLimits)),
     *("optimizer.weight_decay", "optimizer.warmup_steps", "optimizer.clip_norm", "checkpoint.every_steps"),
     *("validation.clips", "stopping.min_change"),
     *("validation.every_steps", "preview.every_steps", "data.heldout_clips", "seed", "workers", "sampler.guidance"),
@@ -152,6 +157,21 @@ def check_evaluate(config: EvaluateConfig) -> list[str]:
     return _drawing_lines(drawing)
 
 
+def check_prepare(config: PrepareConfig) -> list[str]:
+    """Refuse settings of what is prepared that contradict each other; the lines to print otherwise.
+
+    Raises:
+        ConfigError: one sentence with the value and the way out.
+    """
+    _check_values("prepare", config)
+    if config.data.look is not None:
+        raise ConfigError(f"data.look={config.data.look}: rendered footage needs no preparing; train on it as it is")
+    if config.data.manifest is not None:
+        raise ConfigError(f"data.manifest={config.data.manifest} is prepared already; leave it away, or train with it")
+    _check_folder(config.data)
+    return []
+
+
 def check_study(config: StudyConfig) -> list[str]:
     """Refuse a study's settings that contradict each other; the lines to print otherwise.
 
@@ -179,7 +199,9 @@ def check_study(config: StudyConfig) -> list[str]:
 # Single values --------------------------------------------------------------------------------------------------------
 
 
-def _check_values(script: Any, config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig) -> None:
+def _check_values(
+    script: Any, config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig | PrepareConfig
+) -> None:
     for key, setting in settings(script).items():
         value = _pick(config, key)
         if value is None and not setting.optional:
@@ -529,6 +551,10 @@ def _check_folder(data: DataConfig) -> None:
         if data.root.startswith("~"):
             what += " (the shell leaves ~ as it is here: write $HOME)"
         raise ConfigError(f"data.root={data.root}: {Path(data.root).absolute()} {what}; give a folder with clips")
+    for name in ("manifest", "overrides", "lut"):
+        file = getattr(data, name)
+        if file is not None and not Path(file).is_file():
+            raise ConfigError(f"data.{name}={file}: there is no file {Path(file).absolute()}")
 
 
 def _check_monitors(config: TrainConfig) -> None:

@@ -22,10 +22,18 @@ from typing import Any
 
 from cinelora import slurm
 from cinelora.config import keys
-from cinelora.config.check import check_evaluate, check_infer, check_study, check_train
+from cinelora.config.check import check_evaluate, check_infer, check_prepare, check_study, check_train
 from cinelora.config.compose import AUTO, compose, launcher_settings, members
 from cinelora.config.keys import Command, Config, Script
-from cinelora.config.schema import SHARING, EvaluateConfig, InferConfig, StudyConfig, TrainConfig, drawn_by
+from cinelora.config.schema import (
+    SHARING,
+    EvaluateConfig,
+    InferConfig,
+    PrepareConfig,
+    StudyConfig,
+    TrainConfig,
+    drawn_by,
+)
 from cinelora.config.store import MODELS, PATHS, load, save_config, to_yaml
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.files import lock, point_to, read_json, sha256_json
@@ -66,6 +74,7 @@ _CHECKS: dict[type, Callable[[Any], list[str]]] = {
     InferConfig: check_infer,
     EvaluateConfig: check_evaluate,
     StudyConfig: check_study,
+    PrepareConfig: check_prepare,
 }
 
 
@@ -88,6 +97,8 @@ def main(script: Script, argv: list[str], run: Run) -> int:
 def _main(command: Command, run: Run) -> int:
     if command.help:
         return _say(keys.help_text(command.script))
+    if command.multirun and command.script == "prepare":
+        raise ConfigError("-m: footage is prepared a folder at a time; leave it away")
     if command.multirun:
         return _sweep(command, run)
     if command.show:
@@ -121,6 +132,8 @@ def accepted(command: Command) -> tuple[Config, list[str]]:
 def _run_one(command: Command, run: Run) -> int:
     """Accept the settings, make the directory they are kept in, and hand over."""
     config, lines = accepted(command)
+    if isinstance(config, PrepareConfig):
+        return run(anchored(config), Path())
     if config.plan:
         return _say("\n".join([*lines, *_planned(config)]))
     config = anchored(config)
@@ -183,10 +196,10 @@ def anchored(config: Config) -> Config:
     A model is a path where there is such a directory or file, else a name on the hub. A run that is named by a link, such as
     ``last``, gets its own name, since the link will point elsewhere.
     """
-    config = dataclasses.replace(
-        config, model=dataclasses.replace(config.model), metrics=dataclasses.replace(config.metrics)
-    )
-    if isinstance(config, TrainConfig | EvaluateConfig):
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model))
+    if not isinstance(config, PrepareConfig):
+        config.metrics = dataclasses.replace(config.metrics)
+    if isinstance(config, TrainConfig | EvaluateConfig | PrepareConfig):
         config.data = dataclasses.replace(config.data)
     if isinstance(config, StudyConfig):
         config.merge = [os.path.abspath(path) for path in config.merge]

@@ -29,7 +29,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cinelora.config import keys
 from cinelora.config.keys import Command, Config, Script
-from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig, data_ranks, samples_per_step
+from cinelora.config.schema import (
+    EvaluateConfig,
+    InferConfig,
+    PrepareConfig,
+    StudyConfig,
+    TrainConfig,
+    data_ranks,
+    samples_per_step,
+)
 from cinelora.config.store import MODELS, PATHS, load, load_config, save_config
 from cinelora.errors import ConfigError
 from cinelora.hub import CONFIG_FILE, PREFIX, is_run, resolve
@@ -39,6 +47,7 @@ __all__ = [
     "compose",
     "compose_evaluate",
     "compose_infer",
+    "compose_prepare",
     "compose_study",
     "compose_train",
     "launcher_settings",
@@ -91,6 +100,11 @@ def compose_evaluate(argv: list[str]) -> EvaluateConfig:
     return cast(EvaluateConfig, compose(keys.parse("evaluate", argv)))
 
 
+def compose_prepare(argv: list[str]) -> PrepareConfig:
+    """The settings of what is prepared; raises as ``compose_train``."""
+    return cast(PrepareConfig, compose(keys.parse("prepare", argv)))
+
+
 def compose_study(argv: list[str]) -> StudyConfig:
     """The settings of one study; raises as ``compose_train``."""
     return cast(StudyConfig, compose(keys.parse("study", argv)))
@@ -113,7 +127,7 @@ def compose(command: Command) -> Config:
     _fetch_adapters(config)
     if isinstance(config, EvaluateConfig) and (config.report or config.answers):
         return _looked_at_anew(config, command)
-    if not isinstance(config, TrainConfig) and config.ckpt and "model" not in command.given:
+    if isinstance(config, InferConfig | EvaluateConfig | StudyConfig) and config.ckpt and "model" not in command.given:
         _take_model(config, Path(config.ckpt), command)
     return config
 
@@ -238,6 +252,12 @@ def _none_if_empty(key: str, text: str) -> str | None:
         "answers",
         "push",
         "data.root",
+        "data.manifest",
+        "data.prepared",
+        "data.overrides",
+        "data.lut",
+        "data.captioner",
+        "data.description",
         "model.t2v",
         "model.i2v",
     }
@@ -261,7 +281,7 @@ def _pick(config: Config, key: str) -> Any:
 
 def _anchor_shipped_data(config: Config) -> None:
     """A relative root in ``conf/data`` starts at the project's folder, so that any working directory finds it."""
-    if isinstance(config, TrainConfig | EvaluateConfig) and config.data.root:
+    if isinstance(config, TrainConfig | EvaluateConfig | PrepareConfig) and config.data.root:
         config.data.root = str(keys.PROJECT / config.data.root)
 
 

@@ -20,22 +20,32 @@ from typing import Any, Literal
 import yaml
 
 import cinelora
-from cinelora.config.schema import FREE_TEXT_KEYS, SHARING, EvaluateConfig, InferConfig, StudyConfig, TrainConfig
+from cinelora.config.schema import (
+    FREE_TEXT_KEYS,
+    SHARING,
+    EvaluateConfig,
+    InferConfig,
+    PrepareConfig,
+    StudyConfig,
+    TrainConfig,
+)
 from cinelora.errors import ConfigError
 
-Script = Literal["train", "infer", "evaluate", "study"]
+Script = Literal["train", "infer", "evaluate", "study", "prepare"]
 Config = TrainConfig | InferConfig | EvaluateConfig | StudyConfig
-SCHEMAS: dict[Script, type[Config]] = {
+SCHEMAS: dict[Script, type[Config | PrepareConfig]] = {
     "train": TrainConfig,
     "infer": InferConfig,
     "evaluate": EvaluateConfig,
     "study": StudyConfig,
+    "prepare": PrepareConfig,
 }
 PROGRAMS: dict[Script, str] = {
     "train": "train.py",
     "infer": "infer.py",
     "evaluate": "cinelora.evaluate",
     "study": "cinelora.study",
+    "prepare": "cinelora.prepare",
 }
 """What a script calls itself: a file of the clone, or a module behind ``python -m``."""
 
@@ -282,6 +292,7 @@ _ABOUT: dict[Script, str] = {
     "train": "Train a LoRA adapter of Wan2.1: stage=style on stills, then stage=motion on windows above it.",
     "infer": "Make clips: a keyframe with the style adapter, expanded with the style and motion adapters.",
     "evaluate": "Did it work? The base against its adapters, stage by stage: numbers, a page to look at, a blind test.",
+    "prepare": "Footage in, dataset out: shots found, judged and cut into samples, with a contact sheet to look at.",
     "study": "What does it cost: the same clips by many settings, in seconds, memory, steadiness and likeness.",
 }
 _EXAMPLES: dict[Script, tuple[str, ...]] = {
@@ -303,6 +314,11 @@ _EXAMPLES: dict[Script, tuple[str, ...]] = {
         "python -m cinelora.evaluate ckpt=outputs/motion/noir/last data=noir prompts=prompts.txt seeds=4 gpus=4",
         "python -m cinelora.evaluate out=outputs/evaluate/last report=true",
         "python -m cinelora.evaluate out=outputs/evaluate/last answers=answers.json",
+    ),
+    "prepare": (
+        "python -m cinelora.prepare data=folder data.root=/my/footage",
+        "python -m cinelora.prepare data=folder data.root=/my/footage model=wan21_14b_720p data.limits.still=null",
+        "python -m cinelora.prepare data=folder data.root=/my/footage data.captioner=/models/captioner data.trigger=myfilm",
     ),
     "study": (
         "python -m cinelora.study ckpt=outputs/motion/noir/last prompts=prompts.txt merged=[true,false] scales=[0,1]",

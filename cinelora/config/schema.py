@@ -491,6 +491,17 @@ class InferConfig:
 
 
 @dataclass
+class PrepareConfig:
+    """Everything ``cinelora.prepare`` runs on."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    num_frames: int = setting("frames of a window, 4n+1", 33)
+    seed: int = setting("decides what is held out", 0)
+    workers: int | None = setting("processes that read footage; null = one a core, 0 = none of their own")
+
+
+@dataclass
 class EvaluateConfig:
     """Everything ``cinelora.evaluate`` runs on."""
 

@@ -21,8 +21,8 @@ from cinelora.hub import CONFIG_FILE, EMBEDDED, is_hub_name
 
 T = TypeVar("T")
 PATHS = (
-    *("data.root", "adapter", "cache", "ckpt", "image", "prompts", "resume", "answers"),
-    *("metrics.alexnet", "metrics.i3d"),
+    *("data.root", "data.manifest", "data.prepared", "data.overrides", "data.lut", "data.captioner"),
+    *("adapter", "cache", "ckpt", "image", "prompts", "resume", "answers", "metrics.alexnet", "metrics.i3d"),
 )
 """Settings that name a place on this machine, beside ``out``, which may be a new one."""
 MODELS = (

@@ -16,14 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinelora.config.schema import FootageLimits
-from cinelora.footage.survey import FLOW_SIZE, Survey
+from cinelora.footage.survey import FLOW_SIZE, MIX_REACH, Survey
 
 FLAT_SPREAD = 6.0
 """Standard deviation of luma, in levels, below which a frame shows nothing: black, white, or a colour between two scenes."""
-FLAT_FRAMES = 3
-"""Flat frames in a row that part two shots; fewer are a flash."""
-FADE_S = 3.0
-"""Longest fade, in seconds."""
+MIXED = 0.75
+"""How nearly frames of a fade or dissolve are the mean of those around them: 0.96 between pictures that stand, 0.83 in a fade
+of one that moves, 0.73 at most in shots of 30 clips. Between two that both move it is 0.5: those dissolves are not found."""
+RUN_FRAMES = 3
+"""Flat or mixed frames in a row that part two shots; fewer are a flash."""
 REPEATED = 0.08
 """Mean change in levels up to which a frame is the one before it, coded again."""
 STEADY_S = 0.5
@@ -72,42 +73,28 @@ def judge(survey: Survey, limits: FootageLimits | None, typical_sharpness: float
 
 
 def _pieces(survey: Survey, start: int, end: int) -> Iterator[Shot]:
-    """A shot without its fades, and with flat stretches as pieces of their own."""
+    """A shot in pieces: what is flat or mixed has its reason, the pictures between are shots."""
     flat = _long_runs(survey.spread[start:end] < FLAT_SPREAD)
-    for is_flat, run in groupby(range(start, end), key=lambda i: bool(flat[i - start])):
+    mixed = _wider(_long_runs(survey.mixed[start:end] >= MIXED)) & ~flat
+    kinds = flat + 2 * mixed
+    reasons = {0: (), 1: ("blank: nothing but one tone",), 2: ("a fade or dissolve",)}
+    for kind, run in groupby(range(end - start), key=lambda i: int(kinds[i])):
         frames = list(run)
-        first, last = frames[0], frames[-1] + 1
-        if is_flat:
-            yield Shot(first, last, ("blank: nothing but one tone",))
-            continue
-        into = first + _fade(survey, first, last, forward=True) if first > start or first == 0 else first
-        out = last - _fade(survey, first, last, forward=False) if last < end or last == survey.num_frames else last
-        if into >= out:
-            yield Shot(first, last, ("a fade",))
-            continue
-        yield from (Shot(a, b, ("a fade",)) for a, b in [(first, into)] if b > a)
-        yield Shot(into, out)
-        yield from (Shot(a, b, ("a fade",)) for a, b in [(out, last)] if b > a)
+        yield Shot(start + frames[0], start + frames[-1] + 1, reasons[kind])
 
 
 def _long_runs(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
     kept = flags.copy()
     for value, run in groupby(range(len(flags)), key=lambda i: bool(flags[i])):
         frames = list(run)
-        if value and len(frames) < FLAT_FRAMES:
+        if value and len(frames) < RUN_FRAMES:
             kept[frames] = False
     return kept
 
 
-def _fade(survey: Survey, first: int, last: int, forward: bool) -> int:
-    """Frames of a fade at one end: the spread of luma grows steadily from almost none to that of the picture."""
-    most = min(last - first, round(FADE_S * float(survey.about.fps)) + 1)
-    spread = survey.spread[first : first + most] if forward else survey.spread[last - most : last][::-1]
-    if len(spread) < 3 or spread[0] > 2 * FLAT_SPREAD:
-        return 0
-    grows = np.diff(spread) > 0.01 * spread[1:]
-    steady = len(grows) if grows.all() else int(np.argmin(grows))
-    return steady if spread[steady] > 2 * max(spread[0], FLAT_SPREAD) else 0
+def _wider(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Runs with the frames at both ends of which only half the reach is mixed."""
+    return np.convolve(flags, np.ones(MIX_REACH * 2 - 1), "same") > 0 if len(flags) else flags
 
 
 # -- verdicts ----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -30,6 +30,7 @@ from cinelora.footage.samples import (
     Skipped,
     captions_of,
     is_inside,
+    known_captions,
     read_manifest,
     with_trigger,
 )
@@ -87,6 +88,10 @@ class Judged:
             return ()
         if self.by_hand == "reject":
             return ("rejected by hand",)
+        return self.machine(moving)
+
+    def machine(self, moving: bool) -> tuple[str, ...]:
+        """The same, whatever a person said."""
         twin = (f"the same as {self.twin}",) if self.twin else ()
         return (*self.shot.against, *(self.shot.against_motion if moving else ()), *twin)
 
@@ -106,6 +111,11 @@ class Prepared:
     shots: tuple[Judged, ...]
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...] = field(default=())
+
+    @property
+    def name(self) -> str:
+        """What the data set is called: its folder's name."""
+        return self.root.resolve().name
 
 
 def shot_id(path: str, start: int, end: int) -> str:
@@ -257,29 +267,64 @@ def dataset(prepared: Prepared, data: DataConfig, wanted: Wanted) -> Manifest:
     Raises ``FootageError`` where no shot is left, or one has no caption.
     """
     moving = wanted.num_frames > 1
-    used = [judged for judged in prepared.shots if not judged.against(moving) and not judged.short]
+    used = _used(prepared, moving)
     skipped = (*prepared.skipped, *_left_out(prepared.shots, moving))
     if not used:
         raise FootageError(_nothing_left(prepared, skipped))
     captions = captions_of(prepared.root, list(dict.fromkeys(judged.path for judged in used)), data.caption)
-    sides = sides_of(used, prepared.root, data, wanted.seed)
+    return Manifest(_samples(prepared, used, captions, data, wanted), _in_order(skipped))
+
+
+def whole_dataset(windows: Prepared, stills: Prepared, data: DataConfig, wanted: Wanted) -> Manifest:
+    """Stills and windows of the same footage in one manifest, with what is left out; a missing caption is empty."""
+    used = {moving: _used(prepared, moving) for moving, prepared in ((True, windows), (False, stills))}
+    paths = list(dict.fromkeys(judged.path for moving in used for judged in used[moving]))
+    captions = known_captions(windows.root, paths, data.caption)
+    samples = _samples(windows, used[True], captions, data, wanted)
+    samples += _samples(stills, used[False], captions, data, replace(wanted, num_frames=1))
+    pictured = {judged.id for judged in used[False]}
+    left = [
+        replace(one, reason=f"no window: {one.reason}")
+        if one.shot and shot_id(one.path, *one.shot) in pictured
+        else one
+        for one in _left_out(windows.shots, moving=True)
+    ]
+    return Manifest(samples, _in_order([*windows.skipped, *left]))
+
+
+def _used(prepared: Prepared, moving: bool) -> list[Judged]:
+    return [judged for judged in prepared.shots if not judged.against(moving) and not judged.short]
+
+
+def _samples(
+    prepared: Prepared, used: list[Judged], captions: dict[str, str], data: DataConfig, wanted: Wanted
+) -> tuple[Sample, ...]:
+    sides = sides_of(prepared, data, wanted.seed)
     own_shapes = data.buckets and wanted.own_shapes
-    samples = [
-        replace(
-            _sample(judged, pick, with_trigger(captions[judged.path], data.trigger), side, moving),
+    return tuple(
+        _sample(
+            judged,
+            pick,
+            caption=with_trigger(captions[judged.path], data.trigger),
+            split=sides[judged.id],
             size=trained_at(judged, wanted.size) if own_shapes else None,
         )
-        for judged, side in zip(used, sides, strict=True)
+        for judged in used
         for pick in judged.picks
-    ]
-    return Manifest(tuple(samples), tuple(sorted(skipped, key=lambda left: (left.path, left.shot or (0, 0)))))
+    )
 
 
-def sides_of(shots: Sequence[Judged], root: Path, data: DataConfig, seed: int) -> list[Split]:
-    """Which shots are held out."""
+def _in_order(skipped: Iterable[Skipped]) -> tuple[Skipped, ...]:
+    return tuple(sorted(skipped, key=lambda left: (left.path, left.shot or (0, 0))))
+
+
+def sides_of(prepared: Prepared, data: DataConfig, seed: int) -> dict[str, Split]:
+    """Which shots are held out: of all that are kept, whichever samples they give, so that the stages agree."""
+    root, shots = prepared.root, [judged for judged in prepared.shots if not judged.against(moving=False)]
     folders = (root / "train").is_dir() and (root / "heldout").is_dir()
     units = [Unit(s.path, s.sha256, s.shot.start, s.shot.end, s.twin or s.id) for s in shots]
-    return split(units, data.holdout, seed, cast(By, data.split_by), folders)
+    sides = split(units, data.holdout, seed, cast(By, data.split_by), folders)
+    return {shot.id: side for shot, side in zip(shots, sides, strict=True)}
 
 
 def trained_at(judged: Judged, model: Size) -> Size | None:
@@ -336,7 +381,7 @@ def chosen(data: DataConfig, wanted: Wanted) -> Manifest:
     return replace(manifest, samples=samples)
 
 
-def _sample(judged: Judged, pick: Window, caption: str, split: Split, moving: bool) -> Sample:
+def _sample(judged: Judged, pick: Window, caption: str, split: Split, size: Size | None) -> Sample:
     frames, weights = pick
     return Sample(
         id=sample_id(judged.path, frames),
@@ -345,8 +390,9 @@ def _sample(judged: Judged, pick: Window, caption: str, split: Split, moving: bo
         frames=frames,
         caption=caption,
         split=split,
-        kind="window" if moving else "still",
+        kind="still" if len(frames) == 1 else "window",
         box=judged.box,
+        size=size,
         weights=weights,
     )
 

@@ -100,10 +100,7 @@ def is_inside(root: Path, path: str) -> bool:
 
 def captions_of(root: Path, paths: Sequence[str], caption: str | None) -> dict[str, str]:
     """The caption of every clip. Raises ``FootageError`` where one has none."""
-    if caption is not None:
-        return dict.fromkeys(paths, caption)
-    listed = _listed_captions(root)
-    found = {path: _text_beside(root, path) or listed.get(path, "") for path in paths}
+    found = known_captions(root, paths, caption)
     missing = [path for path, text in found.items() if not text]
     if missing:
         first, others = missing[0], f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -113,6 +110,14 @@ def captions_of(root: Path, paths: Sequence[str], caption: str | None) -> dict[s
             f"or write {beside} beside it, or list it in captions.jsonl"
         )
     return found
+
+
+def known_captions(root: Path, paths: Sequence[str], caption: str | None) -> dict[str, str]:
+    """The same, empty where there is none."""
+    if caption is not None:
+        return dict.fromkeys(paths, caption)
+    listed = _listed_captions(root)
+    return {path: _text_beside(root, path) or listed.get(path, "") for path in paths}
 
 
 def with_trigger(caption: str, trigger: str | None) -> str:

@@ -50,12 +50,29 @@ BLACK, BURNT = 24, 250
 CUT_RATIO, CUT_LUMA = 3.0, 5.0
 """A cut is this many times the mean change of the two frames on each side, and this many levels at least. Measured on luma:
 colour says nothing of a noir."""
+MIX_REACH, MIX_LEVELS = 4, 4.0
+MIX_SIZE = (40, 22)
+"""A frame of a fade or dissolve is the mean of those so many frames before and behind it, which differ by so many levels; looked
+at so small that what moves hardly moves from one pixel to the next."""
 FLASH_FRAMES = 3
 """Two cuts so near to each other, with the same picture before and behind them, are a flash."""
 
 cv2.setNumThreads(1)  # processes are what runs side by side
 
-PER_FRAME = ("seconds", "cut", "change", "luma", "spread", "black", "burnt", "sharpness", "motion", "pan_x", "pan_y")
+PER_FRAME = (
+    "seconds",
+    "cut",
+    "mixed",
+    "change",
+    "luma",
+    "spread",
+    "black",
+    "burnt",
+    "sharpness",
+    "motion",
+    "pan_x",
+    "pan_y",
+)
 PER_SAMPLE = ("sample", "hash", "text", "bars", "edges", "thumb_bytes")
 
 Arrays = dict[str, NDArray[Any]]
@@ -75,10 +92,12 @@ class About:
 
 @dataclass(frozen=True)
 class Survey:
-    """The numbers of one file. Per frame: ``seconds`` from the first, ``cut`` (1 where a shot begins), ``change`` (mean
-    absolute difference of luma to the frame before, levels), mean ``luma`` and its ``spread`` (standard deviation),
-    ``black`` and ``burnt`` (shares of pixels), ``sharpness`` (standard deviation of the Laplacian), ``motion`` and its
-    common part ``pan_x``, ``pan_y`` (widths of the frame a second).
+    """The numbers of one file.
+
+    Per frame: ``seconds`` from the first; ``cut`` (1 where a shot begins); ``mixed`` (how nearly it is the mean of frames around
+    it, of 1); ``change`` (mean absolute difference of luma to the frame before, levels); mean ``luma`` and its ``spread``
+    (standard deviation); ``black`` and ``burnt`` (shares of pixels); ``sharpness`` (standard deviation of the Laplacian);
+    ``motion`` and its common part ``pan_x``, ``pan_y`` (widths of the frame a second).
 
     Per sampled picture: its frame (``sample``), a 64-bit ``hash``, the share under lettering (``text``), ``bars`` (share of
     the picture that is black at left, top, right, bottom; -1 in a dark picture), its ``edges`` (bits) and a JPEG.
@@ -176,22 +195,27 @@ class _Eye:
         self.seen = self.warm = 0
         self.behind_cut: float = 0 if start_s == 0 else math.inf
         self.before: tuple[float, Pixels, Pixels] | None = None
-        self.recent: deque[tuple[int, Pixels]] = deque(maxlen=2 * FLASH_FRAMES + 4)
+        self.recent: deque[tuple[int, Pixels]] = deque(maxlen=2 * MIX_REACH + 1)
+        self.mixed: dict[int, float] = {}
 
     def see(self, seconds: float, frame_HWC: Pixels) -> bool:
         """Look at the next frame; whether another is wanted."""
         gray = cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY)
         small = cv2.resize(gray, FLOW_SIZE, interpolation=cv2.INTER_AREA)
         self.recent.append((self.seen, small))
+        if len(self.recent) == self.recent.maxlen:
+            self.mixed[self.seen - MIX_REACH] = _mixed(*(self.recent[place][1] for place in (0, MIX_REACH, -1)))
         cuts = self.detector.process_frame(FrameTimecode(self.seen, self.fps), frame_HWC)
         self.seen += 1
         self._cut_at([cut.frame_num for cut in cuts])
         if seconds >= self.end_s:
-            return bool(self.seen - self.warm - len(self.rows) <= self.detector.event_buffer_length)
+            return self.seen - self.warm - len(self.rows) <= MIX_REACH
         if seconds < self.start_s:
             self.warm += 1
         else:
-            self.rows.append((seconds, *self._changed(seconds, gray, small), *_light(gray), _sharpness(gray)))
+            self.rows.append(
+                (seconds, *self._changed(seconds, gray, small), *_light(_inner(gray)), _sharpness(_inner(gray)))
+            )
             self._sample(frame_HWC, gray, small)
         self.before = (seconds, gray, small)
         return True
@@ -206,6 +230,7 @@ class _Eye:
         found: Arrays = {name: column.astype(np.float32) for name, column in zip(names[1:], table.T[1:], strict=True)}
         found["seconds"] = table[:, 0]
         found["cut"] = np.zeros(len(table), np.uint8)
+        found["mixed"] = np.array([self.mixed.get(self.warm + i, 0.0) for i in range(len(table))], np.float32)
         cuts = np.array(sorted(self.cuts), np.int64) - self.warm
         found["cut"][cuts[(cuts >= 0) & (cuts < len(table))]] = 1
         kinds = (np.int64, np.uint64, np.float32, np.float32, np.uint8, np.int64)
@@ -260,6 +285,12 @@ class _Eye:
 # -- single frames -----------------------------------------------------------------------------------------------------
 
 
+def _inner(gray: Pixels) -> Pixels:
+    """The picture without what bars may cover: 15 % of each side, 13 for CinemaScope on a 16:9 screen or 4:3 on one."""
+    height, width = gray.shape
+    return gray[height * 3 // 20 : height - height * 3 // 20, width * 3 // 20 : width - width * 3 // 20]
+
+
 def _light(gray: Pixels) -> tuple[float, float, float, float]:
     counts = cv2.calcHist([gray], [0], None, [256], [0, 256]).ravel() / gray.size
     levels = np.arange(256)
@@ -270,6 +301,17 @@ def _light(gray: Pixels) -> tuple[float, float, float, float]:
 
 def _sharpness(gray: Pixels) -> float:
     return float(cv2.meanStdDev(cv2.Laplacian(gray, cv2.CV_16S))[1][0, 0])
+
+
+def _mixed(before: Pixels, frame: Pixels, behind: Pixels) -> float:
+    """How nearly a frame is the mean of two others, 1 for equal; 0 where the two hardly differ."""
+    small = [
+        cv2.resize(one, MIX_SIZE, interpolation=cv2.INTER_AREA).astype(np.float32) for one in (before, frame, behind)
+    ]
+    apart = float(np.abs(small[0] - small[2]).mean())
+    if apart < MIX_LEVELS:
+        return 0.0
+    return max(0.0, 1 - 2 * float(np.abs(small[1] - (small[0] + small[2]) / 2).mean()) / apart)
 
 
 def _hash(gray: Pixels) -> int:
@@ -315,7 +357,7 @@ def _is_line(gray: Pixels, strokes: Pixels, x: int, y: int, w: int, h: int, fill
     if not (5 <= h <= gray.shape[0] / 6 and w >= max(16, 2.5 * h) and filled >= 0.55):
         return False
     inside = strokes[y : y + h, x : x + w]
-    if not 0.25 < inside.mean() < 0.85:
+    if not 0.4 < inside.mean() < 0.85:
         return False
     crossings = np.count_nonzero(np.diff(inside.astype(np.int8), axis=1), axis=1)
     low, high = np.percentile(gray[y : y + h, x : x + w], (5, 95))

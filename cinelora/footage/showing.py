@@ -1,0 +1,242 @@
+"""What came out of footage, to be read and looked at: the manifest, a dataset card, and a contact sheet.
+
+Enters: what was prepared. Leaves: ``manifest.jsonl``, ``README.md`` and ``contact.html`` in the prepared folder. The sheet is one
+file that asks for nothing; a shot is kept or rejected in it by hand, and it hands out ``overrides.json``, which the next run
+reads. No place on this machine is told by card or sheet.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from html import escape
+from itertools import groupby
+from typing import Any
+
+import yaml
+
+from cinelora.config.schema import DataConfig
+from cinelora.files import write_text
+from cinelora.footage.library import survey_path
+from cinelora.footage.prepared import CARD, MANIFEST, OVERRIDES, SHEET, Judged, Prepared, Wanted
+from cinelora.footage.samples import Manifest, Sample, write_manifest
+from cinelora.footage.survey import Survey, load_survey
+from cinelora.report.page import data_url, html_table, page
+
+ABOUT = """\
+Shots of {files} files, cut and judged for training, as lines of `{manifest}`: a sample is a still or a window of frames of a
+file, which is named by its place in the footage's folder and by the SHA-256 of its content. The footage itself is not here."""
+CHOOSE = (
+    '<div class="choose"><button data-choice="keep">keep</button><button data-choice="reject">reject</button></div>'
+)
+LISTED = 20
+"""Files and reasons that are listed in a terminal; the manifest has them all."""
+Fact = tuple[str, str]
+
+
+def write_all(prepared: Prepared, manifest: Manifest, data: DataConfig, wanted: Wanted) -> None:
+    """Write manifest, card and contact sheet, each whole or not at all."""
+    write_manifest(prepared.folder / MANIFEST, manifest)
+    write_text(prepared.folder / CARD, card(prepared, manifest, data, wanted))
+    write_text(prepared.folder / SHEET, sheet(prepared, manifest))
+
+
+def lines(prepared: Prepared, manifest: Manifest) -> list[str]:
+    """What is said in the terminal."""
+    said = [f"{name}: {value}" for name, value in facts(prepared, manifest)]
+    said += [f"  left out {clip.path}: {clip.reason}" for clip in prepared.skipped[:LISTED]]
+    if len(prepared.skipped) > LISTED:
+        said.append(f"  and {len(prepared.skipped) - LISTED} more files; {MANIFEST} names them all")
+    said += [f"  {count} shots left out: {reason}" for reason, count in reasons(prepared.shots).most_common(LISTED)]
+    said += list(prepared.notes)
+    return [
+        *said,
+        *(f"{what} {prepared.folder / name}" for what, name in (("manifest", MANIFEST), ("contact sheet", SHEET))),
+    ]
+
+
+def facts(prepared: Prepared, manifest: Manifest) -> list[Fact]:
+    """The figures of a data set, in words."""
+    used = [judged for judged in prepared.shots if not judged.against(False)]
+    stills = [sample for sample in manifest.samples if sample.kind == "still"]
+    windows = [sample for sample in manifest.samples if sample.kind == "window"]
+    bad = len({clip.path for clip in prepared.skipped})
+    return [
+        ("files", f"{len(prepared.files)} read" + (f", {bad} left out" if bad else "")),
+        ("shots", f"{len(prepared.shots)}, {_length(prepared.shots)}; {len(used)} kept, {_length(used)}"),
+        ("stills", _sides(stills)),
+        ("windows", _sides(windows)),
+        ("sizes", ", ".join(f"{name} x {count}" for name, count in _sizes(manifest.samples)) or "none"),
+    ]
+
+
+def reasons(shots: Iterable[Judged]) -> Counter[str]:
+    """How many shots were left out for what, whatever their numbers: each reason up to its colon."""
+    return Counter(reason.partition(":")[0] for judged in shots for reason in judged.against(True))
+
+
+def _length(shots: Iterable[Judged]) -> str:
+    seconds = sum((judged.shot.end - judged.shot.start) / float(judged.about.fps) for judged in shots)
+    hours, minutes = divmod(round(seconds) // 60, 60)
+    return (
+        f"{hours} h {minutes} min"
+        if hours
+        else f"{minutes} min {round(seconds) % 60} s"
+        if minutes
+        else f"{seconds:.1f} s"
+    )
+
+
+def _sides(samples: list[Sample]) -> str:
+    heldout = sum(sample.split == "heldout" for sample in samples)
+    return f"{len(samples) - heldout} to train on, {heldout} held out"
+
+
+def _sizes(samples: Iterable[Sample]) -> list[tuple[str, int]]:
+    names = (f"{sample.size[1]}x{sample.size[0]}" if sample.size else "the model's own" for sample in samples)
+    return Counter(names).most_common()
+
+
+# -- card --------------------------------------------------------------------------------------------------------------
+
+
+def card(prepared: Prepared, manifest: Manifest, data: DataConfig, wanted: Wanted) -> str:
+    """A data set's card, as hubs read it: front matter, figures, what was left out and why, and the settings."""
+    front = {
+        "pretty_name": prepared.name,
+        "task_categories": ["text-to-video", "text-to-image"],
+        "tags": ["video", "film", "lora", "cinelora"],
+        "configs": [{"config_name": "default", "data_files": MANIFEST}],
+    }
+    codecs = Counter(
+        f"{about.codec}, {about.size[1]}x{about.size[0]}, {float(about.fps):.5g} fps" for about in _abouts(prepared)
+    )
+    limits = asdict(data.limits) if data.judged else {}
+    sections = [
+        f"# {_text(prepared.name)}\n\n{ABOUT.format(files=len(prepared.files), manifest=MANIFEST)}",
+        _table("What it holds", ("what", "figure"), facts(prepared, manifest)),
+        _table("Footage", ("codec, size, rate", "files"), [(name, str(count)) for name, count in codecs.most_common()]),
+        _table(
+            "Shots left out", ("reason", "shots"), [(name, str(n)) for name, n in reasons(prepared.shots).most_common()]
+        ),
+        _table("Files left out", ("file", "reason"), [(clip.path, clip.reason) for clip in prepared.skipped]),
+        _table("Limits", ("limit", "value"), [(name, "off" if v is None else f"{v:g}") for name, v in limits.items()]),
+        _table("Samples", ("setting", "value"), list(_settings(data, wanted))),
+    ]
+    head = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=120)
+    return f"---\n{head}---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _abouts(prepared: Prepared) -> Iterator[Any]:
+    for _, group in groupby(prepared.shots, key=lambda judged: judged.path):
+        yield next(group).about
+
+
+def _settings(data: DataConfig, wanted: Wanted) -> Iterator[Fact]:
+    yield "window", f"{wanted.num_frames} frames at {wanted.fps} fps, every {data.window_stride}, {data.resample}"
+    yield "stills", f"{data.stills_per_shot} a shot, {data.stills}"
+    yield "size", f"at most the pixels of {wanted.size[1]}x{wanted.size[0]}" if data.buckets else "the model's own"
+    yield "held out", f"{data.holdout:g} of the footage, seed {wanted.seed}"
+    yield "trigger word", data.trigger or "none"
+
+
+def _table(heading: str, head: tuple[str, ...], rows: list[Fact]) -> str:
+    if not rows:
+        return ""
+    cells = [" | ".join(_text(cell) for cell in row) for row in rows]
+    return "\n".join(
+        [f"## {heading}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {row} |" for row in cells)]
+    )
+
+
+def _text(text: str) -> str:
+    """Text as it stands, whatever Markdown or HTML it looks like."""
+    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|!" else c for c in text).replace("\n", " ")
+
+
+# -- contact sheet -----------------------------------------------------------------------------------------------------
+
+
+def sheet(prepared: Prepared, manifest: Manifest) -> str:
+    """The contact sheet: every shot with its pictures, its verdict and its numbers, file by file."""
+    captions = {sample.id.partition("@")[0]: sample.caption for sample in manifest.samples}
+    body = [
+        f"<header><h1>{escape(prepared.name)}: contact sheet</h1>",
+        f'<p class="soft">{escape("; ".join(f"{name}: {value}" for name, value in facts(prepared, manifest)))}</p></header>',
+        _bar(prepared),
+        f'<main class="sheet" data-file="{escape(OVERRIDES)}">',
+        _left_out(prepared),
+        *(
+            _file_section(prepared, path, list(group), captions)
+            for path, group in groupby(prepared.shots, key=lambda j: j.path)
+        ),
+        "</main><footer>Made by cinelora. Everything is inside this file: nothing is fetched. "
+        f"Put <b>{escape(OVERRIDES)}</b> beside this page, and run the same command again.</footer>",
+    ]
+    return page(f"{prepared.name}: contact sheet", "\n".join(body), "sheet.js")
+
+
+def _bar(prepared: Prepared) -> str:
+    options = "".join(
+        f'<option value="{escape(reason)}">{escape(reason)} ({count})</option>'
+        for reason, count in reasons(prepared.shots).most_common()
+    )
+    return (
+        '<div class="bar"><div><button data-show="all">all</button><button data-show="keep">kept</button>'
+        '<button data-show="reject">left out</button><button data-show="hand">by hand</button>'
+        f'<select id="reason"><option value="">every reason</option>{options}</select><output id="count"></output>'
+        f'<button id="save">save {escape(OVERRIDES)}</button></div></div>'
+    )
+
+
+def _left_out(prepared: Prepared) -> str:
+    if not prepared.skipped:
+        return ""
+    rows = [[clip.path, clip.reason] for clip in prepared.skipped]
+    return f"<details><summary>{len(rows)} files left out</summary>{html_table(['file', 'reason'], rows)}</details>"
+
+
+def _file_section(prepared: Prepared, path: str, shots: list[Judged], captions: dict[str, str]) -> str:
+    about = shots[0].about
+    survey = load_survey(survey_path(prepared.folder, shots[0].sha256))
+    what = f"{about.codec}, {about.size[1]}x{about.size[0]}, {float(about.fps):.5g} fps, read by {about.backend}"
+    caption = captions.get(path, "")
+    said = f'<p class="soft">{escape(caption)}</p>' if caption else ""
+    cards = "".join(_shot_card(judged, survey) for judged in shots)
+    return f'<section><h2>{escape(path)} <small>{escape(what)}</small></h2>{said}<div class="shots">{cards}</div></section>'
+
+
+def _shot_card(judged: Judged, survey: Survey | None) -> str:
+    shot, fps = judged.shot, float(judged.about.fps)
+    against, of_stills = judged.against(True), judged.against(False)
+    verdict = "keep" if not against else "reject" if of_stills else "stills"
+    pictures = "".join(_picture(survey, number) for number in _spread(shot.samples)) if survey else ""
+    numbers = ", ".join(f"{name} {value:.3g}" for name, value in shot.measures.items())
+    box = f", picture {judged.box[2] - judged.box[0]}x{judged.box[3] - judged.box[1]}" if judged.box else ""
+    words = {"keep": "kept", "stills": "stills only", "reject": "left out"}[verdict]
+    reasons_ = " ".join(reason.partition(":")[0] for reason in against)
+    return (
+        f'<article class="shot" data-shot="{escape(judged.id)}" data-verdict="{verdict}" data-hand="{judged.by_hand or ""}" '
+        f'data-judged="{"reject" if judged.machine(False) else "keep"}" data-reasons="{escape(reasons_)}">'
+        f'<div class="strip">{pictures or "<span class=none>no picture</span>"}</div>'
+        f"<p><b>{_clock(shot.start / fps)}</b> {(shot.end - shot.start) / fps:.1f} s <i>{words}</i></p>"
+        f'<p class="why">{escape("; ".join(against) or judged.short)}</p>'
+        f"<details><summary>numbers</summary><p>frames {shot.start} to {shot.end - 1}{escape(box)}; {escape(numbers)}</p>"
+        f"</details>{CHOOSE}</article>"
+    )
+
+
+def _spread(samples: tuple[int, ...]) -> list[int]:
+    """A shot's first, middle and last picture, each once."""
+    return sorted({samples[0], samples[len(samples) // 2], samples[-1]}) if samples else []
+
+
+def _picture(survey: Survey, number: int) -> str:
+    return f'<img loading="lazy" alt="" src="{data_url("image/jpeg", survey.thumb(number))}">'
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02}:{rest:04.1f}"

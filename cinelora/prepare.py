@@ -1,0 +1,31 @@
+"""Footage in, dataset out: ``python -m cinelora.prepare data=folder data.root=/my/footage``; ``--help`` lists every setting.
+
+Composes and checks the settings, and hands over to ``cinelora.footage``. What it leaves lies in the prepared folder, where
+the stages find it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from cinelora.config.command import main
+from cinelora.config.schema import PrepareConfig
+
+
+def run(config: PrepareConfig, _run_dir: Path) -> int:
+    """Prepare the footage, write what came out, and say where; the exit code."""
+    from cinelora.footage.prepared import prepare, whole_dataset
+    from cinelora.footage.showing import lines, write_all
+    from cinelora.footage.sources import wanted_by
+
+    stills, windows = (wanted_by(config.model, frames, config.seed) for frames in (1, config.num_frames))
+    prepared = prepare(config.data, windows, config.workers)
+    manifest = whole_dataset(prepared, prepare(config.data, stills, 0), config.data, windows)
+    write_all(prepared, manifest, config.data, windows)
+    print("\n".join(lines(prepared, manifest)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("prepare", sys.argv[1:], run))

@@ -1,0 +1,362 @@
+"""A film of known parts: what is found in it, what a person says of it, and what a second run costs."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from footage_clips import write_plainly
+from PIL import Image, ImageDraw, ImageFont
+
+from cinelora.config.schema import DataConfig, FootageLimits
+from cinelora.errors import CineloraError, FootageError
+from cinelora.footage import library
+from cinelora.footage.judge import alike
+from cinelora.footage.prepared import (
+    OVERRIDES,
+    Judged,
+    Prepared,
+    Wanted,
+    box_of,
+    dataset,
+    prepare,
+    prepared_folder,
+    read_overrides,
+    whole_dataset,
+)
+from cinelora.footage.render import draw_scene, render_scene
+from cinelora.footage.samples import read_frames
+from cinelora.footage.showing import card, lines, sheet
+
+HEIGHT, WIDTH, BAR, FPS, LONG = 160, 240, 20, 24, 36
+STILLS, WINDOWS = Wanted(1, 16, (HEIGHT, WIDTH), 0), Wanted(17, 16, (HEIGHT, WIDTH), 0)
+
+
+def lettered(text: str) -> np.ndarray:
+    image = Image.new("RGB", (WIDTH, HEIGHT - 2 * BAR))
+    ImageDraw.Draw(image).multiline_text((20, 20), text, "white", ImageFont.load_default(20))
+    return np.repeat(np.asarray(image)[None], LONG, 0)
+
+
+def boxed(frames: np.ndarray) -> np.ndarray:
+    return np.pad(frames, ((0, 0), (BAR, BAR), (0, 0), (0, 0)))
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, tuple[int, int]]]:
+    """A folder with one letterboxed film, and the frames of its parts."""
+
+    def scene(seed: int, **fixed: str) -> np.ndarray:
+        drawn = draw_scene(seed, **fixed)
+        return render_scene(drawn, "daylight", LONG, HEIGHT - 2 * BAR, WIDTH, FPS, grain=False).numpy()
+
+    street, room, shop = scene(1, place="street", act="walks left"), scene(2, place="room"), scene(5, place="street")
+    rng, rising = np.random.default_rng(0), np.linspace(0, 1, LONG // 2)[:, None, None, None]
+    shaken = [np.roll(frame, rng.integers(-9, 10, 2), (0, 1)) for frame in np.repeat(shop[:1], LONG, 0)]
+    half = LONG // 2
+    pieces = {
+        "leader": np.zeros_like(street),
+        "title": lettered("NIGHT CITY\nA FILM IN NINE\nSHOTS"),
+        "fade": (street[:half] * rising).astype(np.uint8),
+        "street": street[half:],
+        "room": room,
+        "dark": (street * 0.02).astype(np.uint8),
+        "blurred": np.stack([cv2.GaussianBlur(frame, (0, 0), 6) for frame in shop]),
+        "burnt": np.clip(room.astype(int) + 235, 0, 255).astype(np.uint8),
+        "frozen": np.repeat(street[20:21], LONG, 0),
+        "shaken": np.stack(shaken),
+        "again": room,
+        "shop": shop[:half],
+        "dissolve": (shop[half : half + 1] * (1 - rising) + street[half : half + 1] * rising).astype(np.uint8),
+        "last": street[half:],
+        "credits": lettered("WRITTEN BY A MACHINE\nLIT BY A LAMP"),
+    }
+    ends = np.cumsum([0, *map(len, pieces.values())]).tolist()
+    root = tmp_path_factory.mktemp("film") / "my film"
+    root.mkdir()
+    write_plainly(root / "film.mp4", boxed(np.concatenate(list(pieces.values()))), FPS)
+    (root / "film.txt").write_text("a city")
+    return root, {name: (a, b) for name, a, b in zip(pieces, ends, ends[1:], strict=False)}
+
+
+@pytest.fixture(scope="module")
+def data(film: tuple[Path, object], tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    return DataConfig(
+        name="folder",
+        root=str(film[0]),
+        prepared=str(tmp_path_factory.mktemp("prepared")),
+        limits=FootageLimits(min_seconds=0.4),
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared(data: DataConfig) -> Prepared:
+    return prepare(data, WINDOWS, 0)
+
+
+def at(prepared: Prepared, span: tuple[int, int]) -> Judged:
+    """The shot in the middle of a part."""
+    middle = sum(span) // 2
+    return next(judged for judged in prepared.shots if judged.shot.start <= middle < judged.shot.end)
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        ("leader", "leader: blank"),
+        ("title", "leader: lettering"),
+        ("fade", "leader: a fade"),
+        ("dark", "(blank|too dark)"),
+        ("blurred", "blurred: 0"),
+        ("burnt", "(blank|too bright)"),
+        ("frozen", "stands still"),
+        ("shaken", "(shaken|too fast)"),
+        ("again", r"the same as film\.mp4@"),
+        ("dissolve", "a fade or dissolve"),
+        ("credits", "credits: lettering"),
+    ],
+)
+def test_each_fault_is_named(
+    prepared: Prepared, film: tuple[Path, dict[str, tuple[int, int]]], part: str, reason: str
+) -> None:
+    against = at(prepared, film[1][part]).against(moving=True)
+    assert any(re.match(reason, one) for one in against), against
+
+
+def test_good_shots_are_kept_and_lie_where_they_were_cut(
+    prepared: Prepared, film: tuple[Path, dict[str, tuple[int, int]]]
+) -> None:
+    for part in ("street", "room", "shop", "last"):
+        judged, (start, end) = at(prepared, film[1][part]), film[1][part]
+        assert judged.against(moving=True) == ()
+        near = 5 if part in ("street", "shop", "last") else 2  # beside a fade
+        assert abs(judged.shot.start - start) <= near
+        assert abs(judged.shot.end - end) <= near
+    frozen = at(prepared, film[1]["frozen"])
+    assert frozen.against(moving=False) == ()  # a picture that stands still is still a picture
+
+
+def test_the_bars_are_cut_off(
+    prepared: Prepared, film: tuple[Path, dict[str, tuple[int, int]]], data: DataConfig
+) -> None:
+    box = at(prepared, film[1]["room"]).box
+    assert box is not None
+    left, top, right, bottom = box
+    assert (left, right) == (0, WIDTH)
+    assert BAR < top <= BAR + 4
+    assert HEIGHT - BAR - 4 <= bottom < HEIGHT - BAR
+    assert box_of(None, (100, 100)) is None
+    assert box_of((0.0, 0.0, 0.0, 0.0), (100, 100)) is None
+
+
+def test_samples_stay_within_kept_shots(prepared: Prepared, data: DataConfig) -> None:
+    manifest = whole_dataset(prepared, prepare(data, STILLS, 0), data, WINDOWS)
+    kept = {judged.id: judged.shot for judged in prepared.shots if not judged.against(moving=False)}
+    assert {sample.kind for sample in manifest.samples} == {"still", "window"}
+    for sample in manifest.samples:
+        assert any(shot.start <= sample.frames[0] <= sample.frames[-1] < shot.end for shot in kept.values())
+        assert sample.caption == "a city"
+    left = {(skipped.path, skipped.shot) for skipped in manifest.skipped}
+    assert len(left) == sum(bool(judged.against(True) or judged.short) for judged in prepared.shots)
+    assert all(skipped.reason for skipped in manifest.skipped)
+    pixels = read_frames(Path(str(data.root)), manifest.samples[0], 32, 48)
+    assert pixels.shape[1:3] == manifest.samples[0].size == (128, 256)  # 2.0 of its picture, bars apart
+
+
+def test_a_limit_that_is_off_lets_through_and_costs_no_second_look(
+    data: DataConfig, film: tuple[Path, dict[str, tuple[int, int]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def looked(*_: object) -> None:
+        raise AssertionError("the footage was read again")
+
+    monkeypatch.setattr(library, "survey_one", looked)
+    lenient = replace(data, limits=replace(data.limits, still=None, alike=None, sharpness=0.01))
+    found = prepare(lenient, WINDOWS, 0)
+    for part in ("frozen", "again", "blurred"):
+        assert at(found, film[1][part]).against(moving=True) == ()
+    assert not prepare(replace(data, judged=False), WINDOWS, 0).shots[0].against(True)
+
+
+def test_a_hand_outweighs_the_limits_and_is_outlived_by_nothing(
+    data: DataConfig, prepared: Prepared, film: tuple[Path, dict[str, tuple[int, int]]]
+) -> None:
+    kept, gone = at(prepared, film[1]["blurred"]), at(prepared, film[1]["room"])
+    path = prepared_folder(data) / OVERRIDES
+    path.write_text(json.dumps({"verdicts": {kept.id: "keep", gone.id: "reject", "film.mp4@0-3": "keep"}}))
+    try:
+        again = prepare(data, WINDOWS, 0)
+    finally:
+        path.unlink()
+    assert at(again, film[1]["blurred"]).against(True) == ()
+    assert at(again, film[1]["room"]).against(True) == ("rejected by hand",)
+    assert at(again, film[1]["again"]).against(True) == ()  # no copy of what was rejected
+    assert again.notes == ("film.mp4@0-3 in overrides.json is no shot of this footage: it was cut anew, or moved",)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"verdicts": 1}', '{"verdicts": {"a": "perhaps"}}', "\xff"])
+def test_overrides_that_are_none_are_said(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "mine.json"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(CineloraError, match=r"mine\.json"):
+        read_overrides(path, asked=True)
+    with pytest.raises(FootageError, match="no such file"):
+        read_overrides(tmp_path / "other.json", asked=True)
+    assert read_overrides(tmp_path / "other.json", asked=False) == {}
+
+
+def test_sheet_and_card_hold_every_shot_and_run_nothing_of_a_name(prepared: Prepared, data: DataConfig) -> None:
+    nasty = replace(
+        prepared, shots=(replace(prepared.shots[2], path="<script>alert(1)</script>|.mp4"), *prepared.shots)
+    )
+    manifest = whole_dataset(prepared, prepare(data, STILLS, 0), data, WINDOWS)
+    html = sheet(nasty, manifest)
+    assert html.count("<article") == len(nasty.shots)
+    assert all(f'data-shot="{judged.id}"' in html for judged in prepared.shots)
+    assert "<script>alert" not in html
+    assert "default-src 'none'" in html
+    text = card(nasty, manifest, data, WINDOWS)
+    assert "| blurred | 1 |" in text
+    said = "\n".join(lines(prepared, manifest))
+    for told in (html, text):
+        assert str(data.root) not in told
+    assert "shots left out: blurred" in said
+
+
+def test_nothing_in_the_footage_is_touched_and_a_second_run_reads_nothing(
+    tmp_path: Path, film: tuple[Path, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "footage"
+    root.mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (root / name).write_bytes((film[0] / "film.mp4").read_bytes() + name.encode())
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in root.iterdir()}
+    data = DataConfig(root=str(root), prepared=str(tmp_path / "prepared"), caption="x")
+    surveyed: list[str] = []
+    whole = library.survey_one
+
+    def counted(task: library.Task, tick: object) -> library.Outcome:
+        surveyed.append(task.path)
+        return whole(task, tick)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(library, "survey_one", counted)
+    first = prepare(data, WINDOWS, 0)
+    assert surveyed == ["a.mp4", "b.mp4"]
+    second = [judged for judged in first.shots if judged.path == "b.mp4" and not judged.shot.against]
+    assert second
+    assert all(judged.twin for judged in second)
+    assert prepare(data, WINDOWS, 0) == first
+    assert len(surveyed) == 2
+    (root / "c.mp4").write_bytes((film[0] / "film.mp4").read_bytes())
+    prepare(data, WINDOWS, 0)
+    assert surveyed == ["a.mp4", "b.mp4", "c.mp4"]
+    (root / "c.mp4").unlink()
+    assert prepare(data, WINDOWS, 0) == first
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in root.iterdir()} == before
+    with pytest.raises(FootageError, match="inside the footage"):
+        prepare(replace(data, prepared=str(root / "prepared")), WINDOWS, 0)
+
+
+def test_processes_and_parts_give_the_same(
+    tmp_path: Path, film: tuple[Path, object], data: DataConfig, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = prepare(replace(data, prepared=str(tmp_path / "beside")), WINDOWS, 2)
+    assert beside.shots == prepared.shots
+    monkeypatch.setattr("cinelora.footage.survey.PART_S", 4.0)
+    parted = prepare(replace(data, prepared=str(tmp_path / "parted")), WINDOWS, 0)
+    assert [(judged.id, judged.shot.against) for judged in parted.shots] == [
+        (judged.id, judged.shot.against) for judged in prepared.shots
+    ]
+    assert not list((tmp_path / "parted").rglob("*.part-*"))
+
+
+def test_a_decoder_that_crashes_or_hangs_costs_its_file_alone(
+    tmp_path: Path, film: tuple[Path, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "footage"
+    root.mkdir()
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        (root / name).write_bytes((film[0] / "film.mp4").read_bytes() + name.encode())
+    monkeypatch.setattr(library, "_in_process", _broken)
+    monkeypatch.setattr(library, "HANG_S", 4.0)
+    data = DataConfig(root=str(root), prepared=str(tmp_path / "prepared"), caption="x", judged=False)
+    started = time.monotonic()
+    found = prepare(data, WINDOWS, 2)
+    assert time.monotonic() - started < 60
+    reasons = {skipped.path: skipped.reason for skipped in found.skipped}
+    assert reasons == {"a.mp4": "its decoder crashes", "b.mp4": "its decoder hangs"}
+    assert {judged.path for judged in found.shots} == {"c.mp4"}
+
+
+_work = library._in_process
+
+
+def _broken(task: library.Task) -> library.Outcome:
+    """What two files of three do to a decoder."""
+    import os
+
+    if task.path == "a.mp4":
+        os.abort()
+    if task.path == "b.mp4":
+        time.sleep(60)
+    return _work(task)
+
+
+def test_hashes_alike_are_found_whatever_the_block() -> None:
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**63, (300, 3), dtype=np.uint64)
+    hashes[200] = hashes[17] ^ np.uint64(0b1011)
+    hashes[299] = hashes[200]
+    expected = np.arange(300)
+    expected[[200, 299]] = 17
+    for block in (7, 64, 1024):
+        assert np.array_equal(alike(hashes, 6, block), expected)
+    assert np.array_equal(alike(hashes, 2.9, 64)[[200, 299]], [200, 200])
+
+
+def test_a_manifest_of_ones_own_is_taken_as_it_stands(tmp_path: Path, prepared: Prepared, data: DataConfig) -> None:
+    from cinelora.footage.samples import write_manifest
+    from cinelora.footage.sources import find
+
+    manifest = whole_dataset(prepared, prepare(data, STILLS, 0), data, WINDOWS)
+    chosen = replace(manifest, samples=manifest.samples[:3])
+    write_manifest(tmp_path / "manifest.jsonl", chosen)
+    named = replace(data, manifest=str(tmp_path / "manifest.jsonl"))
+    assert find(named, WINDOWS).samples == tuple(s for s in chosen.samples if s.kind == "window")
+    with pytest.raises(FootageError, match=r"holds samples of .*, none of 49"):
+        find(named, replace(WINDOWS, num_frames=49))
+    write_manifest(
+        tmp_path / "manifest.jsonl", replace(chosen, samples=(replace(chosen.samples[0], path="../out.mp4"),))
+    )
+    with pytest.raises(FootageError, match=r"names \.\./out\.mp4, which is not in data\.root"):
+        find(named, WINDOWS)
+
+
+def test_what_is_left_of_nothing_is_said(tmp_path: Path) -> None:
+    root = tmp_path / "footage"
+    root.mkdir()
+    write_plainly(root / "black.mp4", np.zeros((24, 48, 80, 3), np.uint8), 24)
+    data = DataConfig(root=str(root), prepared=str(tmp_path / "prepared"), caption="x")
+    with pytest.raises(FootageError, match=r"none of the 1 shots .*black\.mp4@0-24 \(blank"):
+        dataset(prepare(data, WINDOWS, 0), data, WINDOWS)
+
+
+def test_where_prepared_footage_lies(tmp_path: Path) -> None:
+    one, other = (prepared_folder(DataConfig(root=str(tmp_path / name / "my film!"))) for name in "ab")
+    assert one != other
+    assert re.fullmatch(r"outputs/datasets/my-film-[0-9a-f]{8}", str(one))
+    assert prepared_folder(DataConfig(root="x", prepared="here")) == Path("here")
+
+
+def test_av_is_quiet_about_files(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"not a film" * 100)
+    data = DataConfig(root=str(tmp_path), prepared=str(tmp_path.parent / "prepared-quiet"), caption="x")
+    assert prepare(data, WINDOWS, 0, show=False).skipped
+    assert capfd.readouterr() == ("", "")
+    assert av.__version__

@@ -24,6 +24,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from cinelora.errors import FootageError
 from cinelora.files import read_json, sha256_file, sweep_temporaries, write_json
 from cinelora.footage.decode import Reader, UnreadableClip, open_video
 from cinelora.footage.judge import sharpness_of
@@ -105,7 +106,7 @@ def survey_files(root: Path, paths: list[str], folder: Path, processes: int, sho
             todo.append(Task(root, folder, path, status.st_size))
     if todo:
         _survey(todo, files, processes, show)
-    if {path: asdict(file) for path, file in files.items()} != {path: asdict(file) for path, file in known.items()}:
+    if files != known:
         _write_ledger(folder, files)
     return [files[path] for path in paths]
 
@@ -134,7 +135,7 @@ def _survey(todo: deque[Task], files: dict[str, File], processes: int, show: boo
             reason = file.reason or outcome.reason
             files[task.path] = replace(file, sha256=outcome.sha256, reason=reason, sharpness=outcome.sharpness)
             if time.monotonic() - kept > KEEP_EVERY_S:
-                _write_ledger(folder, {path: file for path, file in files.items() if file.sha256})
+                _write_ledger(folder, files)
                 kept = time.monotonic()
 
 
@@ -155,7 +156,8 @@ def read_ledger(folder: Path) -> dict[str, File]:
 
 
 def _write_ledger(folder: Path, files: dict[str, File]) -> None:
-    write_json(folder / LEDGER, {"version": VERSION, "files": [asdict(file) for file in files.values()]})
+    done = [asdict(file) for file in files.values() if file.sha256]
+    write_json(folder / LEDGER, {"version": VERSION, "files": done})
 
 
 # -- the work, in a process or here ------------------------------------------------------------------------------------
@@ -240,7 +242,7 @@ class _Hangs(Exception):
 
 
 _moved: Synchronized[float] | None = None
-"""In a process: bytes done by all of them, which also tells that they live."""
+"""In a process: bytes done by all of them, which also tells that they live; below 0 before the first has begun."""
 
 
 def _worked(todo: deque[Task], processes: int, bar: tqdm[Any]) -> Iterator[tuple[Task, Outcome]]:
@@ -264,7 +266,7 @@ def _pooled(
 ) -> Iterator[tuple[Task, Outcome]]:
     """Work on ``source`` in a pool until it is empty, or the pool breaks: what it was at is then tried one by one."""
     context = multiprocessing.get_context("spawn")
-    counter = context.Value("d", 0.0)
+    counter = context.Value("d", -1.0)
     pool = ProcessPoolExecutor(count, context, _begin, (counter, os.getpid()))
     running: dict[Future[Outcome], Task] = {}
     try:
@@ -278,12 +280,17 @@ def _pooled(
             if alone and not running:
                 return  # a fresh pool for the next suspect
     except (BrokenProcessPool, _Hangs) as error:
+        if counter.value < 0:
+            raise FootageError(
+                "no process that reads footage could be started: a program that calls this needs its "
+                'if __name__ == "__main__"; workers=0 reads without'
+            ) from error
         if not alone:
             suspects.extend(running.values())
             return
         reason = "its decoder hangs" if isinstance(error, _Hangs) else "its decoder crashes"
         for task in running.values():
-            yield task, Outcome(sha256_file(task.root / task.path), reason)
+            yield task, Outcome("", reason)  # tried again in the next run, perhaps with other libraries
     finally:
         _end(pool)
 
@@ -308,6 +315,8 @@ def _begin(counter: Synchronized[float], parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with(parent)
     _moved = counter
+    with counter.get_lock():
+        counter.value = max(counter.value, 0.0)
 
 
 def _in_process(task: Task) -> Outcome:

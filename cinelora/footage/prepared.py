@@ -45,7 +45,7 @@ OVERRIDES, MANIFEST, SHEET, CARD, CAPTIONS = (
     "README.md",
     "captions.jsonl",
 )
-MANY_BYTES, MANY_FILES = 50e6, 20
+MANY_BYTES, MANY_FILES = 50e6, 100
 """New footage from which on it is surveyed in processes of their own: starting them takes a second."""
 Verdict = Literal["keep", "reject"]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -171,7 +173,7 @@ def test_samples_stay_within_kept_shots(prepared: Prepared, data: DataConfig) ->
 
 
 def test_a_limit_that_is_off_lets_through_and_costs_no_second_look(
-    data: DataConfig, film: tuple[Path, dict[str, tuple[int, int]]], monkeypatch: pytest.MonkeyPatch
+    data: DataConfig, prepared: Prepared, film: tuple[Path, dict[str, tuple[int, int]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def looked(*_: object) -> None:
         raise AssertionError("the footage was read again")
@@ -292,6 +294,20 @@ def test_a_decoder_that_crashes_or_hangs_costs_its_file_alone(
     reasons = {skipped.path: skipped.reason for skipped in found.skipped}
     assert reasons == {"a.mp4": "its decoder crashes", "b.mp4": "its decoder hangs"}
     assert {judged.path for judged in found.shots} == {"c.mp4"}
+    monkeypatch.undo()
+    assert prepare(data, WINDOWS, 0).skipped == ()  # what crashes today is tried again
+
+
+def test_a_program_without_a_main_guard_is_told(tmp_path: Path, film: tuple[Path, object]) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from cinelora.config.schema import DataConfig\n"
+        "from cinelora.footage.prepared import Wanted, prepare\n"
+        f"prepare(DataConfig(root={str(film[0])!r}, prepared={str(tmp_path / 'prepared')!r}), Wanted(1, 16, (48, 80), 0), 2)\n"
+    )
+    ended = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=60)
+    assert "no process that reads footage could be started" in ended.stderr
+    assert not (tmp_path / "prepared" / "files.json").exists()
 
 
 _work = library._in_process

@@ -26,7 +26,8 @@ from cinelora.config.store import load_config, portable
 from cinelora.config.words import parse_words
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.files import read_header, read_json, with_metadata, write_text
-from cinelora.footage.samples import prompt_with_trigger, read_manifest
+from cinelora.footage.captions import prompt_with_trigger
+from cinelora.footage.samples import read_manifest
 from cinelora.hub import CONFIG_FILE, is_hub_name, is_run, publish
 from cinelora.runs import KINDS, RunDirectory
 from cinelora.verdict import effect_line, stopped_line

@@ -32,7 +32,7 @@ from cinelora.files import (
     write_mp4,
     write_png,
 )
-from cinelora.footage.samples import prompt_with_trigger
+from cinelora.footage.captions import prompt_with_trigger
 from cinelora.hardware import gpu_at_hand, limit_gpu_memory, quiet_libraries, say_of_others
 from cinelora.hub import resolve
 from cinelora.launch import barrier, launch, process_group, rank_info

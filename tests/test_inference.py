@@ -22,7 +22,7 @@ from cinelora.config.schema import (
     WeightsConfig,
 )
 from cinelora.errors import AdapterError, ConfigError, FootageError
-from cinelora.footage.samples import prompt_with_trigger
+from cinelora.footage.captions import prompt_with_trigger
 from cinelora.inference import InferenceError, caveat, explained, infer
 from cinelora.launch import LaunchError
 from cinelora.models import tiny
@@ -253,9 +253,9 @@ def test_other_adapters_behind_the_same_path_make_the_clip_anew(config: InferCon
 
 
 def test_a_prompt_is_shown_as_training_showed_its_captions():
-    from cinelora.footage.samples import _with_trigger
+    from cinelora.footage.captions import whole_caption
 
-    assert prompt_with_trigger("rain", "nwr") == _with_trigger("rain", "nwr") == "nwr, rain"
+    assert prompt_with_trigger("rain", "nwr") == whole_caption("rain", "nwr") == "nwr, rain"
     assert prompt_with_trigger("nwr, rain", "nwr") == "nwr, rain"
     assert prompt_with_trigger("rain", None) == "rain"
 

@@ -555,6 +555,10 @@ def _check_folder(data: DataConfig) -> None:
         file = getattr(data, name)
         if file is not None and not Path(file).is_file():
             raise ConfigError(f"data.{name}={file}: there is no file {Path(file).absolute()}")
+    if data.captioner is not None:
+        from cinelora.footage.captioner import refuse_folder
+
+        refuse_folder(Path(data.captioner))
 
 
 def _check_monitors(config: TrainConfig) -> None:

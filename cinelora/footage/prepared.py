@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -21,6 +21,7 @@ from cinelora.config.schema import DataConfig
 from cinelora.errors import FootageError
 from cinelora.files import lock, read_json, sha256_json
 from cinelora.footage.buckets import Size, bucket, shown, window_length
+from cinelora.footage.captions import Captions, find_captions, refuse_missing, whole_caption
 from cinelora.footage.judge import Shot, alike, judge, three_hashes
 from cinelora.footage.library import File, survey_files, survey_path
 from cinelora.footage.picks import Window, even_stills, resampled, sharp_stills, windows
@@ -28,11 +29,8 @@ from cinelora.footage.samples import (
     Manifest,
     Sample,
     Skipped,
-    captions_of,
     is_inside,
-    known_captions,
     read_manifest,
-    with_trigger,
 )
 from cinelora.footage.split import By, Split, Unit, split
 from cinelora.footage.survey import About, Survey, load_survey
@@ -271,15 +269,25 @@ def dataset(prepared: Prepared, data: DataConfig, wanted: Wanted) -> Manifest:
     skipped = (*prepared.skipped, *_left_out(prepared.shots, moving))
     if not used:
         raise FootageError(_nothing_left(prepared, skipped))
-    captions = captions_of(prepared.root, list(dict.fromkeys(judged.path for judged in used)), data.caption)
-    return Manifest(_samples(prepared, used, captions, data, wanted), _in_order(skipped))
+    captions = captions_for(prepared, used, data)
+    refuse_missing(captions, prepared.root, {judged.id: judged.path for judged in used})
+    return Manifest(_samples(prepared, used, captions.texts, data, wanted), _in_order(skipped))
+
+
+def captions_for(prepared: Prepared, shots: Sequence[Judged], data: DataConfig) -> Captions:
+    """The captions of shots, without trigger and description; a captioner that ``data`` names first writes what is missing."""
+    paths = {judged.id: judged.path for judged in shots}
+    if data.captioner and data.caption is None:
+        from cinelora.footage.captioner import caption_missing
+
+        caption_missing(prepared, shots, data)
+    return find_captions(prepared.root, paths, prepared.folder, data.caption)
 
 
 def whole_dataset(windows: Prepared, stills: Prepared, data: DataConfig, wanted: Wanted) -> Manifest:
     """Stills and windows of the same footage in one manifest, with what is left out; a missing caption is empty."""
     used = {moving: _used(prepared, moving) for moving, prepared in ((True, windows), (False, stills))}
-    paths = list(dict.fromkeys(judged.path for moving in used for judged in used[moving]))
-    captions = known_captions(windows.root, paths, data.caption)
+    captions = captions_for(windows, list({j.id: j for moving in used for j in used[moving]}.values()), data).texts
     samples = _samples(windows, used[True], captions, data, wanted)
     samples += _samples(stills, used[False], captions, data, replace(wanted, num_frames=1))
     pictured = {judged.id for judged in used[False]}
@@ -305,7 +313,7 @@ def _samples(
         _sample(
             judged,
             pick,
-            caption=with_trigger(captions[judged.path], data.trigger),
+            caption=whole_caption(captions[judged.id], data.trigger, data.description) if judged.id in captions else "",
             split=sides[judged.id],
             size=trained_at(judged, wanted.size) if own_shapes else None,
         )
@@ -374,6 +382,10 @@ def chosen(data: DataConfig, wanted: Wanted) -> Manifest:
     least = data.min_frames if wanted.own_shapes and wanted.num_frames > 1 else None
     lengths = range(least or wanted.num_frames, wanted.num_frames + 1)
     samples = tuple(sample for sample in manifest.samples if len(sample.frames) in lengths)
+    if bare := next((sample for sample in samples if not sample.caption), None):
+        raise FootageError(
+            f"{path}: {bare.id} has no caption; caption the footage and prepare it anew, or write one there"
+        )
     if not samples:
         held = sorted({len(sample.frames) for sample in manifest.samples})
         there = " and ".join(str(length) for length in held) or "no"

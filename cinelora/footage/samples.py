@@ -23,7 +23,6 @@ from cinelora.footage.decode import PLAIN, Handling, Pixels, Reader, UnreadableC
 from cinelora.footage.split import Split
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
-CAPTION_FILES = ("captions.jsonl", "metadata.jsonl")
 
 
 @dataclass(frozen=True)
@@ -93,77 +92,6 @@ def find_clips(root: Path) -> tuple[list[str], list[Skipped]]:
 def is_inside(root: Path, path: str) -> bool:
     """Whether a path below ``root`` stays there when its links are followed."""
     return (root / path).resolve().is_relative_to(root.resolve())
-
-
-# -- captions ----------------------------------------------------------------------------------------------------------
-
-
-def captions_of(root: Path, paths: Sequence[str], caption: str | None) -> dict[str, str]:
-    """The caption of every clip. Raises ``FootageError`` where one has none."""
-    found = known_captions(root, paths, caption)
-    missing = [path for path, text in found.items() if not text]
-    if missing:
-        first, others = missing[0], f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        beside = Path(first).with_suffix(".txt").name
-        raise FootageError(
-            f"no caption for {first}{others} in {root}: set data.caption=<one for all clips>, "
-            f"or write {beside} beside it, or list it in captions.jsonl"
-        )
-    return found
-
-
-def known_captions(root: Path, paths: Sequence[str], caption: str | None) -> dict[str, str]:
-    """The same, empty where there is none."""
-    if caption is not None:
-        return dict.fromkeys(paths, caption)
-    listed = _listed_captions(root)
-    return {path: _text_beside(root, path) or listed.get(path, "") for path in paths}
-
-
-def with_trigger(caption: str, trigger: str | None) -> str:
-    """A caption behind the trigger word."""
-    return f"{trigger}, {caption}" if trigger else caption
-
-
-def prompt_with_trigger(prompt: str, trigger: str | None) -> str:
-    """The prompt as training saw its captions: behind the trigger word, unless it is already there."""
-    return with_trigger(prompt, None if trigger and trigger in prompt else trigger)
-
-
-def _text_beside(root: Path, path: str) -> str:
-    beside = Path(path).with_suffix(".txt").as_posix()
-    return _read_text(root, beside).strip() if (root / beside).is_file() else ""
-
-
-def _listed_captions(root: Path) -> dict[str, str]:
-    """Captions of ``CAPTION_FILES``: a line ``{"file_name": ..., "text": ...}`` for each clip."""
-    captions: dict[str, str] = {}
-    for name in CAPTION_FILES:
-        if not (root / name).is_file():
-            continue
-        for number, record in _json_lines(root / name, _read_text(root, name)):
-            if not (isinstance(record, dict) and isinstance(record.get("file_name"), str) and "text" in record):
-                raise FootageError(f'{root / name}, line {number}: want {{"file_name": "...", "text": "..."}}')
-            captions.setdefault(record["file_name"], str(record["text"]).strip())
-    return captions
-
-
-def _read_text(root: Path, path: str) -> str:
-    if not is_inside(root, path):
-        raise FootageError(f"{root / path} leads out of the footage folder; put a copy of the file there")
-    try:
-        return (root / path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FootageError(f"{root / path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-
-
-def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise FootageError(f"{path}, line {number}: not JSON ({error.msg})") from error
 
 
 # -- pixels ------------------------------------------------------------------------------------------------------------
@@ -249,7 +177,7 @@ def read_manifest(path: Path) -> Manifest:
     skipped: list[Skipped] = []
     if not path.is_file():
         raise FootageError(f"no manifest at {path}")
-    for number, record in _json_lines(path, _read_text(path.parent, path.name)):
+    for number, record in json_lines(path, read_text(path.parent, path.name)):
         try:
             if "reason" in record:
                 skipped.append(Skipped(**_with_tuples(record)))
@@ -258,3 +186,26 @@ def read_manifest(path: Path) -> Manifest:
         except (TypeError, KeyError, AttributeError) as error:
             raise FootageError(f"{path}, line {number} is not a line of a manifest: {error}") from error
     return Manifest(tuple(samples), tuple(skipped))
+
+
+# -- text --------------------------------------------------------------------------------------------------------------
+
+
+def read_text(root: Path, path: str) -> str:
+    """A text below ``root``, with or without a byte order mark. Raises ``FootageError`` for what is outside, or not UTF-8."""
+    if not is_inside(root, path):
+        raise FootageError(f"{root / path} leads out of the footage folder; put a copy of the file there")
+    try:
+        return (root / path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FootageError(f"{root / path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+
+
+def json_lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    """Number and value of each line that is not blank. Raises ``FootageError`` with the number of one that is not JSON."""
+    for number, line in enumerate(text.split("\n"), start=1):  # other ends of lines may stand inside of a string
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                raise FootageError(f"{path}, line {number}: not JSON ({error.msg})") from error

@@ -227,7 +227,7 @@ def encode_rank(config: TrainConfig, run: RunDirectory) -> None:
 
 def preview_text(config: TrainConfig) -> dict[str, str]:
     """The preview's prompt, if there is one, as inference would give it to the adapter: behind the trigger word."""
-    from cinelora.footage.samples import prompt_with_trigger
+    from cinelora.footage.captions import prompt_with_trigger
 
     prompt = config.preview.prompt
     return {"preview": prompt_with_trigger(prompt, config.data.trigger)} if prompt else {}

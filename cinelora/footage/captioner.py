@@ -1,0 +1,178 @@
+"""Captions by a vision-language model in a local folder: frames of shots enter, a text for each goes into the prepared folder.
+
+The model is one that transformers has code for; code in the folder, and weights other than safetensors, are refused. It answers
+without chance. What it wrote is kept with its name and the prompt's, so that a re-run asks only of what is new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+from tqdm.auto import tqdm
+
+from cinelora.config.schema import DataConfig
+from cinelora.errors import FootageError
+from cinelora.footage.captions import to_write, write_lines
+from cinelora.footage.decode import UnreadableClip, open_video
+
+if TYPE_CHECKING:
+    from cinelora.footage.prepared import Judged, Prepared
+
+FRAMES = 4
+"""Pictures of a shot that a model is shown, at even distances."""
+ONE_PICTURE = ("llava", "paligemma", "blip-2", "instructblip", "git")
+"""Models (``model_type``) that were taught with one picture: they see the middle frame."""
+SIDE = 512
+"""Pixels of a frame's longer side at most; models make it smaller, or cut it in pieces."""
+TOKENS = 128
+"""Tokens of a caption, at most."""
+SHOTS_AT_ONCE = 4
+SAVE_EVERY_S = 20.0
+
+
+def caption_missing(prepared: Prepared, shots: Sequence[Judged], data: DataConfig) -> None:
+    """Caption those of ``shots`` that have no caption yet, by the model and the prompt that ``data`` names.
+
+    Raises ``FootageError`` where the folder holds no model that can be run.
+    """
+    model = Captioner(Path(str(data.captioner)), data.captioner_prompt)
+    by_name = {shot.id: shot for shot in shots}
+    paths = {name: shot.path for name, shot in by_name.items()}
+    todo = to_write(prepared.root, paths, prepared.folder, model.name)
+    written: dict[str, str] = {}
+    saved = time.monotonic()
+    try:
+        with tqdm(total=len(todo), desc=f"captions by {model.folder.name}", unit="shot", disable=None) as bar:
+            for first in range(0, len(todo), SHOTS_AT_ONCE):
+                names = todo[first : first + SHOTS_AT_ONCE]
+                written |= model.captions({name: by_name[name] for name in names}, prepared.root)
+                bar.update(len(names))
+                if time.monotonic() - saved > SAVE_EVERY_S:
+                    write_lines(prepared.folder, written, model.name)
+                    saved = time.monotonic()
+    finally:
+        if written:
+            write_lines(prepared.folder, written, model.name)
+
+
+@dataclass
+class Captioner:
+    """The model in ``folder``, loaded when it is first asked. Raises ``FootageError`` where it cannot be run."""
+
+    folder: Path
+    prompt: str
+
+    def __post_init__(self) -> None:
+        refuse_folder(self.folder)
+
+    @property
+    def name(self) -> str:
+        """What a caption is marked with: the folder, what is in it, and the prompt, the latter as hashes."""
+        digest = hashlib.sha256((self.folder / "config.json").read_bytes())
+        for path in sorted(self.folder.glob("*.safetensors")):
+            with path.open("rb") as file:
+                digest.update(f"{path.name}:{path.stat().st_size}".encode() + file.read(65536))
+        asked = hashlib.sha256(self.prompt.encode()).hexdigest()
+        return f"{self.folder.resolve().name}-{digest.hexdigest()[:8]}:{asked[:8]}"
+
+    def captions(self, shots: dict[str, Judged], root: Path) -> dict[str, str]:
+        """A caption for each shot, by its name, but for those that cannot be read and those it has no word for."""
+        pictures: dict[str, list[Image.Image]] = {}
+        for name, shot in shots.items():
+            try:
+                pictures[name] = list(frames_of(shot, root, self.num_frames))
+            except UnreadableClip as error:
+                tqdm.write(f"no caption for {name}: {error.reason}")
+        said = self.answers(list(pictures.values())) if pictures else []
+        return {name: text for name, text in zip(pictures, said, strict=True) if text}
+
+    def answers(self, pictures: list[list[Image.Image]]) -> list[str]:
+        """What the model answers to the prompt about each list of pictures, which are as many for each."""
+        import torch
+
+        processor, model = self._loaded
+        content = [*[{"type": "image"}] * len(pictures[0]), {"type": "text", "text": self.prompt}]
+        chat = [{"role": "user", "content": content}]
+        text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        inputs = processor(text=[text] * len(pictures), images=pictures, return_tensors="pt", padding=True)
+        inputs = inputs.to(model.device, model.dtype)
+        with torch.inference_mode():
+            tokens = model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False, num_beams=1)
+        answers = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return [" ".join(answer.split()) for answer in answers]
+
+    @property
+    def num_frames(self) -> int:
+        """Pictures of a shot that it is shown."""
+        return 1 if _read(self.folder / "config.json").get("model_type") in ONE_PICTURE else FRAMES
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        """Processor and model, on the GPU if there is one."""
+        import torch
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        gpu = torch.cuda.is_available()
+        local = {"local_files_only": True, "trust_remote_code": False}
+        try:
+            processor: Any = AutoProcessor.from_pretrained(self.folder, **local)
+            model: Any = AutoModelForImageTextToText.from_pretrained(
+                self.folder, use_safetensors=True, dtype="auto" if gpu else torch.float32, **local
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
+            line = str(error).strip().split("\n")[0]
+            raise FootageError(f"data.captioner={self.folder}: transformers cannot load it ({line})") from error
+        if not getattr(processor, "chat_template", None):
+            raise FootageError(
+                f"data.captioner={self.folder} has no chat template, so how it is asked is unknown; take a model that was "
+                "taught to follow instructions"
+            )
+        processor.tokenizer.padding_side = "left"  # what is generated follows what was asked
+        if processor.tokenizer.pad_token is None:
+            processor.tokenizer.pad_token = processor.tokenizer.eos_token
+        return processor, model.to("cuda" if gpu else "cpu").eval()
+
+
+def refuse_folder(folder: Path) -> None:
+    """Raise ``FootageError`` where ``folder`` holds no model, or one that wants code of its own or unpickled weights."""
+    if not (folder / "config.json").is_file():
+        raise FootageError(
+            f"data.captioner={folder} holds no model: want a folder with config.json, weights as safetensors and a processor"
+        )
+    asks = [path.name for path in folder.glob("*.json") if "auto_map" in _read(path)]
+    code = [path.name for path in sorted(folder.rglob("*.py"))] or asks
+    if code:
+        raise FootageError(
+            f"data.captioner={folder} brings code of its own ({code[0]}), which is not run; take a model that transformers knows"
+        )
+    if (folder / "adapter_config.json").exists():
+        raise FootageError(f"data.captioner={folder} holds an adapter; merge it into its model")
+    if not any(folder.glob("*.safetensors")):
+        raise FootageError(f"data.captioner={folder} has no weights as safetensors; others are not read: convert them")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FootageError(f"{path} is not JSON ({error})") from error
+    return content if isinstance(content, dict) else {}
+
+
+def frames_of(shot: Judged, root: Path, count: int) -> Iterator[Image.Image]:
+    """Frames at even distances in a shot, without bars, in square pixels. Raises ``UnreadableClip``."""
+    start, length = shot.shot.start, shot.shot.end - shot.shot.start
+    reader = open_video(root / shot.path)
+    for frame_HWC in reader.frames([start + (2 * k + 1) * length // (2 * count) for k in range(count)]):
+        picture = Image.fromarray(frame_HWC).crop(shot.box)
+        width, height = round(picture.width * reader.header.pixel_aspect), picture.height
+        scale = min(1.0, SIDE / max(width, height))
+        yield picture.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.BICUBIC)

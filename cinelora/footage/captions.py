@@ -1,0 +1,232 @@
+"""Captions: what footage comes with, what a person wrote for a shot, and what a model wrote where there was nothing.
+
+Enters: shots, the footage folder and the prepared one. Leaves: a text for each shot, or its name where there is none. It does not
+know pictures. Whose word counts, first to last:
+
+1. ``data.caption``, for all there is;
+2. a line of ``captions.jsonl`` in the prepared folder, of a shot or a file, that a person wrote or changed;
+3. ``<clip>.txt`` beside the clip;
+4. ``captions.jsonl``, ``metadata.jsonl`` or ``metadata.csv`` in its folder or, failing that, in one above: a row with
+   ``file_name``, relative to that folder, and ``text``, ``caption`` or ``prompt``, as folders on the hub have them;
+5. ``caption.txt`` in its folder or, failing that, in one above, for all in there;
+6. a line of ``captions.jsonl`` in the prepared folder as a model wrote it.
+
+Before each comes ``data.trigger``, behind it ``data.description``.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cinelora.errors import FootageError
+from cinelora.files import write_text
+from cinelora.footage.samples import json_lines, read_text
+
+LISTS = ("captions.jsonl", "metadata.jsonl", "metadata.csv")
+OF_FOLDER = "caption.txt"
+OF_SHOTS = "captions.jsonl"
+COLUMNS = ("text", "caption", "prompt")
+
+
+@dataclass(frozen=True)
+class Captions:
+    """A text for each shot, by its name; ``missing`` are the names of those without."""
+
+    texts: dict[str, str]
+    missing: tuple[str, ...]
+
+
+def find_captions(root: Path, shots: Mapping[str, str], prepared: Path, caption: str | None = None) -> Captions:
+    """The captions of ``shots``, each named with the path of its file below ``root``; ``caption`` stands for all others.
+
+    Raises ``FootageError`` for a text or list that cannot be read, with its line.
+    """
+    if caption is not None:
+        return Captions(dict.fromkeys(shots, caption), ())
+    lines, texts_of = read_lines(prepared), OfFiles(root)
+    of_files = {path: texts_of[path] for path in dict.fromkeys(shots.values())}
+    found = {
+        name: _by_hand(lines, name) or _by_hand(lines, path) or of_files[path] or _text(lines.get(name, {}))
+        for name, path in shots.items()
+    }
+    return Captions({n: text for n, text in found.items() if text}, tuple(n for n, text in found.items() if not text))
+
+
+def refuse_missing(captions: Captions, root: Path, paths: Mapping[str, str]) -> None:
+    """Raise ``FootageError`` with the ways out where a shot has no caption."""
+    files = list(dict.fromkeys(paths[name] for name in captions.missing))
+    if files:
+        others = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        raise FootageError(
+            f"no caption for {files[0]}{others} in {root}: set data.caption=<one for all clips>, "
+            f"write {PurePosixPath(files[0]).with_suffix('.txt').name} beside it, list it in captions.jsonl, "
+            "or set data.captioner=<folder of a vision-language model>"
+        )
+
+
+def whole_caption(text: str, trigger: str | None, description: str | None = None) -> str:
+    """A caption behind the trigger word, and before the description of the look."""
+    if description:
+        text = f"{text} {description}" if text.endswith((".", "!", "?")) else f"{text}, {description}"
+    return f"{trigger}, {text}" if trigger else text
+
+
+def prompt_with_trigger(prompt: str, trigger: str | None) -> str:
+    """The prompt as training saw its captions: behind the trigger word, unless it is already there."""
+    return whole_caption(prompt, None if trigger and trigger in prompt else trigger)
+
+
+# -- what footage comes with -------------------------------------------------------------------------------------------
+
+
+class OfFiles:
+    """The captions that lie among the footage, by the path of a clip; every list is read once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._folders = dict[str, _Folder]()
+
+    def __getitem__(self, path: str) -> str:
+        """The caption of a clip, empty where it has none."""
+        clip = PurePosixPath(path)
+        folders = [self._folder(folder) for folder in clip.parents]
+        # all are read, whether they are needed or not: one that is wrong is said
+        listed = [folder.listed.get(_plain(clip.relative_to(folder.path).as_posix()), "") for folder in folders]
+        beside = self._folder(clip.parent).text(clip.with_suffix(".txt").name)
+        return beside or next(filter(None, listed), "") or next((f.caption for f in folders if f.caption), "")
+
+    def _folder(self, path: PurePosixPath) -> _Folder:
+        return self._folders.setdefault(str(path), _Folder(self.root, path))
+
+
+@dataclass
+class _Folder:
+    """What one folder holds of captions."""
+
+    root: Path
+    path: PurePosixPath
+
+    def text(self, name: str) -> str:
+        """What a text file holds, if there is one."""
+        path = self.path / name
+        return read_text(self.root, str(path)).strip() if (self.root / path).is_file() else ""
+
+    @cached_property
+    def caption(self) -> str:
+        """For all clips in here."""
+        return self.text(OF_FOLDER)
+
+    @cached_property
+    def listed(self) -> dict[str, str]:
+        """For each clip, by its path from here; of two lines for one the first counts."""
+        texts: dict[str, str] = {}
+        for name in LISTS:
+            for number, record in self._rows(name):
+                where = f"{self.root / self.path / name}, line {number}"
+                file_name, text = _file_and_text(record, where)
+                texts.setdefault(_plain(file_name), text)
+        return texts
+
+    def _rows(self, name: str) -> Iterator[tuple[int, Any]]:
+        path = self.root / self.path / name
+        if not path.is_file():
+            return
+        text = read_text(self.root, str(self.path / name))
+        yield from _csv_rows(path, text) if name.endswith(".csv") else json_lines(path, text)
+
+
+def _file_and_text(record: Any, where: str) -> tuple[str, str]:
+    """The file that a row names, relative to the folder of its list and inside of it, and the caption."""
+    columns = [name for name in COLUMNS if name in record] if isinstance(record, dict) else []
+    if not columns or not isinstance(record.get("file_name"), str):
+        raise FootageError(f'{where}: want {{"file_name": "...", "text": "..."}}, text being also caption or prompt')
+    path = PurePosixPath(record["file_name"])
+    if path.is_absolute() or ".." in path.parts:
+        raise FootageError(f"{where}: {path} leads out of the folder of the list; name files below it")
+    return str(path), _text({"text": record[columns[0]]})
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows below a header, separated as its line is: by commas, semicolons or tabs."""
+    header = text.split("\n", 1)[0]
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
+    try:
+        for row in rows:
+            yield rows.line_num, row
+    except csv.Error as error:
+        raise FootageError(f"{path}, line {rows.reader.line_num}: not CSV ({error})") from error
+
+
+def _plain(name: str) -> str:
+    """A file name as it compares: macOS writes accents as letters of their own."""
+    return unicodedata.normalize("NFC", name)
+
+
+# -- of shots, in the prepared folder ----------------------------------------------------------------------------------
+
+Line = dict[str, Any]
+"""``{"shot": "<file>@<first>-<end>", "text": ...}``, and where a model wrote it ``written_by`` and ``text_hash``, a hash of that
+text: a line with another text has been edited."""
+
+
+def read_lines(prepared: Path) -> dict[str, Line]:
+    """The lines of ``captions.jsonl`` in the prepared folder, by shot, or by file where a line is for all its shots.
+
+    Raises ``FootageError`` for a line that is something else.
+    """
+    path, lines = prepared / OF_SHOTS, dict[str, Line]()
+    if path.is_file():
+        for number, line in json_lines(path, read_text(prepared, OF_SHOTS)):
+            if not (isinstance(line, dict) and isinstance(line.get("shot"), str) and "text" in line):
+                raise FootageError(f'{path}, line {number}: want {{"shot": "<file>@<first>-<end>", "text": "..."}}')
+            lines[line["shot"]] = line
+    return lines
+
+
+def write_lines(prepared: Path, written: Mapping[str, str], written_by: str) -> None:
+    """Add what a model wrote for shots to ``captions.jsonl``, whole or not at all.
+
+    The file is read again for that: what a person has written or changed in the meantime stays.
+    """
+    lines = read_lines(prepared)
+    for shot, text in written.items():
+        if not _by_hand(lines, shot):
+            lines[shot] = {"shot": shot, "text": text, "written_by": written_by, "text_hash": _hash(text)}
+    prepared.mkdir(parents=True, exist_ok=True)
+    write_text(prepared / OF_SHOTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines.values()))
+
+
+def to_write(root: Path, shots: Mapping[str, str], prepared: Path, written_by: str) -> list[str]:
+    """The shots that a model is to caption: those with no caption but another model's, or another prompt's.
+
+    A line whose text a person deleted counts as none.
+    """
+    lines, of_files = read_lines(prepared), OfFiles(root)
+    done = {name for name, line in lines.items() if _text(line) and line.get("written_by") == written_by}
+    said = {path for path in dict.fromkeys(shots.values()) if _by_hand(lines, path) or of_files[path]}
+    return [s for s, path in shots.items() if s not in done and path not in said and not _by_hand(lines, s)]
+
+
+def _by_hand(lines: Mapping[str, Line], name: str) -> str:
+    """The text of a line if a person wrote or changed it."""
+    line = lines.get(name, {})
+    text = _text(line)
+    return "" if "written_by" in line and line.get("text_hash") == _hash(text) else text
+
+
+def _text(line: Line) -> str:
+    text = line.get("text")
+    return "" if text is None else str(text).strip()
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

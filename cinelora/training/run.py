@@ -244,11 +244,15 @@ def find_samples(config: TrainConfig, run: RunDirectory) -> None:
     write_manifest(run.manifest, manifest)
     sizes = sizes_line(manifest.samples, (config.model.height, config.model.width))
     heldout = sum(sample.split == "heldout" for sample in manifest.samples)
+    clips = [left for left in manifest.skipped if left.shot is None]
     print(
-        f"{len(manifest.samples) - heldout} samples to train on, {heldout} held out, {len(manifest.skipped)} clips skipped{sizes}"
+        f"{len(manifest.samples) - heldout} samples to train on, {heldout} held out, {len(clips)} clips skipped{sizes}"
     )
-    for clip in manifest.skipped:
+    for clip in clips:
         print(f"  skipped {clip.path}: {clip.reason}")
+    shots = Counter(left.reason.partition(":")[0] for left in manifest.skipped if left.shot is not None)
+    for reason, count in shots.most_common():
+        print(f"  {count} {'shot' if count == 1 else 'shots'} left out: {reason} (which, says {run.manifest.name})")
 
 
 def sizes_line(samples: Sequence[Sample], model_size: Size) -> str:

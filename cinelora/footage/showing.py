@@ -32,6 +32,8 @@ CHOOSE = (
 )
 LISTED = 20
 """Files and reasons that are listed in a terminal; the manifest has them all."""
+MANY_SHOTS = 3000
+"""Shots from which on the sheet shows one picture of each: three of 5 KB are 60 MB of page."""
 Fact = tuple[str, str]
 
 
@@ -203,15 +205,15 @@ def _file_section(prepared: Prepared, path: str, shots: list[Judged], captions: 
     what = f"{about.codec}, {about.size[1]}x{about.size[0]}, {float(about.fps):.5g} fps, read by {about.backend}"
     caption = captions.get(path, "")
     said = f'<p class="soft">{escape(caption)}</p>' if caption else ""
-    cards = "".join(_shot_card(judged, survey) for judged in shots)
+    cards = "".join(_shot_card(judged, survey, len(prepared.shots) < MANY_SHOTS) for judged in shots)
     return f'<section><h2>{escape(path)} <small>{escape(what)}</small></h2>{said}<div class="shots">{cards}</div></section>'
 
 
-def _shot_card(judged: Judged, survey: Survey | None) -> str:
+def _shot_card(judged: Judged, survey: Survey | None, whole: bool) -> str:
     shot, fps = judged.shot, float(judged.about.fps)
     against, of_stills = judged.against(True), judged.against(False)
     verdict = "keep" if not against else "reject" if of_stills else "stills"
-    pictures = "".join(_picture(survey, number) for number in _spread(shot.samples)) if survey else ""
+    pictures = "".join(_picture(survey, number) for number in _spread(shot.samples, whole)) if survey else ""
     numbers = ", ".join(f"{name} {value:.3g}" for name, value in shot.measures.items())
     box = f", picture {judged.box[2] - judged.box[0]}x{judged.box[3] - judged.box[1]}" if judged.box else ""
     words = {"keep": "kept", "stills": "stills only", "reject": "left out"}[verdict]
@@ -227,9 +229,10 @@ def _shot_card(judged: Judged, survey: Survey | None) -> str:
     )
 
 
-def _spread(samples: tuple[int, ...]) -> list[int]:
-    """A shot's first, middle and last picture, each once."""
-    return sorted({samples[0], samples[len(samples) // 2], samples[-1]}) if samples else []
+def _spread(samples: tuple[int, ...], whole: bool) -> list[int]:
+    """A shot's first, middle and last picture, each once; the middle one alone where they are too many for a page."""
+    middle = samples[len(samples) // 2 : len(samples) // 2 + 1]
+    return sorted({samples[0], *middle, samples[-1]}) if samples and whole else list(middle)
 
 
 def _picture(survey: Survey, number: int) -> str:

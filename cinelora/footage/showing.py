@@ -7,6 +7,7 @@ reads. No place on this machine is told by card or sheet.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -51,6 +52,11 @@ def lines(prepared: Prepared, manifest: Manifest) -> list[str]:
     if len(prepared.skipped) > LISTED:
         said.append(f"  and {len(prepared.skipped) - LISTED} more files; {MANIFEST} names them all")
     said += [f"  {count} shots left out: {reason}" for reason, count in reasons(prepared.shots).most_common(LISTED)]
+    bare = len({(sample.path, sample.frames[0]) for sample in manifest.samples if not sample.caption})
+    if bare:
+        said.append(
+            f"{bare} samples have no caption, and are not trained on without: docs/footage.md says where captions are looked for"
+        )
     said += list(prepared.notes)
     return [
         *said,
@@ -162,7 +168,7 @@ def _text(text: str) -> str:
 
 def sheet(prepared: Prepared, manifest: Manifest) -> str:
     """The contact sheet: every shot with its pictures, its verdict and its numbers, file by file."""
-    captions = {sample.id.partition("@")[0]: sample.caption for sample in manifest.samples}
+    captions = _captions(prepared, manifest)
     body = [
         f"<header><h1>{escape(prepared.name)}: contact sheet</h1>",
         f'<p class="soft">{escape("; ".join(f"{name}: {value}" for name, value in facts(prepared, manifest)))}</p></header>',
@@ -192,6 +198,19 @@ def _bar(prepared: Prepared) -> str:
     )
 
 
+def _captions(prepared: Prepared, manifest: Manifest) -> dict[str, str]:
+    """The caption of each shot that gives a sample, by the shot's name."""
+    first: dict[tuple[str, int], str] = {(sample.path, sample.frames[0]): sample.caption for sample in manifest.samples}
+    starts = {path: sorted(frame for _, frame in keys) for path, keys in groupby(sorted(first), key=lambda key: key[0])}
+    found = {}
+    for judged in prepared.shots:
+        frames = starts.get(judged.path, [])
+        place = bisect_left(frames, judged.shot.start)
+        if place < len(frames) and frames[place] < judged.shot.end:
+            found[judged.id] = first[judged.path, frames[place]]
+    return found
+
+
 def _left_out(prepared: Prepared) -> str:
     if not prepared.skipped:
         return ""
@@ -203,13 +222,13 @@ def _file_section(prepared: Prepared, path: str, shots: list[Judged], captions: 
     about = shots[0].about
     survey = load_survey(survey_path(prepared.folder, shots[0].sha256))
     what = f"{about.codec}, {about.size[1]}x{about.size[0]}, {float(about.fps):.5g} fps, read by {about.backend}"
-    caption = captions.get(path, "")
-    said = f'<p class="soft">{escape(caption)}</p>' if caption else ""
-    cards = "".join(_shot_card(judged, survey, len(prepared.shots) < MANY_SHOTS) for judged in shots)
-    return f'<section><h2>{escape(path)} <small>{escape(what)}</small></h2>{said}<div class="shots">{cards}</div></section>'
+    cards = "".join(
+        _shot_card(judged, survey, captions.get(judged.id, ""), len(prepared.shots) < MANY_SHOTS) for judged in shots
+    )
+    return f'<section><h2>{escape(path)} <small>{escape(what)}</small></h2><div class="shots">{cards}</div></section>'
 
 
-def _shot_card(judged: Judged, survey: Survey | None, whole: bool) -> str:
+def _shot_card(judged: Judged, survey: Survey | None, caption: str, whole: bool) -> str:
     shot, fps = judged.shot, float(judged.about.fps)
     against, of_stills = judged.against(True), judged.against(False)
     verdict = "keep" if not against else "reject" if of_stills else "stills"
@@ -224,6 +243,7 @@ def _shot_card(judged: Judged, survey: Survey | None, whole: bool) -> str:
         f'<div class="strip">{pictures or "<span class=none>no picture</span>"}</div>'
         f"<p><b>{_clock(shot.start / fps)}</b> {(shot.end - shot.start) / fps:.1f} s <i>{words}</i></p>"
         f'<p class="why">{escape("; ".join(against) or judged.short)}</p>'
+        f"<p>{escape(caption)}</p>"
         f"<details><summary>numbers</summary><p>frames {shot.start} to {shot.end - 1}{escape(box)}; {escape(numbers)}</p>"
         f"</details>{CHOOSE}</article>"
     )

@@ -55,11 +55,16 @@ class Found:
     sent_in_training: dict[str, int]
 
 
-def examine(ring: int, ulysses: int) -> Found:
+def examine(ways: list[tuple[int, int]]) -> list[Found]:
+    """All ways to share that this many ranks have."""
     with process_group(rank_info()):
-        with torch.inference_mode():
-            outputs = differences(ring, ulysses)
-        return Found(outputs, gradient_differences(ring, ulysses), *bytes_sent(ring, ulysses))
+        return [examined_as(*way) for way in ways]
+
+
+def examined_as(ring: int, ulysses: int) -> Found:
+    with torch.inference_mode():
+        outputs = differences(ring, ulysses)
+    return Found(outputs, gradient_differences(ring, ulysses), *bytes_sent(ring, ulysses))
 
 
 def differences(ring: int, ulysses: int) -> dict[str, float]:
@@ -134,17 +139,18 @@ SEVERAL = [(4, 1, 2), (4, 2, 1)]
 
 @pytest.fixture(scope="module")
 def examined(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int, int], Found]:
-    """What ranks find, who are started once for each way to share."""
+    """What ranks find, who are started once for each number of them."""
 
     @cache
-    def found(ranks: int, ring: int, ulysses: int) -> Found:
+    def of_ranks(ranks: int) -> dict[tuple[int, int, int], Found]:
+        ways = [way for way in (*ULYSSES, *RING, *BOTH, *SEVERAL) if way[0] == ranks]
         log_dir = tmp_path_factory.mktemp("logs")
-        told: Found = launch(examine, ring, ulysses, ranks=ranks, log_dir=log_dir)
+        told = launch(examine, [way[1:] for way in ways], ranks=ranks, log_dir=log_dir)
         said = (log_dir / "rank-0.log").read_text().splitlines()[1:]
         assert said == [], "to share a sequence is no reason to warn"
-        return told
+        return dict(zip(ways, told, strict=True))
 
-    return found
+    return lambda *way: of_ranks(way[0])[way]
 
 
 Examined = Callable[[int, int, int], Found]

@@ -25,42 +25,45 @@ def wan_shaped(folder: Path) -> Path:
     return folder
 
 
-def furthest(source: str, cache: Path, at_once: bool, height: int) -> dict[str, float]:
-    """How far what is decoded and encoded together is from what rank 0 does alone, by latent frames."""
-    if not at_once:
+def furthest(source: str, cache: Path, heights: list[int]) -> dict[str, float]:
+    """How far what is decoded and encoded together is from what rank 0 does alone, as whole clips and in chunks."""
+    bundle, found = WanBundle(source, dtype="fp32", cache=cache), {}
+    with process_group(rank_info()), bundle.loaded(Part.VAE):
+        for height in heights:
+            found |= differences(bundle, height, f"{height} rows, whole")
         wan.AT_ONCE_BYTES = 0
-    rank, found = rank_info(), {}
-    bundle = WanBundle(source, dtype="fp32", cache=cache)
-    with process_group(rank), bundle.loaded(Part.VAE):
-        for frames in (1, 2, 4):
-            together = bundle.decode_together(latents(frames, height))
-            alone = bundle.decode(latents(frames, height))
-            assert (together is None) == (rank.global_rank > 0)
-            if together is not None:
-                assert together.shape == alone.shape
-                assert alone.std() > 0.01
-                found[str(frames)] = float((together - alone).abs().max())
-            video = 2 * alone - 1
-            encoded = bundle.encode_video(video)
-            assert encoded.std() > 0.01
-            difference = (bundle.encode_video(video, together=True) - encoded).abs().max() / encoded.abs().max()
-            found[f"{frames} encoded"] = float(difference)
+        return found | differences(bundle, heights[0], "chunks")
+
+
+def differences(bundle: WanBundle, height: int, how: str) -> dict[str, float]:
+    """Those of pixels and of latents, by latent frames."""
+    found = {}
+    for frames in (1, 2, 4):
+        together = bundle.decode_together(latents(frames, height))
+        alone = bundle.decode(latents(frames, height))
+        assert (together is None) == (rank_info().global_rank > 0)
+        if together is not None:
+            assert together.shape == alone.shape
+            assert alone.std() > 0.01
+            found[f"{how}, {frames} decoded"] = float((together - alone).abs().max())
+        video = 2 * alone - 1
+        encoded = bundle.encode_video(video)
+        assert encoded.std() > 0.01
+        difference = (bundle.encode_video(video, together=True) - encoded).abs().max() / encoded.abs().max()
+        found[f"{how}, {frames} encoded"] = float(difference)
     return found
 
 
-@pytest.mark.parametrize("at_once", [False, True], ids=["chunks", "whole"])
 @pytest.mark.parametrize(("ranks", "height"), [(2, 6), (3, 7), (4, 6)])
-def test_pixels_and_latents_equal_those_of_one_rank(ranks: int, height: int, at_once: bool, tmp_path: Path):
-    source = str(wan_shaped(tmp_path))
-    found = launch(furthest, source, tmp_path, at_once, height, ranks=ranks, log_dir=tmp_path / "logs")
-    assert len(found) == 6
+def test_pixels_and_latents_equal_those_of_one_rank(ranks: int, height: int, tmp_path: Path):
+    found = launch(furthest, str(wan_shaped(tmp_path)), tmp_path, [height], ranks=ranks, log_dir=tmp_path / "logs")
+    assert len(found) == 12
     assert max(found.values()) < 2e-6, found
 
 
 def test_the_embedded_vae_and_a_picture_of_fewer_rows_than_ranks(cache: Path, tmp_path: Path):
-    for height in (5, 1):
-        found = launch(furthest, "embedded:tiny-t2v", cache, True, height, ranks=2, log_dir=tmp_path)
-        assert max(found.values()) < 2e-6, found
+    found = launch(furthest, "embedded:tiny-t2v", cache, [5, 1], ranks=2, log_dir=tmp_path)
+    assert max(found.values()) < 2e-6, found
 
 
 def test_rows_are_shared_out_once_each():

@@ -22,10 +22,10 @@ SMOOTH = OptimizerConfig(eps=1e-3)
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run_on(ranks: int, sequence: int, config: TrainConfig, folder: Path) -> RunDirectory:
+def run_on(ranks: int, sequence: int, config: TrainConfig, folder: Path, strategy: str = "auto") -> RunDirectory:
     """A run on so many ranks, ``sequence`` of which share each sample."""
     run = RunDirectory(folder)
-    config = replace(config, gpus=ranks, strategy=StrategyConfig(sequence=sequence))
+    config = replace(config, gpus=ranks, strategy=StrategyConfig(strategy, sequence=sequence))
     encode_rank(config, run)
     if ranks == 1:
         train_rank(config, run)
@@ -58,6 +58,15 @@ def test_one_sequence_on_all_ranks_is_that_of_one(ranks: int, sequence: int, sty
     assert numbers(shared) == pytest.approx(numbers(one), rel=1e-4)
     previews = [sorted(path.name for path in run.previews.iterdir()) for run in (one, shared)]
     assert previews[0] == previews[1]
+
+
+@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
+def test_zero_and_shared_sequences_go_together(strategy: str, style_config: TrainConfig, tmp_path: Path):
+    """ZeRO averages over all ranks, those of one sequence too."""
+    config = replace(style_config, optimizer=SMOOTH)
+    one, shared = run_on(1, 1, config, tmp_path / "one"), run_on(2, 2, config, tmp_path / "shared", strategy)
+    assert apart(one, shared) <= SUMMATION
+    assert numbers(shared) == pytest.approx(numbers(one), rel=1e-4)
 
 
 def test_clips_that_ranks_draw_together_count_once(motion_config: TrainConfig, tmp_path: Path):

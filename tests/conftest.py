@@ -93,7 +93,7 @@ def style_config(footage: Path, small_model: ModelConfig, cache: Path) -> TrainC
     return TrainConfig(
         model=small_model,
         stage=StageConfig(name="style", transformer="t2v", num_frames=1, steps=8, batch_size=2),
-        data=DataConfig(name="bars", root=str(footage), holdout=0.2),
+        data=DataConfig(name="bars", root=str(footage), prepared=f"{footage}-prepared", judged=False, holdout=0.2),
         strategy=StrategyConfig(),
         logger=LoggerConfig(name="csv", every_steps=1),
         checkpoint=CheckpointConfig(every_steps=2, keep=2),

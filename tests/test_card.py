@@ -47,7 +47,9 @@ def trained(
     config = TrainConfig(
         model=model,
         stage=stage,
-        data=DataConfig(name="bars", root=str(footage), holdout=0.2, trigger=TRIGGER),
+        data=DataConfig(
+            name="bars", root=str(footage), prepared=f"{footage}-prepared", judged=False, holdout=0.2, trigger=TRIGGER
+        ),
         checkpoint=CheckpointConfig(every_steps=0),
         validation=ValidationConfig(every_steps=2, samples=2),
         preview=PreviewConfig(every_steps=2, prompt="bars & more", sampler_steps=1),
@@ -362,7 +364,16 @@ def test_a_run_that_cannot_be_shared_is_a_sentence(
 def test_a_run_uploads_itself_when_it_ends(
     hub: str, files: dict[str, bytes], footage: Path, cache: Path, tmp_path: Path
 ) -> None:
-    words = ["stage=style", "data=folder", f"data.root={footage}", "model=tiny", "stage.steps=1", "stage.batch_size=1"]
+    words = [
+        "stage=style",
+        "data=folder",
+        f"data.root={footage}",
+        "data.judged=false",
+        f"data.prepared={footage}-prepared",
+        "model=tiny",
+        "stage.steps=1",
+        "stage.batch_size=1",
+    ]
     words += ["checkpoint.every_steps=0", "validation.every_steps=0", "logger=none", f"cache={cache}", "out=run"]
     train = [str(ROOT / "train.py"), *words, "push=owner/name"]
     done = typed(train, tmp_path, HF_ENDPOINT=hub, HF_TOKEN=WRITER)

@@ -81,6 +81,10 @@ class Sharing:
         """This rank's groups, made when they are first asked for."""
         return groups_of(self.ring, self.ulysses)
 
+    def ready(self) -> None:
+        """Make the groups now: all ranks have to, and not all of them compute something first."""
+        groups_of(self.ring, self.ulysses)
+
     @property
     def share(self) -> int:
         """Tokens of each rank."""

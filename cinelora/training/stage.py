@@ -20,6 +20,7 @@ from cinelora.config.schema import OptimizerConfig, TrainConfig, data_ranks, zer
 from cinelora.errors import TrainingError
 from cinelora.models.flow import NUM_TRAIN_TIMESTEPS, FlowMatching, keyed_generator
 from cinelora.models.footprint import SPATIAL
+from cinelora.models.sequence import sharing_of
 from cinelora.models.trained import Trained
 from cinelora.models.wan import Condition, ImageCondition, predict_velocity
 
@@ -89,6 +90,11 @@ class Stage(LightningModule):
         """Training or eval mode, of the transformer as well."""
         self.transformer.train(mode)
         return super().train(mode)
+
+    def on_fit_start(self) -> None:
+        """Make the groups that share sequences: by all ranks together, before one without held-out samples waits elsewhere."""
+        if sharing := sharing_of(self.transformer):
+            sharing.ready()
 
     def on_train_start(self) -> None:
         """Loaded in eval mode, and Lightning leaves it so: LoRA dropout and activation checkpointing need train mode."""

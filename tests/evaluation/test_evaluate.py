@@ -28,7 +28,7 @@ def config(
     prompts.write_text("a man, smoking (alone), waits\n\n")
     return EvaluateConfig(
         model=small_model,
-        data=DataConfig(name="bars", root=str(footage), holdout=0.4),
+        data=DataConfig(name="bars", root=str(footage), prepared=f"{footage}-prepared", judged=False, holdout=0.4),
         sampler=SamplerConfig(steps=1, guidance=3.0),
         metrics=MetricsConfig(names=["motion"]),
         against=["psnr"],

@@ -40,7 +40,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def settings(footage: Path, cache: Path) -> list[str]:
     """A small real run of the embedded model."""
     return [
-        *("stage=style", "data=folder", f"data.root={footage}", f"cache={cache}", "data.holdout=0.34"),
+        *(
+            "stage=style",
+            "data=folder",
+            f"data.root={footage}",
+            "data.judged=false",
+            f"data.prepared={footage}-prepared",
+            f"cache={cache}",
+            "data.holdout=0.34",
+        ),
         *("model.height=32", "model.width=48", "model.num_frames=9", "logger=csv", "logger.every_steps=1"),
         *("stage.batch_size=1", "checkpoint.every_steps=0"),
     ]

@@ -34,7 +34,17 @@ SMALL = ["model.height=32", "model.width=48", "stage.batch_size=1", "validation.
 
 
 def settings_of(footage: Path, cache: Path, *more: str) -> list[str]:
-    return ["stage=style", "data=folder", f"data.root={footage}", f"cache={cache}", "logger=csv", *SMALL, *more]
+    return [
+        "stage=style",
+        "data=folder",
+        f"data.root={footage}",
+        "data.judged=false",
+        f"data.prepared={footage}-prepared",
+        f"cache={cache}",
+        "logger=csv",
+        *SMALL,
+        *more,
+    ]
 
 
 @contextmanager

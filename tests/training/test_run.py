@@ -366,7 +366,15 @@ def stage_of(config: TrainConfig, run: RunDirectory) -> Stage:
 
 
 def test_two_runs_can_share_a_cache_that_neither_has_filled(footage: Path, tmp_path: Path):
-    settings = ["stage=style", "data=folder", f"data.root={footage}", f"cache={tmp_path / 'cache'}", "logger=none"]
+    settings = [
+        "stage=style",
+        "data=folder",
+        f"data.root={footage}",
+        "data.judged=false",
+        f"data.prepared={footage}-prepared",
+        f"cache={tmp_path / 'cache'}",
+        "logger=none",
+    ]
     settings += ["model.height=32", "model.width=48", "stage.steps=2", "stage.batch_size=1"]
     commands = [[sys.executable, str(ROOT / "train.py"), *settings, f"out={tmp_path / name}"] for name in "ab"]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
@@ -395,7 +403,15 @@ def started_run(out: Path, *settings: str) -> subprocess.Popen[str]:
 def test_a_stopped_run_saves_and_once_resumed_ends_like_one_left_alone(
     number: signal.Signals, gpus: int, footage: Path, cache: Path, tmp_path: Path
 ):
-    settings = ["stage=style", "data=folder", f"data.root={footage}", f"cache={cache}", f"gpus={gpus}"]
+    settings = [
+        "stage=style",
+        "data=folder",
+        f"data.root={footage}",
+        "data.judged=false",
+        f"data.prepared={footage}-prepared",
+        f"cache={cache}",
+        f"gpus={gpus}",
+    ]
     settings += ["model.height=32", "model.width=48", "validation.every_steps=100000", "logger.every_steps=1"]
     settings += ["stage.batch_size=1", "stage.accumulation=3", "checkpoint.every_steps=0"]
     stopped = RunDirectory(tmp_path / "stopped's run")

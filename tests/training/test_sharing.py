@@ -86,7 +86,15 @@ def test_clips_that_ranks_draw_together_count_once(motion_config: TrainConfig, t
 def test_a_real_run_that_shares_sequences_logs_the_losses_of_one_that_does_not(
     footage: Path, cache: Path, tmp_path: Path
 ):
-    settings = ["stage=motion", "data=folder", f"data.root={footage}", f"cache={cache}", "logger=csv"]
+    settings = [
+        "stage=motion",
+        "data=folder",
+        f"data.root={footage}",
+        "data.judged=false",
+        f"data.prepared={footage}-prepared",
+        f"cache={cache}",
+        "logger=csv",
+    ]
     settings += ["logger.every_steps=1", "model.height=32", "model.width=48", "stage.num_frames=9", "stage.steps=4"]
     settings += ["stage.batch_size=2", "stage.accumulation=2", "optimizer.eps=1e-3", "data.holdout=0.4"]
     for name, shares in (("apart", ["gpus=2"]), ("shared", ["gpus=4", "strategy.sequence=2"])):

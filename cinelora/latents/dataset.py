@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import groupby
 from pathlib import Path
 
@@ -54,6 +54,11 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
         path = self._file(self.entries[position].video)
         with _mendable():
             return tuple(read_header(path)["latents"]["shape"])
+
+    @cached_property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of all samples' latents."""
+        return [self.shape(position) for position in range(len(self))]
 
     def text(self, name: str) -> Tensor:
         """A caption's embedding, padded to (512, D)."""

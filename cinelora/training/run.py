@@ -7,6 +7,7 @@ only launches; encoders live in the first launch and die with it, so training ne
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 import shutil
 import signal
@@ -287,7 +288,7 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     if first_step > config.stage.steps or (first_step == config.stage.steps and has_ended(run, first_step)):
         raise ConfigError(f"{run.path} already has its {first_step} steps; go on with stage.steps=<more>")
     sampler = BucketSampler(
-        [training.shape(i) for i in range(len(training))],
+        training.shapes,
         batch_size=config.stage.batch_size,
         accumulation=config.stage.accumulation,
         rank=rank.global_rank // config.strategy.sequence,
@@ -397,7 +398,8 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset,
     line = choose(transformer, attention_work(config), model.attention)
     if line and rank_info().global_rank == 0:
         print(line)
-    arrange(transformer, policy, shares.homes if shares else ())
+    lengths = set(map(math.prod, training.shapes))
+    arrange(transformer, policy, shares.homes if shares else (), len(lengths))
     return (ImageConditionedStage if config.stage.image_condition else Stage)(
         config,
         transformer,

@@ -93,10 +93,12 @@ def test_only_two_swapped_blocks_are_on_the_device_at_a_time_and_all_weights_sta
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
-def test_blocks_are_compiled_for_each_shape_anew_and_measures_compile_nothing(
-    make_wan: Callable[..., WanTransformer3DModel], monkeypatch: pytest.MonkeyPatch
-):
-    """Graphs are counted and run as they are: code that is really generated takes a C++ compiler and a minute."""
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    """The sizes of the inputs of each graph that is compiled from now on.
+
+    Graphs are counted and run as they are: code that is really generated takes a C++ compiler and a minute.
+    """
     sizes: list[tuple[object, ...]] = []
 
     def counted(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
@@ -106,21 +108,37 @@ def test_blocks_are_compiled_for_each_shape_anew_and_measures_compile_nothing(
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **named: compiler(function, backend=counted, **named))
     torch.compiler.reset()
+    return sizes
+
+
+def predict(transformer: WanTransformer3DModel, samples: int = 1, width: int = 4) -> Tensor:
+    """A prediction of latents 4 high, from the same noise and text each time."""
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(samples, 16, 1, 4, width, generator=generator)
+    text = torch.randn(samples, 512, transformer.config.text_dim, generator=generator)
+    return predict_velocity(transformer, latents, torch.full((samples,), 500.0), Condition(text))
+
+
+def test_blocks_are_compiled_for_each_shape_anew_and_measures_compile_nothing(
+    make_wan: Callable[..., WanTransformer3DModel], compiled: list[tuple[object, ...]]
+):
     transformer = make_wan("t2v")
     arrange(transformer, Policy(compile=True))
-
-    width = transformer.config.text_dim
-
-    def predict(samples: int) -> None:
-        latents = torch.randn(samples, 16, 1, 4, 4)
-        predict_velocity(
-            transformer, latents, torch.full((samples,), 500.0), Condition(torch.randn(samples, 512, width))
-        )
-
     with as_they_are():
-        predict(1)
-    assert sizes == []
+        predict(transformer)
+    assert compiled == []
     for samples in (3, 2, 5):
-        predict(samples)
-    assert len(sizes) == 3
-    assert all(isinstance(size, int) for graph in sizes for size in graph)
+        predict(transformer, samples)
+    assert len(compiled) == 3
+    assert all(isinstance(size, int) for graph in compiled for size in graph)
+
+
+def test_many_lengths_share_their_kernels(
+    make_wan: Callable[..., WanTransformer3DModel], compiled: list[tuple[object, ...]]
+):
+    transformer = make_wan("t2v")
+    plain = [predict(transformer, width=width) for width in range(4, 20, 2)]
+    arrange(transformer, Policy(compile=True), num_lengths=len(plain))
+    for width, expected in zip(range(4, 20, 2), plain, strict=True):
+        assert torch.equal(predict(transformer, width=width), expected)
+    assert len(compiled) <= 2

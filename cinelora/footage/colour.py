@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from av import VideoFrame
 
+    from cinelora.footage.grade import Grade
+
 Pixels = NDArray[np.uint8]
 Hdr = Literal["pq", "hlg", "bt2020", ""]
 
@@ -58,12 +60,14 @@ class ToRgb:
     serves one thread.
     """
 
-    def __init__(self, matrix: str, luma_range: str, rotation: int = 0) -> None:
-        self.matrix, self.range, self.turns = matrix, luma_range, rotation // 90
+    def __init__(self, matrix: str, luma_range: str, rotation: int = 0, grade: Grade | None = None) -> None:
+        self.matrix, self.range, self.turns, self.grade = matrix, luma_range, rotation // 90, grade
         self._full, self._small = VideoReformatter(), VideoReformatter()
 
     def __call__(self, frame: VideoFrame) -> Pixels:
         """The frame in its own size."""
+        if self.grade is not None:
+            return np.rot90(self.grade(self._as_floats(frame, frame.height, frame.width)), self.turns)
         pixels = self._quickly(frame) if self._is_quick(frame) else self.accurately(frame)
         return np.rot90(pixels, self.turns)
 
@@ -77,10 +81,18 @@ class ToRgb:
         """The frame averaged down to ``height`` and ``width``, those of the upright picture."""
         if self.turns % 2:
             height, width = width, height
+        if self.grade is not None:
+            averaged = self._small.reformat(frame, height=height, width=width, **_with(Interpolation.AREA))
+            return np.rot90(self.grade(self._as_floats(averaged, height, width)), self.turns)
         small = self._small.reformat(
             frame, format="rgb24", height=height, width=width, **self._in_swscale, **_with(Interpolation.AREA)
         )
         return np.rot90(small.to_ndarray(), self.turns)
+
+    def _as_floats(self, frame: VideoFrame, height: int, width: int) -> VideoFrame:
+        return self._full.reformat(
+            frame, format="gbrpf32le", height=height, width=width, **self._in_swscale, **_with(ACCURATE)
+        )
 
     def _is_quick(self, frame: VideoFrame) -> bool:
         return self.matrix in LUMA and frame.format.name in PLANES_OF_8_BITS

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinelora.errors import FootageError
+from cinelora.files import sha256_json
 from cinelora.footage.colour import MATRICES, PRIMARIES, RANGES, TRANSFERS, Hdr, ToRgb, guessed_matrix, hdr_kind
+from cinelora.footage.grade import Grade, read_cube, tone_mapping
 from cinelora.footage.packets import (
     Index,
     NotThereError,
@@ -40,7 +42,7 @@ from cinelora.footage.packets import (
 )
 
 Pixels = NDArray[np.uint8]
-Backend = Literal["decord", "pyav"]
+Backend = Literal["decord", "pyav", "pillow"]
 
 CONTAINERS = "mov,matroska,avi,mxf,mpegts,mpeg"
 """What FFmpeg may take a file for. Its playlists (hls, concat, sdp) would open what they name, wherever it lies."""
@@ -50,6 +52,9 @@ LARGEST = 2**27
 """Pixels of a picture that is decoded at all: four times 8K."""
 BATCH = 16
 """Frames decord decodes at a time: 1080p frames take 6 MB each."""
+HDR_NAMES = {"pq": "PQ", "hlg": "HLG", "bt2020": "BT.2020"}
+TONE_MAPPING = 1
+"""Raised whenever tone mapping would give other colours."""
 AGREE = 2
 """Levels of 255 by which decord's pixels may differ from FFmpeg's accurate conversion."""
 
@@ -72,9 +77,29 @@ class Handling:
     """How footage is read, beside what it says of itself.
 
     ``exact``: colours must be FFmpeg's to ``AGREE`` levels; otherwise decord is taken wherever it decodes, with its own.
+    ``hdr``: what is done with PQ, HLG and BT.2020. ``lut``: a .cube file that every frame goes through, of the content
+    ``lut_sha256``. ``sequence_fps``: the rate of numbered pictures. ``follow_links``: links may lead out of the folder.
     """
 
     exact: bool = True
+    hdr: Literal["refuse", "tone_map"] = "refuse"
+    lut: Path | None = None
+    lut_sha256: str = ""
+    sequence_fps: Fraction = Fraction(24)
+    follow_links: bool = False
+
+    @property
+    def colours(self) -> str:
+        """12 hex digits over what colours go through; "" where that is nothing."""
+        through = {"lut": self.lut_sha256, "tone_mapping": self.hdr == "tone_map" and TONE_MAPPING}
+        return sha256_json(through)[:12] if any(through.values()) else ""
+
+    def grade(self, kind: Hdr) -> Grade | None:
+        """The LUTs for footage that is HDR of a ``kind``, or none. Raises ``FootageError`` for a damaged LUT."""
+        cubes = [tone_mapping(kind)] if kind else []
+        if self.lut is not None:
+            cubes.append(read_cube(self.lut))
+        return Grade(cubes) if cubes else None
 
 
 PLAIN = Handling()
@@ -132,8 +157,8 @@ class Reader:
 
     backend: Backend
 
-    def __init__(self, path: Path, header: Header, why: str = "") -> None:
-        self.path, self.header, self.why = path, header, why
+    def __init__(self, path: Path, header: Header, why: str = "", handling: Handling = PLAIN) -> None:
+        self.path, self.header, self.why, self.handling = path, header, why, handling
 
     @property
     def fps(self) -> Fraction:
@@ -153,7 +178,8 @@ class Reader:
     @cached_property
     def convert(self) -> ToRgb:
         """What makes RGB of PyAV's frames."""
-        return ToRgb(self.header.matrix, self.header.range, self.header.rotation)
+        header = self.header
+        return ToRgb(header.matrix, header.range, header.rotation, self.handling.grade(header.hdr))
 
     @cached_property
     def times(self) -> NDArray[np.float64]:
@@ -326,19 +352,24 @@ def open_video(path: Path, backend: Backend | None = None, handling: Handling = 
     Raises ``UnreadableClip`` for a file that is empty, damaged, or has no video.
     """
     header = read_header(path)
+    if header.hdr and handling.hdr == "refuse":
+        raise UnreadableClip(str(path), f"it is HDR ({HDR_NAMES[header.hdr]}): data.hdr=tone_map maps its colours")
+    by_pyav = partial(PyAVReader, path, header, handling=handling)
     if backend == "pyav":
-        return PyAVReader(path, header, "asked for")
+        return by_pyav("asked for")
+    if header.hdr or handling.lut:
+        return by_pyav("colours go through a LUT")
     if handling.exact and backend is None and header.is_subsampled:
-        return PyAVReader(path, header, f"decord repeats the colours of {header.pixel_format} instead of interpolating")
+        return by_pyav(f"decord repeats the colours of {header.pixel_format} instead of interpolating")
     try:
         reader = DecordReader(path, header, "asked for")
         why = _against(reader, handling.exact)
     except UnreadableClip as error:
         if backend == "decord":
             raise
-        return PyAVReader(path, header, f"decord does not read it: {error.reason}")
+        return by_pyav(f"decord does not read it: {error.reason}")
     if why and backend is None:
-        return PyAVReader(path, header, why)
+        return by_pyav(why)
     if backend is None:
         reader.why = "its frames are FFmpeg's" if handling.exact else "its colours are taken as they are"
     return reader

@@ -105,8 +105,9 @@ def _judged(
 ) -> Shot:
     measures = measured(survey, shot, usual)
     pictures, motion = list(shot.against), list[str]()
+    least_s = limits.min_seconds if survey.num_frames > 1 else None  # a still lasts no time
     low = (
-        ("seconds", limits.min_seconds, pictures, "too short: {:.2f} s of {:g} s"),
+        ("seconds", least_s, pictures, "too short: {:.2f} s of {:g} s"),
         ("sharpness", limits.sharpness, pictures, "blurred: {:.2f} of the film's sharpness, {:g} wanted"),
         ("motion", limits.still, motion, "stands still: {:.4f} widths a second, {:g} wanted"),
     )

@@ -25,8 +25,9 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from cinelora.errors import FootageError
-from cinelora.files import read_json, sha256_file, sweep_temporaries, write_json
-from cinelora.footage.decode import Reader, UnreadableClip, open_video
+from cinelora.files import read_json, sweep_temporaries, write_json
+from cinelora.footage.decode import PLAIN, Handling, Reader, UnreadableClip
+from cinelora.footage.files import content_hash, open_clip, stamp
 from cinelora.footage.judge import sharpness_of
 from cinelora.footage.survey import (
     VERSION,
@@ -70,6 +71,7 @@ class Task:
     folder: Path
     path: str
     size: int
+    handling: Handling = PLAIN
     sha256: str = ""
     part: int | None = None
 
@@ -89,25 +91,27 @@ def survey_path(folder: Path, sha256: str) -> Path:
     return folder / SURVEYS / sha256[:2] / f"{sha256}.npz"
 
 
-def survey_files(root: Path, paths: list[str], folder: Path, processes: int, show: bool = True) -> list[File]:
+def survey_files(
+    root: Path, paths: list[str], folder: Path, processes: int, show: bool = True, handling: Handling = PLAIN
+) -> list[File]:
     """Survey what is new or changed among ``paths`` below ``root``; what is known of all of them, in their order.
 
-    ``processes`` 0 does it all here. ``folder`` is the prepared folder.
+    ``processes`` 0 does it all here. ``folder`` is the prepared folder. Other ``handling`` is another survey.
     """
-    known = read_ledger(folder)
+    known = read_ledger(folder, handling)
     files, todo = {}, deque[Task]()
     for path in paths:
-        status = os.stat(root / path)
+        size, mtime_ns = stamp(root / path)
         file = known.get(path)
-        if file and (file.size, file.mtime_ns) == (status.st_size, status.st_mtime_ns) and _is_there(folder, file):
+        if file and (file.size, file.mtime_ns) == (size, mtime_ns) and _is_there(folder, file):
             files[path] = file
         else:
-            files[path] = File(path, status.st_size, status.st_mtime_ns, "")
-            todo.append(Task(root, folder, path, status.st_size))
+            files[path] = File(path, size, mtime_ns, "")
+            todo.append(Task(root, folder, path, size, handling))
     if todo:
         _survey(todo, files, processes, show)
     if files != known:
-        _write_ledger(folder, files)
+        _write_ledger(folder, files, handling)
     return [files[path] for path in paths]
 
 
@@ -135,7 +139,7 @@ def _survey(todo: deque[Task], files: dict[str, File], processes: int, show: boo
             reason = file.reason or outcome.reason
             files[task.path] = replace(file, sha256=outcome.sha256, reason=reason, sharpness=outcome.sharpness)
             if time.monotonic() - kept > KEEP_EVERY_S:
-                _write_ledger(folder, files)
+                _write_ledger(folder, files, task.handling)
                 kept = time.monotonic()
 
 
@@ -148,16 +152,24 @@ def _is_there(folder: Path, file: File) -> bool:
     return bool(file.reason) or survey_path(folder, file.sha256).is_file()
 
 
-def read_ledger(folder: Path) -> dict[str, File]:
-    """What is known of the files of a footage folder; nothing where another version wrote it."""
+def read_ledger(folder: Path, handling: Handling = PLAIN) -> dict[str, File]:
+    """What is known of the files of a footage folder; nothing where another version, or other handling, wrote it."""
     path = folder / LEDGER
     ledger = read_json(path) if path.is_file() else {}
-    return {entry["path"]: File(**entry) for entry in ledger["files"]} if ledger.get("version") == VERSION else {}
+    return (
+        {entry["path"]: File(**entry) for entry in ledger["files"]}
+        if ledger.get("version") == _version(handling)
+        else {}
+    )
 
 
-def _write_ledger(folder: Path, files: dict[str, File]) -> None:
+def _version(handling: Handling) -> list[Any]:
+    return [VERSION, handling.colours, handling.hdr, str(handling.sequence_fps)]
+
+
+def _write_ledger(folder: Path, files: dict[str, File], handling: Handling) -> None:
     done = [asdict(file) for file in files.values() if file.sha256]
-    write_json(folder / LEDGER, {"version": VERSION, "files": done})
+    write_json(folder / LEDGER, {"version": _version(handling), "files": done})
 
 
 # -- the work, in a process or here ------------------------------------------------------------------------------------
@@ -166,7 +178,7 @@ def _write_ledger(folder: Path, files: dict[str, File]) -> None:
 def survey_one(task: Task, tick: Callable[[float], None]) -> Outcome:
     """Survey a file or a part of it into the prepared folder; ``tick`` hears how much of it is done, of 1."""
     path = task.root / task.path
-    sha256 = task.sha256 or sha256_file(path)
+    sha256 = task.sha256 or content_hash(path)
     try:
         return _surveyed(task, sha256, tick)
     except UnreadableClip as error:
@@ -178,7 +190,7 @@ def survey_one(task: Task, tick: Callable[[float], None]) -> Outcome:
 def _surveyed(task: Task, sha256: str, tick: Callable[[float], None]) -> Outcome:
     target = survey_path(task.folder, sha256)
     target.parent.mkdir(parents=True, exist_ok=True)
-    reader = open_video(task.root / task.path)
+    reader = open_clip(task.root / task.path, handling=task.handling)
     promised = reader.header.duration_s
     length = float(promised) if promised else 0.0
     spans = parts(length or None)
@@ -204,7 +216,7 @@ def _join(task: Task) -> Outcome:
     """The survey of a file whose parts all lie there."""
     pieces = sorted(_pieces(task), key=lambda path: int(path.stem.rpartition("-")[2]))
     loaded = [load_arrays(piece) for piece in pieces]
-    reader = open_video(task.root / task.path)
+    reader = open_clip(task.root / task.path, handling=task.handling)
     arrays = joined(piece[0] for piece in loaded if piece is not None)
     try:
         outcome = _whole(reader, Survey(about(reader), arrays), survey_path(task.folder, task.sha256), task.sha256)

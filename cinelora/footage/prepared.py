@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -19,16 +20,21 @@ import numpy as np
 
 from cinelora.config.schema import DataConfig
 from cinelora.errors import FootageError
-from cinelora.files import lock, read_json, sha256_json
+from cinelora.files import lock, read_json, sha256_file, sha256_json
 from cinelora.footage.buckets import Size, bucket, shown, window_length
 from cinelora.footage.captions import Captions, find_captions, refuse_missing, whole_caption
+from cinelora.footage.decode import Handling
+from cinelora.footage.files import FILMS, find_clips, stamp
+from cinelora.footage.grade import read_cube
 from cinelora.footage.judge import Shot, alike, judge, three_hashes
 from cinelora.footage.library import File, survey_files, survey_path
 from cinelora.footage.picks import Window, even_stills, resampled, sharp_stills, windows
+from cinelora.footage.pictures import SUFFIXES as PICTURES
 from cinelora.footage.samples import (
     Manifest,
     Sample,
     Skipped,
+    is_below,
     is_inside,
     read_manifest,
 )
@@ -146,7 +152,7 @@ def prepare(data: DataConfig, wanted: Wanted, processes: int | None = None, show
     paths, skipped = found_files(root, data)
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder / ".lock"):
-        files = survey_files(root, paths, folder, _processes(root, paths, processes), show)
+        files = survey_files(root, paths, folder, _processes(root, paths, processes), show, handling_of(data))
     by_hand = read_overrides(Path(data.overrides) if data.overrides else folder / OVERRIDES, bool(data.overrides))
     typical = [file.sharpness for file in files if file.sharpness]
     usual = float(np.median(typical)) if typical else None
@@ -173,18 +179,34 @@ def prepare(data: DataConfig, wanted: Wanted, processes: int | None = None, show
 
 def found_files(root: Path, data: DataConfig) -> tuple[list[str], list[Skipped]]:
     """The files below ``root``; raises ``FootageError`` where there is none."""
-    from cinelora.footage.samples import SUFFIXES, find_clips
+    found = find_clips(root, data.follow_links)
+    if not found.clips and not found.left_out:
+        raise FootageError(f"no clips in {root}: looked there and below for {', '.join((*FILMS, *PICTURES))}")
+    return found.clips, [Skipped(path, reason) for path, reason in found.left_out.items()]
 
-    paths, skipped = find_clips(root)
-    if not paths and not skipped:
-        raise FootageError(f"no clips in {root}: looked there and below for {', '.join(SUFFIXES)}")
-    return paths, skipped
+
+def handling_of(data: DataConfig) -> Handling:
+    """How ``data`` says that its footage is read. Raises ``FootageError`` where ``data.lut`` cannot be.
+
+    What is not judged was made to be trained on: its pixels, and the latents made of them, stay what they were.
+    """
+    lut = Path(data.lut) if data.lut else None
+    if lut:
+        read_cube(lut)
+    return Handling(
+        exact=data.judged,
+        hdr=cast(Literal["refuse", "tone_map"], data.hdr),
+        lut=lut,
+        lut_sha256=sha256_file(lut) if lut else "",
+        sequence_fps=Fraction(str(data.sequence_fps)),
+        follow_links=data.follow_links,
+    )
 
 
 def _processes(root: Path, paths: list[str], asked: int | None) -> int:
     if asked is not None:
         return asked
-    much = len(paths) > MANY_FILES or sum(os.stat(root / path).st_size for path in paths) > MANY_BYTES
+    much = len(paths) > MANY_FILES or sum(stamp(root / path)[0] for path in paths) > MANY_BYTES
     return len(os.sched_getaffinity(0)) if much else 0
 
 
@@ -309,6 +331,7 @@ def _samples(
 ) -> tuple[Sample, ...]:
     sides = sides_of(prepared, data, wanted.seed)
     own_shapes = data.buckets and wanted.own_shapes
+    colours = handling_of(data).colours
     return tuple(
         _sample(
             judged,
@@ -316,6 +339,7 @@ def _samples(
             caption=whole_caption(captions[judged.id], data.trigger, data.description) if judged.id in captions else "",
             split=sides[judged.id],
             size=trained_at(judged, wanted.size) if own_shapes else None,
+            colours=colours,
         )
         for judged in used
         for pick in judged.picks
@@ -371,7 +395,7 @@ def chosen(data: DataConfig, wanted: Wanted) -> Manifest:
     path, root = Path(str(data.manifest)), Path(str(data.root))
     manifest = read_manifest(path)
     for sample in manifest.samples:
-        if not is_inside(root, sample.path):
+        if not (is_below(sample.path) if data.follow_links else is_inside(root, sample.path)):
             raise FootageError(f"{path} names {sample.path}, which is not in data.root={root}")
         if sample.size and sample.size[0] * sample.size[1] > wanted.size[0] * wanted.size[1]:
             height, width = wanted.size
@@ -393,7 +417,7 @@ def chosen(data: DataConfig, wanted: Wanted) -> Manifest:
     return replace(manifest, samples=samples)
 
 
-def _sample(judged: Judged, pick: Window, caption: str, split: Split, size: Size | None) -> Sample:
+def _sample(judged: Judged, pick: Window, caption: str, split: Split, size: Size | None, colours: str) -> Sample:
     frames, weights = pick
     return Sample(
         id=sample_id(judged.path, frames),
@@ -406,6 +430,7 @@ def _sample(judged: Judged, pick: Window, caption: str, split: Split, size: Size
         box=judged.box,
         size=size,
         weights=weights,
+        colours=colours,
     )
 
 

@@ -7,7 +7,6 @@ named with its reason and left out. Nothing outside the folder is read. It does 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -19,10 +18,9 @@ from PIL import Image
 
 from cinelora.errors import FootageError
 from cinelora.files import write_text
-from cinelora.footage.decode import PLAIN, Handling, Pixels, Reader, UnreadableClip, open_video
+from cinelora.footage.decode import PLAIN, Handling, Pixels, Reader, UnreadableClip
+from cinelora.footage.files import is_there, open_clip, stamp
 from cinelora.footage.split import Split
-
-SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 
 
 @dataclass(frozen=True)
@@ -69,29 +67,14 @@ class Manifest:
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def find_clips(root: Path) -> tuple[list[str], list[Skipped]]:
-    """Paths of the clips under ``root``, relative and sorted, and the links that lead out of it.
-
-    Hidden files are passed over: macOS leaves a ``._name.mp4`` beside every clip it copies.
-    """
-    found: list[str] = []
-    skipped: list[Skipped] = []
-    for folder, subfolders, files in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        links = [name for name in subfolders if (Path(folder) / name).is_symlink()]
-        clips = [name for name in files if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
-        for name in [*links, *clips]:
-            path = (Path(folder) / name).relative_to(root).as_posix()
-            if not is_inside(root, path):
-                skipped.append(Skipped(path, "the link leads out of the footage folder"))
-            elif name in clips:
-                found.append(path)
-    return sorted(found), skipped
-
-
 def is_inside(root: Path, path: str) -> bool:
     """Whether a path below ``root`` stays there when its links are followed."""
     return (root / path).resolve().is_relative_to(root.resolve())
+
+
+def is_below(path: str) -> bool:
+    """Whether a path leads down alone; where its links lead is not asked."""
+    return not Path(path).is_absolute() and ".." not in Path(path).parts
 
 
 # -- pixels ------------------------------------------------------------------------------------------------------------
@@ -105,21 +88,20 @@ def read_frames(root: Path, sample: Sample, height: int, width: int, handling: H
     Raises ``FootageError`` where the clip is gone, damaged, or outside ``root``.
     """
     path = root / sample.path
-    if not is_inside(root, sample.path) or not path.is_file():
+    inside = is_below(sample.path) if handling.follow_links else is_inside(root, sample.path)
+    if not inside or not is_there(path):
         raise FootageError(f"{sample.path} of the manifest is not in {root}; scan the footage again")
     height, width = sample.size or (height, width)
-    status = path.stat()
     try:
-        reader = _opened(path, status.st_mtime_ns, status.st_size, handling)
-        return _mixed(reader, sample, height, width)
+        return _mixed(_opened(path, stamp(path), handling), sample, height, width)
     except UnreadableClip:
-        return _mixed(open_video(path, "pyav", handling), sample, height, width)
+        return _mixed(open_clip(path, "pyav", handling), sample, height, width)
 
 
 @lru_cache(maxsize=1)
-def _opened(path: Path, mtime_ns: int, size: int, handling: Handling) -> Reader:
+def _opened(path: Path, stamp: tuple[int, int], handling: Handling) -> Reader:
     """The clip read last stays open: its samples follow one another, and opening decodes more than a still does."""
-    return open_video(path, handling=handling)
+    return open_clip(path, handling=handling)
 
 
 def _mixed(reader: Reader, sample: Sample, height: int, width: int) -> Pixels:

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cinelora.config.schema import DataConfig, ModelConfig
-from cinelora.footage.decode import Handling
-from cinelora.footage.prepared import Wanted, chosen, dataset, prepare
+from cinelora.footage.prepared import Wanted, chosen, dataset, handling_of, prepare
 from cinelora.footage.samples import Manifest, Sample, read_frames
 
 if TYPE_CHECKING:
@@ -52,6 +51,6 @@ def reader(data: DataConfig, model: ModelConfig, device: torch.device) -> Read:
         from cinelora.footage.rendered import render_sample
 
         return partial(render_sample, height=model.height, width=model.width, fps=model.fps, device=device)
-    # what is not judged was made to be trained on: its pixels, and the latents made of them, stay what they were
-    handling = Handling(exact=data.judged)
-    return partial(read_frames, Path(str(data.root)), height=model.height, width=model.width, handling=handling)
+    return partial(
+        read_frames, Path(str(data.root)), height=model.height, width=model.width, handling=handling_of(data)
+    )

@@ -15,6 +15,7 @@ import json
 import re
 import shlex
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,13 +188,21 @@ def settings(record: Record) -> str:
         "targets": config.lora.targets,
         "learning rate": f"{effective_lr(config):g}, {config.optimizer.schedule}",
         "steps": f"{record.summary['step']}, of {_count(samples_per_step(config), 'sample')}",
-        "size": f"{model.width}x{model.height}, {_count(config.stage.num_frames, 'frame')}, {model.fps} fps",
+        "size": f"{_sizes(record)}, {_count(config.stage.num_frames, 'frame')}, {model.fps} fps",
         "sigma shift": f"{shift:.3g}",
         "seed": f"{config.seed}",
         "base in": model.dtype,
     }
     rows |= {"moving average": f"{config.ema_decay:g}"} if config.ema_decay else {}
     return _table("Settings", ("setting", "value"), [(key, _text(value)) for key, value in rows.items()])
+
+
+def _sizes(record: Record) -> str:
+    """Width and height of what was trained on, the most frequent first."""
+    model = record.config.model
+    training = (sample for sample in read_manifest(record.run.manifest).samples if sample.split == "train")
+    sizes = Counter(sample.size or (model.height, model.width) for sample in training)
+    return " and ".join(f"{width}x{height}" for (height, width), _ in sizes.most_common())
 
 
 def numbers(record: Record) -> str:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from cinelora.card import Record, push, read_record, write_card
 from cinelora.config.check import effective_lr
 from cinelora.config.numbers import logged, monitors
-from cinelora.config.schema import TrainConfig, data_ranks, zero_level
+from cinelora.config.schema import TrainConfig, data_ranks, samples_per_step, zero_level
 from cinelora.config.store import portable
 from cinelora.errors import AdapterError, ConfigError, TrainingError
 from cinelora.files import lock, read_json, sweep_temporaries, write_json, write_whole
@@ -243,12 +243,11 @@ def find_samples(config: TrainConfig, run: RunDirectory) -> None:
     if config.resume:
         refuse_other_samples(run, read_manifest(run.manifest), manifest)
     write_manifest(run.manifest, manifest)
-    sizes = sizes_line(manifest.samples, (config.model.height, config.model.width))
     heldout = sum(sample.split == "heldout" for sample in manifest.samples)
     clips = [left for left in manifest.skipped if left.shot is None]
-    print(
-        f"{len(manifest.samples) - heldout} samples to train on, {heldout} held out, {len(clips)} clips skipped{sizes}"
-    )
+    print(f"{len(manifest.samples) - heldout} samples to train on, {heldout} held out, {len(clips)} clips skipped")
+    for line in sizes_lines(manifest.samples, (config.model.height, config.model.width), samples_per_step(config)):
+        print(f"  {line}")
     for clip in clips:
         print(f"  skipped {clip.path}: {clip.reason}")
     shots = Counter(left.reason.partition(":")[0] for left in manifest.skipped if left.shot is not None)
@@ -256,13 +255,22 @@ def find_samples(config: TrainConfig, run: RunDirectory) -> None:
         print(f"  {count} {'shot' if count == 1 else 'shots'} left out: {reason} (which, says {run.manifest.name})")
 
 
-def sizes_line(samples: Sequence[Sample], model_size: Size) -> str:
-    """How many samples are of each size, in pixels and frames, where they are not all of one."""
-    sizes = Counter((*(sample.size or model_size), len(sample.frames)) for sample in samples)
+def sizes_lines(samples: Sequence[Sample], model_size: Size, step: int) -> list[str]:
+    """How many samples to train on are of each size, in pixels and frames, where they are not all of one.
+
+    A ``step`` takes so many of one size; where there are fewer they come more than once in it.
+    """
+    training = (sample for sample in samples if sample.split == "train")
+    sizes = Counter((*(sample.size or model_size), len(sample.frames)) for sample in training)
     if len(sizes) == 1:
-        return ""
-    each = (f"{height}x{width} x {frames} ({count})" for (height, width, frames), count in sizes.most_common())
-    return f"; sizes {', '.join(each)}, a step sees one of them"
+        return []
+    named = {f"{height}x{width} x {frames}": count for (height, width, frames), count in sizes.most_common()}
+    rare = [f"{name}: {step / count:.3g} times" for name, count in named.items() if 2 * count <= step]
+    lines = [f"sizes: {', '.join(f'{name} ({count})' for name, count in named.items())}; a step sees {step} of one"]
+    if rare:
+        way_out = "data.buckets=false or a smaller batch evens that out"
+        lines.append(f"WARNING: a step takes each sample of a rare size more than once ({', '.join(rare)}); {way_out}")
+    return lines
 
 
 # -- second launch: train ----------------------------------------------------------------------------------------------

@@ -80,8 +80,8 @@ def test_shapes_train_together_alone_resumed_and_on_two_ranks(
     drawing.validation = replace(config.validation, clips=2)
     one = run_here(drawing, tmp_path / "one")
     printed = capsys.readouterr().out
-    assert "; sizes " in printed
-    assert "48x112 x 9 (3)" in printed
+    assert "sizes: 64x96 x 9 (2), 64x112 x 9 (2), 48x112 x 9 (2), 112x64 x 9 (1); a step sees 2 of one" in printed
+    assert "WARNING: a step takes each sample of a rare size more than once (112x64 x 9: 2 times)" in printed
     training = LatentDataset(Path(config.cache), Index.load(one.dataset), "train")
     shapes = {entry.id.split("/")[1][:-8]: training.shape(i)[2:] for i, entry in enumerate(training.entries)}
     for name, size in SIZES.items():

@@ -55,6 +55,8 @@ BATCH = 16
 HDR_NAMES = {"pq": "PQ", "hlg": "HLG", "bt2020": "BT.2020"}
 TONE_MAPPING = 1
 """Raised whenever tone mapping would give other colours."""
+REORDERED = 16
+"""Frames that no codec holds back more of; more that come late were not held back."""
 AGREE = 2
 """Levels of 255 by which decord's pixels may differ from FFmpeg's accurate conversion."""
 
@@ -234,9 +236,15 @@ class Reader:
                 yield from self._timed(stream.codec_context, container.demux(stream), start_s)
 
     def _timed(self, context: Any, packets: Iterable[Any], start_s: float) -> Iterator[tuple[float, av.VideoFrame]]:
+        """Frames whose times ascend: damage may bring some late, which are passed over."""
+        last, late = -math.inf, 0
         for pts, frame in with_lost(context, packets):
             seconds = self.header.seconds(pts)
-            if seconds >= start_s:
+            late = late + 1 if seconds <= last else 0
+            if late > REORDERED:
+                raise UnreadableClip(str(self.path), f"its time stamps begin anew after {last:.1f} s: cut it there")
+            last = max(last, seconds)
+            if seconds >= start_s and not late:
                 yield seconds, frame
 
     def _all_frames(self, threads: int = 0) -> Iterator[av.VideoFrame]:

@@ -180,7 +180,7 @@ def decoded(context: Any, packet: Any) -> list[av.VideoFrame]:
 
 
 def with_lost(context: Any, packets: Iterable[Any]) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Frames with their time stamps; one that is lost to damage is stood for by the next, so that counting goes on."""
+    """Frames with their time stamps; for one that is lost to damage the next stands, so that counting goes on."""
     codec, waiting = context.codec.canonical_name, list[int]()
     for packet in packets:
         if packet.pts is not None and is_shown(packet, codec):

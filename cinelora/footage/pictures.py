@@ -122,7 +122,7 @@ class PictureReader(Reader):
 
     def __init__(self, path: Path, files: list[Path], handling: Handling) -> None:
         self.files = files
-        first = read_picture(files[0])
+        first = _read_of(path, files[0])
         super().__init__(path, _header(files, first, handling.sequence_fps), "it is a picture", handling)
 
     @cached_property
@@ -147,7 +147,7 @@ class PictureReader(Reader):
                 yield float(seconds), np.asarray(small, np.uint8)
 
     def _read(self, number: int) -> Pixels:
-        pixels = read_picture(self.files[number])
+        pixels = _read_of(self.path, self.files[number])
         if pixels.shape[:2] != self.size:
             before, now = ("{1}x{0}".format(*size) for size in (self.size, pixels.shape))
             raise UnreadableClip(
@@ -156,6 +156,13 @@ class PictureReader(Reader):
         if self.handling.lut is None:
             return pixels
         return self.convert(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24"))
+
+
+def _read_of(clip: Path, file: Path) -> Pixels:
+    try:
+        return read_picture(file)
+    except UnreadableClip as error:
+        raise UnreadableClip(str(clip), error.reason if file == clip else f"{file.name}: {error.reason}") from error
 
 
 def _header(files: list[Path], first: Pixels, fps: Fraction) -> Header:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 from tqdm.auto import tqdm
@@ -21,10 +22,9 @@ from tqdm.auto import tqdm
 from cinelora.config.schema import DataConfig
 from cinelora.errors import FootageError
 from cinelora.footage.captions import to_write, write_lines
-from cinelora.footage.decode import UnreadableClip, open_video
-
-if TYPE_CHECKING:
-    from cinelora.footage.prepared import Judged, Prepared
+from cinelora.footage.decode import PLAIN, Handling, UnreadableClip
+from cinelora.footage.files import open_clip
+from cinelora.footage.prepared import Judged, Prepared, handling_of
 
 FRAMES = 4
 """Pictures of a shot that a model is shown, at even distances."""
@@ -46,21 +46,30 @@ def caption_missing(prepared: Prepared, shots: Sequence[Judged], data: DataConfi
     model = Captioner(Path(str(data.captioner)), data.captioner_prompt)
     by_name = {shot.id: shot for shot in shots}
     paths = {name: shot.path for name, shot in by_name.items()}
-    todo = to_write(prepared.root, paths, prepared.folder, model.name)
+    todo = to_write(prepared.root, paths, prepared.folder, model.name, data.follow_links)
+    show = partial(frames_of, root=prepared.root, count=model.num_frames, handling=handling_of(data))
     written: dict[str, str] = {}
     saved = time.monotonic()
     try:
         with tqdm(total=len(todo), desc=f"captions by {model.folder.name}", unit="shot", disable=None) as bar:
-            for first in range(0, len(todo), SHOTS_AT_ONCE):
-                names = todo[first : first + SHOTS_AT_ONCE]
-                written |= model.captions({name: by_name[name] for name in names}, prepared.root)
-                bar.update(len(names))
+            for some in batches([by_name[name] for name in todo], model.num_frames):
+                written |= model.captions(some, show)
+                bar.update(len(some))
                 if time.monotonic() - saved > SAVE_EVERY_S:
                     write_lines(prepared.folder, written, model.name)
                     saved = time.monotonic()
     finally:
         if written:
             write_lines(prepared.folder, written, model.name)
+
+
+def batches(shots: Sequence[Judged], num_frames: int) -> Iterator[list[Judged]]:
+    """Shots in small groups that are shown with equally many pictures: a still is only one."""
+    in_order = sorted(shots, key=lambda shot: num_shown(shot, num_frames))
+    for _, group in groupby(in_order, key=lambda shot: num_shown(shot, num_frames)):
+        alike = list(group)
+        for first in range(0, len(alike), SHOTS_AT_ONCE):
+            yield alike[first : first + SHOTS_AT_ONCE]
 
 
 @dataclass
@@ -83,14 +92,14 @@ class Captioner:
         asked = hashlib.sha256(self.prompt.encode()).hexdigest()
         return f"{self.folder.resolve().name}-{digest.hexdigest()[:8]}:{asked[:8]}"
 
-    def captions(self, shots: dict[str, Judged], root: Path) -> dict[str, str]:
+    def captions(self, shots: Sequence[Judged], show: Callable[[Judged], Iterator[Image.Image]]) -> dict[str, str]:
         """A caption for each shot, by its name, but for those that cannot be read and those it has no word for."""
         pictures: dict[str, list[Image.Image]] = {}
-        for name, shot in shots.items():
+        for shot in shots:
             try:
-                pictures[name] = list(frames_of(shot, root, self.num_frames))
+                pictures[shot.id] = list(show(shot))
             except UnreadableClip as error:
-                tqdm.write(f"no caption for {name}: {error.reason}")
+                tqdm.write(f"no caption for {shot.id}: {error.reason}")
         said = self.answers(list(pictures.values())) if pictures else []
         return {name: text for name, text in zip(pictures, said, strict=True) if text}
 
@@ -167,10 +176,15 @@ def _read(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def frames_of(shot: Judged, root: Path, count: int) -> Iterator[Image.Image]:
-    """Frames at even distances in a shot, without bars, in square pixels. Raises ``UnreadableClip``."""
-    start, length = shot.shot.start, shot.shot.end - shot.shot.start
-    reader = open_video(root / shot.path)
+def num_shown(shot: Judged, count: int) -> int:
+    """Pictures of a shot that are shown of ``count``: it may have fewer."""
+    return min(count, shot.shot.end - shot.shot.start)
+
+
+def frames_of(shot: Judged, root: Path, count: int, handling: Handling = PLAIN) -> Iterator[Image.Image]:
+    """At most ``count`` frames at even distances in a shot, without bars, in square pixels. Raises ``UnreadableClip``."""
+    start, length, count = shot.shot.start, shot.shot.end - shot.shot.start, num_shown(shot, count)
+    reader = open_clip(root / shot.path, handling=handling)
     for frame_HWC in reader.frames([start + (2 * k + 1) * length // (2 * count) for k in range(count)]):
         picture = Image.fromarray(frame_HWC).crop(shot.box)
         width, height = round(picture.width * reader.header.pixel_aspect), picture.height

@@ -45,14 +45,18 @@ class Captions:
     missing: tuple[str, ...]
 
 
-def find_captions(root: Path, shots: Mapping[str, str], prepared: Path, caption: str | None = None) -> Captions:
+def find_captions(
+    root: Path, shots: Mapping[str, str], prepared: Path, caption: str | None = None, follow_links: bool = False
+) -> Captions:
     """The captions of ``shots``, each named with the path of its file below ``root``; ``caption`` stands for all others.
+
+    Texts behind links that lead out of ``root`` are read only with ``follow_links``.
 
     Raises ``FootageError`` for a text or list that cannot be read, with its line.
     """
     if caption is not None:
         return Captions(dict.fromkeys(shots, caption), ())
-    lines, texts_of = read_lines(prepared), OfFiles(root)
+    lines, texts_of = read_lines(prepared), OfFiles(root, follow_links)
     of_files = {path: texts_of[path] for path in dict.fromkeys(shots.values())}
     found = {
         name: _by_hand(lines, name) or _by_hand(lines, path) or of_files[path] or _text(lines.get(name, {}))
@@ -91,8 +95,8 @@ def prompt_with_trigger(prompt: str, trigger: str | None) -> str:
 class OfFiles:
     """The captions that lie among the footage, by the path of a clip; every list is read once."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, follow_links: bool) -> None:
+        self.root, self.follow_links = root, follow_links
         self._folders = dict[str, _Folder]()
 
     def __getitem__(self, path: str) -> str:
@@ -105,7 +109,7 @@ class OfFiles:
         return beside or next(filter(None, listed), "") or next((f.caption for f in folders if f.caption), "")
 
     def _folder(self, path: PurePosixPath) -> _Folder:
-        return self._folders.setdefault(str(path), _Folder(self.root, path))
+        return self._folders.setdefault(str(path), _Folder(self.root, path, self.follow_links))
 
 
 @dataclass
@@ -114,11 +118,14 @@ class _Folder:
 
     root: Path
     path: PurePosixPath
+    follow_links: bool
 
     def text(self, name: str) -> str:
         """What a text file holds, if there is one."""
-        path = self.path / name
-        return read_text(self.root, str(path)).strip() if (self.root / path).is_file() else ""
+        return self._read(name).strip() if (self.root / self.path / name).is_file() else ""
+
+    def _read(self, name: str) -> str:
+        return read_text(self.root, str(self.path / name), self.follow_links)
 
     @cached_property
     def caption(self) -> str:
@@ -140,7 +147,7 @@ class _Folder:
         path = self.root / self.path / name
         if not path.is_file():
             return
-        text = read_text(self.root, str(self.path / name))
+        text = self._read(name)
         yield from _csv_rows(path, text) if name.endswith(".csv") else json_lines(path, text)
 
 
@@ -205,12 +212,14 @@ def write_lines(prepared: Path, written: Mapping[str, str], written_by: str) -> 
     write_text(prepared / OF_SHOTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines.values()))
 
 
-def to_write(root: Path, shots: Mapping[str, str], prepared: Path, written_by: str) -> list[str]:
+def to_write(
+    root: Path, shots: Mapping[str, str], prepared: Path, written_by: str, follow_links: bool = False
+) -> list[str]:
     """The shots that a model is to caption: those with no caption but another model's, or another prompt's.
 
     A line whose text a person deleted counts as none.
     """
-    lines, of_files = read_lines(prepared), OfFiles(root)
+    lines, of_files = read_lines(prepared), OfFiles(root, follow_links)
     done = {name for name, line in lines.items() if _text(line) and line.get("written_by") == written_by}
     said = {path for path in dict.fromkeys(shots.values()) if _by_hand(lines, path) or of_files[path]}
     return [s for s, path in shots.items() if s not in done and path not in said and not _by_hand(lines, s)]

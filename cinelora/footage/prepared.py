@@ -303,7 +303,7 @@ def captions_for(prepared: Prepared, shots: Sequence[Judged], data: DataConfig) 
         from cinelora.footage.captioner import caption_missing
 
         caption_missing(prepared, shots, data)
-    return find_captions(prepared.root, paths, prepared.folder, data.caption)
+    return find_captions(prepared.root, paths, prepared.folder, data.caption, data.follow_links)
 
 
 def whole_dataset(windows: Prepared, stills: Prepared, data: DataConfig, wanted: Wanted) -> Manifest:

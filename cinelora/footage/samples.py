@@ -173,9 +173,9 @@ def read_manifest(path: Path) -> Manifest:
 # -- text --------------------------------------------------------------------------------------------------------------
 
 
-def read_text(root: Path, path: str) -> str:
+def read_text(root: Path, path: str, follow_links: bool = False) -> str:
     """A text below ``root``, with or without a byte order mark. Raises ``FootageError`` for what is outside, or not UTF-8."""
-    if not is_inside(root, path):
+    if not (is_below(path) if follow_links else is_inside(root, path)):
         raise FootageError(f"{root / path} leads out of the footage folder; put a copy of the file there")
     try:
         return (root / path).read_text(encoding="utf-8-sig")

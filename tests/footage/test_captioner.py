@@ -15,7 +15,7 @@ from small_captioners import save_idefics, save_llava
 
 from cinelora.config.schema import DataConfig
 from cinelora.errors import FootageError
-from cinelora.footage.captioner import Captioner, frames_of, refuse_folder
+from cinelora.footage.captioner import Captioner, batches, frames_of, refuse_folder
 from cinelora.footage.judge import Shot
 from cinelora.footage.prepared import Judged, Wanted
 from cinelora.footage.samples import Manifest
@@ -67,7 +67,9 @@ def test_frames_lie_evenly_inside_a_shot_and_its_bars(put: Put, street: np.ndarr
     frames = list(frames_of(shot, root, 4))
     assert [frame.size for frame in frames] == [(80, 80)] * 4
     assert len({np.asarray(frame).tobytes() for frame in frames}) == 4
-    assert len(list(frames_of(Judged("a.mp4", "", about, Shot(10, 12, bars=None)), root, 4))) == 4
+    short = [Judged("a.mp4", "", about, Shot(start, start + 2, bars=None)) for start in range(5)]
+    assert len(list(frames_of(short[0], root, 4))) == 2
+    assert [len(some) for some in batches([shot, *short, shot], 4)] == [4, 1, 2]
 
 
 # -- a whole run -------------------------------------------------------------------------------------------------------
@@ -180,3 +182,10 @@ def test_another_kind_of_model_and_one_that_cannot_be_asked_are_refused(llava: P
         Captioner(other, PROMPT).answers(pictures(1, 1))
     with pytest.raises(FootageError, match="no chat template"):
         Captioner(save_llava(tmp_path / "mute", chat=None), PROMPT).answers(pictures(1, 1))
+
+
+def test_a_picture_is_shown_once_and_captioned(data: DataConfig, footage: Path, room: np.ndarray):
+    Image.fromarray(room[0]).save(footage / "e.png")
+    found = captions(data)
+    assert found.keys() == {"e.png"}
+    assert found["e.png"]

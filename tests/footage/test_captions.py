@@ -137,6 +137,7 @@ def test_a_link_out_of_the_footage_is_not_read(root: Path, prepared: Path, tmp_p
     (root / "a.txt").symlink_to(tmp_path / "secret")
     with pytest.raises(FootageError, match="leads out of the footage folder"):
         texts(root, prepared)
+    assert find_captions(root, SHOTS, prepared, follow_links=True).texts["a.mp4@0-40"] == "secret"
 
 
 def test_an_empty_caption_is_none(root: Path, prepared: Path):

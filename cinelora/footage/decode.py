@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from cinelora.errors import FootageError
 from cinelora.files import sha256_json
-from cinelora.footage.colour import MATRICES, PRIMARIES, RANGES, TRANSFERS, Hdr, ToRgb, guessed_matrix, hdr_kind
+from cinelora.footage.colour import LUMA, MATRICES, PRIMARIES, RANGES, TRANSFERS, Hdr, ToRgb, guessed_matrix, hdr_kind
 from cinelora.footage.grade import Grade, read_cube, tone_mapping
 from cinelora.footage.packets import (
     Index,
@@ -136,7 +136,7 @@ class Header:
 
     def seconds(self, pts: int) -> float:
         """Time since the first frame."""
-        return float((pts - self.first_pts) * self.time_base)
+        return (pts - self.first_pts) * self.time_base.numerator / self.time_base.denominator
 
     @property
     def coded(self) -> tuple[int, int]:
@@ -191,7 +191,8 @@ class Reader:
         """
         if self.index is None:
             return np.arange(sum(1 for _ in self._all_frames())) / float(self.fps)
-        return np.array([self.header.seconds(int(pts)) for pts in self.index.shown_pts])
+        ticks: NDArray[np.int64] = self.index.shown_pts - self.header.first_pts
+        return ticks * self.header.time_base.numerator / self.header.time_base.denominator
 
     @cached_property
     def index(self) -> Index | None:
@@ -362,6 +363,10 @@ def open_video(path: Path, backend: Backend | None = None, handling: Handling = 
     header = read_header(path)
     if header.hdr and handling.hdr == "refuse":
         raise UnreadableClip(str(path), f"it is HDR ({HDR_NAMES[header.hdr]}): data.hdr=tone_map maps its colours")
+    if header.matrix not in (*LUMA, "gbr"):
+        raise UnreadableClip(
+            str(path), f"its colours are kept as {header.matrix}, which is not converted: write it as bt709"
+        )
     by_pyav = partial(PyAVReader, path, header, handling=handling)
     if backend == "pyav":
         return by_pyav("asked for")

@@ -209,7 +209,11 @@ def _surveyed(task: Task, sha256: str, tick: Callable[[float], None]) -> Outcome
 
 
 def _part_path(task: Task) -> Path:
-    return survey_path(task.folder, task.sha256).with_suffix(f".part-{task.part}.npz")
+    return survey_path(task.folder, task.sha256).with_name(f"{_part_stem(task)}-{task.part}.npz")
+
+
+def _part_stem(task: Task) -> str:
+    return f"{task.sha256}{task.handling.colours}.part"
 
 
 def _join(task: Task) -> Outcome:
@@ -229,7 +233,7 @@ def _join(task: Task) -> Outcome:
 
 def _pieces(task: Task) -> Iterator[Path]:
     target = survey_path(task.folder, task.sha256)
-    return target.parent.glob(f"{target.stem}.part-*.npz")
+    return target.parent.glob(f"{_part_stem(task)}-*.npz")
 
 
 def _whole(reader: Reader, survey: Survey, target: Path, sha256: str) -> Outcome:

@@ -11,7 +11,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from footage_clips import write_film
 
 from cinelora.footage.colour import hdr_kind
-from cinelora.footage.decode import Handling, open_video
+from cinelora.footage.decode import Handling, UnreadableClip, open_video
 
 ACCURATE = (
     Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
@@ -100,6 +100,14 @@ def test_untagged_film_is_taken_as_players_take_it(tmp_path: Path, height: int, 
     write_film(tmp_path / "a.mp4", [frame], options={"qp": "1", "preset": "ultrafast"})
     assert open_video(tmp_path / "a.mp4").header.matrix == matrix
     assert np.abs(pixels_of(tmp_path / "a.mp4") - picture).max() <= 3
+
+
+def test_a_matrix_that_is_not_converted_is_refused(tmp_path: Path, chart: np.ndarray) -> None:
+    frame = tagged(chart, "yuv444p", "bt709", "limited")
+    frame.colorspace = 8
+    write_film(tmp_path / "a.mp4", [frame])
+    with pytest.raises(UnreadableClip, match="kept as ycgco"):
+        open_video(tmp_path / "a.mp4")
 
 
 def test_other_codecs_and_odd_sizes_have_right_colours(tmp_path: Path, chart: np.ndarray) -> None:

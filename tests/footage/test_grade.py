@@ -80,6 +80,21 @@ def test_wide_colours_come_into_bt709() -> None:
     assert tone_mapped(np.array([[0.5, 0.5, 0.5]]), "bt2020")[0] == pytest.approx([0.5] * 3, abs=1e-3)
 
 
+def test_saturated_hdr_goes_through_its_own_matrix(tmp_path: Path) -> None:
+    signal = np.array([0.62, 0.30, 0.45])
+    luma = signal @ np.array([0.2627, 0.6780, 0.0593])
+    chroma = ((signal[2] - luma) / 1.8814, (signal[0] - luma) / 1.4746)  # BT.2020, table 4
+    codes = (64 + 876 * luma, 512 + 896 * chroma[0], 512 + 896 * chroma[1])
+    frame = av.VideoFrame(64, 32, "yuv444p10le")
+    for plane, code in zip(frame.planes, codes, strict=True):
+        plane.update(np.full((plane.height, plane.line_size // 2), round(code), np.uint16).tobytes())
+    frame.colorspace, frame.color_trc, frame.color_primaries = TRANSFERS["pq"]
+    frame.color_range = 1
+    write_film(tmp_path / "a.mp4", [frame], options={"qp": "1"})
+    reader = open_video(tmp_path / "a.mp4", handling=Handling(hdr="tone_map"))
+    assert np.abs(next(iter(reader.frames([0])))[16, 32] - 255 * tone_mapped(signal[None], "pq")[0]).max() <= 3
+
+
 def negative(size: int) -> Cube:
     steps = 1 - np.linspace(0, 1, size)
     blue, green, red = np.meshgrid(steps, steps, steps, indexing="ij")

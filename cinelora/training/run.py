@@ -403,10 +403,12 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset,
     pretrains = config.stage.name == "pretrain"
     trained = whole_transformer(config, transformer) if pretrains else hang_adapters(config, run, transformer)
     partition(transformer, share_samples(config))
-    line = choose(transformer, attention_work(config), model.attention)
-    if line and rank_info().global_rank == 0:
-        print(line)
     lengths = set(map(math.prod, training.shapes))
+    said = [choose(transformer, attention_work(config), model.attention)]
+    said += [compiled_line(len(lengths))] if policy.compile else []
+    for line in filter(None, said):
+        if rank_info().global_rank == 0:
+            print(line)
     arrange(transformer, policy, shares.homes if shares else (), len(lengths))
     return (ImageConditionedStage if config.stage.image_condition else Stage)(
         config,
@@ -416,6 +418,16 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset,
         training.text(training.texts["null"]),
         effective_lr(config),
     )
+
+
+def compiled_line(num_lengths: int) -> str:
+    """What compiling means where sequences are of several lengths."""
+    from cinelora.models.memory import MOST_LENGTHS
+
+    if num_lengths == 1:
+        return ""
+    how = "for any length" if num_lengths > MOST_LENGTHS else "for each anew, in the first step that sees it"
+    return f"sequences have {num_lengths} lengths: blocks are compiled {how}"
 
 
 def shares_of(config: TrainConfig) -> Shares | None:

@@ -15,7 +15,7 @@ from cinelora.launch import launch
 from cinelora.models.flow import shift_sigma
 from cinelora.runs import RunDirectory
 from cinelora.training.checkpoints import load_checkpoint
-from cinelora.training.run import build_stage, encode_rank, policy_at_hand, train_rank
+from cinelora.training.run import build_stage, compiled_line, encode_rank, policy_at_hand, train_rank
 from cinelora.training.stage import Stage
 
 SUMMATION = 1e-6
@@ -120,3 +120,11 @@ def test_noise_levels_follow_the_pixels_of_the_bucket(config: TrainConfig, tmp_p
 def sigmas(stage: Stage, size: tuple[int, int]) -> torch.Tensor:
     batch = {"latents": torch.zeros(4, 16, 1, *size), "index": torch.zeros(4, dtype=torch.int64)}
     return stage.draw_at(batch, step=1).sigma
+
+
+def test_what_is_compiled_for_several_lengths_is_said():
+    assert compiled_line(1) == ""
+    assert compiled_line(3) == (
+        "sequences have 3 lengths: blocks are compiled for each anew, in the first step that sees it"
+    )
+    assert compiled_line(9) == "sequences have 9 lengths: blocks are compiled for any length"

@@ -51,7 +51,8 @@ def caption_missing(prepared: Prepared, shots: Sequence[Judged], data: DataConfi
     written: dict[str, str] = {}
     saved = time.monotonic()
     try:
-        with tqdm(total=len(todo), desc=f"captions by {model.folder.name}", unit="shot", disable=None) as bar:
+        hidden = None if todo else True
+        with tqdm(total=len(todo), desc=f"captions by {model.folder.name}", unit="shot", disable=hidden) as bar:
             for some in batches([by_name[name] for name in todo], model.num_frames):
                 written |= model.captions(some, show)
                 bar.update(len(some))

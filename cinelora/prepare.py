@@ -15,13 +15,13 @@ from cinelora.config.schema import PrepareConfig
 
 def run(config: PrepareConfig, _run_dir: Path) -> int:
     """Prepare the footage, write what came out, and say where; the exit code."""
-    from cinelora.footage.prepared import prepare, whole_dataset
+    from cinelora.footage.prepared import prepare_each, whole_dataset
     from cinelora.footage.showing import lines, write_all
     from cinelora.footage.sources import wanted_by
 
     stills, windows = (wanted_by(config.model, frames, config.seed) for frames in (1, config.num_frames))
-    prepared = prepare(config.data, windows, config.workers)
-    manifest = whole_dataset(prepared, prepare(config.data, stills, 0), config.data, windows)
+    prepared, of_stills = prepare_each(config.data, [windows, stills], config.workers)
+    manifest = whole_dataset(prepared, of_stills, config.data, windows)
     write_all(prepared, manifest, config.data, windows)
     print("\n".join(lines(prepared, manifest)))
     return 0

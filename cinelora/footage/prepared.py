@@ -142,6 +142,40 @@ def prepare(data: DataConfig, wanted: Wanted, processes: int | None = None, show
     ``processes`` work side by side; None is as many as there are cores where there is much to do, else none. Raises
     ``FootageError`` where the folder is missing or empty, or the verdicts by hand cannot be read.
     """
+    return prepare_each(data, [wanted], processes, show)[0]
+
+
+def prepare_each(
+    data: DataConfig, wanted: Sequence[Wanted], processes: int | None = None, show: bool = True
+) -> list[Prepared]:
+    """The same for several kinds of samples, by one look at each survey."""
+    root, folder, files, skipped = _surveyed(data, processes, show)
+    by_hand = read_overrides(Path(data.overrides) if data.overrides else folder / OVERRIDES, bool(data.overrides))
+    typical = [file.sharpness for file in files if file.sharpness]
+    usual = float(np.median(typical)) if typical else None
+    rows: list[list[Judged]] = []
+    hashes: list[list[int] | None] = []
+    for file in files:
+        survey = None if file.reason else load_survey(survey_path(folder, file.sha256))
+        if survey is None:
+            skipped.append(Skipped(file.path, file.reason or "its survey is damaged; delete it, and it is made anew"))
+            continue
+        for shot in judge(survey, data.limits if data.judged else None, usual):
+            judged = Judged(file.path, file.sha256, survey.about, shot)
+            judged = replace(judged, by_hand=by_hand.pop(judged.id, None))
+            rows.append([picked(judged, survey, data, each) for each in wanted])
+            three = three_hashes(survey, shot)
+            hashes.append(None if judged.against(False) or three is None else list(three))
+    for number, first in _twins(hashes, data.limits.alike if data.judged else None).items():
+        rows[number] = [replace(judged, twin=rows[first][0].id) for judged in rows[number]]
+    notes = tuple(f"{name} in {OVERRIDES} is no shot of this footage: it was cut anew, or moved" for name in by_hand)
+    left_out = tuple(sorted(skipped, key=lambda clip: clip.path))
+    columns = [tuple(row[kind] for row in rows) for kind in range(len(wanted))]
+    return [Prepared(root, folder, tuple(files), shots, left_out, notes) for shots in columns]
+
+
+def _surveyed(data: DataConfig, processes: int | None, show: bool) -> tuple[Path, Path, list[File], list[Skipped]]:
+    """The footage's folder and the prepared one, what is known of each file, and what is left out unread."""
     root, folder = Path(str(data.root)), prepared_folder(data)
     if not root.is_dir():
         raise FootageError(f"no footage folder at {root}; set data.root=<folder with clips>")
@@ -153,28 +187,7 @@ def prepare(data: DataConfig, wanted: Wanted, processes: int | None = None, show
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder / ".lock"):
         files = survey_files(root, paths, folder, _processes(root, paths, processes), show, handling_of(data))
-    by_hand = read_overrides(Path(data.overrides) if data.overrides else folder / OVERRIDES, bool(data.overrides))
-    typical = [file.sharpness for file in files if file.sharpness]
-    usual = float(np.median(typical)) if typical else None
-    shots: list[Judged] = []
-    hashes: list[list[int] | None] = []
-    for file in files:
-        survey = None if file.reason else load_survey(survey_path(folder, file.sha256))
-        if survey is None:
-            skipped.append(Skipped(file.path, file.reason or "its survey is damaged; delete it, and it is made anew"))
-            continue
-        for shot in judge(survey, data.limits if data.judged else None, usual):
-            judged = Judged(file.path, file.sha256, survey.about, shot)
-            judged = replace(judged, by_hand=by_hand.pop(judged.id, None))
-            shots.append(picked(judged, survey, data, wanted))
-            three = three_hashes(survey, shot)
-            hashes.append(None if judged.against(False) or three is None else list(three))
-    limit = data.limits.alike if data.judged else None
-    if limit is not None:
-        shots = _with_twins(shots, hashes, limit)
-    notes = tuple(f"{name} in {OVERRIDES} is no shot of this footage: it was cut anew, or moved" for name in by_hand)
-    skipped.sort(key=lambda clip: clip.path)
-    return Prepared(root, folder, tuple(files), tuple(shots), tuple(skipped), notes)
+    return root, folder, files, skipped
 
 
 def found_files(root: Path, data: DataConfig) -> tuple[list[str], list[Skipped]]:
@@ -227,14 +240,13 @@ def picked(judged: Judged, survey: Survey, data: DataConfig, wanted: Wanted) -> 
     return replace(judged, picks=tuple(windows(survey, shot, wanted.fps, num_frames, data.window_stride, blend)))
 
 
-def _with_twins(shots: list[Judged], hashes: list[list[int] | None], limit: float) -> list[Judged]:
-    """Shots that show the same as an earlier one, named so; of those kept by hand each stays."""
+def _twins(hashes: list[list[int] | None], limit: float | None) -> dict[int, int]:
+    """The numbers of shots that show the same as an earlier one, and of that one; those without hashes are like none."""
     known = [i for i, three in enumerate(hashes) if three is not None]
-    if not known:
-        return shots
+    if not known or limit is None:
+        return {}
     firsts = alike(np.array([hashes[i] for i in known], np.uint64), limit)
-    twins = {known[i]: known[first] for i, first in enumerate(firsts) if first != i}
-    return [replace(shot, twin=shots[twins[i]].id) if i in twins else shot for i, shot in enumerate(shots)]
+    return {known[i]: known[first] for i, first in enumerate(firsts) if first != i}
 
 
 def box_of(bars: tuple[float, float, float, float] | None, size: tuple[int, int]) -> tuple[int, int, int, int] | None:

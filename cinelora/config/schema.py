@@ -188,6 +188,7 @@ class DataConfig:
     follow_links: bool = setting("follow links that lead out of data.root", False)
     judged: bool = setting("look for bars, titles, fades, blur and repetition, and leave out shots with them", True)
     limits: FootageLimits = field(default_factory=FootageLimits)
+    exact: bool = setting("colours are FFmpeg's accurate ones; false = decord's own, which are off at edges", True)
     hdr: str = setting("footage in PQ, HLG or bt.2020", "refuse", ("refuse", "tone_map"))
     lut: str | None = setting("a .cube file that every frame goes through")
     sequence_fps: float = setting("frames per second of numbered pictures", 24.0)

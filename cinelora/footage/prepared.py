@@ -199,15 +199,12 @@ def found_files(root: Path, data: DataConfig) -> tuple[list[str], list[Skipped]]
 
 
 def handling_of(data: DataConfig) -> Handling:
-    """How ``data`` says that its footage is read. Raises ``FootageError`` where ``data.lut`` cannot be.
-
-    What is not judged was made to be trained on: its pixels, and the latents made of them, stay what they were.
-    """
+    """How ``data`` says that its footage is read. Raises ``FootageError`` where ``data.lut`` cannot be."""
     lut = Path(data.lut) if data.lut else None
     if lut:
         read_cube(lut)
     return Handling(
-        exact=data.judged,
+        exact=data.exact,
         hdr=cast(Literal["refuse", "tone_map"], data.hdr),
         lut=lut,
         lut_sha256=sha256_file(lut) if lut else "",

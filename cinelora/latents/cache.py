@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     Read = Callable[[Sample], Pixels | Tensor]
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same inputs would be encoded to other values."""
 PIXELS_AT_ONCE = 6 * 2**20
 """Pixels of a batch on a GPU: 8 windows of 33 frames at 112x192, one at 480p. On a CPU batches gain nothing."""

@@ -26,14 +26,14 @@ from torch.utils.checkpoint import checkpoint
 from cinelora.models.footprint import Policy
 
 Block = Callable[..., Tensor]
-SHAPES = 64
-"""Shapes that blocks are compiled for, each anew: kernels for any size are slower, and past torch's own limit of 8 a block
-would run uncompiled without a word. With and without gradients, with and without an image, by samples in a batch."""
-
-
+SHAPES = 256
+"""Shapes that blocks are compiled for, each anew; torch's own limit for a function of many modules is as high. Past it a block
+would run uncompiled without a word, in memory that nobody planned for: with a limit of 3 the fourth step of a 14B model that
+filled its plan was out of memory (H100). With and without gradients, with and without an image, by samples in a batch."""
 MOST_LENGTHS = 4
 """Lengths of sequences up to which each has kernels of its own. With those a length takes 18 s to compile, the first 30 s; with
-kernels for any 1 s, the first 32 s, and steps are 2 % slower (H100, 1.3B)."""
+kernels for any 1 s, the first 32 s, and steps are 2 % slower (H100, 1.3B). At the 14B model's width kernels for any take 85 s at
+first, and steps and peaks are those of kernels for each (H100)."""
 
 
 def arrange(

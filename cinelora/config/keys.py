@@ -329,7 +329,9 @@ _EXAMPLES: dict[Script, tuple[str, ...]] = {
 }
 _NOTES = """\
 Texts and paths (marked *) are taken verbatim, whatever they hold; `adapter=` with nothing behind it is none.
--m runs once for each combination of comma-separated values; --show prints the settings and stops; --help is this."""
+{sweeps}--show prints the settings and stops; --help is this."""
+
+_SWEEPS = "-m runs once for each combination of comma-separated values; "
 
 
 def typed(script: Script) -> str:
@@ -346,12 +348,14 @@ def usage(script: Script) -> str:
 
 def help_text(script: Script) -> str:
     """Everything a script takes: groups with choices, then every key with its default and meaning."""
-    groups_ = [_group_line(group, script) for group in groups(script)]
+    shown = [group for group in groups(script) if not (script == "prepare" and group == LAUNCHER)]
+    groups_ = [_group_line(group, script) for group in shown]
     hidden = _CHOSEN_BY_GROUP | {key for key in settings(script) if key.startswith("recipe.")}
     hidden |= set(_NOT_IN_TRAINING) if script == "train" else set()
     keys = [_key_line(setting, script) for key, setting in settings(script).items() if key not in hidden]
     head = usage(script).rpartition("\n\n")[0]
-    return "\n".join([head, "", _NOTES, "", "Groups", *groups_, "", "Settings", *keys])
+    notes = _NOTES.format(sweeps="" if script == "prepare" else _SWEEPS)
+    return "\n".join([head, "", notes, "", "Groups", *groups_, "", "Settings", *keys])
 
 
 def _group_line(group: str, script: Script) -> str:

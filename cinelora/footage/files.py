@@ -188,7 +188,7 @@ def _captioned(root: Path, folder: Path, names: list[str]) -> set[str]:
 
 
 def _is_small(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink() and path.stat().st_size < 2**28
+    return path.is_file() and not path.is_symlink() and os.access(path, os.R_OK) and path.stat().st_size < 2**28
 
 
 def members(path: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """What was surveyed of a footage folder: files enter, a survey of each lies in the prepared folder afterwards.
 
-A file that has not changed costs a look at its size and time; one that moved, the reading of it; a new one, a pass over its
+A file that has not changed costs a look at its size and time; one that is new, changed or moved a pass over its
 frames. Long files are passed over in parts, by several processes, and what is done is kept when the rest is interrupted. A
 file that crashes or hangs a decoder takes a process with it, and is named. It does not know what a good shot is.
 """
@@ -45,6 +45,8 @@ from cinelora.hardware import die_with
 LEDGER, SURVEYS = "files.json", "surveys"
 HANG_S = 180.0
 """Seconds without a frame from any process after which a decoder is taken to hang."""
+MANY_BYTES, MANY_FILES = 50e6, 100
+"""New footage from which on it is surveyed in processes of their own: starting them takes a second."""
 KEEP_EVERY_S = 10.0
 """Seconds between two writings of the ledger."""
 MISSING_SHARE, MISSING_S = Fraction(1, 10), Fraction(1, 4)
@@ -92,16 +94,21 @@ def survey_path(folder: Path, sha256: str) -> Path:
 
 
 def survey_files(
-    root: Path, paths: list[str], folder: Path, processes: int, show: bool = True, handling: Handling = PLAIN
+    root: Path, paths: list[str], folder: Path, processes: int | None, show: bool = True, handling: Handling = PLAIN
 ) -> list[File]:
     """Survey what is new or changed among ``paths`` below ``root``; what is known of all of them, in their order.
 
-    ``processes`` 0 does it all here. ``folder`` is the prepared folder. Other ``handling`` is another survey.
+    ``processes`` 0 does it all here; None is one a core where there is much to do, else none. ``folder`` is the prepared
+    folder. Other ``handling`` is another survey. What cannot be read now is named, and tried again in the next run.
     """
     known = read_ledger(folder, handling)
     files, todo = {}, deque[Task]()
     for path in paths:
-        size, mtime_ns = stamp(root / path)
+        try:
+            size, mtime_ns = stamp(root / path)
+        except OSError as error:  # it went away since it was listed
+            files[path] = File(path, 0, 0, "", _in_words(error))
+            continue
         file = known.get(path)
         if file and (file.size, file.mtime_ns) == (size, mtime_ns) and _is_there(folder, file):
             files[path] = file
@@ -109,10 +116,15 @@ def survey_files(
             files[path] = File(path, size, mtime_ns, "")
             todo.append(Task(root, folder, path, size, handling))
     if todo:
-        _survey(todo, files, processes, show)
+        _survey(todo, files, _processes(todo) if processes is None else processes, show)
     if files != known:
         _write_ledger(folder, files, handling)
     return [files[path] for path in paths]
+
+
+def _processes(todo: deque[Task]) -> int:
+    much = len(todo) > MANY_FILES or sum(task.size for task in todo) > MANY_BYTES
+    return len(os.sched_getaffinity(0)) if much else 0
 
 
 def _survey(todo: deque[Task], files: dict[str, File], processes: int, show: bool) -> None:
@@ -178,13 +190,17 @@ def _write_ledger(folder: Path, files: dict[str, File], handling: Handling) -> N
 def survey_one(task: Task, tick: Callable[[float], None]) -> Outcome:
     """Survey a file or a part of it into the prepared folder; ``tick`` hears how much of it is done, of 1."""
     path = task.root / task.path
-    sha256 = task.sha256 or content_hash(path)
     try:
+        sha256 = task.sha256 or content_hash(path)
         return _surveyed(task, sha256, tick)
     except UnreadableClip as error:
         return Outcome(sha256, error.reason)
     except OSError as error:
-        return Outcome(sha256, error.strerror or str(error))
+        return Outcome("", _in_words(error))
+
+
+def _in_words(error: OSError) -> str:
+    return f"it cannot be read: {(error.strerror or str(error)).lower()}"
 
 
 def _surveyed(task: Task, sha256: str, tick: Callable[[float], None]) -> Outcome:
@@ -220,12 +236,14 @@ def _join(task: Task) -> Outcome:
     """The survey of a file whose parts all lie there."""
     pieces = sorted(_pieces(task), key=lambda path: int(path.stem.rpartition("-")[2]))
     loaded = [load_arrays(piece) for piece in pieces]
-    reader = open_clip(task.root / task.path, handling=task.handling)
     arrays = joined(piece[0] for piece in loaded if piece is not None)
     try:
+        reader = open_clip(task.root / task.path, handling=task.handling)
         outcome = _whole(reader, Survey(about(reader), arrays), survey_path(task.folder, task.sha256), task.sha256)
     except UnreadableClip as error:
         outcome = Outcome(task.sha256, error.reason)
+    except OSError as error:
+        return Outcome("", _in_words(error))
     for piece in pieces:
         piece.unlink()
     return outcome

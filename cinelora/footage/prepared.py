@@ -20,11 +20,11 @@ import numpy as np
 
 from cinelora.config.schema import DataConfig
 from cinelora.errors import FootageError
-from cinelora.files import lock, read_json, sha256_file, sha256_json
+from cinelora.files import lock, make_folder, read_json, sha256_file, sha256_json
 from cinelora.footage.buckets import Size, bucket, shown, window_length
 from cinelora.footage.captions import Captions, find_captions, refuse_missing, whole_caption
 from cinelora.footage.decode import Handling
-from cinelora.footage.files import FILMS, find_clips, stamp
+from cinelora.footage.files import FILMS, find_clips, members
 from cinelora.footage.grade import read_cube
 from cinelora.footage.judge import Shot, alike, judge, three_hashes
 from cinelora.footage.library import File, survey_files, survey_path
@@ -49,8 +49,6 @@ OVERRIDES, MANIFEST, SHEET, CARD, CAPTIONS = (
     "README.md",
     "captions.jsonl",
 )
-MANY_BYTES, MANY_FILES = 50e6, 100
-"""New footage from which on it is surveyed in processes of their own: starting them takes a second."""
 Verdict = Literal["keep", "reject"]
 
 
@@ -96,7 +94,7 @@ class Judged:
 
     def machine(self, moving: bool) -> tuple[str, ...]:
         """The same, whatever a person said."""
-        twin = (f"the same as {self.twin}",) if self.twin else ()
+        twin = (f"seen before: the same as {self.twin}",) if self.twin else ()
         return (*self.shot.against, *(self.shot.against_motion if moving else ()), *twin)
 
     @property
@@ -184,9 +182,9 @@ def _surveyed(data: DataConfig, processes: int | None, show: bool) -> tuple[Path
             f"data.prepared={folder} lies inside the footage, which is never written to; name another folder"
         )
     paths, skipped = found_files(root, data)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with lock(folder / ".lock"):
-        files = survey_files(root, paths, folder, _processes(root, paths, processes), show, handling_of(data))
+        files = survey_files(root, paths, folder, processes, show, handling_of(data))
     return root, folder, files, skipped
 
 
@@ -211,13 +209,6 @@ def handling_of(data: DataConfig) -> Handling:
         sequence_fps=Fraction(str(data.sequence_fps)),
         follow_links=data.follow_links,
     )
-
-
-def _processes(root: Path, paths: list[str], asked: int | None) -> int:
-    if asked is not None:
-        return asked
-    much = len(paths) > MANY_FILES or sum(stamp(root / path)[0] for path in paths) > MANY_BYTES
-    return len(os.sched_getaffinity(0)) if much else 0
 
 
 def picked(judged: Judged, survey: Survey, data: DataConfig, wanted: Wanted) -> Judged:
@@ -321,10 +312,10 @@ def whole_dataset(windows: Prepared, stills: Prepared, data: DataConfig, wanted:
     captions = captions_for(windows, list({j.id: j for moving in used for j in used[moving]}.values()), data).texts
     samples = _samples(windows, used[True], captions, data, wanted)
     samples += _samples(stills, used[False], captions, data, replace(wanted, num_frames=1))
-    pictured = {judged.id for judged in used[False]}
+    pictured = {judged.id for judged in used[False]} | {judged.path for judged in used[False]}
     left = [
         replace(one, reason=f"no window: {one.reason}")
-        if one.shot and shot_id(one.path, *one.shot) in pictured
+        if (shot_id(one.path, *one.shot) if one.shot else one.path) in pictured
         else one
         for one in _left_out(windows.shots, moving=True)
     ]
@@ -403,9 +394,11 @@ def chosen(data: DataConfig, wanted: Wanted) -> Manifest:
     """
     path, root = Path(str(data.manifest)), Path(str(data.root))
     manifest = read_manifest(path)
+    for name in dict.fromkeys(sample.path for sample in manifest.samples):
+        files = [name, *map(str, members(root / name))]  # each picture of a sequence may be a link
+        if not (is_below(name) if data.follow_links else all(is_inside(root, file) for file in files)):
+            raise FootageError(f"{path} names {name}, which is not in data.root={root}")
     for sample in manifest.samples:
-        if not (is_below(sample.path) if data.follow_links else is_inside(root, sample.path)):
-            raise FootageError(f"{path} names {sample.path}, which is not in data.root={root}")
         if sample.size and sample.size[0] * sample.size[1] > wanted.size[0] * wanted.size[1]:
             height, width = wanted.size
             raise FootageError(

@@ -174,11 +174,18 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def read_text(root: Path, path: str, follow_links: bool = False) -> str:
-    """A text below ``root``, with or without a byte order mark. Raises ``FootageError`` for what is outside, or not UTF-8."""
+    """A text below ``root``, with or without a byte order mark.
+
+    Raises ``FootageError`` for what is outside, cannot be opened, or is not UTF-8.
+    """
     if not (is_below(path) if follow_links else is_inside(root, path)):
         raise FootageError(f"{root / path} leads out of the footage folder; put a copy of the file there")
     try:
         return (root / path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise FootageError(
+            f"{root / path} cannot be read ({error.strerror}); mend its permissions, or move it away"
+        ) from error
     except UnicodeDecodeError as error:
         raise FootageError(f"{root / path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
 

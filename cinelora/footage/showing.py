@@ -51,11 +51,14 @@ def lines(prepared: Prepared, manifest: Manifest) -> list[str]:
     said += [f"  left out {clip.path}: {clip.reason}" for clip in prepared.skipped[:LISTED]]
     if len(prepared.skipped) > LISTED:
         said.append(f"  and {len(prepared.skipped) - LISTED} more files; {MANIFEST} names them all")
-    said += [f"  {count} shots left out: {reason}" for reason, count in reasons(prepared.shots).most_common(LISTED)]
-    bare = len({(sample.path, sample.frames[0]) for sample in manifest.samples if not sample.caption})
+    for what, shots in zip(("left out", "without a window"), _out_and_still(prepared.shots), strict=True):
+        for reason, count in reasons(shots).most_common(LISTED):
+            said.append(f"  {count} {'shot' if count == 1 else 'shots'} {what}: {reason}")
+    bare = sum(not sample.caption for sample in manifest.samples)
     if bare:
         said.append(
-            f"{bare} samples have no caption, and are not trained on without: docs/footage.md says where captions are looked for"
+            f"{bare} of {len(manifest.samples)} samples have no caption, and are not trained on without: docs/footage.md "
+            "says where captions are looked for"
         )
     said += list(prepared.notes)
     return [
@@ -82,6 +85,12 @@ def facts(prepared: Prepared, manifest: Manifest) -> list[Fact]:
 def reasons(shots: Iterable[Judged]) -> Counter[str]:
     """How many shots were left out for what, whatever their numbers: each reason up to its colon."""
     return Counter(reason.partition(":")[0] for judged in shots for reason in judged.against(True))
+
+
+def _out_and_still(shots: Iterable[Judged]) -> tuple[list[Judged], list[Judged]]:
+    """The shots that give nothing, and those that give stills, but may give no window."""
+    against = [judged for judged in shots if judged.against(True)]
+    return [j for j in against if j.against(False)], [j for j in against if not j.against(False)]
 
 
 def _length(shots: Iterable[Judged]) -> str:
@@ -125,8 +134,9 @@ def card(prepared: Prepared, manifest: Manifest, data: DataConfig, wanted: Wante
         f"# {_text(prepared.name)}\n\n{ABOUT.format(files=len(prepared.files), manifest=MANIFEST)}",
         _table("What it holds", ("what", "figure"), facts(prepared, manifest)),
         _table("Footage", ("codec, size, rate", "files"), [(name, str(count)) for name, count in codecs.most_common()]),
-        _table(
-            "Shots left out", ("reason", "shots"), [(name, str(n)) for name, n in reasons(prepared.shots).most_common()]
+        *(
+            _table(what, ("reason", "shots"), [(name, str(n)) for name, n in reasons(shots).most_common()])
+            for what, shots in zip(("Shots left out", "Stills alone"), _out_and_still(prepared.shots), strict=True)
         ),
         _table("Files left out", ("file", "reason"), [(clip.path, clip.reason) for clip in prepared.skipped]),
         _table("Limits", ("limit", "value"), [(name, "off" if v is None else f"{v:g}") for name, v in limits.items()]),

@@ -27,6 +27,7 @@ from cinelora.footage.prepared import (
     Prepared,
     Wanted,
     box_of,
+    chosen,
     dataset,
     prepare,
     prepared_folder,
@@ -34,7 +35,7 @@ from cinelora.footage.prepared import (
     whole_dataset,
 )
 from cinelora.footage.render import draw_scene, render_scene
-from cinelora.footage.samples import read_frames
+from cinelora.footage.samples import Manifest, Sample, read_frames, write_manifest
 from cinelora.footage.showing import card, lines, sheet
 
 HEIGHT, WIDTH, BAR, FPS, LONG = 160, 240, 20, 24, 36
@@ -120,7 +121,7 @@ def at(prepared: Prepared, span: tuple[int, int]) -> Judged:
         ("burnt", "(blank|too bright)"),
         ("frozen", "stands still"),
         ("shaken", "(shaken|too fast)"),
-        ("again", r"the same as film\.mp4@"),
+        ("again", r"seen before: the same as film\.mp4@"),
         ("dissolve", "a fade or dissolve"),
         ("credits", "credits: lettering"),
     ],
@@ -228,7 +229,8 @@ def test_sheet_and_card_hold_every_shot_and_run_nothing_of_a_name(prepared: Prep
     said = "\n".join(lines(prepared, manifest))
     for told in (html, text):
         assert str(data.root) not in told
-    assert "shots left out: blurred" in said
+    assert "1 shot left out: blurred" in said
+    assert "1 shot without a window: stands still" in said
 
 
 def test_nothing_in_the_footage_is_touched_and_a_second_run_reads_nothing(
@@ -263,6 +265,63 @@ def test_nothing_in_the_footage_is_touched_and_a_second_run_reads_nothing(
     assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in root.iterdir()} == before
     with pytest.raises(FootageError, match="inside the footage"):
         prepare(replace(data, prepared=str(root / "prepared")), WINDOWS, 0)
+
+
+def test_what_cannot_be_read_now_is_named_and_tried_again(
+    tmp_path: Path, film: tuple[Path, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "footage"
+    root.mkdir()
+    for name in ("gone.mp4", "locked.mp4", "there.mp4"):
+        (root / name).write_bytes((film[0] / "film.mp4").read_bytes() + name.encode())
+    whole = {name: getattr(library, name) for name in ("stamp", "content_hash")}
+
+    def refused(which: str, name: str, error: OSError) -> None:
+        def ask(path: Path) -> object:
+            if path.name == name:
+                raise error
+            return whole[which](path)
+
+        monkeypatch.setattr(library, which, ask)
+
+    refused("stamp", "gone.mp4", FileNotFoundError(2, "No such file or directory"))
+    refused("content_hash", "locked.mp4", PermissionError(13, "Permission denied"))
+    data = DataConfig(root=str(root), prepared=str(tmp_path / "prepared"), caption="x", judged=False)
+    assert {left.path: left.reason for left in prepare(data, WINDOWS, 0).skipped} == {
+        "gone.mp4": "it cannot be read: no such file or directory",
+        "locked.mp4": "it cannot be read: permission denied",
+    }
+    monkeypatch.undo()
+    assert prepare(data, WINDOWS, 0).skipped == ()
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_words(film: tuple[Path, object]) -> None:
+    data = DataConfig(root=str(film[0]), prepared="/proc/nowhere/prepared", caption="x")
+    with pytest.raises(CineloraError, match=r"cannot write /proc/nowhere/prepared"):
+        prepare(data, WINDOWS, 0)
+
+
+def test_a_short_clip_that_gives_stills_is_not_called_left_out(data: DataConfig) -> None:
+    long = replace(WINDOWS, num_frames=401)
+    manifest = whole_dataset(prepare(data, long, 0), prepare(data, STILLS, 0), data, long)
+    pictured = {sample.path for sample in manifest.samples}
+    assert pictured == {"film.mp4"}
+    whole_files = [left.reason for left in manifest.skipped if left.shot is None]
+    assert all(reason.startswith("no window: ") for reason in whole_files)
+
+
+def test_a_sequence_of_a_manifest_may_not_lead_out_by_its_pictures(tmp_path: Path) -> None:
+    root = tmp_path / "footage"
+    root.mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "secret.png")
+    for number in range(1, 9):
+        (root / f"a_{number}.png").symlink_to(tmp_path / "secret.png")
+    sample = Sample("x", "a_[1-8].png", "", (0,), "x", "train", "still")
+    write_manifest(tmp_path / "m.jsonl", Manifest((sample,), ()))
+    data = DataConfig(root=str(root), manifest=str(tmp_path / "m.jsonl"))
+    with pytest.raises(FootageError, match="is not in data.root"):
+        chosen(data, STILLS)
+    assert chosen(replace(data, follow_links=True), STILLS).samples == (sample,)
 
 
 def test_processes_and_parts_give_the_same(

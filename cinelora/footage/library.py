@@ -25,7 +25,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from cinelora.errors import FootageError
-from cinelora.files import read_json, sweep_temporaries, write_json
+from cinelora.files import FileError, read_json, sweep_temporaries, write_json
 from cinelora.footage.decode import PLAIN, Handling, Reader, UnreadableClip
 from cinelora.footage.files import content_hash, open_clip, stamp
 from cinelora.footage.judge import sharpness_of
@@ -167,12 +167,13 @@ def _is_there(folder: Path, file: File) -> bool:
 def read_ledger(folder: Path, handling: Handling = PLAIN) -> dict[str, File]:
     """What is known of the files of a footage folder; nothing where another version, or other handling, wrote it."""
     path = folder / LEDGER
-    ledger = read_json(path) if path.is_file() else {}
-    return (
-        {entry["path"]: File(**entry) for entry in ledger["files"]}
-        if ledger.get("version") == _version(handling)
-        else {}
-    )
+    try:
+        ledger: Any = read_json(path) if path.is_file() else {"version": None}
+        if ledger["version"] != _version(handling):
+            return {}
+        return {entry["path"]: File(**entry) for entry in ledger["files"]}
+    except (FileError, TypeError, KeyError):
+        return {}  # it is damaged, and made anew from the footage
 
 
 def _version(handling: Handling) -> list[Any]:

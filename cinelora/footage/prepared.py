@@ -156,7 +156,8 @@ def prepare_each(
     for file in files:
         survey = None if file.reason else load_survey(survey_path(folder, file.sha256))
         if survey is None:
-            skipped.append(Skipped(file.path, file.reason or "its survey is damaged; delete it, and it is made anew"))
+            damaged = f"its survey is damaged: delete {survey_path(Path(), file.sha256)} of the prepared folder"
+            skipped.append(Skipped(file.path, file.reason or damaged))
             continue
         for shot in judge(survey, data.limits if data.judged else None, usual):
             judged = Judged(file.path, file.sha256, survey.about, shot)

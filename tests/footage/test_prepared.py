@@ -295,6 +295,23 @@ def test_what_cannot_be_read_now_is_named_and_tried_again(
     assert prepare(data, WINDOWS, 0).skipped == ()
 
 
+def test_what_is_damaged_in_the_prepared_folder_is_made_anew_or_named(tmp_path: Path) -> None:
+    root, folder = tmp_path / "footage", tmp_path / "prepared"
+    root.mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)).save(root / "a.png")
+    data = DataConfig(root=str(root), prepared=str(folder), caption="x")
+    whole = prepare(data, STILLS, 0)
+    for content in ("[]", "no JSON", '{"files": 3}'):
+        (folder / "files.json").write_text(content)
+        assert prepare(data, STILLS, 0) == whole
+    survey = library.survey_path(folder, whole.files[0].sha256)
+    survey.write_bytes(b"junk")
+    (left,) = prepare(data, STILLS, 0).skipped
+    assert left.reason == f"its survey is damaged: delete {survey.relative_to(folder)} of the prepared folder"
+    survey.unlink()
+    assert prepare(data, STILLS, 0) == whole
+
+
 def test_a_folder_that_cannot_be_made_is_said_in_words(film: tuple[Path, object]) -> None:
     data = DataConfig(root=str(film[0]), prepared="/proc/nowhere/prepared", caption="x")
     with pytest.raises(CineloraError, match=r"cannot write /proc/nowhere/prepared"):

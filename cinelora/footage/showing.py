@@ -46,7 +46,7 @@ def write_all(prepared: Prepared, manifest: Manifest, data: DataConfig, wanted: 
 
 
 def lines(prepared: Prepared, manifest: Manifest) -> list[str]:
-    """What is said in the terminal."""
+    """What is said in the terminal, which nothing in a file's name can command."""
     said = [f"{name}: {value}" for name, value in facts(prepared, manifest)]
     said += [f"  left out {clip.path}: {clip.reason}" for clip in prepared.skipped[:LISTED]]
     if len(prepared.skipped) > LISTED:
@@ -61,10 +61,8 @@ def lines(prepared: Prepared, manifest: Manifest) -> list[str]:
             "says where captions are looked for"
         )
     said += list(prepared.notes)
-    return [
-        *said,
-        *(f"{what} {prepared.folder / name}" for what, name in (("manifest", MANIFEST), ("contact sheet", SHEET))),
-    ]
+    said += [f"{what} {prepared.folder / name}" for what, name in (("manifest", MANIFEST), ("contact sheet", SHEET))]
+    return ["".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in said]
 
 
 def facts(prepared: Prepared, manifest: Manifest) -> list[Fact]:
@@ -248,7 +246,7 @@ def _shot_card(judged: Judged, survey: Survey | None, caption: str, whole: bool)
     words = {"keep": "kept", "stills": "stills only", "reject": "left out"}[verdict]
     reasons_ = " ".join(reason.partition(":")[0] for reason in against)
     return (
-        f'<article class="shot" data-shot="{escape(judged.id)}" data-verdict="{verdict}" data-hand="{judged.by_hand or ""}" '
+        f'<article class="shot" data-shot="{_attribute(judged.id)}" data-verdict="{verdict}" data-hand="{judged.by_hand or ""}" '
         f'data-judged="{"reject" if judged.machine(False) else "keep"}" data-reasons="{escape(reasons_)}">'
         f'<div class="strip">{pictures or "<span class=none>no picture</span>"}</div>'
         f"<p><b>{_clock(shot.start / fps)}</b> {(shot.end - shot.start) / fps:.1f} s <i>{words}</i></p>"
@@ -257,6 +255,11 @@ def _shot_card(judged: Judged, survey: Survey | None, caption: str, whole: bool)
         f"<details><summary>numbers</summary><p>frames {shot.start} to {shot.end - 1}{escape(box)}; {escape(numbers)}</p>"
         f"</details>{CHOOSE}</article>"
     )
+
+
+def _attribute(text: str) -> str:
+    """Text inside of quotes, as a script reads it back: a browser makes a line feed of a carriage return."""
+    return escape(text).replace("\r", "&#13;")
 
 
 def _spread(samples: tuple[int, ...], whole: bool) -> list[int]:

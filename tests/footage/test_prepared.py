@@ -227,6 +227,9 @@ def test_sheet_and_card_hold_every_shot_and_run_nothing_of_a_name(prepared: Prep
     text = card(nasty, manifest, data, WINDOWS)
     assert "| blurred | 1 |" in text
     said = "\n".join(lines(prepared, manifest))
+    steering = replace(nasty, notes=("\x1b[31mred\r",), shots=(replace(prepared.shots[2], path="a\r.mp4"),))
+    assert "\\x1b[31mred\\r" in lines(steering, manifest)
+    assert 'data-shot="a&#13;.mp4@' in sheet(steering, manifest)
     for told in (html, text):
         assert str(data.root) not in told
     assert "1 shot left out: blurred" in said

@@ -29,9 +29,9 @@ from typing import Any
 
 from cinelora.errors import FootageError
 from cinelora.files import write_text
+from cinelora.footage.files import LISTS
 from cinelora.footage.samples import json_lines, read_text
 
-LISTS = ("captions.jsonl", "metadata.jsonl", "metadata.csv")
 OF_FOLDER = "caption.txt"
 OF_SHOTS = "captions.jsonl"
 COLUMNS = ("text", "caption", "prompt")

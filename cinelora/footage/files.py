@@ -12,12 +12,11 @@ import os
 import re
 import stat
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
-from cinelora.files import sha256_file
 from cinelora.footage.decode import PLAIN, Backend, Handling, Reader, UnreadableClip, open_video
 from cinelora.footage.pictures import SUFFIXES as PICTURES
 from cinelora.footage.pictures import PictureReader, picture_size
@@ -59,6 +58,7 @@ SIDECARS = {
 }
 """Kinds that lie beside footage, passed over without a word: captions, lists, notes, sound, looks."""
 LEAST_OF_SEQUENCE = 8
+HASHED_AT_ONCE = 2**26
 LISTS = ("captions.jsonl", "metadata.jsonl", "metadata.csv")
 NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d{1,9})(?P<suffix>\.\w+)")
 SEQUENCE = re.compile(r"(?P<stem>.*)\[(?P<first>\d+)-(?P<last>\d+)\](?P<suffix>\.\w+)")
@@ -212,10 +212,19 @@ def stamp(path: Path) -> tuple[int, int]:
     return sum(state.st_size for state in states), max(state.st_mtime_ns for state in states)
 
 
-def content_hash(path: Path) -> str:
-    """SHA-256 of a clip's content, in hex; of a sequence over those of its files."""
-    hashes = [sha256_file(member) for member in members(path)]
+def content_hash(path: Path, alive: Callable[[], None] = lambda: None) -> str:
+    """SHA-256 of a clip's content, in hex; of a sequence over those of its files. ``alive`` is called every 64 MB or file."""
+    hashes = [_file_hash(member, alive) for member in members(path)]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _file_hash(path: Path, alive: Callable[[], None]) -> str:
+    digest, block = hashlib.sha256(), memoryview(bytearray(min(HASHED_AT_ONCE, path.stat().st_size + 1)))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(block):
+            digest.update(block[:count])
+            alive()
+    return digest.hexdigest()
 
 
 def open_clip(path: Path, backend: Backend | None = None, handling: Handling = PLAIN) -> Reader:

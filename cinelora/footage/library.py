@@ -189,10 +189,11 @@ def _write_ledger(folder: Path, files: dict[str, File], handling: Handling) -> N
 
 
 def survey_one(task: Task, tick: Callable[[float], None]) -> Outcome:
-    """Survey a file or a part of it into the prepared folder; ``tick`` hears how much of it is done, of 1."""
+    """Survey a file or a part of it into the prepared folder; ``tick`` hears how much of it is done, of 1;
+    0 where that is not known."""
     path = task.root / task.path
     try:
-        sha256 = task.sha256 or content_hash(path)
+        sha256 = task.sha256 or content_hash(path, lambda: tick(0.0))
         return _surveyed(task, sha256, tick)
     except UnreadableClip as error:
         return Outcome(sha256, error.reason)
@@ -360,9 +361,9 @@ def _in_process(task: Task) -> Outcome:
     def tick(share: float) -> None:
         nonlocal done
         assert _moved is not None
-        if share - done > 0.002 or share >= 1:
+        if share == 0 or share - done > 0.002 or share >= 1:
             with _moved.get_lock():
-                _moved.value += (share - done) * task.size
+                _moved.value += (share - done) * task.size or 1  # a byte that says no more than that it lives
             done = share
 
     outcome = survey_one(task, tick)

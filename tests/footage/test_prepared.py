@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cinelora.config.schema import DataConfig, FootageLimits
 from cinelora.errors import CineloraError, FootageError
+from cinelora.files import sha256_file
 from cinelora.footage import library
+from cinelora.footage.files import content_hash
 from cinelora.footage.judge import alike
 from cinelora.footage.prepared import (
     OVERRIDES,
@@ -280,10 +284,10 @@ def test_what_cannot_be_read_now_is_named_and_tried_again(
     whole = {name: getattr(library, name) for name in ("stamp", "content_hash")}
 
     def refused(which: str, name: str, error: OSError) -> None:
-        def ask(path: Path) -> object:
+        def ask(path: Path, *alive: object) -> object:
             if path.name == name:
                 raise error
-            return whole[which](path)
+            return whole[which](path, *alive)
 
         monkeypatch.setattr(library, which, ask)
 
@@ -375,6 +379,27 @@ def test_a_decoder_that_crashes_or_hangs_costs_its_file_alone(
     assert {judged.path for judged in found.shots} == {"c.mp4"}
     monkeypatch.undo()
     assert prepare(data, WINDOWS, 0).skipped == ()  # what crashes today is tried again
+
+
+def test_a_file_whose_progress_is_unknown_is_not_taken_to_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have no length in its header, or be so large that its hash alone takes minutes."""
+    counter, moved = multiprocessing.get_context("spawn").Value("d", 0.0), list[float]()
+
+    def survey(task: library.Task, tick: Callable[[float], None]) -> library.Outcome:
+        def alive() -> None:
+            tick(0.0)
+            moved.append(counter.value)
+
+        content_hash(task.root / task.path, alive)
+        return library.Outcome("x")
+
+    (tmp_path / "a.mp4").write_bytes(bytes(range(10)))
+    monkeypatch.setattr(library, "_moved", counter)
+    monkeypatch.setattr(library, "survey_one", survey)
+    monkeypatch.setattr("cinelora.footage.files.HASHED_AT_ONCE", 4)
+    library._in_process(library.Task(tmp_path, tmp_path, "a.mp4", 10))
+    assert moved == [1.0, 2.0, 3.0]
+    assert content_hash(tmp_path / "a.mp4") == sha256_file(tmp_path / "a.mp4")
 
 
 def test_a_program_without_a_main_guard_is_told(tmp_path: Path, film: tuple[Path, object]) -> None:

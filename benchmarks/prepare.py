@@ -4,8 +4,8 @@
 
 The film is 1080p at 24 frames a second, h264: a reel of two minutes (rendered scenes, enlarged, under a panning camera, with cuts
 and film grain) is encoded, and its packets are written sixty times one behind the other, so that a machine without hours to
-spare has one. The command is timed as a user types it; memory is the sum over its processes, read ten times a second (pages that they share
-count in each). Then: the same command again, and once more with a file added.
+spare has one. The command is timed as a user types it; memory is the sum over its processes, read ten times a second (pages
+that they share count in each). Then: the same command again, and once more with a file added.
 """
 
 import subprocess

@@ -14,6 +14,7 @@ from footage_clips import Put, write_plainly
 from PIL import Image, ImageDraw, ImageFont
 
 from cinelora.footage.decode import open_video
+from cinelora.footage.judge import MIXED
 from cinelora.footage.survey import (
     PER_FRAME,
     PER_SAMPLE,
@@ -158,6 +159,17 @@ def test_lettering_is_seen_on_black_and_on_a_picture(
 def test_real_pictures_are_not_taken_for_lettering(real: Path) -> None:
     for name in ("bigbuckbunny.mp4", "av1.mkv"):
         assert np.median(surveyed(real / name).text) < 0.005
+
+
+def test_rendered_scenes_are_taken_neither_for_lettering_nor_for_fades() -> None:
+    clips = sorted((REPO / "data").glob("*/*/*.mp4"))
+    assert len(clips) == 56
+    for path in clips:
+        reader = open_video(path)
+        grays = [cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in reader.frames(range(0, 49, 12))]
+        assert np.median([lettering(gray) for gray in grays]) < 0.005, path
+    for path in clips[::4]:
+        assert surveyed(path).mixed.max() < MIXED, path
 
 
 def test_a_survey_comes_back_from_disk(put: Put, tmp_path: Path, street: np.ndarray) -> None:

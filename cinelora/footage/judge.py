@@ -103,37 +103,50 @@ def _wider(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _judged(
     survey: Survey, shot: Shot, limits: FootageLimits, film_bars: Box | None, usual: float, logo: float
 ) -> Shot:
-    measures = measured(survey, shot, usual)
-    pictures, motion = list(shot.against), list[str]()
-    least_s = limits.min_seconds if survey.num_frames > 1 else None  # a still lasts no time
-    low = (
-        ("seconds", least_s, pictures, "too short: {:.2f} s of {:g} s"),
-        ("sharpness", limits.sharpness, pictures, "blurred: {:.2f} of the film's sharpness, {:g} wanted"),
-        ("motion", limits.still, motion, "stands still: {:.4f} widths a second, {:g} wanted"),
-    )
-    high = (
-        ("black", limits.dark, pictures, "too dark: {:.0%} of it is black, {:.0%} allowed"),
-        ("burnt", limits.bright, pictures, "too bright: {:.0%} of it is burnt out, {:.0%} allowed"),
-        ("text", limits.text, pictures, "lettering on {:.1%} of it, {:.1%} allowed"),
-        ("motion", limits.fast, motion, "too fast: {:.2f} widths a second, {:g} allowed"),
-        ("shake", limits.shake, motion, "shaken: {:.2f} widths a second to and fro, {:g} allowed"),
-    )
-    if not shot.against:
-        for name, limit, reasons, words in low:
-            if limit is not None and measures[name] < limit:
-                reasons.append(words.format(measures[name], limit))
-        for name, limit, reasons, words in high:
-            if limit is not None and measures[name] > limit:
-                reasons.append(words.format(measures[name], limit))
-        if limits.logo is not None and logo > limits.logo:
-            pictures.append(f"a logo: {logo:.1%} of every picture of the film is the same, {limits.logo:.1%} allowed")
+    measures = measured(survey, shot, usual) | {"logo": logo}
+    found = [] if shot.against else [bound for bound in BOUNDS if bound.fails(measures, limits, survey.num_frames == 1)]
     return replace(
         shot,
-        against=tuple(pictures),
-        against_motion=tuple(motion),
+        against=(*shot.against, *(bound.says(measures, limits) for bound in found if not bound.of_motion)),
+        against_motion=tuple(bound.says(measures, limits) for bound in found if bound.of_motion),
         measures=measures,
         bars=_shot_bars(survey, shot, film_bars),
     )
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A measure that must not lie below or above a limit, and the words for one that does."""
+
+    limit: str
+    measure: str
+    least: bool
+    words: str
+    of_motion: bool = False
+
+    def fails(self, measures: dict[str, float], limits: FootageLimits, is_still: bool) -> bool:
+        """Whether a shot fails; a still has no length."""
+        value, limit = measures[self.measure], getattr(limits, self.limit)
+        if limit is None or (is_still and self.measure == "seconds"):
+            return False
+        return bool(value < limit if self.least else value > limit)
+
+    def says(self, measures: dict[str, float], limits: FootageLimits) -> str:
+        """Why."""
+        return self.words.format(measures[self.measure], getattr(limits, self.limit))
+
+
+BOUNDS = (
+    Bound("min_seconds", "seconds", True, "too short: {:.2f} s of {:g} s"),
+    Bound("sharpness", "sharpness", True, "blurred: {:.2f} of the film's sharpness, {:g} wanted"),
+    Bound("dark", "black", False, "too dark: {:.0%} of it is black, {:.0%} allowed"),
+    Bound("bright", "burnt", False, "too bright: {:.0%} of it is burnt out, {:.0%} allowed"),
+    Bound("text", "text", False, "lettering on {:.1%} of it, {:.1%} allowed"),
+    Bound("logo", "logo", False, "a logo: {:.1%} of every picture of the film is the same, {:.1%} allowed"),
+    Bound("still", "motion", True, "stands still: {:.4f} widths a second, {:g} wanted", of_motion=True),
+    Bound("fast", "motion", False, "too fast: {:.2f} widths a second, {:g} allowed", of_motion=True),
+    Bound("shake", "shake", False, "shaken: {:.2f} widths a second to and fro, {:g} allowed", of_motion=True),
+)
 
 
 def measured(survey: Survey, shot: Shot, usual_sharpness: float) -> dict[str, float]:

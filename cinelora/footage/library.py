@@ -1,8 +1,8 @@
 """What was surveyed of a footage folder: files enter, a survey of each lies in the prepared folder afterwards.
 
-A file that has not changed costs a look at its size and time; one that is new, changed or moved a pass over its
-frames. Long files are passed over in parts, by several processes, and what is done is kept when the rest is interrupted. A
-file that crashes or hangs a decoder takes a process with it, and is named. It does not know what a good shot is.
+A file that has not changed costs a look at its size and time; one that moved, or a copy, the reading of it; a new one, a pass
+over its frames. Long files are passed over in parts, by several processes, and what is done is kept when the rest is
+interrupted. A file that crashes or hangs a decoder takes a process with it, and is named. It does not know what a good shot is.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from cinelora.footage.survey import (
     about,
     joined,
     load_arrays,
+    load_survey,
     parts,
     save_arrays,
     save_survey,
@@ -55,7 +56,10 @@ MISSING_SHARE, MISSING_S = Fraction(1, 10), Fraction(1, 4)
 
 @dataclass(frozen=True)
 class File:
-    """A file of the folder; ``reason`` says why it cannot be used, ``sharpness`` is what its frames have as a rule."""
+    """A file of the folder; ``reason`` says why it cannot be used, ``sharpness`` is what its frames have as a rule.
+
+    ``survey`` is the name of its survey: of its content, and of how its colours were read.
+    """
 
     path: str
     size: int
@@ -63,6 +67,7 @@ class File:
     sha256: str
     reason: str = ""
     sharpness: float = 0.0
+    survey: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,9 +93,23 @@ class Outcome:
     num_parts: int = 0
 
 
-def survey_path(folder: Path, sha256: str) -> Path:
-    """Where the survey of a file with this content lies."""
-    return folder / SURVEYS / sha256[:2] / f"{sha256}.npz"
+@dataclass
+class Underway:
+    """Content that is surveyed in parts: how many are missing, and the files that hold it."""
+
+    left: int
+    paths: list[str]
+
+
+def survey_path(folder: Path, name: str) -> Path:
+    """Where the survey of this name lies."""
+    return folder / SURVEYS / name[:2] / f"{name}.npz"
+
+
+def survey_name(sha256: str, handling: Handling) -> str:
+    """The name of the survey of this content, read so."""
+    rate = "" if handling.sequence_fps == PLAIN.sequence_fps else f"-{float(handling.sequence_fps):g}fps"
+    return f"{sha256}{handling.colours}{rate}"
 
 
 def survey_files(
@@ -130,29 +149,46 @@ def _processes(todo: deque[Task]) -> int:
 def _survey(todo: deque[Task], files: dict[str, File], processes: int, show: bool) -> None:
     folder, total = todo[0].folder, sum(task.size for task in todo)
     sweep_temporaries(folder / SURVEYS)
-    waiting: dict[str, int] = {}
+    underway: dict[str, Underway] = {}
     kept = time.monotonic()
     with tqdm(total=total, desc="footage", unit="B", unit_scale=True, disable=None if show else True) as bar:
         bar.set_postfix_str(f"{len(todo)} of {len(files)} files are new")
         for task, outcome in _worked(todo, processes, bar):
             if outcome.num_parts:
-                waiting[task.path] = outcome.num_parts
-                todo.extend(_parts(task, outcome))
-                continue
-            if task.part is not None:
-                waiting[task.path] -= 1
-                if outcome.reason or waiting[task.path] < 0:
-                    waiting[task.path] = -1  # the other parts are of no use
-                elif waiting[task.path] == 0:
-                    outcome = _join(task)
+                if outcome.sha256 in underway:
+                    underway[outcome.sha256].paths.append(task.path)
                 else:
+                    underway[outcome.sha256] = Underway(outcome.num_parts, [task.path])
+                    todo.extend(_parts(task, outcome))
+                continue
+            paths = [task.path]
+            if task.part is not None:
+                ended = _part_ended(task, outcome, underway)
+                if ended is None:
                     continue
-            file = files[task.path]
-            reason = file.reason or outcome.reason
-            files[task.path] = replace(file, sha256=outcome.sha256, reason=reason, sharpness=outcome.sharpness)
+                outcome, paths = ended
+            for path in paths:
+                files[path] = _with(files[path], outcome, task.handling)
             if time.monotonic() - kept > KEEP_EVERY_S:
                 _write_ledger(folder, files, task.handling)
                 kept = time.monotonic()
+
+
+def _part_ended(task: Task, outcome: Outcome, underway: dict[str, Underway]) -> tuple[Outcome, list[str]] | None:
+    """What came of the whole, and for which files, where this was the last of its parts or the first that failed."""
+    whole = underway.get(task.sha256)
+    if whole is None:
+        return None  # another part failed
+    whole.left -= 1
+    if whole.left and not outcome.reason:
+        return None
+    del underway[task.sha256]
+    return (outcome if outcome.reason else _join(task)), whole.paths
+
+
+def _with(file: File, outcome: Outcome, handling: Handling) -> File:
+    survey = survey_name(outcome.sha256, handling) if outcome.sha256 else ""
+    return replace(file, sha256=outcome.sha256, reason=outcome.reason, sharpness=outcome.sharpness, survey=survey)
 
 
 def _parts(task: Task, outcome: Outcome) -> Iterator[Task]:
@@ -161,7 +197,7 @@ def _parts(task: Task, outcome: Outcome) -> Iterator[Task]:
 
 
 def _is_there(folder: Path, file: File) -> bool:
-    return bool(file.reason) or survey_path(folder, file.sha256).is_file()
+    return bool(file.reason) or survey_path(folder, file.survey).is_file()
 
 
 def read_ledger(folder: Path, handling: Handling = PLAIN) -> dict[str, File]:
@@ -206,8 +242,10 @@ def _in_words(error: OSError) -> str:
 
 
 def _surveyed(task: Task, sha256: str, tick: Callable[[float], None]) -> Outcome:
-    target = survey_path(task.folder, sha256)
+    target = survey_path(task.folder, survey_name(sha256, task.handling))
     target.parent.mkdir(parents=True, exist_ok=True)
+    if task.part is None and (there := load_survey(target)) is not None:
+        return Outcome(sha256, sharpness=sharpness_of(there))
     reader = open_clip(task.root / task.path, handling=task.handling)
     promised = reader.header.duration_s
     length = float(promised) if promised else 0.0
@@ -227,21 +265,19 @@ def _surveyed(task: Task, sha256: str, tick: Callable[[float], None]) -> Outcome
 
 
 def _part_path(task: Task) -> Path:
-    return survey_path(task.folder, task.sha256).with_name(f"{_part_stem(task)}-{task.part}.npz")
-
-
-def _part_stem(task: Task) -> str:
-    return f"{task.sha256}{task.handling.colours}.part"
+    target = survey_path(task.folder, survey_name(task.sha256, task.handling))
+    return target.with_suffix(f".part-{task.part}.npz")
 
 
 def _join(task: Task) -> Outcome:
     """The survey of a file whose parts all lie there."""
-    pieces = sorted(_pieces(task), key=lambda path: int(path.stem.rpartition("-")[2]))
+    target = survey_path(task.folder, survey_name(task.sha256, task.handling))
+    pieces = sorted(target.parent.glob(f"{target.stem}.part-*.npz"), key=lambda p: int(p.stem.rpartition("-")[2]))
     loaded = [load_arrays(piece) for piece in pieces]
     arrays = joined(piece[0] for piece in loaded if piece is not None)
     try:
         reader = open_clip(task.root / task.path, handling=task.handling)
-        outcome = _whole(reader, Survey(about(reader), arrays), survey_path(task.folder, task.sha256), task.sha256)
+        outcome = _whole(reader, Survey(about(reader), arrays), target, task.sha256)
     except UnreadableClip as error:
         outcome = Outcome(task.sha256, error.reason)
     except OSError as error:
@@ -249,11 +285,6 @@ def _join(task: Task) -> Outcome:
     for piece in pieces:
         piece.unlink()
     return outcome
-
-
-def _pieces(task: Task) -> Iterator[Path]:
-    target = survey_path(task.folder, task.sha256)
-    return target.parent.glob(f"{_part_stem(task)}-*.npz")
 
 
 def _whole(reader: Reader, survey: Survey, target: Path, sha256: str) -> Outcome:

@@ -42,13 +42,7 @@ from cinelora.footage.split import By, Split, Unit, split
 from cinelora.footage.survey import About, Survey, load_survey
 
 DATASETS = Path("outputs/datasets")
-OVERRIDES, MANIFEST, SHEET, CARD, CAPTIONS = (
-    "overrides.json",
-    "manifest.jsonl",
-    "contact.html",
-    "README.md",
-    "captions.jsonl",
-)
+OVERRIDES, MANIFEST, SHEET, CARD = "overrides.json", "manifest.jsonl", "contact.html", "README.md"
 Verdict = Literal["keep", "reject"]
 
 
@@ -68,7 +62,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Judged:
-    """A shot of a file with what was found; ``by_hand`` is a person's word on it, ``twin`` the shot it is a copy of."""
+    """A shot of a file with what was found; ``by_hand`` is a person's word on it, ``twin`` the shot it is a copy of.
+
+    ``survey`` is the name of its file's survey.
+    """
 
     path: str
     sha256: str
@@ -78,6 +75,7 @@ class Judged:
     short: str = ""
     by_hand: Verdict | None = None
     twin: str = ""
+    survey: str = ""
 
     @property
     def id(self) -> str:
@@ -154,13 +152,13 @@ def prepare_each(
     rows: list[list[Judged]] = []
     hashes: list[list[int] | None] = []
     for file in files:
-        survey = None if file.reason else load_survey(survey_path(folder, file.sha256))
+        survey = None if file.reason else load_survey(survey_path(folder, file.survey))
         if survey is None:
-            damaged = f"its survey is damaged: delete {survey_path(Path(), file.sha256)} of the prepared folder"
+            damaged = f"its survey is damaged: delete {survey_path(Path(), file.survey)} of the prepared folder"
             skipped.append(Skipped(file.path, file.reason or damaged))
             continue
         for shot in judge(survey, data.limits if data.judged else None, usual):
-            judged = Judged(file.path, file.sha256, survey.about, shot)
+            judged = Judged(file.path, file.sha256, survey.about, shot, survey=file.survey)
             judged = replace(judged, by_hand=by_hand.pop(judged.id, None))
             rows.append([picked(judged, survey, data, each) for each in wanted])
             three = three_hashes(survey, shot)

@@ -183,10 +183,7 @@ def sheet(prepared: Prepared, manifest: Manifest) -> str:
         _bar(prepared),
         f'<main class="sheet" data-file="{escape(OVERRIDES)}">',
         _left_out(prepared),
-        *(
-            _file_section(prepared, path, list(group), captions)
-            for path, group in groupby(prepared.shots, key=lambda j: j.path)
-        ),
+        *(_file_section(prepared, list(group), captions) for _, group in groupby(prepared.shots, key=lambda j: j.path)),
         "</main><footer>Made by cinelora. Everything is inside this file: nothing is fetched. "
         f"Put <b>{escape(OVERRIDES)}</b> beside this page, and run the same command again.</footer>",
     ]
@@ -226,14 +223,14 @@ def _left_out(prepared: Prepared) -> str:
     return f"<details><summary>{len(rows)} files left out</summary>{html_table(['file', 'reason'], rows)}</details>"
 
 
-def _file_section(prepared: Prepared, path: str, shots: list[Judged], captions: dict[str, str]) -> str:
+def _file_section(prepared: Prepared, shots: list[Judged], captions: dict[str, str]) -> str:
     about = shots[0].about
-    survey = load_survey(survey_path(prepared.folder, shots[0].sha256))
+    survey = load_survey(survey_path(prepared.folder, shots[0].survey))
     what = f"{about.codec}, {about.size[1]}x{about.size[0]}, {float(about.fps):.5g} fps, read by {about.backend}"
     cards = "".join(
         _shot_card(judged, survey, captions.get(judged.id, ""), len(prepared.shots) < MANY_SHOTS) for judged in shots
     )
-    return f'<section><h2>{escape(path)} <small>{escape(what)}</small></h2><div class="shots">{cards}</div></section>'
+    return f'<section><h2>{escape(shots[0].path)} <small>{escape(what)}</small></h2><div class="shots">{cards}</div></section>'
 
 
 def _shot_card(judged: Judged, survey: Survey | None, caption: str, whole: bool) -> str:

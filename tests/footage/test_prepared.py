@@ -274,6 +274,36 @@ def test_nothing_in_the_footage_is_touched_and_a_second_run_reads_nothing(
         prepare(replace(data, prepared=str(root / "prepared")), WINDOWS, 0)
 
 
+@pytest.mark.parametrize("part_s", [4.0, 300.0])
+def test_copies_and_moved_files_cost_no_second_pass(
+    tmp_path: Path, film: tuple[Path, object], monkeypatch: pytest.MonkeyPatch, part_s: float
+) -> None:
+    root = tmp_path / "footage"
+    root.mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (root / name).write_bytes((film[0] / "film.mp4").read_bytes())
+    monkeypatch.setattr("cinelora.footage.survey.PART_S", part_s)
+    passes: list[float] = []
+    whole = library.survey_part
+
+    def counted(reader: object, start_s: float, *rest: object) -> object:
+        passes.append(start_s)
+        return whole(reader, start_s, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(library, "survey_part", counted)
+    data = DataConfig(root=str(root), prepared=str(tmp_path / "prepared"), caption="x")
+    both = prepare(data, WINDOWS, 0)
+    assert passes == ([0.0, 4.0, 8.0, 12.0, 16.0] if part_s == 4 else [0.0])
+    shots = {name: [judged.shot for judged in both.shots if judged.path == name] for name in ("a.mp4", "b.mp4")}
+    assert shots["a.mp4"] == shots["b.mp4"]
+    assert shots["a.mp4"][-1].end == 450
+    (root / "a.mp4").rename(root / "c.mp4")
+    moved = prepare(data, WINDOWS, 0)
+    assert [judged.shot for judged in moved.shots if judged.path == "c.mp4"] == shots["a.mp4"]
+    assert len(passes) == (5 if part_s == 4 else 1)
+    assert not list((tmp_path / "prepared").rglob("*.part-*"))
+
+
 def test_what_cannot_be_read_now_is_named_and_tried_again(
     tmp_path: Path, film: tuple[Path, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,7 +341,7 @@ def test_what_is_damaged_in_the_prepared_folder_is_made_anew_or_named(tmp_path: 
     for content in ("[]", "no JSON", '{"files": 3}'):
         (folder / "files.json").write_text(content)
         assert prepare(data, STILLS, 0) == whole
-    survey = library.survey_path(folder, whole.files[0].sha256)
+    survey = library.survey_path(folder, whole.files[0].survey)
     survey.write_bytes(b"junk")
     (left,) = prepare(data, STILLS, 0).skipped
     assert left.reason == f"its survey is damaged: delete {survey.relative_to(folder)} of the prepared folder"

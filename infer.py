@@ -1,6 +1,6 @@
 """Make clips: ``python infer.py ckpt=<run> prompt="a man waits"``; ``--help`` lists every setting.
 
-Composes and checks the settings, makes the run directory, and hands over to ``cinelora.inference``.
+Composes and checks the settings, makes the run directory, and hands over to ``cinelora.sampling.make_clips``.
 """
 
 import sys
@@ -12,7 +12,7 @@ from cinelora.config.schema import InferConfig
 
 def run(config: InferConfig, run_dir: Path) -> int:
     """Make the clips in ``run_dir``; the exit code."""
-    from cinelora.inference import infer
+    from cinelora.sampling.make_clips import infer
 
     return infer(config, run_dir)
 

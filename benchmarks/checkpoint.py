@@ -25,16 +25,16 @@ from diffusers import WanTransformer3DModel
 from lightning import Callback, Trainer
 from train_step import wait
 
+from cinelora.adapters.adapter_file import LoraSpec
+from cinelora.adapters.lora_layers import add_adapter
+from cinelora.adapters.run_directory import RunDirectory
+from cinelora.adapters.trainable import TrainedAdapter
 from cinelora.config.command import main as command
 from cinelora.config.compose import compose_train
 from cinelora.config.schema import TrainConfig
-from cinelora.files import sha256_file
+from cinelora.io.atomic import sha256_file
+from cinelora.io.hardware import default_device
 from cinelora.latents.cache import Index
-from cinelora.models.adapter_file import LoraSpec
-from cinelora.models.lora import add_adapter
-from cinelora.models.trained import TrainedAdapter
-from cinelora.models.wan import default_device
-from cinelora.runs import RunDirectory
 from cinelora.training import run as training
 from cinelora.training.callbacks import AtStep, Ema, Keeper
 from cinelora.training.checkpoints import load_checkpoint

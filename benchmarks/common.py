@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cinelora.hardware import hardware
-from cinelora.launch import let_gpu_memory_grow
+from cinelora.io.hardware import hardware
+from cinelora.parallel.launch import let_gpu_memory_grow
 
 let_gpu_memory_grow()  # as every rank of train.py and infer.py does
 

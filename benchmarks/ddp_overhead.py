@@ -19,10 +19,10 @@ from common import report
 from torch.nn.parallel import DistributedDataParallel
 from train_loop import SETTINGS, TURN, WARM_UP_TURNS, Turns, bare_step, joined
 
+from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.command import main as command
 from cinelora.config.schema import TrainConfig
-from cinelora.launch import launch
-from cinelora.runs import RunDirectory
+from cinelora.parallel.launch import launch
 from cinelora.training import run as training
 from cinelora.training.stage import Stage
 

@@ -20,10 +20,12 @@ import torch
 from common import report
 from torch import Tensor
 
-from cinelora.hardware import forget_peak_memory, peak_memory_mib
-from cinelora.launch import barrier, launch, process_group, rank_info
-from cinelora.models.sequence import SENT
-from cinelora.models.wan import SPATIAL, Part, WanBundle, num_latent_frames
+from cinelora.families.wan.bundle import WanBundle
+from cinelora.families.wan.checkpoint_layouts import Part
+from cinelora.geometry import SPATIAL, num_latent_frames
+from cinelora.io.hardware import forget_peak_memory, peak_memory_mib
+from cinelora.parallel.launch import barrier, launch, process_group, rank_info
+from cinelora.parallel.sequence_parallel import SENT
 
 FULL, SMALL = (81, 720, 1280), (9, 96, 160)
 WAYS = ("whole", "tiled", "rows")

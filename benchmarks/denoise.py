@@ -29,16 +29,11 @@ from train_step import (
     timed,
 )
 
-from cinelora.models.footprint import IMAGE_TOKENS, TEXT_TOKENS, Shape
-from cinelora.models.lora import merge
-from cinelora.models.wan import (
-    Condition,
-    ImageCondition,
-    default_device,
-    num_latent_frames,
-    num_tokens,
-    predict_velocity,
-)
+from cinelora.adapters.lora_layers import merge
+from cinelora.families.wan.bundle import Condition, ImageCondition, predict_velocity
+from cinelora.geometry import IMAGE_TOKENS, TEXT_TOKENS, num_latent_frames, num_tokens
+from cinelora.io.hardware import default_device
+from cinelora.planning.estimate import Shape
 
 JOBS = {"480p33": Job(33, 480, 832, 1), "480p81": Job(81, 480, 832, 1), "720p81": Job(81, 720, 1280, 1)}
 SMALL_JOB = Job(9, 48, 64, 1)

@@ -28,8 +28,8 @@ import psutil
 import torch
 from common import ROOT, report, spread
 
-from cinelora.files import load_tensors
-from cinelora.runs import RunDirectory
+from cinelora.adapters.run_directory import RunDirectory
+from cinelora.io.tensor_files import load_tensors
 from cinelora.training.checkpoints import load_checkpoint, read_checkpoint, saved_checkpoints
 
 KILLS, STEPS = 20, 200

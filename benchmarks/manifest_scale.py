@@ -18,8 +18,8 @@ from common import report
 
 from cinelora.footage.buckets import bucket
 from cinelora.footage.captions import find_captions, to_write, write_lines
-from cinelora.footage.samples import Manifest, Sample, read_manifest, write_manifest
-from cinelora.footage.split import Unit, split
+from cinelora.footage.holdout import Unit, split
+from cinelora.footage.manifest import Manifest, Sample, read_manifest, write_manifest
 from cinelora.latents.dataset import BucketSampler
 
 COUNTS = (2_500, 10_000, 40_000)

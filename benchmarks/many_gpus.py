@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 from common import RESULTS
 
 from cinelora.config.schema import SamplerConfig
-from cinelora.models.footprint import Shape, gpu_named
-from cinelora.sampling.choice import choose_partition, in_words
-from cinelora.sampling.cost import Clip, Machine, clip_seconds, step_cost
-from cinelora.sampling.partition import Partition
+from cinelora.parallel.partition import Partition
+from cinelora.planning.estimate import Shape, gpu_named
+from cinelora.planning.parallel_layout import choose_partition, in_words
+from cinelora.planning.step_time import Clip, Machine, clip_seconds, step_cost
 
 OFFICIAL = {
     "Wan2.1": {

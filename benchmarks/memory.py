@@ -21,10 +21,9 @@ from common import RESULTS, report
 from train_step import MODEL, SMALL, Job, measure
 
 from cinelora.config.schema import MemoryConfig
-from cinelora.hardware import hardware
-from cinelora.models.footprint import GIB, GPUS, Shape, gpu_named, peak_bytes, step_seconds
-from cinelora.models.wan import default_device
-from cinelora.plan import choose_policy, step_of
+from cinelora.io.hardware import default_device, hardware
+from cinelora.planning.estimate import GIB, GPUS, Shape, gpu_named, peak_bytes, step_seconds
+from cinelora.planning.planner import choose_policy, step_of
 
 WINDOW, LONG, STILLS, STILL = (
     Job(33, 480, 832, 1),

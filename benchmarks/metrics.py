@@ -19,11 +19,11 @@ from scale_tools.studio import FPS, HEIGHT, HELDOUT_SEED, WIDTH, Studio, acting,
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from cinelora.footage.decode import open_video
 from cinelora.footage.render import render_scene
 from cinelora.footage.render.scenes import draw_scene
-from cinelora.metrics.clips import Clip
-from cinelora.metrics.features import Networks
+from cinelora.footage.video_reader import open_video
+from cinelora.metrics.clip_metric import Clip
+from cinelora.metrics.networks import Networks
 from cinelora.metrics.reference import mean_ssim
 from cinelora.metrics.suite import OFFLINE, Suite, as_clip
 

@@ -35,12 +35,14 @@ from scale_tools.stills import CHOICES, PLAIN, known_reader
 from scale_tools.studio import FRAMES, HELDOUT_SEED, Studio, acting, caption
 from torch import Tensor
 
-from cinelora.files import contact_sheet, read_json, write_png, write_text
+from cinelora.families.wan.bundle import pixels_to_range
+from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.footage.render import LOOKS
 from cinelora.footage.render.scenes import Scene, draw_scene
-from cinelora.hardware import hardware, quiet_libraries
-from cinelora.models.wan import Part, pixels_to_range
-from cinelora.report.figure import line_figure
+from cinelora.io.atomic import read_json, write_text
+from cinelora.io.hardware import hardware, quiet_libraries
+from cinelora.io.html.figure import line_figure
+from cinelora.io.media import contact_sheet, write_png
 
 PICTURES = RESULTS / "scale_model"
 FIGURE = ROOT / "docs" / "images" / "trap.svg"

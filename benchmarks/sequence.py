@@ -30,21 +30,15 @@ from train_step import MODEL, POLICIES, SMALL, Built, Job, ours, peak_gib, same_
 
 from cinelora.config.schema import ModelConfig, StrategyConfig, TrainConfig
 from cinelora.errors import ConfigError
-from cinelora.hardware import gpu_at_hand
-from cinelora.launch import Rank, launch, process_group, rank_info
-from cinelora.models.footprint import GIB, IMAGE_TOKENS, TEXT_TOKENS, Shape, peak_bytes
-from cinelora.models.sequence import SENT, alone, share, sharing_of
-from cinelora.models.wan import (
-    Condition,
-    ImageCondition,
-    default_device,
-    num_latent_frames,
-    num_tokens,
-    predict_velocity,
-)
-from cinelora.plan import choose_policy, step_of
+from cinelora.families.wan.bundle import Condition, ImageCondition, predict_velocity
+from cinelora.geometry import IMAGE_TOKENS, TEXT_TOKENS, num_latent_frames, num_tokens
+from cinelora.io.hardware import default_device, gpu_at_hand
+from cinelora.parallel.launch import Rank, launch, process_group, rank_info
+from cinelora.parallel.partition import Partition
+from cinelora.parallel.sequence_parallel import SENT, alone, share, sharing_of
+from cinelora.planning.estimate import GIB, Shape, peak_bytes
+from cinelora.planning.planner import choose_policy, step_of
 from cinelora.sampling.denoise import GuidedAcrossRanks
-from cinelora.sampling.partition import Partition
 
 CHECKS = {"480p33": Job(33, 480, 832, 1), "uneven": Job(33, 464, 816, 1)}
 PREDICTIONS = {"480p81": Job(81, 480, 832, 1), "720p81": Job(81, 720, 1280, 1)}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cinelora.config.schema import ModelConfig
-from cinelora.models.footprint import Policy, Shape, described
+from cinelora.planning.estimate import Policy, Shape, described
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

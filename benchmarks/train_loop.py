@@ -31,12 +31,14 @@ from lightning import Trainer
 from peft import LoraConfig
 from train_step import Built, peak_gib, start_afresh, stepper, wait
 
+from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.command import main as command
 from cinelora.config.schema import TrainConfig
+from cinelora.families.wan.bundle import WanBundle
+from cinelora.families.wan.checkpoint_layouts import Part
+from cinelora.io.hardware import default_device
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
-from cinelora.models.wan import Part, WanBundle, default_device
-from cinelora.runs import RunDirectory
 from cinelora.training import run as training
 from cinelora.training.callbacks import AtStep
 from cinelora.training.stage import Stage

@@ -26,22 +26,16 @@ from common import report
 from diffusers import WanTransformer3DModel
 from peft import LoraConfig
 
+from cinelora.adapters.adapter_file import LoraSpec
+from cinelora.adapters.lora_layers import adapter_state, add_adapter
 from cinelora.config.schema import LoraSettings, MemoryConfig, ModelConfig, StageConfig, TrainConfig
-from cinelora.models.adapter_file import LoraSpec
-from cinelora.models.flow import keyed_generator
-from cinelora.models.footprint import GIB, IMAGE_TOKENS, TEXT_TOKENS, Shape
-from cinelora.models.lora import adapter_state, add_adapter
-from cinelora.models.memory import arrange
-from cinelora.models.wan import (
-    Condition,
-    ImageCondition,
-    WanBundle,
-    default_device,
-    num_latent_frames,
-    num_tokens,
-    predict_velocity,
-)
-from cinelora.plan import choose_policy
+from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle, predict_velocity
+from cinelora.geometry import IMAGE_TOKENS, TEXT_TOKENS, num_latent_frames, num_tokens
+from cinelora.io.hardware import default_device
+from cinelora.memory.block_swap import arrange
+from cinelora.nn.flow_matching import keyed_generator
+from cinelora.planning.estimate import GIB, Shape
+from cinelora.planning.planner import choose_policy
 
 CONTENDERS = ("plain", "bf16", "fp8")
 POLICIES: dict[str, MemoryConfig] = {

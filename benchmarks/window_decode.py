@@ -26,7 +26,7 @@ import numpy as np
 from common import ROOT, report
 from numpy.typing import NDArray
 
-from cinelora.footage.decode import PyAVReader, open_video
+from cinelora.footage.video_reader import PyAVReader, open_video
 
 FOOTAGE = ROOT.parent / "shared" / "footage"
 LENGTH = 33

@@ -14,12 +14,12 @@ from typing import Any
 
 from common import report
 
+from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.compose import compose_train
 from cinelora.config.schema import StrategyConfig, TrainConfig
-from cinelora.files import read_json, write_json
-from cinelora.launch import launch, rank_info
-from cinelora.models.footprint import Shape, weight_bytes
-from cinelora.runs import RunDirectory
+from cinelora.io.atomic import read_json, write_json
+from cinelora.parallel.launch import launch, rank_info
+from cinelora.planning.estimate import Shape, weight_bytes
 from cinelora.training.run import encode_rank, train_rank
 
 MIB = 2**20
@@ -40,9 +40,9 @@ SETTINGS = (
 
 def settings(scratch: Path) -> TrainConfig:
     """A random transformer of 16 blocks beside the embedded model's encoders."""
-    from cinelora.models import tiny
+    from cinelora.families.wan import embedded
 
-    encoders = tiny.embedded("t2v", scratch)
+    encoders = embedded.embedded("t2v", scratch)
     parts = [f"model.{part}={encoders}" for part in ("vae", "text_encoder", "tokenizer")]
     return compose_train([*SETTINGS, *parts, f"cache={scratch}"])
 

@@ -22,15 +22,16 @@ from typing import Any
 
 import yaml
 
+from cinelora.adapters.run_directory import KINDS, RunDirectory
 from cinelora.config.schema import TrainConfig, effective_lr, samples_per_step
 from cinelora.config.store import load_config, portable
 from cinelora.config.words import parse_words
 from cinelora.errors import CineloraError, ConfigError
-from cinelora.files import read_header, read_json, with_metadata, write_text
 from cinelora.footage.captions import prompt_with_trigger
-from cinelora.footage.samples import read_manifest
-from cinelora.hub import CONFIG_FILE, is_hub_name, is_run, publish
-from cinelora.runs import KINDS, RunDirectory
+from cinelora.footage.manifest import read_manifest
+from cinelora.io.atomic import read_json, write_text
+from cinelora.io.hub import CONFIG_FILE, is_hub_name, is_run, publish
+from cinelora.io.tensor_files import read_header, with_metadata
 from cinelora.verdict import effect_line, stopped_line
 
 TASKS = {"t2v": "text-to-video", "i2v": "image-to-video"}
@@ -179,7 +180,7 @@ def trained_on(record: Record) -> str:
 
 def settings(record: Record) -> str:
     """What it was trained with."""
-    from cinelora.models.flow import resolution_shift
+    from cinelora.nn.flow_matching import resolution_shift
 
     config, model = record.config, record.config.model
     shift = resolution_shift(model.height, model.width) if config.flow.shift is None else config.flow.shift

@@ -3,6 +3,8 @@
 Scripts print these without a traceback and leave with ``exit_code``; everything else is a bug and shows its trace.
 """
 
+from pathlib import Path
+
 
 class CineloraError(Exception):
     """Something the user can mend; ``str(error)`` is the sentence to print."""
@@ -34,3 +36,17 @@ class MetricError(CineloraError):
 
 class TrainingError(CineloraError):
     """A run that cannot go on: a loss that is not finite, a full disk, a checkpoint that does not load."""
+
+
+class FileError(CineloraError):
+    """A file that is missing, damaged, cannot be written, or is in use by another run."""
+
+
+def unwritable(path: Path, error: OSError) -> FileError:
+    """The error for a place that cannot be written, with the system's reason."""
+    return FileError(f"cannot write {path} ({reason(error)}): choose another folder or mend its permissions")
+
+
+def reason(error: Exception) -> str:
+    """The system's own words for an error, without its number."""
+    return str(getattr(error, "strerror", None) or error)

@@ -14,10 +14,10 @@ from cinelora.config.schema import EvaluateConfig
 
 def run(config: EvaluateConfig, run_dir: Path) -> int:
     """Evaluate into ``run_dir``; the exit code."""
-    from cinelora.hardware import quiet_libraries
+    from cinelora.io.hardware import quiet_libraries
 
     quiet_libraries()  # before they are imported: some speak as they are
-    from cinelora.evaluation.run import evaluate
+    from cinelora.evaluation.run_evaluation import evaluate
 
     return evaluate(config, run_dir)
 

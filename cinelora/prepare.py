@@ -15,9 +15,9 @@ from cinelora.config.schema import PrepareConfig
 
 def run(config: PrepareConfig, _run_dir: Path) -> int:
     """Prepare the footage, write what came out, and say where; the exit code."""
-    from cinelora.footage.prepared import prepare_each, whole_dataset
-    from cinelora.footage.showing import lines, write_all
-    from cinelora.footage.sources import wanted_by
+    from cinelora.footage.build_dataset import prepare_each, whole_dataset
+    from cinelora.footage.contact_sheet import lines, write_all
+    from cinelora.footage.sample_source import wanted_by
 
     stills, windows = (wanted_by(config.model, frames, config.seed) for frames in (1, config.num_frames))
     prepared, of_stills = prepare_each(config.data, [windows, stills], config.workers)

@@ -17,7 +17,7 @@ from typing import Any
 
 from cinelora.config.words import parse_words
 from cinelora.errors import CineloraError, ConfigError
-from cinelora.files import write_json
+from cinelora.io.atomic import write_json
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ def train_encoders(request: EncodersRequest) -> None:
     """Train the encoders on rendered footage of every look, and write a pair with untrained transformers."""
     import torch
 
+    from cinelora.families.wan.embedded import Encoders, grow, load_encoders, new_encoders, new_transformer, save_pair
     from cinelora.footage.render import LOOKS
-    from cinelora.models.tiny import Encoders, grow, load_encoders, new_encoders, new_transformer, save_pair
-    from cinelora.models.wan import default_device
+    from cinelora.io.hardware import default_device
     from cinelora.training.encoders import (
         Budget,
         begin_simply,
@@ -135,9 +135,9 @@ def train_encoders(request: EncodersRequest) -> None:
 
 def adopt_run(request: AdoptRequest) -> None:
     """Put the transformer of a finished ``stage=pretrain`` run into its pair."""
+    from cinelora.adapters.run_directory import RunDirectory
     from cinelora.config.store import load_config
-    from cinelora.models.tiny import HASHES, adopt
-    from cinelora.runs import RunDirectory
+    from cinelora.families.wan.embedded import HASHES, adopt
 
     run = RunDirectory(Path(request.run))
     if not run.transformer.is_dir():

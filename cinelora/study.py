@@ -14,7 +14,7 @@ from cinelora.config.schema import StudyConfig
 
 def run(config: StudyConfig, run_dir: Path) -> int:
     """Study into ``run_dir``; the exit code."""
-    from cinelora.studies.run import study
+    from cinelora.studies.run_study import study
 
     return study(config, run_dir)
 

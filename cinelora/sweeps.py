@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cinelora import slurm
 from cinelora.config.keys import Command
 from cinelora.errors import ConfigError
-from cinelora.files import read_json, write_json, write_whole
-from cinelora.launch import usable_cores
+from cinelora.io import slurm
+from cinelora.io.atomic import read_json, write_json, write_whole
+from cinelora.parallel.launch import usable_cores
 
 COLUMNS = (
     *("member", "overrides", "status", "loss", "heldout_loss", "adapter_effect", "seconds", "peak_memory_mib"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import (
     CheckpointConfig,
     DataConfig,
@@ -21,19 +22,18 @@ from cinelora.config.schema import (
     TrainConfig,
     ValidationConfig,
 )
-from cinelora.files import write_mp4
-from cinelora.models import tiny
-from cinelora.models.wan import WanBundle
-from cinelora.runs import RunDirectory
+from cinelora.families.wan import embedded
+from cinelora.families.wan.bundle import WanBundle
+from cinelora.io.media import write_mp4
 
 
 @pytest.fixture(scope="session", autouse=True)
 def shipped_files_stay_as_they_are() -> Iterator[None]:
     """Tests damage copies: what is shipped is whole when they end."""
     yield
-    tiny.check_shipped.cache_clear()
-    if tiny.is_trained():
-        tiny.check_shipped(tiny.HOME)
+    embedded.check_shipped.cache_clear()
+    if embedded.is_trained():
+        embedded.check_shipped(embedded.HOME)
 
 
 @pytest.fixture(scope="session")
@@ -115,8 +115,8 @@ def both_adapters(
     tmp_path_factory: pytest.TempPathFactory, small_model: ModelConfig, cache: Path, t2v: WanBundle, i2v: WanBundle
 ) -> RunDirectory:
     """A run with both adapters, drawn at random so that they clearly do something."""
+    from cinelora.adapters.lora_layers import LoraSpec, adapter_state, add_adapter
     from cinelora.latents.cache import Entry, Index
-    from cinelora.models.lora import LoraSpec, adapter_state, add_adapter
     from cinelora.training.run import export
 
     run = RunDirectory(tmp_path_factory.mktemp("run"))

@@ -20,6 +20,7 @@ from hub_server import READER, WRITER, serve
 from huggingface_hub import ModelCard
 from PIL import Image
 
+from cinelora.adapters.run_directory import RunDirectory
 from cinelora.card import card, diffusers_code, main, read_record, shareable
 from cinelora.config.schema import (
     CheckpointConfig,
@@ -32,9 +33,10 @@ from cinelora.config.schema import (
 )
 from cinelora.config.store import load_config, save_config
 from cinelora.errors import ConfigError
-from cinelora.files import load_tensors, read_header, read_json, with_metadata, write_json
-from cinelora.models.wan import Part, WanBundle
-from cinelora.runs import RunDirectory
+from cinelora.families.wan.bundle import WanBundle
+from cinelora.families.wan.checkpoint_layouts import Part
+from cinelora.io.atomic import read_json, write_json
+from cinelora.io.tensor_files import load_tensors, read_header, with_metadata
 from cinelora.training.run import encode_rank, train_rank
 
 TRIGGER = 'n0ir: "x" | <b>a</b> `c` [l](http://e.vil) *'

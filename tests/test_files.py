@@ -19,16 +19,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from cinelora import files
-from cinelora.errors import TrainingError
-from cinelora.files import FileError
+from cinelora.errors import FileError, TrainingError
+from cinelora.io import atomic
 
 MEGABYTE = 1 << 20
 CONTEXT = multiprocessing.get_context("spawn")
 
 
 def leftovers(folder: Path) -> list[Path]:
-    return list(folder.glob(f"{files.TEMPORARY}*"))
+    return list(folder.glob(f"{atomic.TEMPORARY}*"))
 
 
 def gradient(num_frames: int, height: int = 48, width: int = 64) -> np.ndarray:
@@ -42,16 +41,16 @@ def gradient(num_frames: int, height: int = 48, width: int = 64) -> np.ndarray:
 
 def test_text_and_json_come_back_as_they_were(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "a.json"
-    files.write_json(path, {"prompt": "a man, smoking (alone) \u2013 λ", "n": [1, 2.5, None]})
-    assert files.read_json(path) == {"prompt": "a man, smoking (alone) \u2013 λ", "n": [1, 2.5, None]}
-    files.write_text(path, "line\n")
+    atomic.write_json(path, {"prompt": "a man, smoking (alone) \u2013 λ", "n": [1, 2.5, None]})
+    assert atomic.read_json(path) == {"prompt": "a man, smoking (alone) \u2013 λ", "n": [1, 2.5, None]}
+    atomic.write_text(path, "line\n")
     assert path.read_text() == "line\n"
     assert os.stat(path).st_mode & 0o777 == 0o666 & ~current_umask()
     assert leftovers(path.parent) == []
     with pytest.raises(FileError, match=r"a\.json is damaged or no JSON"):
-        files.read_json(path)
+        atomic.read_json(path)
     with pytest.raises(FileError, match=r"cannot read .*none\.json"):
-        files.read_json(tmp_path / "none.json")
+        atomic.read_json(tmp_path / "none.json")
 
 
 def current_umask() -> int:
@@ -62,7 +61,7 @@ def current_umask() -> int:
 
 def test_a_failing_writer_leaves_the_previous_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    files.write_text(path, "before")
+    atomic.write_text(path, "before")
 
     def interrupted(draft: Path) -> None:
         draft.write_text("half of it")
@@ -70,7 +69,7 @@ def test_a_failing_writer_leaves_the_previous_file(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        files.write_whole(path, interrupted)
+        atomic.write_whole(path, interrupted)
     assert path.read_text() == "before"
     assert leftovers(tmp_path) == []
 
@@ -78,8 +77,8 @@ def test_a_failing_writer_leaves_the_previous_file(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match=r"cannot write .*file/a\.txt"):
-        files.write_text(tmp_path / "file" / "a.txt", "x")
-    files.write_text(tmp_path / ("long" * 63), "names up to 255 bytes are fine")
+        atomic.write_text(tmp_path / "file" / "a.txt", "x")
+    atomic.write_text(tmp_path / ("long" * 63), "names up to 255 bytes are fine")
 
 
 def fill_the_disk(folder: Path, errors: Connection) -> None:
@@ -87,10 +86,10 @@ def fill_the_disk(folder: Path, errors: Connection) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     noise = np.random.default_rng(0).integers(0, 255, (24, 256, 256, 3), dtype=np.uint8)
     writers = {
-        "a.txt": lambda path: files.write_text(path, "x" * 2 * MEGABYTE),
-        "a.safetensors": lambda path: files.save_tensors(path, {"w": torch.zeros(MEGABYTE)}, {}),
-        "a.mp4": lambda path: files.write_mp4(path, noise, 16),
-        "a.png": lambda path: files.write_png(path, np.concatenate(noise)),
+        "a.txt": lambda path: atomic.write_text(path, "x" * 2 * MEGABYTE),
+        "a.safetensors": lambda path: atomic.save_tensors(path, {"w": torch.zeros(MEGABYTE)}, {}),
+        "a.mp4": lambda path: atomic.write_mp4(path, noise, 16),
+        "a.png": lambda path: atomic.write_png(path, np.concatenate(noise)),
     }
     for name, write in writers.items():
         try:
@@ -125,7 +124,7 @@ def write_and_wait(path: Path, started: Connection) -> None:
         started.send(True)
         signal.pause()
 
-    files.write_whole(path, write)
+    atomic.write_whole(path, write)
 
 
 def test_a_sweep_removes_the_dead_and_spares_the_living(tmp_path: Path) -> None:
@@ -133,17 +132,17 @@ def test_a_sweep_removes_the_dead_and_spares_the_living(tmp_path: Path) -> None:
     process = CONTEXT.Process(target=write_and_wait, args=(tmp_path / "a.txt", sender))
     process.start()
     assert receiver.recv()
-    files.sweep_temporaries(tmp_path)
+    atomic.sweep_temporaries(tmp_path)
     assert len(leftovers(tmp_path)) == 1
     process.kill()
     process.join()
     (tmp_path / "mine.txt").write_text("stays")
-    files.sweep_temporaries(tmp_path)
+    atomic.sweep_temporaries(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def stay_in_a_folder(started: Connection) -> None:
-    with files.own_folder("kept-") as folder:
+    with atomic.own_folder("kept-") as folder:
         started.send(folder)
         signal.pause()
 
@@ -157,19 +156,19 @@ def test_the_folder_of_a_killed_process_goes_with_the_next_and_that_of_a_living_
     process = CONTEXT.Process(target=stay_in_a_folder, args=(sender,))
     process.start()
     theirs = receiver.recv()
-    with files.own_folder("kept-") as ours:
+    with atomic.own_folder("kept-") as ours:
         assert {theirs, ours} == set(tmp_path.glob("kept-*"))
         assert ours.stat().st_mode & 0o777 == 0o700
     process.kill()
     process.join()
     assert list(tmp_path.glob("kept-*")) == [theirs]
-    with files.own_folder("kept-") as ours:
+    with atomic.own_folder("kept-") as ours:
         assert list(tmp_path.glob("kept-*")) == [ours]
     assert not list(tmp_path.glob("kept-*"))
 
 
 def hold(path: Path, started: Connection) -> None:
-    with files.lock(path):
+    with atomic.lock(path):
         started.send(os.getpid())
         signal.pause()
 
@@ -181,14 +180,14 @@ def test_two_runs_on_one_cache_are_refused_until_the_first_is_gone(tmp_path: Pat
     pid = receiver.recv()
     with (
         pytest.raises(FileError, match=f"cache is in use by another run .process {pid} on .*folder of its own"),
-        files.lock(tmp_path / "cache" / "lock"),
+        atomic.lock(tmp_path / "cache" / "lock"),
     ):
         pass
     process.kill()
     process.join()
-    with files.lock(tmp_path / "cache" / "lock"):
+    with atomic.lock(tmp_path / "cache" / "lock"):
         pass
-    with files.lock(tmp_path / "cache" / "lock"):
+    with atomic.lock(tmp_path / "cache" / "lock"):
         pass
 
 
@@ -199,8 +198,8 @@ def test_tensors_are_written_as_the_library_writes_them(tmp_path: Path) -> None:
     tensors = {name: torch.arange(6).reshape(2, 3).to(getattr(torch, name)) for name in dtypes}
     tensors |= {"scalar": torch.tensor(3.0), "nothing": torch.zeros(0, 4), "turned": torch.randn(4, 3).t()}
     tensors["part"] = torch.randn(8)[2:5]
-    digest = files.save_tensors(tmp_path / "a.safetensors", tensors, {"rank": "8"})
-    assert files.sha256_file(tmp_path / "a.safetensors") == digest
+    digest = atomic.save_tensors(tmp_path / "a.safetensors", tensors, {"rank": "8"})
+    assert atomic.sha256_file(tmp_path / "a.safetensors") == digest
     theirs = load_file(tmp_path / "a.safetensors")
     assert theirs.keys() == tensors.keys()
     for name, tensor in tensors.items():
@@ -213,15 +212,15 @@ def test_tensors_come_back_bit_for_bit_and_aligned(tmp_path: Path) -> None:
     weight = torch.randn(7, 5)
     tensors = {"w": weight, "view": weight[:, 1:3], "turned": weight.T, "half": torch.randn(3).bfloat16()}
     tensors["step"] = torch.tensor(7)
-    files.save_tensors(path, tensors, {"rank": "8"})
-    loaded, metadata = files.load_tensors(path)
+    atomic.save_tensors(path, tensors, {"rank": "8"})
+    loaded, metadata = atomic.load_tensors(path)
     assert metadata == {"rank": "8"}
     assert loaded.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert torch.equal(loaded[name], tensor)
         assert loaded[name].dtype == tensor.dtype
         assert loaded[name].data_ptr() % 64 == 0
-    header = files.read_header(path)
+    header = atomic.read_header(path)
     assert header["__metadata__"] == {"rank": "8"}
     assert header["turned"]["shape"] == [5, 7]
 
@@ -229,22 +228,22 @@ def test_tensors_come_back_bit_for_bit_and_aligned(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "missing", "header"])
 def test_a_damaged_tensor_file_is_one_sentence(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "a.safetensors"
-    files.save_tensors(path, {"w": torch.zeros(64)}, {})
+    atomic.save_tensors(path, {"w": torch.zeros(64)}, {})
     whole = path.read_bytes()
     broken = {"cut": whole[:-8], "empty": b"", "text": b"not a tensor " * 9, "header": whole[:8] + b"{" * len(whole)}
     path.write_bytes(broken.get(damage, b""))
     if damage == "missing":
         path.unlink()
-    for read in (files.load_tensors, files.read_header):
+    for read in (atomic.load_tensors, atomic.read_header):
         with pytest.raises(FileError, match=r"a\.safetensors is missing, damaged or no safetensors file \(") as caught:
             read(path)
         assert "\n" not in str(caught.value)
 
 
 def test_reading_a_header_needs_no_torch(tmp_path: Path) -> None:
-    files.save_tensors(tmp_path / "a.safetensors", {"w": torch.zeros(2)}, {"kind": "style"})
+    atomic.save_tensors(tmp_path / "a.safetensors", {"w": torch.zeros(2)}, {"kind": "style"})
     program = (
-        "import sys; from pathlib import Path; from cinelora.files import read_header\n"
+        "import sys; from pathlib import Path; from cinelora.io.tensor_files import read_header\n"
         "print(read_header(Path(sys.argv[1]))['__metadata__']['kind'], 'torch' in sys.modules, 'av' in sys.modules)"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "a.safetensors")]
@@ -253,7 +252,7 @@ def test_reading_a_header_needs_no_torch(tmp_path: Path) -> None:
 
 def test_an_mp4_shows_the_same_colours_at_the_right_speed(tmp_path: Path) -> None:
     video = gradient(33)
-    files.write_mp4(tmp_path / "clip.mp4", video, fps=16)
+    atomic.write_mp4(tmp_path / "clip.mp4", video, fps=16)
     with av.open(str(tmp_path / "clip.mp4")) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
@@ -271,40 +270,40 @@ def test_an_mp4_shows_the_same_colours_at_the_right_speed(tmp_path: Path) -> Non
     content = (tmp_path / "clip.mp4").read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")
     with pytest.raises(ValueError, match="even height and width"):
-        files.write_mp4(tmp_path / "odd.mp4", gradient(2, 47), fps=16)
+        atomic.write_mp4(tmp_path / "odd.mp4", gradient(2, 47), fps=16)
     assert not (tmp_path / "odd.mp4").exists()
 
 
 def test_a_contact_sheet_holds_every_row_under_its_label(tmp_path: Path) -> None:
     rows = [("base", gradient(9)), ("a long label " * 12, gradient(1)), ("style and motion", gradient(3))]
-    sheet = files.contact_sheet(rows, columns=4)
+    sheet = atomic.contact_sheet(rows, columns=4)
     assert sheet.dtype == np.uint8
-    assert sheet.shape[1] == 4 * 64 + 3 * files.SHEET_GAP
+    assert sheet.shape[1] == 4 * 64 + 3 * atomic.SHEET_GAP
     red = (sheet == (200, 40, 60)).all(-1)
     columns, lines = red.any(0), red.any(1)
     assert np.diff(columns.astype(int)).clip(0).sum() + columns[0] == 4
     assert np.diff(lines.astype(int)).clip(0).sum() + lines[0] == 3
-    assert (sheet[: files.SHEET_TEXT] < 128).any(), "no label drawn"
-    files.write_png(tmp_path / "sheet.png", sheet)
+    assert (sheet[: atomic.SHEET_TEXT] < 128).any(), "no label drawn"
+    atomic.write_png(tmp_path / "sheet.png", sheet)
     assert (np.asarray(Image.open(tmp_path / "sheet.png")) == sheet).all()
 
 
 def test_a_pointer_moves_in_one_step_and_survives_a_move_of_the_folder(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / "runs" / name).mkdir(parents=True)
-        files.point_to(tmp_path / "runs" / "last", tmp_path / "runs" / name)
+        atomic.point_to(tmp_path / "runs" / "last", tmp_path / "runs" / name)
     assert os.readlink(tmp_path / "runs" / "last") == "two"
     (tmp_path / "runs").rename(tmp_path / "moved")
     assert (tmp_path / "moved" / "last").resolve() == tmp_path / "moved" / "two"
     (tmp_path / "mine").mkdir()
     with pytest.raises(FileError, match="mine is no link"):
-        files.point_to(tmp_path / "mine", tmp_path / "moved")
+        atomic.point_to(tmp_path / "mine", tmp_path / "moved")
 
 
 def test_hashes_are_those_of_the_content(tmp_path: Path) -> None:
-    assert files.sha256_json({"b": 1, "a": [1.5, "é"]}) == files.sha256_json({"a": [1.5, "é"], "b": 1})
-    assert files.sha256_json({"a": 1}) != files.sha256_json({"a": 1.5})
+    assert atomic.sha256_json({"b": 1, "a": [1.5, "é"]}) == atomic.sha256_json({"a": [1.5, "é"], "b": 1})
+    assert atomic.sha256_json({"a": 1}) != atomic.sha256_json({"a": 1.5})
     (tmp_path / "a").write_bytes(json.dumps({"a": 1}, separators=(",", ":")).encode())
-    assert files.sha256_file(tmp_path / "a") == files.sha256_json({"a": 1})
+    assert atomic.sha256_file(tmp_path / "a") == atomic.sha256_json({"a": 1})
     with pytest.raises(ValueError, match="not JSON compliant"):
-        files.sha256_json({"a": float("nan")})
+        atomic.sha256_json({"a": float("nan")})

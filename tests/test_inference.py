@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import (
     DrawingMemoryConfig,
     InferConfig,
@@ -22,12 +23,12 @@ from cinelora.config.schema import (
     WeightsConfig,
 )
 from cinelora.errors import AdapterError, ConfigError, FootageError
+from cinelora.families.wan import embedded
+from cinelora.families.wan.bundle import WanBundle
+from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.footage.captions import prompt_with_trigger
-from cinelora.inference import InferenceError, caveat, explained, infer
-from cinelora.launch import LaunchError
-from cinelora.models import tiny
-from cinelora.models.wan import Part, WanBundle
-from cinelora.runs import RunDirectory
+from cinelora.parallel.launch import LaunchError
+from cinelora.sampling.make_clips import InferenceError, caveat, explained, infer
 
 PROMPT = "a man, smoking (alone), waits; a car's lamps = two moons"
 ROUNDING = 0.1
@@ -240,7 +241,7 @@ def test_a_stopped_file_of_prompts_does_not_denoise_twice(config: InferConfig, t
 
 
 def test_other_adapters_behind_the_same_path_make_the_clip_anew(config: InferConfig, run: RunDirectory, tmp_path: Path):
-    from cinelora.models.adapter_file import export_adapter, read_adapter
+    from cinelora.adapters.adapter_file import export_adapter, read_adapter
 
     copy = Path(shutil.copytree(run.path, tmp_path / "run"))
     config = replace(config, ckpt=str(copy), mode="t2v", num_frames=5)
@@ -263,7 +264,7 @@ def test_a_prompt_is_shown_as_training_showed_its_captions():
 def test_an_adapter_of_other_weights_of_the_same_model_is_named(
     run: RunDirectory, config: InferConfig, t2v: WanBundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
-    from cinelora.models.adapter_file import export_adapter, read_adapter
+    from cinelora.adapters.adapter_file import export_adapter, read_adapter
 
     copy = Path(shutil.copytree(run.path, tmp_path / "run"))
     config = replace(config, ckpt=str(copy), mode="t2v", num_frames=5)
@@ -279,12 +280,12 @@ def test_an_adapter_of_other_weights_of_the_same_model_is_named(
 def test_a_contact_sheet_says_where_its_pictures_are_noise(
     config: InferConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(tiny, "HOME", tmp_path / "nothing")
+    monkeypatch.setattr(embedded, "HOME", tmp_path / "nothing")
     assert "noise" in caveat(config)
     assert "noise" in caveat(replace(config, model=replace(config.model, t2v=None)))
     own = replace(config.model, t2v=str(tmp_path), i2v=str(tmp_path))
     assert caveat(replace(config, model=own)) == ""
-    monkeypatch.setattr(tiny, "HOME", tmp_path)
+    monkeypatch.setattr(embedded, "HOME", tmp_path)
     assert caveat(config) == ""
 
 
@@ -295,7 +296,7 @@ def test_a_run_without_adapters_is_said(config: InferConfig, tmp_path: Path):
 
 
 def test_an_adapter_of_a_deeper_model_is_refused(config: InferConfig, run: RunDirectory, tmp_path: Path):
-    from cinelora.models.adapter_file import export_adapter, read_adapter
+    from cinelora.adapters.adapter_file import export_adapter, read_adapter
 
     style = read_adapter(run.adapter("style"))
     deeper = {key.replace("blocks.3.", "blocks.29."): value for key, value in style.state.items()}

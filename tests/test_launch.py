@@ -25,9 +25,9 @@ from typing import Any
 import pytest
 
 import cinelora
-from cinelora import launch as launching
 from cinelora.errors import AdapterError, ConfigError
-from cinelora.launch import (
+from cinelora.parallel import launch as launching
+from cinelora.parallel.launch import (
     LaunchError,
     Meeting,
     RankKilled,

@@ -5,7 +5,7 @@ import pytest
 from cinelora.config.compose import compose_infer, compose_train
 from cinelora.config.schema import TrainConfig
 from cinelora.errors import ConfigError
-from cinelora.models.footprint import (
+from cinelora.planning.estimate import (
     GIB,
     GPUS,
     Drawing,
@@ -20,7 +20,7 @@ from cinelora.models.footprint import (
     step_seconds,
     vae_bytes,
 )
-from cinelora.plan import choose_drawing, choose_policy, plan_lines, step_of
+from cinelora.planning.planner import choose_drawing, choose_policy, plan_lines, step_of
 
 I2V = Shape(40, 5120, 13824, 4096, 1280, 36)
 WINDOW = Step(14_040, 1, 8, "cross_attention")
@@ -40,10 +40,10 @@ def test_parameters_are_counted_to_the_last(shape: Shape, parameters: int):
 
 
 def test_the_embedded_shape_is_counted_as_it_is_built():
-    from cinelora.models.adapter_file import LoraSpec
-    from cinelora.models.lora import add_adapter
-    from cinelora.models.tiny import grow, new_transformer
-    from cinelora.models.weights import num_parameters
+    from cinelora.adapters.adapter_file import LoraSpec
+    from cinelora.adapters.lora_layers import add_adapter
+    from cinelora.families.wan.embedded import grow, new_transformer
+    from cinelora.families.wan.load_weights import num_parameters
 
     config = compose_train(["stage=style", "data=noir"])
     t2v = new_transformer(0)

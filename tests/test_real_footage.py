@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cinelora.models.adapter_file import read_adapter
+from cinelora.adapters.adapter_file import read_adapter
 
 ROOT = Path(__file__).resolve().parents[1]
 FOOTAGE = ROOT.parent / "shared" / "footage"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cinelora.errors import ModelError
-from cinelora.models import tiny
+from cinelora.families.wan import embedded
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["model.height=32", "model.width=48", "cache=cache", "out=run"]
@@ -27,7 +27,7 @@ def clone(tmp_path: Path, cache: Path) -> Path:
         shutil.copytree(ROOT / folder, clone / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for script in ARGUMENTS:
         shutil.copy(ROOT / f"{script}.py", clone)
-    shutil.copytree(tiny.embedded("t2v", cache).parent, clone / "data" / "scale_model", symlinks=True)
+    shutil.copytree(embedded.embedded("t2v", cache).parent, clone / "data" / "scale_model", symlinks=True)
     return clone
 
 
@@ -53,7 +53,7 @@ def test_the_shipped_pair_is_taken_and_none_is_built(clone: Path, footage: Path)
 def test_a_shipped_file_that_is_not_there_or_another_ends_a_command_in_one_sentence(
     clone: Path, footage: Path, script: str, content: bytes | None, sentence: str
 ):
-    file = clone / "data" / "scale_model" / "t2v" / "vae" / tiny.WEIGHTS
+    file = clone / "data" / "scale_model" / "t2v" / "vae" / embedded.WEIGHTS
     file.unlink()
     if content:
         file.write_bytes(content)

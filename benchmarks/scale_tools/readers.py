@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
-from cinelora.models.wan import WanBundle
+from cinelora.families.wan.bundle import WanBundle
 
 
 def planes(stills_NHWC: Tensor) -> Tensor:

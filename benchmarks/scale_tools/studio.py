@@ -12,22 +12,16 @@ import torch
 from scale_tools.readers import Style, planes, style_features
 from torch import Tensor
 
+from cinelora.adapters.adapter_file import read_adapter
+from cinelora.adapters.lora_layers import load_adapter, set_weights
 from cinelora.config.schema import SamplerConfig
+from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle, pad_text
+from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.footage.render import LOOKS, render_scene
 from cinelora.footage.render.scenes import Scene, describe, draw_scene
-from cinelora.models.adapter_file import read_adapter
-from cinelora.models.flow import keyed_generator
-from cinelora.models.lora import load_adapter, set_weights
-from cinelora.models.wan import (
-    SPATIAL,
-    Condition,
-    ImageCondition,
-    Part,
-    WanBundle,
-    default_device,
-    num_latent_frames,
-    pad_text,
-)
+from cinelora.geometry import SPATIAL, num_latent_frames
+from cinelora.io.hardware import default_device
+from cinelora.nn.flow_matching import keyed_generator
 from cinelora.sampling.denoise import Guided, Unguided, sample
 
 HEIGHT, WIDTH, FRAMES, FPS = 112, 192, 33, 16

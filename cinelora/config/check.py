@@ -15,8 +15,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from cinelora.adapters.run_directory import RunDirectory, adapter_paths, trained_on
 from cinelora.config.keys import is_plain_name, models_with_i2v, settings, trained_shape
-from cinelora.config.numbers import better, logged, monitors, update_of_block
+from cinelora.config.metric_names import better, logged, monitors, update_of_block
 from cinelora.config.schema import (
     CACHE_THRESHOLDS,
     PARTITIONS,
@@ -39,10 +40,9 @@ from cinelora.config.schema import (
 )
 from cinelora.config.store import load_config
 from cinelora.errors import ConfigError, ModelError
-from cinelora.hub import EMBEDDED, check_target, is_model_source, is_run, resolve
-from cinelora.models.checkpoints import Part, source_of, survey
-from cinelora.plan import partition_of
-from cinelora.runs import RunDirectory, adapter_paths, trained_on
+from cinelora.families.wan.checkpoint_layouts import Part, source_of, survey
+from cinelora.io.hub import EMBEDDED, check_target, is_model_source, is_run, resolve
+from cinelora.planning.planner import partition_of
 
 __all__ = ["check_evaluate", "check_infer", "check_prepare", "check_study", "check_train", "effective_lr"]
 
@@ -604,7 +604,7 @@ def _sequence_lines(config: TrainConfig) -> list[str]:
     sequence, heads = config.strategy.sequence, config.model.num_heads
     if sequence == 1:
         return []
-    from cinelora.sampling.partition import share_samples
+    from cinelora.parallel.partition import share_samples
 
     plan, tokens = share_samples(config), _tokens(config.model, config.stage.num_frames)
     each = f"strategy.sequence={sequence}: {tokens} tokens / {sequence} = {-(-tokens // sequence)} a rank"

@@ -20,7 +20,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from cinelora import slurm
 from cinelora.config import keys
 from cinelora.config.check import check_evaluate, check_infer, check_prepare, check_study, check_train
 from cinelora.config.compose import AUTO, compose, launcher_settings, members
@@ -36,10 +35,12 @@ from cinelora.config.schema import (
 )
 from cinelora.config.store import MODELS, PATHS, load, save_config, to_yaml
 from cinelora.errors import CineloraError, ConfigError
-from cinelora.files import lock, point_to, read_json, sha256_json
-from cinelora.hardware import gpu_at_hand
-from cinelora.hub import CONFIG_FILE
-from cinelora.plan import drawing_lines, plan_lines
+from cinelora.io import slurm
+from cinelora.io.atomic import point_to, read_json, sha256_json
+from cinelora.io.hardware import gpu_at_hand
+from cinelora.io.hub import CONFIG_FILE
+from cinelora.io.locks import lock
+from cinelora.planning.planner import drawing_lines, plan_lines
 from cinelora.sweeps import (
     RECORD,
     TABLE,

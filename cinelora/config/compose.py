@@ -27,6 +27,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cinelora.adapters.run_directory import RunDirectory, trained_on
 from cinelora.config import keys
 from cinelora.config.keys import Command, Config, Script
 from cinelora.config.schema import (
@@ -40,8 +41,7 @@ from cinelora.config.schema import (
 )
 from cinelora.config.store import MODELS, PATHS, load, load_config, save_config
 from cinelora.errors import ConfigError
-from cinelora.hub import CONFIG_FILE, PREFIX, is_run, resolve
-from cinelora.runs import RunDirectory, trained_on
+from cinelora.io.hub import CONFIG_FILE, PREFIX, is_run, resolve
 
 __all__ = [
     "compose",

@@ -16,8 +16,8 @@ import yaml
 
 from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig
 from cinelora.errors import ConfigError
-from cinelora.files import write_text
-from cinelora.hub import CONFIG_FILE, EMBEDDED, is_hub_name
+from cinelora.io.atomic import write_text
+from cinelora.io.hub import CONFIG_FILE, EMBEDDED, is_hub_name
 
 T = TypeVar("T")
 PATHS = (

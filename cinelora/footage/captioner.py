@@ -21,10 +21,10 @@ from tqdm.auto import tqdm
 
 from cinelora.config.schema import DataConfig
 from cinelora.errors import FootageError
+from cinelora.footage.build_dataset import Judged, Prepared, handling_of
 from cinelora.footage.captions import to_write, write_lines
-from cinelora.footage.decode import PLAIN, Handling, UnreadableClip
-from cinelora.footage.files import open_clip
-from cinelora.footage.prepared import Judged, Prepared, handling_of
+from cinelora.footage.scan_folder import open_clip
+from cinelora.footage.video_reader import PLAIN, Handling, UnreadableClip
 
 FRAMES = 4
 """Pictures of a shot that a model is shown, at even distances."""

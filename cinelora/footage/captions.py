@@ -28,9 +28,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cinelora.errors import FootageError
-from cinelora.files import write_text
-from cinelora.footage.files import LISTS
-from cinelora.footage.samples import json_lines, read_text
+from cinelora.footage.manifest import json_lines, read_text
+from cinelora.footage.scan_folder import LISTS
+from cinelora.io.atomic import write_text
 
 OF_FOLDER = "caption.txt"
 OF_SHOTS = "captions.jsonl"

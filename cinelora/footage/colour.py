@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from av import VideoFrame
 
-    from cinelora.footage.grade import Grade
+    from cinelora.footage.lut import Grade
 
 Pixels = NDArray[np.uint8]
 Hdr = Literal["pq", "hlg", "bt2020", ""]

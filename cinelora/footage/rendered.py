@@ -9,11 +9,11 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cinelora.files import sha256_json
+from cinelora.footage.holdout import Split
+from cinelora.footage.manifest import Manifest, Sample
 from cinelora.footage.render import render_scene
 from cinelora.footage.render.scenes import describe, draw_scene
-from cinelora.footage.samples import Manifest, Sample
-from cinelora.footage.split import Split
+from cinelora.io.atomic import sha256_json
 
 if TYPE_CHECKING:
     import torch

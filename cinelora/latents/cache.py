@@ -23,14 +23,15 @@ from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 
 from cinelora.errors import FootageError, TrainingError
-from cinelora.files import read_json, save_tensors, sha256_json, sweep_temporaries, write_json
-from cinelora.footage.samples import Manifest, Sample, Skipped
+from cinelora.footage.manifest import Manifest, Sample, Skipped
+from cinelora.io.atomic import read_json, sha256_json, sweep_temporaries, write_json
+from cinelora.io.tensor_files import save_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cinelora.footage.decode import Pixels
-    from cinelora.models.wan import WanBundle
+    from cinelora.families.wan.bundle import WanBundle
+    from cinelora.footage.video_reader import Pixels
 
     Read = Callable[[Sample], Pixels | Tensor]
 
@@ -108,7 +109,7 @@ class LatentCache:
 
     def index(self, manifest: Manifest, texts: dict[str, str]) -> Index:
         """Names of everything ``manifest`` and ``texts`` (role -> prompt) encode to; nothing is encoded."""
-        from cinelora.models.wan import Part
+        from cinelora.families.wan.checkpoint_layouts import Part
 
         readers = (self.bundle.fingerprint(part) for part in (Part.TEXT_ENCODER, Part.TOKENIZER))
         text_seed = [VERSION, str(self.bundle.dtype), *readers]
@@ -163,7 +164,7 @@ class LatentCache:
         return [name for name in dict.fromkeys(names) if not self.path(name).exists()]
 
     def _encode_texts(self, names: list[str], prompts: dict[str, str], show: bool) -> None:
-        from cinelora.models.wan import Part
+        from cinelora.families.wan.checkpoint_layouts import Part
 
         if not names:
             return
@@ -176,7 +177,7 @@ class LatentCache:
                 bar.update(len(batch))
 
     def _encode_samples(self, read: Read, todo: list[tuple[Sample, Entry]], show: bool) -> list[Skipped]:
-        from cinelora.models.wan import Part
+        from cinelora.families.wan.checkpoint_layouts import Part
 
         if not todo:
             return []
@@ -194,7 +195,7 @@ class LatentCache:
         """Entries with their pixels (1, 3, T, H, W) in [-1, 1], as many of one shape at a time as fit."""
         from torch.utils.data import DataLoader
 
-        from cinelora.models.wan import pixels_to_range
+        from cinelora.families.wan.bundle import pixels_to_range
 
         device = self.bundle.device
         todo = sorted(todo, key=lambda pair: self.framing.shape(pair[0]))  # within a shape clip after clip, as before

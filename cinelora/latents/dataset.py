@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from cinelora.errors import FootageError, TrainingError
-from cinelora.files import FileError, load_tensors, read_header
+from cinelora.errors import FileError, FootageError, TrainingError
+from cinelora.families.wan.bundle import pad_text
+from cinelora.io.tensor_files import load_tensors, read_header
 from cinelora.latents.cache import Entry, Index, encoding_path
-from cinelora.models.flow import keyed_generator
-from cinelora.models.wan import pad_text
+from cinelora.nn.flow_matching import keyed_generator
 
 MEMORY_BYTES = 512 * 2**20
 """Encodings a data set keeps in memory. Of the 14B model a caption takes 4 MiB, a 720p still 1, a 480p window of 33 frames 8."""

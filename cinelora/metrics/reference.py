@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cinelora.metrics.clips import Clip, Needs, OverClips
-from cinelora.metrics.features import FrameDistance
+from cinelora.metrics.clip_metric import Clip, Needs, OverClips
+from cinelora.metrics.networks import FrameDistance
 
 WINDOW, SIGMA = 11, 1.5
 """Pixels and deviation of SSIM's Gaussian window."""

@@ -18,11 +18,11 @@ import torch
 
 from cinelora.config.schema import MetricsConfig
 from cinelora.errors import MetricError
-from cinelora.metrics import likeness, reference, temporal
-from cinelora.metrics.clips import Clip, OverClips
-from cinelora.metrics.features import I3d, Networks, Sources
+from cinelora.metrics import reference, similarity, temporal
+from cinelora.metrics.clip_metric import Clip, OverClips
+from cinelora.metrics.networks import I3d, Networks, Sources
 
-Measure = OverClips | likeness.SetDistance
+Measure = OverClips | similarity.SetDistance
 Builder = Callable[[Networks, dict[str, Any]], Measure]
 
 ALONE: dict[str, Builder] = {
@@ -34,12 +34,12 @@ ALONE: dict[str, Builder] = {
     "shake": lambda _, options: temporal.Shake(**options),
     "flicker": lambda _, options: temporal.Flicker(**options),
     "temporal_flickering": lambda _, options: temporal.TemporalFlickering(**options),
-    "frames_scale": lambda networks, options: likeness.AdjacentSimilarity(networks.scale, **options),
-    "consistency_scale": lambda networks, options: likeness.Consistency(networks.scale, **options),
-    "clip_sim_frames": lambda networks, options: likeness.AdjacentSimilarity(networks.clip, **options),
-    "clip_sim_text": lambda networks, options: likeness.TextSimilarity(networks.clip, **options),
-    "subject_consistency": lambda networks, options: likeness.Consistency(networks.dino, **options),
-    "background_consistency": lambda networks, options: likeness.Consistency(networks.clip, **options),
+    "frames_scale": lambda networks, options: similarity.AdjacentSimilarity(networks.scale, **options),
+    "consistency_scale": lambda networks, options: similarity.Consistency(networks.scale, **options),
+    "clip_sim_frames": lambda networks, options: similarity.AdjacentSimilarity(networks.clip, **options),
+    "clip_sim_text": lambda networks, options: similarity.TextSimilarity(networks.clip, **options),
+    "subject_consistency": lambda networks, options: similarity.Consistency(networks.dino, **options),
+    "background_consistency": lambda networks, options: similarity.Consistency(networks.clip, **options),
 }
 """Measures of one clip, at most beside its prompt."""
 PAIRED: dict[str, Builder] = {
@@ -54,8 +54,8 @@ PAIRED: dict[str, Builder] = {
 }
 """Measures of a clip against a reference of its own."""
 SETS: dict[str, Builder] = {
-    "frechet_scale": lambda networks, options: likeness.SetDistance(networks.scale, side=16, **options),
-    "fvd_i3d": lambda networks, options: likeness.SetDistance(networks.i3d, frames=I3d.FRAMES, **options),
+    "frechet_scale": lambda networks, options: similarity.SetDistance(networks.scale, side=16, **options),
+    "fvd_i3d": lambda networks, options: similarity.SetDistance(networks.i3d, frames=I3d.FRAMES, **options),
 }
 """Measures of a set of clips against a set of real ones."""
 KNOWN = {**ALONE, **PAIRED, **SETS}
@@ -124,7 +124,7 @@ class Suite:
             lack = measure.lack(clip)
             if lack:
                 self._say(f"{called} {lack}: it is left out of {key}")
-            elif isinstance(measure, likeness.SetDistance):
+            elif isinstance(measure, similarity.SetDistance):
                 measure.add(clip, real=False)
             else:
                 measure.update([clip])
@@ -136,7 +136,7 @@ class Suite:
             self._say(f"{called} {trouble}: it is left out")
             return
         for key, measure in self.measures.items():
-            if isinstance(measure, likeness.SetDistance):
+            if isinstance(measure, similarity.SetDistance):
                 if lack := measure.lack(clip):
                     self._say(f"{called} {lack}: it is left out of {key}")
                 else:
@@ -160,8 +160,10 @@ class Suite:
                 )  # which torchmetrics leaves to those that return a number
                 sentences.append(f"{name} is left out: {error}")
                 continue
-            clips[name] = measure.counted["generated"] if isinstance(measure, likeness.SetDistance) else measure.counted
-            if isinstance(measure, likeness.SetDistance) and (caution := measure.caution()):
+            clips[name] = (
+                measure.counted["generated"] if isinstance(measure, similarity.SetDistance) else measure.counted
+            )
+            if isinstance(measure, similarity.SetDistance) and (caution := measure.caution()):
                 sentences.append(f"{name}: {caution}")
         if len(self._shapes) > 1:
             sentences.append(f"clips have {len(self._shapes)} lengths or sizes, over which every mean is taken")

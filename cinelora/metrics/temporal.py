@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cinelora.metrics.clips import Clip, Needs, OverClips
-from cinelora.metrics.flow import optical_flow, visible, warp
+from cinelora.metrics.clip_metric import Clip, Needs, OverClips
+from cinelora.metrics.optical_flow import optical_flow, visible, warp
 from cinelora.metrics.reference import AT_ONCE, WINDOW, mean_ssim, ssim_map
 
 

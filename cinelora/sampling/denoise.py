@@ -18,11 +18,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cinelora.config.schema import SamplerConfig
-from cinelora.launch import Rank
-from cinelora.models.flow import NUM_TRAIN_TIMESTEPS
-from cinelora.models.wan import Condition, ImageCondition, predict_velocity
-from cinelora.sampling.caches import WITH_PROMPT, WITHOUT
-from cinelora.sampling.partition import Partition, combine_guidance, group_of
+from cinelora.families.wan.bundle import Condition, ImageCondition, predict_velocity
+from cinelora.nn.flow_matching import NUM_TRAIN_TIMESTEPS
+from cinelora.parallel.launch import Rank
+from cinelora.parallel.partition import Partition, combine_guidance, group_of
+from cinelora.sampling.step_cache import WITH_PROMPT, WITHOUT
 
 
 class Denoise(Protocol):

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from cinelora.config.schema import SamplerConfig, StudyConfig
 from cinelora.errors import ModelError
-from cinelora.hardware import forget_peak_memory, peak_memory_mib
-from cinelora.models.footprint import Drawing
-from cinelora.models.wan import ImageCondition
-from cinelora.sampling.generate import Sampling, Texts, acting
-from cinelora.studies.settings import Setting, sampler_of
+from cinelora.families.wan.bundle import ImageCondition
+from cinelora.io.hardware import forget_peak_memory, peak_memory_mib
+from cinelora.planning.estimate import Drawing
+from cinelora.sampling.sampler import Sampling, Texts, acting
+from cinelora.studies.variants import Setting, sampler_of
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ from typing import Any
 from torch import Tensor
 
 from cinelora.config.schema import SamplerConfig, TrainConfig
-from cinelora.files import Pixels
+from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle, range_to_pixels
+from cinelora.families.wan.checkpoint_layouts import Part
+from cinelora.io.media import Pixels
 from cinelora.latents.dataset import LatentDataset
-from cinelora.models.memory import as_they_are
-from cinelora.models.wan import Condition, ImageCondition, Part, WanBundle, range_to_pixels
+from cinelora.memory.block_swap import as_they_are
 from cinelora.sampling.denoise import Guided, sample
-from cinelora.sampling.generate import initial_noise, noise_of
+from cinelora.sampling.sampler import initial_noise, noise_of
 from cinelora.training.stage import Stage
 
 

@@ -16,11 +16,11 @@ from lightning import Callback, Trainer
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import CheckpointConfig, LoggerConfig
 from cinelora.errors import TrainingError
-from cinelora.hardware import peak_memory_mib
-from cinelora.launch import stop_signals
-from cinelora.runs import RunDirectory
+from cinelora.io.hardware import peak_memory_mib
+from cinelora.parallel.launch import stop_signals
 from cinelora.training.checkpoints import Checkpoint, save_checkpoint
 from cinelora.training.stage import Stage
 from cinelora.training.zero import ZeroStrategy

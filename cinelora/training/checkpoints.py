@@ -17,18 +17,9 @@ from typing import Any
 
 from torch import Tensor
 
-from cinelora.errors import CineloraError, TrainingError
-from cinelora.files import (
-    FileError,
-    load_tensors,
-    make_folder,
-    read_json,
-    save_tensors,
-    sha256_file,
-    sweep_temporaries,
-    write_json,
-    write_text,
-)
+from cinelora.errors import CineloraError, FileError, TrainingError
+from cinelora.io.atomic import make_folder, read_json, sha256_file, sweep_temporaries, write_json, write_text
+from cinelora.io.tensor_files import load_tensors, save_tensors
 
 log = logging.getLogger(__name__)
 PREFIX, DRAFT, POINTER = "step-", ".draft-", "last"

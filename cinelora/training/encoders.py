@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import CLIPVisionModel, UMT5EncoderModel
 
+from cinelora.families.wan.embedded import Encoders
 from cinelora.footage.render import LOOKS, render_scene
 from cinelora.footage.render.scenes import VOCABULARY, Scene, describe, draw_scene
 from cinelora.metrics.reference import SIGMA, WINDOW, windowed_ssim
-from cinelora.models import whole_clip
-from cinelora.models.tiny import Encoders
+from cinelora.nn import vae_unchunked
 
 FPS = 16
 WARM_UP = 200
@@ -225,11 +225,11 @@ def train_vae(vae: AutoencoderKLWan, film: Film, budget: Budget, rate: float = 2
 
     def rebuilding_loss(video_BCTHW: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False):
-            posterior = whole_clip.encode(vae, video_BCTHW)
-            rebuilt_BCTHW = whole_clip.decode(vae, posterior.sample())
+            posterior = vae_unchunked.encode(vae, video_BCTHW)
+            rebuilt_BCTHW = vae_unchunked.decode(vae, posterior.sample())
         return reconstruction_loss(rebuilt_BCTHW.float(), video_BCTHW) + KL_WEIGHT * _divergence(posterior)
 
-    with whole_clip.whole_clips(vae):
+    with vae_unchunked.whole_clips(vae):
         steps = optimise("VAE", vae, draw, loss, budget, rate)
     vae.eval()
     mean, std = latent_statistics(vae, film)

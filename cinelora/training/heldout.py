@@ -15,11 +15,11 @@ from lightning import Trainer
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from cinelora.config.numbers import HELDOUT_SIGMAS, heldout_loss_at, update_of_block
+from cinelora.config.metric_names import HELDOUT_SIGMAS, heldout_loss_at, update_of_block
 from cinelora.config.schema import ValidationConfig, data_ranks
 from cinelora.latents.dataset import LatentDataset
-from cinelora.models.flow import FlowMatching
-from cinelora.models.memory import as_they_are
+from cinelora.memory.block_swap import as_they_are
+from cinelora.nn.flow_matching import FlowMatching
 from cinelora.training.callbacks import AtStep, Ema, as_exported, mean_over_ranks
 from cinelora.training.stage import Stage
 

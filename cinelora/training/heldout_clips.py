@@ -10,10 +10,10 @@ import torch
 from lightning import Trainer
 from torch import Tensor
 
-from cinelora.config.numbers import heldout_metrics, monitors
+from cinelora.config.metric_names import heldout_metrics, monitors
 from cinelora.config.schema import TrainConfig, data_ranks
 from cinelora.errors import ConfigError
-from cinelora.files import Pixels
+from cinelora.io.media import Pixels
 from cinelora.latents.dataset import LatentDataset
 from cinelora.metrics.suite import Suite, as_clip, networks_of
 from cinelora.training.artist import Artist

@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning import Trainer
 
-from cinelora.config.numbers import better
+from cinelora.config.metric_names import better
 from cinelora.config.schema import CheckpointConfig, StoppingConfig
 from cinelora.training.callbacks import AtStep, Keeper
 from cinelora.training.checkpoints import amend_facts

@@ -19,8 +19,8 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from cinelora.config.schema import LoggerConfig, TrainConfig
-from cinelora.files import Pixels
-from cinelora.launch import rank_info
+from cinelora.io.media import Pixels
+from cinelora.parallel.launch import rank_info
 
 if TYPE_CHECKING:
     from wandb import Run

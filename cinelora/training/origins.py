@@ -9,13 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import TrainConfig
 from cinelora.errors import TrainingError
-from cinelora.files import sha256_file
-from cinelora.runs import RunDirectory
+from cinelora.io.atomic import sha256_file
 
 if TYPE_CHECKING:
-    from cinelora.footage.samples import Manifest
+    from cinelora.footage.manifest import Manifest
 
 WHAT = {
     "data": "the samples, or the encoders that read them,",
@@ -26,7 +26,8 @@ WHAT = {
 
 def origins(config: TrainConfig, run: RunDirectory, data_hash: str) -> dict[str, str]:
     """12 hex digits for each of ``WHAT``; the style adapter only where stage 2 trains above one."""
-    from cinelora.models.wan import Part, WanBundle
+    from cinelora.families.wan.bundle import WanBundle
+    from cinelora.families.wan.checkpoint_layouts import Part
 
     bundle = WanBundle.from_config(config.model, config.stage.transformer, Path(config.cache))
     found = {"data": data_hash, "base": bundle.fingerprint(Part.TRANSFORMER)}

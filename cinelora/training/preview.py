@@ -11,15 +11,16 @@ from statistics import fmean
 import numpy as np
 from lightning import Trainer
 
+from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import TrainConfig
 from cinelora.errors import FootageError
-from cinelora.files import Pixels, contact_sheet, read_json, sha256_json, write_json, write_mp4, write_png
-from cinelora.footage.decode import open_video
-from cinelora.footage.images import read_image
+from cinelora.footage.keyframe_image import read_image
+from cinelora.footage.video_reader import open_video
+from cinelora.io.atomic import read_json, sha256_json, write_json
+from cinelora.io.media import Pixels, contact_sheet, write_mp4, write_png
 from cinelora.latents.dataset import LatentDataset
 from cinelora.metrics.suite import measure
-from cinelora.models.sequence import alone
-from cinelora.runs import RunDirectory
+from cinelora.parallel.sequence_parallel import alone
 from cinelora.training.artist import Artist
 from cinelora.training.callbacks import AtStep, Ema, as_exported
 from cinelora.training.loggers import Journal

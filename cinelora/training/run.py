@@ -20,20 +20,38 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cinelora.adapters.run_directory import RunDirectory, adapter_paths, other_weights
 from cinelora.card import Record, push, read_record, write_card
 from cinelora.config.check import effective_lr
-from cinelora.config.numbers import logged, monitors
+from cinelora.config.metric_names import logged, monitors
 from cinelora.config.schema import TrainConfig, data_ranks, samples_per_step, zero_level
 from cinelora.config.store import portable
 from cinelora.errors import AdapterError, ConfigError, TrainingError
-from cinelora.files import lock, read_json, sweep_temporaries, write_json, write_whole
-from cinelora.hardware import gpu_at_hand, hardware, limit_gpu_memory, peak_memory_mib, quiet_libraries, say_of_others
-from cinelora.hub import is_at_hand, resolve
-from cinelora.launch import LaunchError, Rank, RankKilled, barrier, launch, meeting_point, process_group, rank_info
-from cinelora.models.footprint import Policy, Shape, leaner, num_tokens
-from cinelora.plan import choose_policy
-from cinelora.runs import RunDirectory, adapter_paths, other_weights
-from cinelora.sampling.partition import partition, share_samples
+from cinelora.geometry import num_tokens
+from cinelora.io.atomic import read_json, sweep_temporaries, write_json, write_whole
+from cinelora.io.hardware import (
+    gpu_at_hand,
+    hardware,
+    limit_gpu_memory,
+    peak_memory_mib,
+    quiet_libraries,
+    say_of_others,
+)
+from cinelora.io.hub import is_at_hand, resolve
+from cinelora.io.locks import lock
+from cinelora.parallel.launch import (
+    LaunchError,
+    Rank,
+    RankKilled,
+    barrier,
+    launch,
+    meeting_point,
+    process_group,
+    rank_info,
+)
+from cinelora.parallel.partition import partition, share_samples
+from cinelora.planning.estimate import Policy, Shape, leaner
+from cinelora.planning.planner import choose_policy
 from cinelora.training.origins import origins, refuse_other_origins, refuse_other_samples
 from cinelora.verdict import effect_line, heldout_line, stopped_line
 
@@ -43,14 +61,14 @@ if TYPE_CHECKING:
     from lightning.pytorch.strategies import Strategy
     from torch import Tensor
 
+    from cinelora.adapters.adapter_file import AdapterFile
+    from cinelora.adapters.trainable import TrainedAdapter, WholeTransformer
     from cinelora.footage.buckets import Size
-    from cinelora.footage.samples import Sample
+    from cinelora.footage.manifest import Sample
     from cinelora.latents.cache import Index
     from cinelora.latents.dataset import LatentDataset
-    from cinelora.models.adapter_file import AdapterFile
-    from cinelora.models.attention import Work
-    from cinelora.models.shares import Shares
-    from cinelora.models.trained import TrainedAdapter, WholeTransformer
+    from cinelora.memory.weight_sharding import Shares
+    from cinelora.nn.attention_backend import Work
     from cinelora.training.callbacks import Ema, Keeper, Progress, Resume, StopRequest
     from cinelora.training.checkpoints import Checkpoint
     from cinelora.training.heldout import HeldoutLoss
@@ -193,11 +211,12 @@ def bundle_kind(config: TrainConfig) -> str:
 
 def encode_rank(config: TrainConfig, run: RunDirectory) -> None:
     """Find the samples and encode this rank's share of those the cache lacks; rank 0 writes manifest and index."""
-    from cinelora.footage.samples import read_manifest
-    from cinelora.footage.sources import reader
+    from cinelora.families.wan.bundle import WanBundle
+    from cinelora.footage.manifest import read_manifest
+    from cinelora.footage.sample_source import reader
+    from cinelora.io.hardware import default_device
     from cinelora.latents.cache import Framing, Index, LatentCache
-    from cinelora.models.attention import require
-    from cinelora.models.wan import WanBundle, default_device
+    from cinelora.nn.attention_backend import require
 
     quiet_libraries()
     rank = rank_info()
@@ -236,8 +255,8 @@ def preview_text(config: TrainConfig) -> dict[str, str]:
 
 def find_samples(config: TrainConfig, run: RunDirectory) -> None:
     """Write the run's manifest, and say what was found and what was left out."""
-    from cinelora.footage.samples import read_manifest, write_manifest
-    from cinelora.footage.sources import find, wanted_by
+    from cinelora.footage.manifest import read_manifest, write_manifest
+    from cinelora.footage.sample_source import find, wanted_by
 
     manifest = find(config.data, wanted_by(config.model, config.stage.num_frames, config.seed))
     if config.resume:
@@ -379,7 +398,7 @@ def policy_at_hand(config: TrainConfig) -> tuple[Policy, str]:
 
 def attention_work(config: TrainConfig) -> Work:
     """The attention of one sample of a training step."""
-    from cinelora.models.attention import Work
+    from cinelora.nn.attention_backend import Work
 
     model, plan = config.model, share_samples(config)
     tokens = num_tokens(config.stage.num_frames, model.height, model.width)
@@ -391,9 +410,9 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset,
 
     Its attention runs on the backend that is asked for or found fastest, which rank 0 prints.
     """
-    from cinelora.models.attention import choose
-    from cinelora.models.memory import arrange
-    from cinelora.models.wan import WanBundle
+    from cinelora.families.wan.bundle import WanBundle
+    from cinelora.memory.block_swap import arrange
+    from cinelora.nn.attention_backend import choose
     from cinelora.training.stage import ImageConditionedStage, Stage
 
     model = config.model
@@ -422,7 +441,7 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset,
 
 def compiled_line(num_lengths: int) -> str:
     """What compiling means where sequences are of several lengths."""
-    from cinelora.models.memory import MOST_LENGTHS
+    from cinelora.memory.block_swap import MOST_LENGTHS
 
     if num_lengths == 1:
         return ""
@@ -432,7 +451,7 @@ def compiled_line(num_lengths: int) -> str:
 
 def shares_of(config: TrainConfig) -> Shares | None:
     """How this rank shares the frozen weights with the others, where it does."""
-    from cinelora.models.shares import Shares
+    from cinelora.memory.weight_sharding import Shares
 
     rank = rank_info()
     if zero_level(config.strategy) < 3 or config.stage.name == "pretrain":
@@ -442,7 +461,7 @@ def shares_of(config: TrainConfig) -> Shares | None:
 
 def whole_transformer(config: TrainConfig, transformer: WanTransformer3DModel) -> WholeTransformer:
     """Every weight, on every rank or in pieces."""
-    from cinelora.models.trained import WholeTransformer
+    from cinelora.adapters.trainable import WholeTransformer
     from cinelora.training.zero import PartitionedTransformer
 
     return (PartitionedTransformer if zero_level(config.strategy) == 3 else WholeTransformer)(transformer)
@@ -450,9 +469,9 @@ def whole_transformer(config: TrainConfig, transformer: WanTransformer3DModel) -
 
 def hang_adapters(config: TrainConfig, run: RunDirectory, transformer: WanTransformer3DModel) -> TrainedAdapter:
     """The adapter to train, on top of the style adapter where the run carries one."""
-    from cinelora.models.adapter_file import LoraSpec, read_adapter
-    from cinelora.models.lora import add_adapter, load_adapter
-    from cinelora.models.trained import TrainedAdapter
+    from cinelora.adapters.adapter_file import LoraSpec, read_adapter
+    from cinelora.adapters.lora_layers import add_adapter, load_adapter
+    from cinelora.adapters.trainable import TrainedAdapter
 
     lora = config.lora
     if config.stage.name == "motion" and run.adapter("style").exists():
@@ -467,7 +486,7 @@ def hang_adapters(config: TrainConfig, run: RunDirectory, transformer: WanTransf
 
 def warn_of_other_weights(config: TrainConfig, style: AdapterFile) -> None:
     """Say where the style adapter was trained on other weights; nothing is fetched from the hub to find that out."""
-    from cinelora.models.wan import WanBundle
+    from cinelora.families.wan.bundle import WanBundle
 
     source = config.model.t2v if style.transformer == "t2v" else config.model.i2v
     if style.transformer != config.stage.transformer and (source is None or not is_at_hand(source)):
@@ -605,12 +624,13 @@ def make_trainer(
 def export(config: TrainConfig, run: RunDirectory, index: Index, state: dict[str, Tensor], best: bool = False) -> None:
     """Write what was trained, last or at its best: an adapter file, or the transformer in diffusers' layout."""
     if config.stage.name == "pretrain":
-        from cinelora.models.tiny import save_transformer
+        from cinelora.families.wan.embedded import save_transformer
 
         save_transformer(run.best("transformer") if best else run.transformer, config.stage.transformer, state)
         return
-    from cinelora.models.adapter_file import AdapterFile, LoraSpec, export_adapter, is_image_projection
-    from cinelora.models.wan import Part, WanBundle
+    from cinelora.adapters.adapter_file import AdapterFile, LoraSpec, export_adapter, is_image_projection
+    from cinelora.families.wan.bundle import WanBundle
+    from cinelora.families.wan.checkpoint_layouts import Part
 
     bundle = WanBundle.from_config(config.model, bundle_kind(config), Path(config.cache))
     lora = config.lora

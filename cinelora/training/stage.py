@@ -16,13 +16,13 @@ from diffusers import WanTransformer3DModel
 from lightning import LightningModule
 from torch import Tensor
 
+from cinelora.adapters.trainable import Trained
 from cinelora.config.schema import OptimizerConfig, TrainConfig, data_ranks, zero_level
 from cinelora.errors import TrainingError
-from cinelora.models.flow import NUM_TRAIN_TIMESTEPS, FlowMatching, keyed_generator
-from cinelora.models.footprint import SPATIAL
-from cinelora.models.sequence import sharing_of
-from cinelora.models.trained import Trained
-from cinelora.models.wan import Condition, ImageCondition, predict_velocity
+from cinelora.families.wan.bundle import Condition, ImageCondition, predict_velocity
+from cinelora.geometry import SPATIAL
+from cinelora.nn.flow_matching import NUM_TRAIN_TIMESTEPS, FlowMatching, keyed_generator
+from cinelora.parallel.sequence_parallel import sharing_of
 
 Batch = dict[str, Tensor]
 

@@ -18,8 +18,8 @@ from lightning.pytorch.plugins.precision import DeepSpeedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from torch import Tensor
 
-from cinelora.launch import PATIENCE
-from cinelora.models.trained import Effect, Trained, WholeTransformer, square
+from cinelora.adapters.trainable import Effect, Trained, WholeTransformer, square
+from cinelora.parallel.launch import PATIENCE
 
 State = dict[str, Tensor]
 MOMENTS = ("exp_avg", "exp_avg_sq")

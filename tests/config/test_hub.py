@@ -21,7 +21,7 @@ FILES = {
 RESOLVE = """
 import sys
 from cinelora.errors import CineloraError
-from cinelora.hub import resolve
+from cinelora.io.hub import resolve
 try:
     print(resolve(sys.argv[1]))
 except CineloraError as error:

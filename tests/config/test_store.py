@@ -11,7 +11,7 @@ from cinelora.config.compose import compose_train
 from cinelora.config.keys import CONF, groups
 from cinelora.config.store import load_config, save_config, to_yaml
 from cinelora.errors import ConfigError
-from cinelora.hub import resolve
+from cinelora.io.hub import resolve
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from cinelora.config.schema import DataConfig, EvaluateConfig, MetricsConfig, ModelConfig
-from cinelora.evaluation.plan import Plan, Prompt, clip_file, keyframe_file, stages
-from cinelora.files import write_json, write_mp4, write_png
+from cinelora.evaluation.clip_list import Plan, Prompt, clip_file, keyframe_file, stages
+from cinelora.io.atomic import write_json
+from cinelora.io.media import write_mp4, write_png
 
 HOSTILE = "rain on <b>glass</b> & \"neon\" <script>document.title = 'taken'</script>"
 FRAMES = 9

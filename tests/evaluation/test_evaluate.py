@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import DataConfig, EvaluateConfig, MetricsConfig, ModelConfig, SamplerConfig
 from cinelora.config.store import save_config
 from cinelora.errors import FootageError
-from cinelora.evaluation.draw import Seen, chosen_and_others, heldout
-from cinelora.evaluation.numbers import Book, frames
-from cinelora.evaluation.run import evaluate
-from cinelora.footage.samples import Manifest, Sample, write_manifest
-from cinelora.footage.sources import find, wanted_by
-from cinelora.runs import RunDirectory
+from cinelora.evaluation.generate import Seen, chosen_and_others, heldout
+from cinelora.evaluation.measure import Book, frames
+from cinelora.evaluation.run_evaluation import evaluate
+from cinelora.footage.manifest import Manifest, Sample, write_manifest
+from cinelora.footage.sample_source import find, wanted_by
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cinelora.evaluation.intervals import bootstrap_mean, sign_test, wilson
+from cinelora.evaluation.statistics import bootstrap_mean, sign_test, wilson
 
 
 def test_a_mean_lies_in_its_interval_which_is_the_same_each_time() -> None:

@@ -13,9 +13,9 @@ from browser import browser
 
 from cinelora.config.schema import EvaluateConfig
 from cinelora.errors import ConfigError
-from cinelora.evaluation.opinions import KEY, PAGE, load_key, score, write_pairs
-from cinelora.evaluation.plan import Plan, clip_file
-from cinelora.evaluation.run import evaluate
+from cinelora.evaluation.blind_test import KEY, PAGE, load_key, score, write_pairs
+from cinelora.evaluation.clip_list import Plan, clip_file
+from cinelora.evaluation.run_evaluation import evaluate
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 

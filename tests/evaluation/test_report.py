@@ -15,11 +15,11 @@ from browser import browser
 from conftest import FRAMES, HOSTILE, clip
 
 from cinelora.config.schema import EvaluateConfig
-from cinelora.evaluation import clips, showing
-from cinelora.evaluation.numbers import load_numbers
-from cinelora.evaluation.plan import Plan, clip_file
-from cinelora.evaluation.run import evaluate
-from cinelora.files import write_mp4
+from cinelora.evaluation import evaluation_report, page_clips
+from cinelora.evaluation.clip_list import Plan, clip_file
+from cinelora.evaluation.measure import load_numbers
+from cinelora.evaluation.run_evaluation import evaluate
+from cinelora.io.media import write_mp4
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 READY = """new Promise((done) => { const look = () =>
@@ -97,12 +97,12 @@ def test_clips_too_large_for_a_page_are_made_smaller(run_dir: Path, plan: Plan) 
     noise = np.random.default_rng(0).integers(0, 256, (FRAMES, 480, 832, 3), dtype=np.uint8)
     write_mp4(files[0], noise, 16)
     budget = sum(file.stat().st_size for file in files[1:]) + 100_000
-    found, note = clips.within_budget(files, budget)
+    found, note = page_clips.within_budget(files, budget)
     assert sum(map(len, found.values())) <= budget
     assert note is not None
     assert "copies of at most" in note
     (run_dir / "small.mp4").write_bytes(found[files[0]])
-    reader = clips.open_video(run_dir / "small.mp4")
+    reader = page_clips.open_video(run_dir / "small.mp4")
     assert (reader.num_frames, round(reader.fps)) == (FRAMES, 16)
     assert max(reader.size) < 832
 
@@ -111,7 +111,7 @@ def test_clips_too_large_for_a_page_are_made_smaller(run_dir: Path, plan: Plan) 
 def test_one_play_head_moves_every_clip_in_a_browser(again: EvaluateConfig, run_dir: Path, tmp_path: Path) -> None:
     evaluate(again, run_dir)
     with browser(str(CHROMIUM), tmp_path / "profile", tmp_path) as page:
-        page.open(run_dir / showing.REPORT)
+        page.open(run_dir / evaluation_report.REPORT)
         page.run(READY)
         assert page.run("document.querySelectorAll('video').length") == 6 * 3 + 4
         assert page.run("document.title") == "Evaluation of tiny"

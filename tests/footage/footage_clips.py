@@ -11,9 +11,9 @@ import av
 import numpy as np
 
 from cinelora.config.schema import DataConfig
-from cinelora.footage.prepared import Wanted
-from cinelora.footage.samples import Manifest
-from cinelora.footage.sources import find
+from cinelora.footage.build_dataset import Wanted
+from cinelora.footage.manifest import Manifest
+from cinelora.footage.sample_source import find
 
 
 class Put(Protocol):

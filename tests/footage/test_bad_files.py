@@ -11,8 +11,8 @@ from pathlib import Path
 import bad_files
 import pytest
 
-from cinelora.footage.decode import UnreadableClip
-from cinelora.footage.files import find_clips, open_clip
+from cinelora.footage.scan_folder import find_clips, open_clip
+from cinelora.footage.video_reader import UnreadableClip
 
 SECONDS_EACH = 3.0
 MEMORY_KIB = 900 * 1024

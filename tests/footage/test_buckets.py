@@ -12,9 +12,9 @@ from footage_clips import Put, write_plainly
 from cinelora.config.schema import DataConfig
 from cinelora.errors import FootageError
 from cinelora.footage.buckets import SHAPES, Size, bucket, enlargement, kept, shown, window_length
-from cinelora.footage.prepared import Wanted
-from cinelora.footage.samples import Manifest, read_frames, write_manifest
-from cinelora.footage.sources import find
+from cinelora.footage.build_dataset import Wanted
+from cinelora.footage.manifest import Manifest, read_frames, write_manifest
+from cinelora.footage.sample_source import find
 
 MODELS = [(480, 832), (720, 1280), (112, 192)]
 

@@ -15,12 +15,12 @@ from small_captioners import save_idefics, save_llava
 
 from cinelora.config.schema import DataConfig
 from cinelora.errors import FootageError
+from cinelora.footage.build_dataset import Judged, Wanted
 from cinelora.footage.captioner import Captioner, batches, frames_of, refuse_folder
-from cinelora.footage.judge import Shot
-from cinelora.footage.prepared import Judged, Wanted
-from cinelora.footage.samples import Manifest
-from cinelora.footage.sources import find
-from cinelora.footage.survey import About
+from cinelora.footage.manifest import Manifest
+from cinelora.footage.sample_source import find
+from cinelora.footage.shot_detection import About
+from cinelora.footage.shot_filter import Shot
 
 PROMPT = "what is it here ?"
 

@@ -11,7 +11,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from footage_clips import write_film
 
 from cinelora.footage.colour import hdr_kind
-from cinelora.footage.decode import Handling, UnreadableClip, open_video
+from cinelora.footage.video_reader import Handling, UnreadableClip, open_video
 
 ACCURATE = (
     Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP

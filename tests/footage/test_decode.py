@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from footage_clips import Put, mean_difference, write_plainly
 
-from cinelora.files import write_mp4
-from cinelora.footage.decode import UnreadableClip, open_video
+from cinelora.footage.video_reader import UnreadableClip, open_video
+from cinelora.io.media import write_mp4
 
 
 def frames_of(path: Path, indices: list[int], backend: str | None = None) -> np.ndarray:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cinelora.footage.decode import UnreadableClip
-from cinelora.footage.files import content_hash, find_clips, is_there, members, open_clip
+from cinelora.footage.scan_folder import content_hash, find_clips, is_there, members, open_clip
+from cinelora.footage.video_reader import UnreadableClip
 
 
 def picture(path: Path, size: tuple[int, int] = (16, 12), level: int = 0) -> Path:

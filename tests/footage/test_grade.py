@@ -10,8 +10,7 @@ import pytest
 from footage_clips import write_film
 
 from cinelora.errors import FootageError
-from cinelora.footage.decode import Handling, UnreadableClip, open_video
-from cinelora.footage.grade import (
+from cinelora.footage.lut import (
     WHITE,
     Cube,
     Grade,
@@ -23,6 +22,7 @@ from cinelora.footage.grade import (
     tone_mapped,
     tone_mapping,
 )
+from cinelora.footage.video_reader import Handling, UnreadableClip, open_video
 
 TRANSFERS = {"pq": (9, 16, 9), "hlg": (9, 18, 9), "bt2020": (9, 14, 9)}
 

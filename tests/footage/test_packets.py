@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from footage_clips import as_frames, write_film
 
-from cinelora.footage.decode import PyAVReader, open_video
 from cinelora.footage.packets import is_shown
+from cinelora.footage.video_reader import PyAVReader, open_video
 
 MILLISECONDS = Fraction(1, 1000)
 FILMS: dict[str, dict[str, Any]] = {

@@ -7,9 +7,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from cinelora.footage.judge import Shot
-from cinelora.footage.picks import even_stills, resampled, resampled_length, sharp_stills, windows
-from cinelora.footage.survey import About, Survey
+from cinelora.footage.frame_selection import even_stills, resampled, resampled_length, sharp_stills, windows
+from cinelora.footage.shot_detection import About, Survey
+from cinelora.footage.shot_filter import Shot
 
 
 def film(seconds: np.ndarray, fps: Fraction, change: np.ndarray | None = None) -> Survey:

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from cinelora.footage.decode import UnreadableClip
-from cinelora.footage.files import open_clip
-from cinelora.footage.pictures import picture_size, read_picture, srgb_curve
+from cinelora.footage.image_reader import picture_size, read_picture, srgb_curve
+from cinelora.footage.scan_folder import open_clip
+from cinelora.footage.video_reader import UnreadableClip
 
 
 @pytest.fixture(scope="module")

@@ -21,11 +21,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cinelora.config.schema import DataConfig, FootageLimits
 from cinelora.errors import CineloraError, FootageError
-from cinelora.files import sha256_file
-from cinelora.footage import library
-from cinelora.footage.files import content_hash
-from cinelora.footage.judge import alike
-from cinelora.footage.prepared import (
+from cinelora.footage import survey_pool
+from cinelora.footage.build_dataset import (
     OVERRIDES,
     Judged,
     Prepared,
@@ -38,9 +35,12 @@ from cinelora.footage.prepared import (
     read_overrides,
     whole_dataset,
 )
+from cinelora.footage.contact_sheet import card, lines, sheet
+from cinelora.footage.manifest import Manifest, Sample, read_frames, write_manifest
 from cinelora.footage.render import draw_scene, render_scene
-from cinelora.footage.samples import Manifest, Sample, read_frames, write_manifest
-from cinelora.footage.showing import card, lines, sheet
+from cinelora.footage.scan_folder import content_hash
+from cinelora.footage.shot_filter import alike
+from cinelora.io.atomic import sha256_file
 
 HEIGHT, WIDTH, BAR, FPS, LONG = 160, 240, 20, 24, 36
 STILLS, WINDOWS = Wanted(1, 16, (HEIGHT, WIDTH), 0), Wanted(17, 16, (HEIGHT, WIDTH), 0)
@@ -183,7 +183,7 @@ def test_a_limit_that_is_off_lets_through_and_costs_no_second_look(
     def looked(*_: object) -> None:
         raise AssertionError("the footage was read again")
 
-    monkeypatch.setattr(library, "survey_one", looked)
+    monkeypatch.setattr(survey_pool, "survey_one", looked)
     lenient = replace(data, limits=replace(data.limits, still=None, alike=None, sharpness=0.01))
     found = prepare(lenient, WINDOWS, 0)
     for part in ("frozen", "again", "blurred"):
@@ -250,13 +250,13 @@ def test_nothing_in_the_footage_is_touched_and_a_second_run_reads_nothing(
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in root.iterdir()}
     data = DataConfig(root=str(root), prepared=str(tmp_path / "prepared"), caption="x")
     surveyed: list[str] = []
-    whole = library.survey_one
+    whole = survey_pool.survey_one
 
-    def counted(task: library.Task, tick: object) -> library.Outcome:
+    def counted(task: survey_pool.Task, tick: object) -> survey_pool.Outcome:
         surveyed.append(task.path)
         return whole(task, tick)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(library, "survey_one", counted)
+    monkeypatch.setattr(survey_pool, "survey_one", counted)
     first = prepare(data, WINDOWS, 0)
     assert surveyed == ["a.mp4", "b.mp4"]
     second = [judged for judged in first.shots if judged.path == "b.mp4" and not judged.shot.against]
@@ -282,15 +282,15 @@ def test_copies_and_moved_files_cost_no_second_pass(
     root.mkdir()
     for name in ("a.mp4", "b.mp4"):
         (root / name).write_bytes((film[0] / "film.mp4").read_bytes())
-    monkeypatch.setattr("cinelora.footage.survey.PART_S", part_s)
+    monkeypatch.setattr("cinelora.footage.shot_detection.PART_S", part_s)
     passes: list[float] = []
-    whole = library.survey_part
+    whole = survey_pool.survey_part
 
     def counted(reader: object, start_s: float, *rest: object) -> object:
         passes.append(start_s)
         return whole(reader, start_s, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(library, "survey_part", counted)
+    monkeypatch.setattr(survey_pool, "survey_part", counted)
     data = DataConfig(root=str(root), prepared=str(tmp_path / "prepared"), caption="x")
     both = prepare(data, WINDOWS, 0)
     assert passes == ([0.0, 4.0, 8.0, 12.0, 16.0] if part_s == 4 else [0.0])
@@ -311,7 +311,7 @@ def test_what_cannot_be_read_now_is_named_and_tried_again(
     root.mkdir()
     for name in ("gone.mp4", "locked.mp4", "there.mp4"):
         (root / name).write_bytes((film[0] / "film.mp4").read_bytes() + name.encode())
-    whole = {name: getattr(library, name) for name in ("stamp", "content_hash")}
+    whole = {name: getattr(survey_pool, name) for name in ("stamp", "content_hash")}
 
     def refused(which: str, name: str, error: OSError) -> None:
         def ask(path: Path, *alive: object) -> object:
@@ -319,7 +319,7 @@ def test_what_cannot_be_read_now_is_named_and_tried_again(
                 raise error
             return whole[which](path, *alive)
 
-        monkeypatch.setattr(library, which, ask)
+        monkeypatch.setattr(survey_pool, which, ask)
 
     refused("stamp", "gone.mp4", FileNotFoundError(2, "No such file or directory"))
     refused("content_hash", "locked.mp4", PermissionError(13, "Permission denied"))
@@ -341,7 +341,7 @@ def test_what_is_damaged_in_the_prepared_folder_is_made_anew_or_named(tmp_path: 
     for content in ("[]", "no JSON", '{"files": 3}'):
         (folder / "files.json").write_text(content)
         assert prepare(data, STILLS, 0) == whole
-    survey = library.survey_path(folder, whole.files[0].survey)
+    survey = survey_pool.survey_path(folder, whole.files[0].survey)
     survey.write_bytes(b"junk")
     (left,) = prepare(data, STILLS, 0).skipped
     assert left.reason == f"its survey is damaged: delete {survey.relative_to(folder)} of the prepared folder"
@@ -383,7 +383,7 @@ def test_processes_and_parts_give_the_same(
 ) -> None:
     beside = prepare(replace(data, prepared=str(tmp_path / "beside")), WINDOWS, 2)
     assert beside.shots == prepared.shots
-    monkeypatch.setattr("cinelora.footage.survey.PART_S", 4.0)
+    monkeypatch.setattr("cinelora.footage.shot_detection.PART_S", 4.0)
     parted = prepare(replace(data, prepared=str(tmp_path / "parted")), WINDOWS, 0)
     assert [(judged.id, judged.shot.against) for judged in parted.shots] == [
         (judged.id, judged.shot.against) for judged in prepared.shots
@@ -398,8 +398,8 @@ def test_a_decoder_that_crashes_or_hangs_costs_its_file_alone(
     root.mkdir()
     for name in ("a.mp4", "b.mp4", "c.mp4"):
         (root / name).write_bytes((film[0] / "film.mp4").read_bytes() + name.encode())
-    monkeypatch.setattr(library, "_in_process", _broken)
-    monkeypatch.setattr(library, "HANG_S", 4.0)
+    monkeypatch.setattr(survey_pool, "_in_process", _broken)
+    monkeypatch.setattr(survey_pool, "HANG_S", 4.0)
     data = DataConfig(root=str(root), prepared=str(tmp_path / "prepared"), caption="x", judged=False)
     started = time.monotonic()
     found = prepare(data, WINDOWS, 2)
@@ -415,19 +415,19 @@ def test_a_file_whose_progress_is_unknown_is_not_taken_to_hang(tmp_path: Path, m
     """It may have no length in its header, or be so large that its hash alone takes minutes."""
     counter, moved = multiprocessing.get_context("spawn").Value("d", 0.0), list[float]()
 
-    def survey(task: library.Task, tick: Callable[[float], None]) -> library.Outcome:
+    def survey(task: survey_pool.Task, tick: Callable[[float], None]) -> survey_pool.Outcome:
         def alive() -> None:
             tick(0.0)
             moved.append(counter.value)
 
         content_hash(task.root / task.path, alive)
-        return library.Outcome("x")
+        return survey_pool.Outcome("x")
 
     (tmp_path / "a.mp4").write_bytes(bytes(range(10)))
-    monkeypatch.setattr(library, "_moved", counter)
-    monkeypatch.setattr(library, "survey_one", survey)
-    monkeypatch.setattr("cinelora.footage.files.HASHED_AT_ONCE", 4)
-    library._in_process(library.Task(tmp_path, tmp_path, "a.mp4", 10))
+    monkeypatch.setattr(survey_pool, "_moved", counter)
+    monkeypatch.setattr(survey_pool, "survey_one", survey)
+    monkeypatch.setattr("cinelora.footage.scan_folder.HASHED_AT_ONCE", 4)
+    survey_pool._in_process(survey_pool.Task(tmp_path, tmp_path, "a.mp4", 10))
     assert moved == [1.0, 2.0, 3.0]
     assert content_hash(tmp_path / "a.mp4") == sha256_file(tmp_path / "a.mp4")
 
@@ -436,7 +436,7 @@ def test_a_program_without_a_main_guard_is_told(tmp_path: Path, film: tuple[Path
     program = tmp_path / "program.py"
     program.write_text(
         "from cinelora.config.schema import DataConfig\n"
-        "from cinelora.footage.prepared import Wanted, prepare\n"
+        "from cinelora.footage.build_dataset import Wanted, prepare\n"
         f"prepare(DataConfig(root={str(film[0])!r}, prepared={str(tmp_path / 'prepared')!r}), Wanted(1, 16, (48, 80), 0), 2)\n"
     )
     ended = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=60)
@@ -444,10 +444,10 @@ def test_a_program_without_a_main_guard_is_told(tmp_path: Path, film: tuple[Path
     assert not (tmp_path / "prepared" / "files.json").exists()
 
 
-_work = library._in_process
+_work = survey_pool._in_process
 
 
-def _broken(task: library.Task) -> library.Outcome:
+def _broken(task: survey_pool.Task) -> survey_pool.Outcome:
     """What two files of three do to a decoder."""
     import os
 
@@ -471,8 +471,8 @@ def test_hashes_alike_are_found_whatever_the_block() -> None:
 
 
 def test_a_manifest_of_ones_own_is_taken_as_it_stands(tmp_path: Path, prepared: Prepared, data: DataConfig) -> None:
-    from cinelora.footage.samples import write_manifest
-    from cinelora.footage.sources import find
+    from cinelora.footage.manifest import write_manifest
+    from cinelora.footage.sample_source import find
 
     manifest = whole_dataset(prepared, prepare(data, STILLS, 0), data, WINDOWS)
     chosen = replace(manifest, samples=manifest.samples[:3])

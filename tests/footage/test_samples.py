@@ -13,15 +13,7 @@ import pytest
 from footage_clips import Put, mean_difference, scan, write_plainly
 
 from cinelora.errors import FootageError
-from cinelora.footage.samples import (
-    Manifest,
-    Sample,
-    Skipped,
-    cover_box,
-    read_frames,
-    read_manifest,
-    write_manifest,
-)
+from cinelora.footage.manifest import Manifest, Sample, Skipped, cover_box, read_frames, read_manifest, write_manifest
 
 Scan = Callable[..., Manifest]
 

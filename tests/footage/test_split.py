@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from cinelora.footage.split import Unit, split
+from cinelora.footage.holdout import Unit, split
 
 
 def film(name: str, num_shots: int, content: str | None = None) -> list[Unit]:

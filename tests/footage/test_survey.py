@@ -13,9 +13,7 @@ import pytest
 from footage_clips import Put, write_plainly
 from PIL import Image, ImageDraw, ImageFont
 
-from cinelora.footage.decode import open_video
-from cinelora.footage.judge import MIXED
-from cinelora.footage.survey import (
+from cinelora.footage.shot_detection import (
     PER_FRAME,
     PER_SAMPLE,
     About,
@@ -29,6 +27,8 @@ from cinelora.footage.survey import (
     save_survey,
     survey_part,
 )
+from cinelora.footage.shot_filter import MIXED
+from cinelora.footage.video_reader import open_video
 
 REPO = Path(__file__).parents[2]
 LABELLED = {

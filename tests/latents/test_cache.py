@@ -13,13 +13,14 @@ import torch
 
 from cinelora.config.schema import DataConfig, ModelConfig
 from cinelora.errors import FootageError, TrainingError
-from cinelora.files import load_tensors
-from cinelora.footage.decode import Pixels
-from cinelora.footage.samples import Manifest, Sample, read_frames
-from cinelora.footage.sources import find, wanted_by
+from cinelora.families.wan.bundle import WanBundle
+from cinelora.families.wan.checkpoint_layouts import Part
+from cinelora.footage.manifest import Manifest, Sample, read_frames
+from cinelora.footage.sample_source import find, wanted_by
+from cinelora.footage.video_reader import Pixels
+from cinelora.io.tensor_files import load_tensors
 from cinelora.latents.cache import Framing, Index, LatentCache, encoding_path
 from cinelora.latents.dataset import LatentDataset
-from cinelora.models.wan import Part, WanBundle
 
 STILLS = Framing(height=32, width=48, image_condition=False)
 WINDOWS = Framing(height=32, width=48, image_condition=True)

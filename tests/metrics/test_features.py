@@ -10,12 +10,13 @@ from torch import Tensor
 from transformers import ViTConfig, ViTModel
 
 from cinelora.errors import MetricError
-from cinelora.files import save_tensors, sha256_file
-from cinelora.footage.decode import open_video
-from cinelora.metrics.clips import Clip
-from cinelora.metrics.features import AlexNet, Clips, Dino, I3d, Networks, ScaleModel
-from cinelora.metrics.likeness import AdjacentSimilarity, Consistency, SetDistance, TextSimilarity
+from cinelora.footage.video_reader import open_video
+from cinelora.io.atomic import sha256_file
+from cinelora.io.tensor_files import save_tensors
+from cinelora.metrics.clip_metric import Clip
+from cinelora.metrics.networks import AlexNet, Clips, Dino, I3d, Networks, ScaleModel
 from cinelora.metrics.reference import PerceptualDistance, TemporalPerceptualDistance
+from cinelora.metrics.similarity import AdjacentSimilarity, Consistency, SetDistance, TextSimilarity
 
 CPU = torch.device("cpu")
 DATA = Path(__file__).parents[2] / "data"

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from cinelora.errors import MetricError
-from cinelora.metrics.clips import Clip
+from cinelora.metrics.clip_metric import Clip
 from cinelora.metrics.reference import (
     PeakSignalToNoise,
     StructuralSimilarity,

@@ -10,9 +10,9 @@ import torch.multiprocessing as mp
 
 from cinelora.config.schema import CLIP_METRICS, MetricsConfig
 from cinelora.errors import MetricError
-from cinelora.files import read_json, write_json
-from cinelora.metrics.clips import Clip
-from cinelora.metrics.features import Networks, Sources
+from cinelora.io.atomic import read_json, write_json
+from cinelora.metrics.clip_metric import Clip
+from cinelora.metrics.networks import Networks, Sources
 from cinelora.metrics.suite import ALONE, ELSEWHERE, KNOWN, OFFLINE, PAIRED, Suite, as_clip, measure
 
 CPU = torch.device("cpu")

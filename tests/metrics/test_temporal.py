@@ -8,8 +8,8 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from cinelora.errors import MetricError
 from cinelora.footage.render import render_scene
 from cinelora.footage.render.scenes import draw_scene
-from cinelora.metrics.clips import Clip
-from cinelora.metrics.flow import optical_flow, visible, warp
+from cinelora.metrics.clip_metric import Clip
+from cinelora.metrics.optical_flow import optical_flow, visible, warp
 from cinelora.metrics.temporal import (
     Flicker,
     FlowMotion,

@@ -13,8 +13,7 @@ from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffu
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cinelora.errors import AdapterError, CineloraError
-from cinelora.models.adapter_file import (
+from cinelora.adapters.adapter_file import (
     WAN_NAMES,
     AdapterFile,
     LoraSpec,
@@ -24,8 +23,10 @@ from cinelora.models.adapter_file import (
     read_adapter,
     read_adapter_facts,
 )
-from cinelora.models.lora import add_adapter, load_adapter
-from cinelora.models.wan import Part, WanBundle
+from cinelora.adapters.lora_layers import add_adapter, load_adapter
+from cinelora.errors import AdapterError, CineloraError
+from cinelora.families.wan.bundle import WanBundle
+from cinelora.families.wan.checkpoint_layouts import Part
 
 I2V_14B: dict[str, Any] = {
     "num_attention_heads": 40,

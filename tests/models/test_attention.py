@@ -13,7 +13,8 @@ from torch.profiler import profile
 
 from cinelora.config.schema import ATTENTION_BACKENDS, ModelConfig
 from cinelora.errors import ConfigError
-from cinelora.models.attention import (
+from cinelora.memory.block_swap import arrange
+from cinelora.nn.attention_backend import (
     MOST_TOKENS,
     NATIVE,
     ROUNDING,
@@ -28,8 +29,7 @@ from cinelora.models.attention import (
     require,
     set_backend,
 )
-from cinelora.models.footprint import Policy
-from cinelora.models.memory import arrange
+from cinelora.planning.estimate import Policy
 
 CPU = torch.device("cpu")
 MODEL = ModelConfig(name="tiny", hidden_size=128, num_heads=4, dtype="bf16")

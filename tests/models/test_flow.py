@@ -2,7 +2,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from cinelora.config.schema import FlowConfig
-from cinelora.models.flow import FlowMatching, keyed_generator, resolution_shift, shift_sigma
+from cinelora.nn.flow_matching import FlowMatching, keyed_generator, resolution_shift, shift_sigma
 
 
 def share_above(flow: FlowMatching, threshold: float, draws: int = 20_000) -> float:

@@ -12,10 +12,8 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from cinelora.errors import AdapterError
-from cinelora.models import tiny
-from cinelora.models.adapter_file import AdapterFile, LoraSpec, export_adapter, read_adapter
-from cinelora.models.lora import (
+from cinelora.adapters.adapter_file import AdapterFile, LoraSpec, export_adapter, read_adapter
+from cinelora.adapters.lora_layers import (
     adapter_effect,
     adapter_state,
     add_adapter,
@@ -27,6 +25,8 @@ from cinelora.models.lora import (
     trainable,
     unmerge,
 )
+from cinelora.errors import AdapterError
+from cinelora.families.wan import embedded
 
 MakeWan = Callable[..., WanTransformer3DModel]
 RunWan = Callable[[WanTransformer3DModel], Tensor]
@@ -451,7 +451,7 @@ def test_effect_is_the_relative_norm_over_all_projections(make_wan: MakeWan):
 
 
 def test_effect_on_projections_that_are_still_zero_is_a_number(make_wan: MakeWan):
-    transformer = tiny.silence_image(make_wan("i2v"))
+    transformer = embedded.silence_image(make_wan("i2v"))
     add_adapter(transformer, "style", STYLE, seed=0)
     assert adapter_effect(transformer, "style") == 0
     state = learn(transformer, "style")
@@ -459,7 +459,9 @@ def test_effect_on_projections_that_are_still_zero_is_a_number(make_wan: MakeWan
 
 
 def test_the_file_room_needs_no_torch():
-    code = "import sys, cinelora.models.adapter_file; sys.exit(bool({'torch', 'peft', 'diffusers'} & set(sys.modules)))"
+    code = (
+        "import sys, cinelora.adapters.adapter_file; sys.exit(bool({'torch', 'peft', 'diffusers'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -8,11 +8,11 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 from wan_layouts import SHAPE
 
-from cinelora.models.adapter_file import LoraSpec
-from cinelora.models.footprint import Policy
-from cinelora.models.lora import add_adapter
-from cinelora.models.memory import Swap, arrange, as_they_are, large_frozen
-from cinelora.models.wan import Condition, predict_velocity
+from cinelora.adapters.adapter_file import LoraSpec
+from cinelora.adapters.lora_layers import add_adapter
+from cinelora.families.wan.bundle import Condition, predict_velocity
+from cinelora.memory.block_swap import Swap, arrange, as_they_are, large_frozen
+from cinelora.planning.estimate import Policy
 
 BLOCKS = 4
 POLICIES = [

@@ -9,13 +9,13 @@ import torch
 import torch.distributed as dist
 from diffusers import WanTransformer3DModel
 
-from cinelora.launch import launch, process_group, rank_info
-from cinelora.models.adapter_file import LoraSpec
-from cinelora.models.footprint import Policy
-from cinelora.models.lora import adapter_state, add_adapter, merge, trainable
-from cinelora.models.memory import arrange
-from cinelora.models.sequence import SENT, alone, share
-from cinelora.models.wan import Condition, ImageCondition, predict_velocity
+from cinelora.adapters.adapter_file import LoraSpec
+from cinelora.adapters.lora_layers import adapter_state, add_adapter, merge, trainable
+from cinelora.families.wan.bundle import Condition, ImageCondition, predict_velocity
+from cinelora.memory.block_swap import arrange
+from cinelora.parallel.launch import launch, process_group, rank_info
+from cinelora.parallel.sequence_parallel import SENT, alone, share
+from cinelora.planning.estimate import Policy
 
 SMALL = {"num_attention_heads": 4, "attention_head_dim": 32, "text_dim": 32, "freq_dim": 32, "ffn_dim": 64}
 SMALL |= {"num_layers": 2}

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from cinelora.models.checkpoints import locate
-from cinelora.models.memory import large_frozen, views
-from cinelora.models.shares import Shares
-from cinelora.models.wan import Part, WanBundle
-from cinelora.models.weights import load_part, random_part
+from cinelora.families.wan.bundle import WanBundle
+from cinelora.families.wan.checkpoint_layouts import Part, locate
+from cinelora.families.wan.load_weights import load_part, random_part
+from cinelora.memory.block_swap import large_frozen, views
+from cinelora.memory.weight_sharding import Shares
 
 CPU = torch.device("cpu")
 

@@ -13,8 +13,8 @@ import torch
 from diffusers import WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel
 
 from cinelora.errors import ModelError
-from cinelora.models import tiny
-from cinelora.models.wan import Condition, ImageCondition, predict_velocity
+from cinelora.families.wan import embedded
+from cinelora.families.wan.bundle import Condition, ImageCondition, predict_velocity
 
 KINDS = ("t2v", "i2v")
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,21 +23,21 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def pair(cache: Path) -> Path:
     """The pair that ``embedded:`` names."""
-    return tiny.embedded("t2v", cache).parent
+    return embedded.embedded("t2v", cache).parent
 
 
 def test_it_is_small_and_whole(pair: Path):
     files = [path for path in pair.rglob("*") if path.is_file() and not path.parent.is_symlink()]
     assert sum(path.stat().st_size for path in files) <= 25_000_000
     weights = {path.relative_to(pair).as_posix() for path in files if path.suffix == ".safetensors"}
-    assert weights == set(json.loads((pair / tiny.HASHES).read_text()))
+    assert weights == set(json.loads((pair / embedded.HASHES).read_text()))
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".pth", ".ckpt")]
 
 
 @pytest.mark.parametrize(("kind", "pipeline"), [("t2v", WanPipeline), ("i2v", WanImageToVideoPipeline)])
 def test_stock_diffusers_loads_it(pair: Path, kind: str, pipeline: type):
     loaded = pipeline.from_pretrained(pair / kind)
-    assert loaded.transformer.config.num_layers == tiny.TRANSFORMER["num_layers"]
+    assert loaded.transformer.config.num_layers == embedded.TRANSFORMER["num_layers"]
     assert loaded.vae.config.latents_std != [1.0] * 16
 
 
@@ -45,9 +45,9 @@ def test_stock_diffusers_loads_it(pair: Path, kind: str, pipeline: type):
 def shipped(pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A shipped pair that a test may damage."""
     home = Path(shutil.copytree(pair, tmp_path / "model", symlinks=True))
-    monkeypatch.setattr(tiny, "HOME", home)
-    assert tiny.embedded("t2v", tmp_path) == home / "t2v"
-    tiny.check_shipped.cache_clear()
+    monkeypatch.setattr(embedded, "HOME", home)
+    assert embedded.embedded("t2v", tmp_path) == home / "t2v"
+    embedded.check_shipped.cache_clear()
     return home
 
 
@@ -71,9 +71,13 @@ def list_a_file_that_is_gone(path: Path) -> None:
 HASH = "[0-9a-f]{12}"
 NO_LIST = r"hashes\.json lists no files with their hashes"
 DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
-    (f"t2v/vae/{tiny.WEIGHTS}", flip_a_bit, rf"t2v/vae/\S+ .* is damaged: its SHA-256 is {HASH}, {HASH} was shipped"),
     (
-        f"i2v/transformer/{tiny.WEIGHTS}",
+        f"t2v/vae/{embedded.WEIGHTS}",
+        flip_a_bit,
+        rf"t2v/vae/\S+ .* is damaged: its SHA-256 is {HASH}, {HASH} was shipped",
+    ),
+    (
+        f"i2v/transformer/{embedded.WEIGHTS}",
         lambda path: path.write_bytes(b""),
         "i2v/transformer.* SHA-256 is e3b0c44298fc",
     ),
@@ -81,13 +85,13 @@ DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
     ("t2v/text_encoder", shutil.rmtree, r"t2v/text_encoder/model\.safetensors .* is missing"),
     ("i2v/vae", link_as_text, r"i2v/vae .* is not the link to \.\./t2v/vae that was shipped; allow links with: "),
     ("i2v/tokenizer", Path.unlink, r"i2v/tokenizer .* is not the link to \.\./t2v/tokenizer"),
-    (tiny.HASHES, list_a_file_that_is_gone, r"t2v/vae/gone\.safetensors .* is missing"),
-    (tiny.HASHES, lambda path: path.write_text('{"t2v/'), r"hashes\.json is damaged or no JSON"),
-    (tiny.HASHES, lambda path: path.write_bytes(b"\xff\xfe"), r"hashes\.json is damaged or no JSON"),
-    (tiny.HASHES, lambda path: path.write_text('["t2v"]'), NO_LIST),
-    (tiny.HASHES, lambda path: path.write_text('{"t2v": 1}'), NO_LIST),
-    (tiny.HASHES, lambda path: path.write_text("{}"), NO_LIST),
-    (tiny.HASHES, Path.unlink, r"cannot read \S+hashes\.json"),
+    (embedded.HASHES, list_a_file_that_is_gone, r"t2v/vae/gone\.safetensors .* is missing"),
+    (embedded.HASHES, lambda path: path.write_text('{"t2v/'), r"hashes\.json is damaged or no JSON"),
+    (embedded.HASHES, lambda path: path.write_bytes(b"\xff\xfe"), r"hashes\.json is damaged or no JSON"),
+    (embedded.HASHES, lambda path: path.write_text('["t2v"]'), NO_LIST),
+    (embedded.HASHES, lambda path: path.write_text('{"t2v": 1}'), NO_LIST),
+    (embedded.HASHES, lambda path: path.write_text("{}"), NO_LIST),
+    (embedded.HASHES, Path.unlink, r"cannot read \S+hashes\.json"),
 ]
 
 
@@ -98,20 +102,20 @@ def test_what_is_not_as_it_was_shipped_is_named_with_the_way_out(
     damage(shipped / name)
     for kind in KINDS:
         with pytest.raises(ModelError, match=sentence) as refusal:
-            tiny.embedded(kind, tmp_path)
+            embedded.embedded(kind, tmp_path)
         assert str(refusal.value).endswith("restore it with: git checkout -- data/scale_model")
         assert "\n" not in str(refusal.value)
     assert not (tmp_path / "models").exists()
 
 
 def test_without_shipped_weights_a_pair_is_drawn_from_its_recipe_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tiny, "HOME", tmp_path / "nothing")
-    assert not tiny.is_trained()
-    built = tiny.embedded("t2v", tmp_path / "one").parent
+    monkeypatch.setattr(embedded, "HOME", tmp_path / "nothing")
+    assert not embedded.is_trained()
+    built = embedded.embedded("t2v", tmp_path / "one").parent
     torch.manual_seed(1234)
-    again = tiny.materialise(tmp_path / "two")
-    assert (built / tiny.HASHES).read_bytes() == (again / tiny.HASHES).read_bytes()
-    assert tiny.embedded("i2v", tmp_path / "one") == built / "i2v"
+    again = embedded.materialise(tmp_path / "two")
+    assert (built / embedded.HASHES).read_bytes() == (again / embedded.HASHES).read_bytes()
+    assert embedded.embedded("i2v", tmp_path / "one") == built / "i2v"
     t2v, i2v = (WanTransformer3DModel.from_pretrained(built / kind / "transformer").state_dict() for kind in KINDS)
     assert all(torch.equal(value, i2v[name]) for name, value in t2v.items() if name != "patch_embedding.weight")
     assert [path for path in built.rglob("*.safetensors") if not path.stat().st_mode & stat.S_IROTH] == []
@@ -129,14 +133,14 @@ def test_a_pair_survives_git_and_where_links_do_not_it_is_said(
     git("-C", str(source), "add", ".")
     git("-C", str(source), "-c", "user.name=x", "-c", "user.email=x", "commit", "--quiet", "--message=x")
     git("clone", "--quiet", "--config", setting, str(source), str(clone))
-    monkeypatch.setattr(tiny, "HOME", clone / "data" / "scale_model")
+    monkeypatch.setattr(embedded, "HOME", clone / "data" / "scale_model")
     if setting == "core.symlinks=false":
         with pytest.raises(ModelError, match="allow links with: git config core.symlinks true, then restore") as told:
-            tiny.embedded("t2v", tmp_path)
+            embedded.embedded("t2v", tmp_path)
         way_out = str(told.value).partition("allow links with: ")[2].replace("restore it with: ", "")
         for command in way_out.split(", then "):
             git("-C", str(clone), *command.split()[1:])
-    assert tiny.embedded("i2v", tmp_path) == clone / "data" / "scale_model" / "i2v"
+    assert embedded.embedded("i2v", tmp_path) == clone / "data" / "scale_model" / "i2v"
 
 
 def git(*arguments: str) -> None:
@@ -146,8 +150,8 @@ def git(*arguments: str) -> None:
 
 
 def test_a_grown_transformer_begins_as_the_one_it_grew_from():
-    t2v = tiny.new_transformer(3).eval()
-    i2v = tiny.silence_image(tiny.grow(t2v, 3)).eval()
+    t2v = embedded.new_transformer(3).eval()
+    i2v = embedded.silence_image(embedded.grow(t2v, 3)).eval()
     generator = torch.Generator().manual_seed(0)
     latents, text = torch.randn(1, 16, 2, 4, 4, generator=generator), torch.randn(1, 512, 128, generator=generator)
     image = ImageCondition(
@@ -160,21 +164,21 @@ def test_a_grown_transformer_begins_as_the_one_it_grew_from():
     assert torch.allclose(before, after, atol=1e-5)
     assert any(float(v.abs().max()) > 0 for n, v in i2v.named_parameters() if "add_k_proj" in n)
     with torch.no_grad():
-        loud = predict_velocity(tiny.grow(t2v, 3).eval(), latents, at, Condition(text, image))
+        loud = predict_velocity(embedded.grow(t2v, 3).eval(), latents, at, Condition(text, image))
     assert not torch.allclose(before, loud, atol=1e-2)
 
 
 def test_a_trained_transformer_takes_its_place_and_grows_the_other(pair: Path, tmp_path: Path):
-    before = json.loads((pair / tiny.HASHES).read_text())
+    before = json.loads((pair / embedded.HASHES).read_text())
     pair = Path(shutil.copytree(pair, tmp_path / "pair", symlinks=True))
-    trained = {name: torch.full_like(value, 0.125) for name, value in tiny.new_transformer(0).state_dict().items()}
-    tiny.save_transformer(tmp_path / "run", "t2v", trained)
-    tiny.adopt(pair, tmp_path / "run", "t2v")
+    trained = {name: torch.full_like(value, 0.125) for name, value in embedded.new_transformer(0).state_dict().items()}
+    embedded.save_transformer(tmp_path / "run", "t2v", trained)
+    embedded.adopt(pair, tmp_path / "run", "t2v")
     for kind in KINDS:
         loaded = WanTransformer3DModel.from_pretrained(pair / kind / "transformer")
         assert torch.equal(
             loaded.blocks[0].ffn.net[2].weight, torch.full_like(loaded.blocks[0].ffn.net[2].weight, 0.125)
         )
-    hashes = json.loads((pair / tiny.HASHES).read_text())
+    hashes = json.loads((pair / embedded.HASHES).read_text())
     changed = {name for name in hashes if hashes[name] != before[name]}
-    assert changed == {f"{kind}/transformer/{tiny.WEIGHTS}" for kind in KINDS}
+    assert changed == {f"{kind}/transformer/{embedded.WEIGHTS}" for kind in KINDS}

@@ -6,10 +6,10 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
-from cinelora.launch import launch, process_group, rank_info
-from cinelora.models import wan
-from cinelora.models.vae_rows import own_rows, shares
-from cinelora.models.wan import Part, WanBundle
+from cinelora.families.wan.bundle import WanBundle
+from cinelora.families.wan.checkpoint_layouts import Part
+from cinelora.nn.vae_parallel import own_rows, shares
+from cinelora.parallel.launch import launch, process_group, rank_info
 
 WAN = {"base_dim": 8, "num_res_blocks": 2}
 """Wan's own layout with a twelfth of its width, values at random."""
@@ -31,7 +31,7 @@ def furthest(source: str, cache: Path, heights: list[int]) -> dict[str, float]:
     with process_group(rank_info()), bundle.loaded(Part.VAE):
         for height in heights:
             found |= differences(bundle, height, f"{height} rows, whole")
-        wan.AT_ONCE_BYTES = 0
+        bundle.AT_ONCE_BYTES = 0
         return found | differences(bundle, heights[0], "chunks")
 
 

@@ -13,17 +13,17 @@ from PIL import Image
 
 from cinelora.config.schema import SamplerConfig
 from cinelora.errors import ModelError
-from cinelora.models.wan import (
+from cinelora.families.wan.bundle import (
     Condition,
     ImageCondition,
-    Part,
     WanBundle,
     first_frame_mask,
-    num_tokens,
     pad_text,
     pixels_to_range,
     predict_velocity,
 )
+from cinelora.families.wan.checkpoint_layouts import Part
+from cinelora.geometry import num_tokens
 from cinelora.sampling.denoise import Guided, sample
 
 PROMPT = "a man, smoking (alone), waits; a car's lamps = two moons &amp; rain"

@@ -31,10 +31,10 @@ from wan_layouts import (
 from cinelora.config.command import main
 from cinelora.config.schema import ModelConfig
 from cinelora.errors import ModelError
-from cinelora.files import sha256_file
-from cinelora.models.checkpoints import Part, survey
-from cinelora.models.wan import WanBundle
-from cinelora.models.weights import empty_module, num_parameters
+from cinelora.families.wan.bundle import WanBundle
+from cinelora.families.wan.checkpoint_layouts import Part, survey
+from cinelora.families.wan.load_weights import empty_module, num_parameters
+from cinelora.io.atomic import sha256_file
 
 TENSORS = [Part.TRANSFORMER, Part.VAE, Part.TEXT_ENCODER, Part.IMAGE_ENCODER]
 
@@ -341,8 +341,8 @@ import torch
 from pathlib import Path
 from cinelora.config.schema import ModelConfig
 from cinelora.errors import ModelError
-from cinelora.files import sha256_file
-from cinelora.models.wan import Part, WanBundle
+from cinelora.io.atomic import sha256_file
+from cinelora.families.wan.bundle import Part, WanBundle
 model = ModelConfig(**json.loads(sys.argv[1]))
 for name in sys.argv[2:]:
     bundle = WanBundle.from_config(model, "t2v", Path("unused"), torch.device("cpu"))
@@ -400,7 +400,7 @@ import json, re, sys
 import torch
 from pathlib import Path
 from cinelora.config.schema import ModelConfig
-from cinelora.models.wan import WanBundle
+from cinelora.families.wan.bundle import WanBundle
 bundle = WanBundle.from_config(ModelConfig(**json.loads(sys.argv[1])), "t2v", Path("unused"), torch.device("cpu"))
 def kib(name):  # getrusage would count what the parent held when it started this process
     return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

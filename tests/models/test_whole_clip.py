@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from cinelora.models.tiny import new_encoders
-from cinelora.models.whole_clip import decode, encode, whole_clips
+from cinelora.families.wan.embedded import new_encoders
+from cinelora.nn.vae_unchunked import decode, encode, whole_clips
 
 
 @pytest.mark.parametrize("frames", [1, 5, 17])

@@ -11,13 +11,13 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from cinelora.config.schema import ModelConfig, SamplerConfig
-from cinelora.launch import Rank, launch, process_group, rank_info
-from cinelora.models.footprint import Policy
-from cinelora.models.memory import arrange
-from cinelora.models.wan import WanBundle
-from cinelora.sampling.caches import cached
-from cinelora.sampling.generate import Sampling, Texts, initial_noise
-from cinelora.sampling.partition import Partition, partition
+from cinelora.families.wan.bundle import WanBundle
+from cinelora.memory.block_swap import arrange
+from cinelora.parallel.launch import Rank, launch, process_group, rank_info
+from cinelora.parallel.partition import Partition, partition
+from cinelora.planning.estimate import Policy
+from cinelora.sampling.sampler import Sampling, Texts, initial_noise
+from cinelora.sampling.step_cache import cached
 
 STEPS = 6
 RATIOS = [1.0, *(0.99 for _ in range(STEPS - 1))]

@@ -6,10 +6,10 @@ import pytest
 
 from cinelora.config.schema import SamplerConfig
 from cinelora.errors import ConfigError
-from cinelora.models.footprint import Shape
-from cinelora.sampling.choice import choose_partition
-from cinelora.sampling.cost import Clip
-from cinelora.sampling.partition import Partition
+from cinelora.parallel.partition import Partition
+from cinelora.planning.estimate import Shape
+from cinelora.planning.parallel_layout import choose_partition
+from cinelora.planning.step_time import Clip
 
 I2V_14B = Clip(Shape(40, 5120, 13824, 4096, 1280, 36), 40, 81, 720, 1280, guided=True)
 T2V_1_3B = Clip(Shape(30, 1536, 8960, 4096, None, 16), 12, 81, 480, 832, guided=True)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from cinelora.launch import launch, process_group, rank_info
-from cinelora.models.footprint import GPUS, Shape, drawing_seconds
-from cinelora.models.wan import Condition
-from cinelora.sampling.cost import NOMINAL, SURROUNDINGS, Clip, Machine, clip_seconds, sent_bytes, step_cost
+from cinelora.families.wan.bundle import Condition
+from cinelora.parallel.launch import launch, process_group, rank_info
+from cinelora.parallel.partition import Partition, partition
+from cinelora.planning.estimate import GPUS, Shape, drawing_seconds
+from cinelora.planning.step_time import NOMINAL, SURROUNDINGS, Clip, Machine, clip_seconds, sent_bytes, step_cost
 from cinelora.sampling.denoise import Guided, GuidedAcrossRanks
-from cinelora.sampling.partition import Partition, partition
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from many_gpus import STEPS, WAN, against_official, ours
@@ -101,7 +101,7 @@ def counted(plans: list[Partition]) -> list[dict[str, int]]:
 
 
 def counted_by(plan: Partition) -> dict[str, int]:
-    from cinelora.models.sequence import SENT
+    from cinelora.parallel.sequence_parallel import SENT
 
     rank, shape = rank_info(), SMALL.shape
     SENT.clear()

@@ -1,11 +1,11 @@
 """A transformer that draws: what it leaves behind when it is let go."""
 
 from cinelora.config.schema import ModelConfig, SamplerConfig
-from cinelora.launch import rank_info
-from cinelora.models.footprint import Drawing
-from cinelora.models.wan import WanBundle
-from cinelora.sampling.generate import Sampling, adapted_transformer
-from cinelora.sampling.partition import Partition
+from cinelora.families.wan.bundle import WanBundle
+from cinelora.parallel.launch import rank_info
+from cinelora.parallel.partition import Partition
+from cinelora.planning.estimate import Drawing
+from cinelora.sampling.sampler import Sampling, adapted_transformer
 
 
 def test_weights_are_let_go_whoever_still_holds_the_transformer(t2v: WanBundle, small_model: ModelConfig):

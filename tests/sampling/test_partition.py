@@ -7,10 +7,10 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from cinelora.launch import launch, process_group, rank_info
-from cinelora.models.wan import Condition, ImageCondition
+from cinelora.families.wan.bundle import Condition, ImageCondition
+from cinelora.parallel.launch import launch, process_group, rank_info
+from cinelora.parallel.partition import Partition, group_of, partition
 from cinelora.sampling.denoise import Guided, GuidedAcrossRanks
-from cinelora.sampling.partition import Partition, group_of, partition
 
 SMALL = {"num_attention_heads": 4, "attention_head_dim": 32, "text_dim": 32, "freq_dim": 32, "ffn_dim": 64}
 SMALL |= {"num_layers": 2}

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import torch
 
+from cinelora.adapters.adapter_file import AdapterFile, LoraSpec
+from cinelora.adapters.resize_rank import at_rank
 from cinelora.config.check import check_study
 from cinelora.config.command import clip_hash
 from cinelora.config.compose import compose_study
 from cinelora.config.schema import LoggerConfig, MetricsConfig, ModelConfig, SamplerConfig, StudyConfig
 from cinelora.errors import ConfigError
-from cinelora.models.adapter_file import AdapterFile, LoraSpec
-from cinelora.models.adapter_rank import at_rank
-from cinelora.studies.chart import Spot, as_png, as_svg, front, labels, marks
-from cinelora.studies.rows import Row, Table, load_table, merged
-from cinelora.studies.run import study
-from cinelora.studies.settings import Setting, baseline, key_of, settings_of
-from cinelora.studies.showing import between_rows, plots, show
+from cinelora.studies.pareto import Spot, as_png, as_svg, front, labels, marks
+from cinelora.studies.results import Row, Table, load_table, merged
+from cinelora.studies.run_study import study
+from cinelora.studies.study_report import between_rows, plots, show
+from cinelora.studies.variants import Setting, baseline, key_of, settings_of
 
 
 @pytest.fixture
@@ -284,8 +284,8 @@ def test_latency_needs_no_package_that_reads_footage(tmp_path: Path):
         "import sys; sys.modules.update(av=None, decord=None)\n"
         "from pathlib import Path\n"
         "from cinelora.config.schema import ModelConfig, StudyConfig\n"
-        "from cinelora.studies.run import study_rank\n"
-        "from cinelora.studies.rows import load_table\n"
+        "from cinelora.studies.run_study import study_rank\n"
+        "from cinelora.studies.results import load_table\n"
         "model = ModelConfig(name='drawn', t2v='o/t', i2v='o/i', weights='random', dtype='bf16', num_layers=2, num_heads=2,\n"
         "                    hidden_size=256, ffn_dim=64, height=32, width=48, num_frames=5)\n"
         "config = StudyConfig(model=model, latency_only=True, latency_steps=2, repetitions=1, ranks=[2], merged=[True, False])\n"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import (
     LoggerConfig,
     MetricsConfig,
@@ -18,9 +19,8 @@ from cinelora.config.schema import (
     TrainConfig,
 )
 from cinelora.errors import ConfigError
-from cinelora.files import read_json
-from cinelora.launch import launch
-from cinelora.runs import RunDirectory
+from cinelora.io.atomic import read_json
+from cinelora.parallel.launch import launch
 from cinelora.training.checkpoints import load_checkpoint
 from cinelora.training.run import encode_rank, train_rank
 

@@ -7,8 +7,8 @@ import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 from transformers import ByT5Tokenizer
 
+from cinelora.families.wan.embedded import new_encoders
 from cinelora.footage.render.scenes import describe, draw_scene
-from cinelora.models.tiny import new_encoders
 from cinelora.training import encoders
 from cinelora.training.encoders import (
     Budget,

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from cinelora.config.numbers import HELDOUT_SIGMAS
+from cinelora.adapters.lora_layers import set_weights
+from cinelora.adapters.run_directory import RunDirectory
+from cinelora.config.metric_names import HELDOUT_SIGMAS
 from cinelora.config.schema import OptimizerConfig, TrainConfig
-from cinelora.files import read_json
+from cinelora.io.atomic import read_json
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
-from cinelora.models.lora import set_weights
-from cinelora.runs import RunDirectory
 from cinelora.training.checkpoints import load_checkpoint
 from cinelora.training.run import (
     build_stage,

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from cinelora.adapters.adapter_file import read_adapter
+from cinelora.adapters.run_directory import RunDirectory, adapter_paths
 from cinelora.config.schema import CheckpointConfig, OptimizerConfig, StoppingConfig, TrainConfig
 from cinelora.errors import ConfigError
-from cinelora.files import read_json
-from cinelora.launch import launch
-from cinelora.models.adapter_file import read_adapter
-from cinelora.runs import RunDirectory, adapter_paths
+from cinelora.io.atomic import read_json
+from cinelora.parallel.launch import launch
 from cinelora.training.checkpoints import load_checkpoint
 from cinelora.training.judge import Record
 from cinelora.training.run import closing_lines, encode_rank, train, train_rank

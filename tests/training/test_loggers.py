@@ -9,10 +9,10 @@ import wandb
 from lightning import Callback, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cinelora.config.numbers import better, heldout_metrics, logged
+from cinelora.adapters.run_directory import RunDirectory
+from cinelora.config.metric_names import better, heldout_metrics, logged
 from cinelora.config.schema import LoggerConfig, MetricsConfig, PreviewConfig, TrainConfig
 from cinelora.metrics.suite import KNOWN, OFFLINE, Suite
-from cinelora.runs import RunDirectory
 from cinelora.training import loggers
 from cinelora.training.loggers import make_journal
 from cinelora.training.run import Crew, encode_rank, train_rank

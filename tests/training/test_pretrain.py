@@ -7,12 +7,12 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
+from cinelora.adapters.run_directory import RunDirectory
+from cinelora.adapters.trainable import WholeTransformer
 from cinelora.config.schema import TrainConfig
 from cinelora.errors import AdapterError, ConfigError
-from cinelora.models.tiny import load_encoders
-from cinelora.models.trained import WholeTransformer
+from cinelora.families.wan.embedded import load_encoders
 from cinelora.pretrain import AdoptRequest, EncodersRequest, main, parse_request
-from cinelora.runs import RunDirectory
 from cinelora.training.run import encode_rank, train_rank
 from cinelora.training.stage import is_still_step
 
@@ -40,7 +40,7 @@ def test_every_weight_moves_and_the_rest_of_the_run_is_like_any_other(
     pretrain_config: TrainConfig, cache: Path, tmp_path: Path
 ):
     run = run_here(pretrain_config, tmp_path)
-    from cinelora.models.tiny import embedded
+    from cinelora.families.wan.embedded import embedded
 
     before = WanTransformer3DModel.from_pretrained(embedded("t2v", cache) / "transformer").state_dict()
     after = weights(run)

@@ -16,11 +16,12 @@ import psutil
 import pytest
 import torch
 
+from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import CheckpointConfig, TrainConfig
 from cinelora.errors import ConfigError, TrainingError
-from cinelora.files import load_tensors, read_json
-from cinelora.launch import LaunchError, RankKilled
-from cinelora.runs import RunDirectory
+from cinelora.io.atomic import read_json
+from cinelora.io.tensor_files import load_tensors
+from cinelora.parallel.launch import LaunchError, RankKilled
 from cinelora.training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, saved_checkpoints
 from cinelora.training.run import encode_rank, launched, train_rank
 

@@ -21,19 +21,21 @@ import torch
 from lightning import Callback, Trainer
 from torch.utils.data import default_collate
 
+from cinelora.adapters.adapter_file import export_adapter, read_adapter
+from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.compose import RESUME_KEYS
-from cinelora.config.numbers import HELDOUT_SIGMAS
+from cinelora.config.metric_names import HELDOUT_SIGMAS
 from cinelora.config.schema import MemoryConfig, MetricsConfig, ModelConfig, OptimizerConfig, PreviewConfig, TrainConfig
 from cinelora.errors import TrainingError
-from cinelora.files import load_tensors, read_json, save_tensors
+from cinelora.families.wan import embedded
+from cinelora.families.wan.bundle import WanBundle, pad_text
+from cinelora.families.wan.checkpoint_layouts import Part
+from cinelora.io.atomic import read_json
+from cinelora.io.tensor_files import load_tensors, save_tensors
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
-from cinelora.launch import STOP_SIGNALS, launch
-from cinelora.models import tiny
-from cinelora.models.adapter_file import export_adapter, read_adapter
-from cinelora.models.footprint import Policy
-from cinelora.models.wan import Part, WanBundle, pad_text
-from cinelora.runs import RunDirectory
+from cinelora.parallel.launch import STOP_SIGNALS, launch
+from cinelora.planning.estimate import Policy
 from cinelora.training.callbacks import StopRequest
 from cinelora.training.checkpoints import POINTER, load_checkpoint, saved_checkpoints
 from cinelora.training.run import (
@@ -245,7 +247,7 @@ def test_a_resume_on_other_footage_is_refused_and_overwrites_nothing(
 
 def copied_pair(config: TrainConfig, folder: Path) -> ModelConfig:
     """The same model, from a copy that a test may change."""
-    copies = {kind: tiny.embedded(kind, Path(config.cache)) for kind in ("t2v", "i2v")}
+    copies = {kind: embedded.embedded(kind, Path(config.cache)) for kind in ("t2v", "i2v")}
     paths = {kind: str(shutil.copytree(source, folder / kind)) for kind, source in copies.items()}
     return replace(config.model, **paths)
 

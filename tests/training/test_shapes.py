@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import OptimizerConfig, PreviewConfig, TrainConfig
-from cinelora.files import read_json, write_mp4
+from cinelora.io.atomic import read_json
+from cinelora.io.media import write_mp4
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import BucketSampler, LatentDataset
-from cinelora.launch import launch
-from cinelora.models.flow import shift_sigma
-from cinelora.runs import RunDirectory
+from cinelora.nn.flow_matching import shift_sigma
+from cinelora.parallel.launch import launch
 from cinelora.training.checkpoints import load_checkpoint
 from cinelora.training.run import build_stage, compiled_line, encode_rank, policy_at_hand, train_rank
 from cinelora.training.stage import Stage

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import MetricsConfig, OptimizerConfig, PreviewConfig, StrategyConfig, TrainConfig
-from cinelora.files import load_tensors, read_json
-from cinelora.launch import launch
-from cinelora.runs import RunDirectory
+from cinelora.io.atomic import read_json
+from cinelora.io.tensor_files import load_tensors
+from cinelora.parallel.launch import launch
 from cinelora.training.checkpoints import load_checkpoint
 from cinelora.training.run import encode_rank, train_rank
 

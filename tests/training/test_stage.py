@@ -8,14 +8,15 @@ import torch
 from diffusers import WanImageToVideoPipeline
 from torch.utils.data import default_collate
 
+from cinelora.adapters.lora_layers import adapter_state
+from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import DropoutConfig, OptimizerConfig, TrainConfig
 from cinelora.errors import ConfigError
+from cinelora.families.wan.bundle import WanBundle, predict_velocity
+from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
-from cinelora.models.flow import FlowMatching
-from cinelora.models.lora import adapter_state
-from cinelora.models.wan import Part, WanBundle, predict_velocity
-from cinelora.runs import RunDirectory
+from cinelora.nn.flow_matching import FlowMatching
 from cinelora.training.run import build_stage, encode_rank, policy_at_hand
 from cinelora.training.stage import Draw, Stage, learning_rate
 
@@ -68,7 +69,7 @@ def test_the_loss_is_the_velocity_error_of_what_the_official_model_is_shown(moti
 def test_a_trained_sample_is_conditioned_like_the_diffusers_pipeline_conditions_its_first_frame(
     motion_config: TrainConfig, i2v: WanBundle, tmp_path: Path
 ):
-    from cinelora.footage.samples import read_frames, read_manifest
+    from cinelora.footage.manifest import read_frames, read_manifest
 
     _, training = prepared(motion_config, tmp_path)
     entry = training.entries[0]

@@ -12,13 +12,14 @@ from diffusers import WanImageToVideoPipeline
 from test_run import assert_same_end, logged, run_here, stage_of
 from torch.utils.data import default_collate
 
+from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import OptimizerConfig, StrategyConfig, TrainConfig
-from cinelora.files import load_tensors
+from cinelora.families.wan.bundle import WanBundle
+from cinelora.families.wan.checkpoint_layouts import Part
+from cinelora.io.tensor_files import load_tensors
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
-from cinelora.launch import launch, process_group, rank_info
-from cinelora.models.wan import Part, WanBundle
-from cinelora.runs import RunDirectory
+from cinelora.parallel.launch import launch, process_group, rank_info
 from cinelora.training.checkpoints import POINTER, load_checkpoint
 from cinelora.training.run import encode_rank, train_rank
 

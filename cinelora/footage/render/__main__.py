@@ -11,10 +11,11 @@ from pathlib import Path
 
 from cinelora.config.words import parse_words
 from cinelora.errors import CineloraError, ConfigError
-from cinelora.files import write_mp4, write_text
 from cinelora.footage.render.film import render_clip
 from cinelora.footage.render.looks import LOOKS
 from cinelora.footage.render.scenes import draw_scene
+from cinelora.io.atomic import write_text
+from cinelora.io.media import write_mp4
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""LoRA adapters: layers, files, ranks, and the run directory they lie in."""

@@ -1,0 +1,130 @@
+"""The layout of a run directory, and what a name for an adapter can mean.
+
+A run holds ``config.yaml`` (what it was asked), ``manifest.jsonl`` and ``dataset.json`` (what it saw), ``checkpoints/``,
+``style.safetensors`` and ``motion.safetensors``, or ``transformer/`` where every weight was trained (what it learnt),
+``style-best.safetensors`` and its like where ``checkpoint.best`` asks for them, ``logs/``, ``previews/``, ``summary.json``,
+and ``README.md``, the adapter's card.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cinelora.config.schema import ModelConfig
+from cinelora.config.store import build, load_config
+from cinelora.errors import AdapterError
+from cinelora.io.hub import is_run
+
+if TYPE_CHECKING:
+    from cinelora.adapters.adapter_file import AdapterFile
+    from cinelora.families.wan.bundle import WanBundle
+
+KINDS = ("style", "motion")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The names of everything inside a run directory."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:  # noqa: D102
+        return self.path / "config.yaml"
+
+    @property
+    def manifest(self) -> Path:  # noqa: D102
+        return self.path / "manifest.jsonl"
+
+    @property
+    def dataset(self) -> Path:  # noqa: D102
+        return self.path / "dataset.json"
+
+    @property
+    def checkpoints(self) -> Path:  # noqa: D102
+        return self.path / "checkpoints"
+
+    @property
+    def logs(self) -> Path:  # noqa: D102
+        return self.path / "logs"
+
+    @property
+    def previews(self) -> Path:  # noqa: D102
+        return self.path / "previews"
+
+    @property
+    def transformer(self) -> Path:  # noqa: D102
+        return self.path / "transformer"
+
+    @property
+    def card(self) -> Path:  # noqa: D102
+        return self.path / "README.md"
+
+    @property
+    def summary(self) -> Path:  # noqa: D102
+        return self.path / "summary.json"
+
+    def adapter(self, kind: str) -> Path:
+        """The exported adapter of ``style`` or ``motion``."""
+        return self.path / f"{kind}.safetensors"
+
+    def best(self, kind: str) -> Path:
+        """What ``checkpoint.best`` keeps of ``style``, ``motion`` or ``transformer``; only who names it gets it."""
+        return self.path / (f"{kind}-best" if kind == "transformer" else f"{kind}-best.safetensors")
+
+
+def adapter_paths(source: Path) -> dict[str, Path]:
+    """The adapter files that ``source`` (a run directory or one adapter file) offers, by kind.
+
+    Raises ``AdapterError`` where there is none.
+    """
+    from cinelora.adapters.adapter_file import read_adapter_facts
+
+    if source.is_dir():
+        run = RunDirectory(source)
+        found = {kind: run.adapter(kind) for kind in KINDS if run.adapter(kind).exists()}
+        if not found:
+            raise AdapterError(
+                f"{source} holds no adapter (style.safetensors or motion.safetensors); is it a finished run?"
+            )
+        return found
+    if not source.exists():
+        raise AdapterError(f"no adapter at {source}; give a run directory, a .safetensors file or hub:owner/name")
+    kind = read_adapter_facts(source)["kind"] or "style"
+    if kind not in KINDS:
+        raise AdapterError(f"{source} calls itself an adapter for {kind}; this version knows {' and '.join(KINDS)}")
+    return {kind: source}
+
+
+def other_weights(kind: str, adapter: AdapterFile, model: ModelConfig, bundle: WanBundle) -> str | None:
+    """The warning where ``adapter`` was trained on other weights of this very model than ``bundle`` holds, else None.
+
+    ``bundle`` is of the transformer the adapter was trained on; an adapter that does not say is not warned about.
+    """
+    from cinelora.families.wan.checkpoint_layouts import Part
+
+    if adapter.base_model != model.name or not adapter.base_revision:
+        return None
+    found = bundle.fingerprint(Part.TRANSFORMER)
+    if adapter.base_revision == found:
+        return None
+    return (
+        f"the {kind} adapter was trained on other weights of {model.name} ({adapter.transformer}, {adapter.base_revision}) "
+        f"than these ({found}): it may do less or something else; give those with model.{adapter.transformer}=<directory>"
+    )
+
+
+def trained_on(source: Path) -> ModelConfig | None:
+    """The model that a run, or an adapter file's header, says it was trained on; None where it does not say.
+
+    Raises ``ConfigError``, ``AdapterError`` or ``FileError`` for what cannot be read.
+    """
+    from cinelora.adapters.adapter_file import read_adapter_facts
+
+    if is_run(source):
+        return load_config(source).model
+    file = source if source.is_file() else sorted(source.glob("*.safetensors"))[0]
+    settings = read_adapter_facts(file)["config"] or {}
+    return build(ModelConfig, settings["model"], file) if "model" in settings else None

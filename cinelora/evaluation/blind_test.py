@@ -1,0 +1,286 @@
+"""A blind test for people: ``pairs.html``, what it hands out, and the score.
+
+Enters: an evaluation's clips; later files of answers, which come from anywhere and are only ever read as JSON. Leaves: the page,
+``pairs-key.json``, which alone knows which side was what, and ``preferences``. Order and sides come from a secret in that file.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from html import escape
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from cinelora.config.store import build
+from cinelora.errors import ConfigError
+from cinelora.evaluation.clip_list import Plan, clip_file
+from cinelora.evaluation.measure import bounds
+from cinelora.evaluation.page_clips import BUDGET, within_budget
+from cinelora.evaluation.statistics import sign_test, wilson
+from cinelora.io.atomic import read_json, sha256_file, write_json, write_text
+from cinelora.io.html.page import data_url, page
+
+PAGE, KEY, PREFERENCES = "pairs.html", "pairs-key.json", "preferences.json"
+ANSWERS_FORMAT = "cinelora-answers/1"
+SAME, EVERYBODY = "same", "all"
+QUESTIONS = {
+    "look": "Which looks more like the reference clips above?",
+    "motion": "Which moves better?",
+    "prompt": "Which shows better what the text says?",
+}
+HEADER = """<header class="blind"><h1>Which one?</h1>
+<p class="soft">Two clips of the same text, in random order. For each question: left, no difference, or right; the arrow keys do
+the same, the space bar plays again. Hand out the answers at the end, or whenever you stop.</p></header>"""
+FOOT = """<div class="question"><button id="back">Back</button><button id="replay">Play again</button>
+<button id="next">Next</button><output id="count" class="soft"></output></div>
+<div class="question"><input type="text" id="rater" placeholder="your name" maxlength="60" aria-label="your name">
+<button id="save">Hand out the answers</button></div>"""
+MOST_PAIRS = 60
+"""Half an hour of looking."""
+MOST_REFERENCES = 4
+MOST_BYTES = 2_000_000
+"""Of a file of answers: three to each of ``MOST_PAIRS`` are 30 kB."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """A clip of a pair, by a name that says nothing."""
+
+    id: str
+    variant: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two variants of one take."""
+
+    id: str
+    take: str
+    left: Side
+    right: Side
+
+    @property
+    def variants(self) -> set[str]:
+        """What is compared."""
+        return {self.left.variant, self.right.variant}
+
+
+@dataclass(frozen=True)
+class PairsKey:
+    """What the page must not say."""
+
+    page: str
+    secret: str
+    pairs: list[Pair]
+
+
+@dataclass(frozen=True)
+class Preference:
+    """How often one variant was preferred to another, in one question, by one rater or by all."""
+
+    question: str
+    rater: str
+    preferred: str
+    to: str
+    wins: int
+    votes: int
+    ties: int
+
+    def cells(self) -> Iterator[str]:
+        """Share with Wilson's interval and the sign test, in words."""
+        yield from (self.question, self.rater, self.preferred, self.to)
+        if self.votes:
+            share = wilson(self.wins, self.votes)
+            yield from (f"{share.value:.0%}", bounds(share), f"p = {sign_test(self.wins, self.votes):.2g}")
+        else:
+            yield from ("", "", "")
+        yield from (str(self.votes), str(self.ties))
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+def write_pairs(plan: Plan, run_dir: Path) -> Path | None:
+    """Write page and key; None where there are no two variants of any take."""
+    secret = load_key(run_dir).secret if (run_dir / KEY).is_file() else secrets.token_hex(16)
+    chosen = sorted(pairs_of(plan, run_dir, secret), key=lambda pair: pair.id)[:MOST_PAIRS]
+    if not chosen:
+        return None
+    key = PairsKey(_opaque(secret, "page"), secret, chosen)
+    write_json(run_dir / KEY, {"format": "cinelora-pairs/1", **asdict(key)})
+    takes = {take.name: take for take in plan.takes()}
+    files = {side.id: clip_file(run_dir, takes[p.take], side.variant) for p in chosen for side in (p.left, p.right)}
+    references = [run_dir / name for name in plan.real[:MOST_REFERENCES]]
+    # a clip stands in as many pairs as it has rivals
+    clips, _ = within_budget([*references, *files.values()], budget=BUDGET // max(1, len(plan.variants) - 1))
+    shown = [pair for pair in chosen if all(files[side.id] in clips for side in (pair.left, pair.right))]
+    questions = {name: text for name, text in QUESTIONS.items() if references or name != "look"}
+    body = [
+        HEADER,
+        f'<main class="blind" data-page="{key.page}">',
+        reference_row([clips[file] for file in references if file in clips]),
+        *(pair_section(pair, takes[pair.take].prompt.text, files, clips, questions) for pair in shown),
+        f"{FOOT}</main>",
+    ]
+    write_text(run_dir / PAGE, page("Which one?", "\n".join(body), "pairs.js"))
+    return run_dir / PAGE
+
+
+def pairs_of(plan: Plan, run_dir: Path, secret: str) -> Iterator[Pair]:
+    """Every two variants of every take of which both are there; names change with the clips, so that old answers stay theirs."""
+    for take in plan.takes():
+        files = {name: clip_file(run_dir, take, name) for name in plan.names()}
+        hashes = {name: sha256_file(file) for name, file in files.items() if file.is_file()}
+        for one, other in combinations(hashes, 2):
+            what = json.dumps([take.name, one, other, hashes[one], hashes[other]])
+            sides = [Side(_opaque(secret, f"{what} {name}"), name) for name in (one, other)]
+            if int(_opaque(secret, f"{what} turned"), 16) % 2:
+                sides.reverse()
+            yield Pair(_opaque(secret, what), take.name, *sides)
+
+
+def reference_row(clips: list[bytes]) -> str:
+    """What the look should be like."""
+    if not clips:
+        return ""
+    videos = "".join(
+        f'<figure><video muted playsinline autoplay loop src="{data_url("video/mp4", clip)}"></video></figure>'
+        for clip in clips
+    )
+    return f'<section class="take reference"><p class="soft">Reference</p><div class="side">{videos}</div></section>'
+
+
+def pair_section(
+    pair: Pair, text: str, files: dict[str, Path], clips: dict[Path, bytes], questions: dict[str, str]
+) -> str:
+    """One pair with its questions."""
+    videos = "".join(
+        f'<figure><video muted playsinline loop src="{data_url("video/mp4", clips[files[side.id]])}"></video></figure>'
+        for side in (pair.left, pair.right)
+    )
+    choices = {"left": pair.left.id, "no difference": SAME, "right": pair.right.id}
+    buttons = "".join(f'<button data-choice="{choice}">{word}</button>' for word, choice in choices.items())
+    asked = "".join(
+        f'<div class="question" data-question="{name}"><span>{escape(question)}</span>{buttons}</div>'
+        for name, question in questions.items()
+    )
+    inside = f'<p>{escape(text)}</p><div class="side">{videos}</div>{asked}'
+    return f'<section class="take pair" data-pair="{pair.id}" hidden>{inside}</section>'
+
+
+def _opaque(secret: str, what: str) -> str:
+    return hmac.new(secret.encode(), what.encode(), "sha256").hexdigest()[:16]
+
+
+# -- the score ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One answer, by what the sides were; ``winner`` is None for no difference."""
+
+    rater: str
+    pair: Pair
+    question: str
+    winner: str | None
+
+
+def score(plan: Plan, run_dir: Path, source: Path) -> list[Preference]:
+    """Score a file of answers, or all ``.json`` of a folder, and write ``preferences.json``.
+
+    Raises ``ConfigError`` for a file that is none of this page's, whatever it holds.
+    """
+    key = load_key(run_dir)
+    files = sorted(source.glob("*.json")) if source.is_dir() else [source]
+    if not files:
+        raise ConfigError(f"answers={source} holds no .json file")
+    votes: dict[tuple[str, str, str], Vote] = {}
+    for file in files:
+        for vote in read_votes(file, key):
+            known = (vote.rater, vote.pair.id, vote.question)
+            if known in votes:
+                raise ConfigError(
+                    f"{file}: {vote.rater} has answered that already, in another file or twice: keep one of them"
+                )
+            votes[known] = vote
+    found = preferences(plan, list(votes.values()))
+    write_json(run_dir / PREFERENCES, [asdict(one) for one in found])
+    return found
+
+
+def load_key(run_dir: Path) -> PairsKey:
+    """What ``write_pairs`` kept. Raises ``ConfigError`` where there is none."""
+    if not (run_dir / KEY).is_file():
+        raise ConfigError(f"{run_dir} holds no {KEY}: answers are scored where their page was made")
+    data = read_json(run_dir / KEY)
+    data.pop("format", None)
+    return build(PairsKey, data, run_dir / KEY)
+
+
+def load_preferences(run_dir: Path) -> list[Preference]:
+    """What was scored so far."""
+    file = run_dir / PREFERENCES
+    return build(list[Preference], read_json(file), file) if file.is_file() else []
+
+
+def read_votes(file: Path, key: PairsKey) -> Iterator[Vote]:
+    """The answers in a file, each checked against the key."""
+    answers = _parsed(file)
+    if not isinstance(answers, dict) or answers.get("format") != ANSWERS_FORMAT:
+        raise ConfigError(f"{file} is no file of answers that pairs.html hands out")
+    if answers.get("page") != key.page:
+        raise ConfigError(f"{file} answers another page than this run's pairs.html")
+    rater, told = answers.get("rater"), answers.get("answers")
+    if not isinstance(rater, str) or not rater.strip() or len(rater) > 100 or not isinstance(told, list):
+        raise ConfigError(f"{file} does not say who answered, or what")
+    pairs = {pair.id: pair for pair in key.pairs}
+    for number, answer in enumerate(told, start=1):
+        fields = answer if isinstance(answer, dict) else {}
+        pair = pairs.get(_text(fields, "pair"))
+        if pair is None:
+            raise ConfigError(
+                f"{file}, answer {number} is to a pair that this page does not hold (were clips drawn anew since?)"
+            )
+        question, choice = _text(fields, "question"), _text(fields, "choice")
+        sides = {pair.left.id: pair.left.variant, pair.right.id: pair.right.variant}
+        if question not in QUESTIONS or choice not in {*sides, SAME}:
+            raise ConfigError(f"{file}, answer {number} is none that this page gives")
+        yield Vote(rater.strip(), pair, question, sides.get(choice))
+
+
+def _parsed(file: Path) -> Any:
+    try:
+        if file.stat().st_size > MOST_BYTES:
+            raise ConfigError(f"{file} is too large for a file of answers")
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{file} cannot be read as JSON: {str(error).splitlines()[0]}") from error
+
+
+def _text(fields: dict[Any, Any], name: str) -> str:
+    found = fields.get(name)
+    return found if isinstance(found, str) else ""
+
+
+def preferences(plan: Plan, votes: list[Vote]) -> list[Preference]:
+    """For each question and two variants, how often the later stage won: by all raters, then by each; ties stand apart."""
+    found, order = [], plan.names()
+    raters = sorted({vote.rater for vote in votes})
+    for question in QUESTIONS:
+        for earlier, later in combinations(order, 2):
+            asked = [
+                v
+                for v in votes
+                if v.question == question and {v.pair.left.variant, v.pair.right.variant} == {earlier, later}
+            ]
+            for rater in [EVERYBODY, *(raters if len(raters) > 1 else [])]:
+                own = [vote.winner for vote in asked if rater in (EVERYBODY, vote.rater)]
+                if own:
+                    wins, ties = own.count(later), own.count(None)
+                    found.append(Preference(question, rater, later, earlier, wins, len(own) - ties, ties))
+    return found

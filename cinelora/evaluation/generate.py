@@ -1,0 +1,172 @@
+"""The clips of an evaluation: real ones cut out of held-out footage, and every variant of every take drawn.
+
+Enters: settings and a run directory. Leaves: a ``Plan``, and its clips as mp4 with their first frames. Drawing is
+``cinelora.sampling.make_clips``'s; what is there already is not drawn again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cinelora.adapters.run_directory import RunDirectory, adapter_paths
+from cinelora.config.schema import EvaluateConfig, InferConfig, drawn_by
+from cinelora.config.store import load_config
+from cinelora.errors import FootageError
+from cinelora.evaluation.clip_list import REAL, Plan, Prompt, clip_file, stages, take_folder, troubles
+from cinelora.footage.manifest import Manifest, Sample, read_manifest
+from cinelora.footage.sample_source import find, reader, wanted_by
+from cinelora.io.atomic import read_json, write_json
+from cinelora.io.hub import is_run, resolve
+from cinelora.io.media import write_mp4, write_png
+from cinelora.sampling.make_clips import Finished, Take, draw, settings_of, source_hashes
+
+if TYPE_CHECKING:
+    from cinelora.footage.sample_source import Read
+
+MOST_REAL = 200
+"""Held-out windows that make up the real set, at most: half a minute of the offline set measure on two cores."""
+
+
+def plan(config: EvaluateConfig, run_dir: Path) -> Plan:
+    """Choose what is drawn, and put the real clips beside it. Raises ``FootageError`` where nothing is held out."""
+    adapters = list(adapter_paths(resolve(config.ckpt))) if config.ckpt else []
+    prompts: list[Prompt] = []
+    real: list[str] = []
+    sentences: list[str] = []
+    if config.data.name:
+        samples, sentences = heldout(config)
+        chosen, others = chosen_and_others(samples, config.clips)
+        real = write_real(config, [*chosen, *others][:MOST_REAL], run_dir)
+        prompts += [Prompt(s.caption, s.id, file) for s, file in zip(chosen, real, strict=False)]
+    if config.prompts:
+        lines = Path(config.prompts).read_text(encoding="utf-8-sig").splitlines()
+        prompts += [Prompt(line, f"line {i + 1} of the prompts") for i, line in enumerate(lines) if line.strip()]
+    seeds = [config.seed + i for i in range(config.seeds)]
+    return Plan(prompts, seeds, stages(adapters), config.model.fps, real, adapters, sentences)
+
+
+# -- held-out clips ----------------------------------------------------------------------------------------------------
+
+
+def heldout(config: EvaluateConfig) -> tuple[list[Sample], list[str]]:
+    """Held-out windows in the order of their paths, and sentences about what was left out.
+
+    The split is that of the run behind ``ckpt``, and what that run was trained on is left out whatever the split says.
+    """
+    run = RunDirectory(resolve(config.ckpt)) if config.ckpt and is_run(resolve(config.ckpt)) else None
+    seed = load_config(run.path).seed if run else config.seed
+    frames = config.num_frames or config.model.num_frames
+    manifest = find(config.data, wanted_by(config.model, frames, seed, own_shapes=False))
+    samples = [sample for sample in manifest.samples if sample.split == "heldout"]
+    seen = Seen.by(run.manifest) if run else Seen()
+    kept = [sample for sample in samples if sample not in seen]
+    sentences = [f"{clip.path} is left out: {clip.reason}" for clip in manifest.skipped]
+    if len(kept) < len(samples):
+        sentences.append(f"{len(samples) - len(kept)} held-out windows are left out: ckpt was trained on those clips")
+    if not kept:
+        raise FootageError(
+            f"data={config.data.name} holds out no clip that ckpt was not trained on: raise data.holdout, give other footage, or "
+            "leave data= away and say prompts=<file>"
+        )
+    return kept, sentences
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a run was trained on: first and last frames by the hash of the clip, and clips of which it held out shots."""
+
+    spans: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    shared: frozenset[str] = frozenset()
+
+    @classmethod
+    def by(cls, manifest: Path) -> Seen:
+        """The samples of a run's manifest; none where there is no such file."""
+        found = read_manifest(manifest) if manifest.is_file() else Manifest((), ())
+        spans: dict[str, list[tuple[int, int]]] = {}
+        for sample in found.samples:
+            if sample.split == "train":
+                spans.setdefault(sample.file_hash, []).append((sample.frames[0], sample.frames[-1]))
+        return cls(spans, frozenset(s.file_hash for s in found.samples if s.split == "heldout"))
+
+    def __contains__(self, sample: Sample) -> bool:
+        """Whether the run saw the sample's clip, or, where it was split by shot, frames of the sample."""
+        spans = self.spans.get(sample.file_hash, [])
+        if sample.file_hash not in self.shared:
+            return bool(spans)
+        return any(first <= sample.frames[-1] and sample.frames[0] <= last for first, last in spans)
+
+
+def chosen_and_others(samples: Sequence[Sample], count: int) -> tuple[list[Sample], list[Sample]]:
+    """The first window of ``count`` clips, spread over all of them, and all other windows."""
+    first = list({sample.path: sample for sample in reversed(samples)}.values())[::-1]
+    picks = set(np.linspace(0, len(first) - 1, min(count, len(first))).round().astype(int).tolist())
+    chosen = [sample for i, sample in enumerate(first) if i in picks]
+    return chosen, [sample for sample in samples if sample not in chosen]
+
+
+def write_real(config: EvaluateConfig, samples: list[Sample], run_dir: Path) -> list[str]:
+    """Write real clips as drawn ones are written, so that both have gone through the same codec; their names in the run."""
+    import torch
+
+    read: Read = reader(config.data, config.model, torch.device("cpu"))
+    names = [f"{REAL}/{number:04d}.mp4" for number in range(len(samples))]
+    for name, sample in zip(names, samples, strict=True):
+        facts = run_dir / name.replace(".mp4", ".json")
+        made_of = {"id": sample.id, "file": sample.file_hash, "size": [config.model.height, config.model.width]}
+        if facts.is_file() and (run_dir / name).is_file() and read_json(facts) == made_of:
+            continue
+        pixels = read(replace(sample, size=None))  # cut to the model's size, at which clips are drawn
+        write_mp4(run_dir / name, np.asarray(torch.as_tensor(pixels).cpu()), config.model.fps)
+        write_json(facts, made_of)
+    return names
+
+
+# -- drawn clips -------------------------------------------------------------------------------------------------------
+
+
+def draw_missing(config: EvaluateConfig, plan: Plan, run_dir: Path) -> None:
+    """Draw every take of which a clip is missing, or was drawn from other adapters or settings."""
+    drawing = drawn_by(config)
+    adapters = adapter_paths(resolve(config.ckpt)) if config.ckpt else {}
+    sources = source_hashes(drawing, adapters)
+    variants = {variant.name: variant.weights for variant in plan.variants}
+    todo = []
+    for take in plan.takes():
+        one = Take(take.prompt.text, take.seed, take_folder(run_dir, take))
+        files = [clip_file(run_dir, take, name) for name in variants]
+        finished = {file.stem for file in files if file.is_file()} | set(troubles(run_dir, take))
+        if not (one.is_done(drawing, sources) and finished == set(variants)):
+            for file in files:
+                file.unlink(missing_ok=True)  # an old clip must not pass for the new
+            todo.append(one)
+    total = len(plan.prompts) * len(plan.seeds)
+    print(f"{total} takes of {', '.join(variants)}: {total - len(todo)} are there, {len(todo)} to draw", flush=True)
+    if todo:
+        draw(drawing, todo, adapters, sources, variants, write_clips, run_dir / "logs")
+
+
+def write_clips(config: InferConfig, done: Finished) -> None:
+    """Write a take's variants as mp4 and first frame each, the summary last; latents that are not finite give no clip."""
+    folder, trouble = done.take.folder, {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, shot in done.shots.items():
+        assert shot.latents is not None
+        if not shot.latents.isfinite().all():
+            trouble[name] = "its latents are not finite"
+            continue
+        video = done.videos[name]
+        write_png(folder / f"{name}.png", video[0] if shot.keyframe is None else shot.keyframe)
+        write_mp4(folder / f"{name}.mp4", video, config.model.fps)
+    summary = {
+        "settings": settings_of(config, done.take),
+        "sources": done.sources,
+        "variants": {name: shot.weights for name, shot in done.shots.items()},
+        "seconds": {part: round(total, 3) for part, total in done.seconds.items()},
+        "trouble": trouble,
+    }
+    write_json(folder / "summary.json", summary)

@@ -1,0 +1,284 @@
+"""The numbers of an evaluation: every clip measured, and what that says of each variant and of its distance to the base.
+
+Enters: a plan and the clips in its run directory, as many as there are. Leaves: ``Numbers``, which is ``numbers.json``. Clips are
+measured as they lie there, real ones too, so that a codec's marks stand on both sides. It does not know how anything is shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from cinelora.config.metric_names import better
+from cinelora.config.schema import EvaluateConfig
+from cinelora.config.store import build
+from cinelora.evaluation.clip_list import BASE, Plan, Take, clip_file, troubles
+from cinelora.evaluation.statistics import Interval, bootstrap_mean
+from cinelora.footage.video_reader import UnreadableClip, open_video
+from cinelora.io.atomic import read_json, write_json
+from cinelora.io.media import Pixels
+from cinelora.metrics.suite import MOST_SENTENCES, SETS, Report, Suite, as_clip, networks_of
+
+NUMBERS = "numbers.json"
+REAL_CLIPS = "real"
+"""The name under which held-out clips stand beside the variants."""
+
+
+@dataclass(frozen=True)
+class OneClip:
+    """What was measured of one clip."""
+
+    take: str
+    variant: str
+    names: list[str]
+    values: list[float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure of one variant: its mean, and where there is one its paired difference from the base."""
+
+    measure: str
+    better: str | None
+    variant: str
+    mean: Interval
+    difference: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Everything that was measured. A set measure's row has no bounds: it is one number of all clips together."""
+
+    rows: list[Row] = field(default_factory=list)
+    clips: list[OneClip] = field(default_factory=list)
+    networks: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    sentences: list[str] = field(default_factory=list)
+
+    def measures(self) -> list[str]:
+        """The measures in the order of the rows."""
+        return list(dict.fromkeys(row.measure for row in self.rows))
+
+    def of(self, measure: str) -> list[Row]:
+        """The rows of one measure."""
+        return [row for row in self.rows if row.measure == measure]
+
+
+@dataclass
+class Book:
+    """What is written down while clips are looked at."""
+
+    clips: list[OneClip] = field(default_factory=list)
+    networks: dict[str, str] = field(default_factory=dict)
+    sentences: dict[str, None] = field(default_factory=dict)
+
+    def say(self, sentence: str) -> None:
+        """Keep a sentence, once."""
+        self.sentences.setdefault(sentence)
+
+    def take_up(self, report: Report) -> None:
+        """Keep what a report says beside its numbers."""
+        self.networks |= report.networks
+        for sentence in report.sentences:
+            self.say(sentence)
+
+    def told(self) -> list[str]:
+        """The sentences, not more than can be read."""
+        all_of_them = list(self.sentences)
+        more = len(all_of_them) - MOST_SENTENCES
+        return all_of_them if more <= 0 else [*all_of_them[:MOST_SENTENCES], f"{more} more troubles like these"]
+
+
+def measure(config: EvaluateConfig, plan: Plan, run_dir: Path) -> Numbers:
+    """Measure every clip that is there; what is missing or cannot be measured becomes a sentence."""
+    book = Book()
+    for sentence in plan.sentences:
+        book.say(sentence)
+    missing = [str(file.relative_to(run_dir)) for file in plan.missing(run_dir)]
+    told_of = {f"{take.name} {name}": why for take in plan.takes() for name, why in troubles(run_dir, take).items()}
+    for clip, why in told_of.items():
+        book.say(f"{clip}: {why}: there is no clip")
+    if unfinished := len(missing) - len(told_of):
+        total = len(plan.prompts) * len(plan.seeds) * len(plan.variants)
+        book.say(
+            f"{unfinished} of {total} clips are not drawn yet: the numbers are of those that are; the same command without "
+            "report=true goes on"
+        )
+    one_by_one(config, plan, run_dir, book)
+    sets = as_sets(config, plan, run_dir, book)
+    rows = [*rows_of_clips(plan, book.clips), *sets]
+    for name in {row.variant for row in rows if row.mean.count == 1 and row.measure not in SETS}:
+        book.say(f"{name}: a single clip has no interval; give more clips= or seeds=")
+    networks = [f"{name}: {source}" for name, source in book.networks.items()]
+    return Numbers(rows, book.clips, networks, missing, book.told())
+
+
+def one_by_one(config: EvaluateConfig, plan: Plan, run_dir: Path, book: Book) -> None:
+    """Measure each clip by itself, and beside its reference where its prompt has one; and the real clips by themselves."""
+    alone = config.metrics.names
+    paired = [name for name in config.against if name not in SETS]
+    if config.against and not plan.real:
+        book.say(f"{', '.join(config.against)} left out: there are no held-out clips to compare with; add data=")
+    for number, prompt in enumerate(tqdm(plan.prompts, "measuring", unit="prompt")):
+        reference = frames(run_dir / prompt.reference, prompt.reference, book) if prompt.reference else None
+        if reference is not None:
+            name = f"{number:04d}"
+            one_clip(config, alone, reference, None, prompt.text, (name, REAL_CLIPS), book)
+        for take in (take for take in plan.takes() if take.number == number):
+            for variant in plan.names():
+                video = drawn(run_dir, take, variant, book)
+                if video is not None:
+                    names = [*alone, *(paired if reference is not None else [])]
+                    one_clip(config, names, video, reference, prompt.text, (take.name, variant), book)
+
+
+def one_clip(
+    config: EvaluateConfig,
+    names: list[str],
+    video: Pixels,
+    reference: Pixels | None,
+    prompt: str,
+    of: tuple[str, str],
+    book: Book,
+) -> None:
+    """Measure one clip in every way that it allows."""
+    suite = Suite.of(names, networks_of(config.metrics), sync_on_compute=False)
+    suite.add(as_clip(video, reference, prompt), " ".join(of))
+    lacking = set(suite.left_out)
+    report = suite.report()
+    book.take_up(
+        Report(
+            report.numbers,
+            report.clips,
+            report.networks,
+            # that no clip was measured is what the sentence about this clip says
+            [s for s in report.sentences if "no clip was measured" not in s or s.split()[0] in lacking],
+        )
+    )
+    book.clips.append(OneClip(*of, list(report.numbers), list(report.numbers.values())))
+
+
+def as_sets(config: EvaluateConfig, plan: Plan, run_dir: Path, book: Book) -> list[Row]:
+    """The distances of each variant's clips, as a set, to the real ones."""
+    names, rows = [name for name in config.against if name in SETS], []
+    if not names or not plan.real:
+        return []
+    for variant in plan.names():
+        suite = Suite.of(names, networks_of(config.metrics), sync_on_compute=False)
+        for file in plan.real:
+            if (video := frames(run_dir / file, file, book)) is not None:
+                suite.add_real(as_clip(video), file)
+        for take in plan.takes():
+            if (video := drawn(run_dir, take, variant, book)) is not None:
+                suite.add(as_clip(video), f"{take.name} {variant}")
+        report = suite.report()
+        book.take_up(report)
+        rows += [
+            Row(name, better(f"heldout/{name}"), variant, Interval(value, None, None, report.clips[name]))
+            for name, value in report.numbers.items()
+        ]
+    return sorted(rows, key=lambda row: names.index(row.measure))
+
+
+def drawn(run_dir: Path, take: Take, variant: str, book: Book) -> Pixels | None:
+    """A variant's clip, or None where it is not there."""
+    file = clip_file(run_dir, take, variant)
+    return frames(file, f"{take.name} {variant}", book) if file.is_file() else None
+
+
+def frames(file: Path, called: str, book: Book) -> Pixels | None:
+    """The frames (T, H, W, 3) of a clip; None, and a sentence, where they cannot be read."""
+    if not file.is_file():
+        book.say(f"{called} is not there any more, and is left out")
+        return None
+    try:
+        video = open_video(file)
+        return np.stack([*video.frames(range(video.num_frames))])
+    except UnreadableClip as error:
+        book.say(f"{called} cannot be read and is left out: {error.reason}")
+        return None
+
+
+# -- what they say -----------------------------------------------------------------------------------------------------
+
+
+def rows_of_clips(plan: Plan, clips: list[OneClip]) -> list[Row]:
+    """Means over clips with their intervals, and over takes that both have the differences from the base."""
+    found = {(clip.variant, clip.take): dict(zip(clip.names, clip.values, strict=True)) for clip in clips}
+    measures = dict.fromkeys(name for clip in clips for name in clip.names)
+    rows = []
+    for name in measures:
+        by_variant = {
+            variant: {take: numbers[name] for (v, take), numbers in found.items() if v == variant and name in numbers}
+            for variant in (REAL_CLIPS, *plan.names())
+        }
+        for variant, values in by_variant.items():
+            if values:
+                mean = bootstrap_mean(np.array(list(values.values())))
+                rows.append(
+                    Row(name, better(f"heldout/{name}"), variant, mean, against_base(variant, values, by_variant[BASE]))
+                )
+    return rows
+
+
+def against_base(variant: str, values: dict[str, float], base: dict[str, float]) -> Interval | None:
+    """The mean of what a variant adds to the base, take by take: the same prompt, the same noise."""
+    both = [take for take in values if take in base]
+    if variant in (BASE, REAL_CLIPS) or not both:
+        return None
+    return bootstrap_mean(np.array([values[take] - base[take] for take in both]))
+
+
+# -- on disk -----------------------------------------------------------------------------------------------------------
+
+
+def save_numbers(numbers: Numbers, run_dir: Path, facts: dict[str, Any]) -> None:
+    """Write ``numbers.json`` (with ``facts``: settings and hardware) and ``numbers.csv``, a line a row."""
+    from cinelora.io.atomic import write_text
+
+    write_json(run_dir / NUMBERS, {"format": "cinelora-evaluation/1", **facts, "numbers": asdict(numbers)})
+    write_text(run_dir / "numbers.csv", "".join(f"{line}\n" for line in csv_lines(numbers)))
+
+
+def load_numbers(run_dir: Path) -> Numbers:
+    """What ``save_numbers`` wrote."""
+    return build(Numbers, read_json(run_dir / NUMBERS)["numbers"], run_dir / NUMBERS)
+
+
+def csv_lines(numbers: Numbers) -> list[str]:
+    """A heading and a line for each row; a field that does not exist is empty."""
+    heading = "measure,better,variant,clips,mean,low,high,difference,difference_low,difference_high,pairs"
+    return [heading, *(",".join(_fields(row)) for row in numbers.rows)]
+
+
+def _fields(row: Row) -> list[str]:
+    def shown(value: float | None) -> str:
+        return "" if value is None else f"{value:.6g}"
+
+    mean, more = row.mean, row.difference
+    bounds = [shown(mean.value), shown(mean.low), shown(mean.high)]
+    change = [shown(more.value), shown(more.low), shown(more.high), str(more.count)] if more else [""] * 4
+    return [row.measure, row.better or "", row.variant, str(mean.count), *bounds, *change]
+
+
+def table(numbers: Numbers) -> list[str]:
+    """The rows as a text table: a measure, its variants, means and differences from the base with their 95 % intervals."""
+    lines = [("measure", "variant", "mean", "95 %", "against base", "95 %", "clips")]
+    for measure_ in numbers.measures():
+        for i, row in enumerate(numbers.of(measure_)):
+            way = {"max": " (higher)", "min": " (lower)", None: ""}[row.better]
+            mean, more = row.mean, row.difference
+            name = f"{row.measure}{way}" if i == 0 else ""
+            change = (f"{more.value:+.4g}", bounds(more)) if more else ("", "")
+            lines.append((name, row.variant, f"{mean.value:.4g}", bounds(mean), *change, str(mean.count)))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def bounds(interval: Interval) -> str:
+    """An interval's bounds in words; nothing where it has none."""
+    return "" if interval.low is None or interval.high is None else f"{interval.low:.4g} to {interval.high:.4g}"

@@ -1,0 +1,499 @@
+"""One Wan2.1 checkpoint: its parts loaded on demand and frozen, and every quirk of how Wan is fed.
+
+Enters: a source (embedded, hub repository, directory, file, or random values), pixels and prompts. Leaves: latents,
+embeddings, predicted velocities, pixels. It does not know about adapters, training or samplers.
+
+Shape suffixes: B batch, C channels, T frames (latent frames for latents), H and W height and width, N tokens, D features.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import html
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ftfy
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from diffusers import WanTransformer3DModel
+from torch import Tensor
+from transformers import AutoTokenizer, ByT5Tokenizer
+
+from cinelora.config.schema import ModelConfig
+from cinelora.errors import CineloraError, ModelError
+from cinelora.families.wan.checkpoint_layouts import (
+    WAN_FILES,
+    WAN_SHARDS,
+    WAN_TOKENIZER,
+    Found,
+    Part,
+    inspect,
+    locate,
+    source_of,
+)
+from cinelora.families.wan.load_weights import load_part, random_part, settings_of
+from cinelora.geometry import CHANNELS, SPATIAL, TEMPORAL, TEXT_TOKENS
+from cinelora.io.atomic import sha256_json
+from cinelora.io.hardware import default_device, free_gpu_bytes
+from cinelora.io.hub import EMBEDDED, is_model_source
+from cinelora.memory.weight_sharding import Shares
+from cinelora.nn import vae_parallel, vae_unchunked
+from cinelora.nn.fp8 import DTYPES, missing_fp8
+from cinelora.planning.estimate import vae_bytes
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+AT_ONCE_BYTES = 2**27
+"""The largest tensor of a VAE that sees a clip as a whole: 33 frames of 112x192 have 68 MB in the embedded model."""
+
+
+UMT5_XXL: dict[str, Any] = {
+    "vocab_size": 256384,
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_layers": 24,
+    "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+}
+VIT_H: dict[str, Any] = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 14,
+    "hidden_act": "gelu",
+}
+"""The full shapes of the encoders, for random values. Source: Wan2.1 ``t5.py`` and ``clip.py``."""
+
+
+@dataclass(frozen=True)
+class ImageCondition:
+    """What the I2V transformer is shown of the first frame.
+
+    ``latents``: normalised VAE latents of the clip [first frame, mid-grey ...], ([B,] 16, T, H, W).
+    ``tokens``: CLIP features before the last layer, ([B,] 257, D).
+    """
+
+    latents: Tensor
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a prediction is conditioned on: text (B, 512, D), and for I2V the image, or None where it is dropped."""
+
+    text: Tensor
+    image: ImageCondition | None = None
+
+
+def first_frame_mask(latents_BCTHW: Tensor) -> Tensor:
+    """Wan's I2V mask (B, 4, T, H, W): one where pixels are given, four pixel frames to a latent frame; so frame 0 is ones."""
+    batch, _, frames, height, width = latents_BCTHW.shape
+    mask = latents_BCTHW.new_zeros(batch, TEMPORAL, frames, height, width)
+    mask[:, :, 0] = 1
+    return mask
+
+
+def predict_velocity(
+    transformer: WanTransformer3DModel, latents_BCTHW: Tensor, timestep_B: Tensor, condition: Condition
+) -> Tensor:
+    """The transformer's velocity (B, 16, T, H, W) in float32.
+
+    ``timestep_B`` is 1000 * sigma and stays float32: bf16 steps are 2 to 4 wide above 256. An I2V transformer without
+    ``condition.image`` sees zero mask and zero condition latents and no image tokens (zero tokens would say something
+    else). Source: Wan2.1 ``image2video.py``.
+    """
+    latents = latents_BCTHW
+    tokens = None
+    dtype = (
+        transformer.patch_embedding.weight.dtype
+    )  # transformer.dtype walks over every module, which a small model feels
+    if transformer.config.in_channels > latents.shape[1]:
+        if condition.image is None:
+            latents = F.pad(latents, (0, 0, 0, 0, 0, 0, 0, transformer.config.in_channels - latents.shape[1]))
+        else:
+            latents = torch.cat([latents, first_frame_mask(latents), condition.image.latents.to(latents)], dim=1)
+            tokens = condition.image.tokens.to(dtype)
+    velocity: Tensor = transformer(
+        hidden_states=latents.to(dtype),
+        timestep=timestep_B,
+        encoder_hidden_states=condition.text.to(dtype),
+        encoder_hidden_states_image=tokens,
+        return_dict=False,
+    )[0]
+    return velocity.float()
+
+
+def pad_text(embeddings: list[Tensor]) -> Tensor:
+    """Embeddings (n_i, D) cut at their true length, zero-padded and stacked to (B, 512, D)."""
+    return torch.stack([F.pad(e, (0, 0, 0, TEXT_TOKENS - e.shape[0])) for e in embeddings])
+
+
+def clean_prompt(prompt: str) -> str:
+    """Mend mojibake, unescape HTML, fold white space: what Wan does to a prompt before its tokenizer."""
+    text = html.unescape(html.unescape(ftfy.fix_text(prompt)))
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def pixels_to_range(video_THWC: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """uint8 frames (T, H, W, 3) as float32 (1, 3, T, H, W) in [-1, 1]."""
+    video = torch.as_tensor(np.array(video_THWC) if isinstance(video_THWC, np.ndarray) else video_THWC, device=device)
+    video = video.permute(3, 0, 1, 2)[None]
+    return video.float() / 127.5 - 1
+
+
+def range_to_pixels(video_BCTHW: Tensor) -> np.ndarray:
+    """The first clip of (B, 3, T, H, W) in [0, 1] as uint8 (T, H, W, 3)."""
+    video = (video_BCTHW[0] * 255).round().clamp(0, 255).to(torch.uint8)
+    return video.permute(1, 2, 3, 0).cpu().numpy()
+
+
+class WanBundle:
+    """The parts of one checkpoint, each fetched and loaded only when it is used, and never trained."""
+
+    def __init__(
+        self,
+        source: str,
+        revision: str = "main",
+        *,
+        dtype: str = "bf16",
+        cache: Path,
+        device: torch.device | None = None,
+    ) -> None:
+        self.source = source
+        self.requested_revision = revision
+        self.dtype, self.fp8 = DTYPES[dtype], dtype == "fp8"
+        self.cache = cache
+        self.device = device or default_device()
+        self.model: ModelConfig | None = None
+        self.kind = ""
+        self.tile: bool | None = None
+        self._loaded: dict[Part, Any] = {}
+
+    @classmethod
+    def from_config(cls, model: ModelConfig, kind: str, cache: Path, device: torch.device | None = None) -> WanBundle:
+        """The ``t2v`` or ``i2v`` checkpoint of ``model``. Raises ``ModelError`` where the family has none."""
+        source = model.t2v if kind == "t2v" else model.i2v
+        if source is None:
+            raise ModelError(
+                f"model={model.name} has no {kind} checkpoint; set model.{kind}=<directory, file or hub repository>"
+            )
+        revision = model.t2v_revision if kind == "t2v" else model.i2v_revision
+        bundle = cls(source, revision, dtype=model.dtype, cache=cache, device=device)
+        bundle.model, bundle.kind = model, kind
+        return bundle
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    def part_source(self, part: Part) -> str | None:
+        """Where ``part`` comes from, as the user named it; None where its values are random."""
+        return source_of(self.model, self.kind, part) if self.model else self.source
+
+    def found(self, part: Part) -> Found:
+        """The files of ``part``; fetched from the hub, that part alone, where its source is a repository.
+
+        Raises ``ModelError`` naming the part and what is missing.
+        """
+        source = self.part_source(part)
+        if source is None:
+            raise ModelError(f"{part} lies nowhere: model.weights=random draws its values")
+        revision = self.requested_revision if source == self.source else "main"
+        path = _on_this_machine(source, revision, part, self.cache)
+        try:
+            if self.kind:
+                inspect(part, path, self.kind, self.model)
+            return locate(part, path)
+        except CineloraError as error:
+            raise ModelError(f"{part} of {source}: {error}") from error
+
+    def directory(self, part: Part) -> Path:
+        """The local folder of ``part``; raises as ``found``."""
+        return self.found(part).folder
+
+    def fingerprint(self, part: Part) -> str:
+        """12 hex digits of the part's content: names, sizes, and samples spread over every file; its shape if random."""
+        if self.part_source(part) is None:
+            return sha256_json(["random", part, {} if part is Part.TOKENIZER else self._random_settings(part)])[:12]
+        return _fingerprint(self.found(part).files)
+
+    # -- parts ---------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def loaded(self, *parts: Part) -> Iterator[None]:
+        """Hold ``parts`` in memory inside the block and release them after it."""
+        for part in parts:
+            self._part(part)
+        try:
+            yield
+        finally:
+            for part in parts:
+                self._loaded.pop(part, None)
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def load_transformer(self, on_host: int = 0, shares: Shares | None = None) -> WanTransformer3DModel:
+        """A new frozen transformer in the bundle's dtype, in eval mode; the caller owns it.
+
+        The matrices of its first ``on_host`` blocks stay on the host, for ``memory.Swap``; those of all blocks go into
+        ``shares``, where ranks share them.
+        """
+        return self._load(Part.TRANSFORMER, on_host, shares)
+
+    def _part(self, part: Part) -> Any:
+        if part not in self._loaded:
+            self._loaded[part] = self._load(part)
+        return self._loaded[part]
+
+    def _load(self, part: Part, on_host: int = 0, shares: Shares | None = None) -> Any:
+        # the official code runs the VAE in float32, and CLIP is small enough for it
+        dtype = self.dtype if part in (Part.TRANSFORMER, Part.TEXT_ENCODER) else torch.float32
+        fp8 = self.fp8 and part is Part.TRANSFORMER
+        if fp8 and (reason := missing_fp8(self.device)):
+            raise ModelError(f"model.dtype=fp8: {reason}; choose model.dtype=bf16")
+        if self.part_source(part) is None:
+            if part is Part.TOKENIZER:
+                return ByT5Tokenizer()  # bytes: the one tokenizer that needs no file
+            return random_part(part, self._random_settings(part), self.device, dtype, fp8, on_host, shares)
+        found = self.found(part)
+        try:
+            if part is Part.TOKENIZER:
+                return AutoTokenizer.from_pretrained(found.folder)
+            heads = self.model.num_heads if self.model else None
+            return load_part(found, self.device, dtype, heads, fp8, on_host, shares)
+        except (CineloraError, OSError, ValueError, RuntimeError, KeyError) as error:
+            raise ModelError(f"{part} of {self.part_source(part)} does not load: {_first_line(error)}") from error
+
+    def _random_settings(self, part: Part) -> dict[str, Any]:
+        """The full shape of ``part``; a transformer fits the encoders that are given beside it."""
+        match part:
+            case Part.VAE:
+                return {}  # diffusers' own default is Wan2.1's
+            case Part.TEXT_ENCODER:
+                return UMT5_XXL
+            case Part.IMAGE_ENCODER:
+                return VIT_H
+        model = self.model
+        assert model is not None  # nothing else has a part without a source
+        settings = {
+            "num_attention_heads": model.num_heads,
+            "attention_head_dim": model.hidden_size // model.num_heads,
+            "in_channels": CHANNELS[self.kind],
+            "text_dim": self._width(Part.TEXT_ENCODER, "d_model"),
+            "ffn_dim": model.ffn_dim,
+            "num_layers": model.num_layers,
+        }
+        if self.kind == "t2v":
+            return settings
+        return {
+            **settings,
+            "image_dim": self._width(Part.IMAGE_ENCODER, "hidden_size"),
+            "added_kv_proj_dim": model.hidden_size,
+        }
+
+    def _width(self, part: Part, name: str) -> int:
+        settings = self._random_settings(part) if self.part_source(part) is None else settings_of(self.found(part))
+        return int(settings[name])
+
+    # -- pixels and latents --------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode_video(self, video_BCTHW: Tensor, together: bool = False) -> Tensor:
+        """Pixels in [-1, 1] to normalised latents (B, 16, T, H, W), float32: the posterior's mean, never a sample.
+
+        ``together``: all ranks are here with the same pixels, and each encodes some rows of the picture (``_rows``).
+        """
+        vae, video = self._part(Part.VAE), video_BCTHW.to(self.device, torch.float32)
+        num_frames, height, width = video.shape[2:]
+        rows = self._rows(num_frames, height, width) if together else None
+        with self._laid_out(num_frames, height, width, rows) as at_once:
+            own = vae_parallel.own_rows(video, in_pixels(rows), dist.get_rank()) if rows else video
+            mean = (vae_unchunked.encode(vae, own) if at_once else vae.encode(own).latent_dist).mode()
+            mean = vae_parallel.everyones_rows(mean, rows) if rows else mean
+        offset, scale = self._latent_statistics()
+        latents: Tensor = (mean - offset) / scale
+        return latents
+
+    @torch.no_grad()
+    def decode(self, latents_BCTHW: Tensor) -> Tensor:
+        """Normalised latents to pixels (B, 3, T, H, W) in [0, 1], float32."""
+        return self._decoded(latents_BCTHW, None)
+
+    @torch.no_grad()
+    def decode_together(self, latents_BCTHW: Tensor) -> Tensor | None:
+        """``decode`` by all ranks, each some rows of the picture (``_rows``): the same pixels on rank 0, None on the others."""
+        rows = self._rows(*_size_in_pixels(latents_BCTHW))
+        if rows:
+            return vae_parallel.on_first(self._decoded(latents_BCTHW, rows), in_pixels(rows))
+        return self.decode(latents_BCTHW) if vae_parallel.rank_here() == 0 else None
+
+    def _decoded(self, latents_BCTHW: Tensor, rows: list[int] | None) -> Tensor:
+        """Pixels, where ``rows`` are given this rank's."""
+        vae, (offset, scale) = self._part(Part.VAE), self._latent_statistics()
+        raw = latents_BCTHW.to(self.device, torch.float32) * scale + offset
+        with self._laid_out(*_size_in_pixels(latents_BCTHW), rows) as at_once:
+            own = vae_parallel.own_rows(raw, rows, dist.get_rank()) if rows else raw
+            pixels = vae_unchunked.decode(vae, own) if at_once else vae.decode(own, return_dict=False)[0]
+        return ((pixels + 1) / 2).clamp(0, 1)
+
+    def _rows(self, num_frames: int, height: int, width: int) -> list[int] | None:
+        """Rows of latents for each rank, where all work on one picture; None where a rank does for itself.
+
+        That is: where it is the only one, where ``tile`` asks for tiles, whose seams are then the same on any number of
+        ranks, where one has too little room for its share, and where there are fewer rows than ranks.
+        """
+        rows = vae_parallel.shares(height // SPATIAL, vae_parallel.ranks_here())
+        if len(rows) == 1 or min(rows) == 0 or self.tile:
+            return None
+        cramped = self.tile is None and self._too_large(num_frames, max(in_pixels(rows)), width)
+        return None if vae_parallel.any_rank(cramped, self.device) else rows
+
+    @contextmanager
+    def _laid_out(self, num_frames: int, height: int, width: int, rows: list[int] | None) -> Iterator[bool]:
+        """The VAE ready for pictures of a size, by ``rows``, in tiles or neither; and whether it takes a clip as a whole."""
+        vae = self._part(Part.VAE)
+        height = max(in_pixels(rows)) if rows else height
+        tile = self._too_large(num_frames, height, width) if self.tile is None and not rows else self.tile
+        vae.enable_tiling() if tile else vae.disable_tiling()
+        at_once = self._at_once(num_frames, height, width)
+        with (
+            vae_unchunked.whole_clips(vae) if at_once else nullcontext(),
+            vae_parallel.by_rows(vae, rows) if rows else nullcontext(),
+        ):
+            yield at_once
+
+    def _at_once(self, num_frames: int, height: int, width: int) -> bool:
+        """Whether a clip is so small, and the VAE so narrow, that it passes as a whole, which takes half the time."""
+        widest = 4 * self._part(Part.VAE).config.base_dim * num_frames * height * width
+        return num_frames > 1 and not self.tile and widest <= AT_ONCE_BYTES
+
+    def _too_large(self, num_frames: int, height: int, width: int) -> bool:
+        """Whether a GPU has too little room for a clip as a whole."""
+        return self.device.type == "cuda" and vae_bytes(num_frames, height, width) > free_gpu_bytes(self.device)
+
+    def _latent_statistics(self) -> tuple[Tensor, Tensor]:
+        config = self._part(Part.VAE).config
+        statistics = torch.tensor([config.latents_mean, config.latents_std], device=self.device)
+        return statistics[0].view(1, -1, 1, 1, 1), statistics[1].view(1, -1, 1, 1, 1)
+
+    @torch.no_grad()
+    def encode_text(self, prompts: list[str]) -> list[Tensor]:
+        """UMT5 features (n, D) of each prompt, cut at its true length (at most 512 tokens)."""
+        tokenizer, encoder = self._part(Part.TOKENIZER), self._part(Part.TEXT_ENCODER)
+        tokens = tokenizer(
+            [clean_prompt(prompt) for prompt in prompts],
+            padding="max_length",
+            max_length=TEXT_TOKENS,
+            truncation=True,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        mask = tokens.attention_mask.to(self.device)
+        features = encoder(tokens.input_ids.to(self.device), mask).last_hidden_state
+        return [f[:n] for f, n in zip(features, mask.sum(dim=1).tolist(), strict=True)]
+
+    @torch.no_grad()
+    def encode_image(self, image_HWC: np.ndarray, num_frames: int, together: bool = False) -> ImageCondition:
+        """What I2V is shown of a first frame (uint8, H and W multiples of 16): latents (16, T, h, w), tokens (257, D).
+
+        The VAE sees the whole clip [frame, mid-grey ...] (zeros in [-1, 1]; zero latents would be something else). CLIP
+        sees the frame squashed to 224x224 with torch's bicubic and no crop, as Wan's ``clip.py`` does; diffusers' own
+        processor (PIL, or torchvision where it is installed) antialiases, so its features differ slightly.
+        """
+        images = self.encode_images(pixels_to_range(image_HWC[None], self.device)[:, :, 0], num_frames, together)
+        return ImageCondition(images.latents[0], images.tokens[0])
+
+    @torch.no_grad()
+    def encode_images(self, frames_BCHW: Tensor, num_frames: int, together: bool = False) -> ImageCondition:
+        """``encode_image`` of a batch of first frames (B, 3, H, W) in [-1, 1]: latents (B, 16, T, h, w), tokens (B, 257, D)."""
+        clips = F.pad(frames_BCHW[:, :, None], (0, 0, 0, 0, 0, num_frames - 1))
+        return ImageCondition(self.encode_video(clips, together), self._image_tokens(frames_BCHW))
+
+    def _image_tokens(self, frame_BCHW: Tensor) -> Tensor:
+        encoder = self._part(Part.IMAGE_ENCODER)
+        size = encoder.config.image_size
+        squashed = F.interpolate(frame_BCHW, size=(size, size), mode="bicubic", align_corners=False) / 2 + 0.5
+        mean = torch.tensor(CLIP_MEAN, device=self.device).view(1, 3, 1, 1)
+        std = torch.tensor(CLIP_STD, device=self.device).view(1, 3, 1, 1)
+        tokens: Tensor = encoder((squashed - mean) / std, output_hidden_states=True).hidden_states[-2]
+        return tokens
+
+
+def _size_in_pixels(latents_BCTHW: Tensor) -> tuple[int, int, int]:
+    """Frames, height and width of the clip that latents are of."""
+    frames, height, width = latents_BCTHW.shape[2:]
+    return TEMPORAL * (frames - 1) + 1, SPATIAL * height, SPATIAL * width
+
+
+def in_pixels(rows: list[int]) -> list[int]:
+    """Rows of pixels that so many rows of latents each are of."""
+    return [SPATIAL * count for count in rows]
+
+
+def _on_this_machine(source: str, revision: str, part: Part, cache: Path) -> Path:
+    """The directory or file that holds ``part``, fetched where it has to be."""
+    if not is_model_source(source):
+        raise ModelError(
+            f"model source {source!r} is neither a directory, a file, nor a hub repository owner/name "
+            f"nor {' or '.join(EMBEDDED)}"
+        )
+    if source in EMBEDDED:
+        from cinelora.families.wan import embedded  # pulls in the pipelines; only the embedded model needs it
+
+        return embedded.embedded(source.removeprefix("embedded:tiny-"), cache)
+    return Path(source) if Path(source).exists() else _fetch(source, revision, part)
+
+
+def _fetch(repository: str, revision: str, part: Part) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=_patterns(part)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise ModelError(
+            f"cannot fetch {part} of {repository}@{revision} from the hub: {_first_line(error)}; "
+            "give a local directory or file with model.t2v=<path> or model.i2v=<path> instead"
+        ) from error
+
+
+def _patterns(part: Part) -> list[str]:
+    """What a part is called in a repository of diffusers' layout, or of Wan's own."""
+    diffusers = [f"{part}/*.json", f"{part}/*.safetensors", f"{part}/*.model", f"{part}/*.txt"]
+    match part:
+        case Part.TRANSFORMER:
+            return [*diffusers, "model_index.json", "config.json", f"{WAN_SHARDS}*.safetensors", f"{WAN_SHARDS}*.json"]
+        case Part.TOKENIZER:
+            return [*diffusers, f"{WAN_TOKENIZER}/*.json", f"{WAN_TOKENIZER}/*.model"]
+    return [*diffusers, f"{WAN_FILES[part]}.safetensors", f"{WAN_FILES[part]}.pth"]
+
+
+def _fingerprint(files: Iterable[Path], blocks: int = 64, block_size: int = 65536) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size};".encode())
+        with path.open("rb") as file:
+            if size <= blocks * block_size:
+                digest.update(file.read())
+            else:
+                for i in range(blocks):
+                    file.seek(i * (size - block_size) // (blocks - 1))
+                    digest.update(file.read(block_size))
+    return digest.hexdigest()[:12]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,437 @@
+"""What lies on disk, and which part of a Wan2.1 it is: said before anything is loaded.
+
+Enters: a path that the user named (a checkpoint directory in diffusers' or Wan's own layout, a part's folder, one
+file). Leaves: the files of each part, or a sentence that says what is missing or what the thing really is. It reads
+names, JSON and the headers of safetensors files, never a weight, and it needs no torch.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cinelora.config.schema import ModelConfig
+from cinelora.errors import CineloraError, ModelError
+from cinelora.geometry import CHANNELS, LATENT_CHANNELS
+from cinelora.io.atomic import read_json
+from cinelora.io.tensor_files import read_header
+
+
+class Part(StrEnum):
+    """The parts of a checkpoint, by the names of diffusers' folders."""
+
+    TRANSFORMER = "transformer"
+    VAE = "vae"
+    TEXT_ENCODER = "text_encoder"
+    TOKENIZER = "tokenizer"
+    IMAGE_ENCODER = "image_encoder"
+
+
+WAN_FILES = {
+    Part.VAE: "Wan2.1_VAE",
+    Part.TEXT_ENCODER: "models_t5_umt5-xxl-enc-bf16",
+    Part.IMAGE_ENCODER: "models_clip_open-clip-xlm-roberta-large-vit-huge-14",
+}
+"""File names, less their ending, of the parts in Wan's own checkpoint directories."""
+WAN_TOKENIZER = Path("google", "umt5-xxl")
+WAN_SHARDS = "diffusion_pytorch_model"
+PREFIXES = ("model.diffusion_model.", "diffusion_model.")
+"""What single-file checkpoints put before the names of a transformer's tensors."""
+FP8 = {"F8_E4M3": "fp8 e4m3", "F8_E5M2": "fp8 e5m2"}
+_KIND_WORDS = {"t2v": "text-to-video", "i2v": "image-to-video"}
+_FORM = re.compile(
+    r"(?P<stem>.+?)(?:\.(?P<variant>bf16|fp16|fp32))?(?P<shard>-(?P<number>\d{5})-of-(?P<total>\d{5}))?"
+    r"(?:\.(?P<late>bf16|fp16|fp32))?\.safetensors"
+)
+_VARIANTS = ("", "fp32", "bf16", "fp16")
+"""Which of several precisions is taken, first to last; the one without a name is what the authors publish."""
+_TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A part as it lies on disk: ``weights`` hold tensors, ``config`` its shape where a file says it."""
+
+    part: Part
+    folder: Path
+    weights: tuple[Path, ...] = ()
+    config: Path | None = None
+    variant: str = ""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file whose content decides what the part is."""
+        if not self.weights:
+            return tuple(sorted(path for path in self.folder.iterdir() if path.is_file()))
+        return tuple(sorted({*self.weights, *([self.config] if self.config else [])}))
+
+
+# -- where a part lies -------------------------------------------------------------------------------------------------
+
+
+def locate(part: Part, source: Path) -> Found:
+    """The files of ``part`` in a directory of any layout, or in the one file that ``source`` is.
+
+    Raises ``ModelError`` saying what is missing.
+    """
+    if source.is_file():
+        return _single_file(part, source)
+    if (source / part).is_dir():
+        return _part_folder(part, source / part)
+    if _is_wan_directory(source):
+        return _wan_part(part, source)
+    if _is_folder_of(part, source):
+        return _part_folder(part, source)
+    raise ModelError(f"no folder {part}/")
+
+
+def _single_file(part: Part, path: Path) -> Found:
+    if part is Part.TOKENIZER:
+        if path.name not in _TOKENIZER_FILES:
+            raise ModelError(f"not in {path.name}: give model.tokenizer=<folder with tokenizer.json>")
+        return Found(part, path.parent)
+    if path.suffix == ".safetensors":
+        thing = identify(name for name in read_header(path) if name != "__metadata__")
+        if part is not Part.TRANSFORMER and thing and thing.part is Part.TRANSFORMER:
+            raise ModelError(f"not in {path.name}, which is the transformer alone: give model.{part}=<file or folder>")
+        if shard := _FORM.fullmatch(path.name).group("shard"):  # type: ignore[union-attr]  # the form takes any such name
+            raise ModelError(f"{path.name} is one shard ({shard[1:]}) of several: give their folder")
+        return Found(part, path.parent, (path,))
+    if path.suffix == ".pth" and part in WAN_FILES:
+        return Found(part, path.parent, (_plain_pickle(path),))
+    if path.suffix == ".gguf":
+        raise ModelError(f"{path.name} is a GGUF file, which is not read here: give the model as .safetensors")
+    raise ModelError(f"{path.name} is no .safetensors file; pickled weights are never loaded")
+
+
+def _part_folder(part: Part, folder: Path) -> Found:
+    if part is Part.TOKENIZER:
+        if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+            raise ModelError(f"none of {', '.join(_TOKENIZER_FILES)} in {folder.name}/")
+        return Found(part, folder)
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ModelError(f"no config.json in {folder.name}/")
+    facts(config)  # a damaged one is named now
+    weights, variant = _weight_files(folder)
+    return Found(part, folder, weights, config, variant)
+
+
+def _is_wan_directory(folder: Path) -> bool:
+    """Whether a directory is as Wan's authors publish it: a ``WanModel`` at its top, or the files of their names."""
+    named = any((folder / f"{name}{end}").exists() for name in WAN_FILES.values() for end in (".pth", ".safetensors"))
+    named |= (folder / WAN_TOKENIZER).is_dir()  # the hub may have given that part alone
+    return named or _class_name(folder / "config.json").endswith("WanModel")
+
+
+def _wan_part(part: Part, folder: Path) -> Found:
+    if part is Part.TOKENIZER:
+        if not (folder / WAN_TOKENIZER).is_dir():
+            raise ModelError(f"no folder {WAN_TOKENIZER}/")
+        return _part_folder(part, folder / WAN_TOKENIZER)
+    if part is Part.TRANSFORMER:
+        config = folder / "config.json"
+        weights, variant = _weight_files(folder, WAN_SHARDS)
+        return Found(part, folder, weights, config if config.is_file() else None, variant)
+    for path in (folder / f"{WAN_FILES[part]}{end}" for end in (".safetensors", ".pth")):
+        if path.is_file():
+            return Found(part, folder, (path if path.suffix == ".safetensors" else _plain_pickle(path),))
+    raise ModelError(f"no {WAN_FILES[part]}.pth, nor .safetensors of that name")
+
+
+def _is_folder_of(part: Part, folder: Path) -> bool:
+    """Whether a directory is the folder of this one part: what its ``config.json`` says it is."""
+    if part is Part.TOKENIZER:
+        return any((folder / name).is_file() for name in _TOKENIZER_FILES)
+    classes = {
+        Part.TRANSFORMER: "WanTransformer3DModel",
+        Part.VAE: "AutoencoderKLWan",
+        Part.TEXT_ENCODER: "UMT5",
+        Part.IMAGE_ENCODER: "CLIP",
+    }
+    return _class_name(folder / "config.json").startswith(classes[part])
+
+
+def _class_name(config: Path) -> str:
+    if not config.is_file():
+        return ""
+    settings = facts(config)  # of any project: nothing has to be in it
+    return str(settings.get("_class_name") or (settings.get("architectures") or [""])[0])
+
+
+def _plain_pickle(path: Path) -> Path:
+    """A ``.pth`` in torch's zip form, which can be read as tensors alone; see ADR 10."""
+    if not zipfile.is_zipfile(path):
+        raise ModelError(f"{path.name} is damaged, cut short, or older than torch's zip form: fetch it again")
+    return path
+
+
+def _weight_files(folder: Path, stem: str | None = None) -> tuple[tuple[Path, ...], str]:
+    """The safetensors of a folder and the precision in their names; raises ``ModelError`` naming the missing shards."""
+    sets = {key: names for key, names in _weight_sets(folder).items() if stem in (None, key.stem)}
+    if not sets:
+        pickles = [path.name for path in folder.glob("*.bin")] + [path.name for path in folder.glob("*.pt")]
+        pickled = f" but {pickles[0]}" if pickles else ""
+        raise ModelError(f"no .safetensors file{pickled} in {folder.name}/; pickled weights are never loaded")
+    known = [key for key in sets if key.stem in (WAN_SHARDS, "model")] or list(sets)
+    ranked = sorted(known, key=lambda key: (_VARIANTS.index(key.variant), key.total))
+    if len(stems := {key.stem for key in ranked}) > 1:
+        raise ModelError(f"several checkpoints in {folder.name}/: {', '.join(sorted(stems))}")
+    missing = {key: sorted(name for name in sets[key] if not (folder / name).is_file()) for key in ranked}
+    key = next((key for key in ranked if not missing[key]), ranked[0])
+    if missing[key]:
+        shown = ", ".join(missing[key][:3]) + (", ..." if len(missing[key]) > 3 else "")
+        raise ModelError(f"{len(missing[key])} of {len(sets[key])} shards missing ({shown})")
+    return tuple(folder / name for name in sorted(sets[key])), key.variant
+
+
+class _Set(NamedTuple):
+    """Files that belong together: their precision, the beginning of their names, and their number where it is said."""
+
+    variant: str
+    stem: str
+    total: str
+
+
+def _weight_sets(folder: Path) -> dict[_Set, set[str]]:
+    """File names by set: those there are, and those that an index or a shard's own name promises."""
+    sets: dict[_Set, set[str]] = {}
+    promised = [name for index in folder.glob("*.safetensors.index*.json") for name in _promised(index)]
+    for name in {*promised, *(path.name for path in folder.glob("*.safetensors"))}:
+        form = _FORM.fullmatch(name)
+        if form is None or "/" in name:
+            raise ModelError(f"an index in {folder.name}/ names {name!r}, which is no file beside it")
+        key = _Set(form["variant"] or form["late"] or "", form["stem"], form["total"] or "")
+        sets.setdefault(key, set()).update(_siblings(name, form))
+    return sets
+
+
+def _promised(index: Path) -> set[str]:
+    table = read_json(index)
+    if not isinstance(table, dict) or not isinstance(table.get("weight_map"), dict):
+        raise ModelError(f"{index.name} is no index of shards")
+    return set(map(str, table["weight_map"].values()))
+
+
+def _siblings(name: str, form: re.Match[str]) -> set[str]:
+    """All shards of the count that a shard's name carries."""
+    if form["shard"] is None:
+        return {name}
+    return {
+        name.replace(form["shard"], f"-{number:05d}-of-{form['total']}") for number in range(1, int(form["total"]) + 1)
+    }
+
+
+# -- what it is --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Thing:
+    """What a set of tensor names belongs to, in words; ``part`` where it is a part that this project loads."""
+
+    words: str
+    test: Callable[[frozenset[str]], bool]
+    part: Part | None = None
+
+
+def _has(*beginnings: str) -> Callable[[frozenset[str]], bool]:
+    """A test for names: each beginning must occur."""
+    return lambda names: all(any(name.startswith(start) for name in names) for start in beginnings)
+
+
+def _is_lora(names: frozenset[str]) -> bool:
+    return any(re.search(r"\.(lora_[AB]|lora_down|lora_up|hada_w1_a|lokr_w1)\b|^lora_unet_", name) for name in names)
+
+
+def _is_t5_without_own_bias(names: frozenset[str]) -> bool:
+    second = "encoder.block.1.layer.0.SelfAttention."
+    return f"{second}q.weight" in names and f"{second}relative_attention_bias.weight" not in names
+
+
+THINGS = (
+    Thing("a LoRA adapter and no base model: give it as ckpt= or adapter=", _is_lora),
+    Thing("a Wan VACE checkpoint, whose control blocks are not in this version", _has("vace_")),
+    Thing("a Wan-Animate checkpoint, whose face and motion encoders are not in this version", _has("face_adapter.")),
+    Thing("a Wan S2V checkpoint, whose audio blocks are not in this version", _has("audio_injector.")),
+    Thing("a first-and-last-frame (FLF2V) checkpoint of Wan, not image-to-video", _has("img_emb.emb_pos")),
+    Thing(
+        "a first-and-last-frame (FLF2V) checkpoint of Wan, not image-to-video",
+        _has("condition_embedder.image_embedder.pos_embed"),
+    ),
+    Thing("a Wan Fun camera checkpoint, whose control adapter is not in this version", _has("control_adapter.")),
+    Thing("a Wan transformer", _has("patch_embedding.weight", "blocks.0."), Part.TRANSFORMER),
+    Thing("the VAE of Wan2.2, of 48 latent channels where Wan2.1 has 16", _has("decoder.upsamples.0.upsamples.")),
+    Thing("a Wan VAE", _has("decoder.middle.0.residual.0.gamma"), Part.VAE),
+    Thing("a Wan VAE", _has("decoder.mid_block.resnets.0.norm1.gamma"), Part.VAE),
+    Thing("a T5 text encoder, where Wan reads UMT5", _is_t5_without_own_bias),
+    Thing("a UMT5 text encoder", _has("token_embedding.weight", "blocks.0.attn.q."), Part.TEXT_ENCODER),
+    Thing("a UMT5 text encoder", _has("encoder.block.0.layer.0.SelfAttention."), Part.TEXT_ENCODER),
+    Thing("a CLIP image encoder", _has("visual.transformer.0.attn.to_qkv."), Part.IMAGE_ENCODER),
+    Thing("a CLIP image encoder", _has("vision_model.encoder.layers.0."), Part.IMAGE_ENCODER),
+    Thing("a CLIP image encoder", _has("pre_layrnorm.", "encoder.layers.0."), Part.IMAGE_ENCODER),
+    Thing("an LTX-Video checkpoint and no Wan", _has("patchify_proj.")),
+    Thing("an LTX-Video checkpoint and no Wan", _has("transformer_blocks.0.", "caption_projection.", "proj_in.")),
+    Thing("a HunyuanVideo checkpoint and no Wan", _has("double_blocks.0.", "txt_in.individual_token_refiner.")),
+    Thing("a HunyuanVideo checkpoint and no Wan", _has("context_embedder.token_refiner.")),
+    Thing("a Flux checkpoint and no Wan", _has("double_blocks.0.")),
+    Thing("a Flux checkpoint and no Wan", _has("single_transformer_blocks.0.")),
+    Thing("a CogVideoX checkpoint and no Wan", _has("transformer_blocks.0.", "patch_embed.")),
+    Thing("a Stable Diffusion UNet and no Wan", _has("input_blocks.0.")),
+    Thing("an image VAE and no Wan VAE", _has("decoder.mid_block.resnets.0.norm1.weight")),
+)
+"""What files are, in the order they are tried; Wan's derivatives come before Wan, whose names they also hold."""
+
+
+def bare(name: str) -> str:
+    """A tensor's name without the prefix of single-file checkpoints."""
+    return next((name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)), name)
+
+
+def identify(names: Iterable[str]) -> Thing | None:
+    """What tensors of these names belong to, or None where that is not known."""
+    held = frozenset(map(bare, names))
+    return next((thing for thing in THINGS if thing.test(held)), None)
+
+
+def refuse_other_part(part: Part, names: Iterable[str]) -> None:
+    """Raise ``ModelError`` where tensors of these names are not those of ``part``, saying what they are."""
+    names = list(names)
+    thing = identify(names)
+    if thing is None:
+        some = ", ".join(sorted(names)[:2]) or "nothing"
+        raise ModelError(f"no {part} of Wan that is known here (it holds {some})")
+    if thing.part is not part:
+        raise ModelError(f"this is {thing.words}")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The size of a transformer, read off the shapes of its tensors."""
+
+    in_channels: int
+    hidden_size: int
+    num_layers: int
+    takes_image: bool
+
+
+def transformer_shape(shapes: dict[str, tuple[int, ...]]) -> Shape:
+    """The size of the transformer whose tensors have these shapes, in diffusers' names or in Wan's."""
+    shapes = {bare(name): shape for name, shape in shapes.items()}
+    hidden, channels = shapes["patch_embedding.weight"][:2]
+    blocks = {int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")}
+    image = any(name.startswith(("img_emb.", "condition_embedder.image_embedder.")) for name in shapes)
+    return Shape(channels, hidden, max(blocks) + 1, image)
+
+
+def refuse_other_transformer(shape: Shape, kind: str, model: ModelConfig | None) -> None:
+    """Raise ``ModelError`` where a transformer is of another kind or size than is asked for."""
+    wanted = CHANNELS[kind]
+    if shape.in_channels == CHANNELS["i2v"] and not shape.takes_image:
+        raise ModelError("this is an expert of Wan2.2 I2V (36 channels, no image tokens), not Wan2.1")
+    if shape.in_channels not in CHANNELS.values():
+        size = "Wan2.2 TI2V-5B" if shape.hidden_size == 3072 else "another Wan, such as Fun Control or Inpaint"
+        raise ModelError(f"its first layer takes {shape.in_channels} channels, {kind} of Wan2.1 {wanted}: {size}")
+    if shape.in_channels != wanted:
+        other = "i2v" if kind == "t2v" else "t2v"
+        raise ModelError(
+            f"this is the {_KIND_WORDS[other]} transformer: its first layer takes {shape.in_channels} channels, "
+            f"{_KIND_WORDS[kind]} takes {wanted}; give it as model.{other}"
+        )
+    if model and (shape.num_layers, shape.hidden_size) != (model.num_layers, model.hidden_size):
+        raise ModelError(
+            f"it has {shape.num_layers} blocks of width {shape.hidden_size}, model={model.name} has {model.num_layers} "
+            f"of width {model.hidden_size}: choose the model that it is"
+        )
+
+
+# -- a whole model, before it is loaded --------------------------------------------------------------------------------
+
+
+def source_of(model: ModelConfig, kind: str, part: Part) -> str | None:
+    """Where a part is to come from: its own setting, or the checkpoint of ``kind``; None = drawn at random."""
+    own = {
+        Part.VAE: model.vae,
+        Part.TEXT_ENCODER: model.text_encoder,
+        Part.TOKENIZER: model.tokenizer,
+        Part.IMAGE_ENCODER: model.image_encoder,
+    }.get(part)
+    return own or (None if model.weights == "random" else model.t2v if kind == "t2v" else model.i2v)
+
+
+def survey(model: ModelConfig, kind: str, parts: Iterable[Part]) -> list[str]:
+    """Look at every part that lies on this machine; what there is to say about them, a line each.
+
+    Parts that are on the hub, embedded or random are not looked at. Raises ``ModelError``, one sentence that lists each
+    part with what was found and what is missing.
+    """
+    lines: list[str] = []
+    verdicts: dict[str, str] = {}
+    for part in parts:
+        source = source_of(model, kind, part)
+        if source is None or not Path(source).exists():
+            continue
+        try:
+            lines += inspect(part, Path(source), kind, model)
+            verdicts[part] = "ok"
+        except CineloraError as error:
+            verdicts[part] = str(error)
+    if any(verdict != "ok" for verdict in verdicts.values()):
+        raise ModelError("; ".join(f"{part}: {verdict}" for part, verdict in verdicts.items()))
+    return lines
+
+
+def inspect(part: Part, source: Path, kind: str, model: ModelConfig | None = None) -> list[str]:
+    """Look at one part of a directory or file; lines to print, such as that fp8 weights are widened.
+
+    Raises ``ModelError`` (or ``FileError`` for a damaged file) with what is wrong.
+    """
+    if part is Part.TRANSFORMER:
+        _refuse_two_experts(source)
+    found = locate(part, source)
+    lines = [f"{part}: the .{found.variant} weights of {found.folder}"] if found.variant else []
+    if part is Part.TOKENIZER:
+        return lines
+    if found.weights[0].suffix == ".pth":
+        return [f"{part}: {found.weights[0].name} is a pickle, of which tensors alone are read"]
+    headers = [read_header(path) for path in found.weights]
+    entries = {name: entry for header in headers for name, entry in header.items() if name != "__metadata__"}
+    shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
+    refuse_other_part(part, shapes)
+    if part is Part.TRANSFORMER:
+        refuse_other_transformer(transformer_shape(shapes), kind, model)
+    if part is Part.VAE:
+        refuse_other_vae(shapes)
+    if kinds := {FP8[entry["dtype"]] for entry in entries.values() if entry["dtype"] in FP8}:
+        scaled = " with scales" if any(name.endswith(("scale_weight", "weight_scale")) for name in entries) else ""
+        dtype = model.dtype if model else "the dtype of the run"
+        lines.append(f"{part}: {' and '.join(sorted(kinds))} weights{scaled} are widened to {dtype} as they are loaded")
+    return lines
+
+
+def refuse_other_vae(shapes: dict[str, tuple[int, ...]]) -> None:
+    """Raise ``ModelError`` where a VAE has other latents than Wan2.1's."""
+    channels = next(shapes[name][0] for name in ("post_quant_conv.weight", "conv2.weight") if name in shapes)
+    if channels != LATENT_CHANNELS:
+        raise ModelError(f"this VAE has {channels} latent channels, Wan2.1's has {LATENT_CHANNELS}")
+
+
+def _refuse_two_experts(source: Path) -> None:
+    for folder in ("transformer_2", "high_noise_model", "low_noise_model"):
+        if (source / folder).is_dir():
+            raise ModelError(f"this is a Wan2.2 checkpoint (it has {folder}/), and this version knows Wan2.1")
+    index = source / "model_index.json"
+    if index.is_file() and (read_json(index).get("transformer_2") or [None])[0]:
+        raise ModelError("this is a Wan2.2 checkpoint (of two transformers), and this version knows Wan2.1")
+
+
+def facts(path: Path | None) -> dict[str, Any]:
+    """The settings in a ``config.json``, none where there is no file; raises ``FileError`` or ``ModelError``."""
+    settings = read_json(path) if path else {}
+    if not isinstance(settings, dict):
+        raise ModelError(f"{path} is no table of settings")
+    return settings

@@ -1,0 +1,503 @@
+"""Tensors from disk, or from a random source, into a module: one by one, straight to the device they are for.
+
+Enters: the files of a part (``checkpoints.Found``), a device and a dtype. Leaves: a frozen module in eval mode. At no
+time is more on the host than the module itself (where it is to live there) and one tensor. What stays on the CPU as it is
+stored is mapped, so that processes share it, where it lies at a multiple of 64 bytes: elsewhere torch's kernels would sum
+in another order. All else is read, because mapped pages count beside their copies (ADR 15). It knows names and shapes, and
+not what the parts are for.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers, convert_wan_vae_to_diffusers
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
+
+from cinelora.errors import ModelError
+from cinelora.families.wan.checkpoint_layouts import Found, Part, bare, facts, refuse_other_part, refuse_other_vae
+from cinelora.io.tensor_files import read_header
+from cinelora.memory.weight_sharding import Shares
+from cinelora.nn.fp8 import FP8, Fp8Linear, fp8_layers, swap_linears
+
+Shapes = dict[str, tuple[int, ...]]
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+}
+HEAD_DIM = 128
+"""Channels of an attention head of every published Wan; shapes alone do not say it."""
+CLIP_HEADS = 16
+"""Heads of the ViT-H that Wan reads images with, likewise. Source: Wan2.1 ``clip.py``."""
+ALIGNMENT = 64
+"""Bytes: torch's own tensors begin at multiples of it, and its CPU kernels sum in another order elsewhere."""
+_SCALES = (".scale_weight", ".weight_scale")
+_EXTRAS = re.compile(
+    r"scaled_fp8|spiece_model|log_scale|logit_scale|visual\.head|(textual|text_model|decoder\.block|lm_head|visual_projection"
+    r"|text_projection)\..*|.*(position_ids|scale_input|input_scale|scale_weight|weight_scale|comfy_quant)"
+)
+"""Names in the files of the encoders, or of fp8 checkpoints, that are not of the modules built here."""
+
+
+# -- tensors on disk ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file: known by shape and dtype, and read, or mapped where it can be, when it is asked for."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+    map: Callable[[], Tensor] | None = None
+
+
+def stored_tensors(files: Iterable[Path]) -> dict[str, Stored]:
+    """Everything in safetensors or ``.pth`` files, without their prefix; raises ``FileError`` or ``ModelError``."""
+    found: dict[str, Stored] = {}
+    for path in files:
+        entries = _in_pickle(path) if path.suffix == ".pth" else _in_safetensors(path)
+        found |= {bare(name): entry for name, entry in entries}
+    return found
+
+
+def _in_safetensors(path: Path) -> Iterator[tuple[str, Stored]]:
+    header = read_header(path)
+    with path.open("rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] not in DTYPES:
+            raise ModelError(f"{path.name} holds {name} as {entry['dtype']}, which is not read here")
+        dtype, shape, (first, last) = DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
+        place = (path, start + first, last - first, dtype, shape)
+        # a copy on writing: whoever changes the weights, as merging an adapter does, has pages of its own
+        mapped = _mapper(*place) if (start + first) % ALIGNMENT == 0 < last - first else None
+        yield name, Stored(shape, dtype, _reader(*place), mapped)
+
+
+def _reader(path: Path, offset: int, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Callable[[], Tensor]:
+    def read() -> Tensor:
+        content = torch.empty(size, dtype=torch.uint8)
+        view = content.numpy().data
+        with path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            while view:  # the kernel gives at most 2 GiB at a time
+                taken = file.readinto(view)
+                if not taken:
+                    raise ModelError(f"{path} became shorter while it was read")
+                view = view[taken:]
+        return content.view(dtype).reshape(shape)
+
+    return read
+
+
+def _mapper(path: Path, offset: int, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Callable[[], Tensor]:
+    def mapped() -> Tensor:
+        if os.path.getsize(path) < offset + size:
+            raise ModelError(f"{path} became shorter while it was read")
+        content = np.memmap(path, np.uint8, "c", offset, (size,))
+        return torch.from_numpy(content).view(dtype).reshape(shape)
+
+    return mapped
+
+
+def _in_pickle(path: Path) -> Iterator[tuple[str, Stored]]:
+    """Tensors of a ``.pth``, by torch's unpickler that knows tensors alone; the file is mapped, so nothing is read yet."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # the unpickler's refusals and damage come as errors of several families
+        raise ModelError(
+            f"{path.name} cannot be read as tensors alone, and nothing else is ever unpickled: give the part as "
+            ".safetensors"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise ModelError(f"{path.name} is no table of tensors: give the part as .safetensors")
+    for name, tensor in state.items():
+        yield name, Stored(tuple(tensor.shape), tensor.dtype, lambda tensor=tensor: tensor)  # type: ignore[misc]
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a module's tensor comes from: a stored one, or the ``third`` (0, 1, 2) of one that holds q, k and v."""
+
+    name: str
+    third: int | None = None
+
+
+def origins(part: Part, names: Iterable[str]) -> dict[str, Origin]:
+    """Module's name -> where it is stored, for tensors named as diffusers and transformers do, or as Wan's own code does."""
+    names = [name for name in names if not _EXTRAS.fullmatch(name)]
+    match part:
+        case Part.TRANSFORMER if any(".self_attn." in name for name in names):
+            return _renamed(convert_wan_transformer_to_diffusers({name: name for name in names}))
+        case Part.VAE if any(name.startswith("decoder.middle.") for name in names):
+            return _renamed(convert_wan_vae_to_diffusers({name: name for name in names}))
+        case Part.TEXT_ENCODER:
+            return _text_names(names)
+        case Part.IMAGE_ENCODER:
+            return _image_names(names)
+    return {name: Origin(name) for name in names}
+
+
+def _renamed(table: dict[str, str]) -> dict[str, Origin]:
+    return {name: Origin(old) for name, old in table.items()}
+
+
+_WAN_TEXT = {
+    "norm1": "layer.0.layer_norm",
+    "attn": "layer.0.SelfAttention",
+    "pos_embedding.embedding": "layer.0.SelfAttention.relative_attention_bias",
+    "norm2": "layer.1.layer_norm",
+    "ffn.gate.0": "layer.1.DenseReluDense.wi_0",
+    "ffn.fc1": "layer.1.DenseReluDense.wi_1",
+    "ffn.fc2": "layer.1.DenseReluDense.wo",
+}
+"""Inside a block: Wan's ``t5.py`` -> transformers; ``gate`` is what passes through the GELU, as ``wi_0`` is."""
+
+
+def _text_names(names: list[str]) -> dict[str, Origin]:
+    def theirs(name: str) -> str:
+        if name in ("token_embedding.weight", "encoder.embed_tokens.weight"):
+            return "shared.weight"
+        if name == "norm.weight":
+            return "encoder.final_layer_norm.weight"
+        if form := re.fullmatch(r"blocks\.(\d+)\.(.+?)((?:\.[qkvo])?\.weight)", name):
+            return f"encoder.block.{form[1]}.{_WAN_TEXT.get(form[2], form[2])}{form[3]}"
+        return name
+
+    return {theirs(name): Origin(name) for name in names}
+
+
+_WAN_IMAGE = {
+    "norm1": "layer_norm1",
+    "attn.proj": "self_attn.out_proj",
+    "norm2": "layer_norm2",
+    "mlp.0": "mlp.fc1",
+    "mlp.2": "mlp.fc2",
+}
+_WAN_IMAGE_ENDS = {
+    "visual.cls_embedding": "embeddings.class_embedding",
+    "visual.patch_embedding.weight": "embeddings.patch_embedding.weight",
+    "visual.pos_embedding": "embeddings.position_embedding.weight",
+    "visual.pre_norm": "pre_layrnorm",
+    "visual.post_norm": "post_layernorm",
+}
+"""Wan's ``clip.py`` -> transformers (which spells it so)."""
+
+
+def _image_names(names: list[str]) -> dict[str, Origin]:
+    found: dict[str, Origin] = {}
+    for name in names:
+        module, _, kind = name.rpartition(".")
+        form = re.fullmatch(r"visual\.transformer\.(\d+)\.(.+)", module)
+        if form and form[2] == "attn.to_qkv":
+            for third, letter in enumerate("qkv"):
+                found[f"encoder.layers.{form[1]}.self_attn.{letter}_proj.{kind}"] = Origin(name, third)
+        elif form:
+            found[f"encoder.layers.{form[1]}.{_WAN_IMAGE.get(form[2], form[2])}.{kind}"] = Origin(name)
+        elif module in _WAN_IMAGE_ENDS:
+            found[f"{_WAN_IMAGE_ENDS[module]}.{kind}"] = Origin(name)
+        else:
+            found[_WAN_IMAGE_ENDS.get(name, name.removeprefix("vision_model."))] = Origin(name)
+    return found
+
+
+# -- modules -----------------------------------------------------------------------------------------------------------
+
+
+def load_part(
+    found: Found,
+    device: torch.device,
+    dtype: torch.dtype,
+    num_heads: int | None = None,
+    fp8: bool = False,
+    on_host: int = 0,
+    shares: Shares | None = None,
+) -> nn.Module:
+    """The part as a frozen module on ``device``; ``num_heads`` is the transformer's, where no ``config.json`` says it.
+
+    With ``fp8`` the linear layers of a transformer's blocks are ``Fp8Linear``, each filled as it is read. The matrices of
+    its first ``on_host`` blocks go back to the host one by one; with ``shares`` this rank keeps its pieces of all of them, and
+    reads only what it has a part of.
+
+    Raises ``ModelError`` or ``FileError``, before a tensor is read, where names or shapes are not those of the part.
+    """
+    stored = stored_tensors(found.weights)
+    refuse_other_part(found.part, stored)
+    if found.part is Part.VAE:
+        refuse_other_vae({name: entry.shape for name, entry in stored.items()})
+    sources = origins(found.part, stored)
+    shapes = {name: _shape(stored, origin) for name, origin in sources.items()}
+    module = empty_module(found.part, _settings(found, shapes, num_heads), fp8)
+    sources = _as_spelt(module, sources)
+    _refuse_misfit(module, sources, stored)
+    _lay_out(module, dtype, device, shares)
+    for name, parameter in _to_fill(module):
+        tensor = None
+        if not shares or fp8 or shares.has_part_of(name):  # scales of fp8 are every rank's
+            tensor = _read(stored, sources[name], device, _dtype_of(module, name, dtype)).reshape(parameter.shape)
+        _place(module, name, tensor, on_host, shares)
+    return _finished(module, device)
+
+
+def _lay_out(module: nn.Module, dtype: torch.dtype, device: torch.device, shares: Shares | None) -> None:
+    """Find a place in the ranks' pieces for each parameter, by what its values will be held in."""
+    if shares:
+        dtypes = {name: _dtype_of(module, name, dtype) for name, _ in module.named_parameters()}
+        shares.lay_out(module, dtypes | {f"{name}.weight": FP8 for name, _ in fp8_layers(module)}, device)
+
+
+def _shape(stored: dict[str, Stored], origin: Origin) -> tuple[int, ...]:
+    first, *rest = stored[origin.name].shape or (1,)
+    return (first if origin.third is None else first // 3, *rest)
+
+
+def empty_module(part: Part, settings: dict[str, Any], fp8: bool = False) -> nn.Module:
+    """The part's module with its parameters on the meta device: a shape without memory."""
+    with init_empty_weights():
+        match part:
+            case Part.TRANSFORMER:
+                module = WanTransformer3DModel.from_config(settings)
+            case Part.VAE:
+                module = AutoencoderKLWan.from_config(settings)
+            case Part.TEXT_ENCODER:
+                module = UMT5EncoderModel(UMT5Config.from_dict(settings))
+            case Part.IMAGE_ENCODER:
+                module = CLIPVisionModel(CLIPVisionConfig.from_dict(settings))
+            case _:
+                raise AssertionError(f"{part} has no tensors")
+    if fp8:
+        swap_linears(module.blocks)
+    return module  # type: ignore[no-any-return]
+
+
+def _to_fill(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    # the embedding of UMT5 is registered twice; its second name is tied to the first once all is in place. Scales of fp8
+    # come with their weights
+    made = {"encoder.embed_tokens.weight"} | {f"{name}.scale" for name, _ in fp8_layers(module)}
+    return [entry for entry in module.named_parameters() if entry[0] not in made]
+
+
+def _as_spelt(module: nn.Module, sources: dict[str, Origin]) -> dict[str, Origin]:
+    """``sources`` under the names of this version of transformers, some of which put CLIP's behind ``vision_model.``."""
+    if any(name.startswith("vision_model.") for name, _ in module.named_parameters()):
+        return {f"vision_model.{name}": origin for name, origin in sources.items()}
+    return sources
+
+
+def _refuse_misfit(module: nn.Module, sources: dict[str, Origin], stored: dict[str, Stored]) -> None:
+    wanted = {name: tuple(parameter.shape) for name, parameter in _to_fill(module)}
+    if missing := sorted(wanted.keys() - sources.keys()):
+        raise ModelError(f"{len(missing)} of {len(wanted)} tensors are missing, such as {missing[0]}")
+    if strange := sorted(origin.name for name, origin in sources.items() if name not in wanted):
+        raise ModelError(f"it holds {len(strange)} tensors that Wan2.1 has not, such as {strange[0]}")
+    for name, shape in wanted.items():
+        found = _shape(stored, sources[name])
+        if math.prod(found) != math.prod(shape):
+            raise ModelError(f"{sources[name].name} has the shape {list(found)} where {list(shape)} is wanted")
+
+
+def _read(stored: dict[str, Stored], origin: Origin, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """One tensor on ``device`` in ``dtype``; fp8 is multiplied with its scale in float32, where it has one."""
+    entry = stored[origin.name]
+    if entry.map and device.type == "cpu" and entry.dtype == dtype and origin.third is None:
+        return entry.map()
+    tensor = entry.read()
+    if origin.third is not None:
+        tensor = tensor.chunk(3)[origin.third].clone()  # a view would keep all three
+    scale = next((stored[name] for name in _scale_names(origin.name) if name in stored), None)
+    if scale is None or not tensor.dtype.is_floating_point or tensor.dtype.itemsize > 1:
+        return tensor.to(device).to(dtype)  # converted where it is to be: a GPU does it in no time
+    factor = scale.read().to(device, torch.float32)
+    factor = factor.reshape(-1, *[1] * (tensor.ndim - 1)) if factor.numel() > 1 else factor.reshape(())
+    return tensor.to(device).float().mul_(factor).to(dtype)
+
+
+def _scale_names(name: str) -> list[str]:
+    return [name.removesuffix(".weight") + end for end in _SCALES] if name.endswith(".weight") else []
+
+
+def _dtype_of(module: nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:
+    """``dtype``, or float32 for what diffusers keeps so in every precision (norms, modulation, time embedding)."""
+    kept = module._keep_in_fp32_modules if isinstance(module, WanTransformer3DModel) else ()
+    return torch.float32 if set(name.split(".")) & set(kept) else dtype
+
+
+def _place(module: nn.Module, name: str, tensor: Tensor | None, on_host: int = 0, shares: Shares | None = None) -> None:
+    owner, _, leaf = name.rpartition(".")
+    layer = module.get_submodule(owner)
+    if tensor is None:
+        assert shares is not None  # nothing else leaves tensors out
+    elif leaf == "weight" and isinstance(layer, Fp8Linear):
+        layer.fill(tensor)
+    else:
+        setattr(layer, leaf, nn.Parameter(tensor, requires_grad=False))
+    if shares:
+        shares.take(name, layer, leaf)
+    elif (
+        tensor is not None
+        and tensor.ndim == 2
+        and (block := re.match(r"blocks\.(\d+)\.", name))
+        and int(block[1]) < on_host
+    ):
+        parameter = getattr(layer, leaf)
+        parameter.data = parameter.data.cpu()
+
+
+def _finished(module: nn.Module, device: torch.device) -> nn.Module:
+    if isinstance(module, UMT5EncoderModel):
+        module.encoder.embed_tokens.weight = module.shared.weight
+    for owner in module.modules():  # parameters are where they should be
+        for name, buffer in owner.named_buffers(recurse=False):
+            setattr(owner, name, buffer.to(device))
+    return module.eval().requires_grad_(False)
+
+
+# -- shapes ------------------------------------------------------------------------------------------------------------
+
+
+def settings_of(found: Found) -> dict[str, Any]:
+    """The settings of a stored part, of which no tensor is read."""
+    stored = stored_tensors(found.weights)
+    shapes = {name: _shape(stored, origin) for name, origin in origins(found.part, stored).items()}
+    return _settings(found, shapes, None)
+
+
+def _settings(found: Found, shapes: Shapes, num_heads: int | None) -> dict[str, Any]:
+    """The module's settings: what its ``config.json`` says, or for Wan's own layout and single files, what shapes say."""
+    said = facts(found.config)
+    if said.get("_class_name", "").endswith("WanModel"):
+        num_heads, said = said["num_heads"], {}
+    if said:
+        return said.get("vision_config", said) if found.part is Part.IMAGE_ENCODER else said
+    match found.part:
+        case Part.TRANSFORMER:
+            return transformer_settings(shapes, num_heads)
+        case Part.VAE:
+            return {"base_dim": shapes["encoder.conv_in.weight"][0]}
+        case Part.TEXT_ENCODER:
+            return text_settings(shapes)
+        case _:
+            return image_settings(shapes)
+
+
+def num_blocks(shapes: Shapes, beginning: str) -> int:
+    """How many blocks are numbered after ``beginning``."""
+    numbers = {name.removeprefix(beginning).split(".")[0] for name in shapes if name.startswith(beginning)}
+    return len(numbers)
+
+
+def transformer_settings(shapes: Shapes, num_heads: int | None) -> dict[str, Any]:
+    """The settings of the Wan transformer whose tensors, in diffusers' names, have these shapes."""
+    hidden, channels, *patch = shapes["patch_embedding.weight"]
+    heads = num_heads or hidden // HEAD_DIM
+    image = shapes.get("condition_embedder.image_embedder.norm1.weight")
+    return {
+        "patch_size": tuple(patch),
+        "num_attention_heads": heads,
+        "attention_head_dim": hidden // heads,
+        "in_channels": channels,
+        "out_channels": shapes["proj_out.weight"][0] // math.prod(patch),
+        "text_dim": shapes["condition_embedder.text_embedder.linear_1.weight"][1],
+        "freq_dim": shapes["condition_embedder.time_embedder.linear_1.weight"][1],
+        "ffn_dim": shapes["blocks.0.ffn.net.0.proj.weight"][0],
+        "num_layers": num_blocks(shapes, "blocks."),
+        "image_dim": image[0] if image else None,
+        "added_kv_proj_dim": hidden if image else None,
+    }
+
+
+def text_settings(shapes: Shapes) -> dict[str, Any]:
+    """The settings of the UMT5 whose tensors, in transformers' names, have these shapes."""
+    attention = "encoder.block.0.layer.0.SelfAttention"
+    buckets, heads = shapes[f"{attention}.relative_attention_bias.weight"]
+    vocabulary, width = shapes["shared.weight"]
+    return {
+        "vocab_size": vocabulary,
+        "d_model": width,
+        "d_kv": shapes[f"{attention}.q.weight"][0] // heads,
+        "d_ff": shapes["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"][0],
+        "num_layers": num_blocks(shapes, "encoder.block."),
+        "num_heads": heads,
+        "relative_attention_num_buckets": buckets,
+        "feed_forward_proj": "gated-gelu",
+    }
+
+
+def image_settings(shapes: Shapes) -> dict[str, Any]:
+    """The settings of the CLIP image encoder whose tensors, in transformers' names, have these shapes."""
+    width, _, patch, _ = shapes["embeddings.patch_embedding.weight"]
+    positions = shapes["embeddings.position_embedding.weight"][-2]
+    return {
+        "hidden_size": width,
+        "intermediate_size": shapes["encoder.layers.0.mlp.fc1.weight"][0],
+        "num_hidden_layers": num_blocks(shapes, "encoder.layers."),
+        "num_attention_heads": CLIP_HEADS,
+        "image_size": patch * math.isqrt(positions - 1),
+        "patch_size": patch,
+        "hidden_act": "gelu",
+    }
+
+
+# -- random values -----------------------------------------------------------------------------------------------------
+
+
+def random_part(
+    part: Part,
+    settings: dict[str, Any],
+    device: torch.device,
+    dtype: torch.dtype,
+    fp8: bool = False,
+    on_host: int = 0,
+    shares: Shares | None = None,
+) -> nn.Module:
+    """The part at its full shape with values drawn on ``device`` from a fixed seed: right in time and memory, no more.
+
+    Matrices have a spread of one over the square root of their inputs, norms are one, biases zero: activations then
+    keep their size from layer to layer, so that bf16 stays finite.
+    """
+    module = empty_module(part, settings, fp8)
+    _lay_out(module, dtype, device, shares)
+    generator = torch.Generator(device).manual_seed(0)
+    for name, parameter in _to_fill(module):
+        tensor = torch.empty(parameter.shape, device=device, dtype=_dtype_of(module, name, dtype))
+        _draw(name, tensor, generator)
+        _place(module, name, tensor, on_host, shares)
+    return _finished(module, device)
+
+
+def _draw(name: str, tensor: Tensor, generator: torch.Generator) -> None:
+    if name.endswith(".bias"):
+        tensor.zero_()
+    elif name.endswith("gamma") or (tensor.ndim == 1 and name.endswith(".weight")):
+        tensor.fill_(1)
+    else:
+        tensor.normal_(std=math.prod(tensor.shape[1:]) ** -0.5, generator=generator)
+
+
+def num_parameters(module: nn.Module) -> int:
+    """How many values a module has; a tied one counts once."""
+    return sum(parameter.numel() for _, parameter in _to_fill(module))

@@ -1,0 +1,434 @@
+"""Footage in, dataset out: a folder enters, its shots leave, each with a verdict, and a manifest of what can be trained on.
+
+The folder itself is never written to. What is known of it lies in the prepared folder: surveys, captions, and the verdicts a
+person gave by hand (``overrides.json``), which outlive every re-run. All of it is derived anew each time from the surveys,
+so that a manifest is never older than its footage.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from cinelora.config.schema import DataConfig
+from cinelora.errors import FootageError
+from cinelora.footage.buckets import Size, bucket, shown, window_length
+from cinelora.footage.captions import Captions, find_captions, refuse_missing, whole_caption
+from cinelora.footage.frame_selection import Window, even_stills, resampled, sharp_stills, windows
+from cinelora.footage.holdout import By, Split, Unit, split
+from cinelora.footage.image_reader import SUFFIXES as PICTURES
+from cinelora.footage.lut import read_cube
+from cinelora.footage.manifest import Manifest, Sample, Skipped, is_below, is_inside, read_manifest
+from cinelora.footage.scan_folder import FILMS, find_clips, members
+from cinelora.footage.shot_detection import About, Survey, load_survey
+from cinelora.footage.shot_filter import Shot, alike, judge, three_hashes
+from cinelora.footage.survey_pool import File, survey_files, survey_path
+from cinelora.footage.video_reader import Handling
+from cinelora.io.atomic import make_folder, read_json, sha256_file, sha256_json
+from cinelora.io.locks import lock
+
+DATASETS = Path("outputs/datasets")
+OVERRIDES, MANIFEST, SHEET, CARD = "overrides.json", "manifest.jsonl", "contact.html", "README.md"
+Verdict = Literal["keep", "reject"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What samples are cut: ``num_frames`` 1 for stills, else 4n+1 for windows at ``fps``; ``size`` is the model's.
+
+    With ``own_shapes`` they are of the sizes and lengths that fit the footage, as far as the settings of the data let them.
+    """
+
+    num_frames: int
+    fps: int
+    size: Size
+    seed: int
+    own_shapes: bool = True
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A shot of a file with what was found; ``by_hand`` is a person's word on it, ``twin`` the shot it is a copy of.
+
+    ``survey`` is the name of its file's survey.
+    """
+
+    path: str
+    sha256: str
+    about: About
+    shot: Shot
+    picks: tuple[Window, ...] = ()
+    short: str = ""
+    by_hand: Verdict | None = None
+    twin: str = ""
+    survey: str = ""
+
+    @property
+    def id(self) -> str:
+        """Its name: the file, its first frame and the frame after its last."""
+        return shot_id(self.path, self.shot.start, self.shot.end)
+
+    def against(self, moving: bool) -> tuple[str, ...]:
+        """Why it is left out, for windows (``moving``) or stills; nothing where it is kept."""
+        if self.by_hand == "keep":
+            return ()
+        if self.by_hand == "reject":
+            return ("rejected by hand",)
+        return self.machine(moving)
+
+    def machine(self, moving: bool) -> tuple[str, ...]:
+        """The same, whatever a person said."""
+        twin = (f"seen before: the same as {self.twin}",) if self.twin else ()
+        return (*self.shot.against, *(self.shot.against_motion if moving else ()), *twin)
+
+    @property
+    def box(self) -> tuple[int, int, int, int] | None:
+        """What the bars leave of the picture, in whole pixels: left, top, right, bottom."""
+        return box_of(self.shot.bars, self.about.size)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a footage folder holds: its files, its shots, and what was left out before there was a shot."""
+
+    root: Path
+    folder: Path
+    files: tuple[File, ...]
+    shots: tuple[Judged, ...]
+    skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def name(self) -> str:
+        """What the data set is called: its folder's name."""
+        return self.root.resolve().name
+
+
+def shot_id(path: str, start: int, end: int) -> str:
+    """The name of a shot in overrides and captions."""
+    return f"{path}@{start}-{end}"
+
+
+def prepared_folder(data: DataConfig) -> Path:
+    """Where what is prepared from ``data.root`` lies: the same place for the same folder, from wherever it is asked for."""
+    if data.prepared:
+        return Path(data.prepared)
+    root = Path(str(data.root)).resolve()
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", root.name).strip("-.") or "footage"
+    return DATASETS / f"{plain}-{sha256_json(os.fspath(root))[:8]}"
+
+
+def prepare(data: DataConfig, wanted: Wanted, processes: int | None = None, show: bool = True) -> Prepared:
+    """Survey and judge ``data.root``, picking the samples that are ``wanted`` of each shot.
+
+    ``processes`` work side by side; None is as many as there are cores where there is much to do, else none. Raises
+    ``FootageError`` where the folder is missing or empty, or the verdicts by hand cannot be read.
+    """
+    return prepare_each(data, [wanted], processes, show)[0]
+
+
+def prepare_each(
+    data: DataConfig, wanted: Sequence[Wanted], processes: int | None = None, show: bool = True
+) -> list[Prepared]:
+    """The same for several kinds of samples, by one look at each survey."""
+    root, folder, files, skipped = _surveyed(data, processes, show)
+    by_hand = read_overrides(Path(data.overrides) if data.overrides else folder / OVERRIDES, bool(data.overrides))
+    typical = [file.sharpness for file in files if file.sharpness]
+    usual = float(np.median(typical)) if typical else None
+    rows: list[list[Judged]] = []
+    hashes: list[list[int] | None] = []
+    for file in files:
+        survey = None if file.reason else load_survey(survey_path(folder, file.survey))
+        if survey is None:
+            damaged = f"its survey is damaged: delete {survey_path(Path(), file.survey)} of the prepared folder"
+            skipped.append(Skipped(file.path, file.reason or damaged))
+            continue
+        for shot in judge(survey, data.limits if data.judged else None, usual):
+            judged = Judged(file.path, file.sha256, survey.about, shot, survey=file.survey)
+            judged = replace(judged, by_hand=by_hand.pop(judged.id, None))
+            rows.append([picked(judged, survey, data, each) for each in wanted])
+            three = three_hashes(survey, shot)
+            hashes.append(None if judged.against(False) or three is None else list(three))
+    for number, first in _twins(hashes, data.limits.alike if data.judged else None).items():
+        rows[number] = [replace(judged, twin=rows[first][0].id) for judged in rows[number]]
+    notes = tuple(f"{name} in {OVERRIDES} is no shot of this footage: it was cut anew, or moved" for name in by_hand)
+    left_out = tuple(sorted(skipped, key=lambda clip: clip.path))
+    columns = [tuple(row[kind] for row in rows) for kind in range(len(wanted))]
+    return [Prepared(root, folder, tuple(files), shots, left_out, notes) for shots in columns]
+
+
+def _surveyed(data: DataConfig, processes: int | None, show: bool) -> tuple[Path, Path, list[File], list[Skipped]]:
+    """The footage's folder and the prepared one, what is known of each file, and what is left out unread."""
+    root, folder = Path(str(data.root)), prepared_folder(data)
+    if not root.is_dir():
+        raise FootageError(f"no footage folder at {root}; set data.root=<folder with clips>")
+    if folder.resolve().is_relative_to(root.resolve()):
+        raise FootageError(
+            f"data.prepared={folder} lies inside the footage, which is never written to; name another folder"
+        )
+    paths, skipped = found_files(root, data)
+    make_folder(folder)
+    with lock(folder / ".lock"):
+        files = survey_files(root, paths, folder, processes, show, handling_of(data))
+    return root, folder, files, skipped
+
+
+def found_files(root: Path, data: DataConfig) -> tuple[list[str], list[Skipped]]:
+    """The files below ``root``; raises ``FootageError`` where there is none."""
+    found = find_clips(root, data.follow_links)
+    if not found.clips and not found.left_out:
+        raise FootageError(f"no clips in {root}: looked there and below for {', '.join((*FILMS, *PICTURES))}")
+    return found.clips, [Skipped(path, reason) for path, reason in found.left_out.items()]
+
+
+def handling_of(data: DataConfig) -> Handling:
+    """How ``data`` says that its footage is read. Raises ``FootageError`` where ``data.lut`` cannot be."""
+    lut = Path(data.lut) if data.lut else None
+    if lut:
+        read_cube(lut)
+    return Handling(
+        exact=data.exact,
+        hdr=cast(Literal["refuse", "tone_map"], data.hdr),
+        lut=lut,
+        lut_sha256=sha256_file(lut) if lut else "",
+        sequence_fps=Fraction(str(data.sequence_fps)),
+        follow_links=data.follow_links,
+    )
+
+
+def picked(judged: Judged, survey: Survey, data: DataConfig, wanted: Wanted) -> Judged:
+    """A shot with the samples that are wanted of it, or in words why it is too short for one."""
+    shot = judged.shot
+    if wanted.num_frames == 1:
+        even = data.stills == "even"
+        frames = even_stills(shot.start, shot.end, data.stills_per_shot) if even else None
+        stills = sharp_stills(survey, shot, data.stills_per_shot) if frames is None else frames
+        return replace(judged, picks=tuple(((frame,), ()) for frame in stills))
+    blend, least = data.resample == "blend", data.min_frames if wanted.own_shapes else None
+    length = len(resampled(survey, shot, wanted.fps, False)[0])
+    num_frames = window_length(length, wanted.num_frames, least)
+    if num_frames is None:
+        needs = min(least or wanted.num_frames, wanted.num_frames)
+        return replace(judged, short=f"lasts {length} frames at {wanted.fps} fps; a window needs {needs}")
+    return replace(judged, picks=tuple(windows(survey, shot, wanted.fps, num_frames, data.window_stride, blend)))
+
+
+def _twins(hashes: list[list[int] | None], limit: float | None) -> dict[int, int]:
+    """The numbers of shots that show the same as an earlier one, and of that one; those without hashes are like none."""
+    known = [i for i, three in enumerate(hashes) if three is not None]
+    if not known or limit is None:
+        return {}
+    firsts = alike(np.array([hashes[i] for i in known], np.uint64), limit)
+    return {known[i]: known[first] for i, first in enumerate(firsts) if first != i}
+
+
+def box_of(bars: tuple[float, float, float, float] | None, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    """What bars leave of a picture of ``size`` (height, width): even pixels, one of the survey's further in than it saw.
+
+    None where there are no bars.
+    """
+    if bars is None or not any(bars):
+        return None
+    height, width = size
+    further = max(1, -(-max(size) // 480))
+    left, top, right, bottom = (
+        bar and bar * side + further for bar, side in zip(bars, (width, height) * 2, strict=True)
+    )
+    ends = (width - right, height - bottom)
+    return -(-int(left) // 2) * 2, -(-int(top) // 2) * 2, int(ends[0]) // 2 * 2, int(ends[1]) // 2 * 2
+
+
+# -- overrides ---------------------------------------------------------------------------------------------------------
+
+
+def read_overrides(path: Path, asked: bool) -> dict[str, Verdict]:
+    """Verdicts by hand, ``{"verdicts": {"<file>@<first>-<end>": "keep" or "reject"}}``; none where there is no such file.
+
+    Raises ``FootageError`` for any other content, and where the file was ``asked`` for and is missing.
+    """
+    if not path.is_file():
+        if asked:
+            raise FootageError(f"data.overrides={path}: there is no such file")
+        return {}
+    try:
+        content: Any = read_json(path)
+        verdicts = content["verdicts"]
+        wrong = [name for name, verdict in verdicts.items() if verdict not in ("keep", "reject")]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FootageError(
+            f'{path} is not {{"verdicts": {{"<file>@<first>-<end>": "keep"|"reject"}}}}: {error}'
+        ) from error
+    if wrong:
+        raise FootageError(f"{path}: {wrong[0]} is {verdicts[wrong[0]]!r}, neither keep nor reject")
+    return dict(verdicts)
+
+
+# -- the manifest ------------------------------------------------------------------------------------------------------
+
+
+def dataset(prepared: Prepared, data: DataConfig, wanted: Wanted) -> Manifest:
+    """Samples of the shots that are kept, and all that was left out with its reason.
+
+    Raises ``FootageError`` where no shot is left, or one has no caption.
+    """
+    moving = wanted.num_frames > 1
+    used = _used(prepared, moving)
+    skipped = (*prepared.skipped, *_left_out(prepared.shots, moving))
+    if not used:
+        raise FootageError(_nothing_left(prepared, skipped))
+    captions = captions_for(prepared, used, data)
+    refuse_missing(captions, prepared.root, {judged.id: judged.path for judged in used})
+    return Manifest(_samples(prepared, used, captions.texts, data, wanted), _in_order(skipped))
+
+
+def captions_for(prepared: Prepared, shots: Sequence[Judged], data: DataConfig) -> Captions:
+    """The captions of shots, without trigger and description; a captioner that ``data`` names first writes what is missing."""
+    paths = {judged.id: judged.path for judged in shots}
+    if data.captioner and data.caption is None:
+        from cinelora.footage.captioner import caption_missing
+
+        caption_missing(prepared, shots, data)
+    return find_captions(prepared.root, paths, prepared.folder, data.caption, data.follow_links)
+
+
+def whole_dataset(windows: Prepared, stills: Prepared, data: DataConfig, wanted: Wanted) -> Manifest:
+    """Stills and windows of the same footage in one manifest, with what is left out; a missing caption is empty."""
+    used = {moving: _used(prepared, moving) for moving, prepared in ((True, windows), (False, stills))}
+    captions = captions_for(windows, list({j.id: j for moving in used for j in used[moving]}.values()), data).texts
+    samples = _samples(windows, used[True], captions, data, wanted)
+    samples += _samples(stills, used[False], captions, data, replace(wanted, num_frames=1))
+    pictured = {judged.id for judged in used[False]} | {judged.path for judged in used[False]}
+    left = [
+        replace(one, reason=f"no window: {one.reason}")
+        if (shot_id(one.path, *one.shot) if one.shot else one.path) in pictured
+        else one
+        for one in _left_out(windows.shots, moving=True)
+    ]
+    return Manifest(samples, _in_order([*windows.skipped, *left]))
+
+
+def _used(prepared: Prepared, moving: bool) -> list[Judged]:
+    return [judged for judged in prepared.shots if not judged.against(moving) and not judged.short]
+
+
+def _samples(
+    prepared: Prepared, used: list[Judged], captions: dict[str, str], data: DataConfig, wanted: Wanted
+) -> tuple[Sample, ...]:
+    sides = sides_of(prepared, data, wanted.seed)
+    own_shapes = data.buckets and wanted.own_shapes
+    colours = handling_of(data).colours
+    return tuple(
+        _sample(
+            judged,
+            pick,
+            caption=whole_caption(captions[judged.id], data.trigger, data.description) if judged.id in captions else "",
+            split=sides[judged.id],
+            size=trained_at(judged, wanted.size) if own_shapes else None,
+            colours=colours,
+        )
+        for judged in used
+        for pick in judged.picks
+    )
+
+
+def _in_order(skipped: Iterable[Skipped]) -> tuple[Skipped, ...]:
+    return tuple(sorted(skipped, key=lambda left: (left.path, left.shot or (0, 0))))
+
+
+def sides_of(prepared: Prepared, data: DataConfig, seed: int) -> dict[str, Split]:
+    """Which shots are held out: of all that are kept, whichever samples they give, so that the stages agree."""
+    root, shots = prepared.root, [judged for judged in prepared.shots if not judged.against(moving=False)]
+    folders = (root / "train").is_dir() and (root / "heldout").is_dir()
+    units = [Unit(s.path, s.sha256, s.shot.start, s.shot.end, s.twin or s.id) for s in shots]
+    sides = split(units, data.holdout, seed, cast(By, data.split_by), folders)
+    return {shot.id: side for shot, side in zip(shots, sides, strict=True)}
+
+
+def trained_at(judged: Judged, model: Size) -> Size | None:
+    """Height and width that a shot is trained at, None where they are the model's own."""
+    size = bucket(shown(judged.about.size, judged.about.pixel_aspect, judged.box), model)
+    return None if size == model else size
+
+
+def _left_out(shots: Iterable[Judged], moving: bool) -> Iterator[Skipped]:
+    """A line for each shot that is left out; one for a file of which every shot is too short, and nothing else."""
+    for path, group in groupby(shots, key=lambda judged: judged.path):
+        of_file = list(group)
+        if all(judged.short and not judged.against(moving) for judged in of_file):
+            longest = max(of_file, key=lambda judged: judged.shot.end - judged.shot.start)
+            yield Skipped(path, (f"its longest shot of {len(of_file)} " if len(of_file) > 1 else "") + longest.short)
+            continue
+        for judged in of_file:
+            reason = "; ".join(judged.against(moving)) or judged.short
+            if reason:
+                yield Skipped(path, reason, (judged.shot.start, judged.shot.end))
+
+
+def _nothing_left(prepared: Prepared, skipped: tuple[Skipped, ...]) -> str:
+    names = [shot_id(left.path, *left.shot) if left.shot else left.path for left in skipped]
+    reasons = "; ".join(f"{name} ({left.reason})" for name, left in zip(names[:3], skipped, strict=False))
+    more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+    what = "shots" if any(left.shot for left in skipped) else "clips"
+    return f"none of the {len(skipped)} {what} in {prepared.root} can be used: {reasons}{more}"
+
+
+def chosen(data: DataConfig, wanted: Wanted) -> Manifest:
+    """The samples of ``data.manifest`` that are of the wanted kind and length, as they stand.
+
+    Raises ``FootageError`` where it holds none, names files outside ``root``, or was made for a larger model.
+    """
+    path, root = Path(str(data.manifest)), Path(str(data.root))
+    manifest = read_manifest(path)
+    for name in dict.fromkeys(sample.path for sample in manifest.samples):
+        files = [name, *map(str, members(root / name))]  # each picture of a sequence may be a link
+        if not (is_below(name) if data.follow_links else all(is_inside(root, file) for file in files)):
+            raise FootageError(f"{path} names {name}, which is not in data.root={root}")
+    for sample in manifest.samples:
+        if sample.size and sample.size[0] * sample.size[1] > wanted.size[0] * wanted.size[1]:
+            height, width = wanted.size
+            raise FootageError(
+                f"{path}: {sample.id} is to be trained at {sample.size[0]}x{sample.size[1]}, more pixels than the model's "
+                f"{height}x{width}; prepare the footage anew for this model"
+            )
+    least = data.min_frames if wanted.own_shapes and wanted.num_frames > 1 else None
+    lengths = range(least or wanted.num_frames, wanted.num_frames + 1)
+    samples = tuple(sample for sample in manifest.samples if len(sample.frames) in lengths)
+    if bare := next((sample for sample in samples if not sample.caption), None):
+        raise FootageError(
+            f"{path}: {bare.id} has no caption; caption the footage and prepare it anew, or write one there"
+        )
+    if not samples:
+        held = sorted({len(sample.frames) for sample in manifest.samples})
+        there = " and ".join(str(length) for length in held) or "no"
+        raise FootageError(f"data.manifest={path} holds samples of {there} frames, none of {wanted.num_frames}")
+    return replace(manifest, samples=samples)
+
+
+def _sample(judged: Judged, pick: Window, caption: str, split: Split, size: Size | None, colours: str) -> Sample:
+    frames, weights = pick
+    return Sample(
+        id=sample_id(judged.path, frames),
+        path=judged.path,
+        file_hash=judged.sha256,
+        frames=frames,
+        caption=caption,
+        split=split,
+        kind="still" if len(frames) == 1 else "window",
+        box=judged.box,
+        size=size,
+        weights=weights,
+        colours=colours,
+    )
+
+
+def sample_id(path: str, frames: tuple[int, ...]) -> str:
+    """The name of a sample: its file, and its frame or its first and last."""
+    return f"{path}@{frames[0]}" if len(frames) == 1 else f"{path}@{frames[0]}-{frames[-1]}"

@@ -1,0 +1,100 @@
+"""Which frames of a shot are trained on: stills that are sharp, windows at the model's rate that keep the speed of motion.
+
+Enters: a survey, and a shot of it. Leaves: frame indices, and for windows how much of the frame behind each is blended in.
+It does not know why a shot is good.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinelora.footage.shot_detection import Survey
+from cinelora.footage.shot_filter import REPEATED, Shot
+
+STEADY_RATE = 0.25
+"""How far, in frames, a frame's time may lie from that of a constant rate before the times themselves are taken."""
+BESIDE_CUT = 2
+"""Frames at each end of a shot that no still is taken from, where it is long enough: a blended frame is none."""
+Window = tuple[tuple[int, ...], tuple[float, ...]]
+"""Frames, and nothing or the share of the frame behind each."""
+
+
+def even_stills(start: int, end: int, count: int) -> list[int]:
+    """At most ``count`` frames at even distances inside a shot, without its first and last where it is long enough."""
+    inside = end - start - 2
+    if inside < 1:
+        return [(start + end) // 2]
+    return sorted({start + 1 + (2 * k + 1) * inside // (2 * count) for k in range(count)})
+
+
+def sharp_stills(survey: Survey, shot: Shot, count: int) -> list[int]:
+    """The sharpest frame of each of ``count`` equal parts of a shot, those beside its cuts left out."""
+    first, last = shot.start + BESIDE_CUT, shot.end - BESIDE_CUT
+    if last - first < count:
+        return even_stills(shot.start, shot.end, count)
+    borders = [first + (last - first) * k // count for k in range(count + 1)]
+    return [a + int(survey.sharpness[a:b].argmax()) for a, b in pairwise(borders)]
+
+
+def resampled_length(num_frames: int, source_fps: Fraction, fps: int) -> int:
+    """How many frames at ``fps`` find their nearest frame among ``num_frames`` at ``source_fps``."""
+    return math.ceil((num_frames - Fraction(1, 2)) * fps / source_fps)
+
+
+def windows(survey: Survey, shot: Shot, fps: int, num_frames: int, stride: int, blend: bool) -> Iterator[Window]:
+    """Windows of ``num_frames`` at ``fps`` that begin ``stride`` frames apart within a shot.
+
+    Frame i at ``fps`` is the source frame nearest in time, counted from the shot's first: at a constant rate
+    floor(i * source_fps / fps + 1/2), so that 24 fps to 16 gives 0, 2, 3, 5, 6, 8. Frames that only repeat the one before
+    are passed over. With ``blend`` it is the two frames around that time, mixed by how near they are.
+    """
+    frames, weights = resampled(survey, shot, fps, blend)
+    for first in range(0, len(frames) - num_frames + 1, stride):
+        taken = slice(first, first + num_frames)
+        mixed = tuple(weights[taken]) if any(weights[taken]) else ()
+        yield tuple(frames[taken]), mixed
+
+
+def resampled(survey: Survey, shot: Shot, fps: int, blend: bool) -> tuple[list[int], list[float]]:
+    """All frames of a shot at ``fps``, and the share of the frame behind each."""
+    shown = _distinct(survey, shot)
+    rate = survey.about.fps
+    seconds = survey.seconds[shown]
+    even = seconds[0] + (shown - shown[0]) / float(rate)
+    if len(shown) == shot.end - shot.start and np.abs(seconds - even).max() * float(rate) < STEADY_RATE:
+        length = resampled_length(len(shown), rate, fps)
+        exact = [i * rate / fps for i in range(length)]
+        if not blend:
+            return [shot.start + math.floor(place + Fraction(1, 2)) for place in exact], [0.0] * length
+        places = np.array([float(place) for place in exact])
+    else:
+        length = math.ceil((seconds[-1] - seconds[0] + 0.5 / float(rate)) * fps)
+        places = np.interp(seconds[0] + np.arange(length) / fps, seconds, np.arange(len(shown)))
+    if not blend:
+        return [int(frame) for frame in shown[np.floor(places + 0.5).astype(int)]], [0.0] * length
+    return _mixed(shown, places)
+
+
+def _mixed(shown: NDArray[np.int64], places: NDArray[np.float64]) -> tuple[list[int], list[float]]:
+    """The frame before each place and the share of the one behind it, in hundredths; none behind the shot's last."""
+    before = np.minimum(np.floor(places).astype(int), len(shown) - 1)
+    shares = np.round(places - before, 2)
+    before, shares = np.where(shares >= 1, before + 1, before), np.where(shares >= 1, 0.0, shares)
+    frames = shown[np.minimum(before, len(shown) - 1)]
+    behind = shown[np.minimum(before + 1, len(shown) - 1)]
+    shares[behind != frames + 1] = 0.0  # the frame behind repeats this one, or is another shot's
+    return [int(frame) for frame in frames], [float(share) for share in shares]
+
+
+def _distinct(survey: Survey, shot: Shot) -> NDArray[np.int64]:
+    frames = np.arange(shot.start, shot.end)
+    fresh = survey.change[shot.start : shot.end] > REPEATED
+    fresh[0] = True
+    # a shot that hardly moves anywhere is not full of repeated frames
+    return frames[fresh] if fresh.mean() >= 0.5 else frames

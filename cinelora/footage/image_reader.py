@@ -1,0 +1,186 @@
+"""Pictures as footage: a still is a clip of one frame, numbered pictures one of many, both in sRGB of 8 bits.
+
+Enters: picture files. Leaves: the same ``Reader`` as of a film. Pillow reads them; FFmpeg what Pillow cannot, EXR and TIFF of
+16 bits. It does not know which pictures belong together.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from cinelora.footage.video_reader import LARGEST, Handling, Header, Pixels, Reader, UnreadableClip
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".exr", ".bmp", ".gif")
+FFMPEG_KINDS = {".exr": "exr_pipe", ".tif": "tiff_pipe", ".tiff": "tiff_pipe", ".png": "png_pipe"}
+
+
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """Height and width as stored, from the header alone; ``None`` where it cannot be read."""
+    try:
+        if path.suffix.lower() == ".exr":
+            with av.open(f"file:{path}", format="exr_pipe") as container:
+                stream = container.streams.video[0]
+                return stream.height, stream.width
+        with Image.open(path) as picture:
+            return picture.height, picture.width
+    except (OSError, ValueError, av.FFmpegError, Image.DecompressionBombError):
+        return None
+
+
+def read_picture(path: Path) -> Pixels:
+    """The picture upright, RGB HWC: embedded profiles turned into sRGB, what is transparent over black.
+
+    Raises ``UnreadableClip``.
+    """
+    try:
+        if path.suffix.lower() == ".exr":
+            return _by_ffmpeg(path)
+        with Image.open(path) as picture:
+            _refuse_odd(path, picture)
+            return np.asarray(_in_srgb(ImageOps.exif_transpose(picture)))
+    except UnidentifiedImageError as error:
+        if path.suffix.lower() in FFMPEG_KINDS and path.stat().st_size:
+            return _by_ffmpeg(path)
+        raise UnreadableClip(
+            str(path), "the file is empty" if not path.stat().st_size else "it is no picture"
+        ) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnreadableClip(str(path), _reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    text = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+    return text[:1].lower() + text[1:] if text else type(error).__name__
+
+
+def _refuse_odd(path: Path, picture: Image.Image) -> None:
+    if picture.width * picture.height > LARGEST:
+        raise UnreadableClip(str(path), f"its picture of {picture.width}x{picture.height} is too large")
+    if getattr(picture, "n_frames", 1) > 1 and picture.format in ("GIF", "WEBP", "PNG"):
+        raise UnreadableClip(str(path), "it is an animation: make a film of it")
+    if picture.mode in ("I", "F"):
+        raise UnreadableClip(
+            str(path), f"its pixels of 32 bits ({picture.mode}) have no known white: make it EXR or 16 bits"
+        )
+
+
+def _in_srgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I;16"):  # Pillow would clip it to 255
+        return Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        rgba = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "black"), rgba).convert("RGB")
+    profile = picture.info.get("icc_profile")
+    if profile and picture.mode in ("RGB", "CMYK", "L"):
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            turned = ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError):
+            return picture.convert("RGB")  # a profile that is damaged says nothing
+        return turned or picture
+    return picture.convert("RGB")
+
+
+def _by_ffmpeg(path: Path) -> Pixels:
+    """EXR is linear light, which the curve of sRGB is put over; other pictures have it already."""
+    kind = FFMPEG_KINDS[path.suffix.lower()]
+    try:
+        with av.open(f"file:{path}", format=kind) as container:
+            stream = container.streams.video[0]
+            if stream.width * stream.height > LARGEST:
+                raise UnreadableClip(str(path), f"its picture of {stream.width}x{stream.height} is too large")
+            frame = next(container.decode(stream))
+            if path.suffix.lower() != ".exr":
+                return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+            linear = frame.reformat(format="gbrpf32le").to_ndarray()
+    except (av.FFmpegError, ValueError, StopIteration) as error:
+        raise UnreadableClip(str(path), "it is no picture, or damaged") from error
+    return np.rint(255 * srgb_curve(np.nan_to_num(linear))).astype(np.uint8)
+
+
+def srgb_curve(linear: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Linear light of 0 to 1 as sRGB writes it; what is beyond is clipped. IEC 61966-2-1, equations 5 and 6."""
+    light = np.clip(linear, 0, 1).astype(np.float32)
+    written: NDArray[np.float32] = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return written
+
+
+class PictureReader(Reader):
+    """Pictures as the frames of a clip, one a frame. All must have the first one's size."""
+
+    backend = "pillow"
+
+    def __init__(self, path: Path, files: list[Path], handling: Handling) -> None:
+        self.files = files
+        first = _read_of(path, files[0])
+        super().__init__(path, _header(files, first, handling.sequence_fps), "it is a picture", handling)
+
+    @cached_property
+    def times(self) -> NDArray[np.float64]:  # noqa: D102
+        return np.arange(len(self.files)) / float(self.fps)
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Pixels]:  # noqa: D102
+        last, pixels = None, None
+        for index in indices:
+            if index >= len(self.files):
+                raise UnreadableClip(str(self.path), f"it ends before frame {index}")
+            if index != last or pixels is None:
+                last, pixels = index, self._read(index)
+            yield pixels
+
+    def scaled(  # noqa: D102
+        self, height: int, width: int, start_s: float = 0.0, end_s: float | None = None, threads: int = 1
+    ) -> Iterator[tuple[float, Pixels]]:
+        for number, seconds in enumerate(self.times):
+            if start_s <= seconds and (end_s is None or seconds < end_s):
+                small = cv2.resize(self._read(number), (width, height), interpolation=cv2.INTER_AREA)
+                yield float(seconds), np.asarray(small, np.uint8)
+
+    def _read(self, number: int) -> Pixels:
+        pixels = _read_of(self.path, self.files[number])
+        if pixels.shape[:2] != self.size:
+            before, now = ("{1}x{0}".format(*size) for size in (self.size, pixels.shape))
+            raise UnreadableClip(
+                str(self.path), f"its picture changes from {before} to {now} in {self.files[number].name}"
+            )
+        if self.handling.lut is None:
+            return pixels
+        return self.convert(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24"))
+
+
+def _read_of(clip: Path, file: Path) -> Pixels:
+    try:
+        return read_picture(file)
+    except UnreadableClip as error:
+        raise UnreadableClip(str(clip), error.reason if file == clip else f"{file.name}: {error.reason}") from error
+
+
+def _header(files: list[Path], first: Pixels, fps: Fraction) -> Header:
+    return Header(
+        fps=fps,
+        height=first.shape[0],
+        width=first.shape[1],
+        pixel_aspect=Fraction(1),
+        duration_s=len(files) / fps,
+        rotation=0,
+        time_base=1 / fps,
+        first_pts=0,
+        is_plain=True,
+        codec=files[0].suffix.lower().lstrip("."),
+        pixel_format="rgb24",
+        bits=8,
+        matrix="gbr",
+        range="full",
+        transfer="iec61966-2-1",
+        primaries="bt709",
+    )

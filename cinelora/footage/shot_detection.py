@@ -1,0 +1,413 @@
+"""One pass over a file: its frames enter at a small size, and leave as numbers, with a picture now and then.
+
+Cuts are PySceneDetect's; the other numbers say how light, sharp, moving and alike frames are, and are judged elsewhere: a
+threshold that changes costs no second look at the footage. Nothing grows with the length of a file but these numbers, 45
+bytes a frame and some 6 KB a sampled picture. It does not know what a good shot is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scenedetect import FrameTimecode
+from scenedetect.detectors import AdaptiveDetector
+
+from cinelora.footage.video_reader import Pixels, Reader
+from cinelora.io.atomic import write_whole
+
+VERSION = 1
+"""Raised whenever the same file would give other numbers."""
+WIDTH = 480
+"""Pixels of the longer side that frames are looked at with; smaller footage is looked at as it is."""
+FLOW_SIZE = (160, 90)
+"""Width and height that motion is measured at, whatever the picture's shape."""
+THUMB_WIDTH, THUMB_QUALITY = 240, 70
+SAMPLE_AFTER, SAMPLE_EVERY_S = 3, 1.0
+"""A picture is kept this many frames behind a cut, where blended frames are over, and then once a second."""
+PART_S = 300.0
+"""Seconds of a part: long files are surveyed in parts, by several processes, and a killed survey goes on behind the last."""
+WARM_UP_S = 1.0
+"""Seconds before a part that only tell how its first frame differs from those before."""
+
+BLACK, BURNT = 24, 250
+"""Luma up to which a pixel is black, and from which it is burnt out; bars are not always at 0."""
+CUT_RATIO, CUT_LUMA = 3.0, 5.0
+"""A cut is this many times the mean change of the two frames on each side, and this many levels at least. Measured on luma:
+colour says nothing of a noir."""
+MIX_REACH, MIX_LEVELS = 4, 4.0
+MIX_SIZE = (40, 22)
+"""A frame of a fade or dissolve is the mean of those so many frames before and behind it, which differ by so many levels; looked
+at so small that what moves hardly moves from one pixel to the next."""
+FLASH_FRAMES = 3
+"""Two cuts so near to each other, with the same picture before and behind them, are a flash."""
+
+cv2.setNumThreads(1)  # processes are what runs side by side
+
+PER_FRAME = (
+    "seconds",
+    "cut",
+    "mixed",
+    "change",
+    "luma",
+    "spread",
+    "black",
+    "burnt",
+    "sharpness",
+    "motion",
+    "pan_x",
+    "pan_y",
+)
+PER_SAMPLE = ("sample", "hash", "text", "bars", "edges", "thumb_bytes")
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of a surveyed file beside its frames; ``fps`` is its average rate, ``size`` its height and width as shown."""
+
+    fps: Fraction
+    size: tuple[int, int]
+    pixel_aspect: Fraction
+    backend: str
+    codec: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The numbers of one file.
+
+    Per frame: ``seconds`` from the first; ``cut`` (1 where a shot begins); ``mixed`` (how nearly it is the mean of frames around
+    it, of 1); ``change`` (mean absolute difference of luma to the frame before, levels); mean ``luma`` and its ``spread``
+    (standard deviation); ``black`` and ``burnt`` (shares of pixels); ``sharpness`` (standard deviation of the Laplacian);
+    ``motion`` and its common part ``pan_x``, ``pan_y`` (widths of the frame a second).
+
+    Per sampled picture: its frame (``sample``), a 64-bit ``hash``, the share under lettering (``text``), ``bars`` (share of
+    the picture that is black at left, top, right, bottom; -1 in a dark picture), its ``edges`` (bits) and a JPEG.
+    """
+
+    about: About
+    arrays: Arrays
+
+    def __getattr__(self, name: str) -> NDArray[Any]:
+        try:
+            return self.__dict__["arrays"][name]  # type: ignore[no-any-return]
+        except KeyError as error:
+            raise AttributeError(name) from error
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that were decoded."""
+        return len(self.arrays["seconds"])
+
+    @property
+    def shots(self) -> list[tuple[int, int]]:
+        """First frame of each shot, and the frame after its last; in order and without gaps."""
+        borders = [0, *(int(i) for i in np.flatnonzero(self.arrays["cut"]) if i), self.num_frames]
+        return list(pairwise(borders)) if self.num_frames else []
+
+    @cached_property
+    def _thumb_ends(self) -> NDArray[np.int64]:
+        return np.cumsum(self.arrays["thumb_bytes"])
+
+    def thumb(self, number: int) -> bytes:
+        """The JPEG of a sampled picture."""
+        end = int(self._thumb_ends[number])
+        return self.arrays["thumbs"][end - int(self.arrays["thumb_bytes"][number]) : end].tobytes()
+
+
+# -- the pass ----------------------------------------------------------------------------------------------------------
+
+
+def about(reader: Reader) -> About:
+    """What a reader knows of its file."""
+    header = reader.header
+    return About(header.fps, reader.size, header.pixel_aspect, reader.backend, header.codec, getattr(reader, "why", ""))
+
+
+def parts(duration_s: float | None) -> list[tuple[float, float]]:
+    """Seconds at which the parts of a file begin and end; one part where its length is not known."""
+    count = 1 if duration_s is None else max(1, round(duration_s / PART_S))
+    return [(k * PART_S, math.inf if k == count - 1 else (k + 1) * PART_S) for k in range(count)]
+
+
+def survey_part(reader: Reader, start_s: float, end_s: float, tick: Callable[[float], None]) -> Arrays:
+    """The numbers of the frames from ``start_s`` until ``end_s``; ``tick`` hears how far it is, in seconds.
+
+    Raises ``UnreadableClip`` where decoding stops.
+    """
+    height, width = looked_at(reader.size, reader.header.pixel_aspect)
+    eye = _Eye(float(reader.header.fps), start_s, end_s)
+    for seconds, frame_HWC in reader.scaled(height, width, max(0.0, start_s - WARM_UP_S)):
+        if not eye.see(seconds, frame_HWC):
+            break
+        tick(seconds)
+    return eye.arrays()
+
+
+def looked_at(size: tuple[int, int], pixel_aspect: Fraction) -> tuple[int, int]:
+    """Height and width that a picture of ``size`` is looked at with: square pixels, the longer side ``WIDTH`` at most."""
+    height, width = float(size[0]), float(size[1] * pixel_aspect)
+    shrunk = min(1.0, WIDTH / max(height, width))
+    return max(16, 2 * round(height * shrunk / 2)), max(16, 2 * round(width * shrunk / 2))
+
+
+def joined(pieces: Iterable[Arrays]) -> Arrays:
+    """The numbers of all parts of a file, in their order."""
+    done: list[Arrays] = []
+    first = 0
+    for piece in pieces:
+        done.append({**piece, "sample": piece["sample"] + first})
+        first += len(piece["seconds"])
+    return {name: np.concatenate([piece[name] for piece in done]) for name in done[0]}
+
+
+class _Eye:
+    """What is seen of frames one after another; those before ``start_s`` leave nothing but what the next differ from."""
+
+    def __init__(self, fps: float, start_s: float, end_s: float) -> None:
+        self.fps, self.start_s, self.end_s = fps, start_s, end_s
+        self.detector = AdaptiveDetector(
+            adaptive_threshold=CUT_RATIO, min_content_val=CUT_LUMA, min_scene_len=1, luma_only=True
+        )
+        self.flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self.rows: list[tuple[float, ...]] = []
+        self.samples: list[tuple[Any, ...]] = []
+        self.thumbs = io.BytesIO()
+        self.cuts: set[int] = set()  # numbers of all frames seen, the warm-up's among them
+        self.seen = self.warm = 0
+        self.behind_cut: float = 0 if start_s == 0 else math.inf
+        self.before: tuple[float, Pixels, Pixels] | None = None
+        self.recent: deque[tuple[int, Pixels]] = deque(maxlen=2 * MIX_REACH + 1)
+        self.mixed: dict[int, float] = {}
+
+    def see(self, seconds: float, frame_HWC: Pixels) -> bool:
+        """Look at the next frame; whether another is wanted."""
+        gray = cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY)
+        small = cv2.resize(gray, FLOW_SIZE, interpolation=cv2.INTER_AREA)
+        self.recent.append((self.seen, small))
+        if len(self.recent) == self.recent.maxlen:
+            self.mixed[self.seen - MIX_REACH] = _mixed(*(self.recent[place][1] for place in (0, MIX_REACH, -1)))
+        cuts = self.detector.process_frame(FrameTimecode(self.seen, self.fps), frame_HWC)
+        self.seen += 1
+        self._cut_at([cut.frame_num for cut in cuts])
+        if seconds >= self.end_s:
+            return self.seen - self.warm - len(self.rows) <= MIX_REACH
+        if seconds < self.start_s:
+            self.warm += 1
+        else:
+            self.rows.append(
+                (seconds, *self._changed(seconds, gray, small), *_light(_inner(gray)), _sharpness(_inner(gray)))
+            )
+            self._sample(frame_HWC, gray, small)
+        self.before = (seconds, gray, small)
+        return True
+
+    def arrays(self) -> Arrays:
+        """All numbers, by name."""
+        if self.seen:
+            cuts = self.detector.post_process(FrameTimecode(self.seen - 1, self.fps))
+            self._cut_at([cut.frame_num for cut in cuts])
+        names = ("seconds", "change", "motion", "pan_x", "pan_y", "luma", "spread", "black", "burnt", "sharpness")
+        table = np.array(self.rows, np.float64).reshape(-1, len(names))
+        found: Arrays = {name: column.astype(np.float32) for name, column in zip(names[1:], table.T[1:], strict=True)}
+        found["seconds"] = table[:, 0]
+        found["cut"] = np.zeros(len(table), np.uint8)
+        found["mixed"] = np.array([self.mixed.get(self.warm + i, 0.0) for i in range(len(table))], np.float32)
+        cuts = np.array(sorted(self.cuts), np.int64) - self.warm
+        found["cut"][cuts[(cuts >= 0) & (cuts < len(table))]] = 1
+        kinds = (np.int64, np.uint64, np.float32, np.float32, np.uint8, np.int64)
+        columns = list(zip(*self.samples, strict=True)) or [()] * len(kinds)
+        shapes = {"bars": (-1, 4), "edges": (-1, FLOW_SIZE[0] * FLOW_SIZE[1] // 8)}
+        for name, kind, column in zip(PER_SAMPLE, kinds, columns, strict=True):
+            found[name] = np.array(column, kind).reshape(shapes.get(name, (-1,)))
+        found["thumbs"] = np.frombuffer(self.thumbs.getvalue(), np.uint8)
+        return found
+
+    def _cut_at(self, seen: list[int]) -> None:
+        for number in seen:
+            near = [cut for cut in self.cuts if number - FLASH_FRAMES <= cut < number]
+            if near and self._is_flash(min(near), number):
+                self.cuts.difference_update(near)
+            else:
+                self.cuts.add(number)
+                self.behind_cut = self.seen - number
+
+    def _is_flash(self, first: int, behind: int) -> bool:
+        pictures = dict(self.recent)
+        before = pictures[first - 1]
+        flash, after = (cv2.norm(before, pictures[number], cv2.NORM_L1) for number in (first, behind))
+        return bool(after < flash / 2)
+
+    def _changed(self, seconds: float, gray: Pixels, small: Pixels) -> tuple[float, float, float, float]:
+        """Change in levels and motion in widths a second, against the frame before."""
+        if self.before is None or self.before[1].shape != gray.shape:
+            return 0.0, 0.0, 0.0, 0.0
+        past_s, past_gray, past_small = self.before
+        change = cv2.norm(gray, past_gray, cv2.NORM_L1) / gray.size
+        field_HW2 = self.flow.calc(past_small, small, None)
+        widths = 1 / (FLOW_SIZE[0] * max(seconds - past_s, 1e-3))
+        across, down = (
+            field_HW2[..., 0],
+            field_HW2[..., 1] * (gray.shape[0] / gray.shape[1] * FLOW_SIZE[0] / FLOW_SIZE[1]),
+        )
+        motion = float(cv2.magnitude(across, down).mean())
+        return change, motion * widths, float(np.median(across)) * widths, float(np.median(down)) * widths
+
+    def _sample(self, frame_HWC: Pixels, gray: Pixels, small: Pixels) -> None:
+        due = self.behind_cut == SAMPLE_AFTER or self.behind_cut >= SAMPLE_AFTER + SAMPLE_EVERY_S * self.fps
+        self.behind_cut = SAMPLE_AFTER + 1 if due else self.behind_cut + 1
+        if due:
+            jpeg = _jpeg(frame_HWC)
+            self.thumbs.write(jpeg)
+            edges = np.packbits(cv2.Canny(small, 80, 160) > 0)
+            number = len(self.rows) - 1
+            self.samples.append((number, _hash(gray), lettering(gray), bars(gray), edges, len(jpeg)))
+
+
+# -- single frames -----------------------------------------------------------------------------------------------------
+
+
+def _inner(gray: Pixels) -> Pixels:
+    """The picture without what bars may cover: 15 % of each side, 13 for CinemaScope on a 16:9 screen or 4:3 on one."""
+    height, width = gray.shape
+    return gray[height * 3 // 20 : height - height * 3 // 20, width * 3 // 20 : width - width * 3 // 20]
+
+
+def _light(gray: Pixels) -> tuple[float, float, float, float]:
+    counts = cv2.calcHist([gray], [0], None, [256], [0, 256]).ravel() / gray.size
+    levels = np.arange(256)
+    mean = float(counts @ levels)
+    spread = math.sqrt(max(float(counts @ levels**2) - mean**2, 0.0))
+    return mean, spread, float(counts[: BLACK + 1].sum()), float(counts[BURNT:].sum())
+
+
+def _sharpness(gray: Pixels) -> float:
+    return float(cv2.meanStdDev(cv2.Laplacian(gray, cv2.CV_16S))[1][0, 0])
+
+
+def _mixed(before: Pixels, frame: Pixels, behind: Pixels) -> float:
+    """How nearly a frame is the mean of two others, 1 for equal; 0 where the two hardly differ."""
+    small = [
+        cv2.resize(one, MIX_SIZE, interpolation=cv2.INTER_AREA).astype(np.float32) for one in (before, frame, behind)
+    ]
+    apart = float(np.abs(small[0] - small[2]).mean())
+    if apart < MIX_LEVELS:
+        return 0.0
+    return max(0.0, 1 - 2 * float(np.abs(small[1] - (small[0] + small[2]) / 2).mean()) / apart)
+
+
+def _hash(gray: Pixels) -> int:
+    """Whether each of 8 x 8 places is lighter than the one at its right (dHash)."""
+    small = cv2.resize(gray, (9, 8), interpolation=cv2.INTER_AREA).astype(np.int16)
+    return int.from_bytes(np.packbits(small[:, 1:] > small[:, :-1]).tobytes(), "big")
+
+
+def bars(gray: Pixels) -> tuple[float, float, float, float]:
+    """Share of the picture that is flat black at its left, top, right and bottom; -1 each where it is too dark to tell."""
+    rows, columns = _are_bars(gray), _are_bars(gray.T)
+    if rows.mean() > 0.7 or columns.mean() > 0.7:
+        return -1.0, -1.0, -1.0, -1.0
+    top, bottom = np.argmin(rows), np.argmin(rows[::-1])
+    left, right = np.argmin(columns), np.argmin(columns[::-1])
+    height, width = gray.shape
+    return float(left / width), float(top / height), float(right / width), float(bottom / height)
+
+
+def _are_bars(lines: Pixels) -> NDArray[np.bool_]:
+    """Which lines of the picture are black and flat: a dark scene is not flat, for its grain."""
+    low, high = np.percentile(lines, (2, 98), axis=1)
+    return np.asarray((high <= BLACK + 4) & (high - low <= 6))
+
+
+def lettering(gray: Pixels) -> float:
+    """Share of the picture under lines of letters: rows of strokes, closely packed, of two tones.
+
+    Strokes are where the morphological gradient is high; those of one line, joined sideways, make a box that is longer than
+    high, well filled, and crossed many times by each of its rows. Words of one or two letters are missed, lettering larger
+    than a sixth of the picture too; railings and blinds can pass for it.
+    """
+    gradient = cv2.morphologyEx(gray, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    least = max(60.0, cv2.threshold(gradient, 0, 255, cv2.THRESH_OTSU)[0])
+    strokes = (gradient > least).astype(np.uint8)
+    lines = cv2.morphologyEx(strokes, cv2.MORPH_CLOSE, np.ones((1, 11), np.uint8))
+    _, _, boxes, _ = cv2.connectedComponentsWithStats(lines)
+    area = sum(w * h for x, y, w, h, a in boxes[1:] if _is_line(gray, strokes, x, y, w, h, a / (w * h)))
+    return float(area / gray.size)
+
+
+def _is_line(gray: Pixels, strokes: Pixels, x: int, y: int, w: int, h: int, filled: float) -> bool:
+    if not (5 <= h <= gray.shape[0] / 6 and w >= max(16, 2.5 * h) and filled >= 0.55):
+        return False
+    inside = strokes[y : y + h, x : x + w]
+    if not 0.4 < inside.mean() < 0.85:
+        return False
+    crossings = np.count_nonzero(np.diff(inside.astype(np.int8), axis=1), axis=1)
+    low, high = np.percentile(gray[y : y + h, x : x + w], (5, 95))
+    return bool(np.median(crossings) >= 1.5 * w / h and high - low >= 70)
+
+
+def _jpeg(frame_HWC: Pixels) -> bytes:
+    picture = Image.fromarray(frame_HWC)
+    picture.thumbnail((THUMB_WIDTH, THUMB_WIDTH))
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=THUMB_QUALITY)
+    return out.getvalue()
+
+
+# -- on disk -----------------------------------------------------------------------------------------------------------
+
+
+def save_arrays(path: Path, arrays: Arrays, note: dict[str, Any]) -> None:
+    """Write numbers and a note as an ``.npz`` without pickle, whole or not at all."""
+    text = np.frombuffer(json.dumps({"version": VERSION, **note}).encode(), np.uint8)
+
+    def write(draft: Path) -> None:
+        with draft.open("wb") as file:
+            np.savez(file, allow_pickle=False, note=text, **arrays)
+
+    write_whole(path, write)
+
+
+def load_arrays(path: Path) -> tuple[Arrays, dict[str, Any]] | None:
+    """What ``save_arrays`` wrote; None where there is nothing of this version, or only a damaged file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+    note: dict[str, Any] = json.loads(arrays.pop("note").tobytes())
+    return (arrays, note) if note.pop("version") == VERSION else None
+
+
+def save_survey(path: Path, survey: Survey) -> None:
+    """Write a survey."""
+    note = dataclasses.asdict(survey.about)
+    save_arrays(path, survey.arrays, {key: str(v) if isinstance(v, Fraction) else v for key, v in note.items()})
+
+
+def load_survey(path: Path) -> Survey | None:
+    """What ``save_survey`` wrote; None as ``load_arrays``."""
+    loaded = load_arrays(path)
+    if loaded is None:
+        return None
+    arrays, note = loaded
+    fractions = {key: Fraction(note[key]) for key in ("fps", "pixel_aspect")}
+    return Survey(About(**{**note, **fractions, "size": tuple(note["size"])}), arrays)

@@ -1,0 +1,292 @@
+"""What of a file is worth training on: the numbers of a survey enter, its shots leave, each with the reasons against it.
+
+Pure arithmetic on arrays, so that other limits cost no second look at the footage. It does not know files, frames to be
+picked, or other files; what is alike among all of them is found in ``alike``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cinelora.config.schema import FootageLimits
+from cinelora.footage.shot_detection import FLOW_SIZE, MIX_REACH, Survey
+
+FLAT_SPREAD = 6.0
+"""Standard deviation of luma, in levels, below which a frame shows nothing: black, white, or a colour between two scenes."""
+MIXED = 0.75
+"""How nearly frames of a fade or dissolve are the mean of those around them: 0.96 between pictures that stand, 0.83 in a fade
+of one that moves, 0.73 at most in shots of 30 clips. Between two that both move it is 0.5: those dissolves are not found."""
+RUN_FRAMES = 3
+"""Flat or mixed frames in a row that part two shots; fewer are a flash."""
+REPEATED = 0.08
+"""Mean change in levels up to which a frame is the one before it, coded again."""
+STEADY_S = 0.5
+"""Seconds over which a camera's motion is averaged to tell a pan from a shake."""
+LOGO_SAMPLES, LOGO_SHOTS, LOGO_SHARE = 8, 4, 0.9
+"""A logo is what has an edge at the same place in this share of the pictures, of so many pictures and shots at least."""
+BARS_LEAST, BARS_LIKE, BARS_AGREE = 0.01, 0.015, 0.6
+"""Bars are at least so large a share of the side; opposite ones are as alike as this; and so many pictures of a film agree."""
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Shot:
+    """Frames ``start`` to ``end`` - 1 of a file, with what speaks against them.
+
+    ``against`` holds for stills and windows, ``against_motion`` for windows alone: a picture that stands still is still a
+    picture. ``bars`` are shares of the picture to be cut at left, top, right, bottom; ``samples`` numbers of its pictures.
+    """
+
+    start: int
+    end: int
+    against: tuple[str, ...] = ()
+    against_motion: tuple[str, ...] = ()
+    measures: dict[str, float] = field(default_factory=dict)
+    bars: Box | None = None
+    samples: tuple[int, ...] = ()
+
+
+def judge(survey: Survey, limits: FootageLimits | None, typical_sharpness: float | None = None) -> list[Shot]:
+    """The shots of a file, in order; None for limits finds cuts and nothing else.
+
+    ``typical_sharpness`` is what sharpness is compared with in a file of few shots, where its own median says little.
+    """
+    if limits is None:
+        return [_with_samples(survey, Shot(start, end)) for start, end in survey.shots]
+    shots = [piece for start, end in survey.shots for piece in _pieces(survey, start, end)]
+    film_bars = bars_of(survey.bars)
+    usual = sharpness_of(survey) if len(survey.shots) >= LOGO_SHOTS or not typical_sharpness else typical_sharpness
+    logo = logo_share(survey, film_bars) if limits.logo is not None else 0.0
+    shots = [_judged(survey, _with_samples(survey, shot), limits, film_bars, usual, logo) for shot in shots]
+    return _named_ends(shots)
+
+
+# -- pieces: what is no picture is cut away ----------------------------------------------------------------------------
+
+
+def _pieces(survey: Survey, start: int, end: int) -> Iterator[Shot]:
+    """A shot in pieces: what is flat or mixed has its reason, the pictures between are shots."""
+    flat = _long_runs(survey.spread[start:end] < FLAT_SPREAD)
+    mixed = _wider(_long_runs(survey.mixed[start:end] >= MIXED)) & ~flat
+    kinds = flat + 2 * mixed
+    reasons = {0: (), 1: ("blank: nothing but one tone",), 2: ("a fade or dissolve",)}
+    for kind, run in groupby(range(end - start), key=lambda i: int(kinds[i])):
+        frames = list(run)
+        yield Shot(start + frames[0], start + frames[-1] + 1, reasons[kind])
+
+
+def _long_runs(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    kept = flags.copy()
+    for value, run in groupby(range(len(flags)), key=lambda i: bool(flags[i])):
+        frames = list(run)
+        if value and len(frames) < RUN_FRAMES:
+            kept[frames] = False
+    return kept
+
+
+def _wider(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Runs with the frames at both ends of which only half the reach is mixed."""
+    return np.convolve(flags, np.ones(MIX_REACH * 2 - 1), "same") > 0 if len(flags) else flags
+
+
+# -- verdicts ----------------------------------------------------------------------------------------------------------
+
+
+def _judged(
+    survey: Survey, shot: Shot, limits: FootageLimits, film_bars: Box | None, usual: float, logo: float
+) -> Shot:
+    measures = measured(survey, shot, usual) | {"logo": logo}
+    found = [] if shot.against else [bound for bound in BOUNDS if bound.fails(measures, limits, survey.num_frames == 1)]
+    return replace(
+        shot,
+        against=(*shot.against, *(bound.says(measures, limits) for bound in found if not bound.of_motion)),
+        against_motion=tuple(bound.says(measures, limits) for bound in found if bound.of_motion),
+        measures=measures,
+        bars=_shot_bars(survey, shot, film_bars),
+    )
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A measure that must not lie below or above a limit, and the words for one that does."""
+
+    limit: str
+    measure: str
+    least: bool
+    words: str
+    of_motion: bool = False
+
+    def fails(self, measures: dict[str, float], limits: FootageLimits, is_still: bool) -> bool:
+        """Whether a shot fails; a still has no length."""
+        value, limit = measures[self.measure], getattr(limits, self.limit)
+        if limit is None or (is_still and self.measure == "seconds"):
+            return False
+        return bool(value < limit if self.least else value > limit)
+
+    def says(self, measures: dict[str, float], limits: FootageLimits) -> str:
+        """Why."""
+        return self.words.format(measures[self.measure], getattr(limits, self.limit))
+
+
+BOUNDS = (
+    Bound("min_seconds", "seconds", True, "too short: {:.2f} s of {:g} s"),
+    Bound("sharpness", "sharpness", True, "blurred: {:.2f} of the film's sharpness, {:g} wanted"),
+    Bound("dark", "black", False, "too dark: {:.0%} of it is black, {:.0%} allowed"),
+    Bound("bright", "burnt", False, "too bright: {:.0%} of it is burnt out, {:.0%} allowed"),
+    Bound("text", "text", False, "lettering on {:.1%} of it, {:.1%} allowed"),
+    Bound("logo", "logo", False, "a logo: {:.1%} of every picture of the film is the same, {:.1%} allowed"),
+    Bound("still", "motion", True, "stands still: {:.4f} widths a second, {:g} wanted", of_motion=True),
+    Bound("fast", "motion", False, "too fast: {:.2f} widths a second, {:g} allowed", of_motion=True),
+    Bound("shake", "shake", False, "shaken: {:.2f} widths a second to and fro, {:g} allowed", of_motion=True),
+)
+
+
+def measured(survey: Survey, shot: Shot, usual_sharpness: float) -> dict[str, float]:
+    """The numbers that are held against limits: medians over the shot's frames, of lettering over its pictures."""
+    frames = slice(shot.start, shot.end)
+    inner = slice(min(shot.start + 1, shot.end - 1), shot.end)  # the first frame's motion is across the cut
+    seconds = survey.seconds[frames]
+    fps = float(survey.about.fps)
+    texts = survey.text[list(shot.samples)] if shot.samples else np.zeros(1)
+    repeats = survey.change[inner] <= REPEATED
+    moving = survey.motion[inner][~repeats] if not repeats.all() else np.zeros(1)
+    return {
+        "seconds": float(seconds[-1] - seconds[0]) + 1 / fps,
+        "sharpness": float(np.median(survey.sharpness[frames])) / max(usual_sharpness, 1e-6),
+        "black": float(np.median(survey.black[frames])),
+        "burnt": float(np.median(survey.burnt[frames])),
+        "text": float(np.median(texts)),
+        "motion": float(np.median(moving)),
+        "shake": _shake(survey, inner, fps),
+        "repeats": float(repeats.mean()) if shot.end - shot.start > 1 else 0.0,
+    }
+
+
+def _shake(survey: Survey, frames: slice, fps: float) -> float:
+    """Mean distance of the camera's velocity from its own average over ``STEADY_S``, in widths a second."""
+    width = max(3, round(STEADY_S * fps) | 1)
+    total = 0.0
+    for velocity in (survey.pan_x[frames], survey.pan_y[frames]):
+        if len(velocity) < width:
+            return 0.0
+        steady = np.convolve(velocity, np.ones(width) / width, "valid")
+        edge = width // 2
+        total += float(np.abs(velocity[edge : edge + len(steady)] - steady).mean()) ** 2
+    return math.sqrt(total)
+
+
+def sharpness_of(survey: Survey) -> float:
+    """The sharpness a film's frames have as a rule: the median over those that show something."""
+    shown = survey.sharpness[survey.spread >= FLAT_SPREAD]
+    return float(np.median(shown)) if len(shown) else 0.0
+
+
+def _with_samples(survey: Survey, shot: Shot) -> Shot:
+    first, last = np.searchsorted(survey.sample, (shot.start, shot.end))
+    return replace(shot, samples=tuple(range(int(first), int(last))))
+
+
+def _named_ends(shots: list[Shot]) -> list[Shot]:
+    """What comes before the first picture is the leader, and lettering behind the last the credits."""
+    plain = [i for i, shot in enumerate(shots) if not any(is_no_picture(reason) for reason in shot.against)]
+    if len(shots) < LOGO_SHOTS or not plain:
+        return shots
+    return [
+        _named(shot, "leader" if i < plain[0] else "credits" if i > plain[-1] else "") for i, shot in enumerate(shots)
+    ]
+
+
+def is_no_picture(reason: str) -> bool:
+    """Whether a reason says that a shot is lettering or nothing, rather than a bad picture."""
+    return reason.startswith(("blank", "a fade", "lettering"))
+
+
+def _named(shot: Shot, name: str) -> Shot:
+    return replace(shot, against=tuple(f"{name}: {reason}" for reason in shot.against)) if name else shot
+
+
+# -- bars and logos ----------------------------------------------------------------------------------------------------
+
+
+def bars_of(bars_N4: NDArray[np.float32]) -> Box | None:
+    """The bars most pictures of a film agree on, opposite ones alike; None where there are none."""
+    known = bars_N4[bars_N4[:, 0] >= 0]
+    if len(known) == 0:
+        return None
+    usual = np.median(known, axis=0)
+    agree = np.abs(known - usual).max(1) <= BARS_LIKE
+    if agree.mean() < BARS_AGREE:
+        return None
+    left, top, right, bottom = (float(side) for side in usual)
+    across = (left, right) if min(left, right) >= BARS_LEAST and abs(left - right) <= BARS_LIKE else (0.0, 0.0)
+    down = (top, bottom) if min(top, bottom) >= BARS_LEAST and abs(top - bottom) <= BARS_LIKE else (0.0, 0.0)
+    return (across[0], down[0], across[1], down[1]) if any(across + down) else None
+
+
+def _shot_bars(survey: Survey, shot: Shot, film_bars: Box | None) -> Box | None:
+    """The film's bars, less where this shot has a picture there."""
+    own = survey.bars[list(shot.samples)] if shot.samples else survey.bars[:0]
+    own = own[own[:, 0] >= 0]
+    if film_bars is None or len(own) == 0:
+        return film_bars
+    left, top, right, bottom = np.minimum(film_bars, own.min(0) + BARS_LIKE).tolist()
+    return left, top, right, bottom
+
+
+def logo_share(survey: Survey, film_bars: Box | None) -> float:
+    """Share of the picture under edges that stand at the same place throughout a film of several shots."""
+    if len(survey.edges) < LOGO_SAMPLES or len(survey.shots) < LOGO_SHOTS:
+        return 0.0
+    width, height = FLOW_SIZE
+    share = np.zeros(width * height)
+    for row in survey.edges:
+        share += np.unpackbits(row)
+    stays = (share >= LOGO_SHARE * len(survey.edges)).reshape(height, width)
+    left, top, right, bottom = film_bars or (0.0, 0.0, 0.0, 0.0)
+    inside = np.zeros_like(stays)
+    rows = slice(2 + round(top * height), height - 2 - round(bottom * height))
+    columns = slice(2 + round(left * width), width - 2 - round(right * width))
+    inside[rows, columns] = stays[rows, columns]
+    return float(cv2.dilate(inside.astype(np.uint8), np.ones((3, 3), np.uint8)).mean())
+
+
+# -- alike -------------------------------------------------------------------------------------------------------------
+
+
+def alike(hashes_N3: NDArray[np.uint64], limit: float, block: int = 1024) -> NDArray[np.int64]:
+    """For each of N shots, of which three pictures' hashes are given, the first shot that is like it: itself where none is.
+
+    Two shots are alike when the mean number of differing bits over the three pictures is at most ``limit``.
+    """
+    first = np.arange(len(hashes_N3))
+    for start in range(0, len(hashes_N3), block):
+        rows = hashes_N3[start : start + block]
+        for before in range(0, start + len(rows), block):
+            others = hashes_N3[before : min(before + block, start + len(rows))]
+            apart = np.zeros((len(rows), len(others)), np.uint16)
+            for place in range(hashes_N3.shape[1]):
+                apart += np.bitwise_count(rows[:, None, place] ^ others[None, :, place])
+            near = apart <= limit * hashes_N3.shape[1]
+            near &= np.arange(before, before + len(others)) < np.arange(start, start + len(rows))[:, None]
+            found = near.any(1)
+            places = before + near.argmax(1)
+            first[start : start + block][found] = np.minimum(first[start : start + block], places)[found]
+    for i in range(len(first)):  # what is like a copy is like the original
+        first[i] = first[first[i]]
+    return first
+
+
+def three_hashes(survey: Survey, shot: Shot) -> Sequence[int] | None:
+    """The hashes of a shot's first, middle and last picture; None where it has none, or shows too little to compare."""
+    if not shot.samples or float(np.median(survey.spread[shot.start : shot.end])) < 2 * FLAT_SPREAD:
+        return None
+    chosen = [shot.samples[0], shot.samples[len(shot.samples) // 2], shot.samples[-1]]
+    return [int(survey.hash[number]) for number in chosen]

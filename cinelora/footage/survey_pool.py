@@ -1,0 +1,411 @@
+"""What was surveyed of a footage folder: files enter, a survey of each lies in the prepared folder afterwards.
+
+A file that has not changed costs a look at its size and time; one that moved, or a copy, the reading of it; a new one, a pass
+over its frames. Long files are passed over in parts, by several processes, and what is done is kept when the rest is
+interrupted. A file that crashes or hangs a decoder takes a process with it, and is named. It does not know what a good shot is.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from cinelora.errors import FileError, FootageError
+from cinelora.footage.scan_folder import content_hash, open_clip, stamp
+from cinelora.footage.shot_detection import (
+    VERSION,
+    Survey,
+    about,
+    joined,
+    load_arrays,
+    load_survey,
+    parts,
+    save_arrays,
+    save_survey,
+    survey_part,
+)
+from cinelora.footage.shot_filter import sharpness_of
+from cinelora.footage.video_reader import PLAIN, Handling, Reader, UnreadableClip
+from cinelora.io.atomic import read_json, sweep_temporaries, write_json
+from cinelora.io.hardware import die_with
+
+LEDGER, SURVEYS = "files.json", "surveys"
+HANG_S = 180.0
+"""Seconds without a frame from any process after which a decoder is taken to hang."""
+MANY_BYTES, MANY_FILES = 50e6, 100
+"""New footage from which on it is surveyed in processes of their own: starting them takes a second."""
+KEEP_EVERY_S = 10.0
+"""Seconds between two writings of the ledger."""
+MISSING_SHARE, MISSING_S = Fraction(1, 10), Fraction(1, 4)
+"""A clip is called truncated when more than both is missing of the length in its header: headers are a little off."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of the folder; ``reason`` says why it cannot be used, ``sharpness`` is what its frames have as a rule.
+
+    ``survey`` is the name of its survey: of its content, and of how its colours were read.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: str
+    reason: str = ""
+    sharpness: float = 0.0
+    survey: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A file to be surveyed, or the ``part`` of it that is numbered so; ``size`` in bytes is its share of the progress."""
+
+    root: Path
+    folder: Path
+    path: str
+    size: int
+    handling: Handling = PLAIN
+    sha256: str = ""
+    part: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a task: a survey that lies there, a reason why not, or the number of parts it is to be cut into."""
+
+    sha256: str
+    reason: str = ""
+    sharpness: float = 0.0
+    num_parts: int = 0
+
+
+@dataclass
+class Underway:
+    """Content that is surveyed in parts: how many are missing, and the files that hold it."""
+
+    left: int
+    paths: list[str]
+
+
+def survey_path(folder: Path, name: str) -> Path:
+    """Where the survey of this name lies."""
+    return folder / SURVEYS / name[:2] / f"{name}.npz"
+
+
+def survey_name(sha256: str, handling: Handling) -> str:
+    """The name of the survey of this content, read so."""
+    rate = "" if handling.sequence_fps == PLAIN.sequence_fps else f"-{float(handling.sequence_fps):g}fps"
+    return f"{sha256}{handling.colours}{rate}"
+
+
+def survey_files(
+    root: Path, paths: list[str], folder: Path, processes: int | None, show: bool = True, handling: Handling = PLAIN
+) -> list[File]:
+    """Survey what is new or changed among ``paths`` below ``root``; what is known of all of them, in their order.
+
+    ``processes`` 0 does it all here; None is one a core where there is much to do, else none. ``folder`` is the prepared
+    folder. Other ``handling`` is another survey. What cannot be read now is named, and tried again in the next run.
+    """
+    known = read_ledger(folder, handling)
+    files, todo = {}, deque[Task]()
+    for path in paths:
+        try:
+            size, mtime_ns = stamp(root / path)
+        except OSError as error:  # it went away since it was listed
+            files[path] = File(path, 0, 0, "", _in_words(error))
+            continue
+        file = known.get(path)
+        if file and (file.size, file.mtime_ns) == (size, mtime_ns) and _is_there(folder, file):
+            files[path] = file
+        else:
+            files[path] = File(path, size, mtime_ns, "")
+            todo.append(Task(root, folder, path, size, handling))
+    if todo:
+        _survey(todo, files, _processes(todo) if processes is None else processes, show)
+    if files != known:
+        _write_ledger(folder, files, handling)
+    return [files[path] for path in paths]
+
+
+def _processes(todo: deque[Task]) -> int:
+    much = len(todo) > MANY_FILES or sum(task.size for task in todo) > MANY_BYTES
+    return len(os.sched_getaffinity(0)) if much else 0
+
+
+def _survey(todo: deque[Task], files: dict[str, File], processes: int, show: bool) -> None:
+    folder, total = todo[0].folder, sum(task.size for task in todo)
+    sweep_temporaries(folder / SURVEYS)
+    underway: dict[str, Underway] = {}
+    kept = time.monotonic()
+    with tqdm(total=total, desc="footage", unit="B", unit_scale=True, disable=None if show else True) as bar:
+        bar.set_postfix_str(f"{len(todo)} of {len(files)} files are new")
+        for task, outcome in _worked(todo, processes, bar):
+            if outcome.num_parts:
+                if outcome.sha256 in underway:
+                    underway[outcome.sha256].paths.append(task.path)
+                else:
+                    underway[outcome.sha256] = Underway(outcome.num_parts, [task.path])
+                    todo.extend(_parts(task, outcome))
+                continue
+            paths = [task.path]
+            if task.part is not None:
+                ended = _part_ended(task, outcome, underway)
+                if ended is None:
+                    continue
+                outcome, paths = ended
+            for path in paths:
+                files[path] = _with(files[path], outcome, task.handling)
+            if time.monotonic() - kept > KEEP_EVERY_S:
+                _write_ledger(folder, files, task.handling)
+                kept = time.monotonic()
+
+
+def _part_ended(task: Task, outcome: Outcome, underway: dict[str, Underway]) -> tuple[Outcome, list[str]] | None:
+    """What came of the whole, and for which files, where this was the last of its parts or the first that failed."""
+    whole = underway.get(task.sha256)
+    if whole is None:
+        return None  # another part failed
+    whole.left -= 1
+    if whole.left and not outcome.reason:
+        return None
+    del underway[task.sha256]
+    return (outcome if outcome.reason else _join(task)), whole.paths
+
+
+def _with(file: File, outcome: Outcome, handling: Handling) -> File:
+    survey = survey_name(outcome.sha256, handling) if outcome.sha256 else ""
+    return replace(file, sha256=outcome.sha256, reason=outcome.reason, sharpness=outcome.sharpness, survey=survey)
+
+
+def _parts(task: Task, outcome: Outcome) -> Iterator[Task]:
+    for number in range(outcome.num_parts):
+        yield replace(task, sha256=outcome.sha256, part=number, size=task.size // outcome.num_parts)
+
+
+def _is_there(folder: Path, file: File) -> bool:
+    return bool(file.reason) or survey_path(folder, file.survey).is_file()
+
+
+def read_ledger(folder: Path, handling: Handling = PLAIN) -> dict[str, File]:
+    """What is known of the files of a footage folder; nothing where another version, or other handling, wrote it."""
+    path = folder / LEDGER
+    try:
+        ledger: Any = read_json(path) if path.is_file() else {"version": None}
+        if ledger["version"] != _version(handling):
+            return {}
+        return {entry["path"]: File(**entry) for entry in ledger["files"]}
+    except (FileError, TypeError, KeyError):
+        return {}  # it is damaged, and made anew from the footage
+
+
+def _version(handling: Handling) -> list[Any]:
+    return [VERSION, handling.colours, handling.hdr, str(handling.sequence_fps)]
+
+
+def _write_ledger(folder: Path, files: dict[str, File], handling: Handling) -> None:
+    done = [asdict(file) for file in files.values() if file.sha256]
+    write_json(folder / LEDGER, {"version": _version(handling), "files": done})
+
+
+# -- the work, in a process or here ------------------------------------------------------------------------------------
+
+
+def survey_one(task: Task, tick: Callable[[float], None]) -> Outcome:
+    """Survey a file or a part of it into the prepared folder; ``tick`` hears how much of it is done, of 1;
+    0 where that is not known."""
+    path = task.root / task.path
+    try:
+        sha256 = task.sha256 or content_hash(path, lambda: tick(0.0))
+        return _surveyed(task, sha256, tick)
+    except UnreadableClip as error:
+        return Outcome(sha256, error.reason)
+    except OSError as error:
+        return Outcome("", _in_words(error))
+
+
+def _in_words(error: OSError) -> str:
+    return f"it cannot be read: {(error.strerror or str(error)).lower()}"
+
+
+def _surveyed(task: Task, sha256: str, tick: Callable[[float], None]) -> Outcome:
+    target = survey_path(task.folder, survey_name(sha256, task.handling))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if task.part is None and (there := load_survey(target)) is not None:
+        return Outcome(sha256, sharpness=sharpness_of(there))
+    reader = open_clip(task.root / task.path, handling=task.handling)
+    promised = reader.header.duration_s
+    length = float(promised) if promised else 0.0
+    spans = parts(length or None)
+    if task.part is None and len(spans) > 1:
+        return Outcome(sha256, num_parts=len(spans))
+    start_s, end_s = spans[task.part or 0]
+    part = None if task.part is None else _part_path(task)
+    if part is not None and load_arrays(part) is not None:
+        return Outcome(sha256)
+    scale = 1 / max(min(end_s, length) - start_s, 1e-3) if length else 0.0
+    arrays = survey_part(reader, start_s, end_s, lambda seconds: tick(min(1.0, max(0.0, (seconds - start_s) * scale))))
+    if part is not None:
+        save_arrays(part, arrays, {})
+        return Outcome(sha256)
+    return _whole(reader, Survey(about(reader), arrays), target, sha256)
+
+
+def _part_path(task: Task) -> Path:
+    target = survey_path(task.folder, survey_name(task.sha256, task.handling))
+    return target.with_suffix(f".part-{task.part}.npz")
+
+
+def _join(task: Task) -> Outcome:
+    """The survey of a file whose parts all lie there."""
+    target = survey_path(task.folder, survey_name(task.sha256, task.handling))
+    pieces = sorted(target.parent.glob(f"{target.stem}.part-*.npz"), key=lambda p: int(p.stem.rpartition("-")[2]))
+    loaded = [load_arrays(piece) for piece in pieces]
+    arrays = joined(piece[0] for piece in loaded if piece is not None)
+    try:
+        reader = open_clip(task.root / task.path, handling=task.handling)
+        outcome = _whole(reader, Survey(about(reader), arrays), target, task.sha256)
+    except UnreadableClip as error:
+        outcome = Outcome(task.sha256, error.reason)
+    except OSError as error:
+        return Outcome("", _in_words(error))
+    for piece in pieces:
+        piece.unlink()
+    return outcome
+
+
+def _whole(reader: Reader, survey: Survey, target: Path, sha256: str) -> Outcome:
+    if survey.num_frames == 0:
+        raise reader.unreadable("it has no frames")
+    _refuse_truncated(reader, float(survey.seconds[-1]) + 1 / float(reader.header.fps))
+    save_survey(target, survey)
+    return Outcome(sha256, sharpness=sharpness_of(survey))
+
+
+def _refuse_truncated(reader: Reader, length_s: float) -> None:
+    promised_s = reader.header.duration_s
+    if promised_s is not None and promised_s - length_s > max(MISSING_S, promised_s * MISSING_SHARE):
+        raise reader.unreadable(f"it is truncated: {length_s:.1f} s of {float(promised_s):.1f} s are there")
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+class _Hangs(Exception):
+    """No process has moved for ``HANG_S``."""
+
+
+_moved: Synchronized[float] | None = None
+"""In a process: bytes done by all of them, which also tells that they live; below 0 before the first has begun."""
+
+
+def _worked(todo: deque[Task], processes: int, bar: tqdm[Any]) -> Iterator[tuple[Task, Outcome]]:
+    """Each task with its outcome; more may be added to ``todo`` while they come."""
+    if processes == 0:
+        while todo:
+            task = todo.popleft()
+            outcome = survey_one(task, lambda _: None)
+            bar.update(0 if outcome.num_parts else task.size)
+            yield task, outcome
+        return
+    suspects = deque[Task]()
+    while todo or suspects:
+        alone = bool(suspects)
+        source, count = (suspects, 1) if alone else (todo, processes)
+        yield from _pooled(source, count, suspects, alone, bar)
+
+
+def _pooled(
+    source: deque[Task], count: int, suspects: deque[Task], alone: bool, bar: tqdm[Any]
+) -> Iterator[tuple[Task, Outcome]]:
+    """Work on ``source`` in a pool until it is empty, or the pool breaks: what it was at is then tried one by one."""
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("d", -1.0)
+    pool = ProcessPoolExecutor(count, context, _begin, (counter, os.getpid()))
+    running: dict[Future[Outcome], Task] = {}
+    try:
+        while source or running:
+            while source and len(running) < (1 if alone else 2 * count):
+                task = source.popleft()
+                running[pool.submit(_in_process, task)] = task
+            for future in _next(running, counter, bar):
+                outcome = future.result()
+                yield running.pop(future), outcome
+            if alone and not running:
+                return  # a fresh pool for the next suspect
+    except (BrokenProcessPool, _Hangs) as error:
+        if counter.value < 0:
+            raise FootageError(
+                "no process that reads footage could be started: a program that calls this needs its "
+                'if __name__ == "__main__"; workers=0 reads without'
+            ) from error
+        if not alone:
+            suspects.extend(running.values())
+            return
+        reason = "its decoder hangs" if isinstance(error, _Hangs) else "its decoder crashes"
+        for task in running.values():
+            yield task, Outcome("", reason)  # tried again in the next run, perhaps with other libraries
+    finally:
+        _end(pool)
+
+
+def _next(running: dict[Future[Outcome], Task], counter: Synchronized[float], bar: tqdm[Any]) -> set[Future[Outcome]]:
+    """The tasks that are done next; the bar moves meanwhile. Raises ``_Hangs``."""
+    moved, since = -1.0, time.monotonic()
+    while True:
+        done, _ = wait(running, 0.5, FIRST_COMPLETED)
+        if counter.value != moved:
+            moved, since = counter.value, time.monotonic()
+            bar.update(moved - bar.n if moved > bar.n else 0)
+        if done:
+            return done
+        if time.monotonic() - since > HANG_S:
+            raise _Hangs
+
+
+def _begin(counter: Synchronized[float], parent: int) -> None:
+    """A process begins: Ctrl-C is its parent's to answer, without whom it ends."""
+    global _moved
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with(parent)
+    _moved = counter
+    with counter.get_lock():
+        counter.value = max(counter.value, 0.0)
+
+
+def _in_process(task: Task) -> Outcome:
+    done = 0.0
+
+    def tick(share: float) -> None:
+        nonlocal done
+        assert _moved is not None
+        if share == 0 or share - done > 0.002 or share >= 1:
+            with _moved.get_lock():
+                _moved.value += (share - done) * task.size or 1  # a byte that says no more than that it lives
+            done = share
+
+    outcome = survey_one(task, tick)
+    if not outcome.num_parts:
+        tick(1.0)
+    return outcome
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """End a pool at once; the executor itself would wait for what is at work."""
+    for process in list((pool._processes or {}).values()):
+        with suppress(ProcessLookupError):
+            process.kill()
+    pool.shutdown(wait=False, cancel_futures=True)

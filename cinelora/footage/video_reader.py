@@ -1,0 +1,490 @@
+"""Reading clips: a file enters, its frames leave as RGB pixels, whichever of two libraries could decode it.
+
+PyAV reads every clip there is an FFmpeg decoder for, by seeking, with colours converted as ``colour`` says. decord reads
+those whose colours it converts as well: it is asked only where none are subsampled, and its first and last frame are compared.
+Only the containers of film are opened: a playlist would name other files. It does not know what the frames are for.
+
+Frames are counted from 0 in the order they are shown.
+"""
+
+from __future__ import annotations
+
+import math
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property, partial
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import decord
+import numpy as np
+from numpy.typing import NDArray
+
+from cinelora.errors import FootageError
+from cinelora.footage.colour import LUMA, MATRICES, PRIMARIES, RANGES, TRANSFERS, Hdr, ToRgb, guessed_matrix, hdr_kind
+from cinelora.footage.lut import Grade, read_cube, tone_mapping
+from cinelora.footage.packets import (
+    Index,
+    NotThereError,
+    decode,
+    decoded,
+    is_plain,
+    packets_from,
+    read_index,
+    with_lost,
+)
+from cinelora.io.atomic import sha256_json
+
+Pixels = NDArray[np.uint8]
+Backend = Literal["decord", "pyav", "pillow"]
+
+CONTAINERS = "mov,matroska,avi,mxf,mpegts,mpeg"
+"""What FFmpeg may take a file for. Its playlists (hls, concat, sdp) would open what they name, wherever it lies."""
+TIMEOUT_S = 60.0
+"""How long opening or reading may wait for a disk."""
+LARGEST = 2**27
+"""Pixels of a picture that is decoded at all: four times 8K."""
+BATCH = 16
+"""Frames decord decodes at a time: 1080p frames take 6 MB each."""
+HDR_NAMES = {"pq": "PQ", "hlg": "HLG", "bt2020": "BT.2020"}
+TONE_MAPPING = 1
+"""Raised whenever tone mapping would give other colours."""
+REORDERED = 16
+"""Frames that no codec holds back more of; more that come late were not held back."""
+AGREE = 2
+"""Levels of 255 by which decord's pixels may differ from FFmpeg's accurate conversion."""
+
+decord.logging.set_level(decord.logging.QUIET)
+
+
+class UnreadableClip(FootageError):
+    """A clip that no library decodes as its header promises; ``reason`` goes without the path."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path} cannot be read: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Handling:
+    """How footage is read, beside what it says of itself.
+
+    ``exact``: colours must be FFmpeg's to ``AGREE`` levels; otherwise decord is taken wherever it decodes, with its own.
+    ``hdr``: what is done with PQ, HLG and BT.2020. ``lut``: a .cube file that every frame goes through, of the content
+    ``lut_sha256``. ``sequence_fps``: the rate of numbered pictures. ``follow_links``: links may lead out of the folder.
+    """
+
+    exact: bool = True
+    hdr: Literal["refuse", "tone_map"] = "refuse"
+    lut: Path | None = None
+    lut_sha256: str = ""
+    sequence_fps: Fraction = Fraction(24)
+    follow_links: bool = False
+
+    @property
+    def colours(self) -> str:
+        """12 hex digits over what colours go through; "" where that is nothing."""
+        through = {"lut": self.lut_sha256, "tone_mapping": self.hdr == "tone_map" and TONE_MAPPING}
+        return sha256_json(through)[:12] if any(through.values()) else ""
+
+    def grade(self, kind: Hdr) -> Grade | None:
+        """The LUTs for footage that is HDR of a ``kind``, or none. Raises ``FootageError`` for a damaged LUT."""
+        cubes = [tone_mapping(kind)] if kind else []
+        if self.lut is not None:
+            cubes.append(read_cube(self.lut))
+        return Grade(cubes) if cubes else None
+
+
+PLAIN = Handling()
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its video, measured on the first frame.
+
+    ``height`` and ``width`` are as shown, a phone's ``rotation`` (degrees, counter-clockwise) applied; ``pixel_aspect``
+    is the width of a pixel over its height; ``duration_s`` the promised length, ``None`` where the header is silent.
+    ``matrix``, ``range``, ``transfer`` and ``primaries`` are named as ``ffprobe`` names them; an unnamed matrix is guessed
+    as players do, an unnamed range is limited, the others stay "".
+    """
+
+    fps: Fraction
+    height: int
+    width: int
+    pixel_aspect: Fraction
+    duration_s: Fraction | None
+    rotation: int
+    time_base: Fraction
+    first_pts: int
+    is_plain: bool
+    codec: str
+    pixel_format: str
+    bits: int
+    matrix: str
+    range: str
+    transfer: str
+    primaries: str
+
+    def seconds(self, pts: int) -> float:
+        """Time since the first frame."""
+        return (pts - self.first_pts) * self.time_base.numerator / self.time_base.denominator
+
+    @property
+    def coded(self) -> tuple[int, int]:
+        """Height and width as they are decoded, before any rotation."""
+        return (self.height, self.width) if self.rotation % 180 == 0 else (self.width, self.height)
+
+    @property
+    def is_subsampled(self) -> bool:
+        """Whether one colour stands for several pixels."""
+        return "420" in self.pixel_format or "422" in self.pixel_format or "411" in self.pixel_format
+
+    @property
+    def hdr(self) -> Hdr:
+        """Which kind of HDR it is, "" for none."""
+        return hdr_kind(self.matrix, self.transfer, self.primaries)
+
+
+class Reader:
+    """One open clip. The subclasses differ in the library alone; ``why`` says what chose it."""
+
+    backend: Backend
+
+    def __init__(self, path: Path, header: Header, why: str = "", handling: Handling = PLAIN) -> None:
+        self.path, self.header, self.why, self.handling = path, header, why, handling
+
+    @property
+    def fps(self) -> Fraction:
+        """Average frames per second."""
+        return self.header.fps
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.header.height, self.header.width
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that can be asked for."""
+        return len(self.times)
+
+    @cached_property
+    def convert(self) -> ToRgb:
+        """What makes RGB of PyAV's frames."""
+        header = self.header
+        return ToRgb(header.matrix, header.range, header.rotation, self.handling.grade(header.hdr))
+
+    @cached_property
+    def times(self) -> NDArray[np.float64]:
+        """When each frame is shown, in seconds from the first: frame i is the one of ``times[i]``, in every method.
+
+        Raises ``UnreadableClip``.
+        """
+        if self.index is None:
+            return np.arange(sum(1 for _ in self._all_frames())) / float(self.fps)
+        ticks: NDArray[np.int64] = self.index.shown_pts - self.header.first_pts
+        return ticks * self.header.time_base.numerator / self.header.time_base.denominator
+
+    @cached_property
+    def index(self) -> Index | None:
+        """Where each frame lies in the file; ``None`` where only decoding from the start tells."""
+        with self._opened() as (container, stream):
+            return read_index(container, stream, self.header.first_pts)
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Pixels]:
+        """RGB frames HWC at ``indices``, which must not descend. Raises ``UnreadableClip`` where one cannot be had."""
+        raise NotImplementedError
+
+    def scaled(
+        self, height: int, width: int, start_s: float = 0.0, end_s: float | None = None, threads: int = 1
+    ) -> Iterator[tuple[float, Pixels]]:
+        """Every frame from ``start_s`` to before ``end_s`` in one pass, by PyAV, averaged down to (height, width, 3).
+
+        Yields seconds from the first frame, one of ``times``, and RGB as shown; for a frame that is damaged, the next.
+        ``threads`` decode, 0 = one a core. Raises ``UnreadableClip``.
+        """
+        for seconds, frame in self._frames_from(start_s, threads):
+            if end_s is not None and seconds >= end_s:
+                return
+            self._refuse_other_size(frame, seconds)
+            yield seconds, self.convert.scaled(frame, height, width)
+
+    def unreadable(self, error: object) -> UnreadableClip:
+        """The error to raise, with the last line of the library's own as its reason."""
+        return UnreadableClip(str(self.path), _last_line(error))
+
+    def _frames_from(self, start_s: float, threads: int) -> Iterator[tuple[float, av.VideoFrame]]:
+        """Every frame shown at ``start_s`` or later, with its second."""
+        if not self.header.is_plain and self.index is None:
+            frames = enumerate(self._all_frames(threads))
+            yield from ((n / float(self.fps), frame) for n, frame in frames if n / float(self.fps) >= start_s)
+            return
+        target = self.header.first_pts + math.floor(start_s / self.header.time_base)
+        with self._opened(threads) as (container, stream):
+            packets = packets_from(container, stream, target, self.header.first_pts) if start_s > 0 else None
+            yield from self._timed(stream.codec_context, packets or (), start_s)
+        if packets is None:
+            with self._opened(threads) as (container, stream):
+                yield from self._timed(stream.codec_context, container.demux(stream), start_s)
+
+    def _timed(self, context: Any, packets: Iterable[Any], start_s: float) -> Iterator[tuple[float, av.VideoFrame]]:
+        """Frames whose times ascend: damage may bring some late, which are passed over."""
+        last, late = -math.inf, 0
+        for pts, frame in with_lost(context, packets):
+            seconds = self.header.seconds(pts)
+            late = late + 1 if seconds <= last else 0
+            if late > REORDERED:
+                raise UnreadableClip(str(self.path), f"its time stamps begin anew after {last:.1f} s: cut it there")
+            last = max(last, seconds)
+            if seconds >= start_s and not late:
+                yield seconds, frame
+
+    def _all_frames(self, threads: int = 0) -> Iterator[av.VideoFrame]:
+        """Every frame that can be decoded, from the start."""
+        with self._opened(threads) as (container, stream):
+            for packet in container.demux(stream):
+                yield from decoded(stream.codec_context, packet)
+
+    @contextmanager
+    def _opened(self, threads: int = 0) -> Iterator[tuple[Any, Any]]:
+        with _in_words(self.path), open_container(self.path) as container:
+            stream: Any = container.streams.best("video")
+            stream.codec_context.thread_count, stream.thread_type = threads, "AUTO"
+            yield container, stream
+
+    def _refuse_other_size(self, frame: av.VideoFrame, seconds: float) -> None:
+        if (frame.height, frame.width) != self.header.coded:
+            before, now = ("{1}x{0}".format(*size) for size in (self.header.coded, (frame.height, frame.width)))
+            raise UnreadableClip(str(self.path), f"its picture changes from {before} to {now} after {seconds:.1f} s")
+
+
+class PyAVReader(Reader):
+    """A clip through PyAV: it seeks to the keyframe before what is asked for, and stays open for the next."""
+
+    backend: Backend = "pyav"
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Pixels]:  # noqa: D102
+        counts = Counter(indices)
+        for number, frame in self._wanted(sorted(counts)):
+            self._refuse_other_size(frame, float(self.times[number]))
+            yield from repeat(self.convert(frame), counts[number])
+
+    def _wanted(self, numbers: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Frames by their ascending numbers: by seeking as far as that goes, the rest by decoding from the start."""
+        waiting = list(reversed(numbers))
+        if numbers and numbers[-1] >= self.num_frames:
+            raise UnreadableClip(str(self.path), f"it ends before frame {numbers[-1]}")
+        with suppress(NotThereError):
+            for number, frame in self._sought(numbers):
+                if number == waiting[-1]:
+                    yield waiting.pop(), frame
+        for number, frame in self._numbered() if waiting else ():
+            if number == waiting[-1]:
+                yield waiting.pop(), frame
+            if not waiting:
+                return
+        if waiting:
+            raise UnreadableClip(str(self.path), f"frame {waiting[-1]}, {self.times[waiting[-1]]:.1f} s in, is damaged")
+
+    def _sought(self, numbers: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        if self.index is None:
+            raise NotThereError("there is no index")
+        for span in self.index.spans(numbers):
+            with _in_words(self.path):
+                yield from decode(*self._kept_open, self.index, span)
+
+    @cached_property
+    def _kept_open(self) -> tuple[Any, Any]:
+        container = open_container(self.path)
+        stream = container.streams.best("video")
+        stream.thread_type = "AUTO"
+        return container, stream
+
+    def _numbered(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Every frame from the start that is not damaged, with its number."""
+        if self.index is None:
+            yield from enumerate(self._all_frames())
+            return
+        numbers = {int(pts): number for number, pts in enumerate(self.index.shown_pts)}
+        for frame in self._all_frames():
+            if frame.pts in numbers and not frame.is_corrupt:
+                yield numbers[frame.pts], frame
+
+
+class DecordReader(Reader):
+    """A clip through decord."""
+
+    backend: Backend = "decord"
+
+    def __init__(self, path: Path, header: Header, why: str = "") -> None:
+        super().__init__(path, header, why)
+        self._video = self._open()
+
+    @property
+    def num_frames(self) -> int:
+        """Frames in the index that decord builds on opening."""
+        return len(self._video)
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Pixels]:  # noqa: D102
+        for start in range(0, len(indices), BATCH):
+            yield from self._batch(self._video, list(indices[start : start + BATCH]))
+
+    def _open(self) -> Any:
+        try:
+            return decord.VideoReader(str(self.path))
+        except (decord.DECORDError, RuntimeError, UnicodeEncodeError) as error:
+            raise self.unreadable(error) from error
+
+    def _batch(self, video: Any, indices: list[int]) -> Pixels:
+        try:
+            batch: Pixels = video.get_batch(indices).asnumpy()
+        except (decord.DECORDError, IndexError) as error:
+            raise self.unreadable(error) from error
+        return batch
+
+
+# -- opening -----------------------------------------------------------------------------------------------------------
+
+
+def open_video(path: Path, backend: Backend | None = None, handling: Handling = PLAIN) -> Reader:
+    """Open a clip by ``backend``, or by decord where its pixels are FFmpeg's to ``AGREE`` levels, else by PyAV.
+
+    Raises ``UnreadableClip`` for a file that is empty, damaged, or has no video.
+    """
+    header = read_header(path)
+    if header.hdr and handling.hdr == "refuse":
+        raise UnreadableClip(str(path), f"it is HDR ({HDR_NAMES[header.hdr]}): data.hdr=tone_map maps its colours")
+    if header.matrix not in (*LUMA, "gbr"):
+        raise UnreadableClip(
+            str(path), f"its colours are kept as {header.matrix}, which is not converted: write it as bt709"
+        )
+    by_pyav = partial(PyAVReader, path, header, handling=handling)
+    if backend == "pyav":
+        return by_pyav("asked for")
+    if header.hdr or handling.lut:
+        return by_pyav("colours go through a LUT")
+    if handling.exact and backend is None and header.is_subsampled:
+        return by_pyav(f"decord repeats the colours of {header.pixel_format} instead of interpolating")
+    try:
+        reader = DecordReader(path, header, "asked for")
+        why = _against(reader, handling.exact)
+    except UnreadableClip as error:
+        if backend == "decord":
+            raise
+        return by_pyav(f"decord does not read it: {error.reason}")
+    if why and backend is None:
+        return by_pyav(why)
+    if backend is None:
+        reader.why = "its frames are FFmpeg's" if handling.exact else "its colours are taken as they are"
+    return reader
+
+
+def _against(decord_reader: DecordReader, exact: bool) -> str:
+    """What speaks against decord: it answers for some files with other pictures or none. "" for nothing."""
+    last = max(decord_reader.num_frames - 1, 0)
+    theirs = list(decord_reader.frames([0, last]))
+    if theirs[0].shape[:2] != decord_reader.size:
+        return f"decord decodes to {theirs[0].shape[:2]}, not {decord_reader.size}"
+    if not exact:
+        return ""
+    ours = PyAVReader(decord_reader.path, decord_reader.header)
+    if ours.num_frames != last + 1:
+        return f"decord counts {last + 1} frames, not {ours.num_frames}"
+    apart = max(int(np.abs(a.astype(np.int16) - b).max()) for a, b in zip(theirs, ours.frames([0, last]), strict=True))
+    return f"decord's colours are up to {apart} levels off" if apart > AGREE else ""
+
+
+def open_container(path: Path) -> Any:
+    """A regular file as FFmpeg opens it, if it is a film. Raises ``UnreadableClip`` and FFmpeg's own errors."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UnreadableClip(str(path), error.strerror or "it cannot be opened") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableClip(str(path), "it is no file but a folder, pipe or device")
+    if status.st_size == 0:
+        raise UnreadableClip(str(path), "the file is empty")
+    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+    try:
+        return av.open(f"file:{path}", options=options, timeout=TIMEOUT_S)
+    except av.error.ArgumentError as error:
+        raise UnreadableClip(str(path), "it is none of the kinds of film that are read") from error
+
+
+def read_header(path: Path) -> Header:
+    """Read what a file says of its video, and decode its first frame. Raises ``UnreadableClip``."""
+    with _in_words(path), open_container(path) as container:
+        stream = container.streams.best("video")
+        if not isinstance(stream, av.VideoStream):
+            raise UnreadableClip(str(path), "it has no video, only sound or data")
+        if stream.width * stream.height > LARGEST:
+            raise UnreadableClip(str(path), f"its picture of {stream.width}x{stream.height} is too large")
+        packets = container.demux(stream)
+        frame = next(chain.from_iterable(decoded(stream.codec_context, packet) for packet in packets), None)
+        if frame is None:
+            raise UnreadableClip(str(path), "it has no frames")
+        return _header(container, stream, frame)
+
+
+@contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (av.FFmpegError, ValueError) as error:
+        raise UnreadableClip(str(path), _last_line(error)) from error
+
+
+def _header(container: Any, stream: av.VideoStream, frame: av.VideoFrame) -> Header:
+    sideways = frame.rotation % 180 != 0
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    return Header(
+        fps=stream.average_rate or stream.guessed_rate or Fraction(25),
+        height=frame.width if sideways else frame.height,
+        width=frame.height if sideways else frame.width,
+        pixel_aspect=1 / aspect if sideways else aspect,
+        duration_s=_promised_s(container, stream),
+        rotation=frame.rotation,
+        time_base=stream.time_base or Fraction(1, av.time_base),
+        first_pts=frame.pts or 0,
+        is_plain=is_plain(container, stream),
+        codec=stream.codec_context.codec.canonical_name,
+        pixel_format=frame.format.name,
+        bits=max(component.bits for component in frame.format.components),
+        matrix="gbr"
+        if frame.format.is_rgb
+        else MATRICES.get(frame.colorspace) or guessed_matrix(frame.height, frame.width),
+        range="full"
+        if frame.format.is_rgb or "yuvj" in frame.format.name
+        else RANGES.get(frame.color_range, "limited"),
+        transfer=TRANSFERS.get(frame.color_trc, ""),
+        primaries=PRIMARIES.get(frame.color_primaries, ""),
+    )
+
+
+def _promised_s(container: Any, stream: av.VideoStream) -> Fraction | None:
+    """Length of the video alone: sound may run on after it. Matroska keeps it in a tag, or only for the whole file."""
+    if stream.duration and stream.time_base:
+        return stream.duration * stream.time_base
+    tag = stream.metadata.get("DURATION")
+    if tag:
+        hours, minutes, seconds = tag.split(":")
+        return 3600 * int(hours) + 60 * int(minutes) + Fraction(seconds)
+    if container.duration and len(container.streams) == 1:
+        return Fraction(container.duration, av.time_base)
+    return None
+
+
+def _last_line(error: object) -> str:
+    """FFmpeg's words without error number and path, decord's without its C++ trace."""
+    if isinstance(error, av.FFmpegError) and error.strerror:
+        return error.strerror[0].lower() + error.strerror[1:]
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,1 @@
+"""Files, the hub, the machine, and pages: what the other rooms write and read with."""

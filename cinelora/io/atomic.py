@@ -1,0 +1,162 @@
+"""Files that appear whole or not at all: text, JSON, links; and hashes of content.
+
+Enters: paths and plain values. Leaves: files. What a file means is not known here, and nothing heavy is imported.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from cinelora.errors import CineloraError, FileError, TrainingError, reason, unwritable
+from cinelora.io.locks import TEMPORARY, try_flock
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""No space, no quota, and the size limit of a file (``ulimit -f``) are one thing to the user: nothing more fits."""
+
+
+# -- whole or not at all -----------------------------------------------------------------------------------------------
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then put it in the place of ``path`` in one step.
+
+    Whoever looks at ``path`` sees the previous file or the new one, also after a kill or a power cut at any moment.
+    ``write`` receives a path with the same suffix. Raises ``TrainingError`` where the disk is full and ``FileError``
+    where the folder cannot be written; the previous file is then untouched and nothing is left behind.
+    """
+    with _temporary(path) as draft:
+        write(draft)
+        with draft.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(draft, path)
+    _fsync_directory(path.parent)
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Remove what killed writers left below ``folder``; a temporary that is still being written is left alone."""
+    for leftover in folder.rglob(f"{TEMPORARY}*"):
+        if leftover.is_symlink():
+            leftover.unlink(missing_ok=True)
+        elif leftover.is_file():
+            with suppress(FileNotFoundError), leftover.open("rb") as file:  # another rank may sweep as well
+                if try_flock(file.fileno()):
+                    leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    # The writer holds a lock on its temporary: that is how a sweep, perhaps on another machine, tells it is alive.
+    draft = _beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except OSError as error:
+        raise _not_made(path, error) from error
+    try:
+        try_flock(descriptor)
+        yield draft
+    except Exception as error:  # PyAV's errors carry an errno without being OSError
+        if getattr(error, "errno", None) not in DISK_FULL:
+            raise
+        raise _disk_full(path, error) from error
+    finally:
+        os.close(descriptor)
+        draft.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make ``path`` and the folders above it, where they are missing; raises as ``write_whole``."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_made(path, error) from error
+
+
+def _beside(path: Path) -> Path:
+    # the end of the name is kept, because writers choose the format by the suffix; 255 bytes is the longest name
+    end = os.fsdecode(os.fsencode(path.name)[-200:])
+    return path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{end}")
+
+
+def _not_made(path: Path, error: OSError) -> CineloraError:
+    return _disk_full(path, error) if error.errno in DISK_FULL else unwritable(path, error)
+
+
+def _disk_full(path: Path, error: Exception) -> TrainingError:
+    return TrainingError(
+        f"disk full while writing {path} ({reason(error)}): what was there before is untouched; "
+        "make room and start again"
+    )
+
+
+def _fsync_directory(folder: Path) -> None:
+    with _opened(folder) as descriptor:
+        os.fsync(descriptor)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def point_to(link: Path, target: Path) -> None:
+    """Make ``link`` a relative symbolic link to ``target``, replacing an older link in one step.
+
+    Raises ``FileError`` where something that is no link stands in the way.
+    """
+    if link.exists() and not link.is_symlink():
+        raise FileError(f"{link} is no link, so it is left alone: move it away, it is to point at the newest run")
+    link.parent.mkdir(parents=True, exist_ok=True)
+    draft = _beside(link)
+    os.symlink(os.path.relpath(target.resolve(), link.parent.resolve()), draft)
+    os.replace(draft, link)
+
+
+# -- text and JSON -----------------------------------------------------------------------------------------------------
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8, whole or not at all; raises as ``write_whole``."""
+    write_whole(path, lambda draft: draft.write_bytes(text.encode()))
+
+
+def write_json(path: Path, obj: Any) -> None:
+    """Write ``obj`` as indented JSON, whole or not at all; raises as ``write_whole``."""
+    write_text(path, json.dumps(obj, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; raises ``FileError`` where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileError(f"cannot read {path} ({reason(error)})") from error
+    except ValueError as error:
+        raise FileError(f"{path} is damaged or no JSON ({error})") from error
+
+
+# -- hashes ------------------------------------------------------------------------------------------------------------
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_json(obj: Any) -> str:
+    """SHA-256 of ``obj`` as canonical JSON (sorted keys, no spaces, ASCII), in hex; NaN is refused."""
+    canonical = json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,143 @@
+"""What the numbers were measured on, written beside every one of them; and how loud the libraries on it may be."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import platform
+import re
+import resource
+import signal
+import warnings
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+if TYPE_CHECKING:
+    import torch
+
+PACKAGES = ("torch", "diffusers", "peft", "lightning")
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+CONTEXT_GIB = 1.0
+"""More than CUDA itself takes in a process (0.5 to 0.7 GiB on an H200)."""
+
+
+def hardware() -> dict[str, Any]:
+    """Devices, memory and the versions that matter for speed and results."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "device": gpus[0] if gpus else platform.processor() or platform.machine(),
+        "gpus": len(gpus),
+        "cpu_cores": psutil.cpu_count(logical=False),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+    }
+
+
+def fingerprint() -> dict[str, Any]:
+    """``hardware``, and the GPU's driver: what seconds may depend on."""
+    driver = Path("/proc/driver/nvidia/version")
+    found = re.search(r"\d+(\.\d+)+", driver.read_text()) if driver.is_file() else None
+    return {**hardware(), "driver": found[0] if found else None}
+
+
+def forget_peak_memory() -> None:
+    """Let ``peak_memory_mib`` count from here on; on the host where the kernel lets a process do so."""
+    import torch
+
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def gpu_at_hand() -> tuple[str | None, float | None]:
+    """Name of the current GPU, and GiB of it that are not in other processes' hands; None where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None, None
+    name, total = torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1]
+    return name, total / 2**30 - gib_of_others()
+
+
+def gib_of_others() -> float:
+    """What other processes hold of the current GPU, in GiB; nothing below what may be CUDA's own."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    others = (total - free - torch.cuda.memory_reserved()) / 2**30 - CONTEXT_GIB
+    return others if others > CONTEXT_GIB else 0.0
+
+
+def say_of_others() -> None:
+    """Print what other processes hold of the current GPU, where there is one and they do."""
+    import torch
+
+    if torch.cuda.is_available() and (gib := gib_of_others()):
+        print(f"WARNING: other processes hold {gib:.1f} GiB of this GPU, and the rest is planned with", flush=True)
+
+
+def limit_gpu_memory(gib: float | None) -> None:
+    """Let this process keep to so many GiB of its GPU, as on a smaller one; None, or no GPU: no limit."""
+    import torch
+
+    if gib and torch.cuda.is_available():
+        there = torch.cuda.mem_get_info()[1] / 2**30
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gib / there))
+
+
+def free_gpu_bytes(device: Any) -> float:
+    """Memory of a GPU that this process can still take."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    held, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+    return min(free + held - used, total * torch.cuda.get_per_process_memory_fraction(device) - used)
+
+
+def peak_memory_mib() -> dict[str, int]:
+    """Highest memory of this process so far: resident on the host, allocated on the GPU."""
+    import torch
+
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    if torch.cuda.is_available():
+        peak["gpu"] = torch.cuda.max_memory_allocated() // 2**20
+    return peak
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' advice to programmers from drowning our own lines to users, be they imported already or not."""
+    for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(variable, "error")
+    import lightning.pytorch.utilities.rank_zero
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # of weights read and written; downloads keep theirs
+    lightnings = ("lightning.pytorch", "lightning.fabric", lightning.pytorch.utilities.rank_zero.__name__)
+    for name in ("transformers", "diffusers", *lightnings):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for module in ("lightning", "diffusers", "torch.distributed"):
+        warnings.filterwarnings("ignore", module=module)
+
+
+def die_with(parent: int) -> None:
+    """Let the kernel kill this process when its parent dies, whatever signals it traps (prctl(2))."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:  # it died before the kernel knew
+        os._exit(1)
+
+
+def default_device() -> torch.device:
+    """The current GPU, or the CPU where there is none."""
+    import torch
+
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")

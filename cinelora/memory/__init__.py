@@ -1,0 +1,1 @@
+"""Where a transformer's weights and activations lie while it runs."""

@@ -1,0 +1,303 @@
+"""What a transformer's blocks keep on the device, and what they compute again or fetch back: memory against time.
+
+Enters: a Wan transformer and a ``Policy``. Leaves: the same transformer, whose blocks give the same numbers from less
+memory. It does not know what is trained, nor which policy fits a device.
+
+- Recomputed blocks keep their input alone, and run once more in the backward pass (Chen et al. 2016, arXiv 1604.06174).
+- With ``offload`` these inputs wait in pinned host memory; they travel while other blocks compute.
+- Swapped blocks have their frozen weights in pinned host memory, and share two places for them on the device: while one
+  block computes, the next one's weights arrive. They are recomputed too, as a graph would hold what is fetched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
+
+from cinelora.planning.estimate import Policy
+
+Block = Callable[..., Tensor]
+SHAPES = 256
+"""Shapes that blocks are compiled for, each anew; torch's own limit for a function of many modules is as high. Past it a block
+would run uncompiled without a word, in memory that nobody planned for: with a limit of 3 the fourth step of a 14B model that
+filled its plan was out of memory (H100). With and without gradients, with and without an image, by samples in a batch."""
+MOST_LENGTHS = 4
+"""Lengths of sequences up to which each has kernels of its own. With those a length takes 18 s to compile, the first 30 s; with
+kernels for any 1 s, the first 32 s, and steps are 2 % slower (H100, 1.3B). At the 14B model's width kernels for any take 85 s at
+first, and steps and peaks are those of kernels for each (H100)."""
+
+
+def arrange(
+    transformer: WanTransformer3DModel, policy: Policy, shared: Sequence[Home] = (), num_lengths: int = 1
+) -> None:
+    """Let the blocks of ``transformer`` run by ``policy``, in training and without gradients alike.
+
+    Sequences come in ``num_lengths`` lengths: compiled blocks have kernels for each, or where those are many, kernels for any.
+    Where all blocks have homes already, as ``shared`` weights do, they are brought from there.
+    """
+    blocks = list(transformer.blocks)
+    if policy.compile:
+        torch._dynamo.config.recompile_limit = SHAPES
+        for block in blocks:
+            block.forward = torch.compile(block.forward, dynamic=num_lengths > MOST_LENGTHS)
+    device = transformer.patch_embedding.weight.device
+    if homes := shared or [HostHome(large_frozen(block), device) for block in blocks[: policy.swap]]:
+        swap = Swap(blocks[: len(homes)], homes, device)
+        for block in swap.blocks:
+            block.forward = partial(swap.run, block, block.forward)
+            if shared:
+                block.bring = partial(swap.bring, block)  # type: ignore[assignment]
+    if not policy.recompute:
+        return
+    recomputed = {id(block) for block in blocks[: policy.recompute]}
+    host = HostInputs() if policy.offload else None
+
+    def run(block: nn.Module, hidden: Tensor, *others: Tensor) -> Tensor:
+        if id(block) not in recomputed:
+            return block(hidden, *others)  # type: ignore[no-any-return]
+        with host.keeping(hidden) if host else nullcontext():
+            return checkpoint(block, hidden, *others, use_reentrant=False)  # type: ignore[no-any-return]
+
+    transformer.enable_gradient_checkpointing(run)
+
+
+def bring_block_of(transformer: WanTransformer3DModel, name: str) -> None:
+    """Have the weights of the block that ``name`` lies in at hand, where ranks share them; all ranks take part."""
+    block = transformer.get_submodule(".".join(name.split(".")[:2]))
+    if hasattr(block, "bring"):
+        block.bring()
+
+
+def as_they_are() -> AbstractContextManager[object]:
+    """Compiled blocks run uncompiled inside: for a few predictions of shapes that come once, as measures and previews."""
+    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
+
+
+# -- streams -----------------------------------------------------------------------------------------------------------
+
+
+class Courier:
+    """Copies between host and device on a stream of their own; on the CPU they are plain copies."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def travelling(self) -> Iterator[None]:
+        """Copies in this block start once the computation so far is done, and keep none of it waiting."""
+        if self.stream is None:
+            yield
+            return
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            yield
+
+    def sent(self) -> torch.cuda.Event | None:
+        """What to wait for before what has been sent so far is used."""
+        return None if self.stream is None else self.stream.record_event()
+
+    def await_(self, event: torch.cuda.Event | None) -> None:
+        """Let the computation wait for ``event``; the host does not."""
+        if event is not None:
+            torch.cuda.current_stream().wait_event(event)
+
+
+# -- inputs of recomputed blocks ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Parcel:
+    """One block's input on the host, and on the device again once it was asked for."""
+
+    host: Tensor
+    device: torch.device
+    before: _Parcel | None = None
+    back: Tensor | None = None
+    arrived: torch.cuda.Event | None = None
+
+
+@dataclass
+class HostInputs:
+    """Sends inputs of blocks to the host, and fetches each while the block after it is computed backwards."""
+
+    courier: Courier | None = None
+    last: _Parcel | None = None
+
+    def keeping(self, hidden: Tensor) -> saved_tensors_hooks:
+        """What is saved inside this block waits on the host where it is ``hidden``."""
+        self.courier = self.courier or Courier(hidden.device)
+        return saved_tensors_hooks(partial(self._pack, hidden.data_ptr(), hidden.shape), self._unpack)
+
+    def _pack(self, address: int, shape: torch.Size, tensor: Tensor) -> Tensor | _Parcel:
+        if tensor.data_ptr() != address or tensor.shape != shape:
+            return tensor
+        assert self.courier is not None
+        home = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+        parcel = _Parcel(home, tensor.device, before=self.last)
+        with self.courier.travelling():
+            parcel.host.copy_(tensor, non_blocking=True)
+        if self.courier.stream is not None:
+            tensor.record_stream(self.courier.stream)  # its memory is not given away before it has left
+        self.last = parcel
+        return parcel
+
+    def _unpack(self, kept: Tensor | _Parcel) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        assert self.courier is not None
+        self._fetch(kept)
+        if kept.before is not None:
+            self._fetch(kept.before)
+        if self.last is kept:
+            self.last = None  # the next forward pass begins a chain of its own
+        self.courier.await_(kept.arrived)
+        back, kept.back, kept.before = kept.back, None, None
+        assert back is not None
+        if self.courier.stream is not None:
+            back.record_stream(torch.cuda.current_stream())
+        return back
+
+    def _fetch(self, parcel: _Parcel) -> None:
+        assert self.courier is not None
+        if parcel.back is None:
+            with self.courier.travelling():
+                parcel.back = parcel.host.to(parcel.device, non_blocking=True)
+            parcel.arrived = self.courier.sent()
+
+
+# -- weights of swapped blocks -----------------------------------------------------------------------------------------
+
+
+PADDING = 256
+"""Bytes at whose multiples weights begin."""
+
+
+class HostBytes:
+    """So many bytes of host memory, pinned where they are to travel to a GPU.
+
+    torch's own pinned memory comes in powers of two, which would take a third more.
+    """
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self.pinned = False
+        self.flat = torch.empty(size, dtype=torch.uint8)
+        if device.type == "cuda":
+            registered = torch.cuda.cudart().cudaHostRegister(self.flat.data_ptr(), self.flat.numel(), 0)  # type: ignore[no-untyped-call]
+            torch.cuda.check_error(registered)
+            self.pinned = True
+
+    def __del__(self) -> None:
+        if self.pinned:
+            torch.cuda.cudart().cudaHostUnregister(self.flat.data_ptr())  # type: ignore[no-untyped-call]
+
+
+class Home(Protocol):
+    """Where the large frozen weights of one block are while the block is not computed."""
+
+    size: int
+    """Bytes of the weights, whole."""
+
+    def fill(self, place: Tensor) -> None:
+        """Bring the weights to ``place``, ``size`` bytes on the device."""
+
+    def settle(self, place: Tensor) -> None:
+        """Let the parameters be what was brought to ``place``."""
+
+    def leave(self) -> None:
+        """Let the parameters be at home."""
+
+
+class HostHome:
+    """In one piece of host memory."""
+
+    def __init__(self, weights: list[nn.Parameter], device: torch.device) -> None:
+        self.weights, self.size = weights, sum(padded(weight.nbytes) for weight in weights)
+        self.host = HostBytes(self.size, device)
+        for view, weight in zip(views(self.host.flat, weights), weights, strict=True):
+            view.copy_(weight.data)
+        self.leave()
+
+    def fill(self, place: Tensor) -> None:
+        """Copy, without waiting for the journey."""
+        place.copy_(self.host.flat, non_blocking=True)
+
+    def settle(self, place: Tensor) -> None:
+        """As the protocol."""
+        for weight, view in zip(self.weights, views(place, self.weights), strict=True):
+            weight.data = view
+
+    def leave(self) -> None:
+        """As the protocol."""
+        self.settle(self.host.flat)
+
+
+def views(flat: Tensor, weights: list[nn.Parameter]) -> list[Tensor]:
+    """Bytes laid out as ``weights`` are, one behind the other, as the weights."""
+    found, first = [], 0
+    for weight in weights:
+        found.append(flat[first : first + weight.nbytes].view(weight.dtype).view(weight.shape))
+        first += padded(weight.nbytes)
+    return found
+
+
+def padded(size: int) -> int:
+    """Bytes up to where the next weight may begin."""
+    return -(-size // PADDING) * PADDING
+
+
+class Swap:
+    """``homes`` of ``blocks``, and two places on ``device`` that the blocks take turns in.
+
+    Blocks are visited in order, or backwards. What requires gradients, adapters, stays where it is, and so do norms and
+    biases. A block's parameters are on the device while it is there, and at home while it is not.
+    """
+
+    def __init__(self, blocks: list[nn.Module], homes: Sequence[Home], device: torch.device) -> None:
+        self.blocks, self.homes = blocks, homes
+        self.courier = Courier(device)
+        self.places = [torch.empty(homes[0].size, dtype=torch.uint8, device=device) for _ in range(2)]
+        self.tenants: list[int | None] = [None, None]
+        self.arrived: list[torch.cuda.Event | None] = [None, None]
+        self.latest = -1
+
+    def run(self, block: nn.Module, forward: Block, *inputs: Any, **named: Any) -> Tensor:
+        """``forward`` of ``block`` with its weights at hand, while its neighbour's are on their way."""
+        number, last = self.blocks.index(block), len(self.blocks) - 1
+        # a recomputed pass visits the last block twice, and then those before it
+        neighbour = number + 1 if number == 0 or self.latest < number < last else number - 1
+        self.latest = number
+        place = self._bring(number, 0)
+        if 0 <= neighbour <= last:
+            self._bring(neighbour, 1 - place)
+        self.courier.await_(self.arrived[place])
+        return forward(*inputs, **named)
+
+    def bring(self, block: nn.Module) -> None:
+        """Have a block's weights at hand, outside of its computation, until two others are."""
+        self.courier.await_(self.arrived[self._bring(self.blocks.index(block), 0)])
+
+    def _bring(self, number: int, place: int) -> int:
+        """Where a block's weights are, or ``place``, to which they are then sent."""
+        if number in self.tenants:
+            return self.tenants.index(number)
+        if (evicted := self.tenants[place]) is not None:
+            self.homes[evicted].leave()
+        with self.courier.travelling():  # after all computation so far: nobody uses what is overwritten
+            self.homes[number].fill(self.places[place])
+        self.arrived[place], self.tenants[place] = self.courier.sent(), number
+        self.homes[number].settle(self.places[place])
+        return place
+
+
+def large_frozen(block: nn.Module) -> list[nn.Parameter]:
+    """The frozen matrices of a block: nearly all of its bytes."""
+    return [p for p in block.parameters() if not p.requires_grad and p.ndim == 2 and min(p.shape) > 1]

@@ -1,0 +1,1 @@
+"""Ranks: how they are launched, and how they share a sequence."""

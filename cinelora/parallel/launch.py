@@ -1,0 +1,570 @@
+"""One function on N ranks: started, watched, stopped, and its result or its error brought home.
+
+Enters: a function that can be imported by name, its arguments, and how many ranks. Leaves: what the lowest rank
+returned. It does not know what the function does. Ranks are fresh interpreters under torch's elastic agent; they find
+their place in the environment that torchrun would give them, so Lightning starts nothing itself.
+
+The parent and its ranks share a private folder, where a rank leaves a file when it has started and one when it ends.
+So the parent knows a rank that ended from one that died, whatever its exit code says.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import io
+import json
+import logging
+import os
+import pickle
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cache
+from itertools import count
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, TextIO, cast
+
+from cinelora import __version__
+from cinelora.errors import CineloraError, ConfigError
+from cinelora.io import slurm
+from cinelora.io.atomic import write_text, write_whole
+from cinelora.io.hardware import die_with
+from cinelora.io.locks import own_folder
+
+POLL_S = 0.1
+MEET_S = 300
+"""How long a node waits for the first one, which may start later."""
+STOP_S = 60.0
+"""How long ranks may take to finish after Ctrl-C or TERM: one step and one save."""
+DOOM_S = 5.0
+"""How long ranks outlive one that died: they most likely wait for it in a collective."""
+PATIENCE = timedelta(days=7)
+"""How long ranks wait for one that scans, decodes or draws alone; one that died is noticed by the parent."""
+LINGER_S = 0.5
+"""A rank with an error stays this long, so that a peer whose death caused the error is noticed first."""
+STOP_SIGNALS = {signal.SIGINT: signal.SIGINT} | dict.fromkeys(
+    (signal.SIGTERM, signal.SIGHUP, *slurm.WARNINGS), signal.SIGTERM
+)
+"""What the parent is sent, and what it sends on; a closed terminal is a reason to save and end, and so is a scheduler's
+warning."""
+# Ranks find our packages as the parent does, wherever it was started.
+BOOTSTRAP = (
+    "import json, sys; facts = json.load(open(sys.argv[1] + '/facts.json')); sys.path[:] = facts['path'];"
+    "from cinelora.parallel.launch import run_rank; run_rank(sys.argv[1], facts)"
+)
+_launches = count()
+
+
+class LaunchError(CineloraError):
+    """A rank that ended in an error nobody foresaw, or was killed; its log tells more than the sentence."""
+
+
+class RankKilled(LaunchError):
+    """A rank that a signal ended: by hand, by the system, or a fault of the machine. Another try may fare better."""
+
+
+# -- the parent --------------------------------------------------------------------------------------------------------
+
+
+def launch(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1, log_dir: Path) -> Any:
+    """Run ``fn(*args)`` on ``ranks`` new processes of this node and return what the lowest of them returned.
+
+    ``fn`` and ``args`` are pickled, so ``fn`` is a function of a module. What rank N prints is in
+    ``log_dir/rank-N.log``; rank 0 speaks on the terminal too. Ctrl-C, TERM and HUP are passed on; ranks then have 60 s
+    to return.
+
+    Raises ``ConfigError`` for more ranks than GPUs or an unknown meeting point of several nodes; any ``CineloraError``
+    of a rank as it was; ``LaunchError`` for another error or a death, within 10 s of it; ``KeyboardInterrupt`` where
+    ranks were stopped and returned None or nothing at all: a result that is one says by itself how far it came. No rank
+    outlives this process.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    if slurm.told():
+        raise KeyboardInterrupt
+    check_ranks(ranks)
+    meeting = meeting_point(nodes, next(_launches))
+    _hush_agent()
+    with _exchange(fn, args, log_dir) as folder, _Watch(folder) as watch:
+        config = LaunchConfig(
+            min_nodes=nodes,
+            max_nodes=nodes,
+            nproc_per_node=ranks,
+            run_id=meeting.run_id,
+            rdzv_backend="c10d",
+            rdzv_endpoint=f"{meeting.address}:{meeting.port}",
+            rdzv_configs={"is_host": str(meeting.is_host), "read_timeout": MEET_S, "join_timeout": MEET_S},
+            local_addr=meeting.address if meeting.is_host else None,
+            max_restarts=0,
+            monitor_interval=POLL_S,
+            logs_specs=DefaultLogsSpecs(log_dir=str(folder / "agent")),
+            signals_to_handle="SIGQUIT",  # the others are ours; this one ends everything at once
+        )
+        exit_codes: dict[int, int] = {}
+        lost = None
+        try:
+            elastic_launch(config, sys.executable)("-c", BOOTSTRAP, str(folder))
+        except ChildFailedError as error:
+            exit_codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        except RendezvousError as error:
+            started = _started(folder)
+            what = "lost each other" if started else f"not all of {nodes} nodes met"
+            lost = f"{what} at {meeting.address}:{meeting.port}{'' if started else f' within {MEET_S} s'} ({error})"
+        except SignalException as error:
+            raise KeyboardInterrupt from error
+        stopped = watch.stopped_at is not None
+        return _conclude(folder, exit_codes, watch.deaths, ranks * nodes, log_dir, stopped=stopped, lost=lost)
+
+
+def check_ranks(ranks: int) -> None:
+    """Raise ``ConfigError`` where this machine has GPUs, but fewer than ``ranks``; say so where it has none."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < ranks:
+        raise ConfigError(f"gpus={ranks}, but this machine has {gpus}; use gpus={gpus} or fewer")
+    if gpus == 0 and ranks > 1:
+        _say_cpu(ranks)
+
+
+@cache
+def _say_cpu(ranks: int) -> None:
+    print(f"no GPU here: gpus={ranks} means {ranks} CPU ranks with {threads_per_rank(ranks)} threads each", flush=True)
+
+
+def stop_signals() -> list[signal.Signals]:
+    """What asks a process to end: Ctrl-C, TERM, a scheduler, and a closed terminal unless ``nohup`` has said to outlive it."""
+    outlives = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [number for number in STOP_SIGNALS if not (outlives and number == signal.SIGHUP)]
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def threads_per_rank(ranks: int) -> int:
+    """``OMP_NUM_THREADS`` where it is set, else this rank's share of the cores."""
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    return int(chosen) if chosen.isdecimal() else max(1, usable_cores() // ranks)
+
+
+@contextmanager
+def _exchange(fn: Callable[..., Any], args: tuple[Any, ...], log_dir: Path) -> Iterator[Path]:
+    with own_folder("cinelora-") as folder:  # this user's alone, so what is unpickled from it is ours
+        log_dir.mkdir(parents=True, exist_ok=True)
+        facts = {"path": sys.path, "argv": sys.argv, "parent": os.getpid(), "log_dir": str(log_dir.resolve())}
+        (folder / "facts.json").write_text(json.dumps(facts))
+        (folder / "call").write_bytes(pickle.dumps((fn, args)))
+        yield folder
+
+
+def _hush_agent() -> None:
+    # every death is reported by us in one sentence; the agent's own lines and traces would bury it
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith(("torch.distributed.elastic", "torch.distributed.launcher")):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+class _Watch:
+    """Passes signals on to the ranks and ends those that would outlive their time.
+
+    The agent waits 30 s for a rank that traps TERM, and does not notice one that leaves with exit code 0 and no result.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.stopped_at: float | None = None
+        self._stop_signal = signal.SIGTERM
+        self.deaths: dict[int, float] = {}
+        """When ranks were first seen to be gone without a word."""
+        self._first_loss: float | None = None
+        self._told: set[int] = set()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+
+    def __enter__(self) -> _Watch:
+        self._handlers = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGQUIT)}
+        for number in stop_signals():
+            signal.signal(number, self._on_signal)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        slurm.tell(number)
+        # sending is the thread's work, which also reaches ranks that are still starting
+        if not _started(self.folder):
+            raise KeyboardInterrupt  # perhaps waiting for other nodes: there is nothing to save
+        self._stop_signal = STOP_SIGNALS[signal.Signals(number)]
+        self.stopped_at = self.stopped_at or time.monotonic()
+        self._told.clear()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(POLL_S):
+            started = _started(self.folder)
+            alive = {rank: pid for rank, pid in started.items() if _is_running(pid)}
+            if self.stopped_at is not None:
+                for rank in alive.keys() - self._told:
+                    self._told.add(rank)
+                    _send(alive[rank], self._stop_signal)
+            lost = [rank for rank in started.keys() - alive.keys() if _outcome_kind(self.folder, rank) != "returned"]
+            for rank in lost:
+                if _outcome_kind(self.folder, rank) is None:
+                    self.deaths.setdefault(rank, time.time())
+            if lost and self._first_loss is None:
+                self._first_loss = time.monotonic()
+            if self._time_is_up():
+                for pid in alive.values():
+                    _send(pid, signal.SIGKILL)
+
+    def _time_is_up(self) -> bool:
+        if self.stopped_at is not None:
+            return time.monotonic() > self.stopped_at + STOP_S
+        return self._first_loss is not None and time.monotonic() > self._first_loss + DOOM_S
+
+
+def _started(folder: Path) -> dict[int, int]:
+    return {int(file.stem): int(file.read_text()) for file in folder.glob("[0-9]*.pid")}
+
+
+def _is_running(pid: int) -> bool:
+    # looks without reaping, which is the agent's work; a pid that is no longer our child has been reaped
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return False
+
+
+def _send(pid: int, number: int) -> None:
+    # a rank leads its own process group: the kill takes its loader processes too, a request is for it alone
+    with suppress(ProcessLookupError):  # it ended by itself in between
+        os.killpg(pid, number) if number == signal.SIGKILL else os.kill(pid, number)
+
+
+# -- the outcome -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """How a rank ended: ``returned`` (value), ``refused`` (the error's class), ``crashed`` or ``interrupted``."""
+
+    kind: str
+    value: Any = None
+    sentence: str = ""
+    at: float = field(default_factory=time.time)
+
+
+def _write_outcome(folder: Path, rank: int, outcome: _Outcome) -> None:
+    write_whole(folder / f"{rank}.{outcome.kind}", lambda draft: draft.write_bytes(pickle.dumps(outcome)))
+
+
+def _outcome_kind(folder: Path, rank: int) -> str | None:
+    kinds = ("returned", "refused", "crashed", "interrupted")
+    return next((kind for kind in kinds if (folder / f"{rank}.{kind}").exists()), None)
+
+
+def _read_outcomes(folder: Path) -> dict[int, _Outcome]:
+    kinds = {rank: _outcome_kind(folder, rank) for rank in sorted(_started(folder))}
+    return {rank: pickle.loads((folder / f"{rank}.{kind}").read_bytes()) for rank, kind in kinds.items() if kind}
+
+
+def _conclude(
+    folder: Path,
+    exit_codes: dict[int, int],
+    deaths: dict[int, float],
+    world_size: int,
+    log_dir: Path,
+    *,
+    stopped: bool,
+    lost: str | None,
+) -> Any:
+    """The result, or the error that explains the others: ours, the stop, the first death, the first crash."""
+    outcomes, started = _read_outcomes(folder), _started(folder)
+    if outcomes and all(rank in outcomes and outcomes[rank].kind == "returned" for rank in {*started, *exit_codes}):
+        value = outcomes[min(outcomes)].value
+        if stopped and value is None:
+            raise KeyboardInterrupt
+        return value
+    by_time = sorted(outcomes.items(), key=lambda item: item[1].at)
+    of_kind = {
+        kind: [item for item in by_time if item[1].kind == kind] for kind in ("refused", "crashed", "interrupted")
+    }
+    for rank, refusal in of_kind["refused"]:
+        raise _again(refusal, rank, world_size)
+    if stopped:
+        raise KeyboardInterrupt
+    if lost:
+        raise LaunchError(lost)
+    left = [rank for rank in started if rank not in outcomes and rank not in exit_codes]
+    # what a rank says of itself may be that it lost another; those that went when it had lingered were ended because of it
+    crashed_at = min((crash.at for _, crash in of_kind["crashed"]), default=float("inf"))
+    silent = [rank for rank in (*left, *exit_codes) if rank not in outcomes]
+    first = next((rank for rank in silent if deaths.get(rank, float("inf")) <= crashed_at + LINGER_S), None)
+    if first is not None:
+        exit_code = exit_codes.get(first, 0)
+        kind = RankKilled if exit_code < 0 else LaunchError
+        raise kind(f"rank {first} {_death(exit_code)}; its log is {_log_file(log_dir, first)}")
+    for rank, crash in [*of_kind["crashed"], *of_kind["interrupted"]]:
+        raise LaunchError(f"{crash.sentence} (rank {rank}; its log is {_log_file(log_dir, rank)})")
+    raise LaunchError(f"no rank started; look into {log_dir}")
+
+
+def _again(refusal: _Outcome, rank: int, world_size: int) -> CineloraError:
+    kind: type[CineloraError] = refusal.value
+    error = kind.__new__(kind)  # an error class may take other arguments than its sentence
+    error.args = (f"{refusal.sentence} (rank {rank})" if world_size > 1 else refusal.sentence,)
+    return error
+
+
+def _death(exit_code: int) -> str:
+    if exit_code == -signal.SIGKILL:
+        return "was killed (SIGKILL: by hand, or by the system because memory ran out)"
+    if exit_code < 0:
+        return f"died of {signal.Signals(-exit_code).name}"
+    return f"left with exit code {exit_code} and without a result"
+
+
+def _log_file(log_dir: Path, rank: int) -> Path:
+    return log_dir / f"rank-{rank}.log"
+
+
+# -- where nodes meet --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where the agents of a run meet: ``is_host`` keeps the store at ``address:port``; port 0 takes a free one."""
+
+    address: str
+    port: int
+    is_host: bool
+    run_id: str
+
+
+def meeting_point(nodes: int, launch_number: int) -> Meeting:
+    """Where this launch meets, from ``MASTER_ADDR``, ``MASTER_PORT`` and ``NODE_RANK``, or from SLURM's variables.
+
+    ``launch_number`` counts the launches of a process: the same on every node, so that each launch meets anew. Raises
+    ``ConfigError`` where several nodes are asked for and the environment does not say which ones.
+    """
+    if nodes == 1:
+        return Meeting("127.0.0.1", 0, True, uuid.uuid4().hex)
+    env = os.environ
+    asked, job = int(env.get("SLURM_NNODES", nodes)), env.get("SLURM_JOB_ID", "0")
+    if asked != nodes:
+        raise ConfigError(f"nodes={nodes}, but this SLURM job has {asked}; use nodes={asked} or another allocation")
+    node_rank = env.get("NODE_RANK", env.get("SLURM_NODEID"))
+    address = env.get("MASTER_ADDR") or _first_slurm_node()
+    if node_rank is None or address is None:
+        raise ConfigError(
+            f"nodes={nodes}, but nothing says where they meet: start one process per node under SLURM (srun), "
+            "or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each"
+        )
+    # a port of the job's own, in the range that systems neither reserve nor hand out; and one of the launch's own, lest
+    # a node that is early for the second launch finds the store of the first, which is about to close
+    port = int(env.get("MASTER_PORT") or 20_000 + int(job) % 10_000) + launch_number
+    run_id = f"{job}-{env.get('SLURM_RESTART_COUNT', '0')}-{launch_number}"
+    return Meeting(address, port, int(node_rank) == 0, run_id)
+
+
+def _first_slurm_node() -> str | None:
+    """First node of the allocation if its name resolves, else the address that srun was called from."""
+    node_list = os.environ.get("SLURM_JOB_NODELIST", "")
+    for address in (_first_of(node_list), os.environ.get("SLURM_LAUNCH_NODE_IPADDR")):
+        if address and _resolves(address):
+            return address
+    return None
+
+
+def _first_of(node_list: str) -> str:
+    # "n[08-11,14],login1" is SLURM's way to write n08, n09, ...
+    return re.sub(r"^([^\[,]*)\[(\w+)[^\]]*\]([^\[,]*).*$", r"\1\2\3", node_list).split(",")[0]
+
+
+def _resolves(address: str) -> bool:
+    try:
+        socket.getaddrinfo(address, None)
+    except OSError:
+        return False
+    return True
+
+
+# -- a rank ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rank:
+    """A process's place: among all, and on its node."""
+
+    global_rank: int
+    local_rank: int
+    world_size: int
+
+
+def rank_info() -> Rank:
+    """This process's place, from the environment; alone where it was not launched."""
+    return Rank(*(int(os.environ.get(name, alone)) for name, alone in _PLACE.items()))
+
+
+_PLACE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+
+
+@contextmanager
+def process_group(info: Rank) -> Iterator[None]:
+    """The default process group of all ranks, for the block: gloo for CPU tensors, and nccl where there are GPUs."""
+    import torch
+    import torch.distributed as dist
+
+    if torch.cuda.is_available():
+        device = torch.device("cuda", info.local_rank)
+        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=device, timeout=PATIENCE)
+    else:
+        dist.init_process_group("gloo", timeout=PATIENCE)
+    yield
+    # after an error peers may be gone, and leaving in good order would wait for them: then the process just ends
+    dist.destroy_process_group()
+
+
+def barrier(info: Rank) -> None:
+    """Wait, inside a process group, until all ranks are here; one rank alone does not wait."""
+    if info.world_size > 1:
+        import torch.distributed as dist
+
+        dist.barrier()
+
+
+def let_gpu_memory_grow() -> None:
+    """Let torch's pieces of GPU memory grow, unless the user has set its allocator; to be called before torch's first.
+
+    Else 4.5 of 24 GiB lay unused between tensors when 33 frames no longer fitted (14 B, offload, H200, torch 2.11).
+    """
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+
+def run_rank(exchange: str, facts: dict[str, Any]) -> None:
+    """A rank's whole life, from its first statement to its last. Called by ``launch`` in the new process."""
+    folder, rank = Path(exchange), rank_info()
+    number = rank.global_rank
+    die_with(facts["parent"])
+    write_text(folder / f"{number}.pid", str(os.getpid()))
+    log = _log_file(Path(facts["log_dir"]), number).open("a", buffering=1, encoding="utf-8", errors="replace")
+    log.write(f"-- rank {number} of {rank.world_size}, process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+    _redirect(rank, log)
+    sys.argv = facts["argv"]
+    for warning in slurm.WARNINGS:  # a scheduler may send them to every process; they are no reason to die half-way
+        signal.signal(warning, signal.SIG_IGN)
+    try:
+        _write_outcome(folder, number, _Outcome("returned", _call(folder, rank)))
+        for request in STOP_SIGNALS:  # all is done; a traceback out of the interpreter's own end would only puzzle
+            signal.signal(request, signal.SIG_IGN)
+    except KeyboardInterrupt:
+        _write_outcome(folder, number, _Outcome("interrupted", sentence="interrupted"))
+        _leave(0)  # not a failure: on one the agent would end the others in the middle of their last save
+    except CineloraError as error:
+        _write_outcome(folder, number, _Outcome("refused", type(error), str(error)))
+        _leave(1)
+    except BaseException as error:  # SystemExit too: a rank that leaves without a result has failed
+        traceback.print_exc(file=log)
+        first_line = "".join(traceback.format_exception_only(error)).splitlines()[0]
+        _write_outcome(folder, number, _Outcome("crashed", sentence=first_line))
+        time.sleep(LINGER_S if rank.world_size > 1 else 0)
+        _leave(1)
+
+
+def _call(folder: Path, rank: Rank) -> Any:
+    threads = threads_per_rank(int(os.environ["LOCAL_WORLD_SIZE"]))
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is imported, for it and for what it loads
+    let_gpu_memory_grow()
+    if os.environ["GROUP_WORLD_SIZE"] == "1":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the host's own name need not resolve
+    import torch
+
+    torch.set_num_threads(threads)
+    if os.environ["GROUP_WORLD_SIZE"] != "1":
+        _compare_versions()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(rank.local_rank)
+    fn, args = pickle.loads((folder / "call").read_bytes())
+    return fn(*args)
+
+
+def _compare_versions() -> None:
+    """Refuse nodes with other versions than this one's; every rank sees all of them, so that none waits for one that left."""
+    import torch
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    place = os.environ
+    store = TCPStore(
+        place["MASTER_ADDR"], int(place["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=MEET_S)
+    )
+    store.set(f"versions/{place['GROUP_RANK']}", f"cinelora {__version__} with torch {torch.__version__}")
+    nodes = [store.get(f"versions/{node}").decode() for node in range(int(place["GROUP_WORLD_SIZE"]))]
+    for number, versions in enumerate(nodes):
+        if versions != nodes[0]:
+            raise ConfigError(f"node 0 has {nodes[0]}, and node {number} has {versions}: install the same on all nodes")
+
+
+def _leave(exit_code: int) -> NoReturn:
+    # after an error, neither peers that are gone nor threads that still run may hold the process up
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
+
+
+def _redirect(rank: Rank, log: TextIO) -> None:
+    """Send what this rank prints to its log; rank 0 keeps the terminal as well, with bars that know it is one."""
+    faulthandler.enable(log)
+    if rank.global_rank == 0:
+        sys.stdout, sys.stderr = (cast("TextIO", _Tee(stream, log)) for stream in (sys.stdout, sys.stderr))
+        return
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(log.fileno(), stream.fileno())
+        _by_line(stream)
+
+
+def _by_line(stream: TextIO) -> None:
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(line_buffering=True)
+
+
+class _Tee:
+    """The terminal's stream, which also writes to the log; whatever else it is asked, the terminal answers."""
+
+    def __init__(self, terminal: TextIO, log: TextIO) -> None:
+        _by_line(terminal)
+        self._terminal, self._log = terminal, log
+
+    def write(self, text: str) -> int:
+        self._log.write(text)
+        return self._terminal.write(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        self._log.flush()
+        self._terminal.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._terminal, name)

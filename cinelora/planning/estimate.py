@@ -1,0 +1,391 @@
+"""What a Wan transformer takes on a device, from its shape alone: parameters, bytes, and the peak of a training step.
+
+Enters: the shape in the settings, and a ``Policy``. Leaves: numbers, before anything is loaded. It needs no torch.
+
+The peak is a sum of what must be there at once. Activations are counted in units of one bf16 tensor as wide as the
+transformer, tokens x hidden x 2 bytes; how many of them a block keeps was measured, and ``benchmarks/memory.py`` measures
+it again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cinelora.config.schema import ModelConfig
+from cinelora.geometry import CHANNELS, IMAGE_TOKENS, TEXT_TOKENS
+
+GIB = 2**30
+
+
+class Kept(NamedTuple):
+    """Units that a block keeps for its backward pass, and that come and go while it is computed.
+
+    ``tokens`` and, for each unit of width inside the feed-forward layers, ``ffn`` are of its own tokens, ``image`` too, where
+    cross-attention sees one; ``context`` is of the context's tokens.
+    """
+
+    tokens: float
+    image: float
+    ffn: float
+    context: float
+    passing: float
+
+
+ADAPTER = Kept(12.97, 1.97, 1.0, 3.93, 5.50)
+"""A compiled block under an adapter: fitted to fourteen peaks of the I2V shape (H200, torch 2.11), all of which come out within
+0.6 %. What of it is the image's and the feed-forward layers' is counted from the tensors that torch's partitioner saves, which
+says 18.44 units where the fit says 18.45."""
+PASSING_FP8 = 11.39
+"""What comes and goes where the block is fp8, with its rounded inputs and turned weights."""
+ADAPTER_EAGER = Kept(17.03, 1.97, 1.0, 0.0, 9.8)
+"""Without a compiler, from peft's own layers (60.9 GiB for 3,600 tokens, all kept; 40.4 GiB for 14,040, recomputed)."""
+WHOLE, WHOLE_EAGER = Kept(19.4, 0.0, 2.0, 2.0, 5.3), Kept(33.8, 0.0, 2.16, 6.9, 10.9)
+"""Where every weight is trained, under autocast: inputs of all products are kept for the weights' gradients. From six peaks of
+the embedded model (H200: batches of 32 and 64 windows, kept and recomputed), shared out by counting saved tensors; the eager one
+foretells the 1.3B shape within 1 % (H100, one window of 33 frames: 63.9 GiB in the first step, and AdamW's moments after it)."""
+WHOLE_COPY = 2.0
+"""Bytes of the bf16 copy that a trained weight computes with. Beside it are itself and AdamW's two moments in float32 when its
+step's backward pass begins, and its gradient when that ends (1.3B shape: 24.3 GiB for stills, recomputed)."""
+EXCHANGED, EXCHANGED_IN_A_RING = 1.0, 12.0
+"""Units more that come and go where ranks share a sequence: by Ulysses (two H100: 0.2 with 7,020 tokens a rank, 0.9 with 37,800,
+beyond what one rank took), and in a ring, with float32 sums and gradients on their way (counted from ``sequence.py``, and not
+measured)."""
+IN_FLIGHT = 1.46
+"""Units on their way from or to the host, with ``offload``."""
+DRAWN, DRAWN_FP8, DRAWN_EAGER = 6.2, 7.4, 14.2
+"""Units that come and go while a prediction is made without gradients (75,600 tokens of the I2V shape, H200)."""
+VAE_BYTES, VAE_BYTES_STILL, VAE_BYTES_TILED = 28_600, 8_900, 5_600
+"""Bytes a pixel of one frame that decoding takes in float32, what lies between tensors with it: of clips, whose frames come
+and go with their caches, of a still, and of 81 frames in tiles (H200; encoding takes three quarters). 480p and 720p, 33 and
+81 frames come out within 1 %."""
+CONTEXT_GIB, IN_PIECES = 1.0, 0.025
+"""What is not to be planned with: CUDA's own memory (0.7 GiB on an H200), and the share that lies between tensors."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How many blocks, from the first, are recomputed, whether their inputs wait on the host, and how many are swapped.
+
+    Swapped blocks have their weights on the host. They are recomputed as well, as a graph would hold what is fetched.
+    """
+
+    recompute: int = 0
+    offload: bool = False
+    swap: int = 0
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.swap <= self.recompute:
+            raise ValueError(f"{self.swap} swapped blocks want as many recomputed ones, not {self.recompute}")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that a transformer's bytes and operations follow from."""
+
+    layers: int
+    hidden: int
+    ffn: int
+    text: int
+    image: int | None
+    channels: int
+    freq: int = 256
+
+    @classmethod
+    def of(cls, model: ModelConfig, kind: str) -> Shape:
+        """The ``t2v`` or ``i2v`` transformer of a model; the embedded one's encoders are narrow."""
+        text, image, freq = (128, 96, 128) if model.name == "tiny" else (4096, 1280, 256)
+        sizes = (model.num_layers, model.hidden_size, model.ffn_dim, text)
+        return cls(*sizes, image if kind == "i2v" else None, CHANNELS[kind], freq)
+
+    @property
+    def context(self) -> int:
+        """Tokens that cross-attention looks at."""
+        return TEXT_TOKENS + (IMAGE_TOKENS if self.image else 0)
+
+    @property
+    def block_matrices(self) -> int:
+        """Values in the matrices of one block."""
+        attention = 8 + (2 if self.image else 0)
+        return attention * self.hidden**2 + 2 * self.hidden * self.ffn
+
+    @property
+    def block_rest(self) -> int:
+        """Values in the norms, biases and modulation of one block."""
+        shown = 3 * self.hidden if self.image else 0
+        return 8 * self.hidden + 4 * self.hidden + 2 * self.hidden + self.ffn + self.hidden + 6 * self.hidden + shown
+
+    @property
+    def around(self) -> int:
+        """Values outside the blocks."""
+        width = self.hidden
+        ends = (self.channels * 4 + 1) * width + (width + 1) * 64 + 2 * width
+        text = (self.text + 1) * width + (width + 1) * width
+        time = (self.freq + 1) * width + (width + 1) * width + (width + 1) * 6 * width
+        image = 0 if self.image is None else (self.image + 1) * self.image + (self.image + 1) * width
+        norms = 0 if self.image is None else 2 * self.image + 2 * width
+        return ends + text + time + image + norms
+
+    @property
+    def parameters(self) -> int:
+        """All values."""
+        return self.layers * (self.block_matrices + self.block_rest) + self.around
+
+    def adapter(self, rank: int, targets: str) -> int:
+        """Values of an adapter's factors."""
+        wide, shown = 2 * self.hidden * rank, 2 if self.image else 0
+        projections = {"cross_attention": 4 + shown, "attention": 8 + shown, "all_linear": 8 + shown}[targets]
+        ffn = 2 * (self.hidden + self.ffn) * rank if targets == "all_linear" else 0
+        return self.layers * (projections * wide + ffn)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one training step on one device is of: samples of so many tokens, and an adapter, or the ``whole`` transformer.
+
+    ``averaged``: what is trained has a moving average beside it. The ``tokens`` are this device's, of a sequence that so
+    many others like it share: ``sequence`` in all, ``ring`` of them or of groups of them in a ring. ``zero`` is the level of
+    ZeRO over ``ranks``, 0 for none; ``parked``: what it shards lies on the host.
+    """
+
+    tokens: int
+    samples: int
+    rank: int
+    targets: str
+    whole: bool = False
+    averaged: bool = False
+    sequence: int = 1
+    ring: int = 1
+    zero: int = 0
+    ranks: int = 1
+    parked: bool = False
+
+    @property
+    def shared(self) -> bool:
+        """Whether the ranks share the weights of the blocks."""
+        return self.zero == 3
+
+    @property
+    def kept(self) -> float:
+        """Bytes of a trained float32 value and AdamW's two moments; ZeRO has the value once more, in shards with the moments."""
+        if not self.zero:
+            return 12.0
+        value = 4.0 / self.ranks if self.shared and self.whole else 4.0
+        return value if self.parked else value + 12.0 / self.ranks
+
+    @property
+    def gradient(self) -> float:
+        """Bytes of its gradient."""
+        return 4.0 / self.ranks if self.zero >= 2 else 4.0
+
+
+WIDTHS = {"bf16": 2.0, "fp32": 4.0, "fp8": 1.0}
+
+
+def weight_bytes(shape: Shape, dtype: str, swap: int = 0) -> float:
+    """Bytes of the frozen weights on the device, ``swap`` of the blocks having theirs elsewhere."""
+    width, rest = WIDTHS[dtype], 4.0 if dtype == "fp32" else 2.0
+    there = shape.layers - swap + min(2, swap)
+    return there * shape.block_matrices * width + (shape.layers * shape.block_rest + shape.around) * rest
+
+
+def shared_weight_bytes(shape: Shape, dtype: str, ranks: int, parked: bool) -> float:
+    """The same where ``ranks`` share the blocks' matrices: a piece of all, or none where it is parked, and two blocks whole."""
+    whole = min(2, shape.layers) + (0 if parked else shape.layers / ranks)
+    return (
+        weight_bytes(shape, dtype, shape.layers) + (whole - min(2, shape.layers)) * shape.block_matrices * WIDTHS[dtype]
+    )
+
+
+def peak_bytes(shape: Shape, step: Step, dtype: str, policy: Policy) -> dict[str, float]:
+    """Bytes on the device at the height of a training step, by what they are for."""
+    row = step.samples * shape.hidden * (4 if dtype == "fp32" and not step.whole else 2)
+    unit, context = step.tokens * row, shape.context * row
+    trained, eager = (WHOLE, WHOLE_EAGER) if step.whole else (ADAPTER, ADAPTER_EAGER)
+    kept = trained if policy.compile else eager
+    wide = kept.tokens + kept.ffn * shape.ffn / shape.hidden + (kept.image if shape.image else 0.0)
+    block = wide * unit + kept.context * context
+    exchanged = 0.0 if step.sequence == 1 else EXCHANGED if step.ring == 1 else EXCHANGED_IN_A_RING
+    passing = unit * (exchanged + (PASSING_FP8 if dtype == "fp8" and policy.compile else kept.passing))
+    plain = shape.layers - policy.recompute
+    inputs = min(IN_FLIGHT, policy.recompute) if policy.offload else policy.recompute
+    activations = {"inputs of recomputed blocks": unit * inputs, "activations": block * max(plain, 1) + passing}
+    average = 4.0 if step.averaged else 0.0
+    if step.whole and step.shared:
+        average /= step.ranks
+    if step.whole:
+        # the bf16 copies, and the values themselves where they are in pieces, are there for one block at a time
+        held = step.kept + average + (0.0 if step.shared else WHOLE_COPY)
+        first = {"weights and optimizer": held * shape.parameters} | activations
+        last = {
+            "weights, gradients and optimizer": (held + step.gradient) * shape.parameters,
+            "activations": block + passing,
+        }
+        return max(first, last, key=lambda parts: sum(parts.values()))
+    weights = (
+        shared_weight_bytes(shape, dtype, step.ranks, step.parked)
+        if step.shared
+        else weight_bytes(shape, dtype, policy.swap)
+    )
+    return {
+        "weights": weights,
+        "adapter, gradients and optimizer": (step.kept + step.gradient + average)
+        * shape.adapter(step.rank, step.targets),
+    } | activations
+
+
+def vae_bytes(num_frames: int, height: int, width: int) -> float:
+    """Bytes that Wan's VAE takes to encode or decode a clip as a whole."""
+    return float(height * width * (VAE_BYTES_STILL if num_frames == 1 else VAE_BYTES))
+
+
+def tiled_vae_bytes(height: int, width: int) -> float:
+    """The same in tiles: little more than the clip, in pieces and whole."""
+    return float(height * width * VAE_BYTES_TILED)
+
+
+def usable_bytes(gib: float) -> float:
+    """What of a GPU of ``gib`` GiB can be planned with."""
+    return (gib * (1 - IN_PIECES) - CONTEXT_GIB) * GIB
+
+
+def fastest(shape: Shape, step: Step, dtype: str, room: float, compile: bool) -> Policy | None:
+    """The policy that costs least time of those that fit into ``room`` bytes; None where none does.
+
+    In order of what a block costs: nothing kept back, one more forward pass for as few blocks as will do, journeys of
+    inputs, journeys of weights, which trained ones do not make. Blocks whose weights ranks share are recomputed, as a graph
+    would hold what is brought.
+    """
+    layers = shape.layers
+    ways = [Policy(count, compile=compile) for count in range(layers if step.shared else 0, layers + 1)]
+    ways += [Policy(layers, True, count, compile) for count in range(1 if step.whole or step.shared else layers + 1)]
+    return next((way for way in ways if sum(peak_bytes(shape, step, dtype, way).values()) <= room), None)
+
+
+def least_bytes(shape: Shape, step: Step, dtype: str, compile: bool) -> float:
+    """What the leanest policy takes."""
+    leanest = Policy(shape.layers, True, 0 if step.whole or step.shared else shape.layers, compile)
+    return sum(peak_bytes(shape, step, dtype, leanest).values())
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How a transformer draws: both halves of guidance in one batch or in turn, and blocks with weights on the host."""
+
+    together: bool = False
+    swap: int = 0
+    compile: bool = False
+
+
+def drawing_bytes(shape: Shape, tokens: int, dtype: str, drawing: Drawing) -> dict[str, float]:
+    """Bytes on the device while a prediction is made, by what they are for."""
+    unit = tokens * shape.hidden * (4 if dtype == "fp32" else 2) * (2 if drawing.together else 1)
+    passing = DRAWN_EAGER if not drawing.compile else DRAWN_FP8 if dtype == "fp8" else DRAWN
+    return {"weights": weight_bytes(shape, dtype, drawing.swap), "activations": unit * passing}
+
+
+def fastest_drawing(
+    shape: Shape, tokens: int, guided: bool, dtype: str, room: float, compile: bool, swap: int | None = None
+) -> Drawing | None:
+    """The way to draw that costs least time of those that fit into ``room`` bytes; None where none does.
+
+    Both halves of guidance in one batch (which small pictures gain by), in turn, then journeys of weights; ``swap`` says
+    of how many blocks these are.
+    """
+    swaps = range(shape.layers + 1) if swap is None else [swap]
+    ways = [Drawing(guided, swaps[0], compile), *(Drawing(False, count, compile) for count in swaps)]
+    return next((way for way in ways if sum(drawing_bytes(shape, tokens, dtype, way).values()) <= room), None)
+
+
+def described(policy: Policy, shape: Shape) -> str:
+    """A policy in words."""
+    if not policy.recompute:
+        return "all activations kept"
+    words = [f"{policy.recompute} of {shape.layers} blocks recomputed"]
+    if policy.offload:
+        words.append("their inputs on the host")
+    if policy.swap:
+        words.append(f"weights of {policy.swap} blocks on the host")
+    return ", ".join(words)
+
+
+def leaner(policy: Policy, shape: Shape) -> str | None:
+    """The ``memory=`` that takes less than ``policy``, or None where there is none."""
+    if policy.recompute < shape.layers:
+        return "recompute"
+    if not policy.offload:
+        return "offload"
+    return "swap" if policy.swap < shape.layers else None
+
+
+def share_of(blocks: int, share: float) -> int:
+    """How many of ``blocks`` a share is, rounded up."""
+    return math.ceil(round(blocks * share, 6))
+
+
+# -- time --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A kind of GPU: memory, and dense FLOP/s as published, for bf16 and fp8 with float32 accumulation."""
+
+    name: str
+    gib: float
+    bf16: float
+    fp8: float | None
+
+
+GPUS = (
+    Gpu("H200", 141, 989e12, 1979e12),
+    Gpu("H100", 80, 989e12, 1979e12),
+    Gpu("A100", 80, 312e12, None),
+    Gpu("L40S", 48, 362e12, 733e12),
+    Gpu("RTX 5090", 32, 209.5e12, 419e12),
+    Gpu("RTX 4090", 24, 165.2e12, 330.3e12),
+)
+LINEAR = {"bf16": 590 / 989, "fp8": 830 / 1979}
+"""The share of the published rate that linear layers, with all that is not attention, reach in compiled blocks (H200)."""
+ATTENTION, ATTENTION_BACKWARD = 575 / 989, 530 / 989
+"""The same for attention, forward and backward (H200, cuDNN)."""
+
+
+def step_seconds(shape: Shape, step: Step, dtype: str, policy: Policy, gpu: Gpu) -> float:
+    """Seconds of one micro-batch in bf16 or fp8, from its products; blocks are taken to be compiled, journeys and exchanges to
+    be hidden.
+
+    Trained weights take as much again in the backward pass as what lies before them.
+    """
+    linear, attention = _products(shape, step.tokens * step.sequence, dtype, gpu, step.tokens)
+    forward = linear + attention / (ATTENTION * gpu.bf16)
+    backward = (2 if step.whole else 1) * linear + 2.5 * attention / (ATTENTION_BACKWARD * gpu.bf16)
+    return step.samples * (forward * (shape.layers + policy.recompute) + backward * shape.layers)
+
+
+def drawing_seconds(shape: Shape, tokens: int, dtype: str, gpu: Gpu, own: int | None = None) -> float:
+    """Seconds of one prediction without gradients, likewise; guidance makes two of them a step.
+
+    Of a rank that computes ``own`` of the tokens, or as many heads' worth of attention, where ranks share a sequence.
+    """
+    return shape.layers * sum(block_seconds(shape, tokens, dtype, gpu, own))
+
+
+def block_seconds(shape: Shape, tokens: int, dtype: str, gpu: Gpu, own: int | None = None) -> tuple[float, float]:
+    """One block's part of ``drawing_seconds``: linear layers with all that is not attention, and attention."""
+    linear, attention = _products(shape, tokens, dtype, gpu, tokens if own is None else own)
+    return linear, attention / (ATTENTION * gpu.bf16)
+
+
+def _products(shape: Shape, tokens: int, dtype: str, gpu: Gpu, own: int) -> tuple[float, float]:
+    """Of one block and ``own`` of the tokens: seconds of its linear layers forward, and attention's operations."""
+    width, context = shape.hidden, shape.context
+    linear = own * 2 * (6 * width**2 + 2 * width * shape.ffn) + context * 4 * width**2
+    rate = LINEAR[dtype] * ((gpu.fp8 or gpu.bf16) if dtype == "fp8" else gpu.bf16)
+    return linear / rate, 4 * width * own * (tokens + context)
+
+
+def gpu_named(name: str) -> Gpu | None:
+    """The kind of GPU that a driver's name tells, or None."""
+    return next((gpu for gpu in GPUS if gpu.name in name), None)

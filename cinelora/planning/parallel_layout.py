@@ -1,0 +1,127 @@
+"""Which partition several GPUs draw a clip by: the one that is foretold to be fastest, or the one asked for; and why.
+
+Enters: a clip, the sampler's settings, heads, GPUs of a node and nodes. Leaves: a partition and a line, or a refusal that
+names what works; no torch, so that a command line can be refused at once.
+
+Ranks are split between the halves of guidance, which exchange a velocity a step and nothing else, then Ulysses and a ring
+share each half's sequence. Ulysses sends less but wants whole heads for everyone; a ring takes any number, hides what it
+sends behind attention, and merges what it finds. What is chosen must not differ between nodes, so it is foretold for one
+kind of GPU, whatever there is.
+"""
+
+from __future__ import annotations
+
+from cinelora.config.schema import SamplerConfig
+from cinelora.errors import ConfigError
+from cinelora.parallel.partition import Partition
+from cinelora.planning.step_time import NOMINAL, Clip, Machine, sent_bytes, step_cost
+
+
+def choose_partition(clip: Clip, sampler: SamplerConfig, gpus: int, nodes: int = 1) -> tuple[Partition, str]:
+    """The partition of ``gpus`` ranks on each of ``nodes``, and a line that says why.
+
+    Raises ``ConfigError`` for what cannot be, naming what can.
+    """
+    _check_split(clip, sampler, gpus * nodes)
+    ranked = sorted(
+        (way for way in ways(clip, sampler, gpus * nodes) if _as_asked(way, sampler)),
+        key=lambda way: (_scores_held(clip, way), step_cost(clip, way, Machine(NOMINAL, gpus)).seconds),
+    )
+    if not ranked:
+        raise ConfigError(_refusal(clip, sampler, gpus * nodes))
+    asked = len(ranked) == 1 and gpus * nodes > 1 and _any_asked(sampler)
+    why = "as asked for" if asked else _why(clip, ranked, Machine(NOMINAL, gpus))
+    return ranked[0], f"{gpus * nodes} ranks: {in_words(ranked[0], clip.heads)}: {why}"
+
+
+def ways(clip: Clip, sampler: SamplerConfig, ranks: int) -> list[Partition]:
+    """Every partition that works, whatever ``ulysses`` and ``ring`` ask for."""
+    found = []
+    for groups in _groups(clip, sampler, ranks):
+        sequence = ranks // groups
+        degrees = [n for n in range(1, sequence + 1) if sequence % n == 0 and clip.heads % n == 0]
+        found += [Partition(groups, sequence // n, n) for n in degrees if sequence <= clip.tokens]
+    return found
+
+
+def in_words(plan: Partition, heads: int) -> str:
+    """A partition in words."""
+    words = ["2 halves of guidance"] if plan.groups == 2 else []
+    if plan.ring > 1:
+        words.append(f"ring {plan.ring}")
+    if plan.ulysses > 1:
+        words.append(f"ulysses {plan.ulysses} ({heads // plan.ulysses} of {heads} heads each)")
+    return " x ".join(words) or "alone"
+
+
+def _check_split(clip: Clip, sampler: SamplerConfig, ranks: int) -> None:
+    """Refuse a split of guidance that has no two halves, or no two groups of ranks."""
+    if sampler.guidance_mode != "split":
+        return
+    if ranks % 2:
+        raise ConfigError(
+            f"sampler.guidance_mode=split needs an even number of ranks, not {ranks}: gpus=2, or "
+            "sampler.guidance_mode=auto"
+        )
+    if not clip.guided:
+        raise ConfigError(
+            f"sampler.guidance_mode=split with sampler.guidance={sampler.guidance:g}: there is no pair to split; "
+            "use sampler.guidance_mode=auto"
+        )
+
+
+def _groups(clip: Clip, sampler: SamplerConfig, ranks: int) -> list[int]:
+    match sampler.guidance_mode:
+        case "split":
+            return [2]
+        case "auto" if clip.guided and ranks % 2 == 0:
+            return [1, 2]
+    return [1]
+
+
+def _as_asked(way: Partition, sampler: SamplerConfig) -> bool:
+    return sampler.ulysses in (None, way.ulysses) and sampler.ring in (None, way.ring)
+
+
+def _any_asked(sampler: SamplerConfig) -> bool:
+    return sampler.guidance_mode != "auto" or sampler.ulysses is not None or sampler.ring is not None
+
+
+def _scores_held(clip: Clip, way: Partition) -> int:
+    """In float32 a ring holds all scores of a block at once: the last resort, and the shorter the better."""
+    return way.ring if clip.dtype == "fp32" else 1
+
+
+def _refusal(clip: Clip, sampler: SamplerConfig, ranks: int) -> str:
+    """What was asked for that cannot be, and what can."""
+    if sampler.ulysses is not None and clip.heads % sampler.ulysses:
+        degrees = ", ".join(str(n) for n in range(1, clip.heads + 1) if clip.heads % n == 0)
+        return f"sampler.ulysses={sampler.ulysses} cannot split {clip.heads} heads; use one of {degrees}"
+    there = ways(clip, sampler, ranks)
+    if not there:
+        return f"gpus={ranks} are more than the {clip.tokens} tokens of a clip: use gpus={clip.tokens} or fewer"
+    asked = [f"sampler.{name}={value}" for name in ("ulysses", "ring") if (value := getattr(sampler, name)) is not None]
+    pairs = [f"ulysses={way.ulysses} ring={way.ring}" + (" in halves" if way.groups == 2 else "") for way in there]
+    return f"{' and '.join(asked)} cannot be with {ranks} ranks; leave it away, or use one of {', '.join(pairs)}"
+
+
+def _why(clip: Clip, ranked: list[Partition], machine: Machine) -> str:
+    """What the best sends, and what the next best of other kinds send and take beside it."""
+    best, *others = ranked
+    if not others:
+        return f"the only way that works, sends {_gb(clip, best)} a step and rank"
+    seconds = step_cost(clip, best, machine).seconds
+    kinds = (lambda way: way.groups != best.groups, lambda way: (way.ring > 1) != (best.ring > 1))
+    rivals = dict.fromkeys(way for kind in kinds if (way := next(filter(kind, others), None)))
+    longer = {way: step_cost(clip, way, machine).seconds / seconds - 1 for way in rivals or others[:1]}
+    told = [
+        f"{in_words(way, clip.heads)} sends {_gb(clip, way)} and takes {abs(more):.1%} {'longer' if more >= 0 else 'less'}"
+        for way, more in longer.items()
+    ]
+    shortest = "the fastest whose ring, which in fp32 holds all scores, is the shortest"
+    reason = shortest if clip.dtype == "fp32" else "foretold to be fastest"
+    return f"{reason}, sends {_gb(clip, best)} a step and rank; {'; '.join(told)}"
+
+
+def _gb(clip: Clip, way: Partition) -> str:
+    return f"{sum(sent_bytes(clip, way).values()) / 1e9:.3g} GB"

@@ -1,0 +1,228 @@
+"""What a denoising step costs when several GPUs share a clip: arithmetic, bytes between them, seconds. All of it foretold.
+
+Enters: a transformer's shape, tokens, a partition, a kind of GPU and what lies between two of them. Leaves: numbers, before
+anything is loaded; no torch.
+
+- Arithmetic is that of ``footprint``, at the rates measured on one H200 and scaled by what is published for other cards.
+- Bytes are those that one rank sends, exactly as ``models.sequence`` counts them.
+- An exchange for Ulysses is waited for. A ring's is hidden behind the attention of one block of keys, as far as that lasts.
+- Links are published rates, times the share of them that NCCL is known to reach.
+
+``benchmarks/many_gpus.py`` holds the model against the official table of Wan2.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cinelora.geometry import CHANNELS, num_latent_frames, num_tokens
+from cinelora.parallel.partition import Partition
+from cinelora.planning.estimate import GPUS, Gpu, Shape, block_seconds
+
+
+@dataclass(frozen=True)
+class Link:
+    """What one GPU can send, in bytes a second each way as published, and what an exchange takes however small it is."""
+
+    name: str
+    rate: float
+    latency_s: float = 20e-6
+
+    def seconds(self, sent: float) -> float:
+        """For ``sent`` bytes, without the latency."""
+        return sent / (REACHED * self.rate)
+
+
+REACHED = 0.74
+"""The share of a link's rate that an all-to-all gets: 335 of 450 GB/s on four H100 (nccl issue 2169, 524 MB). An all-reduce of
+eight A100 gets 230 to 250 of 300."""
+NVLINK3, NVLINK4 = Link("NVLink 3", 300e9), Link("NVLink 4", 450e9)
+PCIE4, PCIE5 = Link("PCIe 4", 32e9), Link("PCIe 5", 64e9)
+"""Half of what NVIDIA's data sheets give for both ways together: 600 and 900 GB/s, and 64 and 128 GB/s for 16 lanes."""
+HDR, NDR = Link("InfiniBand HDR", 25e9, 40e-6), Link("InfiniBand NDR", 50e9, 40e-6)
+"""One adapter of 200 or 400 Gb/s for each GPU, as in NVIDIA's DGX A100 and DGX H100."""
+ETHERNET = Link("100 Gb Ethernet for a node", 12.5e9 / 8, 60e-6)
+"""Assumed for cards that are not sold in such systems. All latencies are assumed too; at 720p they are 1 % of a step."""
+
+SURROUNDINGS = {
+    "H200": (NVLINK4, NDR, 4.8e12),
+    "H100": (NVLINK4, NDR, 3.35e12),
+    "A100": (NVLINK3, HDR, 2.04e12),
+    "L40S": (PCIE4, ETHERNET, 0.864e12),
+    "RTX 5090": (PCIE5, ETHERNET, 1.79e12),
+    "RTX 4090": (PCIE4, ETHERNET, 1.01e12),
+}
+"""Of each of ``GPUS``: links within a node and between nodes, and bytes a second of its own memory, as published; SXM boards,
+where a card is sold in several forms."""
+MERGE_BYTES = 30
+"""Bytes of its memory that a GPU moves for each value that a ring merges into another, in float32: two read, one written, and
+what comes and goes between."""
+OUT_CHANNELS = 4 * CHANNELS["t2v"]
+"""What the transformer says of a token: a patch of 1x2x2 latents."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """GPUs of one kind in nodes of ``per_node``."""
+
+    gpu: Gpu
+    per_node: int = 8
+
+    @property
+    def link(self) -> Link:
+        """Between two GPUs of a node."""
+        return SURROUNDINGS[self.gpu.name][0]
+
+    @property
+    def network(self) -> Link:
+        """Between GPUs of two nodes."""
+        return SURROUNDINGS[self.gpu.name][1]
+
+    @property
+    def memory_rate(self) -> float:
+        """Bytes a second of a GPU's own memory."""
+        return SURROUNDINGS[self.gpu.name][2]
+
+    def between(self, ranks: Iterator[tuple[int, int]]) -> Link:
+        """The slower link, if any of these pairs of ranks needs it."""
+        return self.network if any(a // self.per_node != b // self.per_node for a, b in ranks) else self.link
+
+
+NOMINAL = GPUS[0]
+"""The GPU whose links and rates a partition is chosen by, whatever there is: all nodes must choose alike."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What is drawn: frames of a size, with or without guidance."""
+
+    shape: Shape
+    heads: int
+    num_frames: int
+    height: int
+    width: int
+    guided: bool
+    dtype: str = "bf16"
+
+    @property
+    def tokens(self) -> int:
+        """Of the sequence."""
+        return num_tokens(self.num_frames, self.height, self.width)
+
+    @property
+    def value_bytes(self) -> int:
+        """Of a value that is computed with."""
+        return 4 if self.dtype == "fp32" else 2
+
+    def predictions(self, plan: Partition) -> int:
+        """That a rank takes part in, in each step."""
+        return 2 if self.guided and plan.groups == 1 else 1
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one step on one rank: seconds of arithmetic, seconds of exchanges that are waited for and that are not, bytes sent."""
+
+    compute_s: float
+    exposed_s: float
+    hidden_s: float
+    sent: dict[str, int]
+
+    @property
+    def seconds(self) -> float:
+        """Of the step."""
+        return self.compute_s + self.exposed_s
+
+
+def share(tokens: int, plan: Partition) -> int:
+    """Tokens of each rank; those of the last are filled up."""
+    return -(-tokens // plan.sequence)
+
+
+def sent_bytes(clip: Clip, plan: Partition) -> dict[str, int]:
+    """What a rank sends to others in one step: ``heads`` (Ulysses), ``ring``, ``gather`` (the output) and ``guidance``.
+
+    Ulysses: queries, keys, values and what they saw, of all but its own heads. Ring: keys and values, to the next, as often as
+    there are others. The output goes to all in the sequence. The halves of guidance exchange a velocity in float32.
+    """
+    own, times = share(clip.tokens, plan), clip.predictions(plan)
+    wide = own * clip.shape.hidden * clip.value_bytes
+    latents = num_latent_frames(clip.num_frames) * (clip.height // 8) * (clip.width // 8)
+    return {
+        "heads": times * clip.shape.layers * 4 * (wide // plan.ulysses) * (plan.ulysses - 1),
+        "ring": times * clip.shape.layers * 2 * wide * (plan.ring - 1),
+        "gather": times * own * OUT_CHANNELS * clip.value_bytes * (plan.sequence - 1),
+        "guidance": CHANNELS["t2v"] * latents * 4 * (plan.groups - 1),
+    }
+
+
+def step_cost(clip: Clip, plan: Partition, machine: Machine) -> Cost:
+    """One denoising step of ``clip`` by ``plan``."""
+    own, times, sent = share(clip.tokens, plan), clip.predictions(plan), sent_bytes(clip, plan)
+    dtype = "fp8" if clip.dtype == "fp8" else "bf16"
+    linear, attention = block_seconds(clip.shape, clip.tokens, dtype, machine.gpu, own)
+    merging = own * clip.shape.hidden * MERGE_BYTES / machine.memory_rate if plan.ring > 1 else 0.0
+    hop_s = attention / plan.ring + merging
+    blocks = times * clip.shape.layers
+    ring = machine.between(_next_in_ring(plan))
+    passing = ring.seconds(2 * own * clip.shape.hidden * clip.value_bytes) + ring.latency_s if plan.ring > 1 else 0.0
+    waited = blocks * (plan.ring - 1) * max(0.0, passing - hop_s)
+    hidden = blocks * (plan.ring - 1) * passing - waited
+    exposed = waited + _heads_seconds(sent["heads"], 2 * blocks, plan, machine)
+    everywhere = machine.between((0, rank) for rank in range(plan.sequence))
+    exposed += everywhere.seconds(sent["gather"]) + (times * everywhere.latency_s if plan.sequence > 1 else 0.0)
+    if plan.groups > 1:
+        across = machine.between((rank, rank + plan.sequence) for rank in range(plan.sequence))
+        exposed += across.seconds(sent["guidance"]) + across.latency_s
+    return Cost(blocks * (linear + plan.ring * hop_s), exposed, hidden, sent)
+
+
+def _heads_seconds(sent: int, exchanges: int, plan: Partition, machine: Machine) -> float:
+    """Of Ulysses' all-to-alls: what stays in a node and what leaves it go at once, each over its own link."""
+    if plan.ulysses == 1:
+        return 0.0
+    strangers = max(
+        sum(rank // machine.per_node != other // machine.per_node for other in _ulysses_group(rank, plan))
+        for rank in range(plan.ranks)
+    )
+    away = sent * strangers / (plan.ulysses - 1)
+    slowest = machine.network if strangers else machine.link
+    return max(machine.link.seconds(sent - away), machine.network.seconds(away)) + exchanges * slowest.latency_s
+
+
+def _ulysses_group(rank: int, plan: Partition) -> range:
+    first = rank - rank % plan.ulysses
+    return range(first, first + plan.ulysses)
+
+
+def _next_in_ring(plan: Partition) -> Iterator[tuple[int, int]]:
+    """Every rank with the one that its keys and values go to."""
+    for rank in range(plan.ranks):
+        first = rank - rank % plan.sequence
+        yield rank, first + (rank - first + plan.ulysses) % plan.sequence
+
+
+# -- the rest of a clip ------------------------------------------------------------------------------------------------
+
+DECODE_S, ENCODE_S, TEXT_S = 6.6, 4.8, 1.1
+"""Seconds on an H200, of 81 frames of 720p: the VAE's decoder as a whole, the condition of an image (in tiles), both prompts."""
+MEASURED_PIXELS = 81 * 720 * 1280
+DECODER_ROWS, ENCODER_ROWS = 33, 25
+"""Convolutions of Wan's VAE that see neighbouring rows."""
+
+
+def rest_seconds(clip: Clip, ranks: int, machine: Machine) -> float:
+    """Of a clip beside its steps: every rank encodes the prompts, and some rows of an image's condition and of the clip."""
+    slower = NOMINAL.bf16 / machine.gpu.bf16
+    size = clip.num_frames * clip.height * clip.width / MEASURED_PIXELS
+    rows, conditioned = clip.height // 8, clip.shape.image is not None
+    shared = (DECODE_S + (ENCODE_S if conditioned else 0.0)) * size * -(-rows // min(ranks, rows)) / rows
+    latency = machine.link.latency_s if ranks <= machine.per_node else machine.network.latency_s
+    exchanges = DECODER_ROWS + (ENCODER_ROWS if conditioned else 0) if ranks > 1 else 0
+    return slower * (TEXT_S + shared) + num_latent_frames(clip.num_frames) * exchanges * latency
+
+
+def clip_seconds(clip: Clip, steps: int, plan: Partition, machine: Machine) -> float:
+    """Of a clip from prompt to pixels, its keyframe aside."""
+    return steps * step_cost(clip, plan, machine).seconds + rest_seconds(clip, plan.ranks, machine)

@@ -1,0 +1,145 @@
+"""From a prompt to pixels: a keyframe by the T2V transformer, and its expansion to a clip by the I2V transformer.
+
+Enters: prompts' embeddings, adapters, a solver. Leaves: latents. One transformer is in memory at a time, and none while
+the VAE decodes. It does not know about files on disk other than adapters.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor
+
+from cinelora.adapters.adapter_file import AdapterFile
+from cinelora.adapters.lora_layers import load_adapter, merge, set_weights, unmerge
+from cinelora.config.schema import ModelConfig, SamplerConfig
+from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle
+from cinelora.geometry import SPATIAL, num_latent_frames, num_tokens
+from cinelora.memory.block_swap import arrange
+from cinelora.nn.attention_backend import Work, choose
+from cinelora.nn.flow_matching import keyed_generator
+from cinelora.parallel.launch import Rank
+from cinelora.parallel.partition import Partition, partition
+from cinelora.planning.estimate import Drawing, Policy
+from cinelora.sampling.denoise import denoiser, sample
+from cinelora.sampling.step_cache import cached
+
+LATENT_CHANNELS = 16
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Embeddings (1, 512, D) of what to show and what to steer away from."""
+
+    positive: Tensor
+    negative: Tensor
+
+
+def initial_noise(seed: int, part: str, model: ModelConfig, num_frames: int, device: torch.device) -> Tensor:
+    """Noise (1, 16, T, h, w) that depends on the seed and the part alone, never on rank or device."""
+    size = (1, LATENT_CHANNELS, num_latent_frames(num_frames), model.height // SPATIAL, model.width // SPATIAL)
+    return noise_of(size, seed, part).to(device)
+
+
+def noise_of(size: tuple[int, ...], seed: int, part: str) -> Tensor:
+    """Noise on the CPU that depends on ``size``, the seed and the part alone."""
+    return torch.randn(size, generator=keyed_generator(seed, part))
+
+
+@contextmanager
+def adapted_transformer(
+    bundle: WanBundle, adapters: dict[str, AdapterFile], sampling: Sampling, drawing: Drawing, num_frames: int
+) -> Iterator[WanTransformer3DModel]:
+    """The bundle's transformer with ``adapters`` hung on it, split over the ranks, released at the end of the block.
+
+    Its attention runs on the backend that is asked for or found fastest for ``num_frames``, which rank 0 prints.
+    """
+    transformer = bundle.load_transformer(on_host=drawing.swap)
+    for name, adapter in adapters.items():
+        load_adapter(transformer, name, adapter, sampling.model.name)
+    partition(transformer, sampling.plan)
+    line = choose(transformer, sampling.attention_work(bundle.kind, num_frames), sampling.model.attention)
+    if line and sampling.rank.global_rank == 0:
+        print(line, flush=True)
+    arrange(transformer, Policy(recompute=drawing.swap, swap=drawing.swap, compile=drawing.compile))
+    try:
+        yield transformer
+    finally:
+        # whoever calls still holds it, and so does a hook of its own: its weights are let go all the same
+        transformer.to_empty(device="meta")
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+@contextmanager
+def acting(transformer: WanTransformer3DModel, weights: dict[str, float], live: bool, again: bool) -> Iterator[None]:
+    """The adapters at ``weights`` inside the block: folded into the frozen weights, or ``live`` beside them.
+
+    Folded they cost nothing; where weights come and go with each block (swap) they cannot be. ``again``: the transformer
+    is wanted with other weights later.
+    """
+    if live or not any(weights.values()):
+        set_weights(transformer, weights)
+        yield
+        return
+    merge(transformer, weights, keep=again)
+    yield
+    if again:
+        unmerge(transformer)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How latents are made from noise on this rank."""
+
+    model: ModelConfig
+    sampler: SamplerConfig
+    plan: Partition
+    rank: Rank
+
+    def in_full(self) -> Sampling:
+        """The same, without a cache between steps."""
+        return replace(self, sampler=replace(self.sampler, cache="none"))
+
+    def attention_work(self, kind: str, num_frames: int) -> Work:
+        """The attention of one prediction by the ``t2v`` or ``i2v`` transformer."""
+        tokens = num_tokens(num_frames, self.model.height, self.model.width)
+        return Work.of(self.model, kind, tokens, ring=self.plan.ring, ulysses=self.plan.ulysses)
+
+    def run(
+        self,
+        transformer: WanTransformer3DModel,
+        texts: Texts,
+        image: ImageCondition | None,
+        noise_BCTHW: Tensor,
+        label: str,
+        together: bool,
+    ) -> Tensor:
+        """Latents (1, 16, T, h, w); an I2V transformer is given its ``image``, batched. Ratios that were measured are printed."""
+        latents, ratios = self.draw(transformer, texts, image, noise_BCTHW, label, together)
+        if ratios and self.rank.global_rank == 0:
+            print(f"{label}: sampler.cache=magcache sampler.cache_ratios={str(ratios).replace(' ', '')}", flush=True)
+        return latents
+
+    def draw(
+        self,
+        transformer: WanTransformer3DModel,
+        texts: Texts,
+        image: ImageCondition | None,
+        noise_BCTHW: Tensor,
+        label: str,
+        together: bool,
+    ) -> tuple[Tensor, list[float]]:
+        """``run``, and the ratios that ``sampler.cache=calibrate`` measures."""
+        positive, negative = Condition(texts.positive, image), Condition(texts.negative, image)
+        denoise = denoiser(transformer, positive, negative, self.sampler, self.plan, self.rank, together)
+        shift = self.model.sampling_shift if self.sampler.shift is None else self.sampler.shift
+        show = label if self.rank.global_rank == 0 else None
+        with cached(transformer, self.sampler) as ratios:
+            return sample(denoise, noise_BCTHW, self.sampler, shift, show), ratios

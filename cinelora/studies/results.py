@@ -1,0 +1,144 @@
+"""The rows of a study: kept whole after each change, taken up by a run that goes on, put into one from several machines.
+
+Enters: rows, one for each setting and machine. Leaves: ``rows.json`` and ``rows.csv``. It knows no torch.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cinelora.errors import CineloraError, ConfigError
+from cinelora.io.atomic import read_json, sha256_json, write_json, write_text
+
+ROWS, TABLE = "rows.json", "rows.csv"
+PARTS = ("text", "keyframe", "condition", "denoise", "decode")
+
+
+@dataclass
+class Row:
+    """What one setting cost on one machine, and how its clips were.
+
+    ``seconds`` are of a clip, by part; ``denoise_s`` of each repetition; ``whole_s`` and ``skipped_s`` are medians of predictions
+    that ran every block and of those that did not; ``computed`` is the share of the former. ``numbers`` are means over clips.
+    """
+
+    key: str
+    name: str
+    setting: dict[str, Any]
+    facts: dict[str, Any]
+    machine: dict[str, Any]
+    seconds: dict[str, float] = field(default_factory=dict)
+    denoise_s: list[float] = field(default_factory=list)
+    step_s: float | None = None
+    whole_s: float | None = None
+    skipped_s: float | None = None
+    computed: float | None = None
+    peak_gib: float | None = None
+    numbers: dict[str, float] = field(default_factory=dict)
+    ratios: list[float] = field(default_factory=list)
+    trouble: str | None = None
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """What tells it from every other row: the setting and the machine."""
+        return self.key, sha256_json(self.machine)[:8]
+
+
+@dataclass
+class Table:
+    """Rows in order, and sentences to be read beside them."""
+
+    rows: list[Row] = field(default_factory=list)
+    sentences: list[str] = field(default_factory=list)
+
+    def put(self, row: Row) -> None:
+        """Add ``row``, or put it in the place of an older one."""
+        places = [one.place for one in self.rows]
+        if row.place in places:
+            self.rows[places.index(row.place)] = row
+        else:
+            self.rows.append(row)
+
+    def say(self, *sentences: str) -> None:
+        """Add sentences that are not there yet."""
+        self.sentences += [one for one in dict.fromkeys(sentences) if one not in self.sentences]
+
+    def save(self, folder: Path) -> None:
+        """Write both files."""
+        write_json(folder / ROWS, asdict(self))
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerows([columns(self.rows), *(cells(row, columns(self.rows)) for row in self.rows)])
+        write_text(folder / TABLE, text.getvalue())
+
+
+def load_table(folder: Path) -> Table:
+    """The rows in ``folder``, or none. Raises ``ConfigError`` where the file is no study's."""
+    path = folder / ROWS
+    if not path.exists():
+        return Table()
+    try:
+        data = read_json(path)
+        return Table([Row(**row) for row in data["rows"]], list(data["sentences"]))
+    except (CineloraError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} is not what a study wrote: {str(error).splitlines()[0]}") from error
+
+
+def merged(tables: list[Table]) -> Table:
+    """All rows of several studies, those of one setting and machine once."""
+    whole = Table()
+    for table in tables:
+        for row in table.rows:
+            whole.put(row)
+        whole.say(*table.sentences)
+    return whole
+
+
+def columns(rows: list[Row]) -> list[str]:
+    """The head of the table: what every row has, then the numbers that any has."""
+    numbers = dict.fromkeys(name for row in rows for name in row.numbers)
+    parts = [part for part in PARTS if any(part in row.seconds for row in rows)]
+    fixed = [*(f"{part}_s" for part in parts), "denoise_min_s", "denoise_max_s", "step_s", "whole_prediction_s"]
+    return [
+        "name",
+        "model",
+        "device",
+        *SETTING,
+        *fixed,
+        "skipped_prediction_s",
+        "computed",
+        "peak_gib",
+        *numbers,
+        *ENDS,
+    ]
+
+
+SETTING = ("steps", "scale", "rank", "merged", "cache", "threshold", "dtype", "partition", "ranks", "compiled", "swap")
+ENDS = ("trouble", "hardware", "key")
+
+
+def cells(row: Row, heading: list[str]) -> list[Any]:
+    """A row as values; empty where it has none."""
+    known = {
+        "name": row.name,
+        **row.facts,
+        **row.setting,
+        "device": row.machine.get("device"),
+        **{f"{part}_s": seconds for part, seconds in row.seconds.items()},
+        "denoise_min_s": min(row.denoise_s, default=None),
+        "denoise_max_s": max(row.denoise_s, default=None),
+        "step_s": row.step_s,
+        "whole_prediction_s": row.whole_s,
+        "skipped_prediction_s": row.skipped_s,
+        "computed": row.computed,
+        "peak_gib": row.peak_gib,
+        **row.numbers,
+        "trouble": row.trouble,
+        "hardware": row.place[1],
+        "key": row.key,
+    }
+    return ["" if known.get(name) is None else known[name] for name in heading]

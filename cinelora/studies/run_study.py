@@ -1,0 +1,374 @@
+"""One study from settings to table: a clip or a few, drawn by every setting in one job, timed, measured, shown.
+
+Enters: a checked ``StudyConfig`` and a run directory. Leaves there ``rows.json``, ``rows.csv``, ``study.html`` and
+``pareto.png``, and an exit code. Rows that are there are not run again. Prompts are encoded and keyframes drawn once, by the
+baseline, and shown to all settings; each transformer is loaded once for each dtype and partition, and its settings run by
+turns. With ``latency_only`` nothing but the transformer is there, and no footage is read or written.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cinelora.adapters.adapter_file import LoraSpec
+from cinelora.adapters.run_directory import adapter_paths
+from cinelora.config.schema import StudyConfig, WeightsConfig, shared_by
+from cinelora.errors import ConfigError
+from cinelora.io.hardware import fingerprint, gpu_at_hand, limit_gpu_memory, quiet_libraries
+from cinelora.io.hub import resolve
+from cinelora.io.tensor_files import load_tensors, save_tensors
+from cinelora.parallel.launch import Rank, barrier, launch, meeting_point, process_group, rank_info
+from cinelora.parallel.partition import Partition
+from cinelora.planning.planner import choose_drawing, partition_of
+from cinelora.studies.results import Row, Table, load_table, merged
+from cinelora.studies.study_report import BETWEEN_ROWS, between_rows, lines, show, to_wandb
+from cinelora.studies.variants import Setting, baseline, key_of, model_of, prompts_of, sampler_of, settings_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cinelora.adapters.adapter_file import AdapterFile
+    from cinelora.studies.timing import Shown, Timed
+
+LATENTS = "latents"
+LOOKED = "looked_for"
+"""Under which a row keeps the numbers that were asked for: some cannot be had, and are not to be tried at every start."""
+DRAWN = "drawn"
+"""What an adapter is called that latency_only draws, for want of a trained one."""
+
+
+def study(config: StudyConfig, run_dir: Path) -> int:
+    """Study into ``run_dir``; returns the exit code."""
+    if config.merge:
+        table = merged([load_table(Path(folder)) for folder in config.merge])
+    else:
+        adapters = adapter_paths(resolve(config.ckpt)) if config.ckpt else {}
+        sitting = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        ranks: dict[str, Any] = {"ranks": config.gpus, "nodes": config.nodes, "log_dir": run_dir / "logs"}
+        launch(study_rank, config, adapters, run_dir, sitting, **ranks)
+        table = load_table(run_dir)
+    table.sentences = [sentence for sentence in table.sentences if sentence not in BETWEEN_ROWS]
+    table.say(*between_rows(table.rows))
+    table.save(run_dir)
+    print("\n".join(lines(table.rows)))
+    for sentence in table.sentences:
+        print(f"WARNING: {sentence}")
+    for path in (run_dir / "rows.csv", *show(table, config, run_dir)):
+        print(f"study {path}")
+    if config.logger.name == "wandb" and meeting_point(config.nodes, 0).is_host:
+        to_wandb(table, config, run_dir)
+    return 0
+
+
+# -- on the ranks ------------------------------------------------------------------------------------------------------
+
+
+def study_rank(config: StudyConfig, adapter_files: dict[str, Path], run_dir: Path, sitting: str) -> int:
+    """Time what is missing on this rank's share; rank 0 measures and keeps the rows. Returns their number: a whole result.
+
+    Rows are kept as soon as their transformer is done, and looked at in the end, those too that an earlier run left unseen.
+    """
+    from cinelora.adapters.adapter_file import read_adapter
+
+    quiet_libraries()
+    limit_gpu_memory(config.memory.limit_gib)
+    rank, table, machine = rank_info(), load_table(run_dir), fingerprint()
+    adapters = {kind: read_adapter(path) for kind, path in adapter_files.items()}
+    first = baseline(config)
+    keys = {setting: key_of(setting, config, adapter_files) for setting in settings_of(config)}
+    refuse_fp8(keys)
+    with process_group(rank) if rank.world_size > 1 else nullcontext():
+        machine = from_rank_0(machine, rank)  # nodes may differ in what is theirs, and must agree on what is there
+        fresh = {s: Row(key, s.named(first), asdict(s), facts(config, s), machine) for s, key in keys.items()}
+        kept = {row.place: row for row in table.rows if not row.trouble}
+        rows = {setting: kept.get(row.place, row) for setting, row in fresh.items()}
+        todo = from_rank_0([setting for setting, row in rows.items() if not row.denoise_s], rank)
+        if rank.global_rank == 0:
+            print(f"{len(keys)} settings: {len(keys) - len(todo)} are there, {len(todo)} to run", flush=True)
+        if todo:
+            shown, seconds = (drawn_inputs(config), {}) if config.latency_only else real_inputs(config, adapters, rank)
+        for settings in of_one_load(todo):
+            for setting, timed in timed_settings(config, adapters, settings, len(keys), first, shown, rank).items():
+                row = rows[setting]
+                row.facts["sitting"] = sitting
+                take_up(row, timed, setting, seconds)
+                if rank.global_rank == 0:
+                    if timed.latents and not timed.trouble and not config.latency_only:
+                        tensors = {f"clip-{i}": latents for i, latents in enumerate(timed.latents)}
+                        save_tensors(run_dir / LATENTS / f"{row.key}.safetensors", tensors, {})
+                    table.put(row)
+                    table.save(run_dir)
+        if rank.global_rank == 0:
+            table.say(*caveats(config))
+            if not config.latency_only:
+                look(config, run_dir, table, list(rows.values()), keys[first])
+            table.save(run_dir)
+        barrier(rank)
+    return len(todo)
+
+
+def from_rank_0(value: Any, rank: Rank) -> Any:
+    """What rank 0 found, on every rank."""
+    import torch
+
+    box = [value]
+    if rank.world_size > 1:
+        torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def refuse_fp8(settings: Iterable[Setting]) -> None:
+    """Raise ``ConfigError`` before anything runs where a setting wants fp8 and the GPU has none."""
+    from cinelora.io.hardware import default_device
+    from cinelora.nn.fp8 import missing_fp8
+
+    if any(s.dtype == "fp8" for s in settings) and (reason := missing_fp8(default_device())):
+        raise ConfigError(f"dtypes=[...,fp8]: {reason}; leave fp8 away")
+
+
+def of_one_load(settings: list[Setting]) -> Iterable[list[Setting]]:
+    """The settings that share a transformer as it is loaded, those of the first one first."""
+    groups: dict[tuple[str, str], list[Setting]] = {}
+    for setting in settings:
+        groups.setdefault((setting.dtype, setting.partition), []).append(setting)
+    return groups.values()
+
+
+def facts(config: StudyConfig, setting: Setting) -> dict[str, Any]:
+    """What a row is of, beside the setting itself."""
+    model, frames = config.model, config.num_frames or config.model.num_frames
+    what = "latency of steps" if config.latency_only else f"{config.seeds * len(prompts_of(config))} clips"
+    return {
+        "model": model.name,
+        "weights": model.weights,
+        "clip": f"{model.name}, {frames} frames of {model.height}x{model.width}, guidance {config.sampler.guidance:g}, {what}",
+        "ranks": 1 if setting.partition == "alone" else config.gpus * config.nodes,
+    }
+
+
+def caveats(config: StudyConfig) -> list[str]:
+    """What must be read beside the rows of this study."""
+    told = []
+    if config.latency_only:
+        told.append(
+            f"{config.model.name}: latency_only timed {config.latency_steps} denoising steps from drawn inputs, not whole clips; "
+            "text, keyframe, condition and decoding are not in it, and nothing was measured in pixels"
+        )
+    if config.model.weights == "random":
+        told.append(
+            f"{config.model.name}: random weights draw noise, so quality is left out; whether first_block skips a step depends "
+            "on values, so its share of computed predictions says nothing of a trained model"
+        )
+    if any(setting.scale for setting in settings_of(config)) and not config.ckpt:
+        told.append(f"{config.model.name}: the adapters are drawn, not trained")
+    return told
+
+
+# -- what is shown to the transformer ----------------------------------------------------------------------------------
+
+
+def kind_of(config: StudyConfig) -> str:
+    """Which transformer draws the clips."""
+    return "i2v" if config.mode == "scene" else "t2v"
+
+
+def drawn_inputs(config: StudyConfig) -> list[Shown]:
+    """What one clip is drawn from, of the right shapes and no meaning."""
+    import torch
+
+    from cinelora.families.wan.bundle import ImageCondition
+    from cinelora.geometry import IMAGE_TOKENS, LATENT_CHANNELS, TEXT_TOKENS, num_latent_frames
+    from cinelora.io.hardware import default_device
+    from cinelora.planning.estimate import Shape
+    from cinelora.sampling.sampler import Texts
+    from cinelora.studies.timing import Shown
+
+    device, kind = default_device(), kind_of(config)
+    shape, frames = Shape.of(config.model, kind), num_latent_frames(config.num_frames or config.model.num_frames)
+    generator = torch.Generator(device).manual_seed(config.seed)
+
+    def draw(*sizes: int) -> Tensor:
+        return torch.randn(1, *sizes, device=device, generator=generator)
+
+    size = (LATENT_CHANNELS, frames, config.model.height // 8, config.model.width // 8)
+    image = ImageCondition(draw(*size), draw(IMAGE_TOKENS, shape.image or 0)) if kind == "i2v" else None
+    return [Shown(Texts(draw(TEXT_TOKENS, shape.text), draw(TEXT_TOKENS, shape.text)), image, draw(*size))]
+
+
+def real_inputs(
+    config: StudyConfig, adapters: dict[str, AdapterFile], rank: Rank
+) -> tuple[list[Shown], dict[str, float]]:
+    """What every clip is drawn from, and the seconds of its parts: keyframes are the baseline's, each rank's own."""
+    from cinelora.families.wan.bundle import WanBundle
+    from cinelora.sampling.make_clips import Clock, Take, encode_keyframes, kinds, make_keyframes, plan_shots
+    from cinelora.sampling.sampler import Sampling, initial_noise
+    from cinelora.studies.timing import Shown
+
+    drawing, clock = shared_by(config, "alone"), Clock()
+    bundles = [WanBundle.from_config(config.model, kind, Path(config.cache)) for kind in kinds(drawing)]
+    for bundle in bundles:
+        bundle.tile = config.memory.tile
+    first, last = bundles[0], bundles[-1]
+    prompts = prompts_of(config)
+    takes = [Take(prompt, config.seed + i, Path()) for prompt in prompts for i in range(config.seeds)]
+    with clock.part("text"):
+        planned = plan_shots(drawing, takes, adapters, {}, {"adapted": WeightsConfig()}, first)
+    shots = [shot for take in planned for shot in take.values()]
+    if config.mode == "scene":
+        setting = baseline(config)
+        sampler = sampler_of(setting, config, [])
+        sampling = Sampling(config.model, sampler, Partition(1, 1, 1), on_its_own(rank))
+        make_keyframes(drawing, first, adapters, shots, sampling, clock)
+        with clock.part("condition"):
+            encode_keyframes(drawing, last, shots)
+    frames = config.num_frames or config.model.num_frames
+    shown = [
+        Shown(
+            shot.texts,
+            shot.image,
+            initial_noise(shot.seed, f"{last.kind}-{frames}", config.model, frames, last.device),
+        )
+        for shot in shots
+    ]
+    return shown, {part: seconds / len(shots) for part, seconds in clock.seconds.items()}
+
+
+def on_its_own(rank: Rank) -> Rank:
+    """The same rank, with nobody to share a clip with."""
+    return replace(rank, world_size=1)
+
+
+# -- timing ------------------------------------------------------------------------------------------------------------
+
+
+def timed_settings(
+    config: StudyConfig,
+    adapters: dict[str, AdapterFile],
+    settings: list[Setting],
+    every: int,
+    first: Setting,
+    shown: list[Shown],
+    rank: Rank,
+) -> dict[Setting, Timed]:
+    """Load the transformer as ``settings``, of ``every`` one in the study, want it, and time them."""
+    from cinelora.adapters.resize_rank import at_rank
+    from cinelora.families.wan.bundle import WanBundle
+    from cinelora.sampling.sampler import Sampling, adapted_transformer
+    from cinelora.studies.timing import Bench, hung
+
+    one, kind = settings[0], kind_of(config)
+    model, frames = model_of(one, config), config.num_frames or config.model.num_frames
+    place = on_its_own(rank) if one.partition == "alone" else rank
+    sampler = sampler_of(replace(one, cache="none", threshold=None), config, [])
+    request = replace(shared_by(config, one.partition), model=model, sampler=sampler)
+    plan, shared = partition_of(request)
+    sampling = Sampling(model, sampler, plan, place)
+    clips = every * (config.repetitions + len(shown))  # whether compiling pays is decided alike for all that is loaded
+    drawing, why = choose_drawing(request, kind, frames, clips, *gpu_at_hand())
+    if rank.global_rank == 0:
+        told = f"{shared}; {why}" if plan.ranks > 1 else why
+        print(f"{one.dtype}, {one.partition}, {len(settings)} settings: {told}", flush=True)
+    acting = adapters if kind == "i2v" or config.mode == "t2v" else {}
+    ranks = list(dict.fromkeys(setting.rank for setting in settings if setting.scale))
+    files = {
+        hung(name, r): adapter if r is None else at_rank(adapter, r) for name, adapter in acting.items() for r in ranks
+    }
+    bundle = WanBundle.from_config(model, kind, Path(config.cache))
+    with adapted_transformer(bundle, files, sampling, drawing, frames) as transformer:
+        kinds = list(acting)
+        if not acting and any(ranks):
+            hang_drawn(transformer, [r for r in ranks if r])
+            kinds = [DRAWN]
+        bench = Bench(config, transformer, sampling, drawing, shown, kinds)
+        return bench.run({setting: setting.named(first) for setting in settings})
+
+
+def hang_drawn(transformer: Any, ranks: list[int]) -> None:
+    """Adapters with values, on cross-attention as the project trains them."""
+    import torch
+
+    from cinelora.adapters.lora_layers import adapter_state, add_adapter
+    from cinelora.nn.flow_matching import keyed_generator
+    from cinelora.studies.timing import hung
+
+    for rank in ranks:
+        add_adapter(transformer, hung(DRAWN, rank), LoraSpec(rank, 2.0 * rank), seed=0)
+        for key, factor in adapter_state(transformer, hung(DRAWN, rank)).items():
+            if "lora_B" in key:
+                factor.copy_(torch.randn(factor.shape, generator=keyed_generator(0, key)) * 1e-3)
+    transformer.requires_grad_(False)
+
+
+def take_up(row: Row, timed: Timed, setting: Setting, parts: dict[str, float]) -> None:
+    """Put what was timed into the row."""
+    from cinelora.studies.timing import middle
+
+    row.trouble, row.ratios = timed.trouble, timed.ratios if setting.cache == "magcache" else []
+    if not timed.seconds:
+        return
+    seconds = statistics.median(timed.seconds)
+    row.facts |= {"compiled": timed.compiled, "swap": timed.swap}
+    row.seconds = {part: round(took, 4) for part, took in {**parts, "denoise": seconds}.items()}
+    row.denoise_s, row.step_s = [round(took, 4) for took in timed.seconds], round(seconds / setting.steps, 5)
+    row.whole_s, row.skipped_s, row.computed = middle(timed.whole), middle(timed.skipped), timed.computed
+    row.peak_gib = round(timed.peak_mib / 1024, 2)
+
+
+# -- looking at the clips ----------------------------------------------------------------------------------------------
+
+
+def look(config: StudyConfig, run_dir: Path, table: Table, rows: list[Row], first: str) -> None:
+    """Decode what was drawn and measure it beside the baseline's, row by row; each row is kept as soon as it is whole.
+
+    Rows that have what is asked for are left as they are, and so are those that nothing was drawn for.
+    """
+    import numpy as np
+
+    from cinelora.families.wan.bundle import WanBundle, range_to_pixels
+    from cinelora.families.wan.checkpoint_layouts import Part
+    from cinelora.metrics.suite import Suite, as_clip, networks_of
+
+    bundle = WanBundle.from_config(config.model, kind_of(config), Path(config.cache))
+    bundle.tile = config.memory.tile
+    prompts = [prompt for prompt in prompts_of(config) for _ in range(config.seeds)]
+
+    def decoded(key: str) -> tuple[list[np.ndarray], float]:
+        path, videos, seconds = run_dir / LATENTS / f"{key}.safetensors", [], []
+        if not path.is_file():
+            return [], 0.0
+        tensors, _ = load_tensors(path)
+        for number in range(len(tensors)):
+            begun = time.perf_counter()
+            videos.append(range_to_pixels(bundle.decode(tensors[f"clip-{number}"])))
+            seconds.append(time.perf_counter() - begun)
+        return videos, statistics.median(seconds)
+
+    names = [] if config.model.weights == "random" else [*config.metrics.names, *config.against]
+    unseen = [row for row in rows if not row.trouble and not set(names) <= set(row.facts.get(LOOKED, row.numbers))]
+    unseen += [row for row in rows if not row.trouble and "decode" not in row.seconds and row not in unseen]
+    if not unseen:
+        return
+    with bundle.loaded(Part.VAE):
+        references, _ = decoded(first)
+        for row in unseen:
+            videos, seconds = decoded(row.key)
+            if videos:
+                row.seconds["decode"] = round(seconds, 4)
+            suite = Suite.of(names, networks_of(config.metrics), sync_on_compute=False)
+            for i, video in enumerate(videos):
+                reference = references[i] if references else None
+                suite.add(as_clip(video, reference, prompts[i]), f"{row.name}, clip {i}")
+                if reference is not None:
+                    suite.add_real(as_clip(reference))
+            if videos and names:
+                report = suite.report()
+                row.numbers, row.facts[LOOKED] = report.numbers, names
+                table.say(*report.sentences)
+            table.put(row)
+            table.save(run_dir)

@@ -1,0 +1,174 @@
+"""What is shown of a study: the table and its Pareto plots in ``study.html``, the first of them in ``pareto.png``, W&B's table.
+
+Enters: a ``Table``. Leaves: the files. It measures nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from cinelora.config.schema import StudyConfig
+from cinelora.io.atomic import write_text
+from cinelora.io.html.page import html_table, page
+from cinelora.io.media import write_png
+from cinelora.studies.pareto import Mark, Spot, as_png, as_svg, marks
+from cinelora.studies.results import Row, Table, cells, columns
+
+REPORT, PICTURE = "study.html", "pareto.png"
+UPWARDS = {
+    "perceptual_scale": False,
+    "lpips_alex": False,
+    "psnr": True,
+    "frechet_scale": False,
+    "fvd_i3d": False,
+    "tssim_warped": True,
+    "warping_error": False,
+}
+"""What seconds are spent on, in the order of the plots, and whether more of it is better: likeness to the whole clip first, as
+a clip that moves less is steadier."""
+HIDDEN = ("key", "model", "text_s", "keyframe_s", "condition_s", "denoise_min_s", "denoise_max_s")
+"""Columns that the page leaves to the CSV."""
+
+
+def show(table: Table, config: StudyConfig, folder: Path) -> list[Path]:
+    """Write page and picture of ``table``; the files there are."""
+    drawn = plots(table.rows)
+    figures = [f"<figure>{as_svg(one)}</figure>" for one in drawn]
+    heading = [name for name in columns(table.rows) if name not in HIDDEN]
+    body = [
+        f'<header><h1>{escape(title(config))}</h1><p class="soft">{escape(about(table.rows))}</p></header><main>',
+        said(table.sentences),
+        f'<h2>Seconds, and what they buy</h2><div class="charts">{"".join(figures)}</div>' if figures else "",
+        "<h2>Table</h2>",
+        html_table(["row", *heading], [[str(i + 1), *told(row, heading)] for i, row in enumerate(table.rows)]),
+        f"<h2>Machines</h2><pre>{escape(json.dumps(machines(table.rows), indent=1))}</pre>",
+        "</main><footer>Made by cinelora. Everything is inside this file: nothing is fetched.</footer>",
+    ]
+    write_text(folder / REPORT, page(title(config), "\n".join(body)))
+    if drawn:
+        write_png(folder / PICTURE, as_png(drawn[0]))
+    return [folder / REPORT, *([folder / PICTURE] if drawn else [])]
+
+
+def title(config: StudyConfig) -> str:
+    """What the page is called."""
+    if config.merge:
+        return f"Study of {len(config.merge)} runs"
+    return f"Study of {Path(config.ckpt).name if config.ckpt else config.model.name}"
+
+
+def about(rows: list[Row]) -> str:
+    """How much there is."""
+    models = ", ".join(dict.fromkeys(row.facts["clip"] for row in rows))
+    return f"{len(rows)} rows on {len(machines(rows))} machines; {models}"
+
+
+def said(sentences: list[str]) -> str:
+    """What must be read beside the numbers."""
+    listed = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return f'<h2>To be read beside the numbers</h2><ul class="said">{listed}</ul>' if listed else ""
+
+
+def plots(rows: list[Row]) -> list[list[Mark]]:
+    """A plot for each measure that comparable rows have, of most rows first; of latency alone, seconds against memory.
+
+    Across is the part that settings change: the others would add the same, and their noise.
+    """
+    groups: dict[tuple[object, ...], list[tuple[int, Row]]] = {}
+    for number, row in enumerate(rows, 1):
+        groups.setdefault(comparable(row), []).append((number, row))
+    found = []
+    for group in sorted(groups.values(), key=len, reverse=True):
+        timed = [(number, row) for number, row in group if row.step_s and not row.trouble]
+        drawn = [
+            (
+                name,
+                more,
+                [Spot(n, row.seconds["denoise"], row.numbers[name]) for n, row in timed if name in row.numbers],
+            )
+            for name, more in UPWARDS.items()
+        ]
+        drawn = [one for one in drawn if len(one[2]) > 1]
+        found += [marks(spots, name, "seconds to denoise a clip", more) for name, more, spots in drawn]
+        held = [Spot(number, row.step_s or 0.0, row.peak_gib) for number, row in timed if row.peak_gib]
+        if not drawn and len(held) > 1:
+            found.append(marks(held, "peak memory, GiB", "seconds of a denoising step", False))
+    return found
+
+
+BETWEEN_ROWS = (
+    "some rows ran compiled blocks and some did not: compare those whose `compiled` is the same",
+    "rows of one machine come from several sittings: compare seconds within one, as what else runs there may differ",
+    "weights that are fetched for each block cannot hold an adapter: rows with `swap` ran it live, merged or not",
+)
+
+
+def comparable(row: Row) -> tuple[object, ...]:
+    """What rows that stand in one plot have in common."""
+    return row.facts["clip"], row.place[1], row.facts.get("compiled"), row.facts.get("sitting")
+
+
+def between_rows(rows: list[Row]) -> list[str]:
+    """What must be read beside rows that were not made alike."""
+    compiled, sittings, swapped = BETWEEN_ROWS
+    found = []
+    if len({row.facts["compiled"] for row in rows if "compiled" in row.facts}) > 1:
+        found.append(compiled)
+    if any(len({r.facts.get("sitting") for r in rows if r.place[1] == machine}) > 1 for machine in machines(rows)):
+        found.append(sittings)
+    if any(row.facts.get("swap") for row in rows):
+        found.append(swapped)
+    return found
+
+
+def machines(rows: list[Row]) -> dict[str, Any]:
+    """The machines by their hash."""
+    return {row.place[1]: row.machine for row in rows}
+
+
+def told(row: Row, heading: list[str]) -> list[str]:
+    """A row as texts."""
+    return [f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells(row, heading)]
+
+
+def lines(rows: list[Row]) -> list[str]:
+    """The table for a terminal: what every row cost, and the numbers there are."""
+    width = max(len(row.name) for row in rows)
+    return [f"{i + 1:>3}  {row.name:<{width}}  {row.trouble or in_words(row)}" for i, row in enumerate(rows)]
+
+
+def in_words(row: Row) -> str:
+    """Seconds, memory and numbers of a row."""
+    words = [f"{row.step_s:.3g} s a step"] if row.step_s else []
+    words += [f"{row.seconds['denoise']:.3g} s to denoise"] if row.seconds.get("denoise") else []
+    words += [f"{row.computed:.0%} computed"] if row.computed is not None and row.computed < 1 else []
+    words += [f"{row.peak_gib:.1f} GiB"] if row.peak_gib else []
+    return ", ".join([*words, *(f"{name} {value:.4g}" for name, value in row.numbers.items())])
+
+
+def to_wandb(table: Table, config: StudyConfig, folder: Path) -> None:
+    """The rows as a W&B table, offline unless it is asked for or a key is there; what goes wrong is said, and the files stay."""
+    import wandb
+
+    from cinelora.training.loggers import WANDB_PATIENCE, wandb_key_exists
+
+    offline = not wandb_key_exists() if config.logger.offline is None else config.logger.offline
+    heading = columns(table.rows)
+    data = [[str(cell) for cell in cells(row, heading)] for row in table.rows]
+    try:
+        run = wandb.init(
+            project=config.logger.project,
+            name=f"study-{folder.name}",
+            group=config.logger.group,
+            dir=folder,
+            mode="offline" if offline else "online",
+            settings=WANDB_PATIENCE,
+        )
+        run.log({"study": wandb.Table(columns=[*heading], data=data)})
+        run.finish()
+    except Exception as error:  # whatever it is: the study is done and lies in its files
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        print(f"WARNING: W&B failed ({reason}); the rows are in {folder}")

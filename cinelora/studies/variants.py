@@ -1,0 +1,138 @@
+"""The settings that a study compares: a baseline, and changes of it one at a time or all together.
+
+Enters: a ``StudyConfig``. Leaves: ``Setting`` objects, the baseline first. It does not know how any of them is drawn; no torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cinelora.config.schema import (
+    CACHE_THRESHOLDS,
+    SHARING,
+    ModelConfig,
+    SamplerConfig,
+    StudyConfig,
+    drawn_by,
+    shared_by,
+)
+from cinelora.io.atomic import sha256_file, sha256_json
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to draw a clip. ``rank`` None is the adapters' own; ``scale`` 0, or no adapter, is the base model."""
+
+    steps: int
+    scale: float
+    rank: int | None = None
+    merged: bool = True
+    cache: str = "none"
+    threshold: float | None = None
+    dtype: str = "bf16"
+    partition: str = "alone"
+
+    def named(self, baseline: Setting) -> str:
+        """What sets it apart from ``baseline``, in words."""
+        if self == baseline:
+            return "baseline"
+        changed = {key for key, value in asdict(self).items() if value != getattr(baseline, key)}
+        changed -= {"rank", "merged"} if self.scale == 0 else set()
+        changed -= {"threshold"} if "cache" in changed else set()
+        words = {
+            "scale": "base model" if self.scale == 0 else f"weight {self.scale:g}",
+            "rank": "own rank" if self.rank is None else f"rank {self.rank}",
+            "merged": "merged" if self.merged else "live",
+            "steps": f"{self.steps} steps",
+            "cache": self.cache if self.threshold is None else f"{self.cache} {self.threshold:g}",
+            "threshold": f"threshold {self.threshold}",
+            "dtype": self.dtype,
+            "partition": self.partition,
+        }
+        return ", ".join(words[key] for key in words if key in changed)
+
+
+def baseline(config: StudyConfig) -> Setting:
+    """What every other setting is compared with: no cache, one rank, adapters at weight 1 folded into the weights."""
+    drawn = config.ckpt is None and bool(config.ranks)
+    return Setting(
+        steps=config.latency_steps if config.latency_only else config.sampler.steps,
+        scale=1.0 if config.ckpt or drawn else 0.0,
+        rank=config.ranks[0] if drawn else None,
+        dtype=config.model.dtype,
+    )
+
+
+def settings_of(config: StudyConfig) -> list[Setting]:
+    """The baseline, then what the lists of ``config`` make of it, each once.
+
+    ``ranks`` and ``merged`` are crossed in either way: a rank has its cost where an adapter is live.
+    """
+    first = baseline(config)
+    found = [first]
+    if config.grid:
+        for changes in itertools.product(*([{}, *axis] for axis in axes(config))):
+            found.append(replace(first, **{key: value for change in changes for key, value in change.items()}))
+    else:
+        found += [replace(first, **change) for axis in axes(config) for change in axis]
+    return list(dict.fromkeys(map(_plain, found)))
+
+
+def axes(config: StudyConfig) -> list[list[dict[str, Any]]]:
+    """The changes of the baseline, list by list."""
+    ranks: list[dict[str, Any]] = [{"rank": rank} for rank in config.ranks] or [{}]
+    merged: list[dict[str, Any]] = [{"merged": merged} for merged in config.merged] or [{}]
+    thresholds = {name: getattr(config, name) for name in CACHE_THRESHOLDS}
+    ways = config.partitions or (["alone", "sequence"] if config.gpus * config.nodes > 1 else [])
+    return [
+        [rank | way for rank in ranks for way in merged],
+        [{"scale": scale} for scale in config.scales],
+        [{"steps": steps} for steps in config.steps],
+        [{"cache": name, "threshold": float(value)} for name, values in thresholds.items() for value in values],
+        [{"dtype": dtype} for dtype in config.dtypes],
+        [{"partition": way} for way in ways],
+    ]
+
+
+def _plain(setting: Setting) -> Setting:
+    """The same, with what has no effect at its default: without an adapter there is no rank and nothing to merge."""
+    return replace(setting, rank=None, merged=True) if setting.scale == 0 else setting
+
+
+def sampler_of(setting: Setting, config: StudyConfig, ratios: list[float]) -> SamplerConfig:
+    """The sampler that draws by ``setting``; ``ratios`` are magcache's."""
+    return replace(
+        shared_by(config, setting.partition).sampler,
+        steps=setting.steps,
+        cache=setting.cache,
+        cache_threshold=setting.threshold,
+        cache_ratios=ratios if setting.cache == "magcache" else [],
+    )
+
+
+def model_of(setting: Setting, config: StudyConfig) -> ModelConfig:
+    """The model that ``setting`` is drawn by."""
+    return replace(config.model, dtype=setting.dtype)
+
+
+def key_of(setting: Setting, config: StudyConfig, adapters: dict[str, Path]) -> str:
+    """A hash of everything that a row rests on, but for the machine."""
+    shared = asdict(drawn_by(config))
+    for key in ("sampler", "gpus", "nodes", "cache", "ckpt", "prompts", "out", "metrics"):
+        del shared[key]
+    sampler = {key: value for key, value in asdict(config.sampler).items() if key not in ("steps", *SHARING)}
+    ranks = config.gpus * config.nodes if setting.partition != "alone" else 1
+    files = {name: sha256_file(path) for name, path in adapters.items()}
+    texts = [] if config.latency_only else prompts_of(config)
+    seeds = [config.seed, config.seeds]
+    return sha256_json([asdict(setting), shared, sampler, ranks, files, texts, seeds, config.latency_only])[:12]
+
+
+def prompts_of(config: StudyConfig) -> list[str]:
+    """The prompts, in order."""
+    if config.prompts is None:
+        return [config.prompt or ""]
+    return list(filter(str.strip, Path(config.prompts).read_text(encoding="utf-8-sig").splitlines()))

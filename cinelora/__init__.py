@@ -1,3 +1,51 @@
-"""cinelora: two-stage LoRA fine-tuning of Wan2.1 for a film's look in motion."""
+"""cinelora: two-stage LoRA fine-tuning of Wan2.1 for a film's look in motion.
+
+The names in ``__all__`` are the public API; ``cinelora.api`` documents each. They are imported when they are first used, so
+that ``import cinelora`` costs nothing.
+"""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from cinelora.moved import Moved
+
+if TYPE_CHECKING:
+    from cinelora.api import (
+        Run,
+        compose,
+        evaluate,
+        infer,
+        open_clip,
+        read_adapter,
+        read_frames,
+        read_manifest,
+        read_run,
+        train,
+    )
 
 __version__ = "0.1.0"
+__all__ = [
+    "Run",
+    "compose",
+    "evaluate",
+    "infer",
+    "open_clip",
+    "read_adapter",
+    "read_frames",
+    "read_manifest",
+    "read_run",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module 'cinelora' has no attribute {name!r}; it has {', '.join(__all__)}")
+    from cinelora import api
+
+    return getattr(api, name)
+
+
+if not any(isinstance(finder, Moved) for finder in sys.meta_path):
+    sys.meta_path.append(Moved())

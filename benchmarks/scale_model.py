@@ -321,7 +321,7 @@ def ways(work: Path) -> dict[str, Path]:
 
 
 def trap(studio: Studio, work: Path) -> Results:
-    """What each way does to the image-to-video transformer, by the adapter's weight, and to stills of text-to-video."""
+    """What each way does to the image-to-video transformer, by the adapter's scale, and to stills of text-to-video."""
     chosen = scenes(studio.counts["trap"], 600)
     prompts = [caption(scene, "noir") for scene in chosen]
     first = {look: studio.first_frames(chosen, look).cpu() for look in ("daylight", "noir")}

@@ -115,7 +115,8 @@ def both_adapters(
     tmp_path_factory: pytest.TempPathFactory, small_model: ModelConfig, cache: Path, t2v: WanBundle, i2v: WanBundle
 ) -> RunDirectory:
     """A run with both adapters, drawn at random so that they clearly do something."""
-    from cinelora.adapters.lora_layers import LoraSpec, adapter_state, add_adapter
+    from cinelora.adapters.lora_layers import adapter_state, add_adapter
+    from cinelora.config.schema import LoraSpec
     from cinelora.latents.cache import Entry, Index
     from cinelora.training.run import export
 

@@ -8,6 +8,7 @@ and ``README.md``, the adapter's card.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from cinelora.config.schema import ModelConfig
 from cinelora.config.store import build, load_config
 from cinelora.errors import AdapterError
-from cinelora.io.hub import is_run
+from cinelora.io.hub import is_run, resolve
 
 if TYPE_CHECKING:
     from cinelora.adapters.adapter_file import AdapterFile
@@ -98,22 +99,30 @@ def adapter_paths(source: Path) -> dict[str, Path]:
     return {kind: source}
 
 
-def other_weights(kind: str, adapter: AdapterFile, model: ModelConfig, bundle: WanBundle) -> str | None:
-    """The warning where ``adapter`` was trained on other weights of this very model than ``bundle`` holds, else None.
+def adapters_of(ckpt: str | None) -> dict[str, Path]:
+    """``adapter_paths`` of what ``ckpt=`` names; none for the base model."""
+    return adapter_paths(resolve(ckpt)) if ckpt else {}
 
-    ``bundle`` is of the transformer the adapter was trained on; an adapter that does not say is not warned about.
+
+def warn_of_other_weights(
+    model: ModelConfig, adapters: Mapping[str, AdapterFile], bundles: Mapping[str, WanBundle]
+) -> None:
+    """Print which adapters were trained on other weights of this very model than the bundle of their transformer holds.
+
+    An adapter that does not say what it was trained on is not warned about, nor one whose transformer is not in ``bundles``.
     """
     from cinelora.families.wan.checkpoint_layouts import Part
 
-    if adapter.base_model != model.name or not adapter.base_revision:
-        return None
-    found = bundle.fingerprint(Part.TRANSFORMER)
-    if adapter.base_revision == found:
-        return None
-    return (
-        f"the {kind} adapter was trained on other weights of {model.name} ({adapter.transformer}, {adapter.base_revision}) "
-        f"than these ({found}): it may do less or something else; give those with model.{adapter.transformer}=<directory>"
-    )
+    for role, adapter in adapters.items():
+        bundle, kind, theirs = bundles.get(adapter.transformer), adapter.transformer, adapter.base_revision
+        if bundle is None or adapter.base_model != model.name or not theirs:
+            continue
+        found = bundle.fingerprint(Part.TRANSFORMER)
+        if theirs != found:
+            print(
+                f"WARNING: the {role} adapter was trained on other weights of {model.name} ({kind}, {theirs}) than these "
+                f"({found}): it may do less or something else; give those with model.{kind}=<directory>"
+            )
 
 
 def trained_on(source: Path) -> ModelConfig | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths, trained_on
+from cinelora.config.clip_request import ClipRequest, read_prompts
 from cinelora.config.keys import is_plain_name, models_with_i2v, settings, trained_shape
 from cinelora.config.metric_names import better, logged, monitors, update_of_block
 from cinelora.config.schema import (
@@ -34,6 +35,7 @@ from cinelora.config.schema import (
     TrainConfig,
     drawn_by,
     effective_lr,
+    pick,
     samples_per_step,
     shared_by,
     zero_level,
@@ -193,7 +195,9 @@ def check_study(config: StudyConfig) -> list[str]:
     if config.ckpt is not None:
         _check_fits("ckpt", config.ckpt, config.model)
         adapter_paths(resolve(config.ckpt))
-    return _drawing_lines(drawing, {_drawn_kind(drawing): [Part.TRANSFORMER]} if config.latency_only else None)
+    return _drawing_lines(
+        drawing, {ClipRequest(drawing).clip_maker: [Part.TRANSFORMER]} if config.latency_only else None
+    )
 
 
 # Single values --------------------------------------------------------------------------------------------------------
@@ -203,7 +207,7 @@ def _check_values(
     script: Any, config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig | PrepareConfig
 ) -> None:
     for key, setting in settings(script).items():
-        value = _pick(config, key)
+        value = pick(config, key)
         if value is None and not setting.optional:
             raise ConfigError(f"{key}=null: wants {setting.wants} ({setting.help})")
         if setting.choices and not setting.is_list and value not in (*setting.choices, None):
@@ -257,12 +261,6 @@ def _check_networks(metrics: MetricsConfig) -> None:
 
 def _near(value: float, step: int) -> int:
     return max(step, round(value / step) * step)
-
-
-def _pick(config: Any, key: str) -> Any:
-    for name in key.split("."):
-        config = getattr(config, name)
-    return config
 
 
 def _reach_lines(key: str, num_frames: int, model: ModelConfig) -> list[str]:
@@ -395,12 +393,12 @@ def _trained_parts(config: TrainConfig) -> list[Part]:
 
 def _sampled_parts(config: InferConfig) -> dict[str, list[Part]]:
     """The parts that make clips, of each checkpoint that takes part; the first one's encoders read the prompts."""
-    text, image = [Part.TEXT_ENCODER, Part.TOKENIZER], [Part.VAE, Part.IMAGE_ENCODER]
-    if config.mode == "t2v":
-        return {"t2v": [Part.TRANSFORMER, *text, Part.VAE]}
-    if config.image is not None:
-        return {"i2v": [Part.TRANSFORMER, *text, *image]}
-    return {"t2v": [Part.TRANSFORMER, *text, Part.VAE], "i2v": [Part.TRANSFORMER, *image]}
+    request = ClipRequest(config)
+    text = {request.prompt_reader: [Part.TEXT_ENCODER, Part.TOKENIZER]}
+    image = {"i2v": [Part.IMAGE_ENCODER]}
+    return {
+        kind: [Part.TRANSFORMER, *text.get(kind, []), Part.VAE, *image.get(kind, [])] for kind in request.transformers
+    }
 
 
 def _model_lines(model: ModelConfig, parts: dict[str, list[Part]]) -> list[str]:
@@ -511,7 +509,7 @@ def _check_shared(config: TrainConfig) -> None:
     if config.preview.every_steps or config.validation.clips:
         key = "preview.every_steps" if config.preview.every_steps else "validation.clips"
         raise ConfigError(
-            f"{key}={_pick(config, key)} with strategy=zero3: ranks that share the weights cannot draw apart; "
+            f"{key}={pick(config, key)} with strategy=zero3: ranks that share the weights cannot draw apart; "
             f"set {key}=0, or choose strategy=zero2"
         )
     if stage.name == "pretrain" and stage.image_condition and config.dropout.image:
@@ -578,7 +576,7 @@ def _check_monitors(config: TrainConfig) -> None:
             near = difflib.get_close_matches(name, there, n=1)
             guess = f", did you mean {near[0]}" if near else ""
             raise ConfigError(f"{key}={name} is not logged by this run{guess}; there are {_listed(there)}")
-        if better(name) is None and _pick(config, modes[key]) is None:
+        if better(name) is None and pick(config, modes[key]) is None:
             raise ConfigError(
                 f"{key}={name}: neither more nor less of it is better in itself; say {modes[key]}=min|max"
             )
@@ -652,7 +650,7 @@ def _check_asked(prompt: str | None, prompts: str | None) -> None:
         found = "neither is" if prompt is None else "both are"
         raise ConfigError(f"{found} given: say prompt='what the clip shows', or prompts=<file with one prompt a line>")
     if prompts is not None:
-        _check_prompts(Path(prompts), prompts)
+        read_prompts(prompts)
 
 
 def _check_request(config: InferConfig) -> None:
@@ -663,19 +661,6 @@ def _check_request(config: InferConfig) -> None:
         )
     if config.image is not None and not Path(config.image).is_file():
         raise ConfigError(f"image={config.image}: there is no file {Path(config.image).absolute()}")
-
-
-def _check_prompts(path: Path, text: str) -> None:
-    if not path.is_file():
-        raise ConfigError(
-            f"prompts={text}: there is no file {path.absolute()}; a single prompt is given as prompt='...'"
-        )
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"prompts={text} cannot be read as UTF-8 text: {error}") from error
-    if not any(line.strip() for line in lines):
-        raise ConfigError(f"prompts={text} is empty: it wants one prompt a line")
 
 
 def _check_shown(config: EvaluateConfig) -> None:
@@ -692,7 +677,7 @@ def _check_shown(config: EvaluateConfig) -> None:
         _check_names(config)
         _check_data(config)
     if config.prompts is not None:
-        _check_prompts(Path(config.prompts), config.prompts)
+        read_prompts(config.prompts)
 
 
 def _check_merge(config: StudyConfig) -> list[str]:
@@ -738,26 +723,22 @@ def _check_axes(config: StudyConfig) -> None:
 
 def _check_transformers(config: InferConfig) -> None:
     model = config.model
-    if config.mode == "scene" and model.i2v is None:
+    request = ClipRequest(config)
+    if request.is_scene and model.i2v is None:
         others = "|".join(models_with_i2v())
         raise ConfigError(
             f"{model.name} has no image-to-video transformer, which mode=scene needs: mode=t2v, or model={others}"
         )
-    if model.t2v is None and (config.mode == "t2v" or config.image is None):
+    if model.t2v is None and "t2v" in request.transformers:
         raise ConfigError("model.t2v is empty: give model.t2v=<checkpoint>, or start from image=<file>")
-    for kind in ("t2v",) if config.mode == "t2v" else ("i2v",) if config.image else ("t2v", "i2v"):
+    for kind in request.transformers:
         _check_source(model, kind)
-
-
-def _drawn_kind(config: InferConfig) -> str:
-    """The transformer that draws the clip itself."""
-    return "i2v" if config.mode == "scene" else "t2v"
 
 
 def _drawing_lines(config: InferConfig, parts: dict[str, list[Part]] | None = None) -> list[str]:
     """What follows for clips from how they are drawn, by ``parts`` or all it takes; refuses what cannot be."""
     _check_cache(config)
-    reach = _reach_lines("num_frames", _num_frames(config), config.model)
+    reach = _reach_lines("num_frames", ClipRequest(config).num_frames, config.model)
     model = _model_lines(config.model, parts or _sampled_parts(config))
     return [_clip_line(config), *reach, *_partition_lines(config), *model]
 
@@ -786,12 +767,8 @@ def _check_cache(config: InferConfig) -> None:
         raise ConfigError("sampler.cache_ratios: wants numbers above 0, as sampler.cache=calibrate says them")
 
 
-def _num_frames(config: InferConfig) -> int:
-    return config.num_frames or config.model.num_frames
-
-
 def _clip_line(config: InferConfig) -> str:
-    model, frames = config.model, _num_frames(config)
+    model, frames = config.model, ClipRequest(config).num_frames
     seconds = frames / model.fps
     tokens = _tokens(model, frames)
     return f"{frames} frames of {model.height}x{model.width} at {model.fps} fps = {seconds:.2f} s, {tokens} tokens"

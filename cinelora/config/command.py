@@ -31,6 +31,7 @@ from cinelora.config.schema import (
     PrepareConfig,
     StudyConfig,
     TrainConfig,
+    as_stored,
     drawn_by,
 )
 from cinelora.config.store import MODELS, PATHS, load, save_config, to_yaml
@@ -308,7 +309,7 @@ def _same_request(config: InferConfig | EvaluateConfig | StudyConfig, out: Path)
 def clip_hash(config: InferConfig | EvaluateConfig | StudyConfig) -> str:
     """A hash of everything that decides how the clips look."""
     aside = (*_ELSEWHERE, *{EvaluateConfig: _LOOKED_AT, StudyConfig: _MEASURED}.get(type(config), ()))
-    facts = {key: value for key, value in dataclasses.asdict(config).items() if key not in aside}
+    facts = {key: value for key, value in as_stored(config).items() if key not in aside}
     sampler = {key: value for key, value in facts["sampler"].items() if key not in SHARING}
     return sha256_json(facts | {"sampler": sampler})
 

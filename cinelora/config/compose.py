@@ -37,6 +37,7 @@ from cinelora.config.schema import (
     StudyConfig,
     TrainConfig,
     data_ranks,
+    pick,
     samples_per_step,
 )
 from cinelora.config.store import MODELS, PATHS, load, load_config, save_config
@@ -265,18 +266,8 @@ def _none_if_empty(key: str, text: str) -> str | None:
 
 
 def _assign(config: Config, key: str, value: Any) -> None:
-    *sections, name = key.split(".")
-    node: Any = config
-    for section in sections:
-        node = getattr(node, section)
-    setattr(node, name, value)
-
-
-def _pick(config: Config, key: str) -> Any:
-    node: Any = config
-    for name in key.split("."):
-        node = getattr(node, name)
-    return node
+    section, _, name = key.rpartition(".")
+    setattr(pick(config, section) if section else config, name, value)
 
 
 def _anchor_shipped_data(config: Config) -> None:
@@ -329,7 +320,7 @@ def _resumed(command: Command) -> TrainConfig:
     fresh = _composed("train", [*_any_run("train"), *command.overrides])
     _place_texts(fresh, command.texts)
     for key in given:
-        _assign(config, key, _pick(fresh, key))
+        _assign(config, key, pick(fresh, key))
     _refuse_other_steps(config, before)
     config.resume, config.out = str(run), command.texts.get("out") or None
     if config.out is None and command.texts["resume"].startswith(PREFIX):
@@ -362,9 +353,9 @@ def _refuse_other_run(command: Command, there: TrainConfig, asked: TrainConfig) 
         if _may_change(key) or key in (*PATHS, *MODELS, keys.LAUNCHER):
             continue
         name = f"{key}.name" if key in keys.groups("train") else key
-        if _pick(there, name) != _pick(asked, name):
+        if pick(there, name) != pick(asked, name):
             raise ConfigError(
-                f"out={command.texts['out']} holds a run with {key}={_pick(there, name)}, and {key}={_pick(asked, name)} "
+                f"out={command.texts['out']} holds a run with {key}={pick(there, name)}, and {key}={pick(asked, name)} "
                 "is asked for: choose another out="
             )
 
@@ -424,7 +415,7 @@ def _looked_at_anew(fresh: EvaluateConfig, command: Command) -> EvaluateConfig:
     config = load(EvaluateConfig, Path(fresh.out) / CONFIG_FILE)
     config.answers = None
     for key in given:
-        _assign(config, key, _pick(fresh, key))
+        _assign(config, key, pick(fresh, key))
     return config
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ import yaml
 import cinelora
 from cinelora.config.schema import (
     FREE_TEXT_KEYS,
+    RENAMED_KEYS,
     SHARING,
     EvaluateConfig,
     InferConfig,
@@ -191,6 +193,7 @@ def parse(script: Script, argv: list[str]) -> Command:
         if argument in flags:
             continue
         key, value = _split(argument, script)
+        key = _name_today(key, script)
         _refuse_key(key, value, script)
         if key in values:
             raise ConfigError(f"{key} is given twice: {key}={values[key]} and {key}={value}")
@@ -214,6 +217,15 @@ def _split(argument: str, script: Script) -> tuple[str, str]:
     if not equals:
         raise ConfigError(f"{argument!r} is not key=value; a text with spaces goes in quotes: 'prompt=a man waits'")
     return key, value
+
+
+def _name_today(key: str, script: Script) -> str:
+    """The name that a renamed key has now, which is printed (on stderr: stdout may be ``--show``'s); others as they are."""
+    today = RENAMED_KEYS.get(key, key)
+    if today == key or today not in settings(script):
+        return key
+    print(f"{key} is now {today}", file=sys.stderr)
+    return today
 
 
 def _plain(key: str, value: str) -> str:

@@ -6,7 +6,7 @@ Values live in ``conf/``; a default stands here only where no file in ``conf/`` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 FREE_TEXT_KEYS = frozenset(
@@ -77,6 +77,15 @@ AGAINST_METRICS = (
     *("frechet_scale", "fvd_i3d"),
 )
 """The measures that need the real clips: one that is like the clip, or a set of them."""
+
+RENAMED_KEYS = {
+    "weights.keyframe": "scale.keyframe",
+    "weights.style": "scale.style",
+    "weights.motion": "scale.motion",
+}
+"""Keys that had another name once, and the name they have now: a command line and a stored run may still hold the old one."""
+
+RENAMED_SECTIONS = {old.partition(".")[0]: new.partition(".")[0] for old, new in RENAMED_KEYS.items()}
 
 ATTENTION_BACKENDS = ("native", "_native_cudnn", "_native_flash", "flash", "_flash_3")
 """The attention backends that are exact, as diffusers names them: torch's choice, two that torch can be made to take, and
@@ -218,13 +227,18 @@ class DataConfig:
 
 
 @dataclass
-class LoraSettings:
-    """The adapter: how wide, how strong, and where."""
+class LoraSpec:
+    """The adapter: how wide, how strong, and where. A run's settings hold one, and so does every adapter file."""
 
     rank: int = setting("rank of the two factors", 8)
     alpha: float = setting("the update is scaled by alpha / rank", 16.0)
     dropout: float = setting("dropout before the first factor; another cut of the batch draws it anew", 0.0)
     targets: str = setting("which projections", "cross_attention", ("cross_attention", "attention", "all_linear"))
+
+    @property
+    def scale(self) -> float:
+        """What the product of the two factors is multiplied with."""
+        return self.alpha / self.rank
 
 
 @dataclass
@@ -429,7 +443,7 @@ class TrainConfig:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
-    lora: LoraSettings = field(default_factory=LoraSettings)
+    lora: LoraSpec = field(default_factory=LoraSpec)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
@@ -456,12 +470,12 @@ class TrainConfig:
 
 
 @dataclass
-class WeightsConfig:
-    """How strongly each adapter speaks; 0 = not at all."""
+class ScaleConfig:
+    """How strongly each adapter acts; 0 = not at all."""
 
-    keyframe: float = setting("style adapter while the keyframe is made", 1.0)
-    style: float = setting("style adapter while the clip is expanded", 1.0)
-    motion: float = setting("motion adapter while the clip is expanded", 1.0)
+    keyframe: float = setting("scale of the style adapter while the keyframe is made", 1.0)
+    style: float = setting("scale of the style adapter while the clip is expanded", 1.0)
+    motion: float = setting("scale of the motion adapter while the clip is expanded", 1.0)
 
 
 @dataclass
@@ -471,7 +485,7 @@ class InferConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
-    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
     memory: DrawingMemoryConfig = field(default_factory=DrawingMemoryConfig)
     ckpt: str | None = setting("adapter(s): a run, an adapter file or hub:owner/name; null = the base model")
     prompt: str | None = setting("what the clip shows")
@@ -564,7 +578,7 @@ class StudyConfig:
         default_factory=list,
         metadata={"help": "ranks that the adapters are cut or padded to; without ckpt, those of drawn ones"},
     )
-    scales: list[float] = field(default_factory=list, metadata={"help": "weights of the adapters; 0 = the base model"})
+    scales: list[float] = field(default_factory=list, metadata={"help": "scales of the adapters; 0 = the base model"})
     merged: list[bool] = field(
         default_factory=list, metadata={"help": "adapters folded into the weights (true), or live beside them"}
     )
@@ -600,22 +614,28 @@ class StudyConfig:
     cache: str = setting("folder of models built or fetched", "outputs/cache")
 
 
+def pick(config: Any, key: str) -> Any:
+    """The value of a dotted key."""
+    for name in key.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def as_stored(config: InferConfig | EvaluateConfig | StudyConfig) -> dict[str, Any]:
+    """The settings as plain data, for hashes and summaries, under the names that these were first written with.
+
+    A renamed section keeps its old name here: with the new one every hash would change, and a run that an earlier version
+    began would find none of its clips again.
+    """
+    first_names = {new: old for old, new in RENAMED_SECTIONS.items()}
+    return {first_names.get(name, name): value for name, value in asdict(config).items()}
+
+
 def drawn_by(config: EvaluateConfig | StudyConfig) -> InferConfig:
     """The settings by which an evaluation's or a study's clips are drawn, all but prompt and seed."""
-    return InferConfig(
-        model=config.model,
-        sampler=config.sampler,
-        memory=config.memory,
-        ckpt=config.ckpt,
-        prompt="",
-        negative_prompt=config.negative_prompt,
-        mode=config.mode,
-        num_frames=config.num_frames,
-        seed=config.seed,
-        gpus=config.gpus,
-        nodes=config.nodes,
-        cache=config.cache,
-    )
+    sections, words = ("model", "sampler", "memory"), ("ckpt", "negative_prompt", "mode", "cache")
+    names = (*sections, *words, "num_frames", "seed", "gpus", "nodes")
+    return InferConfig(prompt="", **{name: getattr(config, name) for name in names})
 
 
 def shared_by(config: StudyConfig, partition: str) -> InferConfig:

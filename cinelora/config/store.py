@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig
-from cinelora.errors import ConfigError
+from cinelora.config.schema import RENAMED_SECTIONS, EvaluateConfig, InferConfig, StudyConfig, TrainConfig
+from cinelora.errors import ConfigError, first_line
 from cinelora.io.atomic import write_text
 from cinelora.io.hub import CONFIG_FILE, EMBEDDED, is_hub_name
 
@@ -78,7 +78,7 @@ def load(schema: type[T], path: Path) -> T:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as settings: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{path} cannot be read as settings: {first_line(error)}") from error
     return build(schema, data, path)
 
 
@@ -94,6 +94,7 @@ def _build(hint: Any, value: Any, key: str, path: Path) -> Any:
         if not isinstance(value, dict):
             raise ConfigError(f"{path}: {key or 'the file'} should hold settings, not {value!r}")
         hints = typing.get_type_hints(hint)
+        value = {_name_today(name, hints): entry for name, entry in value.items()}
         unknown = [name for name in value if name not in hints]
         if unknown:
             raise ConfigError(f"{path} holds the unknown key {key}{unknown[0]}: it is from another version or program")
@@ -106,6 +107,12 @@ def _build(hint: Any, value: Any, key: str, path: Path) -> Any:
     elif _fits(hint, value):
         return value
     raise ConfigError(f"{path}: {key.rstrip('.')} cannot be {value!r}")
+
+
+def _name_today(name: str, hints: dict[str, Any]) -> str:
+    """What a stored section is called today: a run of an earlier version holds ``weights`` for ``scale``."""
+    today = RENAMED_SECTIONS.get(name, name)
+    return today if name not in hints and today in hints else name
 
 
 def _fits(hint: Any, value: Any) -> bool:

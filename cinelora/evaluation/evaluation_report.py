@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from cinelora.evaluation.blind_test import Preference, load_preferences
-from cinelora.evaluation.clip_list import Plan, Take, clip_file, keyframe_file
+from cinelora.evaluation.clip_list import Plan, PlannedTake, clip_file, keyframe_file
 from cinelora.evaluation.measure import NUMBERS, REAL_CLIPS, Numbers, bounds, load_numbers
 from cinelora.evaluation.page_clips import thumbnail, within_budget
 from cinelora.footage.video_reader import open_video
@@ -87,13 +87,13 @@ def said(sentences: list[str]) -> str:
     return f'<h2>To be read beside the numbers</h2><ul class="said">{"".join(f"<li>{escape(s)}</li>" for s in sentences)}</ul>'
 
 
-def row_of(plan: Plan, run_dir: Path, take: Take) -> dict[str, Path]:
+def row_of(plan: Plan, run_dir: Path, take: PlannedTake) -> dict[str, Path]:
     """The clips that stand in one row: the real one, where there is one, and every variant."""
     real = {REAL_CLIPS: run_dir / take.prompt.reference} if take.prompt.reference else {}
     return real | {name: clip_file(run_dir, take, name) for name in plan.names()}
 
 
-def comparison(plan: Plan, run_dir: Path, take: Take, clips: dict[Path, bytes]) -> str:
+def comparison(plan: Plan, run_dir: Path, take: PlannedTake, clips: dict[Path, bytes]) -> str:
     """One take: the prompt, and its clips side by side."""
     figures = []
     for name, file in row_of(plan, run_dir, take).items():

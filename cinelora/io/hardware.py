@@ -10,7 +10,8 @@ import re
 import resource
 import signal
 import warnings
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ import psutil
 
 if TYPE_CHECKING:
     import torch
+
+from cinelora.errors import CineloraError
 
 PACKAGES = ("torch", "diffusers", "peft", "lightning")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -111,6 +114,28 @@ def peak_memory_mib() -> dict[str, int]:
     if torch.cuda.is_available():
         peak["gpu"] = torch.cuda.max_memory_allocated() // 2**20
     return peak
+
+
+def out_of_memory(where: str = "") -> str:
+    """The start of every sentence about GPU memory that ran out: ``where`` and the peak."""
+    import torch
+
+    return f"out of GPU memory {where}at {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+
+
+@contextmanager
+def explained_out_of_memory(error_type: type[CineloraError], advice: Callable[[], tuple[str, str]]) -> Iterator[None]:
+    """Turn running out of GPU memory into one sentence: where and at what peak, what is kept, and the next setting to try.
+
+    ``advice`` gives the place and the rest of the sentence; it is asked when memory has run out.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        where, rest = advice()
+        raise error_type(f"{out_of_memory(where)}; {rest}") from error
 
 
 def quiet_libraries() -> None:

@@ -1,6 +1,6 @@
 """What is shown of a study: the table and its Pareto plots in ``study.html``, the first of them in ``pareto.png``, W&B's table.
 
-Enters: a ``Table``. Leaves: the files. It measures nothing.
+Enters: the ``Results``. Leaves: the files. It measures nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cinelora.io.atomic import write_text
 from cinelora.io.html.page import html_table, page
 from cinelora.io.media import write_png
 from cinelora.studies.pareto import Mark, Spot, as_png, as_svg, marks
-from cinelora.studies.results import Row, Table, cells, columns
+from cinelora.studies.results import Result, Results, cells, columns
 
 REPORT, PICTURE = "study.html", "pareto.png"
 UPWARDS = {
@@ -33,7 +33,7 @@ HIDDEN = ("key", "model", "text_s", "keyframe_s", "condition_s", "denoise_min_s"
 """Columns that the page leaves to the CSV."""
 
 
-def show(table: Table, config: StudyConfig, folder: Path) -> list[Path]:
+def show(table: Results, config: StudyConfig, folder: Path) -> list[Path]:
     """Write page and picture of ``table``; the files there are."""
     drawn = plots(table.rows)
     figures = [f"<figure>{as_svg(one)}</figure>" for one in drawn]
@@ -60,7 +60,7 @@ def title(config: StudyConfig) -> str:
     return f"Study of {Path(config.ckpt).name if config.ckpt else config.model.name}"
 
 
-def about(rows: list[Row]) -> str:
+def about(rows: list[Result]) -> str:
     """How much there is."""
     models = ", ".join(dict.fromkeys(row.facts["clip"] for row in rows))
     return f"{len(rows)} rows on {len(machines(rows))} machines; {models}"
@@ -72,12 +72,12 @@ def said(sentences: list[str]) -> str:
     return f'<h2>To be read beside the numbers</h2><ul class="said">{listed}</ul>' if listed else ""
 
 
-def plots(rows: list[Row]) -> list[list[Mark]]:
+def plots(rows: list[Result]) -> list[list[Mark]]:
     """A plot for each measure that comparable rows have, of most rows first; of latency alone, seconds against memory.
 
     Across is the part that settings change: the others would add the same, and their noise.
     """
-    groups: dict[tuple[object, ...], list[tuple[int, Row]]] = {}
+    groups: dict[tuple[object, ...], list[tuple[int, Result]]] = {}
     for number, row in enumerate(rows, 1):
         groups.setdefault(comparable(row), []).append((number, row))
     found = []
@@ -106,12 +106,12 @@ BETWEEN_ROWS = (
 )
 
 
-def comparable(row: Row) -> tuple[object, ...]:
+def comparable(row: Result) -> tuple[object, ...]:
     """What rows that stand in one plot have in common."""
     return row.facts["clip"], row.place[1], row.facts.get("compiled"), row.facts.get("sitting")
 
 
-def between_rows(rows: list[Row]) -> list[str]:
+def between_rows(rows: list[Result]) -> list[str]:
     """What must be read beside rows that were not made alike."""
     compiled, sittings, swapped = BETWEEN_ROWS
     found = []
@@ -124,23 +124,23 @@ def between_rows(rows: list[Row]) -> list[str]:
     return found
 
 
-def machines(rows: list[Row]) -> dict[str, Any]:
+def machines(rows: list[Result]) -> dict[str, Any]:
     """The machines by their hash."""
     return {row.place[1]: row.machine for row in rows}
 
 
-def told(row: Row, heading: list[str]) -> list[str]:
+def told(row: Result, heading: list[str]) -> list[str]:
     """A row as texts."""
     return [f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells(row, heading)]
 
 
-def lines(rows: list[Row]) -> list[str]:
+def lines(rows: list[Result]) -> list[str]:
     """The table for a terminal: what every row cost, and the numbers there are."""
     width = max(len(row.name) for row in rows)
     return [f"{i + 1:>3}  {row.name:<{width}}  {row.trouble or in_words(row)}" for i, row in enumerate(rows)]
 
 
-def in_words(row: Row) -> str:
+def in_words(row: Result) -> str:
     """Seconds, memory and numbers of a row."""
     words = [f"{row.step_s:.3g} s a step"] if row.step_s else []
     words += [f"{row.seconds['denoise']:.3g} s to denoise"] if row.seconds.get("denoise") else []
@@ -149,7 +149,7 @@ def in_words(row: Row) -> str:
     return ", ".join([*words, *(f"{name} {value:.4g}" for name, value in row.numbers.items())])
 
 
-def to_wandb(table: Table, config: StudyConfig, folder: Path) -> None:
+def to_wandb(table: Results, config: StudyConfig, folder: Path) -> None:
     """The rows as a W&B table, offline unless it is asked for or a key is there; what goes wrong is said, and the files stay."""
     import wandb
 

@@ -13,14 +13,14 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cinelora.adapters.run_directory import RunDirectory, adapter_paths, other_weights
+from cinelora.adapters.run_directory import RunDirectory, adapter_paths, warn_of_other_weights
 from cinelora.card import Record, push, read_record, write_card
 from cinelora.config.check import effective_lr
 from cinelora.config.metric_names import logged, monitors
@@ -30,6 +30,7 @@ from cinelora.errors import AdapterError, ConfigError, TrainingError
 from cinelora.geometry import num_tokens
 from cinelora.io.atomic import read_json, sweep_temporaries, write_json, write_whole
 from cinelora.io.hardware import (
+    explained_out_of_memory,
     gpu_at_hand,
     hardware,
     limit_gpu_memory,
@@ -361,22 +362,16 @@ def heed_nothing(_worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-@contextmanager
-def explained(config: TrainConfig, policy: Policy, run: RunDirectory, trainer: Trainer) -> Iterator[None]:
+def explained(config: TrainConfig, policy: Policy, run: RunDirectory, trainer: Trainer) -> AbstractContextManager[None]:
     """Turn running out of GPU memory into the step, the peak, and the next setting to try."""
-    import torch
-
     from cinelora.training.checkpoints import saved_checkpoints
 
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        peak = torch.cuda.max_memory_allocated() / 2**30
+    def advice() -> tuple[str, str]:
         tip = leaner_setting(config, policy) or "a smaller size or fewer frames"
         again = "the last checkpoint is kept: resume it" if saved_checkpoints(run.checkpoints) else "start again"
-        raise TrainingError(
-            f"out of GPU memory in step {trainer.global_step + 1}, at {peak:.1f} GiB; {again} with {tip}"
-        ) from error
+        return f"in step {trainer.global_step + 1}, ", f"{again} with {tip}"
+
+    return explained_out_of_memory(TrainingError, advice)
 
 
 def leaner_setting(config: TrainConfig, policy: Policy) -> str | None:
@@ -469,22 +464,20 @@ def whole_transformer(config: TrainConfig, transformer: WanTransformer3DModel) -
 
 def hang_adapters(config: TrainConfig, run: RunDirectory, transformer: WanTransformer3DModel) -> TrainedAdapter:
     """The adapter to train, on top of the style adapter where the run carries one."""
-    from cinelora.adapters.adapter_file import LoraSpec, read_adapter
+    from cinelora.adapters.adapter_file import read_adapter
     from cinelora.adapters.lora_layers import add_adapter, load_adapter
     from cinelora.adapters.trainable import TrainedAdapter
 
-    lora = config.lora
     if config.stage.name == "motion" and run.adapter("style").exists():
         style = read_adapter(run.adapter("style"))
         load_adapter(transformer, "style", style, config.model.name)
         if rank_info().global_rank == 0:
-            warn_of_other_weights(config, style)
-    spec = LoraSpec(lora.rank, lora.alpha, lora.dropout, lora.targets)
-    add_adapter(transformer, config.stage.name, spec, config.seed)
+            warn_of_styles_weights(config, style)
+    add_adapter(transformer, config.stage.name, config.lora, config.seed)
     return TrainedAdapter(transformer, config.stage.name)
 
 
-def warn_of_other_weights(config: TrainConfig, style: AdapterFile) -> None:
+def warn_of_styles_weights(config: TrainConfig, style: AdapterFile) -> None:
     """Say where the style adapter was trained on other weights; nothing is fetched from the hub to find that out."""
     from cinelora.families.wan.bundle import WanBundle
 
@@ -492,8 +485,7 @@ def warn_of_other_weights(config: TrainConfig, style: AdapterFile) -> None:
     if style.transformer != config.stage.transformer and (source is None or not is_at_hand(source)):
         return
     bundle = WanBundle.from_config(config.model, style.transformer, Path(config.cache))
-    if warning := other_weights("style", style, config.model, bundle):
-        print(f"WARNING: {warning}")
+    warn_of_other_weights(config.model, {"style": style}, {style.transformer: bundle})
 
 
 @dataclass(frozen=True)
@@ -628,17 +620,16 @@ def export(config: TrainConfig, run: RunDirectory, index: Index, state: dict[str
 
         save_transformer(run.best("transformer") if best else run.transformer, config.stage.transformer, state)
         return
-    from cinelora.adapters.adapter_file import AdapterFile, LoraSpec, export_adapter, is_image_projection
+    from cinelora.adapters.adapter_file import AdapterFile, export_adapter, is_image_projection
     from cinelora.families.wan.bundle import WanBundle
     from cinelora.families.wan.checkpoint_layouts import Part
 
     bundle = WanBundle.from_config(config.model, bundle_kind(config), Path(config.cache))
-    lora = config.lora
     if not config.stage.image_condition:  # on i2v these never ran: they would say nothing in the file
         state = {key: value for key, value in state.items() if not is_image_projection(key.rsplit(".", 2)[0])}
     file = AdapterFile(
         state=state,
-        spec=LoraSpec(lora.rank, lora.alpha, lora.dropout, lora.targets),
+        spec=config.lora,
         kind=config.stage.name,
         base_model=config.model.name,
         base_revision=bundle.fingerprint(Part.TRANSFORMER),

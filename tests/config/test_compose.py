@@ -241,6 +241,15 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
+def test_a_key_that_had_another_name_works_and_says_its_new_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert compose_infer(["prompt=x", "weights.motion=0.5"]) == compose_infer(["prompt=x", "scale.motion=0.5"])
+    assert capsys.readouterr() == ("", "weights.motion is now scale.motion\n")
+    with pytest.raises(ConfigError, match=r"scale.motion is given twice: scale.motion=1 and scale.motion=2"):
+        compose_infer(["prompt=x", "weights.motion=1", "scale.motion=2"])
+    with pytest.raises(ConfigError, match=r"there is no section weights"):
+        compose_train(["stage=style", "data=noir", "weights.motion=1"])
+
+
 def test_inference_takes_the_model_of_its_checkpoint(run: Path) -> None:
     config = compose_infer([f"ckpt={run}", "prompt=x", "model.width=1280"])
     assert (config.model.name, config.model.t2v, config.model.width) == ("wan21_14b_480p", "/my ${x}/wan", 1280)

@@ -16,7 +16,6 @@ from torch import Tensor
 from cinelora.adapters.adapter_file import (
     WAN_NAMES,
     AdapterFile,
-    LoraSpec,
     comfy_name,
     diffusers_name,
     export_adapter,
@@ -24,6 +23,7 @@ from cinelora.adapters.adapter_file import (
     read_adapter_facts,
 )
 from cinelora.adapters.lora_layers import add_adapter, load_adapter
+from cinelora.config.schema import LoraSpec
 from cinelora.errors import AdapterError, CineloraError
 from cinelora.families.wan.bundle import WanBundle
 from cinelora.families.wan.checkpoint_layouts import Part

@@ -16,7 +16,7 @@ from cinelora.memory.block_swap import arrange
 from cinelora.parallel.launch import Rank, launch, process_group, rank_info
 from cinelora.parallel.partition import Partition, partition
 from cinelora.planning.estimate import Policy
-from cinelora.sampling.sampler import Sampling, Texts, initial_noise
+from cinelora.sampling.sampler import Sampling, Shown, Texts, initial_noise
 from cinelora.sampling.step_cache import cached
 
 STEPS = 6
@@ -68,7 +68,7 @@ def drawn(
     frames: int = 5,
 ) -> torch.Tensor:
     noise = initial_noise(seed, "clip", model, frames, torch.device("cpu"))
-    return Sampling(model, sampler, plan, rank).run(transformer, texts, None, noise, "clip", together)
+    return Sampling(model, sampler, plan, rank).run(transformer, Shown(texts, None, noise), "clip", together)
 
 
 @pytest.mark.parametrize("name", CACHES)

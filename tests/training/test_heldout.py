@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from cinelora.adapters.lora_layers import set_weights
+from cinelora.adapters.lora_layers import set_scales
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.metric_names import HELDOUT_SIGMAS
 from cinelora.config.schema import OptimizerConfig, TrainConfig
@@ -49,7 +49,7 @@ def predictions(
     )
     stage = build_stage(config, run, training, policy_at_hand(config)[0])
     stage.trained.load(load_checkpoint(run.checkpoints).group(group))
-    set_weights(stage.transformer, weights)
+    set_scales(stage.transformer, weights)
     stage.sample_ids = [entry.id for entry in heldout.entries]
     found, losses = [], []
     with torch.no_grad():

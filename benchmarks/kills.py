@@ -30,7 +30,7 @@ from common import ROOT, report, spread
 
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.io.tensor_files import load_tensors
-from cinelora.training.checkpoints import load_checkpoint, read_checkpoint, saved_checkpoints
+from cinelora.training.checkpoint_files import load_checkpoint, read_checkpoint, saved_checkpoints
 
 KILLS, STEPS = 20, 200
 MEMORY = Path("/dev/shm")

@@ -37,12 +37,12 @@ from torch import Tensor
 
 from cinelora.families.wan.bundle import pixels_to_range
 from cinelora.families.wan.checkpoint_layouts import Part
-from cinelora.footage.render import LOOKS
-from cinelora.footage.render.scenes import Scene, draw_scene
 from cinelora.io.atomic import read_json, write_text
 from cinelora.io.hardware import hardware, quiet_libraries
 from cinelora.io.html.figure import line_figure
 from cinelora.io.media import contact_sheet, write_png
+from tools.scale_model.render import LOOKS
+from tools.scale_model.render.scenes import Scene, draw_scene
 
 PICTURES = RESULTS / "scale_model"
 FIGURE = ROOT / "docs" / "images" / "trap.svg"

@@ -22,8 +22,8 @@ from typing import Any
 
 import yaml
 
-from cinelora.adapters.run_directory import KINDS, RunDirectory
-from cinelora.config.schema import TrainConfig, effective_lr, samples_per_step
+from cinelora.adapters.run_directory import RunDirectory
+from cinelora.config.schema import ADAPTER_STAGES, TrainConfig, effective_lr, samples_per_step
 from cinelora.config.store import load_config, portable
 from cinelora.config.words import parse_words
 from cinelora.errors import CineloraError, ConfigError
@@ -32,7 +32,7 @@ from cinelora.footage.manifest import read_manifest
 from cinelora.io.atomic import read_json, write_text
 from cinelora.io.hub import CONFIG_FILE, is_hub_name, is_run, publish
 from cinelora.io.tensor_files import read_header, with_metadata
-from cinelora.verdict import effect_line, stopped_line
+from cinelora.training.verdict import effect_line, stopped_line
 
 TASKS = {"t2v": "text-to-video", "i2v": "image-to-video"}
 HERE = "."
@@ -75,7 +75,7 @@ class Record:
     @property
     def files(self) -> list[str]:
         """The adapters in the order in which they are loaded."""
-        paths = [self.run.adapter(kind) for kind in KINDS]
+        paths = [self.run.adapter(kind) for kind in ADAPTER_STAGES]
         return [path.name for path in paths if path.is_file()]
 
     @property
@@ -95,7 +95,7 @@ def read_record(run: RunDirectory) -> Record:
     if not is_run(run.path):
         raise ConfigError(f"run={run.path} holds no {CONFIG_FILE}: give the directory of a run of train.py")
     config = load_config(run.path)
-    if config.stage.name == "pretrain":
+    if config.stage.trains_every_weight:
         raise ConfigError(f"run={run.path} is of stage=pretrain, which trains no adapter: there is no card for it")
     if not run.summary.is_file():
         raise ConfigError(f"run={run.path} is not finished: go on with python train.py {_word(f'resume={run.path}')}")

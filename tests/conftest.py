@@ -110,6 +110,14 @@ def motion_config(style_config: TrainConfig) -> TrainConfig:
     return replace(style_config, stage=stage)
 
 
+@pytest.fixture
+def pretrain_config(style_config: TrainConfig) -> TrainConfig:
+    """Windows of 9 rendered frames, of which half the steps see the first alone."""
+    stage = replace(style_config.stage, name="pretrain", num_frames=9, stills=0.5, steps=6)
+    data = DataConfig(name="rendered", look="daylight", clips=4, heldout_clips=2)
+    return replace(style_config, stage=stage, data=data, ema_decay=0.9)
+
+
 @pytest.fixture(scope="session")
 def both_adapters(
     tmp_path_factory: pytest.TempPathFactory, small_model: ModelConfig, cache: Path, t2v: WanBundle, i2v: WanBundle
@@ -118,7 +126,7 @@ def both_adapters(
     from cinelora.adapters.lora_layers import adapter_state, add_adapter
     from cinelora.config.schema import LoraSpec
     from cinelora.latents.cache import Entry, Index
-    from cinelora.training.run import export
+    from cinelora.training.export import export
 
     run = RunDirectory(tmp_path_factory.mktemp("run"))
     index = Index((Entry("a", "train", "", "text-0", "video-0", None),), {})

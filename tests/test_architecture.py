@@ -36,6 +36,7 @@ ONLY_IMPORTER = {
 WITHOUT_TORCH = (
     "cinelora.adapters.run_directory",
     "cinelora.card",
+    "cinelora.clone_only",
     "cinelora.config",
     "cinelora.errors",
     "cinelora.evaluate",
@@ -52,7 +53,6 @@ WITHOUT_TORCH = (
     "cinelora.studies.variants",
     "cinelora.study",
 )
-WITH_TORCH = ("cinelora.footage.render", "cinelora.footage.rendered")
 
 
 def module_name(path: Path) -> str:
@@ -140,7 +140,7 @@ def test_a_heavy_package_has_one_door() -> None:
 
 def light_modules() -> list[str]:
     names = map(module_name, PACKAGE)
-    return [name for name in names if is_in(name, WITHOUT_TORCH) and not is_in(name, WITH_TORCH)]
+    return [name for name in names if is_in(name, WITHOUT_TORCH)]
 
 
 def test_light_modules_do_not_name_torch() -> None:

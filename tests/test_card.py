@@ -37,7 +37,8 @@ from cinelora.families.wan.bundle import WanBundle
 from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.io.atomic import read_json, write_json
 from cinelora.io.tensor_files import load_tensors, read_header, with_metadata
-from cinelora.training.run import encode_rank, train_rank
+from cinelora.training.encode import encode_rank
+from cinelora.training.fit import train_rank
 
 TRIGGER = 'n0ir: "x" | <b>a</b> `c` [l](http://e.vil) *'
 ROOT = Path(__file__).parents[1]

@@ -42,8 +42,8 @@ def test_parameters_are_counted_to_the_last(shape: Shape, parameters: int):
 def test_the_embedded_shape_is_counted_as_it_is_built():
     from cinelora.adapters.lora_layers import add_adapter
     from cinelora.config.schema import LoraSpec
-    from cinelora.families.wan.embedded import grow, new_transformer
     from cinelora.families.wan.load_weights import num_parameters
+    from tools.scale_model.build_pair import grow, new_transformer
 
     config = compose_train(["stage=style", "data=noir"])
     t2v = new_transformer(0)

@@ -17,12 +17,12 @@ from cinelora.adapters.lora_layers import load_adapter, set_scales
 from cinelora.config.schema import SamplerConfig
 from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle, pad_text
 from cinelora.families.wan.checkpoint_layouts import Part
-from cinelora.footage.render import LOOKS, render_scene
-from cinelora.footage.render.scenes import Scene, describe, draw_scene
 from cinelora.geometry import SPATIAL, num_latent_frames
 from cinelora.io.hardware import default_device
 from cinelora.nn.flow_matching import keyed_generator
 from cinelora.sampling.denoise import Guided, Unguided, sample
+from tools.scale_model.render import LOOKS, render_scene
+from tools.scale_model.render.scenes import Scene, describe, draw_scene
 
 HEIGHT, WIDTH, FRAMES, FPS = 112, 192, 33, 16
 HELDOUT_SEED = 900_100

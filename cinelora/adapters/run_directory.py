@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cinelora.config.schema import ModelConfig
+from cinelora.config.schema import ADAPTER_STAGES, ModelConfig
 from cinelora.config.store import build, load_config
 from cinelora.errors import AdapterError
 from cinelora.io.hub import is_run, resolve
@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from cinelora.adapters.adapter_file import AdapterFile
     from cinelora.families.wan.bundle import WanBundle
 
-KINDS = ("style", "motion")
+
+class Inside:
+    """A name inside a run directory, as an attribute of it: the whole path."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: RunDirectory, owner: object) -> Path:
+        return run.path / self.name
 
 
 @dataclass(frozen=True)
@@ -31,45 +39,25 @@ class RunDirectory:
 
     path: Path
 
-    @property
-    def config(self) -> Path:  # noqa: D102
-        return self.path / "config.yaml"
-
-    @property
-    def manifest(self) -> Path:  # noqa: D102
-        return self.path / "manifest.jsonl"
-
-    @property
-    def dataset(self) -> Path:  # noqa: D102
-        return self.path / "dataset.json"
-
-    @property
-    def checkpoints(self) -> Path:  # noqa: D102
-        return self.path / "checkpoints"
-
-    @property
-    def logs(self) -> Path:  # noqa: D102
-        return self.path / "logs"
-
-    @property
-    def previews(self) -> Path:  # noqa: D102
-        return self.path / "previews"
-
-    @property
-    def transformer(self) -> Path:  # noqa: D102
-        return self.path / "transformer"
-
-    @property
-    def card(self) -> Path:  # noqa: D102
-        return self.path / "README.md"
-
-    @property
-    def summary(self) -> Path:  # noqa: D102
-        return self.path / "summary.json"
+    config = Inside("config.yaml")
+    manifest = Inside("manifest.jsonl")
+    dataset = Inside("dataset.json")
+    checkpoints = Inside("checkpoints")
+    logs = Inside("logs")
+    previews = Inside("previews")
+    transformer = Inside("transformer")
+    card = Inside("README.md")
+    summary = Inside("summary.json")
 
     def adapter(self, kind: str) -> Path:
         """The exported adapter of ``style`` or ``motion``."""
         return self.path / f"{kind}.safetensors"
+
+    def product(self, stage: str, best: bool = False) -> Path:
+        """What a run of ``stage`` leaves, last or at its best: an adapter file, or a folder where every weight is trained."""
+        if stage in ADAPTER_STAGES:
+            return self.best(stage) if best else self.adapter(stage)
+        return self.best("transformer") if best else self.transformer
 
     def best(self, kind: str) -> Path:
         """What ``checkpoint.best`` keeps of ``style``, ``motion`` or ``transformer``; only who names it gets it."""
@@ -85,7 +73,7 @@ def adapter_paths(source: Path) -> dict[str, Path]:
 
     if source.is_dir():
         run = RunDirectory(source)
-        found = {kind: run.adapter(kind) for kind in KINDS if run.adapter(kind).exists()}
+        found = {kind: run.adapter(kind) for kind in ADAPTER_STAGES if run.adapter(kind).exists()}
         if not found:
             raise AdapterError(
                 f"{source} holds no adapter (style.safetensors or motion.safetensors); is it a finished run?"
@@ -94,8 +82,10 @@ def adapter_paths(source: Path) -> dict[str, Path]:
     if not source.exists():
         raise AdapterError(f"no adapter at {source}; give a run directory, a .safetensors file or hub:owner/name")
     kind = read_adapter_facts(source)["kind"] or "style"
-    if kind not in KINDS:
-        raise AdapterError(f"{source} calls itself an adapter for {kind}; this version knows {' and '.join(KINDS)}")
+    if kind not in ADAPTER_STAGES:
+        raise AdapterError(
+            f"{source} calls itself an adapter for {kind}; this version knows {' and '.join(ADAPTER_STAGES)}"
+        )
     return {kind: source}
 
 

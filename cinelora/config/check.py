@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths, trained_on
+from cinelora.clone_only import need_clone, scale_model
 from cinelora.config.clip_request import ClipRequest, read_prompts
 from cinelora.config.keys import is_plain_name, models_with_i2v, settings, trained_shape
 from cinelora.config.metric_names import better, logged, monitors, update_of_block
@@ -303,7 +304,10 @@ def _check_stage(config: TrainConfig) -> None:
     _check_source(model, stage.transformer)
     if model.hidden_size % model.num_heads:
         raise ConfigError(f"model.hidden_size={model.hidden_size} does not divide into {model.num_heads} heads")
-    {"style": _check_style, "motion": _check_motion, "pretrain": _check_pretrain}[stage.name](config)
+    if stage.trains_every_weight:
+        scale_model("pretrain", "stage=pretrain").check(config)
+    else:
+        {"style": _check_style, "motion": _check_motion}[stage.name](config)
 
 
 def _check_style(config: TrainConfig) -> None:
@@ -340,22 +344,6 @@ def _check_motion(config: TrainConfig) -> None:
     if config.adapter is not None:
         _check_style_adapter(config.adapter, resolve(config.adapter, "adapter"))
         _check_fits("adapter", config.adapter, config.model)
-
-
-def _check_pretrain(config: TrainConfig) -> None:
-    stage = config.stage
-    if stage.image_condition != (stage.transformer == "i2v"):
-        raise ConfigError(
-            f"stage.image_condition={str(stage.image_condition).lower()} with stage.transformer={stage.transformer}: "
-            "stage=pretrain shows the i2v transformer its first frame, and the t2v transformer none"
-        )
-    if stage.image_condition and (stage.stills or stage.num_frames == 1):
-        raise ConfigError(
-            "stage=pretrain of the i2v transformer learns from windows: with one frame the condition is the answer; "
-            "leave stage.stills at 0 and stage.num_frames at 5 or more (4n+1)"
-        )
-    if config.adapter is not None:
-        raise ConfigError(f"adapter={config.adapter} belongs to stage=motion; stage=pretrain trains every weight")
 
 
 def _check_style_adapter(text: str, source: Path) -> None:
@@ -441,7 +429,7 @@ def _no_i2v(model: ModelConfig, where: str) -> str:
 
 
 def _check_memory(config: TrainConfig) -> None:
-    memory, whole = config.memory, config.stage.name == "pretrain"
+    memory = config.memory
     recompute, swap = memory.recompute, memory.swap or 0.0
     if swap > (0.0 if recompute is None else recompute):
         said = "null" if recompute is None else f"{recompute:g}"
@@ -453,19 +441,9 @@ def _check_memory(config: TrainConfig) -> None:
         raise ConfigError(
             "memory.offload=true is for the inputs of recomputed blocks, and none is asked for: choose memory=offload"
         )
-    if whole and swap:
-        raise ConfigError(
-            f"memory.swap={swap:g} moves frozen weights, and stage=pretrain trains them all: choose memory=recompute"
-        )
-    if whole and config.model.dtype == "fp8":
-        raise ConfigError(
-            "model.dtype=fp8 is for frozen weights, and stage=pretrain trains them all: choose model.dtype=fp32"
-        )
 
 
 def _check_push(config: TrainConfig) -> None:
-    if config.push and config.stage.name == "pretrain":
-        raise ConfigError(f"push={config.push}: adapters are uploaded, and stage=pretrain makes none: leave push= away")
     if config.push:
         check_target(config.push)
     elif config.private:
@@ -512,11 +490,6 @@ def _check_shared(config: TrainConfig) -> None:
             f"{key}={pick(config, key)} with strategy=zero3: ranks that share the weights cannot draw apart; "
             f"set {key}=0, or choose strategy=zero2"
         )
-    if stage.name == "pretrain" and stage.image_condition and config.dropout.image:
-        raise ConfigError(
-            f"dropout.image={config.dropout.image:g} with strategy=zero3 and stage=pretrain: a rank without its image would not "
-            "call the layers that the others wait in; choose dropout.image=0, or strategy=zero2"
-        )
     if stage.image_condition and config.dropout.image and stage.batch_size > 1:
         raise ConfigError(
             f"dropout.image={config.dropout.image:g} with strategy=zero3 and stage.batch_size={stage.batch_size}: samples "
@@ -537,6 +510,8 @@ def _check_data(config: TrainConfig | EvaluateConfig) -> None:
         _check_folder(data)
     elif data.root is not None:
         raise ConfigError(f"data.look={data.look} with data.root={data.root}: footage is rendered or read, not both")
+    else:
+        need_clone(f"data={data.name}")
     if Path(config.cache).exists() and not Path(config.cache).is_dir():
         raise ConfigError(f"cache={config.cache} is a file; give a folder, new or old")
 

@@ -145,11 +145,14 @@ class ModelConfig:
     negative_prompt: str = setting("what guidance steers away from, unless the user says", "")
 
 
+ADAPTER_STAGES = ("style", "motion")
+
+
 @dataclass
 class StageConfig:
     """What is learnt, on which transformer, from what, and for how long."""
 
-    name: str = setting("what is learnt; pretrain = every weight", "style", ("style", "motion", "pretrain"))
+    name: str = setting("what is learnt; pretrain = every weight", "style", (*ADAPTER_STAGES, "pretrain"))
     transformer: str = setting("which transformer of the pair is trained on", "t2v", ("t2v", "i2v"))
     num_frames: int = setting("frames of a training sample: 1 = stills, else 4n+1", 1)
     image_condition: bool = setting("show the transformer its first frame (i2v only)", False)
@@ -158,6 +161,11 @@ class StageConfig:
     steps: int = setting("optimizer steps", 1000)
     batch_size: int = setting("samples per rank and micro-batch", 4)
     accumulation: int = setting("micro-batches per optimizer step", 1)
+
+    @property
+    def trains_every_weight(self) -> bool:
+        """Whether it trains the transformer itself, which only a clone can do (``clone_only``), and no adapter."""
+        return self.name not in ADAPTER_STAGES
 
 
 @dataclass

@@ -47,7 +47,7 @@ def step_of(config: TrainConfig) -> Step:
     """One micro-batch of a run, as one rank sees it: its share of the tokens."""
     model, lora = config.model, config.lora
     tokens = -(-num_tokens(config.stage.num_frames, model.height, model.width) // config.strategy.sequence)
-    whole, averaged = config.stage.name == "pretrain", config.ema_decay > 0
+    whole, averaged = config.stage.trains_every_weight, config.ema_decay > 0
     plan, zero = share_samples(config), zero_level(config.strategy)
     shared = {"sequence": plan.sequence, "ring": plan.ring}
     shards = {"zero": zero, "ranks": config.gpus * config.nodes if zero else 1}

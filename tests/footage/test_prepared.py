@@ -37,10 +37,10 @@ from cinelora.footage.build_dataset import (
 )
 from cinelora.footage.contact_sheet import card, lines, sheet
 from cinelora.footage.manifest import Manifest, Sample, read_frames, write_manifest
-from cinelora.footage.render import draw_scene, render_scene
 from cinelora.footage.scan_folder import content_hash
 from cinelora.footage.shot_filter import alike
 from cinelora.io.atomic import sha256_file
+from tools.scale_model.render import draw_scene, render_scene
 
 HEIGHT, WIDTH, BAR, FPS, LONG = 160, 240, 20, 24, 36
 STILLS, WINDOWS = Wanted(1, 16, (HEIGHT, WIDTH), 0), Wanted(17, 16, (HEIGHT, WIDTH), 0)

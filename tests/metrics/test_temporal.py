@@ -6,8 +6,6 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from cinelora.errors import MetricError
-from cinelora.footage.render import render_scene
-from cinelora.footage.render.scenes import draw_scene
 from cinelora.metrics.clip_metric import Clip
 from cinelora.metrics.optical_flow import optical_flow, visible, warp
 from cinelora.metrics.temporal import (
@@ -20,6 +18,8 @@ from cinelora.metrics.temporal import (
     WarpedTSSIM,
     WarpingError,
 )
+from tools.scale_model.render import render_scene
+from tools.scale_model.render.scenes import draw_scene
 
 FRAMES = 9
 

@@ -27,7 +27,7 @@ from cinelora.adapters.lora_layers import (
 )
 from cinelora.config.schema import LoraSpec
 from cinelora.errors import AdapterError
-from cinelora.families.wan import embedded
+from tools.scale_model import build_pair
 
 MakeWan = Callable[..., WanTransformer3DModel]
 RunWan = Callable[[WanTransformer3DModel], Tensor]
@@ -452,7 +452,7 @@ def test_effect_is_the_relative_norm_over_all_projections(make_wan: MakeWan):
 
 
 def test_effect_on_projections_that_are_still_zero_is_a_number(make_wan: MakeWan):
-    transformer = embedded.silence_image(make_wan("i2v"))
+    transformer = build_pair.silence_image(make_wan("i2v"))
     add_adapter(transformer, "style", STYLE, seed=0)
     assert adapter_effect(transformer, "style") == 0
     state = learn(transformer, "style")

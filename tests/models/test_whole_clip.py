@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from cinelora.families.wan.embedded import new_encoders
 from cinelora.nn.vae_unchunked import decode, encode, whole_clips
+from tools.scale_model.build_pair import new_encoders
 
 
 @pytest.mark.parametrize("frames", [1, 5, 17])

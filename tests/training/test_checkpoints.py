@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from cinelora.errors import TrainingError
-from cinelora.training.checkpoints import Checkpoint, amend_facts, load_checkpoint, save_checkpoint, saved_checkpoints
+from cinelora.training.checkpoint_files import (
+    Checkpoint,
+    amend_facts,
+    load_checkpoint,
+    save_checkpoint,
+    saved_checkpoints,
+)
 
 
 def checkpoint(step: int) -> Checkpoint:

@@ -21,8 +21,9 @@ from cinelora.config.schema import (
 from cinelora.errors import ConfigError
 from cinelora.io.atomic import read_json
 from cinelora.parallel.launch import launch
-from cinelora.training.checkpoints import load_checkpoint
-from cinelora.training.run import encode_rank, train_rank
+from cinelora.training.checkpoint_files import load_checkpoint
+from cinelora.training.encode import encode_rank
+from cinelora.training.fit import train_rank
 
 STILL = OptimizerConfig(lr=1e-50, lr_for_width=None)
 """Less than float32 can hold: nothing moves."""

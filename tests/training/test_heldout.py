@@ -17,15 +17,11 @@ from cinelora.config.schema import OptimizerConfig, TrainConfig
 from cinelora.io.atomic import read_json
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
-from cinelora.training.checkpoints import load_checkpoint
-from cinelora.training.run import (
-    build_stage,
-    carry_style_adapter,
-    closing_lines,
-    encode_rank,
-    policy_at_hand,
-    train_rank,
-)
+from cinelora.training.checkpoint_files import load_checkpoint
+from cinelora.training.encode import encode_rank
+from cinelora.training.fit import build_stage, train_rank
+from cinelora.training.gpu_policy import policy_at_hand
+from cinelora.training.run_stage import carry_style_adapter, closing_lines
 
 
 def run_here(config: TrainConfig, folder: Path) -> RunDirectory:

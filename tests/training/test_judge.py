@@ -13,9 +13,11 @@ from cinelora.config.schema import CheckpointConfig, OptimizerConfig, StoppingCo
 from cinelora.errors import ConfigError
 from cinelora.io.atomic import read_json
 from cinelora.parallel.launch import launch
-from cinelora.training.checkpoints import load_checkpoint
-from cinelora.training.judge import Record
-from cinelora.training.run import closing_lines, encode_rank, train, train_rank
+from cinelora.training.callbacks.early_stopping import Best
+from cinelora.training.checkpoint_files import load_checkpoint
+from cinelora.training.encode import encode_rank
+from cinelora.training.fit import train_rank
+from cinelora.training.run_stage import closing_lines, train
 
 
 def run_here(config: TrainConfig, folder: Path) -> RunDirectory:
@@ -26,11 +28,11 @@ def run_here(config: TrainConfig, folder: Path) -> RunDirectory:
 
 
 def test_better_is_finite_and_further_than_the_smallest_change():
-    record = Record("heldout/loss", lower=True, min_change=0.1)
+    record = Best("heldout/loss", lower=True, min_change=0.1)
     values = [math.nan, 1.0, 0.95, 0.85, math.inf, -math.inf, 0.8, 0.7]
     assert [record.take(value, step) for step, value in enumerate(values)] == [0, 1, 0, 1, 0, 0, 0, 1]
     assert (record.best, record.step, record.since) == (0.7, 7, 0)
-    higher = Record("heldout/ssim", lower=False)
+    higher = Best("heldout/ssim", lower=False)
     assert [higher.take(value, 0) for value in (0.5, 0.5, 0.6, 0.4)] == [True, False, True, False]
 
 

@@ -22,8 +22,10 @@ from cinelora.errors import ConfigError, TrainingError
 from cinelora.io.atomic import read_json
 from cinelora.io.tensor_files import load_tensors
 from cinelora.parallel.launch import LaunchError, RankKilled
-from cinelora.training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, saved_checkpoints
-from cinelora.training.run import encode_rank, launched, train_rank
+from cinelora.training.checkpoint_files import Checkpoint, load_checkpoint, save_checkpoint, saved_checkpoints
+from cinelora.training.encode import encode_rank
+from cinelora.training.fit import train_rank
+from cinelora.training.run_stage import launched
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "benchmarks"))

@@ -36,20 +36,14 @@ from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
 from cinelora.parallel.launch import STOP_SIGNALS, launch
 from cinelora.planning.estimate import Policy
-from cinelora.training.callbacks import StopRequest
-from cinelora.training.checkpoints import POINTER, load_checkpoint, saved_checkpoints
-from cinelora.training.run import (
-    Crew,
-    build_stage,
-    carry_style_adapter,
-    closing_lines,
-    encode_rank,
-    explained,
-    policy_at_hand,
-    train,
-    train_rank,
-)
-from cinelora.training.stage import Stage
+from cinelora.training.callbacks.order import RunCallbacks
+from cinelora.training.callbacks.stop import StopRequest
+from cinelora.training.checkpoint_files import POINTER, load_checkpoint, saved_checkpoints
+from cinelora.training.encode import encode_rank
+from cinelora.training.fit import build_stage, train_rank
+from cinelora.training.gpu_policy import explained, policy_at_hand
+from cinelora.training.module import Stage
+from cinelora.training.run_stage import carry_style_adapter, closing_lines, train
 
 SUMMATION = 1e-6
 """Ranks add gradients up in another order. Other noise of one sample in the last step moves weights by over 1e-4."""
@@ -473,9 +467,9 @@ class Scripted(Callback):
 
 def run_with_signal_in_step(step: int, config: TrainConfig, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     """Train in this process, which gets TERM while optimizer step ``step`` (from 1) is computed; the summary."""
-    ours = Crew.all
+    ours = RunCallbacks.all
     act = Scripted(step - 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    monkeypatch.setattr(Crew, "all", lambda crew: [*ours(crew), act])
+    monkeypatch.setattr(RunCallbacks, "all", lambda crew: [*ours(crew), act])
     return json.loads(run_here(config, folder).summary.read_text())
 
 

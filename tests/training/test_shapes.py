@@ -15,9 +15,11 @@ from cinelora.latents.cache import Index
 from cinelora.latents.dataset import BucketSampler, LatentDataset
 from cinelora.nn.flow_matching import shift_sigma
 from cinelora.parallel.launch import launch
-from cinelora.training.checkpoints import load_checkpoint
-from cinelora.training.run import build_stage, compiled_line, encode_rank, policy_at_hand, train_rank
-from cinelora.training.stage import Stage
+from cinelora.training.checkpoint_files import load_checkpoint
+from cinelora.training.encode import encode_rank
+from cinelora.training.fit import build_stage, compiled_line, train_rank
+from cinelora.training.gpu_policy import policy_at_hand
+from cinelora.training.module import Stage
 
 SUMMATION = 1e-6
 """Ranks add gradients up in another order."""

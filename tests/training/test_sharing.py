@@ -13,8 +13,9 @@ from cinelora.config.schema import MetricsConfig, OptimizerConfig, PreviewConfig
 from cinelora.io.atomic import read_json
 from cinelora.io.tensor_files import load_tensors
 from cinelora.parallel.launch import launch
-from cinelora.training.checkpoints import load_checkpoint
-from cinelora.training.run import encode_rank, train_rank
+from cinelora.training.checkpoint_files import load_checkpoint
+from cinelora.training.encode import encode_rank
+from cinelora.training.fit import train_rank
 
 SUMMATION = 1e-6
 """Ranks add gradients up in another order."""

@@ -17,8 +17,10 @@ from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
 from cinelora.nn.flow_matching import FlowMatching
-from cinelora.training.run import build_stage, encode_rank, policy_at_hand
-from cinelora.training.stage import Draw, Stage, learning_rate
+from cinelora.training.encode import encode_rank
+from cinelora.training.fit import build_stage
+from cinelora.training.gpu_policy import policy_at_hand
+from cinelora.training.module import Draw, Stage, learning_rate
 
 
 def prepared(config: TrainConfig, folder: Path) -> tuple[Stage, LatentDataset]:
@@ -169,7 +171,8 @@ def test_an_attention_backend_that_cannot_run_here_is_refused_before_encoding(
 def test_only_the_motion_adapter_trains_on_top_of_a_style_adapter(
     style_config: TrainConfig, motion_config: TrainConfig, tmp_path: Path
 ):
-    from cinelora.training.run import carry_style_adapter, export
+    from cinelora.training.export import export
+    from cinelora.training.run_stage import carry_style_adapter
 
     style, _ = prepared(style_config, tmp_path / "style")
     state = {k: torch.randn_like(v) * 0.1 for k, v in adapter_state(style.transformer, "style").items()}

@@ -20,8 +20,9 @@ from cinelora.io.tensor_files import load_tensors
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
 from cinelora.parallel.launch import launch, process_group, rank_info
-from cinelora.training.checkpoints import POINTER, load_checkpoint
-from cinelora.training.run import encode_rank, train_rank
+from cinelora.training.checkpoint_files import POINTER, load_checkpoint
+from cinelora.training.encode import encode_rank
+from cinelora.training.fit import train_rank
 
 OTHERS = [
     StrategyConfig("ddp"),

@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths, other_weights
 from cinelora.card import Record, push, read_record, write_card
-from cinelora.config.check import effective_lr
 from cinelora.config.metric_names import logged, monitors
-from cinelora.config.schema import TrainConfig, data_ranks, samples_per_step, zero_level
+from cinelora.config.schema import TrainConfig, data_ranks, effective_lr, samples_per_step, zero_level
 from cinelora.config.store import portable
 from cinelora.errors import AdapterError, ConfigError, TrainingError
 from cinelora.geometry import num_tokens

@@ -12,9 +12,10 @@ import pytest
 import torch
 from footage_clips import mean_difference, scan
 
+from cinelora.cli.small_command import request_of
 from cinelora.errors import ConfigError
 from cinelora.footage.render import LOOKS, VOCABULARY, Scene, describe, draw_scene, render_clip, render_scene
-from cinelora.footage.render.__main__ import Request, main, parse_request
+from cinelora.footage.render.__main__ import PROGRAM, Request, main
 
 REPO = Path(__file__).parents[2]
 PLAIN = {"act": "stands", "car": None, "weather": "dry", "place": "street", "time": "noon"}
@@ -220,14 +221,15 @@ def test_the_command_writes_a_set_that_can_be_scanned(tmp_path: Path, capsys: py
 
 
 def test_bad_requests_are_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
-    assert parse_request(["clips=3", "out=a=b"]) == Request(clips=3, out="a=b")
+    assert request_of(PROGRAM, ["clips=3", "out=a=b"]) == Request(clips=3, out="a=b")
     for word, part in [
-        ("look=sepia", "daylight, noir, western, neon"),
-        ("clip=3", "clips="),
+        ("look=sepia", "look=sepia: wants daylight|noir|western|neon"),
+        ("clip=3", "clip is not a setting, did you mean clips?"),
         ("frames=few", "whole number"),
-        ("height=33", "even"),
-        ("frames=0", "1 or more"),
-        ("noir", "keys are"),
+        ("height=33", "height=33: wants a multiple of 2, such as 32 (height in pixels, an even number)"),
+        ("frames=0", "at least 1"),
+        ("height=2", "height=2: wants 16 or more"),
+        ("noir", "'noir' is not key=value"),
     ]:
         assert main([word]) == 2
         assert part in capsys.readouterr().err

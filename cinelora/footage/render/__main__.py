@@ -9,8 +9,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from cinelora.config.words import parse_words
-from cinelora.errors import CineloraError, ConfigError
+from cinelora.cli.programs import Program
+from cinelora.cli.small_command import run_small
+from cinelora.config.schema import setting
 from cinelora.footage.render.film import render_clip
 from cinelora.footage.render.looks import LOOKS
 from cinelora.footage.render.scenes import draw_scene
@@ -20,29 +21,23 @@ from cinelora.io.media import write_mp4
 
 @dataclass(frozen=True)
 class Request:
-    """What the command is asked for; every field is a key of it."""
+    """Write a folder of rendered clips with their captions.
 
-    look: str = "noir"
-    out: str = "data/noir"
-    clips: int = 12
-    heldout: int = 3
-    frames: int = 49
-    height: int = 112
-    width: int = 192
-    fps: int = 16
-    seed: int = 0
+    python -m cinelora.footage.render look=noir out=data/noir clips=12 heldout=3
+    """
+
+    look: str = setting("how the scenes look", "noir", tuple(LOOKS))
+    out: str = setting("folder that train/ and heldout/ go to", "data/noir", role="path")
+    clips: int = setting("clips to train on", 12, at_least=0)
+    heldout: int = setting("clips that are held out", 3, at_least=0)
+    frames: int = setting("frames of a clip", 49, at_least=1)
+    height: int = setting("height in pixels, an even number", 112, at_least=16, multiple_of=2)
+    width: int = setting("width in pixels, an even number", 192, at_least=16, multiple_of=2)
+    fps: int = setting("frames per second", 16, at_least=1)
+    seed: int = setting("the first scene; each clip shows the next one", 0, at_least=0)
 
 
-def parse_request(argv: list[str]) -> Request:
-    """``key=value`` words as a request. Raises ``ConfigError`` naming the keys for any other word."""
-    request = parse_words(Request, argv)
-    if request.look not in LOOKS:
-        raise ConfigError(f"look={request.look} is not rendered; use one of {', '.join(LOOKS)}")
-    if request.height % 2 or request.width % 2 or min(request.height, request.width) < 16:
-        raise ConfigError(f"height={request.height} width={request.width}: a clip takes even sizes of 16 and more")
-    if request.frames < 1 or request.fps < 1:
-        raise ConfigError(f"frames={request.frames} fps={request.fps}: both must be 1 or more")
-    return request
+PROGRAM = Program("cinelora.footage.render", Request)
 
 
 def render_set(request: Request) -> None:
@@ -59,12 +54,7 @@ def render_set(request: Request) -> None:
 
 def main(argv: list[str]) -> int:
     """The command; returns its exit code."""
-    try:
-        render_set(parse_request(argv))
-    except CineloraError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
+    return run_small(PROGRAM, argv, render_set)
 
 
 if __name__ == "__main__":

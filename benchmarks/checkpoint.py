@@ -28,8 +28,8 @@ from train_step import wait
 from cinelora.adapters.lora_layers import add_adapter
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.adapters.trainable import TrainedAdapter
-from cinelora.config.command import main as command
-from cinelora.config.compose import compose_train
+from cinelora.cli.compose import compose_train
+from cinelora.cli.main import main as command
 from cinelora.config.schema import LoraSpec, TrainConfig
 from cinelora.io.atomic import sha256_file
 from cinelora.io.hardware import default_device

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from train_loop import SETTINGS, TURN, WARM_UP_TURNS, Turns, bare_step, joined
 
 from cinelora.adapters.run_directory import RunDirectory
-from cinelora.config.command import main as command
+from cinelora.cli.main import main as command
 from cinelora.config.schema import TrainConfig
 from cinelora.parallel.launch import launch
 from cinelora.training.encode import encode_rank

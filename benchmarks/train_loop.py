@@ -32,7 +32,7 @@ from peft import LoraConfig
 from train_step import Built, peak_gib, start_afresh, stepper, wait
 
 from cinelora.adapters.run_directory import RunDirectory
-from cinelora.config.command import main as command
+from cinelora.cli.main import main as command
 from cinelora.config.schema import TrainConfig
 from cinelora.families.wan.bundle import WanBundle
 from cinelora.families.wan.checkpoint_layouts import Part

@@ -15,7 +15,7 @@ from typing import Any
 from common import report
 
 from cinelora.adapters.run_directory import RunDirectory
-from cinelora.config.compose import compose_train
+from cinelora.cli.compose import compose_train
 from cinelora.config.schema import StrategyConfig, TrainConfig
 from cinelora.io.atomic import read_json, write_json
 from cinelora.parallel.launch import launch, rank_info

@@ -23,10 +23,9 @@ from typing import Any
 import yaml
 
 from cinelora.adapters.run_directory import RunDirectory
-from cinelora.config.schema import ADAPTER_STAGES, TrainConfig, effective_lr, samples_per_step
+from cinelora.config.schema import ADAPTER_STAGES, TrainConfig, effective_lr, samples_per_step, setting
 from cinelora.config.store import load_config, portable
-from cinelora.config.words import parse_words
-from cinelora.errors import CineloraError, ConfigError
+from cinelora.errors import ConfigError
 from cinelora.footage.captions import prompt_with_trigger
 from cinelora.footage.manifest import read_manifest
 from cinelora.io.atomic import read_json, write_text
@@ -42,11 +41,15 @@ PROJECT = "https://arxiv.org/abs/2510.27364"
 
 @dataclass(frozen=True)
 class CardRequest:
-    """What the command is asked for; every field is a key of it."""
+    """Write the card of a finished run again, and upload its adapters with it where push= says so.
 
-    run: str = ""
-    push: str = ""
-    private: bool = False
+    python -m cinelora.card run=<run>
+    python -m cinelora.card run=<run> push=owner/name private=true
+    """
+
+    run: str = setting("directory of a finished run of train.py", "", role="run")
+    push: str = setting("hub repository, owner/name, that adapters and card are uploaded to", "", role="note")
+    private: bool = setting("push: make a new repository a private one", False)
 
 
 @dataclass(frozen=True)
@@ -378,21 +381,23 @@ def shareable(path: Path) -> bytes:
     return with_metadata(path, metadata | {"config": json.dumps(portable(json.loads(metadata["config"])))})
 
 
+def write(request: CardRequest) -> None:
+    """Write the card, print where it is, and upload it where that is asked for."""
+    if not request.run:
+        raise ConfigError("say which run: python -m cinelora.card run=<run> [push=owner/name] [private=true]")
+    record = read_record(RunDirectory(Path(request.run)))
+    write_card(record)
+    print(f"card {record.run.card}")
+    if request.push:
+        print(f"uploaded: {push(record, request.push, request.private)}")
+
+
 def main(argv: list[str]) -> int:
     """The command; returns its exit code."""
-    try:
-        request = parse_words(CardRequest, argv)
-        if not request.run:
-            raise ConfigError("say which run: python -m cinelora.card run=<run> [push=owner/name] [private=true]")
-        record = read_record(RunDirectory(Path(request.run)))
-        write_card(record)
-        print(f"card {record.run.card}")
-        if request.push:
-            print(f"uploaded: {push(record, request.push, request.private)}")
-    except CineloraError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
+    from cinelora.cli.programs import Program
+    from cinelora.cli.small_command import run_small
+
+    return run_small(Program("cinelora.card", CardRequest), argv, write)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ FACADE = REPO / "cinelora" / "__init__.py"
 """Re-exports the public API for type checkers alone; nothing below imports more of it than the version."""
 
 ONLY_IMPORTER = {
-    "hydra": "cinelora.config.compose",
-    "omegaconf": "cinelora.config.compose",
+    "hydra": "cinelora.cli.compose",
+    "omegaconf": "cinelora.cli.compose",
     "peft": "cinelora.adapters.lora_layers",
 }
 # These answer `--help`, mistakes and file scans, so importing them must not cost torch's seconds.
@@ -37,6 +37,7 @@ WITHOUT_TORCH = (
     "cinelora.adapters.run_directory",
     "cinelora.card",
     "cinelora.clone_only",
+    "cinelora.cli",
     "cinelora.config",
     "cinelora.errors",
     "cinelora.evaluate",

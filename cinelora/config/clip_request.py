@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cinelora.config.clip_facts import clip_facts
 from cinelora.config.schema import SHARING, EvaluateConfig, InferConfig, ScaleConfig, StudyConfig, as_stored, drawn_by
 from cinelora.errors import ConfigError
 from cinelora.io.atomic import read_json, sha256_file, sha256_json
@@ -106,17 +107,18 @@ class ClipRequest:
             return [Take(prompt, seed, run_dir) for prompt in prompts]
         return [Take(prompt, seed, run_dir / f"{number:04d}") for number, prompt in enumerate(prompts)]
 
-    def deciding(self, take: Take) -> dict[str, Any]:
-        """All settings that decide how the clip of ``take`` looks, and no others, as its summary keeps them.
-
-        An exact attention backend, and another partition over ranks, give the same clip to rounding.
-        """
+    def shown(self, take: Take) -> dict[str, Any]:
+        """The settings that the summary of ``take`` keeps beside its numbers: how it looks, and what was measured."""
         settings = {key: value for key, value in as_stored(self.config).items() if key not in _NOT_OF_THE_CLIP}
         # ``as_stored`` has copied the sections, so that what is left out here stays in the settings themselves.
         settings["model"].pop("attention")
         for key in SHARING:
             settings["sampler"].pop(key)
         return settings | {"prompt": take.prompt, "seed": take.seed}
+
+    def deciding(self, take: Take) -> dict[str, Any]:
+        """All settings that decide how the clip of ``take`` looks, and no others."""
+        return deciding(self.shown(take))
 
     def made_of(self, take: Take, variant: str, scale: ScaleConfig) -> str:
         """A hash of everything that the latents of one variant of ``take`` rest on."""
@@ -137,7 +139,15 @@ class Take:
         if not path.exists():
             return False
         summary = read_json(path)
-        return (summary["settings"], summary["sources"]) == (request.deciding(self), request.sources)
+        # what was measured, or on how many ranks, may differ: it is the same clip
+        return (deciding(summary["settings"]), summary["sources"]) == (request.deciding(self), request.sources)
+
+
+def deciding(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of settings as a summary keeps them those that decide the clip; the prompt stands for the file it came from."""
+    facts = clip_facts(InferConfig, settings)
+    facts["model"].pop("attention", None)
+    return facts
 
 
 # -- prompts and seeds ---------------------------------------------------------------------------------------------------

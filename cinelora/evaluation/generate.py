@@ -159,7 +159,7 @@ def write_clips(request: ClipRequest, done: Finished) -> None:
         write_png(folder / f"{name}.png", made.keyframe)
         write_mp4(folder / f"{name}.mp4", made.video, request.config.model.fps)
     summary = {
-        "settings": request.deciding(done.take),
+        "settings": request.shown(done.take),
         "sources": request.sources,
         "variants": {name: made.scales for name, made in done.made.items()},
         "seconds": {part: round(total, 3) for part, total in done.seconds.items()},

@@ -62,7 +62,7 @@ def write_take(request: ClipRequest, done: Finished) -> None:
     for sentence in report.sentences:
         print(f"WARNING: {take.folder / 'clip.mp4'}: {sentence}")
     summary = {
-        "settings": request.deciding(take),
+        "settings": request.shown(take),
         "sources": request.sources,
         "adapters": {role: adapter_facts(adapter) for role, adapter in done.adapters.items()},
         "seconds": {part: round(total, 3) for part, total in done.seconds.items()},

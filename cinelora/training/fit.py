@@ -24,8 +24,7 @@ from cinelora.adapters.run_directory import RunDirectory, warn_of_other_weights
 from cinelora.adapters.trainable import Trained, TrainedAdapter
 from cinelora.card import Record, write_card
 from cinelora.clone_only import scale_model
-from cinelora.config.check import effective_lr
-from cinelora.config.schema import TrainConfig, data_ranks, zero_level
+from cinelora.config.schema import TrainConfig, data_ranks, effective_lr, zero_level
 from cinelora.errors import ConfigError
 from cinelora.families.wan.bundle import WanBundle
 from cinelora.io.atomic import read_json, write_json

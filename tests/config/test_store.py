@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cinelora.config.compose import compose_train
-from cinelora.config.keys import CONF, groups
+from cinelora.cli.compose import compose_train
 from cinelora.config.schema import InferConfig, TrainConfig
+from cinelora.config.shipped import CONF, choices
 from cinelora.config.store import load, load_config, save_config, to_yaml
 from cinelora.errors import ConfigError
 from cinelora.io.hub import resolve
@@ -87,7 +87,7 @@ def test_a_hub_source_has_a_form(source: str) -> None:
         resolve(source)
 
 
-@pytest.mark.parametrize("recipe", groups("train")["recipe"])
+@pytest.mark.parametrize("recipe", choices("recipe"))
 def test_the_settings_of_every_recipe_are_read_back(recipe: str, tmp_path: Path) -> None:
     stage = yaml.safe_load((CONF / "recipe" / f"{recipe}.yaml").read_text())["recipe"]["stage"]
     config = compose_train([f"stage={stage}", "data=noir", f"recipe={recipe}"])

@@ -13,9 +13,9 @@ import torch
 
 from cinelora.adapters.adapter_file import AdapterFile
 from cinelora.adapters.resize_rank import at_rank
-from cinelora.config.check import check_study
-from cinelora.config.command import clip_hash
-from cinelora.config.compose import compose_study
+from cinelora.cli.compose import compose_study
+from cinelora.cli.preflight import check_study
+from cinelora.config.clip_facts import clip_hash
 from cinelora.config.schema import LoggerConfig, LoraSpec, MetricsConfig, ModelConfig, SamplerConfig, StudyConfig
 from cinelora.errors import ConfigError
 from cinelora.studies.pareto import Spot, as_png, as_svg, front, labels, marks

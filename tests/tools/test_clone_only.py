@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cinelora import clone_only
-from cinelora.config.compose import compose_train
+from cinelora.cli.compose import compose_train
 from cinelora.errors import ConfigError
 from cinelora.families.wan import embedded
 from tools.scale_model import build_pair, pretrain, rendered

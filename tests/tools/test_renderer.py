@@ -223,12 +223,13 @@ def test_the_command_writes_a_set_that_can_be_scanned(tmp_path: Path, capsys: py
 def test_bad_requests_are_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert parse_request(["render", "clips=3", "out=a=b"]) == RenderRequest(clips=3, out="a=b")
     for word, part in [
-        ("look=sepia", "daylight, noir, western, neon"),
-        ("clip=3", "clips="),
+        ("look=sepia", "look=sepia: wants daylight|noir|western|neon"),
+        ("clip=3", "clip is not a setting, did you mean clips?"),
         ("frames=few", "whole number"),
-        ("height=33", "even"),
-        ("frames=0", "1 or more"),
-        ("noir", "keys are"),
+        ("height=33", "height=33: wants a multiple of 2, such as 32 (height in pixels, an even number)"),
+        ("frames=0", "at least 1"),
+        ("height=2", "height=2: wants 16 or more"),
+        ("noir", "'noir' is not key=value"),
     ]:
         assert main(["render", word]) == 2
         assert part in capsys.readouterr().err

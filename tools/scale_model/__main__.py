@@ -16,80 +16,81 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cinelora.config.words import parse_words
-from cinelora.errors import CineloraError, ConfigError
+from cinelora.cli.help import help_text, say
+from cinelora.cli.programs import Program
+from cinelora.cli.small_command import request_of, run_small
+from cinelora.config.schema import setting
+from cinelora.errors import ConfigError
 from cinelora.io.atomic import write_json
-from tools.scale_model.render.write_clips import RenderRequest, check_clips, write_clips
-
-
-@dataclass(frozen=True)
-class EncodersRequest:
-    """What ``encoders`` is asked for; every field is a key of it."""
-
-    out: str = "outputs/scale-model"
-    parts: str = "all"
-    start: str = ""
-    clips: int = 1600
-    frames: int = 33
-    height: int = 112
-    width: int = 192
-    vae_steps: int = 36_000
-    vae_batch: int = 8
-    vae_limit_s: int = 0
-    vae_rate: float = 2e-3
-    text_steps: int = 8000
-    text_batch: int = 128
-    text_limit_s: int = 0
-    seed: int = 0
-    workers: int = 0
-
-
-@dataclass(frozen=True)
-class AdoptRequest:
-    """What ``adopt`` is asked for."""
-
-    pair: str = "outputs/scale-model"
-    run: str = ""
-
+from tools.scale_model.render.write_clips import RenderRequest, write_clips
 
 PARTS = ("all", "vae", "text")
-Request = RenderRequest | EncodersRequest | AdoptRequest
-REQUESTS: dict[str, type[Request]] = {"render": RenderRequest, "encoders": EncodersRequest, "adopt": AdoptRequest}
 HELD_OUT = 64
 """Clips that text and image encoder are measured on; they are the last of ``clips``."""
 
 
+@dataclass(frozen=True)
+class EncodersRequest:
+    """Train VAE, text and image encoder of the embedded model on rendered footage, into a new pair.
+
+    python -m tools.scale_model encoders out=outputs/scale-model
+    """
+
+    out: str = setting("folder of the new pair", "outputs/scale-model", role="path")
+    parts: str = setting("which encoders are trained", "all", PARTS)
+    start: str = setting("the pair whose encoders go on learning; none = new ones", "", role="path")
+    clips: int = setting("clips that are rendered", 1600, at_least=1)
+    frames: int = setting("frames of a clip, 4n+1", 33, at_least=1, frames=True)
+    height: int = setting("height in pixels, a multiple of 16", 112, at_least=1, multiple_of=16)
+    width: int = setting("width in pixels, a multiple of 16", 192, at_least=1, multiple_of=16)
+    vae_steps: int = setting("steps of the VAE", 36_000, at_least=1)
+    vae_batch: int = setting("clips of a step of the VAE", 8, at_least=1)
+    vae_limit_s: int = setting("seconds after which the VAE is done; 0 = none", 0, at_least=0)
+    vae_rate: float = setting("learning rate of the VAE", 2e-3, above=0, at_most=1)
+    text_steps: int = setting("steps of text and image encoder", 8000, at_least=1)
+    text_batch: int = setting("clips of a step of text and image encoder", 128, at_least=2)
+    text_limit_s: int = setting("seconds after which text and image encoder are done; 0 = none", 0, at_least=0)
+    seed: int = setting("seeds the weights at first", 0, at_least=0)
+    workers: int = setting("processes that render; 0 = none of their own", 0, at_least=0)
+
+
+@dataclass(frozen=True)
+class AdoptRequest:
+    """Put the transformer of a finished stage=pretrain run into the pair whose encoders it was trained with.
+
+    python -m tools.scale_model adopt pair=outputs/scale-model run=outputs/pretrain/rendered/last
+    """
+
+    pair: str = setting("folder of the pair", "outputs/scale-model", role="path")
+    run: str = setting("directory of the run", "", role="run")
+
+
+Request = RenderRequest | EncodersRequest | AdoptRequest
+REQUESTS: dict[str, type[Request]] = {"render": RenderRequest, "encoders": EncodersRequest, "adopt": AdoptRequest}
+PROGRAMS = {verb: Program(f"tools.scale_model {verb}", schema) for verb, schema in REQUESTS.items()}
+
+
+def program_of(argv: list[str]) -> Program:
+    """What the first word asks for; raises ``ConfigError`` naming the verbs."""
+    if not argv or argv[0] not in PROGRAMS:
+        raise ConfigError(f"say what to do: python -m tools.scale_model {'|'.join(PROGRAMS)} key=value ...")
+    return PROGRAMS[argv[0]]
+
+
 def parse_request(argv: list[str]) -> Request:
-    """A verb and ``key=value`` words as a request. Raises ``ConfigError`` naming verbs or keys for any other word."""
-    if not argv or argv[0] not in REQUESTS:
-        raise ConfigError(f"say what to do: python -m tools.scale_model {'|'.join(REQUESTS)} key=value ...")
-    request = parse_words(REQUESTS[argv[0]], argv[1:])
-    match request:
-        case RenderRequest():
-            check_clips(request)
-        case EncodersRequest():
-            check_encoders(request)
+    """A verb and ``key=value`` words as a request. Raises ``ConfigError`` for other words, values and contradictions."""
+    request: Request = request_of(program_of(argv), argv[1:])
+    if isinstance(request, EncodersRequest):
+        check_encoders(request)
     return request
 
 
 def check_encoders(request: EncodersRequest) -> None:
-    """Refuse what no encoder can be trained with; raises ``ConfigError`` with the value and what it may be."""
-    least = {"clips": HELD_OUT + 1 if request.parts in ("all", "text") else 1, "text_batch": 2}
-    least |= dict.fromkeys(("vae_steps", "vae_batch", "text_steps"), 1)
-    least |= dict.fromkeys(("vae_limit_s", "text_limit_s", "seed", "workers"), 0)
-    start = not request.start or Path(request.start, "t2v", "vae").is_dir()
-    wants = {
-        "parts": (request.parts in PARTS, "|".join(PARTS)),
-        "frames": (request.frames > 0 and request.frames % 4 == 1, "4n+1, such as 33"),
-        "height": (request.height > 0 and request.height % 16 == 0, "a multiple of 16, such as 112"),
-        "width": (request.width > 0 and request.width % 16 == 0, "a multiple of 16, such as 192"),
-        **{key: (getattr(request, key) >= low, f"{low} or more") for key, low in least.items()},
-        "start": (start, "the pair whose encoders go on learning"),
-        "vae_rate": (0 < request.vae_rate <= 1, "more than 0 and at most 1"),
-    }
-    for key, (holds, what) in wants.items():
-        if not holds:
-            raise ConfigError(f"{key}={getattr(request, key)}: wants {what}")
+    """Refuse too few clips to hold some out, and a start that is no pair; raises ``ConfigError``."""
+    if request.parts in ("all", "text") and request.clips <= HELD_OUT:
+        raise ConfigError(f"clips={request.clips}: wants {HELD_OUT + 1} or more")
+    if request.start and not Path(request.start, "t2v", "vae").is_dir():
+        raise ConfigError(f"start={request.start}: wants the pair whose encoders go on learning")
 
 
 def train_encoders(request: EncodersRequest) -> None:
@@ -154,18 +155,26 @@ def adopt_run(request: AdoptRequest) -> None:
 
 def main(argv: list[str]) -> int:
     """The command; returns its exit code."""
+    if {"-h", "--help"} & {*argv[:1]}:
+        return say("\n\n".join(map(help_text, PROGRAMS.values())))
     try:
-        match parse_request(argv):
-            case RenderRequest() as request:
-                write_clips(request)
-            case EncodersRequest() as request:
-                train_encoders(request)
-            case AdoptRequest() as request:
-                adopt_run(request)
-    except CineloraError as error:
-        print(error, file=sys.stderr)
+        program = program_of(argv)
+    except ConfigError as error:
+        print(f"tools.scale_model: {error}", file=sys.stderr)
         return error.exit_code
-    return 0
+    return run_small(program, argv[1:], do)
+
+
+def do(request: Request) -> None:
+    """What was asked for."""
+    match request:
+        case RenderRequest():
+            write_clips(request)
+        case EncodersRequest():
+            check_encoders(request)
+            train_encoders(request)
+        case AdoptRequest():
+            adopt_run(request)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cinelora.errors import ConfigError
+from cinelora.config.schema import setting
 from cinelora.io.atomic import write_text
 from cinelora.io.media import write_mp4
 from tools.scale_model.render.film import render_clip
@@ -15,27 +15,20 @@ from tools.scale_model.render.scenes import draw_scene
 
 @dataclass(frozen=True)
 class RenderRequest:
-    """What ``render`` is asked for; every field is a key of it."""
+    """Write a folder of rendered clips with their captions.
 
-    look: str = "noir"
-    out: str = "data/noir"
-    clips: int = 12
-    heldout: int = 3
-    frames: int = 49
-    height: int = 112
-    width: int = 192
-    fps: int = 16
-    seed: int = 0
+    python -m tools.scale_model render look=noir out=data/noir clips=12 heldout=3
+    """
 
-
-def check_clips(request: RenderRequest) -> None:
-    """Refuse what cannot be rendered; raises ``ConfigError`` with the value and what it may be."""
-    if request.look not in LOOKS:
-        raise ConfigError(f"look={request.look} is not rendered; use one of {', '.join(LOOKS)}")
-    if request.height % 2 or request.width % 2 or min(request.height, request.width) < 16:
-        raise ConfigError(f"height={request.height} width={request.width}: a clip takes even sizes of 16 and more")
-    if request.frames < 1 or request.fps < 1:
-        raise ConfigError(f"frames={request.frames} fps={request.fps}: both must be 1 or more")
+    look: str = setting("how the scenes look", "noir", tuple(LOOKS))
+    out: str = setting("folder that train/ and heldout/ go to", "data/noir", role="path")
+    clips: int = setting("clips to train on", 12, at_least=0)
+    heldout: int = setting("clips that are held out", 3, at_least=0)
+    frames: int = setting("frames of a clip", 49, at_least=1)
+    height: int = setting("height in pixels, an even number", 112, at_least=16, multiple_of=2)
+    width: int = setting("width in pixels, an even number", 192, at_least=16, multiple_of=2)
+    fps: int = setting("frames per second", 16, at_least=1)
+    seed: int = setting("the first scene; each clip shows the next one", 0, at_least=0)
 
 
 def write_clips(request: RenderRequest) -> None:

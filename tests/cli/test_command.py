@@ -16,10 +16,13 @@ from typing import Any
 import pytest
 import yaml
 
-from cinelora.config.command import NOBODY_READS, anchored, clip_hash, main
-from cinelora.config.compose import compose_evaluate, compose_infer
-from cinelora.config.keys import PROJECT
+from cinelora.cli.compose import compose_evaluate, compose_infer
+from cinelora.cli.help import NOBODY_READS
+from cinelora.cli.main import main
+from cinelora.config.clip_facts import clip_hash
 from cinelora.config.schema import drawn_by
+from cinelora.config.shipped import PROJECT
+from cinelora.config.store import anchored
 from cinelora.errors import TrainingError
 
 SENTENCE_LIMIT_S = 3.0
@@ -65,7 +68,7 @@ MISTAKES = [
     (
         "evaluate",
         ["answers=a.json", "out=clips", "seeds=2"],
-        "draw nothing, so seeds cannot change; these can: out, report",
+        "draw nothing, so seeds cannot change; these can: metrics, against, report, answers, out, cache",
     ),
 ]
 
@@ -453,7 +456,7 @@ def test_without_heldout_losses_a_table_is_sorted_by_loss() -> None:
 
 ASLEEP = """
 import os, sys, time
-from cinelora.config.command import main
+from cinelora.cli.main import main
 def run(config, run_dir):
     (run_dir / "pid").write_text(str(os.getpid()))
     try:

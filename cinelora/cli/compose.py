@@ -1,6 +1,6 @@
 """From a command line to a dataclass: the only module that knows Hydra and OmegaConf.
 
-What enters is ``sys.argv[1:]``; what leaves is one of ``keys.SCHEMAS`` with every text as it was typed.
+What enters is ``sys.argv[1:]``; what leaves is the program's dataclass with every text as it was typed.
 Precedence: schema < groups < the script's own file < recipe < command line; where clips are drawn, the model of
 ``ckpt=`` takes the place of the default one, and ``resume=`` starts from the run's own settings. Hydra composes in this
 process, creates nothing and starts nothing: of a sweep (``-m``) it reads the values, and the launcher's settings. Whether
@@ -15,6 +15,7 @@ import itertools
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,8 +29,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cinelora.adapters.run_directory import RunDirectory, trained_on
-from cinelora.config import keys
-from cinelora.config.keys import Command, Config, Script
+from cinelora.cli.parse import Command, missing_groups, parse, unknown_choice
+from cinelora.cli.programs import LAUNCHER, PROGRAMS, Config, Program
+from cinelora.config.fields import MAY_BE_NONE, PLACES, assign, pick, sections
 from cinelora.config.schema import (
     EvaluateConfig,
     InferConfig,
@@ -37,41 +39,12 @@ from cinelora.config.schema import (
     StudyConfig,
     TrainConfig,
     data_ranks,
-    pick,
     samples_per_step,
 )
-from cinelora.config.store import MODELS, PATHS, load, load_config, save_config
+from cinelora.config.shipped import CONF, PROJECT
+from cinelora.config.store import load, load_config
 from cinelora.errors import ConfigError
 from cinelora.io.hub import CONFIG_FILE, PREFIX, is_run, resolve
-
-__all__ = [
-    "compose",
-    "compose_evaluate",
-    "compose_infer",
-    "compose_prepare",
-    "compose_study",
-    "compose_train",
-    "launcher_settings",
-    "load_config",
-    "members",
-    "parse",
-    "save_config",
-]
-
-parse = keys.parse
-
-RESUME_KEYS = (
-    *("stage.steps", "stage.batch_size", "stage.accumulation", "gpus", "nodes", "strategy.sequence"),
-    *("optimizer.lr", "optimizer.clip_norm", "model.attention", "workers", "max_restarts", "cache"),
-    *("out", "resume", "description", "plan", "push", "private"),
-)
-RESUME_SECTIONS = ("logger", "memory", "strategy", "checkpoint", "stopping", "validation", "preview")
-"""What may change when a run goes on: how long it is and how it is written down; how a step's samples are cut, while
-there are as many; how ranks share the work; what calms a run whose loss was no longer finite; and the attention backend,
-which another machine may lack. ``out`` goes on in a copy."""
-
-REPORT_KEYS = ("out", "report", "answers", "against", "metrics", "cache")
-"""What may change when the clips of an evaluation are looked at anew: what is measured."""
 
 AUTO = "auto"
 """``resume=auto``: go on with what ``out=`` holds, or begin there."""
@@ -82,49 +55,20 @@ RESOURCES = ("gpus", "nodes", "workers")
 _PLUGIN = "hydra_plugins.hydra_submitit_launcher"
 
 
-def compose_train(argv: list[str]) -> TrainConfig:
-    """The settings of one training run.
-
-    Raises:
-        ConfigError: a key or value that does not exist, with those that do.
-    """
-    return cast(TrainConfig, compose(keys.parse("train", argv)))
-
-
-def compose_infer(argv: list[str]) -> InferConfig:
-    """The settings of one inference run; raises as ``compose_train``."""
-    return cast(InferConfig, compose(keys.parse("infer", argv)))
-
-
-def compose_evaluate(argv: list[str]) -> EvaluateConfig:
-    """The settings of one evaluation; raises as ``compose_train``."""
-    return cast(EvaluateConfig, compose(keys.parse("evaluate", argv)))
-
-
-def compose_prepare(argv: list[str]) -> PrepareConfig:
-    """The settings of what is prepared; raises as ``compose_train``."""
-    return cast(PrepareConfig, compose(keys.parse("prepare", argv)))
-
-
-def compose_study(argv: list[str]) -> StudyConfig:
-    """The settings of one study; raises as ``compose_train``."""
-    return cast(StudyConfig, compose(keys.parse("study", argv)))
-
-
 def compose(command: Command) -> Config:
     """The settings of one run, whichever script it is."""
     overrides = [_parsed(text) for text in command.overrides]
     for override in overrides:
-        _refuse_value(override, command.script)
+        _refuse_value(override, command.program)
     if command.texts.get("resume") == AUTO:
         return _begun_or_resumed(command)
     if command.texts.get("resume"):
         return _resumed(command)
-    keys.missing_groups(command)
+    missing_groups(command)
     _refuse_launcher(command)
-    config = _composed(command.script, command.overrides)
+    config = _composed(command.program, command.overrides)
     _anchor_shipped_data(config)
-    _place_texts(config, command.texts)
+    _place_texts(config, command)
     _fetch_adapters(config)
     if isinstance(config, EvaluateConfig) and (config.report or config.answers):
         return _looked_at_anew(config, command)
@@ -133,23 +77,53 @@ def compose(command: Command) -> Config:
     return config
 
 
-def _composed(script: Script, overrides: Sequence[str]) -> Config:
-    with _composing(script):
-        tree = hydra_compose(script, [text for text in overrides if not _is_null_group(text, script)])
+def compose_train(argv: list[str]) -> TrainConfig:
+    """The settings of one training run.
+
+    Raises:
+        ConfigError: a key or value that does not exist, with those that do.
+    """
+    return cast(TrainConfig, compose(parse(PROGRAMS["train"], argv)))
+
+
+def compose_infer(argv: list[str]) -> InferConfig:
+    """The settings of one inference run; raises as ``compose_train``."""
+    return cast(InferConfig, compose(parse(PROGRAMS["infer"], argv)))
+
+
+def compose_evaluate(argv: list[str]) -> EvaluateConfig:
+    """The settings of one evaluation; raises as ``compose_train``."""
+    return cast(EvaluateConfig, compose(parse(PROGRAMS["evaluate"], argv)))
+
+
+def compose_study(argv: list[str]) -> StudyConfig:
+    """The settings of one study; raises as ``compose_train``."""
+    return cast(StudyConfig, compose(parse(PROGRAMS["study"], argv)))
+
+
+def _composed(program: Program, overrides: Sequence[str]) -> Config:
+    with _composing(program):
+        tree = hydra_compose(program.conf, [text for text in overrides if not _is_null_group(text, program)])
         return cast(Config, OmegaConf.to_object(tree))
 
 
-def _is_null_group(text: str, script: Script) -> bool:
+def _is_null_group(text: str, program: Program) -> bool:
     """``recipe=null`` says what already is; Hydra has no override that means it."""
     group, _, choice = text.partition("=")
-    return choice == "null" and group in keys.groups(script)
+    return choice == "null" and group in program.groups
+
+
+@cache
+def _store_schemas() -> None:
+    """Make the schemas known to Hydra, once a process: each is walked whole as it is stored."""
+    for program in PROGRAMS.values():
+        ConfigStore.instance().store(name=f"{program.conf}_schema", node=program.schema)
 
 
 @contextmanager
-def _composing(script: Script) -> Iterator[None]:
-    for name, schema in keys.SCHEMAS.items():
-        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
-    with _hydra_errors(), initialize_config_dir(str(keys.CONF), job_name=script, version_base="1.3"):
+def _composing(program: Program) -> Iterator[None]:
+    _store_schemas()
+    with _hydra_errors(), initialize_config_dir(str(CONF), job_name=program.conf, version_base="1.3"):
         yield
 
 
@@ -178,25 +152,25 @@ def _parsed(text: str) -> Override:
         ) from error
 
 
-def _refuse_value(override: Override, script: Script) -> None:
+def _refuse_value(override: Override, program: Program) -> None:
     """Refuse one override whose value the schema or ``conf/`` does not allow, naming what they do."""
     key = override.key_or_group
     if override.is_sweep_override():
         raise ConfigError(f"{override.input_line} is several values: add -m to run once for each")
     text = override.get_value_element_as_str()
-    if key in keys.groups(script):
-        optional = keys.defaults(script)[key] is None
-        if text not in keys.groups(script)[key] and not (optional and override.value() is None):
-            raise ConfigError(keys.unknown_choice(key, text, script))
-    elif key in keys.settings(script):
-        _refuse_type(override, script)
+    if key in program.groups:
+        optional = program.defaults[key] is None
+        if text not in program.groups[key] and not (optional and override.value() is None):
+            raise ConfigError(unknown_choice(key, text, program))
+    elif key in program.fields:
+        _refuse_type(override, program)
 
 
-def _refuse_type(override: Override, script: Script) -> None:
+def _refuse_type(override: Override, program: Program) -> None:
     key, text = override.key_or_group, override.get_value_element_as_str()
-    setting = keys.settings(script)[key]
+    setting = program.fields[key]
     try:
-        scratch = OmegaConf.structured(keys.SCHEMAS[script])
+        scratch = OmegaConf.structured(program.schema)
         OmegaConf.update(scratch, key, override.value())
         found = OmegaConf.select(scratch, key)
     except OmegaConfBaseException as error:
@@ -210,19 +184,17 @@ def _refuse_launcher(command: Command) -> None:
     launcher = _launcher(command)
     options = [key for key in command.given if key.startswith("hydra.launcher.")]
     if launcher == "basic" and options:
-        raise ConfigError(f"{options[0]} belongs to a launcher: choose {keys.LAUNCHER}=slurm or {keys.LAUNCHER}=local")
+        raise ConfigError(f"{options[0]} belongs to a launcher: choose {LAUNCHER}=slurm or {LAUNCHER}=local")
     if launcher != "basic" and not _has_plugin():
-        raise ConfigError(f"{keys.LAUNCHER}={launcher} is not installed: pip install cinelora[slurm]")
+        raise ConfigError(f"{LAUNCHER}={launcher} is not installed: pip install cinelora[slurm]")
     if launcher == "slurm" and shutil.which("srun") is None:
-        raise ConfigError(f"{keys.LAUNCHER}=slurm: this machine has no srun; submit from the cluster, or choose =local")
+        raise ConfigError(f"{LAUNCHER}=slurm: this machine has no srun; submit from the cluster, or choose =local")
     if launcher != "basic" and not command.multirun:
-        raise ConfigError(
-            f"{keys.LAUNCHER}={launcher} starts the members of a sweep: add -m (a sweep may have one member)"
-        )
+        raise ConfigError(f"{LAUNCHER}={launcher} starts the members of a sweep: add -m (a sweep may have one member)")
 
 
 def _launcher(command: Command) -> str:
-    return command.given.get(keys.LAUNCHER, "basic")
+    return command.given.get(LAUNCHER, "basic")
 
 
 def _has_plugin() -> bool:
@@ -235,45 +207,19 @@ def _has_plugin() -> bool:
 # After Hydra ----------------------------------------------------------------------------------------------------------
 
 
-def _place_texts(config: Config, texts: dict[str, str]) -> None:
-    """Set the free texts on the dataclass, after OmegaConf has nothing more to say about them."""
-    for key, text in texts.items():
-        _assign(config, key, _none_if_empty(key, text))
-
-
-def _none_if_empty(key: str, text: str) -> str | None:
-    """An empty path is no path (``adapter=`` is none); an empty prompt or caption is a text."""
-    paths = {
-        "prompts",
-        "image",
-        "out",
-        "ckpt",
-        "adapter",
-        "resume",
-        "answers",
-        "push",
-        "data.root",
-        "data.manifest",
-        "data.prepared",
-        "data.overrides",
-        "data.lut",
-        "data.captioner",
-        "data.description",
-        "model.t2v",
-        "model.i2v",
-    }
-    return None if key in paths and not text else text
-
-
-def _assign(config: Config, key: str, value: Any) -> None:
-    section, _, name = key.rpartition(".")
-    setattr(pick(config, section) if section else config, name, value)
+def _place_texts(config: Config, command: Command) -> None:
+    """Set the free texts on the dataclass, after OmegaConf has nothing more to say about them; an empty path is none."""
+    for key, text in command.texts.items():
+        field = command.program.fields[key]
+        if not text and field.role in PLACES and not field.optional:
+            raise ConfigError(f"{key}= is empty: give a path ({field.help})")
+        assign(config, key, None if not text and field.optional and field.role in MAY_BE_NONE else text)
 
 
 def _anchor_shipped_data(config: Config) -> None:
     """A relative root in ``conf/data`` starts at the project's folder, so that any working directory finds it."""
     if isinstance(config, TrainConfig | EvaluateConfig | PrepareConfig) and config.data.root:
-        config.data.root = str(keys.PROJECT / config.data.root)
+        config.data.root = str(PROJECT / config.data.root)
 
 
 def _fetch_adapters(config: Config) -> None:
@@ -287,7 +233,7 @@ def _take_model(config: InferConfig | EvaluateConfig | StudyConfig, source: Path
     """The model a checkpoint was trained on, with the user's ``model.*`` on top."""
     composed, found = config.model, trained_on(resolve(str(source)))
     if found is None:
-        choices = "|".join(keys.groups(command.script)["model"])
+        choices = "|".join(command.program.groups["model"])
         raise ConfigError(f"ckpt={source} does not say which model it was trained on: add model={choices}")
     found.attention = composed.attention  # of the machine it was trained on; this may be another
     for key in [*command.given, *command.texts]:
@@ -297,9 +243,9 @@ def _take_model(config: InferConfig | EvaluateConfig | StudyConfig, source: Path
     config.model = found
 
 
-def _any_run(script: Script) -> list[str]:
+def _any_run(program: Program) -> list[str]:
     """The shortest overrides with which a script composes."""
-    return [f"{group}={keys.groups(script)[group][0]}" for group in keys.mandatory(script)]
+    return [f"{group}={program.groups[group][0]}" for group in program.mandatory]
 
 
 # Resuming -------------------------------------------------------------------------------------------------------------
@@ -317,10 +263,10 @@ def _resumed(command: Command) -> TrainConfig:
     own_style = RunDirectory(run).adapter("style")
     if config.adapter and own_style.is_file():
         config.adapter = str(own_style)  # the run it was copied from may be gone, or trained further, by now
-    fresh = _composed("train", [*_any_run("train"), *command.overrides])
-    _place_texts(fresh, command.texts)
+    fresh = _composed(PROGRAMS["train"], [*_any_run(PROGRAMS["train"]), *command.overrides])
+    _place_texts(fresh, command)
     for key in given:
-        _assign(config, key, pick(fresh, key))
+        assign(config, key, pick(fresh, key))
     _refuse_other_steps(config, before)
     config.resume, config.out = str(run), command.texts.get("out") or None
     if config.out is None and command.texts["resume"].startswith(PREFIX):
@@ -344,16 +290,20 @@ def _begun_or_resumed(command: Command) -> TrainConfig:
 
 
 def _may_change(key: str) -> bool:
-    return key in RESUME_KEYS or key.partition(".")[0] in RESUME_SECTIONS
+    """Whether a resume may change a setting, or all that a group sets."""
+    fields = PROGRAMS["train"].fields
+    found = [field for name, field in fields.items() if name == key or name.startswith(f"{key}.")]
+    return bool(found) and all(field.resumable for field in found)
 
 
 def _refuse_other_run(command: Command, there: TrainConfig, asked: TrainConfig) -> None:
     """Refuse to go on with a run of other settings; where files lie may change, they are compared when they are read."""
+    fields = command.program.fields
     for key in [*command.given, *command.texts]:
-        if _may_change(key) or key in (*PATHS, *MODELS, keys.LAUNCHER):
+        if _may_change(key) or key == LAUNCHER:
             continue
-        name = f"{key}.name" if key in keys.groups("train") else key
-        if pick(there, name) != pick(asked, name):
+        name = next(name for name in (key, f"{key}.name", f"{key}.names") if name in fields)
+        if fields[name].role not in ("path", "run", "model") and pick(there, name) != pick(asked, name):
             raise ConfigError(
                 f"out={command.texts['out']} holds a run with {key}={pick(there, name)}, and {key}={pick(asked, name)} "
                 "is asked for: choose another out="
@@ -361,7 +311,10 @@ def _refuse_other_run(command: Command, there: TrainConfig, asked: TrainConfig) 
 
 
 def _refuse_change(key: str) -> None:
-    may = ", ".join([*(key for key in RESUME_KEYS if key != "resume"), *(f"{name}.*" for name in RESUME_SECTIONS)])
+    program = PROGRAMS["train"]
+    whole = [name for name in sections(program.schema) if _may_change(name)]
+    single = [name for name in program.fields if _may_change(name) and name.partition(".")[0] not in whole]
+    may = ", ".join([name for name in single if name != "resume"] + [f"{name}.*" for name in whole])
     raise ConfigError(f"resume goes on with the run's own settings: {key} cannot change; these can: {may}")
 
 
@@ -406,16 +359,20 @@ def _looked_at_anew(fresh: EvaluateConfig, command: Command) -> EvaluateConfig:
         raise ConfigError(
             "report=true and answers= look at clips that are drawn: add out=<an evaluation's run directory>"
         )
+    may = dict.fromkeys(
+        name.partition(".")[0] for name, field in command.program.fields.items() if field.without_drawing
+    )
     for key in given:
-        if key.partition(".")[0] not in REPORT_KEYS:
-            may = ", ".join(REPORT_KEYS)
-            raise ConfigError(f"report=true and answers= draw nothing, so {key} cannot change; these can: {may}")
+        if key.partition(".")[0] not in may:
+            raise ConfigError(
+                f"report=true and answers= draw nothing, so {key} cannot change; these can: {', '.join(may)}"
+            )
     if not is_run(Path(fresh.out)):
-        raise ConfigError(f"out={fresh.out} holds no {CONFIG_FILE}: it is no run of {keys.PROGRAMS['evaluate']}")
+        raise ConfigError(f"out={fresh.out} holds no {CONFIG_FILE}: it is no run of {PROGRAMS['evaluate'].name}")
     config = load(EvaluateConfig, Path(fresh.out) / CONFIG_FILE)
     config.answers = None
     for key in given:
-        _assign(config, key, pick(fresh, key))
+        assign(config, key, pick(fresh, key))
     return config
 
 
@@ -465,7 +422,7 @@ def _values(override: Override) -> Iterator[str]:
 def launcher_settings(command: Command) -> dict[str, Any]:
     """What ``hydra.launcher`` is for a sweep, with the command line's own ``hydra.launcher.*``."""
     options = [text for text in command.overrides if text.startswith("hydra")]
-    with _composing(command.script):
-        tree = hydra_compose(command.script, [*_any_run(command.script), *options], return_hydra_config=True)
+    with _composing(command.program):
+        tree = hydra_compose(command.program.conf, [*_any_run(command.program), *options], return_hydra_config=True)
         tree.hydra.sweep.dir = ""  # submitit's folder is named after it, and is ours to name
         return cast("dict[str, Any]", OmegaConf.to_container(tree.hydra.launcher, resolve=True))

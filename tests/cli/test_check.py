@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cinelora.config.check import check_infer, check_train
-from cinelora.config.compose import compose_infer, compose_train
+from cinelora.cli.compose import compose_infer, compose_train
+from cinelora.cli.preflight import check_infer, check_train
 from cinelora.config.schema import effective_lr
 from cinelora.config.store import save_config
 from cinelora.errors import ConfigError

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cinelora.config.keys import Command
+from cinelora.cli.parse import Command
 from cinelora.errors import ConfigError
 from cinelora.io import slurm
 from cinelora.io.atomic import read_json, write_json, write_whole

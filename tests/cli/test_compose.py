@@ -13,15 +13,16 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from cinelora.config import keys
-from cinelora.config.check import check_infer, check_train
-from cinelora.config.compose import compose_infer, compose_train
+from cinelora.cli.compose import compose_infer, compose_train
+from cinelora.cli.preflight import check_infer, check_train
+from cinelora.cli.programs import LAUNCHER, PROGRAMS
+from cinelora.config import shipped
 from cinelora.config.schema import effective_lr
 from cinelora.config.store import load_config, save_config
 from cinelora.errors import ConfigError
 
 STYLE = ["stage=style", "data=noir"]
-GROUPS = keys.groups("train")
+GROUPS = PROGRAMS["train"].groups
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def expected_reason(model: str, stage: str) -> str | None:
 
 
 @pytest.mark.parametrize(
-    ("group", "choice"), [(group, choice) for group in GROUPS for choice in GROUPS[group] if group != keys.LAUNCHER]
+    ("group", "choice"), [(group, choice) for group in GROUPS for choice in GROUPS[group] if group != LAUNCHER]
 )
 def test_every_choice_composes(group: str, choice: str) -> None:
     others = [choice for choice in STYLE if not choice.startswith(f"{group}=")]
@@ -64,7 +65,7 @@ def test_every_choice_composes(group: str, choice: str) -> None:
 
 @pytest.mark.parametrize("group", ["model", "sampler", "metrics"])
 def test_every_choice_of_inference_composes(group: str) -> None:
-    for choice in keys.groups("infer")[group]:
+    for choice in PROGRAMS["infer"].groups[group]:
         compose_infer(["prompt=x", "mode=t2v", f"{group}={choice}"])
 
 
@@ -92,7 +93,7 @@ def test_precedence_schema_group_recipe_command_line() -> None:
 
 
 def test_the_scripts_own_file_is_above_the_schema() -> None:
-    own = yaml.safe_load((keys.CONF / "model" / "wan21_1_3b.yaml").read_text(encoding="utf-8"))["negative_prompt"]
+    own = yaml.safe_load((shipped.CONF / "model" / "wan21_1_3b.yaml").read_text(encoding="utf-8"))["negative_prompt"]
     asked = compose_infer(["prompt=x", "model=wan21_1_3b", "mode=t2v"])
     assert (asked.negative_prompt, asked.model.negative_prompt) == (None, own)
     assert compose_infer(["prompt=x", "negative_prompt="]).negative_prompt == ""
@@ -116,21 +117,21 @@ def test_shipped_data_is_found_from_anywhere_and_the_users_from_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert compose_train(STYLE).data.root == str(keys.PROJECT / "data/noir")
+    assert compose_train(STYLE).data.root == str(shipped.PROJECT / "data/noir")
     assert compose_train([*STYLE, "data.root=mine"]).data.root == "mine"
 
 
 def test_shipped_footage_says_itself_what_is_held_out() -> None:
     """A share in conf/data would have no effect on it."""
     for name in ("noir", "daylight"):
-        root = keys.PROJECT / "data" / name
+        root = shipped.PROJECT / "data" / name
         assert (root / "train").is_dir()
         assert (root / "heldout").is_dir()
-        assert "holdout" not in yaml.safe_load((keys.CONF / "data" / f"{name}.yaml").read_text(encoding="utf-8"))
+        assert "holdout" not in yaml.safe_load((shipped.CONF / "data" / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def test_conf_holds_values_only() -> None:
-    for path in keys.CONF.rglob("*.yaml"):
+    for path in shipped.CONF.rglob("*.yaml"):
         text = path.read_text(encoding="utf-8")
         assert "_target_" not in text, path
         assert "${" not in text, path
@@ -361,7 +362,8 @@ def test_resume_keeps_the_samples_of_a_step_and_says_how(
 @pytest.mark.parametrize("change", ["lora.rank=8", "stage=style", "data.root=/x", "recipe=paper", "optimizer.beta1=0"])
 def test_resume_refuses_what_its_numbers_rest_on(run: Path, change: str) -> None:
     with pytest.raises(
-        ConfigError, match=rf"{change.partition('=')[0]} cannot change; these can: stage.steps, stage.batch_size"
+        ConfigError,
+        match=rf"{change.partition('=')[0]} cannot change; these can: model.attention, stage.steps, stage.batch_size",
     ):
         compose_train([f"resume={run}", change])
 

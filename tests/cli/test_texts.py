@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cinelora.config.compose import compose_infer, compose_train
-from cinelora.config.schema import FREE_TEXT_KEYS, InferConfig
+from cinelora.cli.compose import compose, compose_infer, compose_train
+from cinelora.cli.parse import parse
+from cinelora.cli.programs import PROGRAMS
+from cinelora.config.fields import MAY_BE_NONE, pick
+from cinelora.config.schema import InferConfig
 from cinelora.config.store import load, load_config, save_config
+from cinelora.errors import ConfigError
 
 TEXTS = [
     "a man, smoking (alone), waits; a car's lamps = two moons",
@@ -57,10 +61,34 @@ def test_an_empty_path_is_no_path_and_an_empty_caption_is_a_caption() -> None:
     assert (config.adapter, config.model.t2v, config.data.caption) == (None, None, "")
 
 
-def test_free_text_keys_are_in_a_schema() -> None:
-    from cinelora.config.keys import SCHEMAS, settings
+FREE_TEXTS = {
+    "train": "out cache adapter resume description push stopping.monitor checkpoint.best preview.prompt "
+    "logger.project logger.group metrics.i3d_sha256",
+    "infer": "ckpt prompt prompts negative_prompt image out cache",
+    "evaluate": "answers data.root data.manifest data.prepared data.overrides data.lut data.description data.captioner "
+    "data.captioner_prompt data.caption data.trigger",
+    "study": "model.t2v model.i2v model.vae model.text_encoder model.tokenizer model.image_encoder model.negative_prompt "
+    "metrics.clip metrics.dino metrics.alexnet metrics.i3d",
+}
 
-    assert {key for script in SCHEMAS for key in settings(script)} >= FREE_TEXT_KEYS
+
+@pytest.mark.parametrize("script", FREE_TEXTS)
+def test_every_text_and_path_is_taken_verbatim(script: str) -> None:
+    for key in FREE_TEXTS[script].split():
+        assert PROGRAMS[script].fields[key].is_text, key
+
+
+def test_an_empty_path_is_none_whichever_it_is() -> None:
+    for script, program in PROGRAMS.items():
+        required = ["stage=style", "data=noir"][script != "train" :] if program.mandatory else []
+        for key, field in program.fields.items():
+            if not (field.is_text and field.role in MAY_BE_NONE and field.optional):
+                continue
+            if key in ("resume", "answers") or field.not_in_training:
+                continue
+            assert pick(compose(parse(program, [*required, f"{key}="])), key) is None, key
+    with pytest.raises(ConfigError, match="^cache= is empty: give a path"):
+        compose_infer(["prompt=x", "cache="])
 
 
 def test_the_file_is_plain_yaml(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ from cinelora.io.atomic import point_to, read_json, sha256_json
 from cinelora.io.hardware import gpu_at_hand
 from cinelora.io.hub import CONFIG_FILE
 from cinelora.io.locks import lock
+from cinelora.parallel.launch import spin_briefly
 from cinelora.planning.planner import drawing_lines, plan_lines
 from cinelora.sweeps import (
     RECORD,
@@ -84,6 +85,7 @@ def main(script: Script, argv: list[str], run: Run) -> int:
     if not argv:
         print(keys.usage(script), file=sys.stderr)
         return ConfigError.exit_code
+    spin_briefly()  # commands that measure clips do so in this process
     slurm.listen()
     try:
         return _main(keys.parse(script, argv), run)

@@ -28,7 +28,7 @@ from cinelora.io.hardware import gpu_at_hand, limit_gpu_memory, quiet_libraries,
 from cinelora.io.hub import resolve
 from cinelora.io.media import contact_sheet, write_mp4, write_png
 from cinelora.io.tensor_files import load_tensors, save_tensors
-from cinelora.parallel.launch import barrier, launch, process_group, rank_info
+from cinelora.parallel.launch import barrier, launch, process_group, rank_info, without_collecting
 from cinelora.planning.planner import choose_drawing, partition_of
 
 if TYPE_CHECKING:
@@ -202,13 +202,14 @@ def draw_rank(
     write: Write,
 ) -> int:
     """Make all takes on this rank's share of sequence and picture; rank 0 writes them. Returns how many: a whole result."""
-    from cinelora.adapters.adapter_file import read_adapter
-    from cinelora.families.wan.bundle import WanBundle
-    from cinelora.families.wan.checkpoint_layouts import Part
-    from cinelora.nn.attention_backend import require
-    from cinelora.sampling.sampler import Sampling
+    with without_collecting():
+        from cinelora.adapters.adapter_file import read_adapter
+        from cinelora.families.wan.bundle import WanBundle
+        from cinelora.families.wan.checkpoint_layouts import Part
+        from cinelora.nn.attention_backend import require
+        from cinelora.sampling.sampler import Sampling
 
-    quiet_libraries()
+        quiet_libraries()
     rank, clock, model, cache = rank_info(), Clock(), config.model, Path(config.cache)
     adapters = {kind: read_adapter(path) for kind, path in adapter_files.items()}
     sampling = Sampling(model, config.sampler, partition_of(config)[0], rank)

@@ -35,6 +35,7 @@ from cinelora.io.hardware import (
     limit_gpu_memory,
     peak_memory_mib,
     quiet_libraries,
+    quiet_lightning,
     say_of_others,
 )
 from cinelora.io.hub import is_at_hand, resolve
@@ -48,6 +49,7 @@ from cinelora.parallel.launch import (
     meeting_point,
     process_group,
     rank_info,
+    without_collecting,
 )
 from cinelora.parallel.partition import partition, share_samples
 from cinelora.planning.estimate import Policy, Shape, leaner
@@ -211,14 +213,15 @@ def bundle_kind(config: TrainConfig) -> str:
 
 def encode_rank(config: TrainConfig, run: RunDirectory) -> None:
     """Find the samples and encode this rank's share of those the cache lacks; rank 0 writes manifest and index."""
-    from cinelora.families.wan.bundle import WanBundle
-    from cinelora.footage.manifest import read_manifest
-    from cinelora.footage.sample_source import reader
-    from cinelora.io.hardware import default_device
-    from cinelora.latents.cache import Framing, Index, LatentCache
-    from cinelora.nn.attention_backend import require
+    with without_collecting():
+        from cinelora.families.wan.bundle import WanBundle
+        from cinelora.footage.manifest import read_manifest
+        from cinelora.footage.sample_source import reader
+        from cinelora.io.hardware import default_device
+        from cinelora.latents.cache import Framing, Index, LatentCache
+        from cinelora.nn.attention_backend import require
 
-    quiet_libraries()
+        quiet_libraries()
     rank = rank_info()
     policy_at_hand(config)  # refused before hours of encoding
     require(config.model.attention, attention_work(config), default_device())
@@ -297,14 +300,16 @@ def sizes_lines(samples: Sequence[Sample], model_size: Size, step: int) -> list[
 
 def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     """Train on this rank; returns the summary, which rank 0 also writes."""
-    from torch.utils.data import DataLoader
+    with without_collecting():
+        from torch.utils.data import DataLoader
 
-    from cinelora.latents.cache import Index
-    from cinelora.latents.dataset import BucketSampler, LatentDataset
-    from cinelora.training.checkpoints import load_checkpoint
-    from cinelora.training.loggers import make_journal
+        from cinelora.latents.cache import Index
+        from cinelora.latents.dataset import BucketSampler, LatentDataset
+        from cinelora.training.checkpoints import load_checkpoint
+        from cinelora.training.loggers import make_journal
 
-    quiet_libraries()
+        quiet_libraries()
+        quiet_lightning()
     rank, index = rank_info(), Index.load(run.dataset)
     training, heldout = (LatentDataset(Path(config.cache), index, split) for split in ("train", "heldout"))
     resumed = load_checkpoint(run.checkpoints) if config.resume else None

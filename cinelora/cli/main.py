@@ -17,6 +17,7 @@ from cinelora.cli.sweep import run_sweep
 from cinelora.config.store import to_yaml
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.io import slurm
+from cinelora.parallel.launch import spin_briefly
 
 
 def main(script: str, argv: list[str], run: Run) -> int:
@@ -26,6 +27,7 @@ def main(script: str, argv: list[str], run: Run) -> int:
         print(usage(program), file=sys.stderr)
         return ConfigError.exit_code
     slurm.listen()
+    spin_briefly()  # commands that measure clips do so in this process
     try:
         return _main(parse(program, argv), run)
     except CineloraError as error:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from cinelora.clone_only import scale_model
 from cinelora.config.schema import DataConfig, ModelConfig
 from cinelora.footage.build_dataset import Wanted, chosen, dataset, handling_of, prepare
-from cinelora.footage.manifest import Manifest, Sample, read_frames
+from cinelora.footage.manifest import Manifest, Sample
+from cinelora.footage.read_frames import read_frames
 
 if TYPE_CHECKING:
     import torch

@@ -25,8 +25,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scenedetect import FrameTimecode
-from scenedetect.detectors import AdaptiveDetector
 
 from cinelora.footage.video_reader import Pixels, Reader
 from cinelora.io.atomic import write_whole
@@ -183,7 +181,12 @@ class _Eye:
     """What is seen of frames one after another; those before ``start_s`` leave nothing but what the next differ from."""
 
     def __init__(self, fps: float, start_s: float, end_s: float) -> None:
+        # imported here because footage that was surveyed before needs no detector of cuts, and a process starts sooner
+        from scenedetect import FrameTimecode
+        from scenedetect.detectors import AdaptiveDetector
+
         self.fps, self.start_s, self.end_s = fps, start_s, end_s
+        self.timecode = lambda number: FrameTimecode(number, fps)
         self.detector = AdaptiveDetector(
             adaptive_threshold=CUT_RATIO, min_content_val=CUT_LUMA, min_scene_len=1, luma_only=True
         )
@@ -205,7 +208,7 @@ class _Eye:
         self.recent.append((self.seen, small))
         if len(self.recent) == self.recent.maxlen:
             self.mixed[self.seen - MIX_REACH] = _mixed(*(self.recent[place][1] for place in (0, MIX_REACH, -1)))
-        cuts = self.detector.process_frame(FrameTimecode(self.seen, self.fps), frame_HWC)
+        cuts = self.detector.process_frame(self.timecode(self.seen), frame_HWC)
         self.seen += 1
         self._cut_at([cut.frame_num for cut in cuts])
         if seconds >= self.end_s:
@@ -223,7 +226,7 @@ class _Eye:
     def arrays(self) -> Arrays:
         """All numbers, by name."""
         if self.seen:
-            cuts = self.detector.post_process(FrameTimecode(self.seen - 1, self.fps))
+            cuts = self.detector.post_process(self.timecode(self.seen - 1))
             self._cut_at([cut.frame_num for cut in cuts])
         names = ("seconds", "change", "motion", "pan_x", "pan_y", "luma", "spread", "black", "burnt", "sharpness")
         table = np.array(self.rows, np.float64).reshape(-1, len(names))

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import av
-import decord
 import numpy as np
 from numpy.typing import NDArray
 
@@ -59,8 +58,6 @@ REORDERED = 16
 """Frames that no codec holds back more of; more that come late were not held back."""
 AGREE = 2
 """Levels of 255 by which decord's pixels may differ from FFmpeg's accurate conversion."""
-
-decord.logging.set_level(decord.logging.QUIET)
 
 
 class UnreadableClip(FootageError):
@@ -339,12 +336,17 @@ class DecordReader(Reader):
             yield from self._batch(self._video, list(indices[start : start + BATCH]))
 
     def _open(self) -> Any:
+        import decord  # here, because most processes open no clip with it, and start sooner
+
+        decord.logging.set_level(decord.logging.QUIET)
         try:
             return decord.VideoReader(str(self.path))
         except (decord.DECORDError, RuntimeError, UnicodeEncodeError) as error:
             raise self.unreadable(error) from error
 
     def _batch(self, video: Any, indices: list[int]) -> Pixels:
+        import decord
+
         try:
             batch: Pixels = video.get_batch(indices).asnumpy()
         except (decord.DECORDError, IndexError) as error:

@@ -142,15 +142,21 @@ def quiet_libraries() -> None:
     """Keep the libraries' advice to programmers from drowning our own lines to users, be they imported already or not."""
     for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(variable, "error")
-    import lightning.pytorch.utilities.rank_zero
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # of weights read and written; downloads keep theirs
-    lightnings = ("lightning.pytorch", "lightning.fabric", lightning.pytorch.utilities.rank_zero.__name__)
-    for name in ("transformers", "diffusers", *lightnings):
+    for name in ("transformers", "diffusers"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for module in ("lightning", "diffusers", "torch.distributed"):
         warnings.filterwarnings("ignore", module=module)
+
+
+def quiet_lightning() -> None:
+    """The same for Lightning, whose import sets its levels and must come before; ranks that do not train never import it."""
+    import lightning.pytorch.utilities.rank_zero
+
+    for name in ("lightning.pytorch", "lightning.fabric", lightning.pytorch.utilities.rank_zero.__name__):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def die_with(parent: int) -> None:

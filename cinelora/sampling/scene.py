@@ -25,7 +25,7 @@ from cinelora.errors import InferenceError
 from cinelora.footage.captions import prompt_with_trigger
 from cinelora.io.hardware import explained_out_of_memory, gpu_at_hand, limit_gpu_memory, quiet_libraries, say_of_others
 from cinelora.io.tensor_files import load_tensors, save_tensors
-from cinelora.parallel.launch import barrier, launch, process_group, rank_info
+from cinelora.parallel.launch import barrier, launch, process_group, rank_info, without_collecting
 from cinelora.planning.planner import choose_drawing, partition_of
 
 if TYPE_CHECKING:
@@ -135,11 +135,12 @@ def make_takes(
 
 def rank_makes(request: ClipRequest, todo: list[Take], variants: Mapping[str, ScaleConfig], write: Write) -> int:
     """Make all takes on this rank's part of sequence and picture; rank 0 writes them. Returns how many: a whole result."""
-    from cinelora.adapters.adapter_file import read_adapter
-    from cinelora.nn.attention_backend import require
-    from cinelora.sampling.sampler import Sampling
+    with without_collecting():
+        from cinelora.adapters.adapter_file import read_adapter
+        from cinelora.nn.attention_backend import require
+        from cinelora.sampling.sampler import Sampling
 
-    quiet_libraries()
+        quiet_libraries()
     config, rank = request.config, rank_info()
     adapters = {role: read_adapter(path) for role, path in request.adapters.items()}
     sampling = Sampling(config.model, config.sampler, partition_of(config)[0], rank)

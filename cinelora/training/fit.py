@@ -28,7 +28,7 @@ from cinelora.config.schema import TrainConfig, data_ranks, effective_lr, zero_l
 from cinelora.errors import ConfigError
 from cinelora.families.wan.bundle import WanBundle
 from cinelora.io.atomic import read_json, write_json
-from cinelora.io.hardware import hardware, peak_memory_mib, quiet_libraries, say_of_others
+from cinelora.io.hardware import hardware, peak_memory_mib, quiet_libraries, quiet_lightning, say_of_others
 from cinelora.io.hub import is_at_hand
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import BucketSampler, LatentDataset
@@ -51,6 +51,7 @@ from cinelora.training.zero import ZeroStrategy
 def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     """Train on this rank; returns the summary, which rank 0 also writes."""
     quiet_libraries()
+    quiet_lightning()
     rank = rank_info()
 
     # Data: what the first launch has encoded. A rank reads latents from the cache and never sees a pixel.

@@ -22,7 +22,7 @@ from cinelora.errors import AdapterError, ConfigError
 from cinelora.io.atomic import sweep_temporaries, write_whole
 from cinelora.io.hub import resolve
 from cinelora.io.locks import lock
-from cinelora.parallel.launch import LaunchError, RankKilled, launch, meeting_point
+from cinelora.parallel.launch import LaunchError, RankKilled, launch, meeting_point, without_collecting
 from cinelora.training.verdict import effect_line, heldout_line, stopped_line
 
 INTERRUPTED = 130
@@ -56,14 +56,16 @@ def train(config: TrainConfig, run_dir: Path) -> int:
 
 def encode(config: TrainConfig, run: RunDirectory) -> None:
     """What each rank of the first launch does."""
-    from cinelora.training.encode import encode_rank
+    with without_collecting():
+        from cinelora.training.encode import encode_rank
 
     encode_rank(config, run)
 
 
 def fit(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     """What each rank of the second launch does; returns the run's summary."""
-    from cinelora.training.fit import train_rank
+    with without_collecting():
+        from cinelora.training.fit import train_rank
 
     return train_rank(config, run)
 

@@ -36,7 +36,8 @@ from cinelora.footage.build_dataset import (
     whole_dataset,
 )
 from cinelora.footage.contact_sheet import card, lines, sheet
-from cinelora.footage.manifest import Manifest, Sample, read_frames, write_manifest
+from cinelora.footage.manifest import Manifest, Sample, write_manifest
+from cinelora.footage.read_frames import read_frames
 from cinelora.footage.scan_folder import content_hash
 from cinelora.footage.shot_filter import alike
 from cinelora.io.atomic import sha256_file

@@ -15,7 +15,8 @@ from cinelora.config.schema import DataConfig, ModelConfig
 from cinelora.errors import FootageError, TrainingError
 from cinelora.families.wan.bundle import WanBundle
 from cinelora.families.wan.checkpoint_layouts import Part
-from cinelora.footage.manifest import Manifest, Sample, read_frames
+from cinelora.footage.manifest import Manifest, Sample
+from cinelora.footage.read_frames import read_frames
 from cinelora.footage.sample_source import find, wanted_by
 from cinelora.footage.video_reader import Pixels
 from cinelora.io.tensor_files import load_tensors

@@ -71,7 +71,8 @@ def test_the_loss_is_the_velocity_error_of_what_the_official_model_is_shown(moti
 def test_a_trained_sample_is_conditioned_like_the_diffusers_pipeline_conditions_its_first_frame(
     motion_config: TrainConfig, i2v: WanBundle, tmp_path: Path
 ):
-    from cinelora.footage.manifest import read_frames, read_manifest
+    from cinelora.footage.manifest import read_manifest
+    from cinelora.footage.read_frames import read_frames
 
     _, training = prepared(motion_config, tmp_path)
     entry = training.entries[0]

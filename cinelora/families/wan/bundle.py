@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ftfy
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -143,6 +142,8 @@ def pad_text(embeddings: list[Tensor]) -> Tensor:
 
 def clean_prompt(prompt: str) -> str:
     """Mend mojibake, unescape HTML, fold white space: what Wan does to a prompt before its tokenizer."""
+    import ftfy  # here, because ranks that encode no text start sooner without it
+
     text = html.unescape(html.unescape(ftfy.fix_text(prompt)))
     return re.sub(r"\s+", " ", text).strip()
 

@@ -29,14 +29,14 @@ STOREYS = (
     {"cinelora.runs", "cinelora.latents", "cinelora.verdict"},
     {"cinelora.sampling"},
     {"cinelora.metrics"},
-    {"cinelora.plan", "cinelora.card"},
+    {"cinelora.plan"},
     {"cinelora.config.check"},
     {"cinelora.training", "cinelora.inference"},
     {"cinelora.evaluation", "cinelora.studies"},
     {"cinelora.pretrain"},
     {"cinelora.config.compose", "cinelora.sweeps"},
     {"cinelora.config.command"},
-    {"train", "infer", "cinelora.evaluate", "cinelora.prepare", "cinelora.study"},
+    {"train", "infer", "cinelora.card", "cinelora.evaluate", "cinelora.prepare", "cinelora.study"},
 )
 FLOORS = {room: floor for floor, rooms in enumerate(STOREYS) for room in rooms}
 ONLY_IMPORTER = {
@@ -68,6 +68,7 @@ WITHOUT_TORCH = (
     "cinelora.studies.settings",
     "cinelora.studies.rows",
     "cinelora.studies.chart",
+    "cinelora.training.model_card",
 )
 WITH_TORCH = ("cinelora.footage.render", "cinelora.footage.rendered")
 

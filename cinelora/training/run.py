@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths, other_weights
-from cinelora.card import Record, push, read_record, write_card
 from cinelora.config.check import effective_lr
 from cinelora.config.metric_names import logged, monitors
 from cinelora.config.schema import TrainConfig, data_ranks, samples_per_step, zero_level
@@ -52,6 +51,7 @@ from cinelora.parallel.launch import (
 from cinelora.parallel.partition import partition, share_samples
 from cinelora.planning.estimate import Policy, Shape, leaner
 from cinelora.planning.planner import choose_policy
+from cinelora.training.model_card import Record, push, read_record, write_card
 from cinelora.training.origins import origins, refuse_other_origins, refuse_other_samples
 from cinelora.verdict import effect_line, heldout_line, stopped_line
 

@@ -18,7 +18,8 @@ from cinelora.config.command import clip_hash
 from cinelora.config.compose import compose_study
 from cinelora.config.schema import LoggerConfig, MetricsConfig, ModelConfig, SamplerConfig, StudyConfig
 from cinelora.errors import ConfigError
-from cinelora.studies.pareto import Spot, as_png, as_svg, front, labels, marks
+from cinelora.io.html.figure import as_svg
+from cinelora.studies.pareto import Spot, as_png, front, labels, marks
 from cinelora.studies.results import Row, Table, load_table, merged
 from cinelora.studies.run_study import study
 from cinelora.studies.study_report import between_rows, plots, show

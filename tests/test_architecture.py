@@ -53,6 +53,7 @@ WITHOUT_TORCH = (
     "cinelora.studies.results",
     "cinelora.studies.variants",
     "cinelora.study",
+    "cinelora.training.model_card",
 )
 
 

@@ -21,7 +21,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from cinelora.adapters.run_directory import RunDirectory
-from cinelora.card import card, diffusers_code, main, read_record, shareable
+from cinelora.card import main
 from cinelora.config.schema import (
     CheckpointConfig,
     DataConfig,
@@ -39,6 +39,7 @@ from cinelora.io.atomic import read_json, write_json
 from cinelora.io.tensor_files import load_tensors, read_header, with_metadata
 from cinelora.training.encode import encode_rank
 from cinelora.training.fit import train_rank
+from cinelora.training.model_card import card, diffusers_code, read_record, shareable
 
 TRIGGER = 'n0ir: "x" | <b>a</b> `c` [l](http://e.vil) *'
 ROOT = Path(__file__).parents[1]

@@ -6,29 +6,22 @@ Enters: the ``Results``. Leaves: the files. It measures nothing.
 from __future__ import annotations
 
 import json
-from html import escape
 from pathlib import Path
 from typing import Any
 
+from cinelora.config.metric_names import better
 from cinelora.config.schema import StudyConfig
 from cinelora.io.atomic import write_text
-from cinelora.io.html.page import html_table, page
+from cinelora.io.html.figure import Mark, as_svg
+from cinelora.io.html.template import render
 from cinelora.io.media import write_png
-from cinelora.studies.pareto import Mark, Spot, as_png, as_svg, marks
+from cinelora.studies.pareto import Spot, as_png, marks
 from cinelora.studies.results import Result, Results, cells, columns
 
 REPORT, PICTURE = "study.html", "pareto.png"
-UPWARDS = {
-    "perceptual_scale": False,
-    "lpips_alex": False,
-    "psnr": True,
-    "frechet_scale": False,
-    "fvd_i3d": False,
-    "tssim_warped": True,
-    "warping_error": False,
-}
-"""What seconds are spent on, in the order of the plots, and whether more of it is better: likeness to the whole clip first, as
-a clip that moves less is steadier."""
+UPWARDS = ("perceptual_scale", "lpips_alex", "psnr", "frechet_scale", "fvd_i3d", "tssim_warped", "warping_error")
+"""What seconds are spent on, in the order of the plots: likeness to the whole clip first, as a clip that
+moves less is steadier."""
 HIDDEN = ("key", "model", "text_s", "keyframe_s", "condition_s", "denoise_min_s", "denoise_max_s")
 """Columns that the page leaves to the CSV."""
 
@@ -36,18 +29,18 @@ HIDDEN = ("key", "model", "text_s", "keyframe_s", "condition_s", "denoise_min_s"
 def show(table: Results, config: StudyConfig, folder: Path) -> list[Path]:
     """Write page and picture of ``table``; the files there are."""
     drawn = plots(table.rows)
-    figures = [f"<figure>{as_svg(one)}</figure>" for one in drawn]
     heading = [name for name in columns(table.rows) if name not in HIDDEN]
-    body = [
-        f'<header><h1>{escape(title(config))}</h1><p class="soft">{escape(about(table.rows))}</p></header><main>',
-        said(table.sentences),
-        f'<h2>Seconds, and what they buy</h2><div class="charts">{"".join(figures)}</div>' if figures else "",
-        "<h2>Table</h2>",
-        html_table(["row", *heading], [[str(i + 1), *told(row, heading)] for i, row in enumerate(table.rows)]),
-        f"<h2>Machines</h2><pre>{escape(json.dumps(machines(table.rows), indent=1))}</pre>",
-        "</main><footer>Made by cinelora. Everything is inside this file: nothing is fetched.</footer>",
-    ]
-    write_text(folder / REPORT, page(title(config), "\n".join(body)))
+    text = render(
+        "study_report.html.j2",
+        title=title(config),
+        about=about(table.rows),
+        sentences=table.sentences,
+        plots=[as_svg(one) for one in drawn],
+        head=["row", *heading],
+        rows=[[str(number), *told(row, heading)] for number, row in enumerate(table.rows, 1)],
+        machines=json.dumps(machines(table.rows), indent=1),
+    )
+    write_text(folder / REPORT, text)
     if drawn:
         write_png(folder / PICTURE, as_png(drawn[0]))
     return [folder / REPORT, *([folder / PICTURE] if drawn else [])]
@@ -66,12 +59,6 @@ def about(rows: list[Result]) -> str:
     return f"{len(rows)} rows on {len(machines(rows))} machines; {models}"
 
 
-def said(sentences: list[str]) -> str:
-    """What must be read beside the numbers."""
-    listed = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
-    return f'<h2>To be read beside the numbers</h2><ul class="said">{listed}</ul>' if listed else ""
-
-
 def plots(rows: list[Result]) -> list[list[Mark]]:
     """A plot for each measure that comparable rows have, of most rows first; of latency alone, seconds against memory.
 
@@ -83,16 +70,13 @@ def plots(rows: list[Result]) -> list[list[Mark]]:
     found = []
     for group in sorted(groups.values(), key=len, reverse=True):
         timed = [(number, row) for number, row in group if row.step_s and not row.trouble]
-        drawn = [
-            (
-                name,
-                more,
-                [Spot(n, row.seconds["denoise"], row.numbers[name]) for n, row in timed if name in row.numbers],
-            )
-            for name, more in UPWARDS.items()
-        ]
-        drawn = [one for one in drawn if len(one[2]) > 1]
-        found += [marks(spots, name, "seconds to denoise a clip", more) for name, more, spots in drawn]
+        drawn = []
+        for name in UPWARDS:
+            spots = [Spot(n, row.seconds["denoise"], row.numbers[name]) for n, row in timed if name in row.numbers]
+            if len(spots) > 1:
+                more = better(f"heldout/{name}") == "max"
+                drawn.append(marks(spots, name, "seconds to denoise a clip", more))
+        found += drawn
         held = [Spot(number, row.step_s or 0.0, row.peak_gib) for number, row in timed if row.peak_gib]
         if not drawn and len(held) > 1:
             found.append(marks(held, "peak memory, GiB", "seconds of a denoising step", False))

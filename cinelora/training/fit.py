@@ -22,7 +22,6 @@ from cinelora.adapters.adapter_file import AdapterFile, read_adapter
 from cinelora.adapters.lora_layers import add_adapter, load_adapter
 from cinelora.adapters.run_directory import RunDirectory, warn_of_other_weights
 from cinelora.adapters.trainable import Trained, TrainedAdapter
-from cinelora.card import Record, write_card
 from cinelora.clone_only import scale_model
 from cinelora.config.schema import TrainConfig, data_ranks, effective_lr, zero_level
 from cinelora.errors import ConfigError
@@ -43,6 +42,7 @@ from cinelora.training.callbacks.order import RunCallbacks, make_callbacks
 from cinelora.training.checkpoint_files import Checkpoint, load_checkpoint
 from cinelora.training.gpu_policy import attention_work, explained, policy_at_hand
 from cinelora.training.loggers import Journal, make_journal
+from cinelora.training.model_card import Record, write_card
 from cinelora.training.module import ImageConditionedStage, Stage
 from cinelora.training.resume_guard import origins, refuse_other_origins
 from cinelora.training.zero import ZeroStrategy

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths
-from cinelora.card import push, read_record
 from cinelora.config.schema import ADAPTER_STAGES, TrainConfig
 from cinelora.errors import AdapterError, ConfigError
 from cinelora.io.atomic import sweep_temporaries, write_whole
 from cinelora.io.hub import resolve
 from cinelora.io.locks import lock
 from cinelora.parallel.launch import LaunchError, RankKilled, launch, meeting_point, without_collecting
+from cinelora.training.model_card import push, read_record
 from cinelora.training.verdict import effect_line, heldout_line, stopped_line
 
 INTERRUPTED = 130

@@ -18,7 +18,8 @@ from cinelora.cli.preflight import check_study
 from cinelora.config.clip_facts import clip_hash
 from cinelora.config.schema import LoggerConfig, LoraSpec, MetricsConfig, ModelConfig, SamplerConfig, StudyConfig
 from cinelora.errors import ConfigError
-from cinelora.studies.pareto import Spot, as_png, as_svg, front, labels, marks
+from cinelora.io.html.figure import as_svg
+from cinelora.studies.pareto import Spot, as_png, front, labels, marks
 from cinelora.studies.results import Result, Results, load_table, merged_results
 from cinelora.studies.run_study import study
 from cinelora.studies.study_report import between_rows, plots, show

@@ -6,6 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# before torch is imported: several threads of a small tensor wait for each other by spinning, a hundred times longer than
+# they compute where another process wants the same cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -108,6 +111,18 @@ def motion_config(style_config: TrainConfig) -> TrainConfig:
         name="motion", transformer="i2v", num_frames=9, image_condition=True, steps=8, batch_size=2, accumulation=2
     )
     return replace(style_config, stage=stage)
+
+
+@pytest.fixture
+def pooled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets ``train`` and ``infer`` take their ranks from tests/rank_pool.py, where they start in a tenth of a second."""
+    from rank_pool import on_ranks
+
+    from cinelora.sampling import make_clips
+    from cinelora.training import run
+
+    for module in (make_clips, run):
+        monkeypatch.setattr(module, "launch", on_ranks)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import wandb
 from lightning import Callback, Trainer
+from small_runs import run_here
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cinelora.adapters.run_directory import RunDirectory
@@ -15,14 +16,7 @@ from cinelora.config.schema import LoggerConfig, MetricsConfig, PreviewConfig, T
 from cinelora.metrics.suite import KNOWN, OFFLINE, Suite
 from cinelora.training import loggers
 from cinelora.training.loggers import make_journal
-from cinelora.training.run import Crew, encode_rank, train_rank
-
-
-def run_here(config: TrainConfig, folder: Path) -> RunDirectory:
-    run = RunDirectory(folder)
-    encode_rank(config, run)
-    train_rank(config, run)
-    return run
+from cinelora.training.run import Crew
 
 
 def rows(run: RunDirectory) -> list[dict[str, str]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
+from small_runs import run_here
 
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.adapters.trainable import WholeTransformer
@@ -13,15 +14,8 @@ from cinelora.config.schema import TrainConfig
 from cinelora.errors import AdapterError, ConfigError
 from cinelora.families.wan.embedded import load_encoders
 from cinelora.pretrain import AdoptRequest, EncodersRequest, main, parse_request
-from cinelora.training.run import encode_rank, train_rank
+from cinelora.training.run import train_rank
 from cinelora.training.stage import is_still_step
-
-
-def run_here(config: TrainConfig, folder: Path) -> RunDirectory:
-    run = RunDirectory(folder)
-    encode_rank(config, run)
-    train_rank(config, run)
-    return run
 
 
 def weights(run: RunDirectory) -> dict[str, torch.Tensor]:

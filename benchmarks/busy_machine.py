@@ -7,7 +7,8 @@ speed drifts drifts for all of them; while one takes its turn the others sleep. 
 over the library's own setting alone, ``beside`` over the same setting alone. The machine must be idle otherwise, as any
 other work is a second busy process. Where a setting needs far too long beside the busy process, it does fewer steps.
 
-``ours`` is what ``cinelora.parallel.launch.spin_briefly`` sets: at most 4 % slower alone, at most 2.5 times slower beside the busy one.
+``ours`` is what ``cinelora.parallel.launch.spin_briefly`` sets: at most 4 % slower alone, at most 2.5 times slower beside
+the busy one.
 """
 
 from __future__ import annotations

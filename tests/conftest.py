@@ -6,6 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# before torch is imported: several threads of a small tensor wait for each other by spinning, a hundred times longer than
+# they compute where another process wants the same cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -116,6 +119,18 @@ def pretrain_config(style_config: TrainConfig) -> TrainConfig:
     stage = replace(style_config.stage, name="pretrain", num_frames=9, stills=0.5, steps=6)
     data = DataConfig(name="rendered", look="daylight", clips=4, heldout_clips=2)
     return replace(style_config, stage=stage, data=data, ema_decay=0.9)
+
+
+@pytest.fixture
+def pooled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets ``train`` and ``infer`` take their ranks from tests/rank_pool.py, where they start in a tenth of a second."""
+    from rank_pool import on_ranks
+
+    from cinelora.sampling import scene
+    from cinelora.training import run_stage
+
+    for module in (scene, run_stage):
+        monkeypatch.setattr(module, "launch", on_ranks)
 
 
 @pytest.fixture(scope="session")

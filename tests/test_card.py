@@ -228,7 +228,7 @@ def typed(program: list[str], home: Path, **environment: str) -> subprocess.Comp
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_") and "proxy" not in key.lower()}
     here = {"HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *program]
-    return subprocess.run(command, env=kept | here | environment, cwd=home, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=kept | here | environment, cwd=home, capture_output=True, text=True, timeout=600)
 
 
 def pushed(run: Path, home: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -32,8 +32,9 @@ from cinelora.latents.cache import Index
 from cinelora.sampling.make_clips import draw_rank, source_hashes, takes, write_take
 from cinelora.studies.results import load_table
 from cinelora.studies.run_study import study
-from cinelora.training.checkpoints import load_checkpoint, read_checkpoint
-from cinelora.training.run import encode_rank, train_rank
+from cinelora.training.checkpoint_files import load_checkpoint, read_checkpoint
+from cinelora.training.encode import encode_rank
+from cinelora.training.fit import train_rank
 
 SHIPPED = Path(__file__).parent / "corpus"
 WRITTEN_IN = "/tmp/corpus"

@@ -36,6 +36,9 @@ ROUNDING = 0.1
 """Mean difference of sheets of the same clip with other last digits (other addresses in memory): a level here and there."""
 
 
+pytestmark = pytest.mark.usefixtures("pooled")
+
+
 @pytest.fixture(scope="module")
 def run(both_adapters: RunDirectory) -> RunDirectory:
     return both_adapters

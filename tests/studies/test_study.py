@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rounding import LAYERS, units
 
 from cinelora.adapters.adapter_file import AdapterFile
 from cinelora.adapters.resize_rank import at_rank
@@ -138,7 +139,7 @@ def test_a_smaller_rank_is_the_nearest_there_is():
 
 
 def test_a_larger_rank_does_the_same():
-    assert torch.allclose(update(at_rank(adapter(6), 9)), update(adapter(6)), atol=1e-5)
+    assert units(update(at_rank(adapter(6), 9)), update(adapter(6))) <= LAYERS
 
 
 # -- rows and pictures -------------------------------------------------------------------------------------------------
@@ -293,5 +294,5 @@ def test_latency_needs_no_package_that_reads_footage(tmp_path: Path):
         f"study_rank(config, {{}}, Path({str(tmp_path)!r}), 'now')\n"
         f"assert [row.name for row in load_table(Path({str(tmp_path)!r})).rows] == ['baseline', 'live']\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
+from rounding import LAYERS, units
 
 from cinelora.families.wan import embedded
 from cinelora.families.wan.bundle import Condition, ImageCondition, predict_velocity
@@ -33,7 +34,7 @@ def test_a_grown_transformer_begins_as_the_one_it_grew_from():
     with torch.no_grad():
         before = predict_velocity(t2v, latents, at, Condition(text))
         after = predict_velocity(i2v, latents, at, Condition(text, image))
-    assert torch.allclose(before, after, atol=1e-5)
+    assert units(before, after) <= LAYERS
     assert any(float(v.abs().max()) > 0 for n, v in i2v.named_parameters() if "add_k_proj" in n)
     with torch.no_grad():
         loud = predict_velocity(build_pair.grow(t2v, 3).eval(), latents, at, Condition(text, image))

@@ -6,23 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
+from small_runs import run_here
 
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import TrainConfig
 from cinelora.errors import AdapterError, ConfigError
 from cinelora.families.wan.embedded import load_encoders
-from cinelora.training.encode import encode_rank
 from cinelora.training.fit import train_rank
 from cinelora.training.module import is_still_step
-from tools.scale_model.__main__ import AdoptRequest, EncodersRequest, main, parse_request
+from tools.scale_model.__main__ import AdoptRequest, EncodersRequest, parse_request
 from tools.scale_model.whole_transformer import WholeTransformer
-
-
-def run_here(config: TrainConfig, folder: Path) -> RunDirectory:
-    run = RunDirectory(folder)
-    encode_rank(config, run)
-    train_rank(config, run)
-    return run
+from tools.witness import main
 
 
 def weights(run: RunDirectory) -> dict[str, torch.Tensor]:

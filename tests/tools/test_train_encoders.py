@@ -1,5 +1,6 @@
 """The loops behind the embedded encoders, in miniature."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -148,13 +149,17 @@ def test_the_first_steps_are_small():
 
 def test_a_budget_of_seconds_gives_fewer_steps():
     assert Budget(steps=7, batch=1).steps_at(lambda: torch.zeros(())) == 7
-    import time
+    took = []
 
     def slow() -> torch.Tensor:
+        started = time.perf_counter()
         time.sleep(0.01)
+        took.append(time.perf_counter() - started)
         return torch.zeros(())
 
-    assert 20 < Budget(steps=1000, batch=1, limit_s=1).steps_at(slow) <= 100
+    steps = Budget(steps=1000, batch=1, limit_s=1).steps_at(slow)
+    there_is_time_for = len(took) / sum(took)  # in one second, on a machine that may be busy with other things
+    assert 0.2 * there_is_time_for < steps <= there_is_time_for <= 100
 
 
 def test_film_drawn_by_other_processes_is_the_same(film: encoders.Film, tmp_path: Path):

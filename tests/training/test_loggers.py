@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import wandb
 from lightning import Callback, Trainer
+from small_runs import run_here
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cinelora.adapters.run_directory import RunDirectory
@@ -15,16 +16,7 @@ from cinelora.config.schema import LoggerConfig, MetricsConfig, PreviewConfig, T
 from cinelora.metrics.suite import KNOWN, OFFLINE, Suite
 from cinelora.training import loggers
 from cinelora.training.callbacks.order import RunCallbacks
-from cinelora.training.encode import encode_rank
-from cinelora.training.fit import train_rank
 from cinelora.training.loggers import make_journal
-
-
-def run_here(config: TrainConfig, folder: Path) -> RunDirectory:
-    run = RunDirectory(folder)
-    encode_rank(config, run)
-    train_rank(config, run)
-    return run
 
 
 def rows(run: RunDirectory) -> list[dict[str, str]]:

@@ -17,7 +17,6 @@ import torch
 
 from cinelora.adapters.adapter_file import read_adapter, read_adapter_facts
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths
-from cinelora.card import card, read_record
 from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig
 from cinelora.config.store import load, load_config
 from cinelora.evaluation.clip_list import load_plan
@@ -35,6 +34,7 @@ from cinelora.studies.run_study import study
 from cinelora.training.checkpoint_files import load_checkpoint, read_checkpoint
 from cinelora.training.encode import encode_rank
 from cinelora.training.fit import train_rank
+from cinelora.training.model_card import card, read_record
 
 SHIPPED = Path(__file__).parent / "corpus"
 WRITTEN_IN = "/tmp/corpus"

@@ -343,7 +343,7 @@ def facts(folder: Path) -> dict[str, Any]:
     """All there is in a folder: ``<check>/<file>:<what of it>`` -> its value, the clock's without one."""
     found: dict[str, Any] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        reader = READERS.get(path.suffix, lambda path: iter([("bytes", digest(path.read_bytes()))]))
+        reader = READERS.get(path.suffix, of_bytes)
         for key, value in reader(path):
             name = f"{folder.name}/{path.relative_to(folder)}:{key}"
             found[name] = "any" if CLOCK.search(name) else value

@@ -77,7 +77,7 @@ def _transformers(c: Any) -> tuple[str, ...]:
 
 
 def _previews(c: Any) -> bool:
-    return 0 < c.preview.every_steps <= c.stage.steps
+    return bool(0 < c.preview.every_steps <= c.stage.steps)
 
 
 def _draws(c: Any) -> bool:

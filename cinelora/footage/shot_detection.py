@@ -187,7 +187,7 @@ class _Eye:
 
         self.fps, self.start_s, self.end_s = fps, start_s, end_s
         self.timecode = lambda number: FrameTimecode(number, fps)
-        self.detector = AdaptiveDetector(
+        self.detector: Any = AdaptiveDetector(  # scenedetect has no types
             adaptive_threshold=CUT_RATIO, min_content_val=CUT_LUMA, min_scene_len=1, luma_only=True
         )
         self.flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)

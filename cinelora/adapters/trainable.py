@@ -56,6 +56,7 @@ class Trained(Protocol):
 
     def settle(self) -> None:
         """Take note that ranks have their pieces by now, where they have any."""
+        return
 
     def effect(self) -> Effect:
         """How much training changed the transformer's weights."""

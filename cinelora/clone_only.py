@@ -35,8 +35,8 @@ def need_clone(wanted_by: str) -> None:
 def scale_model(part: str, wanted_by: str) -> Any:
     """The module ``tools.scale_model.<part>``; raises ``ConfigError`` as ``need_clone``."""
     need_clone(wanted_by)
-    # A script's folder is on the path, but not the working directory of ``python -m`` elsewhere, nor that of a test.
-    # The clone comes first, as other packages install a top-level ``tools`` of their own. Ranks get the parent's path.
-    if str(CLONE) not in sys.path:
+    # The clone is on the path where a script of its own was started, and not where cinelora is used from elsewhere. It has
+    # to come first, as other packages bring a top-level ``tools`` of their own. Ranks get the path of their parent.
+    if sys.path[:1] != [str(CLONE)]:
         sys.path.insert(0, str(CLONE))
     return import_module(f"tools.scale_model.{part}")

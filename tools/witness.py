@@ -327,6 +327,11 @@ def of_lines(path: Path) -> Iterator[tuple[str, Any]]:
     yield from Counter(filter(None, lines)).items()
 
 
+def of_bytes(path: Path) -> Iterator[tuple[str, Any]]:
+    """A file of a kind that is not taken apart."""
+    yield "bytes", digest(path.read_bytes())
+
+
 READERS: dict[str, Callable[[Path], Iterator[tuple[str, Any]]]] = {
     **dict.fromkeys((".safetensors", ".latents"), of_tensors),
     **dict.fromkeys((".txt", ".md", ".html"), of_lines),

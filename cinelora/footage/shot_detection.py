@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -186,8 +186,8 @@ class _Eye:
         from scenedetect.detectors import AdaptiveDetector
 
         self.fps, self.start_s, self.end_s = fps, start_s, end_s
-        self.timecode = lambda number: FrameTimecode(number, fps)
-        self.detector: Any = AdaptiveDetector(  # scenedetect has no types
+        self.timecode = partial(FrameTimecode, fps=fps)
+        self.detector = AdaptiveDetector(
             adaptive_threshold=CUT_RATIO, min_content_val=CUT_LUMA, min_scene_len=1, luma_only=True
         )
         self.flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from cinelora import clone_only
 from cinelora.cli.compose import compose_train
+from cinelora.cli.preflight import check_train
 from cinelora.errors import ConfigError
 from cinelora.families.wan import embedded
 from tools.scale_model import build_pair, pretrain, rendered
@@ -25,10 +27,11 @@ NEEDED = {
 def test_without_a_clone_one_sentence_says_that_one_is_needed(
     wanted_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    compose_train(NEEDED[wanted_by])
+    config = compose_train(NEEDED[wanted_by])
+    check_train(config)
     monkeypatch.setattr(clone_only, "CLONE", tmp_path)
     with pytest.raises(ConfigError, match=f"^{wanted_by} needs a clone of the project: [^\\n]+$"):
-        compose_train(NEEDED[wanted_by])
+        check_train(config)
 
 
 def test_without_weights_and_without_a_clone_there_is_no_embedded_model(
@@ -67,8 +70,7 @@ def test_the_package_never_imports_tools():
 def test_a_clone_is_found_from_any_directory_and_before_other_tools(tmp_path: Path):
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools" / "__init__.py").write_text("raise ImportError('tools of somebody else')")
-    program = f"""import sys; sys.path[:] = [p for p in sys.path if p not in ('', {str(ROOT)!r})] + [{str(ROOT / "tests")!r}]
-from cinelora.clone_only import scale_model
-print(scale_model('pretrain', 'this').__file__)"""
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    program = "from cinelora.clone_only import scale_model\nprint(scale_model('pretrain', 'this').__file__)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tmp_path, ROOT)))}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == str(ROOT / "tools" / "scale_model" / "pretrain.py"), done.stderr

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import fcntl
 import hashlib
 import json
 import os
@@ -42,7 +43,7 @@ ALLOWED: dict[str, str] = {}
 """Differences on purpose: a regular expression over the facts that may differ, and the reason in a few words."""
 
 CLOCK = re.compile(
-    r"seconds|_per_s\b|_s\b|_s\[\d+\]$|peak_|sitting|hardware|rows\.csv|study\.html|pareto\.png|\.lock:|rank-\d+\.log:"
+    r"seconds|_per_s\b|_s\b|peak_|sitting|hardware|(rows\.csv|study\.html|pareto\.png|\.lock|rank-\d+\.log):"
 )
 """Facts that no two runs share: time and memory. They must be there on both sides, with any value."""
 MEASURED = re.compile(r"\d+(\.\d+)?(?= ?(s|ms|min|GiB|MiB|samples/s)\b)")
@@ -206,7 +207,7 @@ def layouts(side: Side) -> None:
         metadata = {"lora_adapter_metadata": json.dumps(PEFT)} if file.stem == "diffusers" else {}
         write_tensors(file, {named(name)[file.stem]: value for name, value in tensors.items()}, metadata)
     side.call(shlex.join(["-c", READ, "{now}", str(ours), *map(str, files)]))
-    given = f"ckpt={{now}}/musubi.safetensors mode=t2v sampler=euler negative_prompt=rain seed=3 {DRAWN}"
+    given = f"ckpt={{now}}/musubi.safetensors model=tiny mode=t2v sampler=euler negative_prompt=rain seed=3 {DRAWN}"
     side.call(f"infer.py 'prompt=a man waits' {given}")
 
 
@@ -348,10 +349,10 @@ def facts(folder: Path) -> dict[str, Any]:
     """All there is in a folder: ``<check>/<file>:<what of it>`` -> its value, the clock's without one."""
     found: dict[str, Any] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = f"{folder.name}/{path.relative_to(folder)}:"
         reader = READERS.get(path.suffix, of_bytes)
-        for key, value in reader(path):
-            name = f"{folder.name}/{path.relative_to(folder)}:{key}"
-            found[name] = "any" if CLOCK.search(name) else value
+        for key, value in [("", None)] if CLOCK.search(name) else reader(path):
+            found[name + key] = "any" if CLOCK.search(name + key) else value
     return found
 
 
@@ -417,8 +418,9 @@ def home_of(work: Path, old: Path) -> Path:
     if home.name.endswith("-dirty"):
         shutil.rmtree(home, ignore_errors=True)
     for file in [f"{clip}{suffix}" for clip in CLIPS for suffix in (".mp4", ".txt")]:
-        (home / "footage" / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(old / "data/noir" / file, home / "footage" / file)
+        if not (home / "footage" / file).exists():  # its date stands in what is made of it
+            (home / "footage" / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(old / "data/noir" / file, home / "footage" / file)
     return home
 
 
@@ -436,6 +438,8 @@ def main() -> int:
     given = parser.parse_args()
     home = home_of(given.work, given.old)
     old, new = (side_of(name, getattr(given, name), given.python, home) for name in ("old", "new"))
+    alone = (home / "lock").open("w")
+    fcntl.flock(alone, fcntl.LOCK_EX)  # another comparison with this OLD works in the same folder
     needed, agree = with_needs(given.only), True
     for check in CHECKS:
         if check.__name__ in given.only and check is not begun:  # which is a preparation of OLD's for `prompts`

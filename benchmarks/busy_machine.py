@@ -47,10 +47,10 @@ WARM_UP = 3
 def style_step() -> Callable[[], None]:
     """One optimizer step of stage 1 as ``train.py`` does it, on random latents and random weights."""
     import torch
-    from cinelora.config.compose import compose_train
 
     from cinelora.adapters.adapter_file import LoraSpec
     from cinelora.adapters.lora_layers import add_adapter
+    from cinelora.cli.compose import compose_train
     from cinelora.families.wan.bundle import Condition, WanBundle, predict_velocity
     from cinelora.geometry import TEXT_TOKENS
 

@@ -23,7 +23,8 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
 SMALL = ["model.height=32", "model.width=48"]
 COMMANDS = {
     "train.py": [
-        *(*SMALL, "stage=style", "data=noir", "logger=csv", "logger.every_steps=1", "stage.batch_size=1"),
+        *SMALL,
+        *("stage=style", "data=noir", "logger=csv", "logger.every_steps=1", "stage.batch_size=1"),
         *("validation.every_steps=0", "workers=1", "stage.steps=100000"),
     ],
     "infer.py": [*SMALL, "mode=t2v", "prompt=rain", "sampler.steps=1000"],

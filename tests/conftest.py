@@ -1,5 +1,6 @@
 """What every test may ask for: the embedded model and its encodings, built once per session, and small real runs."""
 
+import gc
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+import rank_pool
 import torch
 
 from cinelora.adapters.run_directory import RunDirectory
@@ -28,6 +30,12 @@ from cinelora.config.schema import (
 from cinelora.families.wan import embedded
 from cinelora.families.wan.bundle import WanBundle
 from cinelora.io.media import write_mp4
+
+
+def pytest_collection_finish() -> None:
+    """Leave all that was imported out of every later garbage collection, of which a small run makes several: 0.5 s each."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -113,6 +121,13 @@ def motion_config(style_config: TrainConfig) -> TrainConfig:
     return replace(style_config, stage=stage)
 
 
+@pytest.fixture(autouse=True)
+def no_forked_process_outlives_its_test() -> Iterator[None]:
+    """Whatever way a test ends."""
+    yield
+    rank_pool.end_all()
+
+
 @pytest.fixture
 def pretrain_config(style_config: TrainConfig) -> TrainConfig:
     """Windows of 9 rendered frames, of which half the steps see the first alone."""
@@ -124,13 +139,11 @@ def pretrain_config(style_config: TrainConfig) -> TrainConfig:
 @pytest.fixture
 def pooled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets ``train`` and ``infer`` take their ranks from tests/rank_pool.py, where they start in a tenth of a second."""
-    from rank_pool import on_ranks
-
     from cinelora.sampling import scene
     from cinelora.training import run_stage
 
     for module in (scene, run_stage):
-        monkeypatch.setattr(module, "launch", on_ranks)
+        monkeypatch.setattr(module, "launch", rank_pool.on_ranks)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ forks each rank fresh, so that no test inherits another's process groups, signal
 from __future__ import annotations
 
 import faulthandler
+import gc
 import multiprocessing
 import os
 import pickle
@@ -21,7 +22,7 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, TextIO
 
 from cinelora.errors import CineloraError
 from cinelora.io.hardware import die_with
@@ -68,7 +69,7 @@ def on_ranks(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1,
         for rank in range(ranks):
             ours, theirs = PROCESSES.Pipe(duplex=False)
             place = os.environ | _place(rank, ranks, store.port)
-            process = forked(_live, call, theirs, os.getcwd(), str(_log_file(log_dir, rank)), environment=place)
+            process = forked(_live, call, theirs, os.getcwd(), _log_file(log_dir, rank), environment=place)
             theirs.close()
             started.append((process, ours))
         return _first_result(_outcomes(started), log_dir)
@@ -82,14 +83,63 @@ def on_ranks(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1,
 
 def forked(fn: Callable[..., Any], *args: Any, environment: Mapping[str, str] = os.environ) -> BaseProcess:
     """Start ``fn(*args)`` in one process, as quickly and with this process's environment; for tests that kill it."""
-    process = PROCESSES.Process(target=_begin, args=(dict(environment), fn, args))
+    # a process that was forked itself has imported all, and the ranks of a command are to be its own children
+    context = PROCESSES if multiprocessing.parent_process() is None else multiprocessing.get_context("fork")
+    process = context.Process(target=_begin, args=(dict(environment), fn, args))
     process.start()
+    _FORKED.append(process)
     return process
+
+
+_FORKED: list[BaseProcess] = []
+
+
+def end_all() -> None:
+    """Kill what a test has forked and left: one that failed half-way leaves a run that would never end."""
+    while _FORKED:
+        process = _FORKED.pop()
+        process.kill()
+        process.join()
+
+
+def begin_command(script: Literal["train", "infer"], *argv: str, log: Path) -> BaseProcess:
+    """Start ``train.py`` or ``infer.py`` with ``argv``, ranks and all from the pool; what it prints is in ``log``."""
+    return forked(_command, script, argv, os.getcwd(), log)
+
+
+def command(script: Literal["train", "infer"], *argv: str, log: Path) -> tuple[int, str]:
+    """Wait for ``begin_command``: the exit code, and what was printed."""
+    process = begin_command(script, *argv, log=log)
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode, log.read_text()
+
+
+def _command(script: Literal["train", "infer"], argv: tuple[str, ...], folder: str, log_file: Path) -> None:
+    from cinelora.cli.main import main
+    from cinelora.sampling import make_clips, scene
+    from cinelora.training import run_stage
+
+    os.chdir(folder)
+    _speak_to(log_file)
+    for module in (scene, run_stage):
+        module.launch = on_ranks  # type: ignore[assignment]
+    sys.exit(main(script, list(argv), {"train": run_stage.train, "infer": make_clips.infer}[script]))
+
+
+def _speak_to(log_file: Path) -> TextIO:
+    log = open(log_file, "a", buffering=1, encoding="utf-8", errors="replace")  # noqa: SIM115
+    for stream in (1, 2):
+        os.dup2(log.fileno(), stream)
+    sys.stdout = sys.stderr = log
+    faulthandler.enable(log)
+    return log
 
 
 def _begin(environment: dict[str, str], fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
     # the nursery began with the environment of its own first moment; and no process of a test outlives the tests
     die_with(os.getppid())
+    gc.freeze()  # what was imported is here to stay: else each collection walks through it, and copies its pages
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None  # as TMPDIR says now
@@ -159,18 +209,14 @@ def _first_result(found: dict[int, Outcome], log_dir: Path) -> Any:
 # -- a rank ------------------------------------------------------------------------------------------------------------
 
 
-def _live(call: bytes, pipe: Connection, folder: str, log_file: str) -> None:
+def _live(call: bytes, pipe: Connection, folder: str, log_file: Path) -> None:
     """A rank's whole life."""
     os.chdir(folder)
     for request in (signal.SIGINT, signal.SIGTERM):
         signal.signal(request, signal.default_int_handler if request == signal.SIGINT else signal.SIG_DFL)
-    log = open(log_file, "a", buffering=1, encoding="utf-8", errors="replace")  # noqa: SIM115
+    log = _speak_to(log_file)
     rank, ranks = os.environ["RANK"], os.environ["WORLD_SIZE"]
     log.write(f"-- rank {rank} of {ranks}, process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-    for stream in (1, 2):
-        os.dup2(log.fileno(), stream)
-    sys.stdout = sys.stderr = log
-    faulthandler.enable(log)
     pipe.send_bytes(pickle.dumps(_called(call)))
     _leave()
 

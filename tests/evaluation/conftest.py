@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from drifting_clips import HOSTILE, clip
 
-sys.path.insert(0, str(Path(__file__).parent))
 from cinelora.config.schema import DataConfig, EvaluateConfig, MetricsConfig, ModelConfig
 from cinelora.evaluation.clip_list import Plan, Prompt, clip_file, keyframe_file, stages
 from cinelora.io.atomic import write_json
 from cinelora.io.media import write_mp4, write_png
-
-HOSTILE = "rain on <b>glass</b> & \"neon\" <script>document.title = 'taken'</script>"
-FRAMES = 9
-
-
-def clip(seed: int) -> np.ndarray:
-    """(9, 48, 64, 3) of coloured bars that drift, different for every seed."""
-    colours = np.random.default_rng(seed).integers(0, 256, (8, 3), dtype=np.uint8)
-    frame = np.repeat(colours, 8, axis=0)[None].repeat(48, axis=0)
-    return np.stack([np.roll(frame, 2 * shift, axis=1) for shift in range(FRAMES)])
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import browser
-from conftest import FRAMES, HOSTILE, clip
+from drifting_clips import FRAMES, HOSTILE, clip
 
 from cinelora.config.schema import EvaluateConfig
 from cinelora.evaluation import evaluation_report, page_clips

@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from rank_pool import begin_command, command
 
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import CheckpointConfig, TrainConfig
@@ -78,10 +80,11 @@ def ranks_of(process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
     return {int(rank): child for child in below if (rank := kills.environment(child).get("RANK")) is not None}
 
 
-def await_that(holds: Callable[[], object], process: subprocess.Popen[str]) -> None:
+def await_that(holds: Callable[[], object], process: subprocess.Popen[str] | BaseProcess) -> None:
     end = time.monotonic() + PATIENCE_S
     while not holds():
-        assert process.poll() is None, process.communicate()[0]
+        ended = process.exitcode if isinstance(process, BaseProcess) else process.poll()
+        assert ended is None, f"it ended with {ended}"
         assert time.monotonic() < end
         time.sleep(0.02)
 
@@ -225,9 +228,8 @@ def test_a_disk_that_is_full_or_read_only_ends_a_run_in_a_sentence_and_loses_not
 ):
     settings = settings_of(footage, cache, "stage.steps=30", "checkpoint.every_steps=1", "checkpoint.keep=1000")
     run, whole = RunDirectory(small_disk / "run"), RunDirectory(tmp_path / "whole")
-    with started("train.py", *settings, f"out={run.path}") as process:
-        said, _ = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 1
+    code, said = command("train", *settings, f"out={run.path}", log=tmp_path / "full")
+    assert code == 1
     assert re.search(
         r"^train\.py: disk full while writing .*: what was there before is untouched; make room", said, re.M
     )
@@ -237,46 +239,45 @@ def test_a_disk_that_is_full_or_read_only_ends_a_run_in_a_sentence_and_loses_not
     assert len(there) > 1
     assert all(map(kills.is_usable, there))
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    with started("train.py", f"resume={run.path}") as process:
-        said, _ = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode != 0
+    code, said = command("train", f"resume={run.path}", log=tmp_path / "read-only")
+    assert code != 0
     assert re.search(r"^train\.py: cannot write .*Read-only file system", said, re.MULTILINE)
     subprocess.run(["mount", "-o", "remount,rw,size=64m", str(small_disk)], check=True)
     for place in (f"resume={run.path}",), (*settings, f"out={whole.path}"):
-        subprocess.run([sys.executable, str(ROOT / "train.py"), *place], check=True, capture_output=True)
+        code, said = command("train", *place, log=tmp_path / "log")
+        assert code == 0, said
     assert_same_end(whole, run)
 
 
 def test_a_run_directory_that_vanishes_ends_the_run_and_is_not_made_anew(footage: Path, cache: Path, tmp_path: Path):
     run = RunDirectory(tmp_path / "run")
     settings = settings_of(footage, cache, "stage.steps=100000", "checkpoint.every_steps=20")
-    with started("train.py", *settings, f"out={run.path}") as process:
-        await_that(lambda: (run.checkpoints / "last").exists(), process)
-        os.rename(run.path, tmp_path / "elsewhere")
-        said, _ = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 1
-    assert f"train.py: {run.path} is no longer there" in said
+    process = begin_command("train", *settings, f"out={run.path}", log=tmp_path / "log")
+    await_that(lambda: (run.checkpoints / "last").exists(), process)
+    os.rename(run.path, tmp_path / "elsewhere")
+    process.join(PATIENCE_S)
+    assert process.exitcode == 1
+    assert f"train.py: {run.path} is no longer there" in (tmp_path / "log").read_text()
     assert not run.checkpoints.exists()
 
 
 def test_a_run_takes_one_start_at_a_time_and_the_lock_of_a_killed_one_holds_nobody_up(footage: Path, tmp_path: Path):
     run, cache = RunDirectory(tmp_path / "run"), tmp_path / "cache"
     settings = settings_of(footage, cache, "stage.steps=100000", "checkpoint.every_steps=20", f"out={run.path}")
-    with started("train.py", *settings) as process:
-        await_that(lambda: (cache / "encoding.lock").exists() and (cache / "encoding.lock").read_text(), process)
-        process.kill()
-    with started("train.py", *settings) as process:
-        await_that(lambda: (run.checkpoints / "last").exists(), process)
-        second = subprocess.run(
-            [sys.executable, str(ROOT / "train.py"), f"resume={run.path}"], capture_output=True, text=True
-        )
-        assert second.returncode != 0
-        assert f"{run.path} is in use by another run (process {process.pid} on " in second.stderr
-        process.kill()
-        step = load_checkpoint(run.checkpoints).step
-    with started("train.py", f"resume={run.path}", f"stage.steps={step + 1}") as process:
-        said, _ = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, said
+    first = begin_command("train", *settings, log=tmp_path / "first")
+    await_that(lambda: (cache / "encoding.lock").exists() and (cache / "encoding.lock").read_text(), first)
+    first.kill()
+    first.join()
+    second = begin_command("train", *settings, log=tmp_path / "second")
+    await_that(lambda: (run.checkpoints / "last").exists(), second)
+    code, said = command("train", f"resume={run.path}", log=tmp_path / "third")
+    assert code != 0
+    assert f"{run.path} is in use by another run (process {second.pid} on " in said
+    second.kill()
+    second.join()
+    step = load_checkpoint(run.checkpoints).step
+    code, said = command("train", f"resume={run.path}", f"stage.steps={step + 1}", log=tmp_path / "fourth")
+    assert code == 0, said
     assert "in use" not in said
 
 

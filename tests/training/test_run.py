@@ -18,7 +18,7 @@ import psutil
 import pytest
 import torch
 from lightning import Callback, Trainer
-from rank_pool import on_ranks
+from rank_pool import begin_command, command, on_ranks
 from rounding import STEPS
 from small_runs import (
     assert_same_adapter,
@@ -339,23 +339,19 @@ def test_two_runs_can_share_a_cache_that_neither_has_filled(footage: Path, tmp_p
         "logger=none",
     ]
     settings += ["model.height=32", "model.width=48", "stage.steps=2", "stage.batch_size=1"]
-    commands = [[sys.executable, str(ROOT / "train.py"), *settings, f"out={tmp_path / name}"] for name in "ab"]
-    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-    printed = [run.communicate()[0] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0]
+    runs = [begin_command("train", *settings, f"out={tmp_path / name}", log=tmp_path / f"{name}.log") for name in "ab"]
+    for run in runs:
+        run.join()
+    assert [run.exitcode for run in runs] == [0, 0]
+    printed = [(tmp_path / f"{name}.log").read_text() for name in "ab"]
     assert sum("is in use by another run" in text for text in printed) <= 1
     assert_same_end(RunDirectory(tmp_path / "a"), RunDirectory(tmp_path / "b"))
 
 
-def command(*settings: str) -> list[str]:
-    return [sys.executable, str(ROOT / "train.py"), "logger=csv", *settings]
-
-
 def started_run(out: Path, *settings: str) -> subprocess.Popen[str]:
     """A run of ``train.py`` that has already logged a step."""
-    process = subprocess.Popen(
-        command(*settings, f"out={out}"), start_new_session=True, stdout=subprocess.PIPE, text=True
-    )
+    words = [sys.executable, str(ROOT / "train.py"), "logger=csv", *settings, f"out={out}"]
+    process = subprocess.Popen(words, start_new_session=True, stdout=subprocess.PIPE, text=True)
     while not (out / "logs" / "csv" / "from-step-00000000" / "metrics.csv").exists():
         assert process.poll() is None
         time.sleep(0.05)
@@ -389,9 +385,10 @@ def test_a_stopped_run_saves_and_once_resumed_ends_like_one_left_alone(
     step = load_checkpoint(stopped.checkpoints).step
     summary = json.loads(stopped.summary.read_text())
     assert (summary["interrupted"], summary["step"], summary["heldout_step"]) == (True, step, None)
-    subprocess.run(command(f"resume={stopped.path}", f"stage.steps={step + 3}"), check=True)
     whole = tmp_path / "whole"
-    subprocess.run(command(*settings, f"stage.steps={step + 3}", f"out={whole}"), check=True)
+    for place in ([f"resume={stopped.path}"], [*settings, f"out={whole}"]):
+        code, said = command("train", *place, "logger=csv", f"stage.steps={step + 3}", log=tmp_path / "log")
+        assert code == 0, said
     assert_same_end(RunDirectory(whole), stopped)
 
 

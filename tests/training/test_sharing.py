@@ -1,11 +1,10 @@
 """Ranks that share each sample's sequence end at the numbers of those that do not."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rank_pool import command
 from rounding import EPS, STEPS
 from small_runs import SMOOTH, assert_same_adapter, assert_same_end, logged, run_on_ranks
 
@@ -14,8 +13,6 @@ from cinelora.config.schema import MetricsConfig, PreviewConfig, StrategyConfig,
 from cinelora.io.atomic import read_json
 from cinelora.training.encode import encode_rank
 from cinelora.training.fit import train_rank
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_on(ranks: int, sequence: int, config: TrainConfig, folder: Path, strategy: str = "auto") -> RunDirectory:
@@ -86,8 +83,8 @@ def test_a_real_run_that_shares_sequences_logs_the_losses_of_one_that_does_not(
     settings += ["logger.every_steps=1", "model.height=32", "model.width=48", "stage.num_frames=9", "stage.steps=4"]
     settings += ["stage.batch_size=2", "stage.accumulation=2", "optimizer.eps=1e-3", "data.holdout=0.4"]
     for name, shares in (("apart", ["gpus=2"]), ("shared", ["gpus=4", "strategy.sequence=2"])):
-        command = [sys.executable, str(ROOT / "train.py"), *settings, *shares, f"out={tmp_path / name}"]
-        printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        code, printed = command("train", *settings, *shares, f"out={tmp_path / name}", log=tmp_path / f"{name}.log")
+        assert code == 0, printed
     assert "batch 2 x 4 GPUs / 2 a sequence x 2 accumulation = 8" in printed
     assert "strategy.sequence=2: 18 tokens / 2 = 9 a rank, 4 heads / 2 = 2 each (Ulysses)" in printed
     one, shared = (RunDirectory(tmp_path / name) for name in ("apart", "shared"))

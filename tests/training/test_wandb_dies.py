@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 import wandb
+import wandb_server
+from wandb_server import WandbServer
 
 from cinelora.config.schema import LoggerConfig, TrainConfig
 from cinelora.training import loggers
 from cinelora.training.loggers import Journal, make_journal
-from tests import wandb_server
-from tests.wandb_server import WandbServer
 
 BEFORE, AFTER = range(1, 6), range(6, 26)
 """Steps logged while the server lives, and after it died."""

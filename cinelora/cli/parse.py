@@ -16,7 +16,7 @@ from cinelora.errors import ConfigError
 
 @dataclass(frozen=True)
 class Command:
-    """A command line whose keys exist: ``overrides`` are for Hydra, ``texts`` are not."""
+    """A command line whose keys exist: ``overrides`` are for Hydra, ``texts`` are not; ``added`` ones nobody typed."""
 
     program: Program
     overrides: list[str] = field(default_factory=list)
@@ -24,6 +24,7 @@ class Command:
     multirun: bool = False
     help: bool = False
     show: bool = False
+    added: frozenset[str] = frozenset()
 
     @property
     def given(self) -> dict[str, str]:
@@ -39,7 +40,7 @@ def parse(program: Program, argv: list[str]) -> Command:
     """
     flags = {"-h": "help", "--help": "help"}
     flags |= {"-m": "multirun", "--multirun": "multirun", "--show": "show"} if program.conf else {}
-    on = {flags[argument]: True for argument in argv if argument in flags}
+    on = {flags[argument] for argument in argv if argument in flags}
     if "help" in on:
         return Command(program, help=True)
     overrides: list[str] = []
@@ -55,7 +56,7 @@ def parse(program: Program, argv: list[str]) -> Command:
         if not _is_text(key, program):
             overrides.append(_plain(key, value))
     texts = {key: value for key, value in values.items() if _is_text(key, program)}
-    return Command(program, overrides, texts, **on)
+    return Command(program, overrides, texts, multirun="multirun" in on, show="show" in on)
 
 
 def _is_text(key: str, program: Program) -> bool:

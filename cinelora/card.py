@@ -26,9 +26,12 @@ class CardRequest:
     python -m cinelora.card run=<run> push=owner/name private=true
     """
 
-    run: str = setting("directory of a finished run of train.py", "", role="run")
-    push: str = setting("hub repository, owner/name, that adapters and card are uploaded to", "", role="note")
-    private: bool = setting("push: make a new repository a private one", False)
+    run: str = setting("", role="run")
+    """directory of a finished run of train.py"""
+    push: str = setting("", role="note")
+    """hub repository, owner/name, that adapters and card are uploaded to"""
+    private: bool = setting(False)
+    """push: make a new repository a private one"""
 
 
 def write(request: CardRequest) -> None:

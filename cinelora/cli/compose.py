@@ -174,10 +174,10 @@ def _refuse_type(override: Override, program: Program) -> None:
         OmegaConf.update(scratch, key, override.value())
         found = OmegaConf.select(scratch, key)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{key}={text}: wants {setting.wants} ({setting.help})") from error
+        raise setting.refuses(text) from error
     words = list(found) if setting.is_list else [found]
     if setting.choices and not all(word in setting.choices or word is None for word in words):
-        raise ConfigError(f"{key}={text}: wants {setting.wants} ({setting.help})")
+        raise setting.refuses(text)
 
 
 def _refuse_launcher(command: Command) -> None:

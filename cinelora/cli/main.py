@@ -7,17 +7,17 @@ before the settings are accepted.
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
-from cinelora.cli.compose import compose
 from cinelora.cli.help import help_text, say, usage
-from cinelora.cli.one_run import INTERRUPTED, Run, run_one
 from cinelora.cli.parse import Command, parse
 from cinelora.cli.programs import PROGRAMS
-from cinelora.cli.sweep import run_sweep
-from cinelora.config.store import to_yaml
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.io import slurm
 from cinelora.parallel.launch import spin_briefly
+
+if TYPE_CHECKING:
+    from cinelora.cli.one_run import Run
 
 
 def main(script: str, argv: list[str], run: Run) -> int:
@@ -35,12 +35,18 @@ def main(script: str, argv: list[str], run: Run) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print(f"{program.name}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return slurm.STOPPED
 
 
 def _main(command: Command, run: Run) -> int:
     if command.help:
         return say(help_text(command.program))
+    # Hydra takes a third of a second to import, which a mistyped key and --help need not wait for
+    from cinelora.cli.compose import compose
+    from cinelora.cli.one_run import run_one
+    from cinelora.cli.sweep import run_sweep
+    from cinelora.config.store import to_yaml
+
     if command.multirun and command.program.conf == "prepare":
         raise ConfigError("-m: footage is prepared a folder at a time; leave it away")
     if command.multirun:

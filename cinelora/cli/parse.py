@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 
 from cinelora.cli.programs import LAUNCHER, Program
 from cinelora.config.fields import sections
-from cinelora.config.schema import RENAMED_KEYS
 from cinelora.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command line whose keys exist: ``overrides`` are for Hydra, ``texts`` are not."""
+    """A command line whose keys exist: ``overrides`` are for Hydra, ``texts`` are not; ``added`` ones nobody typed."""
 
     program: Program
     overrides: list[str] = field(default_factory=list)
@@ -26,6 +25,7 @@ class Command:
     multirun: bool = False
     help: bool = False
     show: bool = False
+    added: frozenset[str] = frozenset()
 
     @property
     def given(self) -> dict[str, str]:
@@ -41,7 +41,7 @@ def parse(program: Program, argv: list[str]) -> Command:
     """
     flags = {"-h": "help", "--help": "help"}
     flags |= {"-m": "multirun", "--multirun": "multirun", "--show": "show"} if program.conf else {}
-    on = {flags[argument]: True for argument in argv if argument in flags}
+    on = {flags[argument] for argument in argv if argument in flags}
     if "help" in on:
         return Command(program, help=True)
     overrides: list[str] = []
@@ -58,7 +58,7 @@ def parse(program: Program, argv: list[str]) -> Command:
         if not _is_text(key, program):
             overrides.append(_plain(key, value))
     texts = {key: value for key, value in values.items() if _is_text(key, program)}
-    return Command(program, overrides, texts, **on)
+    return Command(program, overrides, texts, multirun="multirun" in on, show="show" in on)
 
 
 def _is_text(key: str, program: Program) -> bool:
@@ -81,10 +81,9 @@ def _split(argument: str, program: Program) -> tuple[str, str]:
 
 def _name_today(key: str, program: Program) -> str:
     """The name that a renamed key has now, which is printed (on stderr: stdout may be ``--show``'s); others as they are."""
-    today = RENAMED_KEYS.get(key, key)
-    if today == key or today not in program.fields:
-        return key
-    print(f"{key} is now {today}", file=sys.stderr)
+    today = next((field.key for field in program.fields.values() if field.was == key), key)
+    if today != key:
+        print(f"{key} is now {today}", file=sys.stderr)
     return today
 
 

@@ -48,16 +48,20 @@ class RunPlace:
         A refused command, or a run that came to nothing, so leaves ``last`` at the run before. The work is done in other
         processes, and this one may be killed with them at any time: hence a look every half second, and not one at the end.
         """
-        ended = threading.Event()
+        ended, last = threading.Event(), self.last
+        if last is None:
+            yield
+            return
 
         def watch() -> None:
-            while not (found := products(self.path)) and not ended.wait(LOOK_S):
+            while not products(self.path) and not ended.wait(LOOK_S):
                 pass
-            if self.last and (found or products(self.path)):
-                try:
-                    point_to(self.last, self.path)
-                except (OSError, CineloraError) as error:
-                    print(f"WARNING: {self.last} does not point at {self.path}: {error}", flush=True)
+            if not products(self.path):  # not even now that the run has ended
+                return
+            try:
+                point_to(last, self.path)
+            except (OSError, CineloraError) as error:
+                print(f"WARNING: {last} does not point at {self.path}: {error}", flush=True)
 
         watching = threading.Thread(target=watch, daemon=True)
         watching.start()

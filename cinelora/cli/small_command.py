@@ -14,7 +14,7 @@ from cinelora.cli.parse import parse
 from cinelora.cli.programs import Program
 from cinelora.config.fields import Field
 from cinelora.config.rules import check_values
-from cinelora.errors import CineloraError, ConfigError
+from cinelora.errors import CineloraError
 
 
 def request_of(program: Program, argv: list[str]) -> Any:
@@ -34,7 +34,7 @@ def _value(field: Field, text: str) -> Any:
     try:
         return {"true": True, "false": False}[text] if field.kind is bool else field.kind(text)
     except (KeyError, ValueError) as error:
-        raise ConfigError(f"{field.key}={text}: wants {field.wants} ({field.help})") from error
+        raise field.refuses(text) from error
 
 
 def run_small(program: Program, argv: list[str], work: Callable[[Any], object]) -> int:

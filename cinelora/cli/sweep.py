@@ -12,26 +12,17 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from cinelora.cli import sweep_launchers as launchers
 from cinelora.cli.compose import AUTO, compose, launcher_settings, members
 from cinelora.cli.help import say
 from cinelora.cli.one_run import INTERRUPTED, Run, accepted, is_complete, planned, run_one
 from cinelora.cli.parse import Command
 from cinelora.cli.programs import LAUNCHER, Config
 from cinelora.cli.run_dir import OUTPUTS, made, new_dir, place_of
-from cinelora.cli.sweep_launchers import (
-    RECORD,
-    TABLE,
-    Ending,
-    Member,
-    Table,
-    Tell,
-    request,
-    run_here,
-    run_locally,
-    run_on_slurm,
-)
+from cinelora.cli.sweep_launchers import Ending, Member, Table, Tell
 from cinelora.config.schema import TrainConfig
 from cinelora.config.store import to_yaml
 from cinelora.errors import CineloraError, ConfigError
@@ -75,11 +66,16 @@ def run_sweep(command: Command, run: Run) -> int:
             point_to(OUTPUTS / places[member.number] / "last", member.folder)
         print(f"{member.number} ({member.name}): {ending.status}", flush=True)
 
-    table.save()
+    try:
+        table.save()
+    except CineloraError:
+        with suppress(OSError):
+            folder.rmdir()
+        raise
     try:
         launch(todo, functools.partial(_run_member, run=run), tell, folder)
     finally:
-        print("\n".join([*table.lines(), f"table {folder / TABLE}"]), flush=True)
+        print("\n".join([*table.lines(), f"table {folder / launchers.TABLE}"]), flush=True)
         failed = [member for member in todo if member.number in endings and endings[member.number].code]
         _say_failed(command, failed, [endings[member.number] for member in failed], len(todo))
     return max((ending.code for ending in endings.values()), default=0)
@@ -99,7 +95,7 @@ def _alone(member: Command, folder: Path, number: int) -> Command:
     if member.program.conf == "train":
         place = folder.relative_to(OUTPUTS) if folder.is_relative_to(OUTPUTS) else folder
         texts |= {"resume": AUTO, "logger.group": texts.get("logger.group") or str(place)}
-    return dataclasses.replace(member, texts=texts)
+    return dataclasses.replace(member, texts=texts, added=frozenset(texts.keys() - member.texts.keys()))
 
 
 def _launcher(
@@ -108,12 +104,12 @@ def _launcher(
     """What runs the members; what it cannot be asked for is refused here."""
     launcher = command.given.get(LAUNCHER, "basic")
     if launcher == "basic":
-        return run_here
+        return launchers.run_here
     settings = launcher_settings(command)
     if launcher == "local":
-        return functools.partial(run_locally, ranks=config.gpus, minutes=settings["timeout_min"])
-    asked = request(settings, list(command.given), config.gpus, config.nodes, getattr(config, "workers", 0))
-    return functools.partial(run_on_slurm, settings=asked)
+        return functools.partial(launchers.run_locally, ranks=config.gpus, minutes=settings["timeout_min"])
+    asked = launchers.request(settings, list(command.given), config.gpus, config.nodes, getattr(config, "workers", 0))
+    return functools.partial(launchers.run_on_slurm, settings=asked)
 
 
 def _run_member(member: Member, run: Run) -> Ending:
@@ -162,7 +158,7 @@ def _sweep_dir(command: Command, runs: list[Command]) -> Path:
     if not out:
         return new_dir(OUTPUTS / _sweep_place(command, runs))
     begun = any(Path(out).glob("[0-9]*"))
-    if (Path(out) / RECORD).is_file() and (command.texts.get("resume") == AUTO or not begun):
+    if (Path(out) / launchers.RECORD).is_file() and (command.texts.get("resume") == AUTO or not begun):
         return Path(out)
     if Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
         raise ConfigError(

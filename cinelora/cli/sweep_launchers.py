@@ -36,13 +36,7 @@ LOOK_S = 10.0
 LAG_S = 15.0
 """How long a result may take to be seen on a shared file system."""
 _SHARED = (
-    "timeout_min",
-    "cpus_per_task",
-    "gpus_per_node",
-    "tasks_per_node",
-    "mem_gb",
-    "nodes",
-    "name",
+    *("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name"),
     "stderr_to_stdout",
 )
 """What submitit calls alike for every kind of cluster."""

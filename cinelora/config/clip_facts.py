@@ -6,36 +6,40 @@ Enters: settings. Leaves: plain data and hashes, the same ones for settings that
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from cinelora.config.fields import fields_of
-from cinelora.config.schema import RENAMED_SECTIONS
 from cinelora.io.atomic import sha256_json
 
 
 def clip_facts(schema: Any, settings: dict[str, Any]) -> dict[str, Any]:
-    """``settings``, plain data of a ``schema``, without those that change no clip.
+    """``settings``, plain data of a ``schema``, without those that change no clip, under the names that they had at first.
 
-    A few that were counted once stand in it with the value that they had by default: so hashes of old runs hold. Keys that are
-    missing stay missing, as of settings that an older version wrote down. A section that was renamed has its first name here,
-    whichever it has in ``settings``.
+    Of those that change none, a few were counted once: these stand in it with the value that they had by default, so that
+    hashes of old runs hold. What is missing in ``settings`` stays missing, as in those that an older version wrote down.
     """
-    settings = {RENAMED_SECTIONS.get(name, name): value for name, value in settings.items()}
-    first_names = {new: old for old, new in RENAMED_SECTIONS.items()}
-    found: dict[str, Any] = {}
+    there, found = dict(_flat(settings)), dict[str, Any]()
     for key, field in fields_of(schema).items():
-        *sections, name = key.split(".")
-        node, kept = settings, found
-        for section in sections:
-            node = node.get(section, {})
-        if field.changes_clip and name not in node:
+        first = field.was or key
+        value = there.get(key, there.get(first, ...)) if field.changes_clip else field.hashed_as
+        if value is ...:
             continue
-        value = node[name] if field.changes_clip else field.hashed_as
-        if value is not ...:
-            for section in sections:
-                kept = kept.setdefault(section, {})
-            kept[name] = value
-    return {first_names.get(name, name): value for name, value in found.items()}
+        *sections, name = first.split(".")
+        node = found
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[name] = value
+    return found
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def clip_hash(config: Any) -> str:

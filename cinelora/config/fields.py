@@ -6,13 +6,19 @@ Whoever needs a list of keys (those that are paths, those that a resume may chan
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import itertools
+import sys
 import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
+
+from cinelora.errors import ConfigError
 
 PLACES = ("path", "run", "directory")
 """Roles of what lies on this machine: something that is there, a run or adapter that may be a link, a folder to be made."""
@@ -30,7 +36,7 @@ class Field:
     optional: bool
     is_list: bool
     default: Any
-    help: str
+    help: str = ""
     choices: tuple[str, ...] = ()
     # what a number may be; ``frames``: 4n+1, which the VAE makes latents of
     at_least: float | None = None
@@ -48,6 +54,8 @@ class Field:
     # whether another value gives another clip; ``hashed_as`` stands in a hash in its place, if it is not ...
     changes_clip: bool = True
     hashed_as: Any = ...
+    # its key in older versions, under which it stands in hashes
+    was: str = ""
     # read by report=true, answers= and merge=, which draw nothing
     without_drawing: bool = False
     # for who trains; not for whoever goes on with a copy of the run
@@ -69,6 +77,10 @@ class Field:
         what = f"a list [...] of {what}" if self.is_list else what
         return f"{what} or null" if self.optional else what
 
+    def refuses(self, value: Any, wants: str = "") -> ConfigError:
+        """The error of a value that it cannot have."""
+        return ConfigError(f"{self.key}={value}: wants {wants or self.wants} ({self.help})")
+
 
 def fields_of(schema: type) -> dict[str, Field]:
     """Every key of a schema, dotted, in the schema's order."""
@@ -80,9 +92,29 @@ def _fields(schema: Any) -> dict[str, Field]:
     return {field.key: field for field in _walk(schema, "", {})}
 
 
+@cache
+def _helps(module: str) -> dict[tuple[str, str], str]:
+    """The texts after the settings of a module, by class (or none) and name; Python itself drops them."""
+    tree, found = ast.parse(Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8")), {}
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    scopes: list[ast.Module | ast.ClassDef] = [tree, *classes]
+    for scope in scopes:
+        for node, after in itertools.pairwise(scope.body):
+            if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(after, ast.Expr):
+                text = " ".join(str(ast.literal_eval(after.value)).split())
+                target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+                found[getattr(scope, "name", ""), ast.unparse(target)] = text
+    # a declaration that several classes share has its text where it is made, unless a class says more
+    for schema in classes:
+        for node in schema.body:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Name):
+                found.setdefault((schema.name, ast.unparse(node.target)), found.get(("", node.value.id), ""))
+    return found
+
+
 def _walk(schema: type, prefix: str, of_section: dict[str, Any]) -> Iterator[Field]:
     """The fields of a dataclass; what is said ``of_section`` goes above what a setting says, conditions add up."""
-    hints = typing.get_type_hints(schema)
+    hints, helps = typing.get_type_hints(schema), _helps(schema.__module__)
     for entry in dataclasses.fields(schema):
         hint, key = hints[entry.name], prefix + entry.name
         about = {**entry.metadata, **of_section}
@@ -95,9 +127,12 @@ def _walk(schema: type, prefix: str, of_section: dict[str, Any]) -> Iterator[Fie
         default = [] if is_list else entry.default
         if entry.name not in about.pop("only", (entry.name,)):
             about["read_when"] = f"network {about['read_when']}"
+        if "was" in of_section:
+            about["was"] = f"{of_section['was']}.{entry.name}"
         if isinstance(of_section.get("hashed_as"), dict):
             about["hashed_as"] = of_section["hashed_as"].get(entry.name, default)
         about["read_when"] = tuple(about["read_when"].split())
+        about["help"] = helps.get((schema.__name__, entry.name), "")
         yield Field(key, kinds[0], types.NoneType in typing.get_args(hint), is_list, default, **about)
 
 

@@ -43,10 +43,10 @@ def check_values(config: Any) -> None:
     for key, field in fields_of(type(config)).items():
         value = pick(config, key)
         if value is None and not field.optional:
-            raise ConfigError(f"{key}=null: wants {field.wants} ({field.help})")
+            raise field.refuses("null")
         for one in value if field.is_list else [value]:
             if field.choices and one not in (*field.choices, None):
-                raise ConfigError(f"{key}={value}: wants {field.wants} ({field.help})")
+                raise field.refuses(value)
             if isinstance(one, int | float) and not isinstance(one, bool):
                 _check_number(field, one)
             if field.role == "text" and one is not None:
@@ -55,7 +55,7 @@ def check_values(config: Any) -> None:
 
 def _check_number(field: Field, value: float) -> None:
     if not math.isfinite(value):
-        raise ConfigError(f"{field.key}={value}: wants a finite number ({field.help})")
+        raise field.refuses(value, "a finite number")
     step = field.multiple_of
     bounds = [
         (_is_within(field, value), _range_in_words(field)),
@@ -64,7 +64,7 @@ def _check_number(field: Field, value: float) -> None:
     ]
     for holds, wants in bounds:
         if not holds:
-            raise ConfigError(f"{field.key}={value:g}: wants {wants} ({field.help})")
+            raise field.refuses(f"{value:g}", wants)
 
 
 def _is_within(field: Field, value: float) -> bool:

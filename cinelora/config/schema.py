@@ -1,7 +1,8 @@
 """The typed settings that every other room receives. No Hydra, no torch: ranks unpickle these and nothing else.
 
 Values live in ``conf/``; a default stands here only where no file in ``conf/`` sets it.
-All that is known of a setting is said here, once: ``--help``, the checks, hashes and paths are derived from it.
+All that is known of a setting is said here, once: ``--help``, the checks, hashes and paths are derived from it. The text
+after a setting is its help, and the docstring of a command's settings the head of its ``--help``.
 """
 
 # ruff: noqa: RUF009 - fields are made by functions, each by one of its own
@@ -12,20 +13,9 @@ from functools import partial
 from typing import Any
 
 CLIP_METRICS = (
-    "flicker",
-    "tssim",
-    "motion",
-    "tssim_warped",
-    "warping_error",
-    "flow_motion",
-    "shake",
-    "temporal_flickering",
-    "frames_scale",
-    "consistency_scale",
-    "clip_sim_frames",
-    "clip_sim_text",
-    "subject_consistency",
-    "background_consistency",
+    *("flicker", "tssim", "motion", "tssim_warped", "warping_error", "flow_motion", "shake", "temporal_flickering"),
+    *("frames_scale", "consistency_scale", "clip_sim_frames", "clip_sim_text"),
+    *("subject_consistency", "background_consistency"),
 )
 """The measures that need one clip and at most its prompt; ``cinelora.metrics.suite`` knows how each is worked out."""
 
@@ -34,11 +24,6 @@ AGAINST_METRICS = (
     *("frechet_scale", "fvd_i3d"),
 )
 """The measures that need the real clips: one that is like the clip, or a set of them."""
-
-RENAMED_KEYS = {f"weights.{name}": f"scale.{name}" for name in ("keyframe", "style", "motion")}
-"""Keys that had another name once, and the name they have now: a command line and a stored run may still hold the old one."""
-
-RENAMED_SECTIONS = {old.partition(".")[0]: new.partition(".")[0] for old, new in RENAMED_KEYS.items()}
 
 ATTENTION_BACKENDS = ("native", "_native_cudnn", "_native_flash", "flash", "_flash_3")
 """The attention backends that are exact, as diffusers names them: torch's choice, two that torch can be made to take, and
@@ -51,9 +36,9 @@ CACHE_THRESHOLDS = {"first_block": 0.05, "taylorseer": 4.0, "magcache": 0.06}
 """The caches between denoising steps, and the threshold each has where none is given: diffusers' own."""
 
 
-def setting(help: str, default: Any = None, choices: tuple[str, ...] = (), **about: Any) -> Any:
-    """A dataclass field with its one-line help and all else that is known of it: see ``fields.Field`` for the names."""
-    metadata = {"help": help, "choices": choices, **about}
+def setting(default: Any = None, choices: tuple[str, ...] = (), **about: Any) -> Any:
+    """A dataclass field with all that is known of it: see ``fields.Field``. Its help is the docstring after it."""
+    metadata = {"choices": choices, **about}
     # a list is made anew for each object, any other default is shared
     return (
         field(default_factory=list, metadata=metadata) if default == [] else field(default=default, metadata=metadata)
@@ -82,56 +67,53 @@ _axis = partial(setting, default=[], changes_clip=False)
 class ModelConfig:
     """A pair of transformers of one family, and the facts about them that are needed before anything is loaded."""
 
-    name: str = setting("name of the model", "")
-    t2v: str | None = _source(
-        "text-to-video checkpoint: embedded:tiny-t2v, hub repository, directory, or a .safetensors transformer",
-        read_when="t2v",
-    )
-    i2v: str | None = _source("image-to-video checkpoint, likewise; null where the family has none", read_when="i2v")
-    vae: str | None = _source(
-        "VAE for both, from a file, folder or repository; null = the checkpoint's own", read_when="encodes"
-    )
-    text_encoder: str | None = _source("UMT5 for both, likewise", read_when="encodes")
-    tokenizer: str | None = _source("tokenizer of UMT5, likewise, from a folder or repository", read_when="encodes")
-    image_encoder: str | None = _source("CLIP image encoder, likewise", read_when="encodes image_shown")
-    weights: str = setting(
-        "random = full shapes with random values, nothing fetched: for time and memory alone",
-        "stored",
-        ("stored", "random"),
-    )
-    t2v_revision: str = setting("hub revision of t2v", "main", read_when="t2v t2v_on_hub")
-    i2v_revision: str = setting("hub revision of i2v", "main", read_when="i2v i2v_on_hub")
-    dtype: str = setting(
-        "dtype of the frozen transformer; fp8 = one byte a weight in its blocks, computed in fp8 on GPUs that can",
-        "bf16",
-        DTYPES,
-    )
-    compile_blocks: bool | None = setting(
-        "compile the transformer's blocks: half a minute at the start, and a C++ compiler; null = on a GPU, where it pays"
-    )
+    name: str = setting("")
+    """name of the model"""
+    t2v: str | None = _source(read_when="t2v")
+    """text-to-video checkpoint: embedded:tiny-t2v, hub repository, directory, or a .safetensors transformer"""
+    i2v: str | None = _source(read_when="i2v")
+    """image-to-video checkpoint, likewise; null where the family has none"""
+    vae: str | None = _source(read_when="encodes")
+    """VAE for both, from a file, folder or repository; null = the checkpoint's own"""
+    text_encoder: str | None = _source(read_when="encodes")
+    """UMT5 for both, likewise"""
+    tokenizer: str | None = _source(read_when="encodes")
+    """tokenizer of UMT5, likewise, from a folder or repository"""
+    image_encoder: str | None = _source(read_when="encodes image_shown")
+    """CLIP image encoder, likewise"""
+    weights: str = setting("stored", ("stored", "random"))
+    """random = full shapes with random values, nothing fetched: for time and memory alone"""
+    t2v_revision: str = setting("main", read_when="t2v t2v_on_hub")
+    """hub revision of t2v"""
+    i2v_revision: str = setting("main", read_when="i2v i2v_on_hub")
+    """hub revision of i2v"""
+    dtype: str = setting("bf16", DTYPES)
+    """dtype of the frozen transformer; fp8 = one byte a weight in its blocks, computed in fp8 on GPUs that can"""
+    compile_blocks: bool | None = setting()
+    """compile the transformer's blocks: half a minute at the start, and a C++ compiler; null = on a GPU, where it pays"""
     # another exact backend draws the same clip; a machine may lack the one that a run began with
-    attention: str | None = setting(
-        "attention backend, as diffusers names them; null = the fastest measured on the GPU at hand",
-        None,
-        ATTENTION_BACKENDS,
-        resumable=True,
-        changes_clip=False,
-        hashed_as=None,
-    )
-    num_layers: int = _count("transformer blocks", 40)
-    num_heads: int = _count("attention heads; bounds how the sequence can be split", 40)
-    hidden_size: int = _count("transformer width in channels", 5120)
-    ffn_dim: int = _count("width inside the feed-forward layers; asked for where weights are random", 13824)
-    height: int = _count("frame height in pixels, a multiple of 16", 480, multiple_of=16)
-    width: int = _count("frame width in pixels, a multiple of 16", 832, multiple_of=16)
-    fps: int = setting("frames per second the model was trained at", 16, at_least=1)
-    num_frames: int = _frames("frames of a generated clip, 4n+1", 81, read_when="own_frames")
-    sampling_shift: float = setting(
-        "sigma shift at inference, as the model's authors publish it", 5.0, above=0, read_when="own_shift"
-    )
-    negative_prompt: str = _text(
-        "what guidance steers away from, unless the user says", "", read_when="guided own_negative"
-    )
+    attention: str | None = setting(None, ATTENTION_BACKENDS, resumable=True, changes_clip=False, hashed_as=None)
+    """attention backend, as diffusers names them; null = the fastest measured on the GPU at hand"""
+    num_layers: int = _count(40)
+    """transformer blocks"""
+    num_heads: int = _count(40)
+    """attention heads; bounds how the sequence can be split"""
+    hidden_size: int = _count(5120)
+    """transformer width in channels"""
+    ffn_dim: int = _count(13824)
+    """width inside the feed-forward layers; asked for where weights are random"""
+    height: int = _count(480, multiple_of=16)
+    """frame height in pixels, a multiple of 16"""
+    width: int = _count(832, multiple_of=16)
+    """frame width in pixels, a multiple of 16"""
+    fps: int = setting(16, at_least=1)
+    """frames per second the model was trained at"""
+    num_frames: int = _frames(81, read_when="own_frames")
+    """frames of a generated clip, 4n+1"""
+    sampling_shift: float = setting(5.0, above=0, read_when="own_shift")
+    """sigma shift at inference, as the model's authors publish it"""
+    negative_prompt: str = _text("", read_when="guided own_negative")
+    """what guidance steers away from, unless the user says"""
 
 
 ADAPTER_STAGES = ("style", "motion")
@@ -141,19 +123,24 @@ ADAPTER_STAGES = ("style", "motion")
 class StageConfig:
     """What is learnt, on which transformer, from what, and for how long."""
 
-    name: str = setting(
-        "what is learnt; pretrain = every weight", "style", (*ADAPTER_STAGES, "pretrain"), by_group=True
-    )
-    transformer: str = setting("which transformer of the pair is trained on", "t2v", ("t2v", "i2v"))
-    num_frames: int = _frames("frames of a training sample: 1 = stills, else 4n+1", 1)
-    image_condition: bool = setting("show the transformer its first frame (i2v only)", False)
-    stills: float = _fraction(
-        "share of pretraining steps that see the first latent frame of each window alone", 0.0, read_when="pretrains"
-    )
-    allow_leak: bool = setting("train stills on i2v although the condition is the answer", False, read_when="leaks")
-    steps: int = _count("optimizer steps", 1000, resumable=True)
-    batch_size: int = _count("samples per rank and micro-batch", 4, resumable=True)
-    accumulation: int = _count("micro-batches per optimizer step", 1, resumable=True)
+    name: str = setting("style", (*ADAPTER_STAGES, "pretrain"), by_group=True)
+    """what is learnt; pretrain = every weight"""
+    transformer: str = setting("t2v", ("t2v", "i2v"))
+    """which transformer of the pair is trained on"""
+    num_frames: int = _frames(1)
+    """frames of a training sample: 1 = stills, else 4n+1"""
+    image_condition: bool = setting(False)
+    """show the transformer its first frame (i2v only)"""
+    stills: float = _fraction(0.0, read_when="pretrains")
+    """share of pretraining steps that see the first latent frame of each window alone"""
+    allow_leak: bool = setting(False, read_when="leaks")
+    """train stills on i2v although the condition is the answer"""
+    steps: int = _count(1000, resumable=True)
+    """optimizer steps"""
+    batch_size: int = _count(4, resumable=True)
+    """samples per rank and micro-batch"""
+    accumulation: int = _count(1, resumable=True)
+    """micro-batches per optimizer step"""
 
     @property
     def trains_every_weight(self) -> bool:
@@ -165,103 +152,104 @@ class StageConfig:
 class FootageLimits:
     """What a shot must hold to be trained on; null switches a test off. docs/footage.md says how each is measured."""
 
-    sharpness: float | None = setting("least sharpness of a shot's frames, as a share of its film's own", 0.35)
-    dark: float | None = setting("largest share of a frame's pixels that are black", 0.97)
-    bright: float | None = setting("largest share of a frame's pixels that are burnt out", 0.6)
-    still: float | None = setting("least motion, widths of the frame a second", 0.002)
-    fast: float | None = setting("most motion, widths of the frame a second", 3.0)
-    shake: float | None = setting("most of the camera's motion that goes back and forth, widths a second", 0.5)
-    text: float | None = setting("largest share of the frame under lettering", 0.02)
-    logo: float | None = setting("largest share of the frame under what stands still while all else moves", 0.004)
-    alike: float | None = setting("two shots are the same when their pictures differ by less, of 64 bits", 6.0)
-    min_seconds: float | None = setting("shortest shot", 0.5)
+    sharpness: float | None = setting(0.35)
+    """least sharpness of a shot's frames, as a share of its film's own"""
+    dark: float | None = setting(0.97)
+    """largest share of a frame's pixels that are black"""
+    bright: float | None = setting(0.6)
+    """largest share of a frame's pixels that are burnt out"""
+    still: float | None = setting(0.002)
+    """least motion, widths of the frame a second"""
+    fast: float | None = setting(3.0)
+    """most motion, widths of the frame a second"""
+    shake: float | None = setting(0.5)
+    """most of the camera's motion that goes back and forth, widths a second"""
+    text: float | None = setting(0.02)
+    """largest share of the frame under lettering"""
+    logo: float | None = setting(0.004)
+    """largest share of the frame under what stands still while all else moves"""
+    alike: float | None = setting(6.0)
+    """two shots are the same when their pictures differ by less, of 64 bits"""
+    min_seconds: float | None = setting(0.5)
+    """shortest shot"""
 
 
 @dataclass
 class DataConfig:
     """Where clips and captions come from, and how samples are cut out of them."""
 
-    name: str = setting("name of the data set", "")
-    root: str | None = _path("folder with clips, and .txt captions beside them")
-    look: str | None = setting(
-        "render the footage in this look, instead of reading any", None, ("daylight", "noir", "western", "neon")
-    )
-    clips: int = _count("clips to render for training", 5000, read_when="rendered")
-    heldout_clips: int = setting("clips to render for validation", 64, at_least=0, read_when="rendered")
-    manifest: str | None = _path(
-        "take the samples of this manifest.jsonl, as they stand in it, and look for no others", read_when="footage"
-    )
-    prepared: str | None = _path(
-        "folder of what was prepared from the footage; null = outputs/datasets/<root>-<hash>", read_when="surveyed"
-    )
-    overrides: str | None = _path(
-        "verdicts by hand, from the contact sheet; null = overrides.json in data.prepared", read_when="surveyed"
-    )
-    follow_links: bool = setting("follow links that lead out of data.root", False, read_when="footage")
-    judged: bool = setting(
-        "look for bars, titles, fades, blur and repetition, and leave out shots with them", True, read_when="surveyed"
-    )
+    name: str = setting("")
+    """name of the data set"""
+    root: str | None = _path()
+    """folder with clips, and .txt captions beside them"""
+    look: str | None = setting(None, ("daylight", "noir", "western", "neon"))
+    """render the footage in this look, instead of reading any"""
+    clips: int = _count(5000, read_when="rendered")
+    """clips to render for training"""
+    heldout_clips: int = setting(64, at_least=0, read_when="rendered")
+    """clips to render for validation"""
+    manifest: str | None = _path(read_when="footage")
+    """take the samples of this manifest.jsonl, as they stand in it, and look for no others"""
+    prepared: str | None = _path(read_when="surveyed")
+    """folder of what was prepared from the footage; null = outputs/datasets/<root>-<hash>"""
+    overrides: str | None = _path(read_when="surveyed")
+    """verdicts by hand, from the contact sheet; null = overrides.json in data.prepared"""
+    follow_links: bool = setting(False, read_when="footage")
+    """follow links that lead out of data.root"""
+    judged: bool = setting(True, read_when="surveyed")
+    """look for bars, titles, fades, blur and repetition, and leave out shots with them"""
     limits: FootageLimits = section(FootageLimits, at_least=0, read_when="surveyed judged")
-    exact: bool = setting(
-        "colours are FFmpeg's accurate ones; false = decord's own, which are off at edges", True, read_when="footage"
-    )
-    hdr: str = setting("footage in PQ, HLG or bt.2020", "refuse", ("refuse", "tone_map"), read_when="footage")
-    lut: str | None = _path("a .cube file that every frame goes through", read_when="footage")
-    sequence_fps: float = setting("frames per second of numbered pictures", 24.0, above=0, read_when="footage")
-    resample: str = setting(
-        "how frames are found between those of the footage",
-        "nearest",
-        ("nearest", "blend"),
-        read_when="surveyed windows",
-    )
-    buckets: bool = setting(
-        "train footage in its own shape, in the model's pixels; false cuts it to the model's",
-        True,
-        read_when="surveyed own_shapes",
-    )
-    caption: str | None = _text("one caption for every clip, instead of the files beside them", read_when="surveyed")
-    trigger: str | None = _text("word put before every caption, to call the look up later")
-    description: str | None = _note("the look, described once: put behind every caption", read_when="surveyed")
-    captioner: str | None = _path(
-        "folder of a vision-language model that captions what has no caption", read_when="surveyed uncaptioned"
-    )
+    exact: bool = setting(True, read_when="footage")
+    """colours are FFmpeg's accurate ones; false = decord's own, which are off at edges"""
+    hdr: str = setting("refuse", ("refuse", "tone_map"), read_when="footage")
+    """footage in PQ, HLG or bt.2020"""
+    lut: str | None = _path(read_when="footage")
+    """a .cube file that every frame goes through"""
+    sequence_fps: float = setting(24.0, above=0, read_when="footage")
+    """frames per second of numbered pictures"""
+    resample: str = setting("nearest", ("nearest", "blend"), read_when="surveyed windows")
+    """how frames are found between those of the footage"""
+    buckets: bool = setting(True, read_when="surveyed own_shapes")
+    """train footage in its own shape, in the model's pixels; false cuts it to the model's"""
+    caption: str | None = _text(read_when="surveyed")
+    """one caption for every clip, instead of the files beside them"""
+    trigger: str | None = _text()
+    """word put before every caption, to call the look up later"""
+    description: str | None = _note(read_when="surveyed")
+    """the look, described once: put behind every caption"""
+    captioner: str | None = _path(read_when="surveyed uncaptioned")
+    """folder of a vision-language model that captions what has no caption"""
     captioner_prompt: str = _text(
-        "what it is asked",
         "Describe this shot in one sentence: who, what they do, where, light and camera.",
         read_when="surveyed uncaptioned captioner",
     )
-    holdout: float = _fraction(
-        "share of the footage kept for validation; folders named train and heldout decide instead",
-        0.1,
-        read_when="surveyed",
-    )
-    split_by: str = setting(
-        "what is kept whole on one side; auto = file, or shot where there are few files",
-        "auto",
-        ("auto", "file", "shot"),
-        read_when="surveyed",
-    )
-    stills: str = setting(
-        "which frames of a shot stills are", "sharpest", ("sharpest", "even"), read_when="surveyed stills"
-    )
-    stills_per_shot: int = _count("stills taken from each shot", 2, read_when="surveyed stills")
-    window_stride: int = setting(
-        "frames between the starts of two windows, at the model's fps", 33, at_least=1, read_when="surveyed windows"
-    )
-    min_frames: int | None = _frames(
-        "shots too short for a window give shorter ones, of at least so many frames, 4n+1; null = none",
-        read_when="footage windows own_shapes",
-    )
+    """what it is asked"""
+    holdout: float = _fraction(0.1, read_when="surveyed")
+    """share of the footage kept for validation; folders named train and heldout decide instead"""
+    split_by: str = setting("auto", ("auto", "file", "shot"), read_when="surveyed")
+    """what is kept whole on one side; auto = file, or shot where there are few files"""
+    stills: str = setting("sharpest", ("sharpest", "even"), read_when="surveyed stills")
+    """which frames of a shot stills are"""
+    stills_per_shot: int = _count(2, read_when="surveyed stills")
+    """stills taken from each shot"""
+    window_stride: int = setting(33, at_least=1, read_when="surveyed windows")
+    """frames between the starts of two windows, at the model's fps"""
+    min_frames: int | None = _frames(read_when="footage windows own_shapes")
+    """shots too short for a window give shorter ones, of at least so many frames, 4n+1; null = none"""
 
 
 @dataclass
 class LoraSpec:
     """The adapter: how wide, how strong, and where. A run's settings hold one, and so does every adapter file."""
 
-    rank: int = _count("rank of the two factors", 8)
-    alpha: float = setting("the update is scaled by alpha / rank", 16.0, above=0)
-    dropout: float = _fraction("dropout before the first factor; another cut of the batch draws it anew", 0.0)
-    targets: str = setting("which projections", "cross_attention", ("cross_attention", "attention", "all_linear"))
+    rank: int = _count(8)
+    """rank of the two factors"""
+    alpha: float = setting(16.0, above=0)
+    """the update is scaled by alpha / rank"""
+    dropout: float = _fraction(0.0)
+    """dropout before the first factor; another cut of the batch draws it anew"""
+    targets: str = setting("cross_attention", ("cross_attention", "attention", "all_linear"))
+    """which projections"""
 
     @property
     def scale(self) -> float:
@@ -274,81 +262,100 @@ class OptimizerConfig:
     """AdamW and its rate over time."""
 
     # a lower rate, or a tighter norm, is what calms a run whose loss was no longer finite
-    lr: float = setting("AdamW learning rate", 3e-5, above=0, resumable=True)
-    lr_for_width: int | None = _count(
-        "width the rate was found at: other widths get lr x this / hidden_size; null takes lr as it is", 5120
-    )
-    beta1: float = _fraction("first moment", 0.9)
-    beta2: float = _fraction("second moment", 0.999)
-    eps: float = setting("AdamW epsilon", 1e-8, above=0)
-    weight_decay: float = setting("decoupled weight decay", 0.01, at_least=0)
-    warmup_steps: int = setting("steps of linear warm-up", 0, at_least=0, read_when="within_run")
-    schedule: str = setting("rate after the warm-up", "constant", ("constant", "cosine"))
-    clip_norm: float = setting("gradient norm is clipped to this; 0 = never", 1.0, at_least=0, resumable=True)
+    lr: float = setting(3e-5, above=0, resumable=True)
+    """AdamW learning rate"""
+    lr_for_width: int | None = _count(5120)
+    """width the rate was found at: other widths get lr x this / hidden_size; null takes lr as it is"""
+    beta1: float = _fraction(0.9)
+    """first moment"""
+    beta2: float = _fraction(0.999)
+    """second moment"""
+    eps: float = setting(1e-8, above=0)
+    """AdamW epsilon"""
+    weight_decay: float = setting(0.01, at_least=0)
+    """decoupled weight decay"""
+    warmup_steps: int = setting(0, at_least=0, read_when="within_run")
+    """steps of linear warm-up"""
+    schedule: str = setting("constant", ("constant", "cosine"))
+    """rate after the warm-up"""
+    clip_norm: float = setting(1.0, at_least=0, resumable=True)
+    """gradient norm is clipped to this; 0 = never"""
 
 
 @dataclass
 class FlowConfig:
     """Which noise levels are trained on."""
 
-    sigma_mean: float = setting("mean of the normal behind the logit-normal sigma", 0.0)
-    sigma_std: float = setting("its standard deviation", 1.0, above=0)
-    shift: float | None = setting("sigma shift; null = 2 at 480p, grown with the square root of the pixels", above=0)
+    sigma_mean: float = setting(0.0)
+    """mean of the normal behind the logit-normal sigma"""
+    sigma_std: float = setting(1.0, above=0)
+    """its standard deviation"""
+    shift: float | None = setting(above=0)
+    """sigma shift; null = 2 at 480p, grown with the square root of the pixels"""
 
 
 @dataclass
 class DropoutConfig:
     """What is hidden from the transformer now and then, so that guidance has something to steer against."""
 
-    caption: float = _fraction("share of samples trained without caption, for guidance", 0.1)
-    image: float = _fraction("share of i2v samples trained without image condition", 0.1, read_when="image_shown")
+    caption: float = _fraction(0.1)
+    """share of samples trained without caption, for guidance"""
+    image: float = _fraction(0.1, read_when="image_shown")
+    """share of i2v samples trained without image condition"""
 
 
 @dataclass
 class CheckpointConfig:
     """When a run is saved."""
 
-    every_steps: int = setting(
-        "optimizer steps between checkpoints; 0 = only at the end", 250, at_least=0, read_when="within_run"
-    )
-    keep: int = _count("newest checkpoints kept", 2)
-    best: str | None = _note(
-        "a logged number, such as heldout/loss: the adapter with the best of it is kept as <stage>-best.safetensors"
-    )
-    best_mode: str | None = setting(
-        "which is best, the lowest or highest; null = as the number says", None, ("min", "max")
-    )
+    every_steps: int = setting(250, at_least=0, read_when="within_run")
+    """optimizer steps between checkpoints; 0 = only at the end"""
+    keep: int = _count(2)
+    """newest checkpoints kept"""
+    best: str | None = _note()
+    """a logged number, such as heldout/loss: the adapter with the best of it is kept as <stage>-best.safetensors"""
+    best_mode: str | None = setting(None, ("min", "max"))
+    """which is best, the lowest or highest; null = as the number says"""
 
 
 @dataclass
 class StoppingConfig:
     """When a run ends before its last step, because it learns no more."""
 
-    monitor: str | None = _note("a logged number, such as heldout/loss; null = never stop early")
-    patience: int = _count("times in a row that it may be logged without having become better", 3)
-    mode: str | None = setting("which is better, lower or higher; null = as the number says", None, ("min", "max"))
-    min_change: float = setting("what it must change by, to count as better", 0.0, at_least=0)
+    monitor: str | None = _note()
+    """a logged number, such as heldout/loss; null = never stop early"""
+    patience: int = _count(3)
+    """times in a row that it may be logged without having become better"""
+    mode: str | None = setting(None, ("min", "max"))
+    """which is better, lower or higher; null = as the number says"""
+    min_change: float = setting(0.0, at_least=0)
+    """what it must change by, to count as better"""
 
 
 @dataclass
 class ValidationConfig:
     """When held-out samples are looked at."""
 
-    every_steps: int = setting(
-        "optimizer steps between held-out losses; 0 = never", 250, at_least=0, read_when="within_run"
-    )
-    samples: int = _count("held-out samples looked at, at most", 8, read_when="validates")
-    clips: int = setting("held-out samples drawn anew and measured, at most; 0 = none", 0, at_least=0)
+    every_steps: int = setting(250, at_least=0, read_when="within_run")
+    """optimizer steps between held-out losses; 0 = never"""
+    samples: int = _count(8, read_when="validates")
+    """held-out samples looked at, at most"""
+    clips: int = setting(0, at_least=0)
+    """held-out samples drawn anew and measured, at most; 0 = none"""
 
 
 @dataclass
 class PreviewConfig:
     """When a clip is made during training."""
 
-    every_steps: int = setting("optimizer steps between previews; 0 = never", 0, at_least=0, read_when="within_run")
-    seeds: int = _count("clips of each preview, from as many seeds", 1, read_when="previews")
-    prompt: str | None = _text("what the preview shows; null = the first held-out caption", read_when="previews")
-    sampler_steps: int = _count("denoising steps of a preview, or of a held-out clip", 8, read_when="draws")
+    every_steps: int = setting(0, at_least=0, read_when="within_run")
+    """optimizer steps between previews; 0 = never"""
+    seeds: int = _count(1, read_when="previews")
+    """clips of each preview, from as many seeds"""
+    prompt: str | None = _text(read_when="previews")
+    """what the preview shows; null = the first held-out caption"""
+    sampler_steps: int = _count(8, read_when="draws")
+    """denoising steps of a preview, or of a held-out clip"""
 
 
 @dataclass
@@ -356,16 +363,13 @@ class StrategyConfig:
     """How ranks share the work."""
 
     name: str = setting(
-        "auto = ddp when there are several ranks; zero = DeepSpeed, which shards what training keeps (docs/strategies.md)",
-        "auto",
-        ("auto", "single", "ddp", "zero1", "zero2", "zero3"),
-        by_group=True,
-        read_when="strategy_shares",
+        "auto", ("auto", "single", "ddp", "zero1", "zero2", "zero3"), by_group=True, read_when="strategy_shares"
     )
-    sequence: int = _count(
-        "ranks that share each sample's sequence, a divisor of gpus x nodes", 1, read_when="several_ranks"
-    )
-    cpu_offload: bool = setting("zero1-3: moments, and with zero3 the frozen weights, lie on the host", False)
+    """auto = ddp when there are several ranks; zero = DeepSpeed, which shards what training keeps (docs/strategies.md)"""
+    sequence: int = _count(1, read_when="several_ranks")
+    """ranks that share each sample's sequence, a divisor of gpus x nodes"""
+    cpu_offload: bool = setting(False)
+    """zero1-3: moments, and with zero3 the frozen weights, lie on the host"""
 
 
 def zero_level(strategy: StrategyConfig) -> int:
@@ -373,26 +377,22 @@ def zero_level(strategy: StrategyConfig) -> int:
     return int(strategy.name[-1]) if strategy.name.startswith("zero") else 0
 
 
-_SWAP = setting(
-    "share of the blocks whose weights stay on the host, and are fetched as they are used", at_least=0, at_most=1
-)
-_LIMIT_GIB = setting("GPU memory to live in; null = all there is", above=0)
+_SWAP = setting(at_least=0, at_most=1)
+"""share of the blocks whose weights stay on the host, and are fetched as they are used"""
+_LIMIT_GIB = setting(above=0)
+"""GPU memory to live in; null = all there is"""
 
 
 @dataclass
 class MemoryConfig:
     """What the transformer's blocks keep on the GPU in training, as shares of the blocks; null = what fits fastest."""
 
-    name: str = setting(
-        "auto = the fastest that fits the GPU at hand; the others from fast to lean",
-        "auto",
-        ("auto", "plain", "recompute", "offload", "swap"),
-        by_group=True,
-    )
-    recompute: float | None = setting(
-        "share of the blocks that run again in the backward pass, instead of being kept", at_least=0, at_most=1
-    )
-    offload: bool | None = setting("keep the inputs of recomputed blocks on the host")
+    name: str = setting("auto", ("auto", "plain", "recompute", "offload", "swap"), by_group=True)
+    """auto = the fastest that fits the GPU at hand; the others from fast to lean"""
+    recompute: float | None = setting(at_least=0, at_most=1)
+    """share of the blocks that run again in the backward pass, instead of being kept"""
+    offload: bool | None = setting()
+    """keep the inputs of recomputed blocks on the host"""
     swap: float | None = _SWAP
     limit_gib: float | None = _LIMIT_GIB
 
@@ -402,7 +402,8 @@ class DrawingMemoryConfig:
     """What lies on the GPU while clips are drawn; null = what fits fastest."""
 
     swap: float | None = _SWAP
-    tile: bool | None = setting("VAE in overlapping tiles, whose seams are blended", read_when="encodes")
+    tile: bool | None = setting(read_when="encodes")
+    """VAE in overlapping tiles, whose seams are blended"""
     limit_gib: float | None = _LIMIT_GIB
 
 
@@ -414,46 +415,29 @@ _IN_FULL = "a preview is drawn in full"
 class SamplerConfig:
     """How noise becomes a clip."""
 
-    name: str = setting("solver", "unipc", ("unipc", "euler"), by_group=True)
-    steps: int = _count(
-        "denoising steps", 40, not_in_training="a preview takes preview.sampler_steps", read_when="whole_clips"
-    )
-    guidance: float = setting("classifier-free guidance scale; 1 = unguided", 5.0, at_least=0)
+    name: str = setting("unipc", ("unipc", "euler"), by_group=True)
+    """solver"""
+    steps: int = _count(40, not_in_training="a preview takes preview.sampler_steps", read_when="whole_clips")
+    """denoising steps"""
+    guidance: float = setting(5.0, at_least=0)
+    """classifier-free guidance scale; 1 = unguided"""
     guidance_mode: str = setting(
-        "the guided pair: on the same ranks, or one half each on two groups of them; auto = as is foretold to be faster",
-        "auto",
-        ("auto", "batch", "split"),
-        changes_clip=False,
-        not_in_training=_ALONE,
-        read_when="several_ranks guided",
+        "auto", ("auto", "batch", "split"), changes_clip=False, not_in_training=_ALONE, read_when="several_ranks guided"
     )
-    ulysses: int | None = _count(
-        "ranks that share a sequence by attention heads; null = as is foretold to be fastest",
-        changes_clip=False,
-        not_in_training=_ALONE,
-        read_when="several_ranks",
-    )
-    ring: int | None = _count(
-        "groups of such ranks that share it by passing keys and values round; null = likewise",
-        changes_clip=False,
-        not_in_training=_ALONE,
-        read_when="several_ranks",
-    )
-    shift: float | None = setting("sigma shift; null = the model's own", above=0)
-    cache: str = setting(
-        "what a clip's steps take up from those before; calibrate = nothing, and says the ratios for magcache",
-        "none",
-        ("none", *CACHE_THRESHOLDS, "calibrate"),
-        not_in_training=_IN_FULL,
-    )
-    cache_threshold: float | None = setting(
-        "first_block, magcache: change, or foretold error, that is let pass; taylorseer: steps foretold after each; 0 = none",
-        at_least=0,
-        not_in_training=_IN_FULL,
-    )
-    cache_ratios: list[float] = setting(
-        "magcache: the model's ratios, as sampler.cache=calibrate says them", [], not_in_training=_IN_FULL
-    )
+    """the guided pair: on the same ranks, or one half each on two groups of them; auto = as is foretold to be faster"""
+    ulysses: int | None = _count(changes_clip=False, not_in_training=_ALONE, read_when="several_ranks")
+    """ranks that share a sequence by attention heads; null = as is foretold to be fastest"""
+    ring: int | None = _count(changes_clip=False, not_in_training=_ALONE, read_when="several_ranks")
+    """groups of such ranks that share it by passing keys and values round; null = likewise"""
+    shift: float | None = setting(above=0)
+    """sigma shift; null = the model's own"""
+    cache: str = setting("none", ("none", *CACHE_THRESHOLDS, "calibrate"), not_in_training=_IN_FULL)
+    """what a clip's steps take up from those before; calibrate = nothing, and says the ratios for magcache"""
+    cache_threshold: float | None = setting(at_least=0, not_in_training=_IN_FULL)
+    """first_block, magcache: change, or foretold error, that is let pass; taylorseer: steps foretold after each; 0 =
+    none"""
+    cache_ratios: list[float] = setting([], not_in_training=_IN_FULL)
+    """magcache: the model's ratios, as sampler.cache=calibrate says them"""
 
 
 SHARING = tuple(entry.name for entry in fields(SamplerConfig) if not entry.metadata.get("changes_clip", True))
@@ -466,61 +450,76 @@ PARTITIONS = ("alone", "sequence", "ring", "halves")
 class MetricsConfig:
     """Which numbers are written beside a clip, in training a preview of one; and where networks lie that some rest on."""
 
-    names: list[str] = setting("numbers written beside a clip or a preview (docs/metrics.md)", [], CLIP_METRICS)
-    clip: str | None = _source(
-        "CLIP ViT-B/32 for clip_sim_* and background_consistency: a directory or hub repository", read_when="needs_clip"
-    )
-    dino: str | None = _source("DINO ViT-B/16 for subject_consistency, likewise", read_when="needs_dino")
-    alexnet: str | None = _path(
-        "torchvision's alexnet-owt-7be5be79.pth for lpips_alex and tlp_alex: a file", read_when="needs_alexnet"
-    )
-    i3d: str | None = _path(
-        "i3d_torchscript.pt for fvd_i3d: a file, and a program, so that i3d_sha256 goes with it", read_when="needs_i3d"
-    )
-    i3d_sha256: str | None = _note("SHA-256 of the i3d that may be run, 64 hexadecimal digits", read_when="needs_i3d")
+    names: list[str] = setting([], CLIP_METRICS)
+    """numbers written beside a clip or a preview (docs/metrics.md)"""
+    clip: str | None = _source(read_when="needs_clip")
+    """CLIP ViT-B/32 for clip_sim_* and background_consistency: a directory or hub repository"""
+    dino: str | None = _source(read_when="needs_dino")
+    """DINO ViT-B/16 for subject_consistency, likewise"""
+    alexnet: str | None = _path(read_when="needs_alexnet")
+    """torchvision's alexnet-owt-7be5be79.pth for lpips_alex and tlp_alex: a file"""
+    i3d: str | None = _path(read_when="needs_i3d")
+    """i3d_torchscript.pt for fvd_i3d: a file, and a program, so that i3d_sha256 goes with it"""
+    i3d_sha256: str | None = _note(read_when="needs_i3d")
+    """SHA-256 of the i3d that may be run, 64 hexadecimal digits"""
 
 
 @dataclass
 class LoggerConfig:
     """Where curves go."""
 
-    name: str = setting("where curves go", "csv", ("wandb", "csv", "tensorboard", "none"), by_group=True)
-    project: str = _note("project name at the logger", "cinelora", read_when="wandb")
-    group: str | None = _note("wandb: group of the run; null = the sweep it is a member of", read_when="wandb")
-    offline: bool | None = setting("wandb: null = offline unless a key is there", read_when="wandb")
-    every_steps: int = _count("optimizer steps between logged losses", 10, read_when="trains")
+    name: str = setting("csv", ("wandb", "csv", "tensorboard", "none"), by_group=True)
+    """where curves go"""
+    project: str = _note("cinelora", read_when="wandb")
+    """project name at the logger"""
+    group: str | None = _note(read_when="wandb")
+    """wandb: group of the run; null = the sweep it is a member of"""
+    offline: bool | None = setting(read_when="wandb")
+    """wandb: null = offline unless a key is there"""
+    every_steps: int = _count(10, read_when="trains")
+    """optimizer steps between logged losses"""
 
 
 @dataclass
 class RecipeConfig:
     """A named whole experiment: what its source states, and what we chose."""
 
-    name: str | None = setting("name of the whole experiment")
-    stage: str | None = setting("the stage the recipe is written for; null = any")
-    known: list[str] = setting("what the source states", [])
-    ours: list[str] = setting("what the source does not state and we chose", [])
+    name: str | None = setting()
+    """name of the whole experiment"""
+    stage: str | None = setting()
+    """the stage the recipe is written for; null = any"""
+    known: list[str] = setting([])
+    """what the source states"""
+    ours: list[str] = setting([])
+    """what the source does not state and we chose"""
 
 
 # Settings that several commands share. What does not change a clip but for rounding stands in no hash of it: where it is
 # written, how many ranks make it, and out of how much memory.
 
-_CKPT = _run("adapter(s): a run, an adapter file or hub:owner/name; null = the base model alone")
-_NEGATIVE_PROMPT = _text("what guidance steers away from; null = the model's own", read_when="guided encodes")
-_MODE = setting("scene = keyframe, then expansion; t2v = straight from the t2v transformer", "scene", ("scene", "t2v"))
-_NUM_FRAMES = _frames("frames, 4n+1; null = the model's own")
-_SEEDS = _count("clips of each prompt, from as many seeds", 1, read_when="encodes")
-_FIRST_SEED = setting("the first seed", 0, at_least=0)
-_RANKS = _count("ranks on each node the sequence is split over", 1, changes_clip=False)
-_NODES = _count("machines", 1, resumable=True, changes_clip=False)
-_PLAN = setting(
-    "say what a clip takes, in memory and time here and on other GPUs, and do nothing", False, changes_clip=False
-)
-_MODELS_CACHE = _path("folder of models built or fetched", "outputs/cache", changes_clip=False, without_drawing=True)
+_CKPT = _run()
+"""adapter(s): a run, an adapter file or hub:owner/name; null = the base model alone"""
+_NEGATIVE_PROMPT = _text(read_when="guided encodes")
+"""what guidance steers away from; null = the model's own"""
+_MODE = setting("scene", ("scene", "t2v"))
+"""scene = keyframe, then expansion; t2v = straight from the t2v transformer"""
+_NUM_FRAMES = _frames()
+"""frames, 4n+1; null = the model's own"""
+_SEEDS = _count(1, read_when="encodes")
+"""clips of each prompt, from as many seeds"""
+_FIRST_SEED = setting(0, at_least=0)
+"""the first seed"""
+_RANKS = _count(1, changes_clip=False)
+"""ranks on each node the sequence is split over"""
+_NODES = _count(1, resumable=True, changes_clip=False)
+"""machines"""
+_PLAN = setting(False, changes_clip=False)
+"""say what a clip takes, in memory and time here and on other GPUs, and do nothing"""
+_MODELS_CACHE = _path("outputs/cache", changes_clip=False, without_drawing=True)
+"""folder of models built or fetched"""
 
 
-def _out(place: str) -> Any:
-    help = f"run directory; null = outputs/{place}"
-    return setting(help, role="directory", resumable=True, changes_clip=False, without_drawing=True)
+_OUT = setting(role="directory", resumable=True, changes_clip=False, without_drawing=True)
 
 
 @dataclass
@@ -551,53 +550,50 @@ class TrainConfig:
     stopping: StoppingConfig = section(StoppingConfig, resumable=True)
     validation: ValidationConfig = section(ValidationConfig, resumable=True)
     preview: PreviewConfig = section(PreviewConfig, resumable=True)
-    ema_decay: float = _fraction("moving average of the adapter, exported instead of it; 0 = off", 0.0)
-    seed: int = setting("seeds weights, order, noise and dropout", 0, at_least=0)
-    gpus: int = _count("ranks on each node: GPUs, or CPU processes where there are none", 1, resumable=True)
+    ema_decay: float = _fraction(0.0)
+    """moving average of the adapter, exported instead of it; 0 = off"""
+    seed: int = setting(0, at_least=0)
+    """seeds weights, order, noise and dropout"""
+    gpus: int = _count(1, resumable=True)
+    """ranks on each node: GPUs, or CPU processes where there are none"""
     nodes: int = _NODES
-    workers: int = setting(
-        "processes reading footage and cache, per rank; 0 reads in the rank itself", 0, at_least=0, resumable=True
-    )
-    max_restarts: int = setting(
-        "times a run on one machine starts again by itself after it lost a rank",
-        3,
-        at_least=0,
-        resumable=True,
-        read_when="one_machine",
-    )
-    plan: bool = setting(
-        "say what the run takes, in memory and time here and on other GPUs, and do nothing", False, resumable=True
-    )
-    out: str | None = _out("<stage>/<data>/<time>")
-    adapter: str | None = _run("style adapter under stage=motion: a run, a file or hub:owner/name")
-    resume: str | None = _run(
-        "run to go on with: its directory, a file in it, or hub:owner/name; auto = the one in out=, if it has begun",
-        resumable=True,
-    )
-    cache: str = _path("folder of encoded samples, shared between runs", "outputs/cache", resumable=True)
-    description: str | None = _note("a note kept with the run", resumable=True)
+    workers: int = setting(0, at_least=0, resumable=True)
+    """processes reading footage and cache, per rank; 0 reads in the rank itself"""
+    max_restarts: int = setting(3, at_least=0, resumable=True, read_when="one_machine")
+    """times a run on one machine starts again by itself after it lost a rank"""
+    plan: bool = setting(False, resumable=True)
+    """say what the run takes, in memory and time here and on other GPUs, and do nothing"""
+    out: str | None = _OUT
+    """run directory; null = outputs/<stage>/<data>/<time>"""
+    adapter: str | None = _run()
+    """style adapter under stage=motion: a run, a file or hub:owner/name"""
+    resume: str | None = _run(resumable=True)
+    """run to go on with: its directory, a file in it, or hub:owner/name; auto = the one in out=, if it has begun"""
+    cache: str = _path("outputs/cache", resumable=True)
+    """folder of encoded samples, shared between runs"""
+    description: str | None = _note(resumable=True)
+    """a note kept with the run"""
     # who goes on with a run elsewhere must not upload to the same repository
-    push: str | None = _note(
-        "hub repository, owner/name, that the adapter and its card are uploaded to at the end",
-        resumable=True,
-        ones_own=True,
-    )
-    private: bool = setting("push: make a new repository a private one", False, resumable=True, ones_own=True)
+    push: str | None = _note(resumable=True, ones_own=True)
+    """hub repository, owner/name, that the adapter and its card are uploaded to at the end"""
+    private: bool = setting(False, resumable=True, ones_own=True)
+    """push: make a new repository a private one"""
 
 
 @dataclass
 class ScaleConfig:
     """How strongly each adapter acts; 0 = not at all."""
 
-    keyframe: float = setting(
-        "scale of the style adapter while the keyframe is made", 1.0, read_when="style_in_keyframe"
-    )
-    style: float = setting("scale of the style adapter while the clip is expanded", 1.0, read_when="style_in_clip")
-    motion: float = setting("scale of the motion adapter while the clip is expanded", 1.0, read_when="motion_in_clip")
+    keyframe: float = setting(1.0, read_when="style_in_keyframe")
+    """scale of the style adapter while the keyframe is made"""
+    style: float = setting(1.0, read_when="style_in_clip")
+    """scale of the style adapter while the clip is expanded"""
+    motion: float = setting(1.0, read_when="motion_in_clip")
+    """scale of the motion adapter while the clip is expanded"""
 
 
-# Until 0bea4b3 the directory of prompts= was named after the numbers that are measured, too: what they were by default
-# stays in the hash, so that such a run is found.
+# Version 0.1 named the directory of prompts= after the numbers that are measured, too: what they were by default stays in
+# the hash, so that such a run is found.
 _MEASURED_BY_DEFAULT = {"names": ["flicker", "tssim", "motion"]}
 
 
@@ -614,21 +610,28 @@ class InferConfig:
     model: ModelConfig = section(ModelConfig)
     sampler: SamplerConfig = section(SamplerConfig)
     metrics: MetricsConfig = section(MetricsConfig, changes_clip=False, hashed_as=_MEASURED_BY_DEFAULT)
-    scale: ScaleConfig = section(ScaleConfig)
+    scale: ScaleConfig = section(ScaleConfig, was="weights")
     memory: DrawingMemoryConfig = section(DrawingMemoryConfig, changes_clip=False)
-    ckpt: str | None = _run("adapter(s): a run, an adapter file or hub:owner/name; null = the base model")
-    prompt: str | None = _text("what the clip shows")
-    prompts: str | None = _path("file with one prompt a line; makes a clip of each, goes on where it stopped")
+    ckpt: str | None = _run()
+    """adapter(s): a run, an adapter file or hub:owner/name; null = the base model"""
+    prompt: str | None = _text()
+    """what the clip shows"""
+    prompts: str | None = _path()
+    """file with one prompt a line; makes a clip of each, goes on where it stopped"""
     negative_prompt: str | None = _NEGATIVE_PROMPT
-    image: str | None = _path("keyframe to start from, instead of making one")
+    image: str | None = _path()
+    """keyframe to start from, instead of making one"""
     mode: str = _MODE
     num_frames: int | None = _NUM_FRAMES
-    compare: bool = setting("also make the clip without adapters, for the contact sheet", False, read_when="adapted")
-    seed: int = setting("same seed, same clip", 0, at_least=0)
+    compare: bool = setting(False, read_when="adapted")
+    """also make the clip without adapters, for the contact sheet"""
+    seed: int = setting(0, at_least=0)
+    """same seed, same clip"""
     gpus: int = _RANKS
     nodes: int = _NODES
     plan: bool = _PLAN
-    out: str | None = _out("infer/<time>")
+    out: str | None = _OUT
+    """run directory; null = outputs/infer/<time>"""
     cache: str = _MODELS_CACHE
 
 
@@ -643,9 +646,12 @@ class PrepareConfig:
 
     model: ModelConfig = section(ModelConfig, only=("name", "height", "width", "fps"))
     data: DataConfig = section(DataConfig)
-    num_frames: int = _frames("frames of a window, 4n+1", 33)
-    seed: int = setting("decides what is held out", 0, at_least=0)
-    workers: int | None = setting("processes that read footage; null = one a core, 0 = none of their own", at_least=0)
+    num_frames: int = _frames(33)
+    """frames of a window, 4n+1"""
+    seed: int = setting(0, at_least=0)
+    """decides what is held out"""
+    workers: int | None = setting(at_least=0)
+    """processes that read footage; null = one a core, 0 = none of their own"""
 
 
 @dataclass
@@ -664,16 +670,14 @@ class EvaluateConfig:
     metrics: MetricsConfig = section(MetricsConfig, changes_clip=False, without_drawing=True, read_when="measures")
     memory: DrawingMemoryConfig = section(DrawingMemoryConfig, changes_clip=False)
     ckpt: str | None = _CKPT
-    prompts: str | None = _path("file with one prompt a line, drawn beside the captions of held-out clips")
+    prompts: str | None = _path()
+    """file with one prompt a line, drawn beside the captions of held-out clips"""
     against: list[str] = setting(
-        "numbers that compare with held-out clips (docs/metrics.md)",
-        [],
-        AGAINST_METRICS,
-        changes_clip=False,
-        without_drawing=True,
-        read_when="data_named measures",
+        [], AGAINST_METRICS, changes_clip=False, without_drawing=True, read_when="data_named measures"
     )
-    clips: int = _count("held-out clips whose captions are drawn, at most", 4, read_when="data_named")
+    """numbers that compare with held-out clips (docs/metrics.md)"""
+    clips: int = _count(4, read_when="data_named")
+    """held-out clips whose captions are drawn, at most"""
     seeds: int = _SEEDS
     seed: int = _FIRST_SEED
     negative_prompt: str | None = _NEGATIVE_PROMPT
@@ -681,16 +685,13 @@ class EvaluateConfig:
     num_frames: int | None = _NUM_FRAMES
     gpus: int = _RANKS
     nodes: int = _NODES
-    report: bool = setting(
-        "draw nothing: tables and page anew, of what out=<run> holds", False, changes_clip=False, without_drawing=True
-    )
-    answers: str | None = _path(
-        "answers to out=<run>'s pairs.html, to be scored: a file, or a folder of them",
-        changes_clip=False,
-        without_drawing=True,
-    )
+    report: bool = setting(False, changes_clip=False, without_drawing=True)
+    """draw nothing: tables and page anew, of what out=<run> holds"""
+    answers: str | None = _path(changes_clip=False, without_drawing=True)
+    """answers to out=<run>'s pairs.html, to be scored: a file, or a folder of them"""
     plan: bool = _PLAN
-    out: str | None = _out("evaluate/<ckpt>-<hash of the settings>")
+    out: str | None = _OUT
+    """run directory; null = outputs/evaluate/<ckpt>-<hash of the settings>"""
     cache: str = _MODELS_CACHE
 
 
@@ -710,50 +711,50 @@ class StudyConfig:
     memory: DrawingMemoryConfig = section(DrawingMemoryConfig, changes_clip=False)
     logger: LoggerConfig = section(LoggerConfig, changes_clip=False, without_drawing=True)
     ckpt: str | None = _CKPT
-    prompt: str | None = _text("what the clips show")
-    prompts: str | None = _path("file with one prompt a line; each is drawn by every setting")
+    prompt: str | None = _text()
+    """what the clips show"""
+    prompts: str | None = _path()
+    """file with one prompt a line; each is drawn by every setting"""
     seeds: int = _SEEDS
     seed: int = _FIRST_SEED
     negative_prompt: str | None = _NEGATIVE_PROMPT
     mode: str = _MODE
     num_frames: int | None = _NUM_FRAMES
-    against: list[str] = _axis(
-        "numbers that compare with the baseline's clips (docs/metrics.md)",
-        choices=AGAINST_METRICS,
-        read_when="measures",
-    )
-    ranks: list[int] = _axis(
-        "ranks that the adapters are cut or padded to; without ckpt, those of drawn ones", at_least=1
-    )
-    scales: list[float] = _axis("scales of the adapters; 0 = the base model")
-    merged: list[bool] = _axis("adapters folded into the weights (true), or live beside them")
-    steps: list[int] = _axis("denoising steps", at_least=1)
-    first_block: list[float] = _axis("thresholds of sampler.cache=first_block", at_least=0)
-    taylorseer: list[int] = _axis("thresholds of sampler.cache=taylorseer", at_least=0)
-    magcache: list[float] = _axis(
-        "thresholds of sampler.cache=magcache; without sampler.cache_ratios they are measured first", at_least=0
-    )
-    dtypes: list[str] = _axis("dtypes of the frozen transformer", choices=DTYPES)
-    partitions: list[str] = _axis(
-        "how gpus share a clip: not at all, its sequence, that in a ring, or first the halves of guidance",
-        choices=PARTITIONS,
-    )
-    grid: bool = setting(
-        "every combination of the lists, instead of one change of the baseline at a time",
-        False,
-        changes_clip=False,
-        read_when="several_axes",
-    )
-    repetitions: int = _count("timed rounds over all settings, after one that is not counted", 3, changes_clip=False)
-    latency_only: bool = setting("time steps of one clip from drawn inputs; nothing is decoded or measured", False)
-    latency_steps: int = _count("denoising steps that latency_only times", 3, read_when="latency_only")
-    merge: list[str] = _axis(
-        "studies to be put into one, out=<directory>: their run directories", role="path", without_drawing=True
-    )
+    against: list[str] = _axis(choices=AGAINST_METRICS, read_when="measures")
+    """numbers that compare with the baseline's clips (docs/metrics.md)"""
+    ranks: list[int] = _axis(at_least=1)
+    """ranks that the adapters are cut or padded to; without ckpt, those of drawn ones"""
+    scales: list[float] = _axis()
+    """scales of the adapters; 0 = the base model"""
+    merged: list[bool] = _axis()
+    """adapters folded into the weights (true), or live beside them"""
+    steps: list[int] = _axis(at_least=1)
+    """denoising steps"""
+    first_block: list[float] = _axis(at_least=0)
+    """thresholds of sampler.cache=first_block"""
+    taylorseer: list[int] = _axis(at_least=0)
+    """thresholds of sampler.cache=taylorseer"""
+    magcache: list[float] = _axis(at_least=0)
+    """thresholds of sampler.cache=magcache; without sampler.cache_ratios they are measured first"""
+    dtypes: list[str] = _axis(choices=DTYPES)
+    """dtypes of the frozen transformer"""
+    partitions: list[str] = _axis(choices=PARTITIONS)
+    """how gpus share a clip: not at all, its sequence, that in a ring, or first the halves of guidance"""
+    grid: bool = setting(False, changes_clip=False, read_when="several_axes")
+    """every combination of the lists, instead of one change of the baseline at a time"""
+    repetitions: int = _count(3, changes_clip=False)
+    """timed rounds over all settings, after one that is not counted"""
+    latency_only: bool = setting(False)
+    """time steps of one clip from drawn inputs; nothing is decoded or measured"""
+    latency_steps: int = _count(3, read_when="latency_only")
+    """denoising steps that latency_only times"""
+    merge: list[str] = _axis(role="path", without_drawing=True)
+    """studies to be put into one, out=<directory>: their run directories"""
     gpus: int = _RANKS
     nodes: int = _NODES
     plan: bool = _PLAN
-    out: str | None = _out("study/<ckpt>-<hash of the settings>")
+    out: str | None = _OUT
+    """run directory; null = outputs/study/<ckpt>-<hash of the settings>"""
     cache: str = _MODELS_CACHE
 
 
@@ -763,7 +764,7 @@ def as_stored(config: InferConfig | EvaluateConfig | StudyConfig) -> dict[str, A
     A renamed section keeps its old name here: with the new one every hash would change, and a run that an earlier version
     began would find none of its clips again.
     """
-    first_names = {new: old for old, new in RENAMED_SECTIONS.items()}
+    first_names = {entry.name: entry.metadata["was"] for entry in fields(config) if "was" in entry.metadata}
     return {first_names.get(name, name): value for name, value in asdict(config).items()}
 
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import yaml
 
 from cinelora.config.fields import PLACES, Field, assign, fields_of, pick
-from cinelora.config.schema import RENAMED_SECTIONS, EvaluateConfig, InferConfig, StudyConfig, TrainConfig
+from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig
 from cinelora.errors import ConfigError, first_line
 from cinelora.io.atomic import write_text
 from cinelora.io.hub import CONFIG_FILE, EMBEDDED, is_hub_name
@@ -108,7 +108,7 @@ def _build(hint: Any, value: Any, key: str, path: Path) -> Any:
         if not isinstance(value, dict):
             raise ConfigError(f"{path}: {key or 'the file'} should hold settings, not {value!r}")
         hints = typing.get_type_hints(hint)
-        value = {_name_today(name, hints): entry for name, entry in value.items()}
+        value = {_name_today(hint, name): entry for name, entry in value.items()}
         unknown = [name for name in value if name not in hints]
         if unknown:
             raise ConfigError(f"{path} holds the unknown key {key}{unknown[0]}: it is from another version or program")
@@ -123,10 +123,9 @@ def _build(hint: Any, value: Any, key: str, path: Path) -> Any:
     raise ConfigError(f"{path}: {key.rstrip('.')} cannot be {value!r}")
 
 
-def _name_today(name: str, hints: dict[str, Any]) -> str:
+def _name_today(schema: Any, name: str) -> str:
     """What a stored section is called today: a run of an earlier version holds ``weights`` for ``scale``."""
-    today = RENAMED_SECTIONS.get(name, name)
-    return today if name not in hints and today in hints else name
+    return next((entry.name for entry in dataclasses.fields(schema) if entry.metadata.get("was") == name), name)
 
 
 def _fits(hint: Any, value: Any) -> bool:

@@ -10,17 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from cinelora.config.fields import fields_of, pick
-from cinelora.config.schema import (
-    CACHE_THRESHOLDS,
-    EvaluateConfig,
-    InferConfig,
-    PrepareConfig,
-    StudyConfig,
-    TrainConfig,
-)
+from cinelora.config.schema import CACHE_THRESHOLDS, EvaluateConfig, PrepareConfig, StudyConfig, TrainConfig
 from cinelora.io.hub import is_hub_name
-
-Settings = TrainConfig | InferConfig | EvaluateConfig | StudyConfig | PrepareConfig
 
 _RESTS_ON = {
     "clip": ("clip_sim_frames", "clip_sim_text", "background_consistency"),
@@ -38,7 +29,7 @@ _BEYOND_THE_END = {
 """What follows where these settings are larger than ``stage.steps``."""
 
 
-def unread_lines(config: Settings, typed: Mapping[str, str], adapters: Collection[str] = ()) -> list[str]:
+def unread_lines(config: Any, typed: Mapping[str, str], adapters: Collection[str] = ()) -> list[str]:
     """A warning for each key of ``typed`` that this run does not read; ``adapters`` are those that ``ckpt`` holds."""
     return [f"WARNING: {key}={value} {why}" for key, value in typed.items() if (why := _why(config, key, adapters))]
 

@@ -102,6 +102,28 @@ def test_help_answers_in_time_without_torch(script: str, flag: str, tmp_path: Pa
     assert key in done.stdout
 
 
+@pytest.mark.parametrize("word", ["lora.rnak=4", "--help", "lora.rank", "lora.rank.x=4"])
+def test_a_mistyped_key_and_help_do_not_wait_for_hydra(word: str, tmp_path: Path) -> None:
+    code = f"import sys; from cinelora.cli.main import main; main('train', [{word!r}], print); assert 'hydra' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_schemas_are_made_known_to_hydra_once() -> None:
+    from cinelora.cli.compose import _store_schemas
+
+    for _ in range(3):
+        compose_infer(["prompt=x"])
+    assert _store_schemas.cache_info().misses == 1
+
+
+def test_what_nothing_reads_is_said_and_the_run_goes_on(run: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("infer", ["prompt=x", "negative_prompt=blur", "sampler.guidance=1"], run) == 0
+    assert "WARNING: negative_prompt=blur is not read: sampler.guidance=1 is unguided\n" in capsys.readouterr().out
+    assert main("train", ["-m", *CLIPS, "logger=csv", "lora.rank=4,8"], run) == 0
+    assert "logger.group" not in capsys.readouterr().out  # nobody typed it
+
+
 @pytest.mark.parametrize(
     ("script", "argv"),
     [

@@ -25,10 +25,14 @@ class Wanted:
     python -m cinelora.counted things=3
     """
 
-    things: int = setting("how many", 1, at_least=1)
-    name: str = setting("what they are called", "", role="text")
-    odd: bool = setting("whether they are odd", False)
-    colour: str = setting("their colour", "red", ("red", "blue"))
+    things: int = setting(1, at_least=1)
+    """how many"""
+    name: str = setting("", role="text")
+    """what they are called"""
+    odd: bool = setting(False)
+    """whether they are odd"""
+    colour: str = setting("red", ("red", "blue"))
+    """their colour"""
 
 
 PROGRAM = Program("cinelora.counted", Wanted)
@@ -89,7 +93,7 @@ def test_an_error_is_one_line_with_its_exit_code(capsys: pytest.CaptureFixture[s
 def test_help_is_understood_and_needs_no_torch(module: str, words: list[str], shown: str) -> None:
     program = (
         f"import runpy, sys; sys.argv = {['x', *words]!r}\n"
-        f"try: runpy.run_module({module!r}, run_name='__main__')\n"
+        f"try: runpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
         "finally: assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600, cwd=REPO)

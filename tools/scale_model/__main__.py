@@ -36,22 +36,38 @@ class EncodersRequest:
     python -m tools.scale_model encoders out=outputs/scale-model
     """
 
-    out: str = setting("folder of the new pair", "outputs/scale-model", role="path")
-    parts: str = setting("which encoders are trained", "all", PARTS)
-    start: str = setting("the pair whose encoders go on learning; none = new ones", "", role="path")
-    clips: int = setting("clips that are rendered", 1600, at_least=1)
-    frames: int = setting("frames of a clip, 4n+1", 33, at_least=1, frames=True)
-    height: int = setting("height in pixels, a multiple of 16", 112, at_least=1, multiple_of=16)
-    width: int = setting("width in pixels, a multiple of 16", 192, at_least=1, multiple_of=16)
-    vae_steps: int = setting("steps of the VAE", 36_000, at_least=1)
-    vae_batch: int = setting("clips of a step of the VAE", 8, at_least=1)
-    vae_limit_s: int = setting("seconds after which the VAE is done; 0 = none", 0, at_least=0)
-    vae_rate: float = setting("learning rate of the VAE", 2e-3, above=0, at_most=1)
-    text_steps: int = setting("steps of text and image encoder", 8000, at_least=1)
-    text_batch: int = setting("clips of a step of text and image encoder", 128, at_least=2)
-    text_limit_s: int = setting("seconds after which text and image encoder are done; 0 = none", 0, at_least=0)
-    seed: int = setting("seeds the weights at first", 0, at_least=0)
-    workers: int = setting("processes that render; 0 = none of their own", 0, at_least=0)
+    out: str = setting("outputs/scale-model", role="path")
+    """folder of the new pair"""
+    parts: str = setting("all", PARTS)
+    """which encoders are trained"""
+    start: str = setting("", role="path")
+    """the pair whose encoders go on learning; none = new ones"""
+    clips: int = setting(1600, at_least=1)
+    """clips that are rendered"""
+    frames: int = setting(33, at_least=1, frames=True)
+    """frames of a clip, 4n+1"""
+    height: int = setting(112, at_least=1, multiple_of=16)
+    """height in pixels, a multiple of 16"""
+    width: int = setting(192, at_least=1, multiple_of=16)
+    """width in pixels, a multiple of 16"""
+    vae_steps: int = setting(36_000, at_least=1)
+    """steps of the VAE"""
+    vae_batch: int = setting(8, at_least=1)
+    """clips of a step of the VAE"""
+    vae_limit_s: int = setting(0, at_least=0)
+    """seconds after which the VAE is done; 0 = none"""
+    vae_rate: float = setting(2e-3, above=0, at_most=1)
+    """learning rate of the VAE"""
+    text_steps: int = setting(8000, at_least=1)
+    """steps of text and image encoder"""
+    text_batch: int = setting(128, at_least=2)
+    """clips of a step of text and image encoder"""
+    text_limit_s: int = setting(0, at_least=0)
+    """seconds after which text and image encoder are done; 0 = none"""
+    seed: int = setting(0, at_least=0)
+    """seeds the weights at first"""
+    workers: int = setting(0, at_least=0)
+    """processes that render; 0 = none of their own"""
 
 
 @dataclass(frozen=True)
@@ -61,8 +77,10 @@ class AdoptRequest:
     python -m tools.scale_model adopt pair=outputs/scale-model run=outputs/pretrain/rendered/last
     """
 
-    pair: str = setting("folder of the pair", "outputs/scale-model", role="path")
-    run: str = setting("directory of the run", "", role="run")
+    pair: str = setting("outputs/scale-model", role="path")
+    """folder of the pair"""
+    run: str = setting("", role="run")
+    """directory of the run"""
 
 
 Request = RenderRequest | EncodersRequest | AdoptRequest

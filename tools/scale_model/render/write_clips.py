@@ -20,15 +20,24 @@ class RenderRequest:
     python -m tools.scale_model render look=noir out=data/noir clips=12 heldout=3
     """
 
-    look: str = setting("how the scenes look", "noir", tuple(LOOKS))
-    out: str = setting("folder that train/ and heldout/ go to", "data/noir", role="path")
-    clips: int = setting("clips to train on", 12, at_least=0)
-    heldout: int = setting("clips that are held out", 3, at_least=0)
-    frames: int = setting("frames of a clip", 49, at_least=1)
-    height: int = setting("height in pixels, an even number", 112, at_least=16, multiple_of=2)
-    width: int = setting("width in pixels, an even number", 192, at_least=16, multiple_of=2)
-    fps: int = setting("frames per second", 16, at_least=1)
-    seed: int = setting("the first scene; each clip shows the next one", 0, at_least=0)
+    look: str = setting("noir", tuple(LOOKS))
+    """how the scenes look"""
+    out: str = setting("data/noir", role="path")
+    """folder that train/ and heldout/ go to"""
+    clips: int = setting(12, at_least=0)
+    """clips to train on"""
+    heldout: int = setting(3, at_least=0)
+    """clips that are held out"""
+    frames: int = setting(49, at_least=1)
+    """frames of a clip"""
+    height: int = setting(112, at_least=16, multiple_of=2)
+    """height in pixels, an even number"""
+    width: int = setting(192, at_least=16, multiple_of=2)
+    """width in pixels, an even number"""
+    fps: int = setting(16, at_least=1)
+    """frames per second"""
+    seed: int = setting(0, at_least=0)
+    """the first scene; each clip shows the next one"""
 
 
 def write_clips(request: RenderRequest) -> None:

@@ -30,7 +30,7 @@ class Sample:
     ``path`` is relative to the footage folder, with forward slashes; ``file_hash`` the sha256 of the file's content;
     ``frames`` the indices in the clip, already at the model's frame rate, so that a 24 fps clip skips some.
     ``box`` is what bars leave of the picture as shown: left, top, right, bottom in pixels; ``size`` the height and width it
-    is trained at, ``None`` for the model's own. ``weights`` is empty, or says how much of the frame behind each is blended in.
+    is trained at, ``None`` for the model's own. ``weights`` is empty, or says how much of the frame after each is blended in.
     ``colours`` is a hash of what its colours go through: a LUT, tone mapping.
     """
 
@@ -67,14 +67,11 @@ class Manifest:
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def is_inside(root: Path, path: str) -> bool:
-    """Whether a path below ``root`` stays there when its links are followed."""
+def is_inside(root: Path, path: str, follow_links: bool = False) -> bool:
+    """Whether a path below ``root`` stays there: with its links followed, or by its words alone with ``follow_links``."""
+    if follow_links:
+        return not Path(path).is_absolute() and ".." not in Path(path).parts
     return (root / path).resolve().is_relative_to(root.resolve())
-
-
-def is_below(path: str) -> bool:
-    """Whether a path leads down alone; where its links lead is not asked."""
-    return not Path(path).is_absolute() and ".." not in Path(path).parts
 
 
 # -- pixels ------------------------------------------------------------------------------------------------------------
@@ -88,8 +85,7 @@ def read_frames(root: Path, sample: Sample, height: int, width: int, handling: H
     Raises ``FootageError`` where the clip is gone, damaged, or outside ``root``.
     """
     path = root / sample.path
-    inside = is_below(sample.path) if handling.follow_links else is_inside(root, sample.path)
-    if not inside or not is_there(path):
+    if not (is_inside(root, sample.path, handling.follow_links) and is_there(path)):
         raise FootageError(f"{sample.path} of the manifest is not in {root}; scan the footage again")
     height, width = sample.size or (height, width)
     try:
@@ -105,19 +101,19 @@ def _opened(path: Path, stamp: tuple[int, int], handling: Handling) -> Reader:
 
 
 def _mixed(reader: Reader, sample: Sample, height: int, width: int) -> Pixels:
-    """The sample's frames, each with its share of the frame behind it."""
-    shares = sample.weights or (0.0,) * len(sample.frames)
-    behind = {frame + 1 for frame, share in zip(sample.frames, shares, strict=True) if share}
-    numbers = sorted({*sample.frames, *behind})
+    """The sample's frames, each blended with the frame after it as the sample's weights say."""
+    # A frame may be needed twice, as itself and as the one blended into the frame before it: each is decoded and scaled once.
+    weights = sample.weights or (0.0,) * len(sample.frames)
+    blends = list(zip(sample.frames, weights, strict=True))
+    numbers = sorted({*sample.frames, *(frame + 1 for frame, weight in blends if weight)})
     pictures = dict(zip(numbers, _framed(reader, numbers, sample.box, height, width), strict=True))
-    return np.stack(
-        [
-            np.rint((1 - share) * pictures[frame] + share * pictures[frame + 1]).astype(np.uint8)
-            if share
-            else pictures[frame]
-            for frame, share in zip(sample.frames, shares, strict=True)
-        ]
-    )
+
+    def blended(frame: int, weight: float) -> Pixels:
+        if not weight:
+            return pictures[frame]
+        return np.rint((1 - weight) * pictures[frame] + weight * pictures[frame + 1]).astype(np.uint8)
+
+    return np.stack([blended(*blend) for blend in blends])
 
 
 def _framed(
@@ -133,6 +129,8 @@ def _framed(
 
 def cover_box(size: tuple[int, int], pixel_aspect: float, height: int, width: int) -> tuple[float, float, float, float]:
     """The largest centred box (left, top, right, bottom) in a picture of ``size`` with the shape of height x width."""
+    # Two boxes have the wanted shape and touch the picture's sides: one as wide as the picture, one as high. The smaller of
+    # each side belongs to the one that fits in. It may begin at a fraction of a pixel; the resampling takes that.
     source_height, source_width = size
     box_width = min(source_width, source_height * (width / height) / pixel_aspect)
     box_height = min(source_height, source_width * (height / width) * pixel_aspect)
@@ -149,25 +147,19 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
-def _with_tuples(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
-
-
 def read_manifest(path: Path) -> Manifest:
     """Read what ``write_manifest`` wrote. Raises ``FootageError`` for anything else."""
-    samples: list[Sample] = []
-    skipped: list[Skipped] = []
     if not path.is_file():
         raise FootageError(f"no manifest at {path}")
+    found: list[Sample | Skipped] = []
     for number, record in json_lines(path, read_text(path.parent, path.name)):
         try:
-            if "reason" in record:
-                skipped.append(Skipped(**_with_tuples(record)))
-            else:
-                samples.append(Sample(**_with_tuples(record)))
+            fields = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+            found.append(Skipped(**fields) if "reason" in fields else Sample(**fields))
         except (TypeError, KeyError, AttributeError) as error:
             raise FootageError(f"{path}, line {number} is not a line of a manifest: {error}") from error
-    return Manifest(tuple(samples), tuple(skipped))
+    samples = tuple(one for one in found if isinstance(one, Sample))
+    return Manifest(samples, tuple(one for one in found if isinstance(one, Skipped)))
 
 
 # -- text --------------------------------------------------------------------------------------------------------------
@@ -178,7 +170,7 @@ def read_text(root: Path, path: str, follow_links: bool = False) -> str:
 
     Raises ``FootageError`` for what is outside, cannot be opened, or is not UTF-8.
     """
-    if not (is_below(path) if follow_links else is_inside(root, path)):
+    if not is_inside(root, path, follow_links):
         raise FootageError(f"{root / path} leads out of the footage folder; put a copy of the file there")
     try:
         return (root / path).read_text(encoding="utf-8-sig")

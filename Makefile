@@ -59,12 +59,12 @@ FAST  := logger=csv gpus=$(GPUS) model.compile_blocks=true
 I2V_STEPS ?= 20000
 
 scale-model: $(READY)  ## train the embedded model again, into outputs/scale-model/pair
-	$(BIN)/python -m cinelora.pretrain encoders out=$(SCALE)/pair workers=8
+	$(BIN)/python -m tools.scale_model encoders out=$(SCALE)/pair workers=8
 	$(BIN)/python train.py stage=pretrain data=rendered recipe=scale_model $(PAIR) $(FAST) out=$(SCALE)/t2v
-	$(BIN)/python -m cinelora.pretrain adopt pair=$(SCALE)/pair run=$(SCALE)/t2v
+	$(BIN)/python -m tools.scale_model adopt pair=$(SCALE)/pair run=$(SCALE)/t2v
 	$(BIN)/python train.py stage=pretrain data=rendered recipe=scale_model $(PAIR) $(FAST) out=$(SCALE)/i2v \
 	  stage.transformer=i2v stage.image_condition=true stage.stills=0 dropout.image=0 stage.steps=$(I2V_STEPS)
-	$(BIN)/python -m cinelora.pretrain adopt pair=$(SCALE)/pair run=$(SCALE)/i2v
+	$(BIN)/python -m tools.scale_model adopt pair=$(SCALE)/pair run=$(SCALE)/i2v
 
 # One thread a process: the tests run side by side, and their tensors are small.
 test test-system: export OMP_NUM_THREADS = 1

@@ -6,7 +6,7 @@ Composes and checks the settings, makes the run directory, and hands over to ``c
 import sys
 from pathlib import Path
 
-from cinelora.config.command import main
+from cinelora.cli.main import main
 from cinelora.config.schema import InferConfig
 
 

@@ -4,7 +4,7 @@
 
 The adapter has the shapes of rank 8 on the cross-attention of Wan2.1 I2V 14B, k_img and v_img with it, with its optimizer's
 moments and its moving average; the transformer itself is on no device. It is saved below ``folder`` (by default the temporary
-directory) by the ``Keeper`` of training, as it is in training: checkpoint and adapter file. Floors: 1 s and 330 MB.
+directory) by the ``Checkpointer`` of training, as it is in training: checkpoint and adapter file. Floors: 1 s and 330 MB.
 
 Then both stages of the embedded model are trained as ``train.py`` does in its rank, with a save every fifth step: a save may
 hold training up by less than a step.
@@ -25,20 +25,24 @@ from diffusers import WanTransformer3DModel
 from lightning import Callback, Trainer
 from train_step import wait
 
-from cinelora.adapters.adapter_file import LoraSpec
 from cinelora.adapters.lora_layers import add_adapter
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.adapters.trainable import TrainedAdapter
-from cinelora.config.command import main as command
-from cinelora.config.compose import compose_train
-from cinelora.config.schema import TrainConfig
+from cinelora.cli.compose import compose_train
+from cinelora.cli.main import main as command
+from cinelora.config.schema import LoraSpec, TrainConfig
 from cinelora.io.atomic import sha256_file
 from cinelora.io.hardware import default_device
 from cinelora.latents.cache import Index
-from cinelora.training import run as training
-from cinelora.training.callbacks import AtStep, Ema, Keeper
-from cinelora.training.checkpoints import load_checkpoint
-from cinelora.training.stage import Stage
+from cinelora.training.callbacks.at_step import AtStep
+from cinelora.training.callbacks.checkpoint import Checkpointer
+from cinelora.training.callbacks.ema import Ema
+from cinelora.training.callbacks.order import RunCallbacks
+from cinelora.training.checkpoint_files import load_checkpoint
+from cinelora.training.encode import encode_rank
+from cinelora.training.export import export
+from cinelora.training.fit import train_rank
+from cinelora.training.module import Stage
 
 SAVES = 9
 EVERY = 5
@@ -80,7 +84,7 @@ def measure_14b(folder: Path) -> dict[str, Any]:
     run, ema = RunDirectory(folder), Ema(0.999)
     Index((), {}).save(run.dataset)
     ema.average = {name: value.clone() for name, value in adapter.state().items()}
-    keeper = Keeper(config.checkpoint, run, partial(training.export, config, run, Index((), {})), ema, {})
+    keeper = Checkpointer(config.checkpoint, run, partial(export, config, run, Index((), {})), ema, {})
     seconds = []
     for step in range(1, SAVES + 1):
         for parameter in adapter.parameters:
@@ -99,7 +103,7 @@ def measure_14b(folder: Path) -> dict[str, Any]:
     }
 
 
-def save(keeper: Keeper, step: int, adapter: TrainedAdapter, optimizer: torch.optim.Optimizer) -> None:
+def save(keeper: Checkpointer, step: int, adapter: TrainedAdapter, optimizer: torch.optim.Optimizer) -> None:
     """What the keeper does on one rank, where there is no trainer to be asked."""
     state = optimizer.state_dict()["state"]
     moments = {f"{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
@@ -120,7 +124,7 @@ def timed(device: torch.device, act: Callable[[], object]) -> float:
 class Stopwatch(AtStep):
     """Seconds of the steps of a run, and of its saves, between two of which there is one."""
 
-    def __init__(self, keeper: Keeper) -> None:
+    def __init__(self, keeper: Checkpointer) -> None:
         super().__init__()
         self.keeper = keeper
         self.steps_s, self.saves_s = list[float](), list[float]()
@@ -143,23 +147,23 @@ class Stopwatch(AtStep):
 def measure_training(settings: list[str], out: Path) -> dict[str, Any]:
     """Seconds of a step and of a save of the embedded model."""
     found: list[Stopwatch] = []
-    chosen = training.Crew.all
+    chosen = RunCallbacks.all
 
-    def with_a_watch(crew: training.Crew) -> list[Callback]:
+    def with_a_watch(crew: RunCallbacks) -> list[Callback]:
         found.append(Stopwatch(crew.keeper))
         return [*chosen(crew), found[-1]]
 
     def work(config: TrainConfig, run_dir: Path) -> int:
-        training.encode_rank(config, RunDirectory(run_dir))
-        training.train_rank(config, RunDirectory(run_dir))
+        encode_rank(config, RunDirectory(run_dir))
+        train_rank(config, RunDirectory(run_dir))
         return 0
 
-    training.Crew.all = with_a_watch  # type: ignore[method-assign]
+    RunCallbacks.all = with_a_watch  # type: ignore[method-assign]
     try:
         if code := command("train", [*settings, *SHARED, f"out={out}"], work):
             sys.exit(code)
     finally:
-        training.Crew.all = chosen  # type: ignore[method-assign]
+        RunCallbacks.all = chosen  # type: ignore[method-assign]
     step_s, save_s = (statistics.median(seconds[1:]) for seconds in (found[0].steps_s, found[0].saves_s))
     return {"step_s": step_s, "save_s": save_s, "saves_s": found[0].saves_s, "steps_stood_still": save_s / step_s}
 

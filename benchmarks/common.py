@@ -14,6 +14,7 @@ let_gpu_memory_grow()  # as every rank of train.py and infer.py does
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+sys.path.insert(0, str(ROOT))  # for tools/, which is not installed as the package is
 
 
 def train(out: Path, *settings: str) -> dict[str, Any]:

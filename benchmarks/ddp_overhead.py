@@ -20,11 +20,12 @@ from torch.nn.parallel import DistributedDataParallel
 from train_loop import SETTINGS, TURN, WARM_UP_TURNS, Turns, bare_step, joined
 
 from cinelora.adapters.run_directory import RunDirectory
-from cinelora.config.command import main as command
+from cinelora.cli.main import main as command
 from cinelora.config.schema import TrainConfig
 from cinelora.parallel.launch import launch
-from cinelora.training import run as training
-from cinelora.training.stage import Stage
+from cinelora.training.encode import encode_rank
+from cinelora.training.fit import train_rank
+from cinelora.training.module import Stage
 
 RANKS = 2
 AT_MOST = 1.03
@@ -45,7 +46,7 @@ def take_turns(config: TrainConfig, run: RunDirectory) -> dict[str, list[float]]
     """On one rank: train as ``train.py`` does, in turn with the bare loop; the seconds of a step in each turn."""
     turns = SharedTurns(lambda stage: bare_step(stage, run, DistributedDataParallel), TURN)
     with joined(turns):
-        training.train_rank(config, run)
+        train_rank(config, run)
     return {
         name: [s / TURN for s in seconds[WARM_UP_TURNS:]]
         for name, seconds in (("ours", turns.ours), ("bare", turns.bare))
@@ -58,7 +59,7 @@ def measured(settings: list[str]) -> dict[str, Any]:
 
     def work(config: TrainConfig, run_dir: Path) -> int:
         run = RunDirectory(run_dir)
-        for rank_work in (training.encode_rank, ddp_overhead.take_turns):  # ranks find it by the name of its module
+        for rank_work in (encode_rank, ddp_overhead.take_turns):  # ranks find it by the name of its module
             found[:] = [launch(rank_work, config, run, ranks=RANKS, log_dir=run.logs)]
         return 0
 

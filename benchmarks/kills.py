@@ -30,7 +30,7 @@ from common import ROOT, report, spread
 
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.io.tensor_files import load_tensors
-from cinelora.training.checkpoints import load_checkpoint, read_checkpoint, saved_checkpoints
+from cinelora.training.checkpoint_files import load_checkpoint, read_checkpoint, saved_checkpoints
 
 KILLS, STEPS = 20, 200
 MEMORY = Path("/dev/shm")
@@ -89,8 +89,8 @@ class Killed:
         self.began = time.perf_counter()
         if whom != "rank":
             self.process.wait()
-            psutil.wait_procs(family, timeout=GIVEN_UP_S)
-            self.kills[-1]["gone_s"] = time.perf_counter() - self.began
+            _, alive = psutil.wait_procs(family, timeout=GIVEN_UP_S)
+            self.kills[-1] |= {"gone_s": time.perf_counter() - self.began, "alive": len(alive)}
         self.unusable += [str(path) for path in saved_checkpoints(self.out / "checkpoints") if not is_usable(path)]
         if whom != "rank":
             self.start()
@@ -187,6 +187,7 @@ def compare(whole: RunDirectory, killed: Killed) -> dict[str, Any]:
         "adapter_is_equal": same(*exports),
         "last_checkpoint_is_equal": same(*checkpoints),
         "unusable_checkpoints": killed.unusable,
+        "outlived": sum(kill.get("alive", 0) for kill in killed.kills),
         "left_behind": left_behind(killed.out, Path(killed.environment["TMPDIR"])),
         "seconds_to_first_step": killed.starts_s,
         "seconds_until_gone": [kill["gone_s"] for kill in killed.kills if "gone_s" in kill],

@@ -21,8 +21,8 @@ from common import RESULTS
 from cinelora.config.schema import SamplerConfig
 from cinelora.parallel.partition import Partition
 from cinelora.planning.estimate import Shape, gpu_named
-from cinelora.planning.parallel_layout import choose_partition, in_words
-from cinelora.planning.step_time import Clip, Machine, clip_seconds, step_cost
+from cinelora.planning.parallel_layout import choose_partition, partition_in_words
+from cinelora.planning.step_time import ClipShape, Machine, clip_seconds, step_cost
 
 OFFICIAL = {
     "Wan2.1": {
@@ -37,7 +37,7 @@ OFFICIAL = {
 """Seconds of a clip by GPUs."""
 FITTED = ("Wan2.1", "A100", (1, 8))
 STEPS = 40
-WAN = Clip(Shape(40, 5120, 13824, 4096, 1280, 36), 40, 81, 720, 1280, guided=True)
+WAN = ClipShape(Shape(40, 5120, 13824, 4096, 1280, 36), 40, 81, 720, 1280, guided=True)
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -100,7 +100,7 @@ def ours(card: str) -> list[dict[str, Any]]:
         rows.append(
             {
                 "gpus": count,
-                "partition": in_words(plan, WAN.heads),
+                "partition": partition_in_words(plan, WAN.heads),
                 "step_s": round(cost.seconds, 4),
                 "step_times": round(step_cost(WAN, alone, machine).seconds / cost.seconds, 2),
                 "clip_s": round(seconds, 1),

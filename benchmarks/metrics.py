@@ -19,13 +19,13 @@ from scale_tools.studio import FPS, HEIGHT, HELDOUT_SEED, WIDTH, Studio, acting,
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from cinelora.footage.render import render_scene
-from cinelora.footage.render.scenes import draw_scene
 from cinelora.footage.video_reader import open_video
 from cinelora.metrics.clip_metric import Clip
 from cinelora.metrics.networks import Networks
 from cinelora.metrics.reference import mean_ssim
 from cinelora.metrics.suite import OFFLINE, Suite, as_clip
+from tools.scale_model.render import render_scene
+from tools.scale_model.render.scenes import draw_scene
 
 FRAMES, CLIPS, CORES = 33, 200, 2
 STEPS, DRAWN, SHORT = 15, 12, 9

@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 from common import ROOT, report
 
-from cinelora.footage.render import draw_scene, render_scene
+from tools.scale_model.render import draw_scene, render_scene
 
 FPS, HEIGHT, WIDTH = 24, 1080, 1920
 SHOT, SHOTS, REELS = 96, 30, 60

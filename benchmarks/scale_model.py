@@ -10,6 +10,7 @@ some minutes.
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import statistics
@@ -37,15 +38,17 @@ from torch import Tensor
 
 from cinelora.families.wan.bundle import pixels_to_range
 from cinelora.families.wan.checkpoint_layouts import Part
-from cinelora.footage.render import LOOKS
-from cinelora.footage.render.scenes import Scene, draw_scene
 from cinelora.io.atomic import read_json, write_text
 from cinelora.io.hardware import hardware, quiet_libraries
-from cinelora.io.html.figure import line_figure
+from cinelora.io.html.figure import LEFT, TOP, Dot, Line, Words, as_svg, axes
 from cinelora.io.media import contact_sheet, write_png
+from tools.scale_model.render import LOOKS
+from tools.scale_model.render.scenes import Scene, draw_scene
 
 PICTURES = RESULTS / "scale_model"
 FIGURE = ROOT / "docs" / "images" / "trap.svg"
+COLOURS = ("#1b7f79", "#c44536", "#3d5a98", "#b07d12")
+Point = tuple[float, float, str]
 Results = dict[str, Any]
 
 COUNTS = {
@@ -321,7 +324,7 @@ def ways(work: Path) -> dict[str, Path]:
 
 
 def trap(studio: Studio, work: Path) -> Results:
-    """What each way does to the image-to-video transformer, by the adapter's weight, and to stills of text-to-video."""
+    """What each way does to the image-to-video transformer, by the adapter's scale, and to stills of text-to-video."""
     chosen = scenes(studio.counts["trap"], 600)
     prompts = [caption(scene, "noir") for scene in chosen]
     first = {look: studio.first_frames(chosen, look).cpu() for look in ("daylight", "noir")}
@@ -379,6 +382,20 @@ def draw_figure(results: Results) -> None:
         for way, found in results["trap"]["ways"].items()
     }
     write_text(FIGURE, line_figure(lines, "SSIM of the first frame with the one given", "style distance to noir"))
+
+
+def line_figure(lines: dict[str, list[Point]], x_label: str, y_label: str) -> str:
+    """Lines of points (x, y, name of the point or ""), a colour each, with their names above; both axes linear."""
+    points = [point for line in lines.values() for point in line]
+    drawn, across, up = axes([x for x, _, _ in points], [0.0, *(y for _, y, _ in points)], x_label)
+    drawn.append(Words(LEFT, TOP - 8, y_label, "start"))
+    for number, ((name, line), colour) in enumerate(zip(lines.items(), COLOURS, strict=False)):
+        placed = [(across(x), up(y), label) for x, y, label in line]
+        drawn += [Line(x1, y1, x2, y2, colour, 2) for (x1, y1, _), (x2, y2, _) in itertools.pairwise(placed)]
+        for x, y, label in placed:
+            drawn += [Dot(x, y, colour), Words(x + 7, y - 6, label, "start", colour)]
+        drawn.append(Words(LEFT + 280 * (number % 2), 18 + 20 * (number // 2), f"● {name}", "start", colour))
+    return as_svg(drawn)
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------

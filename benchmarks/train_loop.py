@@ -32,16 +32,19 @@ from peft import LoraConfig
 from train_step import Built, peak_gib, start_afresh, stepper, wait
 
 from cinelora.adapters.run_directory import RunDirectory
-from cinelora.config.command import main as command
+from cinelora.cli.main import main as command
 from cinelora.config.schema import TrainConfig
 from cinelora.families.wan.bundle import WanBundle
 from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.io.hardware import default_device
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
-from cinelora.training import run as training
-from cinelora.training.callbacks import AtStep
-from cinelora.training.stage import Stage
+from cinelora.training.callbacks.at_step import AtStep
+from cinelora.training.callbacks.order import RunCallbacks
+from cinelora.training.encode import encode_rank
+from cinelora.training.fit import train_rank
+from cinelora.training.gpu_policy import policy_at_hand
+from cinelora.training.module import Stage
 
 Step = Callable[[], None]
 MakeStep = Callable[[Stage, RunDirectory], Step]
@@ -121,12 +124,12 @@ class Turns(AtStep):
 @contextmanager
 def joined(turns: Turns) -> Iterator[None]:
     """Inside the block, ``turns`` is the last callback of every run."""
-    chosen = training.Crew.all
-    training.Crew.all = lambda crew: [*chosen(crew), turns]  # type: ignore[method-assign]
+    chosen = RunCallbacks.all
+    RunCallbacks.all = lambda crew: [*chosen(crew), turns]  # type: ignore[method-assign]
     try:
         yield
     finally:
-        training.Crew.all = chosen  # type: ignore[method-assign]
+        RunCallbacks.all = chosen  # type: ignore[method-assign]
 
 
 def take_turns(settings: list[str], make: MakeStep, length: int) -> tuple[TrainConfig, Turns]:
@@ -135,10 +138,10 @@ def take_turns(settings: list[str], make: MakeStep, length: int) -> tuple[TrainC
 
     def work(config: TrainConfig, run_dir: Path) -> int:
         run = RunDirectory(run_dir)
-        training.encode_rank(config, run)
+        encode_rank(config, run)
         turns = Turns(lambda stage: make(stage, run), length)
         with joined(turns):
-            training.train_rank(config, run)
+            train_rank(config, run)
         found.append((config, turns))
         return 0
 
@@ -240,7 +243,7 @@ def costs(settings: list[str], turns: int) -> dict[str, Any]:
     times = [o / b for o, b in zip(ours, bare, strict=True)]
     return {
         "dtype": config.model.dtype,
-        "policy": training.policy_at_hand(config)[1],
+        "policy": policy_at_hand(config)[1],
         "steps_per_turn": FULL_TURN,
         "train_py_s": ours,
         "train_py_median_s": statistics.median(ours),

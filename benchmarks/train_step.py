@@ -26,9 +26,8 @@ from common import report
 from diffusers import WanTransformer3DModel
 from peft import LoraConfig
 
-from cinelora.adapters.adapter_file import LoraSpec
 from cinelora.adapters.lora_layers import adapter_state, add_adapter
-from cinelora.config.schema import LoraSettings, MemoryConfig, ModelConfig, StageConfig, TrainConfig
+from cinelora.config.schema import LoraSpec, MemoryConfig, ModelConfig, StageConfig, TrainConfig
 from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle, predict_velocity
 from cinelora.geometry import IMAGE_TOKENS, TEXT_TOKENS, num_latent_frames, num_tokens
 from cinelora.io.hardware import default_device
@@ -63,7 +62,7 @@ class Job:
         return TrainConfig(
             model=replace(model, dtype=dtype, height=self.height, width=self.width),
             stage=StageConfig("motion", "i2v", self.frames, True, batch_size=self.samples),
-            lora=LoraSettings(),
+            lora=LoraSpec(),
             memory=memory,
         )
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from common import report, train
 
-from cinelora.config.compose import compose_train
+from cinelora.cli.compose import compose_train
 
 AT_MOST = 0.05
 

@@ -15,12 +15,13 @@ from typing import Any
 from common import report
 
 from cinelora.adapters.run_directory import RunDirectory
-from cinelora.config.compose import compose_train
+from cinelora.cli.compose import compose_train
 from cinelora.config.schema import StrategyConfig, TrainConfig
 from cinelora.io.atomic import read_json, write_json
 from cinelora.parallel.launch import launch, rank_info
 from cinelora.planning.estimate import Shape, weight_bytes
-from cinelora.training.run import encode_rank, train_rank
+from cinelora.training.encode import encode_rank
+from cinelora.training.fit import train_rank
 
 MIB = 2**20
 STRATEGIES = (StrategyConfig("ddp"), StrategyConfig("zero3"), StrategyConfig("zero3", cpu_offload=True))
@@ -56,8 +57,6 @@ def resident(field: str) -> float:
 def measured_rank(config: TrainConfig, run: RunDirectory) -> None:
     """Train, and leave this rank's memory behind."""
     import deepspeed  # noqa: F401
-
-    from cinelora.training import callbacks, heldout, loggers, stage  # noqa: F401
 
     before = resident("VmRSS")
     train_rank(config, run)

@@ -5,7 +5,8 @@ re-exported by ``cinelora`` itself: ``from cinelora import open_clip``.
 """
 
 from cinelora.adapters.adapter_file import read_adapter
-from cinelora.footage.manifest import read_frames, read_manifest
+from cinelora.footage.manifest import read_manifest
+from cinelora.footage.read_frames import read_frames
 from cinelora.footage.scan_folder import open_clip
 
 __all__ = ["open_clip", "read_adapter", "read_frames", "read_manifest"]

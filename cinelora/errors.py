@@ -34,8 +34,17 @@ class MetricError(CineloraError):
     """A number that cannot be had: of too few clips, of frames that do not fit it, or without the network it needs."""
 
 
+class InferenceError(CineloraError):
+    """Clips that could not be made."""
+
+
 class TrainingError(CineloraError):
     """A run that cannot go on: a loss that is not finite, a full disk, a checkpoint that does not load."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library says went wrong, in one line: for sentences that quote it."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class FileError(CineloraError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from cinelora.config.command import main
+from cinelora.cli.main import main
 from cinelora.config.schema import EvaluateConfig
 
 

@@ -6,6 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# before torch is imported: several threads of a small tensor wait for each other by spinning, a hundred times longer than
+# they compute where another process wants the same cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -110,14 +113,35 @@ def motion_config(style_config: TrainConfig) -> TrainConfig:
     return replace(style_config, stage=stage)
 
 
+@pytest.fixture
+def pretrain_config(style_config: TrainConfig) -> TrainConfig:
+    """Windows of 9 rendered frames, of which half the steps see the first alone."""
+    stage = replace(style_config.stage, name="pretrain", num_frames=9, stills=0.5, steps=6)
+    data = DataConfig(name="rendered", look="daylight", clips=4, heldout_clips=2)
+    return replace(style_config, stage=stage, data=data, ema_decay=0.9)
+
+
+@pytest.fixture
+def pooled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets ``train`` and ``infer`` take their ranks from tests/rank_pool.py, where they start in a tenth of a second."""
+    from rank_pool import on_ranks
+
+    from cinelora.sampling import scene
+    from cinelora.training import run_stage
+
+    for module in (scene, run_stage):
+        monkeypatch.setattr(module, "launch", on_ranks)
+
+
 @pytest.fixture(scope="session")
 def both_adapters(
     tmp_path_factory: pytest.TempPathFactory, small_model: ModelConfig, cache: Path, t2v: WanBundle, i2v: WanBundle
 ) -> RunDirectory:
     """A run with both adapters, drawn at random so that they clearly do something."""
-    from cinelora.adapters.lora_layers import LoraSpec, adapter_state, add_adapter
+    from cinelora.adapters.lora_layers import adapter_state, add_adapter
+    from cinelora.config.schema import LoraSpec
     from cinelora.latents.cache import Entry, Index
-    from cinelora.training.run import export
+    from cinelora.training.export import export
 
     run = RunDirectory(tmp_path_factory.mktemp("run"))
     index = Index((Entry("a", "train", "", "text-0", "video-0", None),), {})

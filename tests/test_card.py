@@ -21,7 +21,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from cinelora.adapters.run_directory import RunDirectory
-from cinelora.card import card, diffusers_code, main, read_record, shareable
+from cinelora.card import main
 from cinelora.config.schema import (
     CheckpointConfig,
     DataConfig,
@@ -37,7 +37,9 @@ from cinelora.families.wan.bundle import WanBundle
 from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.io.atomic import read_json, write_json
 from cinelora.io.tensor_files import load_tensors, read_header, with_metadata
-from cinelora.training.run import encode_rank, train_rank
+from cinelora.training.encode import encode_rank
+from cinelora.training.fit import train_rank
+from cinelora.training.model_card import card, diffusers_code, read_record, shareable
 
 TRIGGER = 'n0ir: "x" | <b>a</b> `c` [l](http://e.vil) *'
 ROOT = Path(__file__).parents[1]
@@ -226,7 +228,7 @@ def typed(program: list[str], home: Path, **environment: str) -> subprocess.Comp
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_") and "proxy" not in key.lower()}
     here = {"HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *program]
-    return subprocess.run(command, env=kept | here | environment, cwd=home, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=kept | here | environment, cwd=home, capture_output=True, text=True, timeout=600)
 
 
 def pushed(run: Path, home: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import resource
 import signal
@@ -17,13 +16,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rank_pool import PROCESSES, forked
 from safetensors.torch import load_file
 
 from cinelora.errors import FileError, TrainingError
 from cinelora.io import atomic
 
 MEGABYTE = 1 << 20
-CONTEXT = multiprocessing.get_context("spawn")
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -105,9 +104,8 @@ def test_a_full_disk_keeps_the_previous_files_and_leaves_nothing_broken(tmp_path
     names = ["a.txt", "a.safetensors", "a.mp4", "a.png"]
     for name in names:
         (tmp_path / name).write_text(f"the previous {name}")
-    receiver, sender = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=fill_the_disk, args=(tmp_path, sender))
-    process.start()
+    receiver, sender = PROCESSES.Pipe(duplex=False)
+    process = forked(fill_the_disk, tmp_path, sender)
     sender.close()
     said = dict(iter(receiver.recv, None))
     process.join()
@@ -128,9 +126,8 @@ def write_and_wait(path: Path, started: Connection) -> None:
 
 
 def test_a_sweep_removes_the_dead_and_spares_the_living(tmp_path: Path) -> None:
-    receiver, sender = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=write_and_wait, args=(tmp_path / "a.txt", sender))
-    process.start()
+    receiver, sender = PROCESSES.Pipe(duplex=False)
+    process = forked(write_and_wait, tmp_path / "a.txt", sender)
     assert receiver.recv()
     atomic.sweep_temporaries(tmp_path)
     assert len(leftovers(tmp_path)) == 1
@@ -152,9 +149,8 @@ def test_the_folder_of_a_killed_process_goes_with_the_next_and_that_of_a_living_
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    receiver, sender = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=stay_in_a_folder, args=(sender,))
-    process.start()
+    receiver, sender = PROCESSES.Pipe(duplex=False)
+    process = forked(stay_in_a_folder, sender)
     theirs = receiver.recv()
     with atomic.own_folder("kept-") as ours:
         assert {theirs, ours} == set(tmp_path.glob("kept-*"))
@@ -174,9 +170,8 @@ def hold(path: Path, started: Connection) -> None:
 
 
 def test_two_runs_on_one_cache_are_refused_until_the_first_is_gone(tmp_path: Path) -> None:
-    receiver, sender = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=hold, args=(tmp_path / "cache" / "lock", sender))
-    process.start()
+    receiver, sender = PROCESSES.Pipe(duplex=False)
+    process = forked(hold, tmp_path / "cache" / "lock", sender)
     pid = receiver.recv()
     with (
         pytest.raises(FileError, match=f"cache is in use by another run .process {pid} on .*folder of its own"),

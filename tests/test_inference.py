@@ -20,19 +20,23 @@ from cinelora.config.schema import (
     MetricsConfig,
     ModelConfig,
     SamplerConfig,
-    WeightsConfig,
+    ScaleConfig,
 )
-from cinelora.errors import AdapterError, ConfigError, FootageError
+from cinelora.errors import AdapterError, ConfigError, FootageError, InferenceError
 from cinelora.families.wan import embedded
 from cinelora.families.wan.bundle import WanBundle
 from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.footage.captions import prompt_with_trigger
 from cinelora.parallel.launch import LaunchError
-from cinelora.sampling.make_clips import InferenceError, caveat, explained, infer
+from cinelora.sampling.make_clips import caveat, infer
+from cinelora.sampling.scene import memory_explained
 
 PROMPT = "a man, smoking (alone), waits; a car's lamps = two moons"
 ROUNDING = 0.1
 """Mean difference of sheets of the same clip with other last digits (other addresses in memory): a level here and there."""
+
+
+pytestmark = pytest.mark.usefixtures("pooled")
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +171,7 @@ def test_running_out_of_gpu_memory_says_what_to_try(config: InferConfig):
     for settings, way in ((config, "memory.swap=1 and memory.tile=true"), (swapped, "fewer frames or a smaller size")):
         with (
             pytest.raises(InferenceError, match=rf"out of GPU memory at 0\.0 GiB; .* is kept: start again with {way}$"),
-            explained(settings),
+            memory_explained(settings),
         ):
             raise torch.OutOfMemoryError("tried to allocate")
 
@@ -183,7 +187,7 @@ def test_straight_from_text_the_same_seed_makes_the_same_clip_and_another_anothe
 
 
 def test_weights_of_zero_make_the_base_models_clip(config: InferConfig, tmp_path: Path):
-    infer(replace(config, weights=WeightsConfig(0.0, 0.0, 0.0), compare=True), tmp_path)
+    infer(replace(config, scale=ScaleConfig(0.0, 0.0, 0.0), compare=True), tmp_path)
     assert distance_to_base(tmp_path) < ROUNDING
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cinelora.config.compose import compose_infer, compose_train
+from cinelora.cli.compose import compose_infer, compose_train
 from cinelora.config.schema import TrainConfig
 from cinelora.errors import ConfigError
 from cinelora.planning.estimate import (
@@ -40,10 +40,10 @@ def test_parameters_are_counted_to_the_last(shape: Shape, parameters: int):
 
 
 def test_the_embedded_shape_is_counted_as_it_is_built():
-    from cinelora.adapters.adapter_file import LoraSpec
     from cinelora.adapters.lora_layers import add_adapter
-    from cinelora.families.wan.embedded import grow, new_transformer
+    from cinelora.config.schema import LoraSpec
     from cinelora.families.wan.load_weights import num_parameters
+    from tools.scale_model.build_pair import grow, new_transformer
 
     config = compose_train(["stage=style", "data=noir"])
     t2v = new_transformer(0)
@@ -238,7 +238,7 @@ def test_blocks_are_compiled_where_that_pays():
 
 
 def test_the_plan_of_a_clip_names_both_transformers_and_leaves_nothing(tmp_path, monkeypatch, capsys):
-    from cinelora.config.command import main
+    from cinelora.cli.main import main
 
     def never(*_: object) -> int:
         raise AssertionError("a plan runs nothing")
@@ -252,7 +252,7 @@ def test_the_plan_of_a_clip_names_both_transformers_and_leaves_nothing(tmp_path,
 
 
 def test_the_plan_of_many_gpus_is_called_a_prediction_and_needs_neither_gpu_nor_weights(tmp_path, monkeypatch, capsys):
-    from cinelora.config.command import main
+    from cinelora.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     argv = ["prompt=x", "model=wan21_14b_720p", "model.weights=random", "gpus=8", "plan=true"]
@@ -335,7 +335,7 @@ def test_steps_and_accumulation_make_hours():
 
 
 def test_swapping_weights_that_are_not_recomputed_is_refused():
-    from cinelora.config.check import check_train
+    from cinelora.cli.preflight import check_train
 
     with pytest.raises(ConfigError, match=r"memory\.swap=1 wants as many blocks recomputed, not memory\.recompute=0"):
         check_train(config_for("memory=plain", "memory.swap=1"))
@@ -349,7 +349,7 @@ def test_swapping_weights_that_are_not_recomputed_is_refused():
 
 
 def test_plan_true_says_it_and_leaves_nothing(tmp_path, monkeypatch, capsys):
-    from cinelora.config.command import main
+    from cinelora.cli.main import main
 
     def never(*_: object) -> int:
         raise AssertionError("a plan runs nothing")

@@ -36,7 +36,7 @@ def typed(clone: Path, script: str, footage: Path) -> subprocess.CompletedProces
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [sys.executable, f"{script}.py", *ARGUMENTS[script]]
     command += [f"data.root={footage}"] if script == "train" else []
-    return subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def test_the_shipped_pair_is_taken_and_none_is_built(clone: Path, footage: Path):

@@ -16,8 +16,8 @@ from scale_tools.readers import Reader, planes, softened, train_reader
 from scale_tools.studio import HELDOUT_SEED, Studio
 from torch import Tensor
 
-from cinelora.footage.render.scenes import VOCABULARY, Scene, draw_scene
 from cinelora.io.atomic import write_whole
+from tools.scale_model.render.scenes import VOCABULARY, Scene, draw_scene
 
 CHOICES: dict[str, tuple[Any, ...]] = {name: VOCABULARY[name] for name in ("coat", "time", "count")}
 PLAIN: dict[str, Any] = {"place": "street", "weather": "dry", "camera": "stands still", "car": None}

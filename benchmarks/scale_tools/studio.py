@@ -13,16 +13,16 @@ from scale_tools.readers import Style, planes, style_features
 from torch import Tensor
 
 from cinelora.adapters.adapter_file import read_adapter
-from cinelora.adapters.lora_layers import load_adapter, set_weights
+from cinelora.adapters.lora_layers import load_adapter, set_scales
 from cinelora.config.schema import SamplerConfig
 from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle, pad_text
 from cinelora.families.wan.checkpoint_layouts import Part
-from cinelora.footage.render import LOOKS, render_scene
-from cinelora.footage.render.scenes import Scene, describe, draw_scene
 from cinelora.geometry import SPATIAL, num_latent_frames
 from cinelora.io.hardware import default_device
 from cinelora.nn.flow_matching import keyed_generator
 from cinelora.sampling.denoise import Guided, Unguided, sample
+from tools.scale_model.render import LOOKS, render_scene
+from tools.scale_model.render.scenes import Scene, describe, draw_scene
 
 HEIGHT, WIDTH, FRAMES, FPS = 112, 192, 33, 16
 HELDOUT_SEED = 900_100
@@ -102,7 +102,7 @@ class Studio:
         transformer = self.pair[kind].load_transformer()
         for name, path in adapters.items():
             load_adapter(transformer, name, read_adapter(path), "tiny")
-        set_weights(transformer, dict.fromkeys(adapters, 0.0))
+        set_scales(transformer, dict.fromkeys(adapters, 0.0))
         return transformer
 
     def draw(
@@ -151,11 +151,11 @@ class Studio:
 @contextmanager
 def acting(transformer: torch.nn.Module, weights: dict[str, float]) -> Iterator[None]:
     """Let adapters act inside the block, and none after it."""
-    set_weights(transformer, weights)
+    set_scales(transformer, weights)
     try:
         yield
     finally:
-        set_weights(transformer, dict.fromkeys(weights, 0.0))
+        set_scales(transformer, dict.fromkeys(weights, 0.0))
 
 
 def caption(scene: Scene, look: str = "daylight") -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cinelora.config.schema import LoraSpec
 from cinelora.errors import AdapterError
 from cinelora.io.tensor_files import load_tensors, read_header, save_tensors
 
@@ -49,27 +50,6 @@ TARGETS = {
     "all_linear": tuple(WAN_NAMES),
 }
 """What ``lora.targets`` can say, smallest first."""
-
-
-@dataclass(frozen=True)
-class LoraSpec:
-    """What an adapter is made of: the update is scaled by ``alpha / rank``; ``targets`` is a key of ``TARGETS``."""
-
-    rank: int
-    alpha: float
-    dropout: float = 0.0
-    targets: str = "cross_attention"
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or not self.alpha > 0:
-            raise AdapterError(
-                f"a LoRA needs a rank of at least 1 and an alpha above 0, not {self.rank} and {self.alpha:g}"
-            )
-
-    @property
-    def scale(self) -> float:
-        """What ``B @ A`` is multiplied with."""
-        return self.alpha / self.rank
 
 
 @dataclass(frozen=True)
@@ -271,6 +251,11 @@ def read_adapter(path: Path) -> AdapterFile:
     else:
         facts = {"kind": "style", "transformer": _transformer(parts)}
         spec = _foreign_spec(path, layout, parts, tensors, metadata)
+    # A header is a stranger's data: a rank of 0 would divide by zero below, and an alpha that is no number fails every ``>``.
+    if spec.rank < 1 or not spec.alpha > 0:
+        raise AdapterError(
+            f"a LoRA needs a rank of at least 1 and an alpha above 0, not {spec.rank} and {spec.alpha:g}"
+        )
     folded = spec.scale if ours and layout is COMFY else 1.0
     state = {}
     for module, part in parts.items():

@@ -1,4 +1,4 @@
-"""LoRA on a Wan transformer: several adapters at once, each with its weight, one trained. The only user of peft.
+"""LoRA on a Wan transformer: several adapters at once, each with its scale, one trained. The only user of peft.
 
 Enters: a diffusers ``WanTransformer3DModel`` and what an adapter is to be like. Leaves: the same transformer, adapted
 in place, and the adapter's factors. It does not know how they are trained; ``adapter_file`` knows how they are kept.
@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.nn.functional import linear
 
-from cinelora.adapters.adapter_file import TARGETS, AdapterFile, LoraSpec, is_image_projection
+from cinelora.adapters.adapter_file import TARGETS, AdapterFile, is_image_projection
+from cinelora.config.schema import LoraSpec
 from cinelora.errors import AdapterError
 from cinelora.memory.block_swap import bring_block_of
 from cinelora.nn.flow_matching import keyed_generator
@@ -61,7 +62,7 @@ def add_adapter(transformer: WanTransformer3DModel, name: str, spec: LoraSpec, s
     """Hang a new adapter on every projection that ``spec.targets`` names, and make it the only thing that trains.
 
     A is uniform in +-1/sqrt(in), drawn from (seed, name, projection) alone, so ranks, resumed runs and other adapters
-    make no difference; B is zero. Both are float32 on the device of the transformer. The adapter acts with weight 1, beside those
+    make no difference; B is zero. Both are float32 on the device of the transformer. The adapter acts with scale 1, beside those
     that acted before. Returns the adapted projections. Raises ``AdapterError`` where the transformer has none of them.
     """
     present = [module for module, _ in transformer.named_modules()]
@@ -80,7 +81,7 @@ def add_adapter(transformer: WanTransformer3DModel, name: str, spec: LoraSpec, s
 
 
 def load_adapter(transformer: WanTransformer3DModel, name: str, adapter: AdapterFile, model_name: str) -> list[str]:
-    """Hang ``adapter`` on exactly the projections it has factors for, frozen, with weight 1; returns these.
+    """Hang ``adapter`` on exactly the projections it has factors for, frozen, with scale 1; returns these.
 
     A text-to-video adapter leaves the image projections of an image-to-video transformer alone; the other way round,
     those the transformer lacks are dropped, with a warning. What is frozen has no dropout. Raises ``AdapterError`` as
@@ -212,19 +213,19 @@ def adapter_effect(transformer: WanTransformer3DModel, name: str) -> float:
     return math.sqrt(changed / there)
 
 
-# -- weights -----------------------------------------------------------------------------------------------------------
+# -- scales ------------------------------------------------------------------------------------------------------------
 
 
-def set_weights(transformer: WanTransformer3DModel, weights: dict[str, float]) -> None:
-    """Let the named adapters act, each with its weight times ``alpha / rank``, and no other; ``{}`` is the base model.
+def set_scales(transformer: WanTransformer3DModel, scales: dict[str, float]) -> None:
+    """Let the named adapters act, each with its scale times ``alpha / rank``, and no other; ``{}`` is the base model.
 
-    Weight 0 switches an adapter off, it then costs nothing. What trains goes on training.
+    Scale 0 switches an adapter off, it then costs nothing. What trains goes on training.
     """
     _require_unmerged(transformer)
-    for name, weight in weights.items():
+    for name, scale in scales.items():
         for _, layer in _layers(transformer, name):
-            layer.set_scale(name, weight)
-    _activate(transformer, [name for name, weight in weights.items() if weight])
+            layer.set_scale(name, scale)
+    _activate(transformer, [name for name, scale in scales.items() if scale])
 
 
 def acting_adapters(transformer: WanTransformer3DModel) -> list[str]:
@@ -245,13 +246,13 @@ def silenced(transformer: WanTransformer3DModel, names: Iterable[str] | None = N
         _activate(transformer, acting)
 
 
-def merge(transformer: WanTransformer3DModel, weights: dict[str, float], keep: bool = True) -> None:
-    """``set_weights``, then fold what acts into W: ``W + sum weight * alpha/rank * B A``, in float32, rounded once.
+def merge(transformer: WanTransformer3DModel, scales: dict[str, float], keep: bool = True) -> None:
+    """``set_scales``, then fold what acts into W: ``W + sum scale * alpha/rank * B A``, in float32, rounded once.
 
     Sampling then costs what the base costs. With ``keep``, each changed W stays on the host for ``unmerge``: for Wan 14B
     in bf16 and cross-attention 12.6 GB, because subtracting the update would not give W back.
     """
-    set_weights(transformer, weights)
+    set_scales(transformer, scales)
     for _, layer in _layers(transformer):
         acting = [name for name in layer.active_adapters if name in layer.lora_A]
         if acting:

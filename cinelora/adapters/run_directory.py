@@ -8,20 +8,29 @@ and ``README.md``, the adapter's card.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cinelora.config.schema import ModelConfig
+from cinelora.config.schema import ADAPTER_STAGES, ModelConfig
 from cinelora.config.store import build, load_config
 from cinelora.errors import AdapterError
-from cinelora.io.hub import is_run
+from cinelora.io.hub import is_run, resolve
 
 if TYPE_CHECKING:
     from cinelora.adapters.adapter_file import AdapterFile
     from cinelora.families.wan.bundle import WanBundle
 
-KINDS = ("style", "motion")
+
+class Inside:
+    """A name inside a run directory, as an attribute of it: the whole path."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: RunDirectory, owner: object) -> Path:
+        return run.path / self.name
 
 
 @dataclass(frozen=True)
@@ -30,45 +39,25 @@ class RunDirectory:
 
     path: Path
 
-    @property
-    def config(self) -> Path:  # noqa: D102
-        return self.path / "config.yaml"
-
-    @property
-    def manifest(self) -> Path:  # noqa: D102
-        return self.path / "manifest.jsonl"
-
-    @property
-    def dataset(self) -> Path:  # noqa: D102
-        return self.path / "dataset.json"
-
-    @property
-    def checkpoints(self) -> Path:  # noqa: D102
-        return self.path / "checkpoints"
-
-    @property
-    def logs(self) -> Path:  # noqa: D102
-        return self.path / "logs"
-
-    @property
-    def previews(self) -> Path:  # noqa: D102
-        return self.path / "previews"
-
-    @property
-    def transformer(self) -> Path:  # noqa: D102
-        return self.path / "transformer"
-
-    @property
-    def card(self) -> Path:  # noqa: D102
-        return self.path / "README.md"
-
-    @property
-    def summary(self) -> Path:  # noqa: D102
-        return self.path / "summary.json"
+    config = Inside("config.yaml")
+    manifest = Inside("manifest.jsonl")
+    dataset = Inside("dataset.json")
+    checkpoints = Inside("checkpoints")
+    logs = Inside("logs")
+    previews = Inside("previews")
+    transformer = Inside("transformer")
+    card = Inside("README.md")
+    summary = Inside("summary.json")
 
     def adapter(self, kind: str) -> Path:
         """The exported adapter of ``style`` or ``motion``."""
         return self.path / f"{kind}.safetensors"
+
+    def product(self, stage: str, best: bool = False) -> Path:
+        """What a run of ``stage`` leaves, last or at its best: an adapter file, or a folder where every weight is trained."""
+        if stage in ADAPTER_STAGES:
+            return self.best(stage) if best else self.adapter(stage)
+        return self.best("transformer") if best else self.transformer
 
     def best(self, kind: str) -> Path:
         """What ``checkpoint.best`` keeps of ``style``, ``motion`` or ``transformer``; only who names it gets it."""
@@ -84,7 +73,7 @@ def adapter_paths(source: Path) -> dict[str, Path]:
 
     if source.is_dir():
         run = RunDirectory(source)
-        found = {kind: run.adapter(kind) for kind in KINDS if run.adapter(kind).exists()}
+        found = {kind: run.adapter(kind) for kind in ADAPTER_STAGES if run.adapter(kind).exists()}
         if not found:
             raise AdapterError(
                 f"{source} holds no adapter (style.safetensors or motion.safetensors); is it a finished run?"
@@ -93,27 +82,37 @@ def adapter_paths(source: Path) -> dict[str, Path]:
     if not source.exists():
         raise AdapterError(f"no adapter at {source}; give a run directory, a .safetensors file or hub:owner/name")
     kind = read_adapter_facts(source)["kind"] or "style"
-    if kind not in KINDS:
-        raise AdapterError(f"{source} calls itself an adapter for {kind}; this version knows {' and '.join(KINDS)}")
+    if kind not in ADAPTER_STAGES:
+        raise AdapterError(
+            f"{source} calls itself an adapter for {kind}; this version knows {' and '.join(ADAPTER_STAGES)}"
+        )
     return {kind: source}
 
 
-def other_weights(kind: str, adapter: AdapterFile, model: ModelConfig, bundle: WanBundle) -> str | None:
-    """The warning where ``adapter`` was trained on other weights of this very model than ``bundle`` holds, else None.
+def adapters_of(ckpt: str | None) -> dict[str, Path]:
+    """``adapter_paths`` of what ``ckpt=`` names; none for the base model."""
+    return adapter_paths(resolve(ckpt)) if ckpt else {}
 
-    ``bundle`` is of the transformer the adapter was trained on; an adapter that does not say is not warned about.
+
+def warn_of_other_weights(
+    model: ModelConfig, adapters: Mapping[str, AdapterFile], bundles: Mapping[str, WanBundle]
+) -> None:
+    """Print which adapters were trained on other weights of this very model than the bundle of their transformer holds.
+
+    An adapter that does not say what it was trained on is not warned about, nor one whose transformer is not in ``bundles``.
     """
     from cinelora.families.wan.checkpoint_layouts import Part
 
-    if adapter.base_model != model.name or not adapter.base_revision:
-        return None
-    found = bundle.fingerprint(Part.TRANSFORMER)
-    if adapter.base_revision == found:
-        return None
-    return (
-        f"the {kind} adapter was trained on other weights of {model.name} ({adapter.transformer}, {adapter.base_revision}) "
-        f"than these ({found}): it may do less or something else; give those with model.{adapter.transformer}=<directory>"
-    )
+    for role, adapter in adapters.items():
+        bundle, kind, theirs = bundles.get(adapter.transformer), adapter.transformer, adapter.base_revision
+        if bundle is None or adapter.base_model != model.name or not theirs:
+            continue
+        found = bundle.fingerprint(Part.TRANSFORMER)
+        if theirs != found:
+            print(
+                f"WARNING: the {role} adapter was trained on other weights of {model.name} ({kind}, {theirs}) than these "
+                f"({found}): it may do less or something else; give those with model.{kind}=<directory>"
+            )
 
 
 def trained_on(source: Path) -> ModelConfig | None:

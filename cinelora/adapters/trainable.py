@@ -1,4 +1,4 @@
-"""What of a transformer is trained: one adapter, or every weight. The one thing stages and callbacks need to know of it.
+"""What of a transformer is trained, as stages and callbacks need to know it: here one adapter; every weight in ``tools/``.
 
 Enters: a transformer. Leaves: its trained parameters, their values by name, and how far they have moved it. It does not
 know how they are trained.
@@ -9,13 +9,11 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 from torch.nn import Parameter
@@ -29,15 +27,18 @@ from cinelora.adapters.lora_layers import (
     update_squares,
     weight_squares,
 )
-from cinelora.errors import AdapterError
 
 
 class Trained(Protocol):
-    """The trained part of a transformer."""
+    """The trained part of a transformer. What is partitioned over ranks says so, and has pieces; all else is whole on each."""
 
     parameters: list[Parameter]
     stands_alone: bool
     """Whether there is nothing between it and the base model: ``untrained`` and ``bare`` are then the same."""
+    mixed_precision: bool = False
+    """Whether its weights are float32 that compute in bfloat16 on a GPU; adapters bring a rule of their own."""
+    partitioned: bool = False
+    """Whether DeepSpeed's ZeRO-3 gives each rank a piece of every trained weight when training starts."""
 
     def state(self) -> dict[str, Tensor]:
         """The trained values by name; they share memory with the transformer."""
@@ -47,9 +48,14 @@ class Trained(Protocol):
 
     def gathered(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """``state``, or a moving average of it, whole; where ranks have pieces all take part, and rank 0 alone has the result."""
+        return state
 
     def own_part(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """What this rank has of a whole ``state``: all, where ranks have no pieces."""
+        return state
+
+    def settle(self) -> None:
+        """Take note that ranks have their pieces by now, where they have any."""
 
     def effect(self) -> Effect:
         """How much training changed the transformer's weights."""
@@ -81,19 +87,7 @@ class Effect:
         return cls(overall, {number: math.sqrt(change / there) for number, (change, there) in sorted(blocks.items())})
 
 
-class Unsharded:
-    """What is trained is whole on every rank."""
-
-    def gathered(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Itself."""
-        return state
-
-    def own_part(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Itself."""
-        return state
-
-
-class TrainedAdapter(Unsharded):
+class TrainedAdapter(Trained):
     """The adapter ``name``; everything else is frozen, and so are adapters under it."""
 
     def __init__(self, transformer: WanTransformer3DModel, name: str) -> None:
@@ -125,55 +119,3 @@ class TrainedAdapter(Unsharded):
     def bare(self) -> AbstractContextManager[None]:
         """No adapter acts."""
         return silenced(self.transformer)
-
-
-class WholeTransformer(Unsharded):
-    """Every weight, in float32 whatever it was loaded in: a step of AdamW is smaller than what bfloat16 can tell apart.
-
-    What the weights were at first is kept on the host.
-    """
-
-    stands_alone = True
-
-    def __init__(self, transformer: WanTransformer3DModel) -> None:
-        transformer.float().requires_grad_(True)
-        self.parameters = list(transformer.parameters())
-        self._named = dict(transformer.named_parameters())
-        self._start = {name: value.to("cpu", copy=True) for name, value in self.state().items()}
-
-    def state(self) -> dict[str, Tensor]:
-        """The weights, under their names in the checkpoint."""
-        return {name: parameter.detach() for name, parameter in self._named.items()}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Copy weights in."""
-        shapes, ours = ({n: tuple(t.shape) for n, t in s.items()} for s in (state, self._named))
-        if shapes != ours:
-            wrong = sorted(name for name in shapes.keys() | ours.keys() if shapes.get(name) != ours.get(name))
-            raise AdapterError(f"these weights are of another transformer: {', '.join(wrong[:3])} do not fit")
-        for name, parameter in self._named.items():
-            parameter.data.copy_(state[name])
-
-    def effect(self) -> Effect:
-        """``|W - W_start| / |W_start|``."""
-        changes = {n: square(value.cpu() - self._start[n]) for n, value in self.state().items()}
-        return Effect.of(changes, {name: square(value) for name, value in self._start.items()})
-
-    @contextmanager
-    def untrained(self) -> Iterator[None]:
-        """The weights are those of the start inside the block, and after it those of before, bit for bit."""
-        weights = {name: value.clone() for name, value in self.state().items()}
-        self.load(self._start)
-        try:
-            yield
-        finally:
-            self.load(weights)
-
-    def bare(self) -> AbstractContextManager[None]:
-        """As ``untrained``: nothing else stands on these weights."""
-        return self.untrained()
-
-
-def square(values: Tensor) -> float:
-    """The squared Frobenius norm."""
-    return float(values.square().sum(dtype=torch.float64))

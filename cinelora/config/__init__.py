@@ -1,6 +1,5 @@
-"""Settings: from a command line to a typed dataclass. Nothing here imports torch.
+"""Settings, once they are read: typed dataclasses. Nothing here imports torch, Hydra or the command line.
 
-``schema`` holds the dataclasses, ``keys`` sorts a command line, ``compose`` (which alone knows Hydra and OmegaConf)
-makes a dataclass of it, ``check`` refuses what contradicts itself, ``store`` keeps it as a file, and ``command`` is
-what the two scripts share.
+``schema`` declares every setting once, with all that is known about it; ``fields`` reads these declarations, ``rules``
+refuses values that contradict each other, ``store`` keeps settings as a file, and ``numbers`` names what a run logs.
 """

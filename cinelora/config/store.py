@@ -6,7 +6,9 @@ belong is refused. No Hydra here, hence no references that could resolve to anyt
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import os
 import types
 import typing
 from pathlib import Path
@@ -14,24 +16,13 @@ from typing import Any, TypeVar
 
 import yaml
 
-from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig
-from cinelora.errors import ConfigError
+from cinelora.config.fields import PLACES, Field, assign, fields_of, pick
+from cinelora.config.schema import RENAMED_SECTIONS, EvaluateConfig, InferConfig, StudyConfig, TrainConfig
+from cinelora.errors import ConfigError, first_line
 from cinelora.io.atomic import write_text
 from cinelora.io.hub import CONFIG_FILE, EMBEDDED, is_hub_name
 
 T = TypeVar("T")
-PATHS = (
-    *("data.root", "data.manifest", "data.prepared", "data.overrides", "data.lut", "data.captioner"),
-    *("adapter", "cache", "ckpt", "image", "prompts", "resume", "answers", "metrics.alexnet", "metrics.i3d"),
-)
-"""Settings that name a place on this machine, beside ``out``, which may be a new one."""
-MODELS = (
-    *("model.t2v", "model.i2v", "model.vae", "model.text_encoder", "model.tokenizer", "model.image_encoder"),
-    *("metrics.clip", "metrics.dino"),
-)
-"""Settings that name one, or a repository on the hub."""
-_ONES_OWN = ("push", "private")
-"""Settings that are for who trains: a run that goes on elsewhere must not upload to the same repository."""
 
 
 def to_yaml(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig) -> str:
@@ -40,19 +31,42 @@ def to_yaml(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig) ->
 
 
 def portable(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as plain data for others, without places on this machine; what is left out takes its default."""
+    """A training run's settings as plain data for others, without places on this machine; what is left out takes its default."""
     kept: dict[str, Any] = {}
+    fields = fields_of(TrainConfig)
     for name, value in settings.items():
         if isinstance(value, dict):
-            kept[name] = {key: entry for key, entry in value.items() if not _is_place(f"{name}.{key}", entry)}
-        elif not _is_place(name, value):
+            kept[name] = {
+                key: entry for key, entry in value.items() if _is_portable(fields.get(f"{name}.{key}"), entry)
+            }
+        elif _is_portable(fields.get(name), value):
             kept[name] = value
     return kept
 
 
-def _is_place(key: str, value: Any) -> bool:
-    is_model = key in MODELS and value is not None
-    return key in (*PATHS, "out", *_ONES_OWN) or (is_model and value not in EMBEDDED and not is_hub_name(value))
+def _is_portable(field: Field | None, value: Any) -> bool:
+    if field is None:
+        return True
+    is_local = field.role == "model" and value is not None and value not in EMBEDDED and not is_hub_name(value)
+    return not (field.role in PLACES or field.ones_own or is_local)
+
+
+def anchored(config: T) -> T:
+    """The same settings with paths that hold from any working directory; the text stays the end of the path.
+
+    A model is a path where there is such a directory or file, else a name on the hub. A run that is named by a link, such as
+    ``last``, gets its own name, since the link will point elsewhere. A directory to be made stays as it was typed.
+    """
+    config = copy.deepcopy(config)
+    for key, field in fields_of(type(config)).items():
+        text = pick(config, key) if field.role in ("path", "run", "model") else None
+        if field.is_list and text:
+            assign(config, key, [os.path.abspath(path) for path in text])
+        elif text and (field.role != "model" or os.path.exists(text)):
+            path = os.path.join(os.getcwd(), text)
+            is_link = field.role == "run" and os.path.isdir(path) and os.path.islink(path.rstrip("/"))
+            assign(config, key, os.path.realpath(path) if is_link else path)
+    return config
 
 
 def save_config(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig, path: Path) -> None:
@@ -78,7 +92,7 @@ def load(schema: type[T], path: Path) -> T:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as settings: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{path} cannot be read as settings: {first_line(error)}") from error
     return build(schema, data, path)
 
 
@@ -94,6 +108,7 @@ def _build(hint: Any, value: Any, key: str, path: Path) -> Any:
         if not isinstance(value, dict):
             raise ConfigError(f"{path}: {key or 'the file'} should hold settings, not {value!r}")
         hints = typing.get_type_hints(hint)
+        value = {_name_today(name, hints): entry for name, entry in value.items()}
         unknown = [name for name in value if name not in hints]
         if unknown:
             raise ConfigError(f"{path} holds the unknown key {key}{unknown[0]}: it is from another version or program")
@@ -106,6 +121,12 @@ def _build(hint: Any, value: Any, key: str, path: Path) -> Any:
     elif _fits(hint, value):
         return value
     raise ConfigError(f"{path}: {key.rstrip('.')} cannot be {value!r}")
+
+
+def _name_today(name: str, hints: dict[str, Any]) -> str:
+    """What a stored section is called today: a run of an earlier version holds ``weights`` for ``scale``."""
+    today = RENAMED_SECTIONS.get(name, name)
+    return today if name not in hints and today in hints else name
 
 
 def _fits(hint: Any, value: Any) -> bool:

@@ -11,7 +11,6 @@ import json
 import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from html import escape
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from cinelora.evaluation.measure import bounds
 from cinelora.evaluation.page_clips import BUDGET, within_budget
 from cinelora.evaluation.statistics import sign_test, wilson
 from cinelora.io.atomic import read_json, sha256_file, write_json, write_text
-from cinelora.io.html.page import data_url, page
+from cinelora.io.html.template import render
 
 PAGE, KEY, PREFERENCES = "pairs.html", "pairs-key.json", "preferences.json"
 ANSWERS_FORMAT = "cinelora-answers/1"
@@ -33,13 +32,6 @@ QUESTIONS = {
     "motion": "Which moves better?",
     "prompt": "Which shows better what the text says?",
 }
-HEADER = """<header class="blind"><h1>Which one?</h1>
-<p class="soft">Two clips of the same text, in random order. For each question: left, no difference, or right; the arrow keys do
-the same, the space bar plays again. Hand out the answers at the end, or whenever you stop.</p></header>"""
-FOOT = """<div class="question"><button id="back">Back</button><button id="replay">Play again</button>
-<button id="next">Next</button><output id="count" class="soft"></output></div>
-<div class="question"><input type="text" id="rater" placeholder="your name" maxlength="60" aria-label="your name">
-<button id="save">Hand out the answers</button></div>"""
 MOST_PAIRS = 60
 """Half an hour of looking."""
 MOST_REFERENCES = 4
@@ -120,14 +112,16 @@ def write_pairs(plan: Plan, run_dir: Path) -> Path | None:
     clips, _ = within_budget([*references, *files.values()], budget=BUDGET // max(1, len(plan.variants) - 1))
     shown = [pair for pair in chosen if all(files[side.id] in clips for side in (pair.left, pair.right))]
     questions = {name: text for name, text in QUESTIONS.items() if references or name != "look"}
-    body = [
-        HEADER,
-        f'<main class="blind" data-page="{key.page}">',
-        reference_row([clips[file] for file in references if file in clips]),
-        *(pair_section(pair, takes[pair.take].prompt.text, files, clips, questions) for pair in shown),
-        f"{FOOT}</main>",
-    ]
-    write_text(run_dir / PAGE, page("Which one?", "\n".join(body), "pairs.js"))
+    text = render(
+        "blind_test.html.j2",
+        page=key.page,
+        references=[clips[file] for file in references if file in clips],
+        pairs=[(pair, takes[pair.take].prompt.text) for pair in shown],
+        clips={name: clips[file] for name, file in files.items() if file in clips},
+        questions=questions,
+        same=SAME,
+    )
+    write_text(run_dir / PAGE, text)
     return run_dir / PAGE
 
 
@@ -142,35 +136,6 @@ def pairs_of(plan: Plan, run_dir: Path, secret: str) -> Iterator[Pair]:
             if int(_opaque(secret, f"{what} turned"), 16) % 2:
                 sides.reverse()
             yield Pair(_opaque(secret, what), take.name, *sides)
-
-
-def reference_row(clips: list[bytes]) -> str:
-    """What the look should be like."""
-    if not clips:
-        return ""
-    videos = "".join(
-        f'<figure><video muted playsinline autoplay loop src="{data_url("video/mp4", clip)}"></video></figure>'
-        for clip in clips
-    )
-    return f'<section class="take reference"><p class="soft">Reference</p><div class="side">{videos}</div></section>'
-
-
-def pair_section(
-    pair: Pair, text: str, files: dict[str, Path], clips: dict[Path, bytes], questions: dict[str, str]
-) -> str:
-    """One pair with its questions."""
-    videos = "".join(
-        f'<figure><video muted playsinline loop src="{data_url("video/mp4", clips[files[side.id]])}"></video></figure>'
-        for side in (pair.left, pair.right)
-    )
-    choices = {"left": pair.left.id, "no difference": SAME, "right": pair.right.id}
-    buttons = "".join(f'<button data-choice="{choice}">{word}</button>' for word, choice in choices.items())
-    asked = "".join(
-        f'<div class="question" data-question="{name}"><span>{escape(question)}</span>{buttons}</div>'
-        for name, question in questions.items()
-    )
-    inside = f'<p>{escape(text)}</p><div class="side">{videos}</div>{asked}'
-    return f'<section class="take pair" data-pair="{pair.id}" hidden>{inside}</section>'
 
 
 def _opaque(secret: str, what: str) -> str:
@@ -273,11 +238,7 @@ def preferences(plan: Plan, votes: list[Vote]) -> list[Preference]:
     raters = sorted({vote.rater for vote in votes})
     for question in QUESTIONS:
         for earlier, later in combinations(order, 2):
-            asked = [
-                v
-                for v in votes
-                if v.question == question and {v.pair.left.variant, v.pair.right.variant} == {earlier, later}
-            ]
+            asked = [v for v in votes if v.question == question and v.pair.variants == {earlier, later}]
             for rater in [EVERYBODY, *(raters if len(raters) > 1 else [])]:
                 own = [vote.winner for vote in asked if rater in (EVERYBODY, vote.rater)]
                 if own:

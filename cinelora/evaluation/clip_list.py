@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from cinelora.config.schema import WeightsConfig
+from cinelora.config.clip_request import BASE_SCALE
+from cinelora.config.schema import ScaleConfig
 from cinelora.config.store import build
 from cinelora.io.atomic import read_json, write_json
 
@@ -29,14 +30,14 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Variant:
-    """A stage of the adapters: its name, and how strongly each speaks."""
+    """A stage of the adapters: its name, and how strongly each acts."""
 
     name: str
-    weights: WeightsConfig
+    scale: ScaleConfig
 
 
 @dataclass(frozen=True)
-class Take:
+class PlannedTake:
     """One prompt and seed: the clips that are compared side by side."""
 
     number: int
@@ -61,11 +62,11 @@ class Plan:
     adapters: list[str] = field(default_factory=list)
     sentences: list[str] = field(default_factory=list)
 
-    def takes(self) -> Iterator[Take]:
+    def takes(self) -> Iterator[PlannedTake]:
         """Every prompt with every seed."""
         for number, prompt in enumerate(self.prompts):
             for seed in self.seeds:
-                yield Take(number, prompt, seed)
+                yield PlannedTake(number, prompt, seed)
 
     def names(self) -> list[str]:
         """The variants' names, the base first."""
@@ -86,22 +87,22 @@ def load_plan(run_dir: Path) -> Plan:
     return build(Plan, read_json(run_dir / PLAN), run_dir / PLAN)
 
 
-def take_folder(run_dir: Path, take: Take) -> Path:
+def take_folder(run_dir: Path, take: PlannedTake) -> Path:
     """Where the clips of a take go."""
     return run_dir / "clips" / take.name
 
 
-def clip_file(run_dir: Path, take: Take, variant: str) -> Path:
+def clip_file(run_dir: Path, take: PlannedTake, variant: str) -> Path:
     """Where a variant's clip goes."""
     return take_folder(run_dir, take) / f"{variant}.mp4"
 
 
-def keyframe_file(run_dir: Path, take: Take, variant: str) -> Path:
+def keyframe_file(run_dir: Path, take: PlannedTake, variant: str) -> Path:
     """Where its first frame goes."""
     return take_folder(run_dir, take) / f"{variant}.png"
 
 
-def troubles(run_dir: Path, take: Take) -> dict[str, str]:
+def troubles(run_dir: Path, take: PlannedTake) -> dict[str, str]:
     """Variants of a drawn take that gave no clip, each with the reason."""
     summary = take_folder(run_dir, take) / "summary.json"
     found: dict[str, str] = read_json(summary)["trouble"] if summary.is_file() else {}
@@ -110,9 +111,9 @@ def troubles(run_dir: Path, take: Take) -> dict[str, str]:
 
 def stages(adapters: list[str]) -> list[Variant]:
     """The base, and above it one adapter after the other: ``style``, then ``style+motion``."""
-    found = [Variant(BASE, WeightsConfig(0.0, 0.0, 0.0))]
+    found = [Variant(BASE, BASE_SCALE)]
     if "style" in adapters:
-        found.append(Variant("style", WeightsConfig(1.0, 1.0, 0.0)))
+        found.append(Variant("style", ScaleConfig(1.0, 1.0, 0.0)))
     if "motion" in adapters:
-        found.append(Variant("style+motion" if "style" in adapters else "motion", WeightsConfig(1.0, 1.0, 1.0)))
+        found.append(Variant("style+motion" if "style" in adapters else "motion", ScaleConfig(1.0, 1.0, 1.0)))
     return found

@@ -1,7 +1,7 @@
 """The clips of an evaluation: real ones cut out of held-out footage, and every variant of every take drawn.
 
-Enters: settings and a run directory. Leaves: a ``Plan``, and its clips as mp4 with their first frames. Drawing is
-``cinelora.sampling.make_clips``'s; what is there already is not drawn again.
+Enters: settings and a run directory. Leaves: a ``Plan``, and its clips as mp4 with their first frames. Making them
+is ``cinelora.sampling.scene``'s; what is there already is not drawn again.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cinelora.adapters.run_directory import RunDirectory, adapter_paths
-from cinelora.config.schema import EvaluateConfig, InferConfig, drawn_by
+from cinelora.adapters.run_directory import RunDirectory, adapters_of
+from cinelora.config.clip_request import ClipRequest, Take, read_prompts, seeds_of
+from cinelora.config.schema import EvaluateConfig, drawn_by
 from cinelora.config.store import load_config
 from cinelora.errors import FootageError
 from cinelora.evaluation.clip_list import REAL, Plan, Prompt, clip_file, stages, take_folder, troubles
@@ -23,7 +24,7 @@ from cinelora.footage.sample_source import find, reader, wanted_by
 from cinelora.io.atomic import read_json, write_json
 from cinelora.io.hub import is_run, resolve
 from cinelora.io.media import write_mp4, write_png
-from cinelora.sampling.make_clips import Finished, Take, draw, settings_of, source_hashes
+from cinelora.sampling.scene import Finished, make_takes
 
 if TYPE_CHECKING:
     from cinelora.footage.sample_source import Read
@@ -34,7 +35,7 @@ MOST_REAL = 200
 
 def plan(config: EvaluateConfig, run_dir: Path) -> Plan:
     """Choose what is drawn, and put the real clips beside it. Raises ``FootageError`` where nothing is held out."""
-    adapters = list(adapter_paths(resolve(config.ckpt))) if config.ckpt else []
+    adapters = list(adapters_of(config.ckpt))
     prompts: list[Prompt] = []
     real: list[str] = []
     sentences: list[str] = []
@@ -44,10 +45,9 @@ def plan(config: EvaluateConfig, run_dir: Path) -> Plan:
         real = write_real(config, [*chosen, *others][:MOST_REAL], run_dir)
         prompts += [Prompt(s.caption, s.id, file) for s, file in zip(chosen, real, strict=False)]
     if config.prompts:
-        lines = Path(config.prompts).read_text(encoding="utf-8-sig").splitlines()
-        prompts += [Prompt(line, f"line {i + 1} of the prompts") for i, line in enumerate(lines) if line.strip()]
-    seeds = [config.seed + i for i in range(config.seeds)]
-    return Plan(prompts, seeds, stages(adapters), config.model.fps, real, adapters, sentences)
+        lines = read_prompts(config.prompts)
+        prompts += [Prompt(line, f"line {number} of the prompts") for number, line in lines.items()]
+    return Plan(prompts, seeds_of(config), stages(adapters), config.model.fps, real, adapters, sentences)
 
 
 # -- held-out clips ----------------------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ def heldout(config: EvaluateConfig) -> tuple[list[Sample], list[str]]:
     """
     run = RunDirectory(resolve(config.ckpt)) if config.ckpt and is_run(resolve(config.ckpt)) else None
     seed = load_config(run.path).seed if run else config.seed
-    frames = config.num_frames or config.model.num_frames
+    frames = ClipRequest.of(config).num_frames
     manifest = find(config.data, wanted_by(config.model, frames, seed, own_shapes=False))
     samples = [sample for sample in manifest.samples if sample.split == "heldout"]
     seen = Seen.by(run.manifest) if run else Seen()
@@ -131,41 +131,37 @@ def write_real(config: EvaluateConfig, samples: list[Sample], run_dir: Path) -> 
 
 def draw_missing(config: EvaluateConfig, plan: Plan, run_dir: Path) -> None:
     """Draw every take of which a clip is missing, or was drawn from other adapters or settings."""
-    drawing = drawn_by(config)
-    adapters = adapter_paths(resolve(config.ckpt)) if config.ckpt else {}
-    sources = source_hashes(drawing, adapters)
-    variants = {variant.name: variant.weights for variant in plan.variants}
+    request = ClipRequest.with_files(drawn_by(config), adapters_of(config.ckpt))
+    variants = {variant.name: variant.scale for variant in plan.variants}
     todo = []
     for take in plan.takes():
         one = Take(take.prompt.text, take.seed, take_folder(run_dir, take))
         files = [clip_file(run_dir, take, name) for name in variants]
         finished = {file.stem for file in files if file.is_file()} | set(troubles(run_dir, take))
-        if not (one.is_done(drawing, sources) and finished == set(variants)):
+        if not (one.is_done(request) and finished == set(variants)):
             for file in files:
                 file.unlink(missing_ok=True)  # an old clip must not pass for the new
             todo.append(one)
     total = len(plan.prompts) * len(plan.seeds)
     print(f"{total} takes of {', '.join(variants)}: {total - len(todo)} are there, {len(todo)} to draw", flush=True)
     if todo:
-        draw(drawing, todo, adapters, sources, variants, write_clips, run_dir / "logs")
+        make_takes(request, todo, variants, write_clips, run_dir / "logs")
 
 
-def write_clips(config: InferConfig, done: Finished) -> None:
+def write_clips(request: ClipRequest, done: Finished) -> None:
     """Write a take's variants as mp4 and first frame each, the summary last; latents that are not finite give no clip."""
     folder, trouble = done.take.folder, {}
     folder.mkdir(parents=True, exist_ok=True)
-    for name, shot in done.shots.items():
-        assert shot.latents is not None
-        if not shot.latents.isfinite().all():
+    for name, made in done.made.items():
+        if not made.latents.isfinite().all():
             trouble[name] = "its latents are not finite"
             continue
-        video = done.videos[name]
-        write_png(folder / f"{name}.png", video[0] if shot.keyframe is None else shot.keyframe)
-        write_mp4(folder / f"{name}.mp4", video, config.model.fps)
+        write_png(folder / f"{name}.png", made.keyframe)
+        write_mp4(folder / f"{name}.mp4", made.video, request.config.model.fps)
     summary = {
-        "settings": settings_of(config, done.take),
-        "sources": done.sources,
-        "variants": {name: shot.weights for name, shot in done.shots.items()},
+        "settings": request.shown(done.take),
+        "sources": request.sources,
+        "variants": {name: made.scales for name, made in done.made.items()},
         "seconds": {part: round(total, 3) for part, total in done.seconds.items()},
         "trouble": trouble,
     }

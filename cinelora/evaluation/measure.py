@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from cinelora.config.metric_names import better
 from cinelora.config.schema import EvaluateConfig
 from cinelora.config.store import build
-from cinelora.evaluation.clip_list import BASE, Plan, Take, clip_file, troubles
+from cinelora.evaluation.clip_list import BASE, Plan, PlannedTake, clip_file, troubles
 from cinelora.evaluation.statistics import Interval, bootstrap_mean
 from cinelora.footage.video_reader import UnreadableClip, open_video
 from cinelora.io.atomic import read_json, write_json
@@ -93,7 +93,7 @@ class Book:
         return all_of_them if more <= 0 else [*all_of_them[:MOST_SENTENCES], f"{more} more troubles like these"]
 
 
-def measure(config: EvaluateConfig, plan: Plan, run_dir: Path) -> Numbers:
+def measure_clips(config: EvaluateConfig, plan: Plan, run_dir: Path) -> Numbers:
     """Measure every clip that is there; what is missing or cannot be measured becomes a sentence."""
     book = Book()
     for sentence in plan.sentences:
@@ -184,7 +184,7 @@ def as_sets(config: EvaluateConfig, plan: Plan, run_dir: Path, book: Book) -> li
     return sorted(rows, key=lambda row: names.index(row.measure))
 
 
-def drawn(run_dir: Path, take: Take, variant: str, book: Book) -> Pixels | None:
+def drawn(run_dir: Path, take: PlannedTake, variant: str, book: Book) -> Pixels | None:
     """A variant's clip, or None where it is not there."""
     file = clip_file(run_dir, take, variant)
     return frames(file, f"{take.name} {variant}", book) if file.is_file() else None

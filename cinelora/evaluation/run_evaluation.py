@@ -16,7 +16,7 @@ from cinelora.evaluation.blind_test import Preference, score, write_pairs
 from cinelora.evaluation.clip_list import Plan, load_plan, take_folder
 from cinelora.evaluation.evaluation_report import write_report
 from cinelora.evaluation.generate import draw_missing, plan
-from cinelora.evaluation.measure import measure, save_numbers, table
+from cinelora.evaluation.measure import measure_clips, save_numbers, table
 from cinelora.io.atomic import read_json
 from cinelora.io.hardware import hardware
 
@@ -31,8 +31,8 @@ def evaluate(config: EvaluateConfig, run_dir: Path) -> int:
         draw_missing(config, planned, run_dir)
     if config.answers:
         return count_votes(planned, run_dir, Path(config.answers))
-    numbers = measure(config, planned, run_dir)
-    save_numbers(numbers, run_dir, facts(config, planned, run_dir))
+    numbers = measure_clips(config, planned, run_dir)
+    save_numbers(numbers, run_dir, evaluation_facts(config, planned, run_dir))
     print("\n".join(table(numbers)))
     for sentence in numbers.sentences:
         print(f"WARNING: {sentence}")
@@ -47,19 +47,19 @@ def evaluate(config: EvaluateConfig, run_dir: Path) -> int:
 def count_votes(planned: Plan, run_dir: Path, answers: Path) -> int:
     """Score answers, print them, and put them into the report."""
     found = score(planned, run_dir, answers)
-    print("\n".join(in_words(one) for one in found) or "no answers in there")
+    print("\n".join(preference_line(one) for one in found) or "no answers in there")
     print(f"preferences {run_dir / 'preferences.json'}\nreport {write_report(planned, run_dir)}")
     return 0
 
 
-def in_words(one: Preference) -> str:
+def preference_line(one: Preference) -> str:
     """A preference as a line."""
     question, rater, preferred, to, share, interval, p, votes, ties = one.cells()
     said = f"{preferred} preferred to {to} in {share} ({interval}), sign test {p}, " if share else "no preference, "
     return f"{question}, {rater}: {said}{votes} votes, {ties} without a difference"
 
 
-def facts(config: EvaluateConfig, planned: Plan, run_dir: Path) -> dict[str, Any]:
+def evaluation_facts(config: EvaluateConfig, planned: Plan, run_dir: Path) -> dict[str, Any]:
     """What the numbers rest on: settings, adapters by their content, the machine, and the seconds of a take."""
     summaries = [take_folder(run_dir, take) / "summary.json" for take in planned.takes()]
     drawn = [read_json(path) for path in summaries if path.is_file()]

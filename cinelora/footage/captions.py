@@ -29,11 +29,11 @@ from typing import Any
 
 from cinelora.errors import FootageError
 from cinelora.footage.manifest import json_lines, read_text
-from cinelora.footage.scan_folder import LISTS
 from cinelora.io.atomic import write_text
 
 OF_FOLDER = "caption.txt"
 OF_SHOTS = "captions.jsonl"
+LISTS = ("captions.jsonl", "metadata.jsonl", "metadata.csv")
 COLUMNS = ("text", "caption", "prompt")
 
 

@@ -11,26 +11,17 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from html import escape
 from itertools import groupby
 from typing import Any
-
-import yaml
 
 from cinelora.config.schema import DataConfig
 from cinelora.footage.build_dataset import CARD, MANIFEST, OVERRIDES, SHEET, Judged, Prepared, Wanted
 from cinelora.footage.manifest import Manifest, Sample, write_manifest
-from cinelora.footage.shot_detection import Survey, load_survey
+from cinelora.footage.shot_detection import About, Survey, load_survey
 from cinelora.footage.survey_pool import survey_path
 from cinelora.io.atomic import write_text
-from cinelora.io.html.page import data_url, html_table, page
+from cinelora.io.html.template import render
 
-ABOUT = """\
-Shots of {files} files, cut and judged for training, as lines of `{manifest}`: a sample is a still or a window of frames of a
-file, which is named by its place in the footage's folder and by the SHA-256 of its content. The footage itself is not here."""
-CHOOSE = (
-    '<div class="choose"><button data-choice="keep">keep</button><button data-choice="reject">reject</button></div>'
-)
 LISTED = 20
 """Files and reasons that are listed in a terminal; the manifest has them all."""
 MANY_SHOTS = 3000
@@ -93,14 +84,10 @@ def _out_and_still(shots: Iterable[Judged]) -> tuple[list[Judged], list[Judged]]
 
 def _length(shots: Iterable[Judged]) -> str:
     seconds = sum((judged.shot.end - judged.shot.start) / float(judged.about.fps) for judged in shots)
-    hours, minutes = divmod(round(seconds) // 60, 60)
-    return (
-        f"{hours} h {minutes} min"
-        if hours
-        else f"{minutes} min {round(seconds) % 60} s"
-        if minutes
-        else f"{seconds:.1f} s"
-    )
+    hours, minutes, whole = round(seconds) // 3600, round(seconds) // 60 % 60, round(seconds) % 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole} s" if minutes else f"{seconds:.1f} s"
 
 
 def _sides(samples: list[Sample]) -> str:
@@ -118,57 +105,28 @@ def _sizes(samples: Iterable[Sample]) -> list[tuple[str, int]]:
 
 def card(prepared: Prepared, manifest: Manifest, data: DataConfig, wanted: Wanted) -> str:
     """A data set's card, as hubs read it: front matter, figures, what was left out and why, and the settings."""
-    front = {
-        "pretty_name": prepared.name,
-        "task_categories": ["text-to-video", "text-to-image"],
-        "tags": ["video", "film", "lora", "cinelora"],
-        "configs": [{"config_name": "default", "data_files": MANIFEST}],
-    }
-    codecs = Counter(
-        f"{about.codec}, {about.size[1]}x{about.size[0]}, {float(about.fps):.5g} fps" for about in _abouts(prepared)
-    )
+    groups = groupby(prepared.shots, key=lambda judged: judged.path)
+    codecs = Counter(_of_file(next(shots).about) for _, shots in groups)
     limits = asdict(data.limits) if data.judged else {}
-    sections = [
-        f"# {_text(prepared.name)}\n\n{ABOUT.format(files=len(prepared.files), manifest=MANIFEST)}",
-        _table("What it holds", ("what", "figure"), facts(prepared, manifest)),
-        _table("Footage", ("codec, size, rate", "files"), [(name, str(count)) for name, count in codecs.most_common()]),
-        *(
-            _table(what, ("reason", "shots"), [(name, str(n)) for name, n in reasons(shots).most_common()])
-            for what, shots in zip(("Shots left out", "Stills alone"), _out_and_still(prepared.shots), strict=True)
-        ),
-        _table("Files left out", ("file", "reason"), [(clip.path, clip.reason) for clip in prepared.skipped]),
-        _table("Limits", ("limit", "value"), [(name, "off" if v is None else f"{v:g}") for name, v in limits.items()]),
-        _table("Samples", ("setting", "value"), list(_settings(data, wanted))),
-    ]
-    head = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=120)
-    return f"---\n{head}---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
-
-
-def _abouts(prepared: Prepared) -> Iterator[Any]:
-    for _, group in groupby(prepared.shots, key=lambda judged: judged.path):
-        yield next(group).about
-
-
-def _settings(data: DataConfig, wanted: Wanted) -> Iterator[Fact]:
-    yield "window", f"{wanted.num_frames} frames at {wanted.fps} fps, every {data.window_stride}, {data.resample}"
-    yield "stills", f"{data.stills_per_shot} a shot, {data.stills}"
-    yield "size", f"at most the pixels of {wanted.size[1]}x{wanted.size[0]}" if data.buckets else "the model's own"
-    yield "held out", f"{data.holdout:g} of the footage, seed {wanted.seed}"
-    yield "trigger word", data.trigger or "none"
-
-
-def _table(heading: str, head: tuple[str, ...], rows: list[Fact]) -> str:
-    if not rows:
-        return ""
-    cells = [" | ".join(_text(cell) for cell in row) for row in rows]
-    return "\n".join(
-        [f"## {heading}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {row} |" for row in cells)]
+    out, still = _out_and_still(prepared.shots)
+    return render(
+        "dataset_card.md.j2",
+        name=prepared.name,
+        manifest=MANIFEST,
+        files=len(prepared.files),
+        facts=facts(prepared, manifest),
+        codecs=codecs.most_common(),
+        out=reasons(out).most_common(),
+        still=reasons(still).most_common(),
+        skipped=[(clip.path, clip.reason) for clip in prepared.skipped],
+        limits=[(name, "off" if value is None else f"{value:g}") for name, value in limits.items()],
+        data=data,
+        wanted=wanted,
     )
 
 
-def _text(text: str) -> str:
-    """Text as it stands, whatever Markdown or HTML it looks like."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|!" else c for c in text).replace("\n", " ")
+def _of_file(about: About) -> str:
+    return f"{about.codec}, {about.size[1]}x{about.size[0]}, {float(about.fps):.5g} fps"
 
 
 # -- contact sheet -----------------------------------------------------------------------------------------------------
@@ -176,31 +134,40 @@ def _text(text: str) -> str:
 
 def sheet(prepared: Prepared, manifest: Manifest) -> str:
     """The contact sheet: every shot with its pictures, its verdict and its numbers, file by file."""
-    captions = _captions(prepared, manifest)
-    body = [
-        f"<header><h1>{escape(prepared.name)}: contact sheet</h1>",
-        f'<p class="soft">{escape("; ".join(f"{name}: {value}" for name, value in facts(prepared, manifest)))}</p></header>',
-        _bar(prepared),
-        f'<main class="sheet" data-file="{escape(OVERRIDES)}">',
-        _left_out(prepared),
-        *(_file_section(prepared, list(group), captions) for _, group in groupby(prepared.shots, key=lambda j: j.path)),
-        "</main><footer>Made by cinelora. Everything is inside this file: nothing is fetched. "
-        f"Put <b>{escape(OVERRIDES)}</b> beside this page, and run the same command again.</footer>",
-    ]
-    return page(f"{prepared.name}: contact sheet", "\n".join(body), "sheet.js")
+    return render(
+        "contact_sheet.html.j2",
+        name=prepared.name,
+        about="; ".join(f"{name}: {value}" for name, value in facts(prepared, manifest)),
+        overrides=OVERRIDES,
+        reasons=reasons(prepared.shots).most_common(),
+        skipped=[(clip.path, clip.reason) for clip in prepared.skipped],
+        files=_by_file(prepared, _captions(prepared, manifest)),
+    )
 
 
-def _bar(prepared: Prepared) -> str:
-    options = "".join(
-        f'<option value="{escape(reason)}">{escape(reason)} ({count})</option>'
-        for reason, count in reasons(prepared.shots).most_common()
-    )
-    return (
-        '<div class="bar"><div><button data-show="all">all</button><button data-show="keep">kept</button>'
-        '<button data-show="reject">left out</button><button data-show="hand">by hand</button>'
-        f'<select id="reason"><option value="">every reason</option>{options}</select><output id="count"></output>'
-        f'<button id="save">save {escape(OVERRIDES)}</button></div></div>'
-    )
+def _by_file(prepared: Prepared, captions: dict[str, str]) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
+    """Each file's path, what it is, and its shots as the sheet shows them; its pictures are read when its turn comes."""
+    whole = len(prepared.shots) < MANY_SHOTS
+    for path, group in groupby(prepared.shots, key=lambda judged: judged.path):
+        shots = list(group)
+        about, survey = shots[0].about, load_survey(survey_path(prepared.folder, shots[0].survey))
+        shown = [_shown(judged, survey, captions.get(judged.id, ""), whole) for judged in shots]
+        yield path, f"{_of_file(about)}, read by {about.backend}", shown
+
+
+def _shown(judged: Judged, survey: Survey | None, caption: str, whole: bool) -> dict[str, Any]:
+    """What the sheet shows of a shot."""
+    shot, fps, against = judged.shot, float(judged.about.fps), judged.against(True)
+    return {
+        "judged": judged,
+        "verdict": "keep" if not against else "reject" if judged.against(False) else "stills",
+        "against": against,
+        "kinds": [reason.partition(":")[0] for reason in against],
+        "pictures": [survey.thumb(number) for number in _spread(shot.samples, whole)] if survey else [],
+        "caption": caption,
+        "clock": _clock(shot.start / fps),
+        "seconds": (shot.end - shot.start) / fps,
+    }
 
 
 def _captions(prepared: Prepared, manifest: Manifest) -> dict[str, str]:
@@ -216,57 +183,10 @@ def _captions(prepared: Prepared, manifest: Manifest) -> dict[str, str]:
     return found
 
 
-def _left_out(prepared: Prepared) -> str:
-    if not prepared.skipped:
-        return ""
-    rows = [[clip.path, clip.reason] for clip in prepared.skipped]
-    return f"<details><summary>{len(rows)} files left out</summary>{html_table(['file', 'reason'], rows)}</details>"
-
-
-def _file_section(prepared: Prepared, shots: list[Judged], captions: dict[str, str]) -> str:
-    about = shots[0].about
-    survey = load_survey(survey_path(prepared.folder, shots[0].survey))
-    what = f"{about.codec}, {about.size[1]}x{about.size[0]}, {float(about.fps):.5g} fps, read by {about.backend}"
-    cards = "".join(
-        _shot_card(judged, survey, captions.get(judged.id, ""), len(prepared.shots) < MANY_SHOTS) for judged in shots
-    )
-    return f'<section><h2>{escape(shots[0].path)} <small>{escape(what)}</small></h2><div class="shots">{cards}</div></section>'
-
-
-def _shot_card(judged: Judged, survey: Survey | None, caption: str, whole: bool) -> str:
-    shot, fps = judged.shot, float(judged.about.fps)
-    against, of_stills = judged.against(True), judged.against(False)
-    verdict = "keep" if not against else "reject" if of_stills else "stills"
-    pictures = "".join(_picture(survey, number) for number in _spread(shot.samples, whole)) if survey else ""
-    numbers = ", ".join(f"{name} {value:.3g}" for name, value in shot.measures.items())
-    box = f", picture {judged.box[2] - judged.box[0]}x{judged.box[3] - judged.box[1]}" if judged.box else ""
-    words = {"keep": "kept", "stills": "stills only", "reject": "left out"}[verdict]
-    reasons_ = " ".join(reason.partition(":")[0] for reason in against)
-    return (
-        f'<article class="shot" data-shot="{_attribute(judged.id)}" data-verdict="{verdict}" data-hand="{judged.by_hand or ""}" '
-        f'data-judged="{"reject" if judged.machine(False) else "keep"}" data-reasons="{escape(reasons_)}">'
-        f'<div class="strip">{pictures or "<span class=none>no picture</span>"}</div>'
-        f"<p><b>{_clock(shot.start / fps)}</b> {(shot.end - shot.start) / fps:.1f} s <i>{words}</i></p>"
-        f'<p class="why">{escape("; ".join(against) or judged.short)}</p>'
-        f"<p>{escape(caption)}</p>"
-        f"<details><summary>numbers</summary><p>frames {shot.start} to {shot.end - 1}{escape(box)}; {escape(numbers)}</p>"
-        f"</details>{CHOOSE}</article>"
-    )
-
-
-def _attribute(text: str) -> str:
-    """Text inside of quotes, as a script reads it back: a browser makes a line feed of a carriage return."""
-    return escape(text).replace("\r", "&#13;")
-
-
 def _spread(samples: tuple[int, ...], whole: bool) -> list[int]:
     """A shot's first, middle and last picture, each once; the middle one alone where they are too many for a page."""
     middle = samples[len(samples) // 2 : len(samples) // 2 + 1]
     return sorted({samples[0], *middle, samples[-1]}) if samples and whole else list(middle)
-
-
-def _picture(survey: Survey, number: int) -> str:
-    return f'<img loading="lazy" alt="" src="{data_url("image/jpeg", survey.thumb(number))}">'
 
 
 def _clock(seconds: float) -> str:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cinelora.errors import FootageError
-from cinelora.footage.manifest import cover_box
+from cinelora.footage.read_frames import cover_box
 
 
 def read_image(path: Path, height: int, width: int) -> NDArray[np.uint8]:

@@ -10,9 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cinelora.clone_only import scale_model
 from cinelora.config.schema import DataConfig, ModelConfig
 from cinelora.footage.build_dataset import Wanted, chosen, dataset, handling_of, prepare
-from cinelora.footage.manifest import Manifest, Sample, read_frames
+from cinelora.footage.manifest import Manifest, Sample
+from cinelora.footage.read_frames import read_frames
 
 if TYPE_CHECKING:
     import torch
@@ -37,9 +39,10 @@ def find(data: DataConfig, wanted: Wanted, processes: int | None = None) -> Mani
     Raises ``FootageError`` where there is none, a caption is missing, or a manifest that is named holds none of the kind.
     """
     if data.look:
-        from cinelora.footage.rendered import rendered_manifest
-
-        return rendered_manifest(data.look, data.clips, data.heldout_clips, wanted.num_frames, wanted.fps)
+        rendered: Manifest = scale_model("rendered", f"data={data.name}").rendered_manifest(
+            data.look, data.clips, data.heldout_clips, wanted.num_frames, wanted.fps
+        )
+        return rendered
     if data.manifest:
         return chosen(data, wanted)
     return dataset(prepare(data, wanted, processes), data, wanted)
@@ -48,8 +51,7 @@ def find(data: DataConfig, wanted: Wanted, processes: int | None = None) -> Mani
 def reader(data: DataConfig, model: ModelConfig, device: torch.device) -> Read:
     """What gives the pixels of a sample at its own size, or else the model's, uint8 (T, H, W, 3)."""
     if data.look:
-        from cinelora.footage.rendered import render_sample
-
+        render_sample = scale_model("rendered", f"data={data.name}").render_sample
         return partial(render_sample, height=model.height, width=model.width, fps=model.fps, device=device)
     return partial(
         read_frames, Path(str(data.root)), height=model.height, width=model.width, handling=handling_of(data)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from cinelora.footage.captions import LISTS
 from cinelora.footage.image_reader import SUFFIXES as PICTURES
 from cinelora.footage.image_reader import PictureReader, picture_size
 from cinelora.footage.video_reader import PLAIN, Backend, Handling, Reader, UnreadableClip, open_video
@@ -32,7 +33,6 @@ SIDECARS = frozenset(
 """Kinds that lie beside footage, passed over without a word: captions, lists, notes, sound, looks."""
 LEAST_OF_SEQUENCE = 8
 HASHED_AT_ONCE = 2**26
-LISTS = ("captions.jsonl", "metadata.jsonl", "metadata.csv")
 NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d{1,9})(?P<suffix>\.\w+)")
 SEQUENCE = re.compile(r"(?P<stem>.*)\[(?P<first>\d+)-(?P<last>\d+)\](?P<suffix>\.\w+)")
 Numbered = dict[tuple[str, str, int], list[tuple[int, str]]]

@@ -25,8 +25,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scenedetect import FrameTimecode
-from scenedetect.detectors import AdaptiveDetector
 
 from cinelora.footage.video_reader import Pixels, Reader
 from cinelora.io.atomic import write_whole
@@ -184,7 +182,12 @@ class _Eye:
     #                        ^ start_s       ^ end_s
 
     def __init__(self, fps: float, start_s: float, end_s: float) -> None:
+        # imported here because footage that was surveyed before needs no detector of cuts, and a process starts sooner
+        from scenedetect import FrameTimecode
+        from scenedetect.detectors import AdaptiveDetector
+
         self.fps, self.start_s, self.end_s = fps, start_s, end_s
+        self.timecode = lambda number: FrameTimecode(number, fps)
         self.detector = AdaptiveDetector(
             adaptive_threshold=CUT_RATIO, min_content_val=CUT_LUMA, min_scene_len=1, luma_only=True
         )
@@ -209,7 +212,7 @@ class _Eye:
             self.mixed[self.seen - MIX_REACH] = _mixed(*(self.recent[place][1] for place in (0, MIX_REACH, -1)))
         # The detector compares a frame with those on both sides, so it reports a cut some frames late; so does `mixed`, which
         # is about the middle of the last nine. Hence a part reads on for `MIX_REACH` frames after its end.
-        cuts = self.detector.process_frame(FrameTimecode(self.seen, self.fps), frame_HWC)
+        cuts = self.detector.process_frame(self.timecode(self.seen), frame_HWC)
         self.seen += 1
         self._cut_at(cuts)
         if seconds >= self.end_s:
@@ -225,7 +228,7 @@ class _Eye:
     def arrays(self) -> Arrays:
         """All numbers, by name."""
         if self.seen:
-            self._cut_at(self.detector.post_process(FrameTimecode(self.seen - 1, self.fps)))
+            self._cut_at(self.detector.post_process(self.timecode(self.seen - 1)))
         table = np.array(self.rows, np.float64).reshape(-1, 1 + len(MEASURED))
         numbers = range(self.warm, self.warm + len(table))
         found: Arrays = {name: column.astype(np.float32) for name, column in zip(MEASURED, table.T[1:], strict=True)}
@@ -238,7 +241,7 @@ class _Eye:
         found["thumbs"] = np.frombuffer(self.thumbs.getvalue(), np.uint8)
         return found
 
-    def _cut_at(self, cuts: list[FrameTimecode]) -> None:
+    def _cut_at(self, cuts: list[Any]) -> None:
         # A flash, of a camera or lightning, is two cuts: into the white and out of it. The picture before the first and that
         # after the second are then alike, and both cuts are taken back.
         for number in (cut.frame_num for cut in cuts):

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import av
-import decord
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,13 +56,8 @@ TONE_MAPPING = 1
 """Raised whenever tone mapping would give other colours."""
 REORDERED = 16
 """Frames that no codec holds back more of; more that come late were not held back."""
-BY_FFMPEG = (av.FFmpegError, ValueError)
-BY_DECORD = (decord.DECORDError, RuntimeError, IndexError, UnicodeEncodeError)
-"""What the libraries raise for a file that they cannot decode."""
 AGREE = 2
 """Levels of 255 by which decord's pixels may differ from FFmpeg's accurate conversion."""
-
-decord.logging.set_level(decord.logging.QUIET)
 
 
 class UnreadableClip(FootageError):
@@ -340,7 +334,11 @@ class DecordReader(Reader):
 
     def __init__(self, path: Path, header: Header, why: str = "") -> None:
         super().__init__(path, header, why)
-        with _in_words(path, BY_DECORD):
+        import decord  # here, because most processes open no clip with it, and start sooner
+
+        decord.logging.set_level(decord.logging.QUIET)
+        self._errors = (decord.DECORDError, RuntimeError, IndexError, UnicodeEncodeError)
+        with _in_words(path, self._errors):
             self._video: Any = decord.VideoReader(str(path))
 
     @property
@@ -350,7 +348,7 @@ class DecordReader(Reader):
 
     def frames(self, indices: Sequence[int]) -> Iterator[Pixels]:  # noqa: D102
         for start in range(0, len(indices), BATCH):
-            with _in_words(self.path, BY_DECORD):
+            with _in_words(self.path, self._errors):
                 batch = self._video.get_batch(list(indices[start : start + BATCH])).asnumpy()
             yield from batch
 
@@ -446,7 +444,7 @@ def read_header(path: Path) -> Header:
 
 
 @contextmanager
-def _in_words(path: Path, kinds: tuple[type[Exception], ...] = BY_FFMPEG) -> Iterator[None]:
+def _in_words(path: Path, kinds: tuple[type[Exception], ...] = (av.FFmpegError, ValueError)) -> Iterator[None]:
     """Turn a library's error into one that names the clip."""
     try:
         yield

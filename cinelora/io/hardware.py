@@ -10,7 +10,8 @@ import re
 import resource
 import signal
 import warnings
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ import psutil
 
 if TYPE_CHECKING:
     import torch
+
+from cinelora.errors import CineloraError
 
 PACKAGES = ("torch", "diffusers", "peft", "lightning")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -113,19 +116,47 @@ def peak_memory_mib() -> dict[str, int]:
     return peak
 
 
+def out_of_memory(where: str = "") -> str:
+    """The start of every sentence about GPU memory that ran out: ``where`` and the peak."""
+    import torch
+
+    return f"out of GPU memory {where}at {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+
+
+@contextmanager
+def explained_out_of_memory(error_type: type[CineloraError], advice: Callable[[], tuple[str, str]]) -> Iterator[None]:
+    """Turn running out of GPU memory into one sentence: where and at what peak, what is kept, and the next setting to try.
+
+    ``advice`` gives the place and the rest of the sentence; it is asked when memory has run out.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        where, rest = advice()
+        raise error_type(f"{out_of_memory(where)}; {rest}") from error
+
+
 def quiet_libraries() -> None:
     """Keep the libraries' advice to programmers from drowning our own lines to users, be they imported already or not."""
     for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(variable, "error")
-    import lightning.pytorch.utilities.rank_zero
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # of weights read and written; downloads keep theirs
-    lightnings = ("lightning.pytorch", "lightning.fabric", lightning.pytorch.utilities.rank_zero.__name__)
-    for name in ("transformers", "diffusers", *lightnings):
+    for name in ("transformers", "diffusers"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for module in ("lightning", "diffusers", "torch.distributed"):
         warnings.filterwarnings("ignore", module=module)
+
+
+def quiet_lightning() -> None:
+    """The same for Lightning, whose import sets its levels and must come before; ranks that do not train never import it."""
+    import lightning.pytorch.utilities.rank_zero
+
+    for name in ("lightning.pytorch", "lightning.fabric", lightning.pytorch.utilities.rank_zero.__name__):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def die_with(parent: int) -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from cinelora.errors import ConfigError, ModelError
+from cinelora.errors import ConfigError, ModelError, first_line
 
 PREFIX = "hub:"
 CONFIG_FILE = "config.yaml"
@@ -97,7 +97,7 @@ def publish(repository: str, files: Mapping[str, Path | bytes], message: str, pr
         operations = [CommitOperationAdd(name, content) for name, content in files.items()]
         return api.create_commit(repository, operations, commit_message=message).commit_url
     except Exception as error:  # as in ``_fetch``
-        raise ConfigError(f"push={repository}: nothing was uploaded: {_first_line(error)}") from error
+        raise ConfigError(f"push={repository}: nothing was uploaded: {first_line(error)}") from error
 
 
 def _only_adapter(folder: Path, source: str, key: str) -> Path:
@@ -122,10 +122,6 @@ def _fetch(source: str, key: str) -> Path:
     try:
         return Path(snapshot_download(form["repository"], revision=form["revision"], allow_patterns=_WANTED))
     except HFValidationError as error:
-        raise ConfigError(f"{key}={source}: {_first_line(error)}") from error
+        raise ConfigError(f"{key}={source}: {first_line(error)}") from error
     except Exception as error:  # the hub's client lets its transport's own errors through, of several families
-        raise ModelError(f"{key}={source} cannot be fetched from the hub: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{key}={source} cannot be fetched from the hub: {first_line(error)}") from error

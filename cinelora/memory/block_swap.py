@@ -49,6 +49,9 @@ def arrange(
         torch._dynamo.config.recompile_limit = SHAPES
         for block in blocks:
             block.forward = torch.compile(block.forward, dynamic=num_lengths > MOST_LENGTHS)
+    # Three wrappers, from the inside out: compiled forward, then swapping (weights at hand before it runs), then
+    # recomputation (runs the two again in the backward pass). Swapping lies inside recomputation, as the second run needs the
+    # weights brought once more: they were overwritten meanwhile.
     device = transformer.patch_embedding.weight.device
     if homes := shared or [HostHome(large_frozen(block), device) for block in blocks[: policy.swap]]:
         swap = Swap(blocks[: len(homes)], homes, device)
@@ -137,6 +140,10 @@ class HostInputs:
         self.courier = self.courier or Courier(hidden.device)
         return saved_tensors_hooks(partial(self._pack, hidden.data_ptr(), hidden.shape), self._unpack)
 
+    # torch calls _pack for every tensor that a block saves for its backward pass, and _unpack when that pass wants it.
+    # Of a recomputed block that is its input alone, plus small things, which stay. Buffers form a chain through `before`, in the
+    # order of the blocks: the backward pass walks it from the end, and asks for the one before while it computes.
+
     def _pack(self, address: int, shape: torch.Size, tensor: Tensor) -> Tensor | _Parcel:
         if tensor.data_ptr() != address or tensor.shape != shape:
             return tensor
@@ -154,7 +161,7 @@ class HostInputs:
         if isinstance(kept, Tensor):
             return kept
         assert self.courier is not None
-        self._fetch(kept)
+        self._fetch(kept)  # was sent for a block ago, except for the last block's
         if kept.before is not None:
             self._fetch(kept.before)
         if self.last is kept:
@@ -271,8 +278,13 @@ class Swap:
 
     def run(self, block: nn.Module, forward: Block, *inputs: Any, **named: Any) -> Tensor:
         """``forward`` of ``block`` with its weights at hand, while its neighbour's are on their way."""
+        # Which block comes next? With 4 swapped blocks and recomputation they are visited
+        #   0 1 2 3 (forward)  3 2 1 0 (backward, each recomputed once)
+        # so the neighbour is number + 1 on the way up and number - 1 on the way down. The way is known from the visit before:
+        # up if that was a lower number, down if not. Two cases are settled without it: 0 is followed by 1 (in the backward
+        # pass, where 0 comes last, what is fetched then serves the next forward pass), and the last block by the one before it,
+        # as its recomputation comes at once and finds the weights still here.
         number, last = self.blocks.index(block), len(self.blocks) - 1
-        # a recomputed pass visits the last block twice, and then those before it
         neighbour = number + 1 if number == 0 or self.latest < number < last else number - 1
         self.latest = number
         place = self._bring(number, 0)
@@ -287,10 +299,13 @@ class Swap:
 
     def _bring(self, number: int, place: int) -> int:
         """Where a block's weights are, or ``place``, to which they are then sent."""
+        # Two slots: one for the block that computes, one for its neighbour. Whoever is in the wanted slot leaves first, which
+        # costs nothing: frozen weights never change, so nothing is written back.
         if number in self.tenants:
             return self.tenants.index(number)
         if (evicted := self.tenants[place]) is not None:
             self.homes[evicted].leave()
+        # The copy's stream waits for the computation issued so far, which may still read this slot
         with self.courier.travelling():  # after all computation so far: nobody uses what is overwritten
             self.homes[number].fill(self.places[place])
         self.arrived[place], self.tenants[place] = self.courier.sent(), number

@@ -44,6 +44,8 @@ class Shares:
 
     def lay_out(self, module: nn.Module, dtypes: dict[str, torch.dtype], device: torch.device) -> None:
         """Find places for the blocks' matrices of ``module``, which are held in ``dtypes`` by the parameters' names."""
+        # A block's matrices are laid out in the order of named_parameters, each at a multiple of PADDING bytes. All ranks
+        # run this on the same module, so all agree on every offset without a word between them.
         ends: dict[int, int] = {}
         for name, parameter in module.named_parameters():
             number = re.match(r"blocks\.(\d+)\.", name)
@@ -64,6 +66,8 @@ class Shares:
         place, whole = self.places.get(name), getattr(layer, leaf)
         if place is None:
             return
+        # Of the whole tensor only the bytes in this rank's piece of the block are kept. Offsets are relative to the block, so
+        # what is copied goes from `overlap - place.first` in the tensor to `overlap - home.first` in the piece.
         home = self.homes[place.block]
         if whole.device.type != "meta" and (overlap := home.overlap(place)):
             bytes_ = whole.data.contiguous().view(torch.uint8).flatten()
@@ -73,6 +77,7 @@ class Shares:
         absent = nn.Parameter(_absent(whole.shape, place.dtype, home.device), requires_grad=False)
         setattr(layer, leaf, absent)
         home.weights.append(absent)
+        # the last weight of a block was taken: what was read for it is free by now, and goes back to the system
         if len(home.weights) == sum(other.block == place.block for other in self.places.values()):
             give_back()
 
@@ -93,6 +98,7 @@ class Share:
     """One rank's piece of the large weights of one block: a home for ``memory.Swap``."""
 
     def __init__(self, shares: Shares, size: int, device: torch.device) -> None:
+        # equal pieces, rounded up to PADDING, since an all-gather wants equal sizes; the last piece's end may hold nothing
         each = -(-size // (shares.ranks * PADDING)) * PADDING
         self.shares, self.device, self.size = shares, device, each * shares.ranks
         self.first, self.weights = each * shares.rank, list[nn.Parameter]()
@@ -119,5 +125,6 @@ class Share:
             weight.data = _absent(weight.shape, weight.dtype, self.device)
 
 
+# One element, expanded to the shape without memory: it has shape, dtype and device, as layers ask for them, and no content.
 def _absent(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.empty(1, dtype=dtype, device=device).expand(shape)

@@ -12,7 +12,6 @@ Shape suffixes: T frames, N images, C channels, H and W height and width, P plac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +22,8 @@ import torchmetrics.functional.image.lpips as their_lpips
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, CLIPModel
 
-from cinelora.errors import CineloraError, MetricError
+from cinelora.config.schema import MetricsConfig
+from cinelora.errors import CineloraError, MetricError, first_line
 from cinelora.families.wan import embedded
 from cinelora.families.wan.bundle import CLIP_MEAN, CLIP_STD
 from cinelora.io.atomic import sha256_file, sha256_json
@@ -43,17 +43,6 @@ ALEXNET_LAYERS = {
 """Channels in and out, kernel, stride and padding of each convolution, by its place in that file."""
 AT_ONCE = 16
 """Frames that go through a large network together."""
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Where networks lie: ``clip`` and ``dino`` in directories or hub repositories, ``alexnet`` and ``i3d`` in files."""
-
-    clip: str | None = None
-    dino: str | None = None
-    alexnet: str | None = None
-    i3d: str | None = None
-    i3d_sha256: str | None = None
 
 
 class FrameNetwork(Protocol):
@@ -339,10 +328,13 @@ class I3d:
 
 
 class Networks:
-    """Every network at most once, loaded when the first measure asks; each raises ``MetricError`` where it is missing."""
+    """Every network at most once, loaded when the first measure asks; each raises ``MetricError`` where it is missing.
 
-    def __init__(self, sources: Sources | None = None, device: torch.device | None = None) -> None:
-        self.sources = sources or Sources()
+    ``places`` say where they lie; the names of measures in there are of no concern.
+    """
+
+    def __init__(self, places: MetricsConfig | None = None, device: torch.device | None = None) -> None:
+        self.places = places or MetricsConfig()
         self.device = device or default_device()
 
     @cached_property
@@ -353,22 +345,22 @@ class Networks:
     @cached_property
     def clip(self) -> Clips:
         """CLIP."""
-        return Clips(self.sources.clip, self.device)
+        return Clips(self.places.clip, self.device)
 
     @cached_property
     def dino(self) -> Dino:
         """DINO."""
-        return Dino(self.sources.dino, self.device)
+        return Dino(self.places.dino, self.device)
 
     @cached_property
     def alexnet(self) -> AlexNet:
         """AlexNet with LPIPS' heads."""
-        return AlexNet(self.sources.alexnet, self.device)
+        return AlexNet(self.places.alexnet, self.device)
 
     @cached_property
     def i3d(self) -> I3d:
         """I3D."""
-        return I3d(self.sources.i3d, self.sources.i3d_sha256, self.device)
+        return I3d(self.places.i3d, self.places.i3d_sha256, self.device)
 
     def names(self) -> dict[str, str]:
         """What has been loaded, with hashes."""
@@ -390,7 +382,7 @@ def fetched(source: str | None, setting: str, what: str, example: str) -> Path:
             folder = Path(snapshot_download(source, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
             raise MetricError(
-                f"{setting}={source} cannot be fetched from the hub ({_first_line(error)}); give a directory instead"
+                f"{setting}={source} cannot be fetched from the hub ({first_line(error)}); give a directory instead"
             ) from error
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise MetricError(
@@ -407,7 +399,7 @@ def _pretrained(kind: Any, folder: Path, setting: str) -> Any:
             folder, use_safetensors=True, output_loading_info=True, local_files_only=True, dtype=torch.float32
         )
     except (OSError, ValueError, RuntimeError, KeyError, CineloraError) as error:
-        raise MetricError(f"{setting}: {folder} does not load: {_first_line(error)}") from error
+        raise MetricError(f"{setting}: {folder} does not load: {first_line(error)}") from error
     # DINO's pooler was never published, and nothing here reads it; CLIP has none of that name.
     if missing := sorted(name for name in told["missing_keys"] if not name.startswith("pooler.")):
         raise MetricError(
@@ -437,7 +429,3 @@ def _multiple(frames_TCHW: Tensor, scale: float, of: int) -> tuple[int, int]:
     """Height and width times ``scale``, rounded down to a multiple."""
     height, width = (max(of, int(size * scale + 1e-6) // of * of) for size in frames_TCHW.shape[2:])
     return height, width
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

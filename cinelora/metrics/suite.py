@@ -20,7 +20,7 @@ from cinelora.config.schema import MetricsConfig
 from cinelora.errors import MetricError
 from cinelora.metrics import reference, similarity, temporal
 from cinelora.metrics.clip_metric import Clip, OverClips
-from cinelora.metrics.networks import I3d, Networks, Sources
+from cinelora.metrics.networks import I3d, Networks
 
 Measure = OverClips | similarity.SetDistance
 Builder = Callable[[Networks, dict[str, Any]], Measure]
@@ -185,14 +185,13 @@ def measure(settings: MetricsConfig, video_THWC: np.ndarray, prompt: str | None 
 
 def networks_of(settings: MetricsConfig) -> Networks:
     """The networks that ``settings`` name, on the CPU; none is loaded before a measure asks for it."""
-    sources = Sources(settings.clip, settings.dino, settings.alexnet, settings.i3d, settings.i3d_sha256)
-    return _networks(sources)
+    return _networks(settings.clip, settings.dino, settings.alexnet, settings.i3d, settings.i3d_sha256)
 
 
 @lru_cache(maxsize=1)
-def _networks(sources: Sources) -> Networks:
+def _networks(*places: str | None) -> Networks:
     """Networks are loaded for the first of many clips, and stay out of a GPU that is at work."""
-    return Networks(sources, torch.device("cpu"))
+    return Networks(MetricsConfig([], *places), torch.device("cpu"))
 
 
 def as_clip(

@@ -11,6 +11,7 @@ So the parent knows a rank that ended from one that died, whatever its exit code
 from __future__ import annotations
 
 import faulthandler
+import gc
 import io
 import json
 import logging
@@ -52,6 +53,9 @@ PATIENCE = timedelta(days=7)
 """How long ranks wait for one that scans, decodes or draws alone; one that died is noticed by the parent."""
 LINGER_S = 0.5
 """A rank with an error stays this long, so that a peer whose death caused the error is noticed first."""
+SPIN_SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
+"""How a user chooses the way in which OpenMP's threads wait."""
+SPIN_ROUNDS = "1000"
 STOP_SIGNALS = {signal.SIGINT: signal.SIGINT} | dict.fromkeys(
     (signal.SIGTERM, signal.SIGHUP, *slurm.WARNINGS), signal.SIGTERM
 )
@@ -88,10 +92,11 @@ def launch(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1, l
     ranks were stopped and returned None or nothing at all: a result that is one says by itself how far it came. No rank
     outlives this process.
     """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.elastic.rendezvous import RendezvousError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    with without_collecting():
+        from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.elastic.rendezvous import RendezvousError
+        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     if slurm.told():
         raise KeyboardInterrupt
@@ -461,6 +466,36 @@ def let_gpu_memory_grow() -> None:
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
+def spin_briefly() -> None:
+    """Let OpenMP's threads wait briefly for each other, unless the user has said how; to be called before torch's import.
+
+    A loop over two cores ends with a barrier, at which the faster thread spins. GNU's OpenMP, which torch's wheels for Linux
+    bring, spins 300,000 rounds before it sleeps. Where another process has one of the cores, the slower thread is not even
+    running, and the faster one burns the time in which it could have run: at every barrier, of which a step has thousands.
+    A step of the embedded model took 8.6 s so, and not 0.09. After 1,000 rounds a barrier without a neighbour is over as
+    well (benchmarks/busy_machine.py). Intel's OpenMP does not read this variable, and needs no such help: its threads offer
+    their core to others while they spin.
+    """
+    if not any(name in os.environ for name in SPIN_SETTINGS):
+        os.environ["GOMP_SPINCOUNT"] = SPIN_ROUNDS
+
+
+@contextmanager
+def without_collecting() -> Iterator[None]:
+    """Inside the block, which imports packages, Python does not look for garbage.
+
+    Functions and classes by the hundred thousand come to stay. Every time a quarter more is there, the collector walks
+    through all of it and finds nothing: a fifth of the CPU seconds of a rank's imports.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def run_rank(exchange: str, facts: dict[str, Any]) -> None:
     """A rank's whole life, from its first statement to its last. Called by ``launch`` in the new process."""
     folder, rank = Path(exchange), rank_info()
@@ -495,16 +530,19 @@ def _call(folder: Path, rank: Rank) -> Any:
     threads = threads_per_rank(int(os.environ["LOCAL_WORLD_SIZE"]))
     os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is imported, for it and for what it loads
     let_gpu_memory_grow()
+    spin_briefly()
     if os.environ["GROUP_WORLD_SIZE"] == "1":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the host's own name need not resolve
-    import torch
+    with without_collecting():
+        import torch
 
-    torch.set_num_threads(threads)
-    if os.environ["GROUP_WORLD_SIZE"] != "1":
-        _compare_versions()
-    if torch.cuda.is_available():
-        torch.cuda.set_device(rank.local_rank)
-    fn, args = pickle.loads((folder / "call").read_bytes())
+        torch.set_num_threads(threads)
+        if os.environ["GROUP_WORLD_SIZE"] != "1":
+            _compare_versions()
+        if torch.cuda.is_available():
+            torch.cuda.set_device(rank.local_rank)
+        fn, args = pickle.loads((folder / "call").read_bytes())  # imports the module of ``fn``
+    gc.freeze()  # the collector never walks through what was imported so far
     return fn(*args)
 
 

@@ -57,6 +57,11 @@ class Groups(NamedTuple):
 @cache
 def groups_of(ring: int, ulysses: int) -> Groups:
     """Groups in a world where every ``ring * ulysses`` ranks in a row share a sequence; to be called by all ranks."""
+    # Ranks are numbered (group, ring, ulysses), the Ulysses degree fastest. With 8 ranks, ring 2 and ulysses 2:
+    #   sequence: [0 1 2 3] [4 5 6 7]      those that hold one sequence between them
+    #   ulysses:  [0 1] [2 3] [4 5] [6 7]  neighbours, since the exchange of heads is the larger one
+    #   ring:     [0 2] [1 3] [4 6] [5 7]  one of each Ulysses group
+    #   across:   [0 4] [1 5] [2 6] [3 7]  the same place in the other sequences (the two halves of guidance)
     ranks = torch.arange(dist.get_world_size()).view(-1, ring, ulysses)
     members = (ranks.flatten(1), ranks.flatten(0, 1), ranks.mT.flatten(0, 1), ranks.flatten(1).T)
     return Groups(*(dist.new_subgroups_by_enumeration(each.tolist())[0] for each in members))  # type: ignore[no-untyped-call]
@@ -97,6 +102,8 @@ class Sharing:
 
     def own(self, tokens: Tensor, dim: int) -> Tensor:
         """This rank's share of ``tokens`` along ``dim``, filled up with zeros."""
+        # Every rank holds equally many tokens, as collectives want equal sizes. 10 tokens on 4 ranks are 3 + 3 + 3 + 1, so
+        # the last rank adds two rows of zeros; 9 on 4 are 3 + 3 + 3 + 0, and the last rank holds zeros alone.
         there = max(0, min(self.share, self.num_tokens - self.first))
         own = tokens.narrow(dim, min(self.first, self.num_tokens), there)
         if there == self.share:
@@ -111,7 +118,10 @@ class Sharing:
         dist.all_reduce(total, group=self.groups.sequence)
         return float(total) / (len(values_BN) * self.num_tokens)
 
-    # What follows is hung on the modules around the blocks, which so need not be touched.
+    # Forward hooks on the modules around the blocks, so that diffusers' own forward pass stays as it is. They run in this
+    # order: `rope` makes the angles of the whole sequence (own_angles keeps this rank's, and learns the length),
+    # `patch_embedding` the patches (own_patches), then the blocks see this rank's tokens alone, and `proj_out` ends them
+    # (all_tokens gathers). What diffusers does after proj_out, unpatchifying, is then done on the whole by every rank.
 
     def own_angles(self, module: nn.Module, inputs: Any, angles: tuple[Tensor, Tensor]) -> Any:
         """The rotary embedding of this rank's tokens, (1, n, 1, D) each, and the length of the whole sequence."""
@@ -184,6 +194,7 @@ class SharedAttention(WanAttnProcessor):  # type: ignore[misc]
         rotary_emb: Any = None,
     ) -> Tensor:
         """(B, n, H D) to the same, as diffusers' processor does it; ``rotary_emb`` carries the length of the sequence."""
+        # own_angles adds the length as a third part; without it nobody shares, and diffusers' own attention runs.
         if len(rotary_emb) == 2:
             whole: Tensor = super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
             return whole
@@ -200,6 +211,9 @@ class SharedAttention(WanAttnProcessor):  # type: ignore[misc]
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def attend(self, query_BNHD: Tensor, key_BNHD: Tensor, value_BNHD: Tensor, num_tokens: int) -> Tensor:
         """What this rank's tokens see in all ``num_tokens``, (B, n, H, D)."""
+        # 1. Ulysses: from (own tokens, all heads) to (the group's tokens, own heads).
+        # 2. Attention: over the whole sequence where the Ulysses group has it, else block by block round the ring.
+        # 3. Ulysses back. Filled-up rows are cut off before 2, lest queries see zeros as keys, and added again before 3.
         sharing = self.sharing
         share, groups = query_BNHD.shape[1], sharing.groups
         tensors = [tokens_for_heads(tensor, groups.ulysses) for tensor in (query_BNHD, key_BNHD, value_BNHD)]
@@ -289,6 +303,8 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        # Each rank computes the same loss from the same whole output, so each holds the whole gradient, and no exchange
+        # is needed. Times the number of ranks, because DDP and ZeRO will divide the sum over these ranks by it.
         return gradient[dist.get_rank(ctx.group)] * len(gradient), None
 
 
@@ -335,6 +351,9 @@ class _Ring(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: list[int], group: ProcessGroup, kernel: Kernel
     ) -> Tensor:
+        # Hop h: this rank holds the block of the rank h places before it in the ring. While the kernel works on it, the
+        # same block is already on its way to the next rank, so that only the first hop finds a link idle.
+        # After n - 1 transfers every rank has seen all n blocks.
         place = dist.get_rank(group)
         ctx.filled, query = query.shape[2], query[:, :, : lengths[place]].contiguous()
         own = block = torch.stack([key, value])
@@ -342,6 +361,7 @@ class _Ring(torch.autograd.Function):
         weight = query.new_full(query.shape[:3], -torch.inf, dtype=torch.float32)
         for hop in range(len(lengths)):
             passing = Passing(block, group, BLOCKS) if hop + 1 < len(lengths) else None
+            # a negative index counts from the end, which is just how a ring goes on: place 0, hop 1 is the last rank
             if query.shape[2] and (length := lengths[place - hop]):
                 part, part_weight = kernel.forward(query, *block[:, :, :, :length].contiguous())
                 seen, weight = merged(seen, weight, part, part_weight)
@@ -353,6 +373,10 @@ class _Ring(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        # Blocks go round once more, as in the forward pass. The gradient of a block is a sum over all ranks' queries, so a
+        # second tensor goes round with it: it arrives with the sum so far, this rank adds its own part and passes it on.
+        # A block's gradient is one hop behind the block (a rank must first compute its part), and after the last hop one
+        # more transfer brings it to the rank that owns the block.
         query, block, out, weight = ctx.saved_tensors
         place, lengths, gradient = dist.get_rank(ctx.group), ctx.lengths, gradient.contiguous()
         of_query = query.new_zeros((*query.shape[:2], ctx.filled, query.shape[3]), dtype=torch.float32)
@@ -376,6 +400,8 @@ class _Ring(torch.autograd.Function):
 
 def merged(seen: Tensor, weight: Tensor, part: Tensor, part_weight: Tensor) -> tuple[Tensor, Tensor]:
     """What queries see in two sets of keys together, with the logarithm of its weight: the sum of exponentials."""
+    # Softmax over the union of two sets: out = (e^a * out_a + e^b * out_b) / (e^a + e^b), where a and b are the logs of the
+    # sums of exponentials. logaddexp keeps that finite where one set has no weight yet (a = -inf before the first block).
     both = torch.logaddexp(weight, part_weight)
     shares = (torch.exp(weight - both)[..., None], torch.exp(part_weight - both)[..., None])
     return shares[0] * seen + shares[1] * part, both
@@ -404,6 +430,8 @@ class Plain:
         self, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, weight: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See ``Kernel``; of softmax ``P``, dS = P (dP - rowsum(dO O))."""
+        # With P = softmax(S) and O = P V: dV = P^T dO, dP = dO V^T, and the softmax's own derivative is
+        # dS = P (dP - rowsum(P dP)), where rowsum(P dP) = rowsum(dO O): the output is kept, the scores need not be.
         scale = query.shape[-1] ** -0.5
         share = (query @ key.mT * scale - weight[..., None]).exp().to(value.dtype)
         of_scores = share * (gradient @ value.mT - (gradient * out).sum(-1, keepdim=True)) * scale

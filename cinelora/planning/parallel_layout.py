@@ -14,10 +14,10 @@ from __future__ import annotations
 from cinelora.config.schema import SamplerConfig
 from cinelora.errors import ConfigError
 from cinelora.parallel.partition import Partition
-from cinelora.planning.step_time import NOMINAL, Clip, Machine, sent_bytes, step_cost
+from cinelora.planning.step_time import NOMINAL, ClipShape, Machine, sent_bytes, step_cost
 
 
-def choose_partition(clip: Clip, sampler: SamplerConfig, gpus: int, nodes: int = 1) -> tuple[Partition, str]:
+def choose_partition(clip: ClipShape, sampler: SamplerConfig, gpus: int, nodes: int = 1) -> tuple[Partition, str]:
     """The partition of ``gpus`` ranks on each of ``nodes``, and a line that says why.
 
     Raises ``ConfigError`` for what cannot be, naming what can.
@@ -31,10 +31,10 @@ def choose_partition(clip: Clip, sampler: SamplerConfig, gpus: int, nodes: int =
         raise ConfigError(_refusal(clip, sampler, gpus * nodes))
     asked = len(ranked) == 1 and gpus * nodes > 1 and _any_asked(sampler)
     why = "as asked for" if asked else _why(clip, ranked, Machine(NOMINAL, gpus))
-    return ranked[0], f"{gpus * nodes} ranks: {in_words(ranked[0], clip.heads)}: {why}"
+    return ranked[0], f"{gpus * nodes} ranks: {partition_in_words(ranked[0], clip.heads)}: {why}"
 
 
-def ways(clip: Clip, sampler: SamplerConfig, ranks: int) -> list[Partition]:
+def ways(clip: ClipShape, sampler: SamplerConfig, ranks: int) -> list[Partition]:
     """Every partition that works, whatever ``ulysses`` and ``ring`` ask for."""
     found = []
     for groups in _groups(clip, sampler, ranks):
@@ -44,7 +44,7 @@ def ways(clip: Clip, sampler: SamplerConfig, ranks: int) -> list[Partition]:
     return found
 
 
-def in_words(plan: Partition, heads: int) -> str:
+def partition_in_words(plan: Partition, heads: int) -> str:
     """A partition in words."""
     words = ["2 halves of guidance"] if plan.groups == 2 else []
     if plan.ring > 1:
@@ -54,7 +54,7 @@ def in_words(plan: Partition, heads: int) -> str:
     return " x ".join(words) or "alone"
 
 
-def _check_split(clip: Clip, sampler: SamplerConfig, ranks: int) -> None:
+def _check_split(clip: ClipShape, sampler: SamplerConfig, ranks: int) -> None:
     """Refuse a split of guidance that has no two halves, or no two groups of ranks."""
     if sampler.guidance_mode != "split":
         return
@@ -70,7 +70,7 @@ def _check_split(clip: Clip, sampler: SamplerConfig, ranks: int) -> None:
         )
 
 
-def _groups(clip: Clip, sampler: SamplerConfig, ranks: int) -> list[int]:
+def _groups(clip: ClipShape, sampler: SamplerConfig, ranks: int) -> list[int]:
     match sampler.guidance_mode:
         case "split":
             return [2]
@@ -87,12 +87,12 @@ def _any_asked(sampler: SamplerConfig) -> bool:
     return sampler.guidance_mode != "auto" or sampler.ulysses is not None or sampler.ring is not None
 
 
-def _scores_held(clip: Clip, way: Partition) -> int:
+def _scores_held(clip: ClipShape, way: Partition) -> int:
     """In float32 a ring holds all scores of a block at once: the last resort, and the shorter the better."""
     return way.ring if clip.dtype == "fp32" else 1
 
 
-def _refusal(clip: Clip, sampler: SamplerConfig, ranks: int) -> str:
+def _refusal(clip: ClipShape, sampler: SamplerConfig, ranks: int) -> str:
     """What was asked for that cannot be, and what can."""
     if sampler.ulysses is not None and clip.heads % sampler.ulysses:
         degrees = ", ".join(str(n) for n in range(1, clip.heads + 1) if clip.heads % n == 0)
@@ -105,7 +105,7 @@ def _refusal(clip: Clip, sampler: SamplerConfig, ranks: int) -> str:
     return f"{' and '.join(asked)} cannot be with {ranks} ranks; leave it away, or use one of {', '.join(pairs)}"
 
 
-def _why(clip: Clip, ranked: list[Partition], machine: Machine) -> str:
+def _why(clip: ClipShape, ranked: list[Partition], machine: Machine) -> str:
     """What the best sends, and what the next best of other kinds send and take beside it."""
     best, *others = ranked
     if not others:
@@ -115,7 +115,8 @@ def _why(clip: Clip, ranked: list[Partition], machine: Machine) -> str:
     rivals = dict.fromkeys(way for kind in kinds if (way := next(filter(kind, others), None)))
     longer = {way: step_cost(clip, way, machine).seconds / seconds - 1 for way in rivals or others[:1]}
     told = [
-        f"{in_words(way, clip.heads)} sends {_gb(clip, way)} and takes {abs(more):.1%} {'longer' if more >= 0 else 'less'}"
+        f"{partition_in_words(way, clip.heads)} sends {_gb(clip, way)} and takes {abs(more):.1%} "
+        f"{'longer' if more >= 0 else 'less'}"
         for way, more in longer.items()
     ]
     shortest = "the fastest whose ring, which in fp32 holds all scores, is the shortest"
@@ -123,5 +124,5 @@ def _why(clip: Clip, ranked: list[Partition], machine: Machine) -> str:
     return f"{reason}, sends {_gb(clip, best)} a step and rank; {'; '.join(told)}"
 
 
-def _gb(clip: Clip, way: Partition) -> str:
+def _gb(clip: ClipShape, way: Partition) -> str:
     return f"{sum(sent_bytes(clip, way).values()) / 1e9:.3g} GB"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cinelora.config.clip_request import ClipRequest
 from cinelora.config.schema import InferConfig, TrainConfig, zero_level
 from cinelora.errors import ConfigError
 from cinelora.geometry import SPATIAL, num_tokens
@@ -35,8 +36,8 @@ from cinelora.planning.estimate import (
     usable_bytes,
     vae_bytes,
 )
-from cinelora.planning.parallel_layout import choose_partition, in_words
-from cinelora.planning.step_time import Clip, Machine, clip_seconds, share, step_cost
+from cinelora.planning.parallel_layout import choose_partition, partition_in_words
+from cinelora.planning.step_time import ClipShape, Machine, clip_seconds, step_cost, tokens_a_rank
 
 FULL_SIZE = 1e9
 """Parameters from which training on a CPU is refused: a step would take hours."""
@@ -46,7 +47,7 @@ def step_of(config: TrainConfig) -> Step:
     """One micro-batch of a run, as one rank sees it: its share of the tokens."""
     model, lora = config.model, config.lora
     tokens = -(-num_tokens(config.stage.num_frames, model.height, model.width) // config.strategy.sequence)
-    whole, averaged = config.stage.name == "pretrain", config.ema_decay > 0
+    whole, averaged = config.stage.trains_every_weight, config.ema_decay > 0
     plan, zero = share_samples(config), zero_level(config.strategy)
     shared = {"sequence": plan.sequence, "ring": plan.ring}
     shards = {"zero": zero, "ranks": config.gpus * config.nodes if zero else 1}
@@ -108,14 +109,6 @@ COMPILING_S, COMPILED_SAVES = 30.0, 0.1
 """What compiling the blocks takes once, and the share of a bf16 prediction that it saves (H200: 10 to 18 %)."""
 
 
-def drawn(config: InferConfig) -> list[tuple[str, int]]:
-    """The transformers that draw, in order, with the frames of each: a keyframe's, then a clip's."""
-    frames = config.num_frames or config.model.num_frames
-    if config.mode == "t2v":
-        return [("t2v", frames)]
-    return [("i2v", frames)] if config.image else [("t2v", 1), ("i2v", frames)]
-
-
 def choose_drawing(
     config: InferConfig, kind: str, num_frames: int, clips: int, gpu: str | None, room_gib: float | None
 ) -> tuple[Drawing, str]:
@@ -124,7 +117,7 @@ def choose_drawing(
     Raises ``ConfigError`` where nothing fits, with what would.
     """
     clip, plan = clip_of(config, kind, num_frames), partition_of(config)[0]
-    shape, tokens, guided = clip.shape, share(clip.tokens, plan), clip.predictions(plan) == 2
+    shape, tokens, guided = clip.shape, tokens_a_rank(clip.tokens, plan), clip.predictions(plan) == 2
     swap = None if config.memory.swap is None else share_of(shape.layers, config.memory.swap)
     if room_gib is None:
         as_asked = Drawing(guided, swap or 0, bool(config.model.compile_blocks))
@@ -155,16 +148,16 @@ def _drawing_refusal(
     return f"{least:.1f} GiB at the least, and {room / GIB:.1f} GiB can be used here: choose {' or '.join(ways)}"
 
 
-def clip_of(config: InferConfig, kind: str, num_frames: int) -> Clip:
+def clip_of(config: InferConfig, kind: str, num_frames: int) -> ClipShape:
     """What the ``t2v`` or ``i2v`` transformer draws."""
     model, guided = config.model, config.sampler.guidance != 1
     shape = Shape.of(model, kind)
-    return Clip(shape, model.num_heads, num_frames, model.height, model.width, guided, model.dtype)
+    return ClipShape(shape, model.num_heads, num_frames, model.height, model.width, guided, model.dtype)
 
 
 def partition_of(config: InferConfig) -> tuple[Partition, str]:
     """How ranks share what ``config`` draws, chosen for the clip itself, and a line that says why; raises ``ConfigError``."""
-    return choose_partition(clip_of(config, *drawn(config)[-1]), config.sampler, config.gpus, config.nodes)
+    return choose_partition(clip_of(config, *ClipRequest(config).passes[-1]), config.sampler, config.gpus, config.nodes)
 
 
 def _drawing_in_words(drawing: Drawing, shape: Shape, guided: bool) -> str:
@@ -280,14 +273,14 @@ def _row(config: TrainConfig, shape: Shape, step: Step, gpu: Gpu, card: int, dty
 def drawing_lines(config: InferConfig, gpu: str | None, room_gib: float | None) -> list[str]:
     """What a clip takes on the GPU at hand (its driver's name and GiB, or None), part by part, and on other cards."""
     model, sampler, known = config.model, config.sampler, gpu_named(gpu or "") or GPUS[0]
-    frames = config.num_frames or model.num_frames
+    frames = ClipRequest(config).num_frames
     lines = [
         f"plan of a clip by {model.name}: {frames} frames of {model.height}x{model.width}, {sampler.steps} steps, "
         f"guidance {sampler.guidance:g}; one network is in memory at a time",
         f"VAE: {vae_bytes(frames, model.height, model.width) / GIB:.1f} GiB for the clip as a whole; where a GPU has less, in "
         f"tiles, {tiled_vae_bytes(model.height, model.width) / GIB:.1f} GiB and twice the time{_by_rows(config, frames)}",
     ]
-    for kind, count in drawn(config):
+    for kind, count in ClipRequest(config).passes:
         lines += _transformer_lines(config, kind, count, known, gpu, room_gib)
     return [*lines, *sharing_lines(config, gpu)]
 
@@ -305,7 +298,7 @@ def _transformer_lines(
     config: InferConfig, kind: str, frames: int, known: Gpu, gpu: str | None, room_gib: float | None
 ) -> list[str]:
     clip, plan = clip_of(config, kind, frames), partition_of(config)[0]
-    tokens, guided = share(clip.tokens, plan), clip.predictions(plan) == 2
+    tokens, guided = tokens_a_rank(clip.tokens, plan), clip.predictions(plan) == 2
     what = "keyframe" if (kind, frames) == ("t2v", 1) else "clip"
     lines = [f"{what}: {kind}, {clip.shape.parameters / 1e6:,.1f} million parameters, {tokens:,} tokens a rank"]
     try:
@@ -326,8 +319,8 @@ def _transformer_lines(
     return lines
 
 
-def _drawing_row(config: InferConfig, clip: Clip, plan: Partition, gpu: Gpu, card: int, drawing: Drawing) -> str:
-    peak = sum(drawing_bytes(clip.shape, share(clip.tokens, plan), clip.dtype, drawing).values()) / GIB
+def _drawing_row(config: InferConfig, clip: ClipShape, plan: Partition, gpu: Gpu, card: int, drawing: Drawing) -> str:
+    peak = sum(drawing_bytes(clip.shape, tokens_a_rank(clip.tokens, plan), clip.dtype, drawing).values()) / GIB
     seconds = step_cost(clip, plan, Machine(gpu, config.gpus)).seconds
     minutes = seconds * config.sampler.steps / 60
     how = _drawing_in_words(drawing, clip.shape, clip.predictions(plan) == 2)
@@ -342,7 +335,7 @@ ALONE = Partition(1, 1, 1)
 
 def sharing_lines(config: InferConfig, gpu: str | None) -> list[str]:
     """What is foretold of the partition that is chosen, and of others on 1 to 64 GPUs like the one at hand."""
-    known, clip = gpu_named(gpu or "") or GPUS[0], clip_of(config, *drawn(config)[-1])
+    known, clip = gpu_named(gpu or "") or GPUS[0], clip_of(config, *ClipRequest(config).passes[-1])
     ranks, machine, chosen = config.gpus * config.nodes, Machine(known), partition_of(config)[0]
     lines = [
         f"predicted, not measured, on {known.name}s with {machine.link.name}, nodes of {PER_NODE} with {machine.network.name}; "
@@ -358,10 +351,10 @@ def sharing_lines(config: InferConfig, gpu: str | None) -> list[str]:
     return lines
 
 
-def _sharing_row(clip: Clip, steps: int, plan: Partition, machine: Machine) -> str:
+def _sharing_row(clip: ClipShape, steps: int, plan: Partition, machine: Machine) -> str:
     cost, seconds = step_cost(clip, plan, machine), clip_seconds(clip, steps, plan, machine)
     faster = step_cost(clip, ALONE, machine).seconds / cost.seconds, clip_seconds(clip, steps, ALONE, machine) / seconds
     return (
         f"{plan.ranks:>4}  {cost.seconds:>7.3f}  {faster[0]:>5.2f}  {seconds:>7.1f}  {faster[1]:>5.2f}  "
-        f"{sum(cost.sent.values()) / 1e9:>7.3f}  {in_words(plan, clip.heads)}"
+        f"{sum(cost.sent.values()) / 1e9:>7.3f}  {partition_in_words(plan, clip.heads)}"
     )

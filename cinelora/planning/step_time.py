@@ -94,7 +94,7 @@ NOMINAL = GPUS[0]
 
 
 @dataclass(frozen=True)
-class Clip:
+class ClipShape:
     """What is drawn: frames of a size, with or without guidance."""
 
     shape: Shape
@@ -135,18 +135,18 @@ class Cost:
         return self.compute_s + self.exposed_s
 
 
-def share(tokens: int, plan: Partition) -> int:
+def tokens_a_rank(tokens: int, plan: Partition) -> int:
     """Tokens of each rank; those of the last are filled up."""
     return -(-tokens // plan.sequence)
 
 
-def sent_bytes(clip: Clip, plan: Partition) -> dict[str, int]:
+def sent_bytes(clip: ClipShape, plan: Partition) -> dict[str, int]:
     """What a rank sends to others in one step: ``heads`` (Ulysses), ``ring``, ``gather`` (the output) and ``guidance``.
 
     Ulysses: queries, keys, values and what they saw, of all but its own heads. Ring: keys and values, to the next, as often as
     there are others. The output goes to all in the sequence. The halves of guidance exchange a velocity in float32.
     """
-    own, times = share(clip.tokens, plan), clip.predictions(plan)
+    own, times = tokens_a_rank(clip.tokens, plan), clip.predictions(plan)
     wide = own * clip.shape.hidden * clip.value_bytes
     latents = num_latent_frames(clip.num_frames) * (clip.height // 8) * (clip.width // 8)
     return {
@@ -157,9 +157,9 @@ def sent_bytes(clip: Clip, plan: Partition) -> dict[str, int]:
     }
 
 
-def step_cost(clip: Clip, plan: Partition, machine: Machine) -> Cost:
+def step_cost(clip: ClipShape, plan: Partition, machine: Machine) -> Cost:
     """One denoising step of ``clip`` by ``plan``."""
-    own, times, sent = share(clip.tokens, plan), clip.predictions(plan), sent_bytes(clip, plan)
+    own, times, sent = tokens_a_rank(clip.tokens, plan), clip.predictions(plan), sent_bytes(clip, plan)
     dtype = "fp8" if clip.dtype == "fp8" else "bf16"
     linear, attention = block_seconds(clip.shape, clip.tokens, dtype, machine.gpu, own)
     merging = own * clip.shape.hidden * MERGE_BYTES / machine.memory_rate if plan.ring > 1 else 0.0
@@ -212,7 +212,7 @@ DECODER_ROWS, ENCODER_ROWS = 33, 25
 """Convolutions of Wan's VAE that see neighbouring rows."""
 
 
-def rest_seconds(clip: Clip, ranks: int, machine: Machine) -> float:
+def rest_seconds(clip: ClipShape, ranks: int, machine: Machine) -> float:
     """Of a clip beside its steps: every rank encodes the prompts, and some rows of an image's condition and of the clip."""
     slower = NOMINAL.bf16 / machine.gpu.bf16
     size = clip.num_frames * clip.height * clip.width / MEASURED_PIXELS
@@ -223,6 +223,6 @@ def rest_seconds(clip: Clip, ranks: int, machine: Machine) -> float:
     return slower * (TEXT_S + shared) + num_latent_frames(clip.num_frames) * exchanges * latency
 
 
-def clip_seconds(clip: Clip, steps: int, plan: Partition, machine: Machine) -> float:
+def clip_seconds(clip: ClipShape, steps: int, plan: Partition, machine: Machine) -> float:
     """Of a clip from prompt to pixels, its keyframe aside."""
     return steps * step_cost(clip, plan, machine).seconds + rest_seconds(clip, plan.ranks, machine)

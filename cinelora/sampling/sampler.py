@@ -1,7 +1,7 @@
-"""From a prompt to pixels: a keyframe by the T2V transformer, and its expansion to a clip by the I2V transformer.
+"""One clip by one transformer: its adapters hung on and folded in, its noise, and the denoising of what it is shown.
 
-Enters: prompts' embeddings, adapters, a solver. Leaves: latents. One transformer is in memory at a time, and none while
-the VAE decodes. It does not know about files on disk other than adapters.
+Enters: a bundle, adapters, and what the clip is made from (``Shown``). Leaves: latents. The transformer is released at the end.
+It does not know about files on disk other than adapters, nor of which clips a take is made; that is ``scene``'s.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from cinelora.adapters.adapter_file import AdapterFile
-from cinelora.adapters.lora_layers import load_adapter, merge, set_weights, unmerge
+from cinelora.adapters.lora_layers import load_adapter, merge, set_scales, unmerge
 from cinelora.config.schema import ModelConfig, SamplerConfig
 from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle
-from cinelora.geometry import SPATIAL, num_latent_frames, num_tokens
+from cinelora.geometry import LATENT_CHANNELS, SPATIAL, num_latent_frames, num_tokens
 from cinelora.memory.block_swap import arrange
 from cinelora.nn.attention_backend import Work, choose
 from cinelora.nn.flow_matching import keyed_generator
@@ -29,8 +29,6 @@ from cinelora.planning.estimate import Drawing, Policy
 from cinelora.sampling.denoise import denoiser, sample
 from cinelora.sampling.step_cache import cached
 
-LATENT_CHANNELS = 16
-
 
 @dataclass(frozen=True)
 class Texts:
@@ -38,6 +36,15 @@ class Texts:
 
     positive: Tensor
     negative: Tensor
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a clip is made from; an I2V transformer is given its ``image``, batched, and ``noise`` is (1, 16, T, h, w)."""
+
+    texts: Texts
+    image: ImageCondition | None
+    noise: Tensor
 
 
 def initial_noise(seed: int, part: str, model: ModelConfig, num_frames: int, device: torch.device) -> Tensor:
@@ -78,17 +85,17 @@ def adapted_transformer(
 
 
 @contextmanager
-def acting(transformer: WanTransformer3DModel, weights: dict[str, float], live: bool, again: bool) -> Iterator[None]:
-    """The adapters at ``weights`` inside the block: folded into the frozen weights, or ``live`` beside them.
+def acting(transformer: WanTransformer3DModel, scales: dict[str, float], live: bool, again: bool) -> Iterator[None]:
+    """The adapters at their ``scales`` inside the block: folded into the frozen weights, or ``live`` beside them.
 
     Folded they cost nothing; where weights come and go with each block (swap) they cannot be. ``again``: the transformer
-    is wanted with other weights later.
+    is wanted with other scales later.
     """
-    if live or not any(weights.values()):
-        set_weights(transformer, weights)
+    if live or not any(scales.values()):
+        set_scales(transformer, scales)
         yield
         return
-    merge(transformer, weights, keep=again)
+    merge(transformer, scales, keep=again)
     yield
     if again:
         unmerge(transformer)
@@ -112,34 +119,20 @@ class Sampling:
         tokens = num_tokens(num_frames, self.model.height, self.model.width)
         return Work.of(self.model, kind, tokens, ring=self.plan.ring, ulysses=self.plan.ulysses)
 
-    def run(
-        self,
-        transformer: WanTransformer3DModel,
-        texts: Texts,
-        image: ImageCondition | None,
-        noise_BCTHW: Tensor,
-        label: str,
-        together: bool,
-    ) -> Tensor:
-        """Latents (1, 16, T, h, w); an I2V transformer is given its ``image``, batched. Ratios that were measured are printed."""
-        latents, ratios = self.draw(transformer, texts, image, noise_BCTHW, label, together)
+    def run(self, transformer: WanTransformer3DModel, shown: Shown, label: str, together: bool) -> Tensor:
+        """Latents (1, 16, T, h, w); ratios that ``sampler.cache=calibrate`` measures are printed."""
+        latents, ratios = self.draw(transformer, shown, label, together)
         if ratios and self.rank.global_rank == 0:
             print(f"{label}: sampler.cache=magcache sampler.cache_ratios={str(ratios).replace(' ', '')}", flush=True)
         return latents
 
     def draw(
-        self,
-        transformer: WanTransformer3DModel,
-        texts: Texts,
-        image: ImageCondition | None,
-        noise_BCTHW: Tensor,
-        label: str,
-        together: bool,
+        self, transformer: WanTransformer3DModel, shown: Shown, label: str, together: bool
     ) -> tuple[Tensor, list[float]]:
         """``run``, and the ratios that ``sampler.cache=calibrate`` measures."""
-        positive, negative = Condition(texts.positive, image), Condition(texts.negative, image)
+        positive, negative = (Condition(t, shown.image) for t in (shown.texts.positive, shown.texts.negative))
         denoise = denoiser(transformer, positive, negative, self.sampler, self.plan, self.rank, together)
         shift = self.model.sampling_shift if self.sampler.shift is None else self.sampler.shift
-        show = label if self.rank.global_rank == 0 else None
+        progress = label if self.rank.global_rank == 0 else None
         with cached(transformer, self.sampler) as ratios:
-            return sample(denoise, noise_BCTHW, self.sampler, shift, show), ratios
+            return sample(denoise, shown.noise, self.sampler, shift, progress), ratios

@@ -19,7 +19,7 @@ PARTS = ("text", "keyframe", "condition", "denoise", "decode")
 
 
 @dataclass
-class Row:
+class Result:
     """What one setting cost on one machine, and how its clips were.
 
     ``seconds`` are of a clip, by part; ``denoise_s`` of each repetition; ``whole_s`` and ``skipped_s`` are medians of predictions
@@ -49,13 +49,13 @@ class Row:
 
 
 @dataclass
-class Table:
+class Results:
     """Rows in order, and sentences to be read beside them."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Result] = field(default_factory=list)
     sentences: list[str] = field(default_factory=list)
 
-    def put(self, row: Row) -> None:
+    def put(self, row: Result) -> None:
         """Add ``row``, or put it in the place of an older one."""
         places = [one.place for one in self.rows]
         if row.place in places:
@@ -76,21 +76,21 @@ class Table:
         write_text(folder / TABLE, text.getvalue())
 
 
-def load_table(folder: Path) -> Table:
+def load_table(folder: Path) -> Results:
     """The rows in ``folder``, or none. Raises ``ConfigError`` where the file is no study's."""
     path = folder / ROWS
     if not path.exists():
-        return Table()
+        return Results()
     try:
         data = read_json(path)
-        return Table([Row(**row) for row in data["rows"]], list(data["sentences"]))
+        return Results([Result(**row) for row in data["rows"]], list(data["sentences"]))
     except (CineloraError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path} is not what a study wrote: {str(error).splitlines()[0]}") from error
 
 
-def merged(tables: list[Table]) -> Table:
+def merged_results(tables: list[Results]) -> Results:
     """All rows of several studies, those of one setting and machine once."""
-    whole = Table()
+    whole = Results()
     for table in tables:
         for row in table.rows:
             whole.put(row)
@@ -98,7 +98,7 @@ def merged(tables: list[Table]) -> Table:
     return whole
 
 
-def columns(rows: list[Row]) -> list[str]:
+def columns(rows: list[Result]) -> list[str]:
     """The head of the table: what every row has, then the numbers that any has."""
     numbers = dict.fromkeys(name for row in rows for name in row.numbers)
     parts = [part for part in PARTS if any(part in row.seconds for row in rows)]
@@ -121,7 +121,7 @@ SETTING = ("steps", "scale", "rank", "merged", "cache", "threshold", "dtype", "p
 ENDS = ("trouble", "hardware", "key")
 
 
-def cells(row: Row, heading: list[str]) -> list[Any]:
+def cells(row: Result, heading: list[str]) -> list[Any]:
     """A row as values; empty where it has none."""
     known = {
         "name": row.name,

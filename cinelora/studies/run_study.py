@@ -16,25 +16,25 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cinelora.adapters.adapter_file import LoraSpec
-from cinelora.adapters.run_directory import adapter_paths
-from cinelora.config.schema import StudyConfig, WeightsConfig, shared_by
+from cinelora.adapters.run_directory import adapters_of
+from cinelora.config.clip_request import ClipRequest, Take, prompts_of, seeds_of
+from cinelora.config.schema import LoraSpec, ScaleConfig, StudyConfig, shared_by
 from cinelora.errors import ConfigError
 from cinelora.io.hardware import fingerprint, gpu_at_hand, limit_gpu_memory, quiet_libraries
-from cinelora.io.hub import resolve
 from cinelora.io.tensor_files import load_tensors, save_tensors
 from cinelora.parallel.launch import Rank, barrier, launch, meeting_point, process_group, rank_info
 from cinelora.parallel.partition import Partition
 from cinelora.planning.planner import choose_drawing, partition_of
-from cinelora.studies.results import Row, Table, load_table, merged
+from cinelora.studies.results import Result, Results, load_table, merged_results
 from cinelora.studies.study_report import BETWEEN_ROWS, between_rows, lines, show, to_wandb
-from cinelora.studies.variants import Setting, baseline, key_of, model_of, prompts_of, sampler_of, settings_of
+from cinelora.studies.variants import StudyVariant, baseline, key_of, model_of, sampler_of, study_variants
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from cinelora.adapters.adapter_file import AdapterFile
-    from cinelora.studies.timing import Shown, Timed
+    from cinelora.sampling.sampler import Shown
+    from cinelora.studies.timing import Timed
 
 LATENTS = "latents"
 LOOKED = "looked_for"
@@ -46,12 +46,11 @@ DRAWN = "drawn"
 def study(config: StudyConfig, run_dir: Path) -> int:
     """Study into ``run_dir``; returns the exit code."""
     if config.merge:
-        table = merged([load_table(Path(folder)) for folder in config.merge])
+        table = merged_results([load_table(Path(folder)) for folder in config.merge])
     else:
-        adapters = adapter_paths(resolve(config.ckpt)) if config.ckpt else {}
         sitting = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         ranks: dict[str, Any] = {"ranks": config.gpus, "nodes": config.nodes, "log_dir": run_dir / "logs"}
-        launch(study_rank, config, adapters, run_dir, sitting, **ranks)
+        launch(study_rank, config, adapters_of(config.ckpt), run_dir, sitting, **ranks)
         table = load_table(run_dir)
     table.sentences = [sentence for sentence in table.sentences if sentence not in BETWEEN_ROWS]
     table.say(*between_rows(table.rows))
@@ -81,11 +80,13 @@ def study_rank(config: StudyConfig, adapter_files: dict[str, Path], run_dir: Pat
     rank, table, machine = rank_info(), load_table(run_dir), fingerprint()
     adapters = {kind: read_adapter(path) for kind, path in adapter_files.items()}
     first = baseline(config)
-    keys = {setting: key_of(setting, config, adapter_files) for setting in settings_of(config)}
+    keys = {setting: key_of(setting, config, adapter_files) for setting in study_variants(config)}
     refuse_fp8(keys)
     with process_group(rank) if rank.world_size > 1 else nullcontext():
         machine = from_rank_0(machine, rank)  # nodes may differ in what is theirs, and must agree on what is there
-        fresh = {s: Row(key, s.named(first), asdict(s), facts(config, s), machine) for s, key in keys.items()}
+        fresh = {
+            s: Result(key, s.named(first), asdict(s), facts_of_result(config, s), machine) for s, key in keys.items()
+        }
         kept = {row.place: row for row in table.rows if not row.trouble}
         rows = {setting: kept.get(row.place, row) for setting, row in fresh.items()}
         todo = from_rank_0([setting for setting, row in rows.items() if not row.denoise_s], rank)
@@ -123,7 +124,7 @@ def from_rank_0(value: Any, rank: Rank) -> Any:
     return box[0]
 
 
-def refuse_fp8(settings: Iterable[Setting]) -> None:
+def refuse_fp8(settings: Iterable[StudyVariant]) -> None:
     """Raise ``ConfigError`` before anything runs where a setting wants fp8 and the GPU has none."""
     from cinelora.io.hardware import default_device
     from cinelora.nn.fp8 import missing_fp8
@@ -132,17 +133,17 @@ def refuse_fp8(settings: Iterable[Setting]) -> None:
         raise ConfigError(f"dtypes=[...,fp8]: {reason}; leave fp8 away")
 
 
-def of_one_load(settings: list[Setting]) -> Iterable[list[Setting]]:
+def of_one_load(settings: list[StudyVariant]) -> Iterable[list[StudyVariant]]:
     """The settings that share a transformer as it is loaded, those of the first one first."""
-    groups: dict[tuple[str, str], list[Setting]] = {}
+    groups: dict[tuple[str, str], list[StudyVariant]] = {}
     for setting in settings:
         groups.setdefault((setting.dtype, setting.partition), []).append(setting)
     return groups.values()
 
 
-def facts(config: StudyConfig, setting: Setting) -> dict[str, Any]:
+def facts_of_result(config: StudyConfig, setting: StudyVariant) -> dict[str, Any]:
     """What a row is of, beside the setting itself."""
-    model, frames = config.model, config.num_frames or config.model.num_frames
+    model, frames = config.model, ClipRequest.of(config).num_frames
     what = "latency of steps" if config.latency_only else f"{config.seeds * len(prompts_of(config))} clips"
     return {
         "model": model.name,
@@ -165,17 +166,12 @@ def caveats(config: StudyConfig) -> list[str]:
             f"{config.model.name}: random weights draw noise, so quality is left out; whether first_block skips a step depends "
             "on values, so its share of computed predictions says nothing of a trained model"
         )
-    if any(setting.scale for setting in settings_of(config)) and not config.ckpt:
+    if any(setting.scale for setting in study_variants(config)) and not config.ckpt:
         told.append(f"{config.model.name}: the adapters are drawn, not trained")
     return told
 
 
 # -- what is shown to the transformer ----------------------------------------------------------------------------------
-
-
-def kind_of(config: StudyConfig) -> str:
-    """Which transformer draws the clips."""
-    return "i2v" if config.mode == "scene" else "t2v"
 
 
 def drawn_inputs(config: StudyConfig) -> list[Shown]:
@@ -186,11 +182,11 @@ def drawn_inputs(config: StudyConfig) -> list[Shown]:
     from cinelora.geometry import IMAGE_TOKENS, LATENT_CHANNELS, TEXT_TOKENS, num_latent_frames
     from cinelora.io.hardware import default_device
     from cinelora.planning.estimate import Shape
-    from cinelora.sampling.sampler import Texts
-    from cinelora.studies.timing import Shown
+    from cinelora.sampling.sampler import Shown, Texts
 
-    device, kind = default_device(), kind_of(config)
-    shape, frames = Shape.of(config.model, kind), num_latent_frames(config.num_frames or config.model.num_frames)
+    device = default_device()
+    kind, num_frames = ClipRequest.of(config).passes[-1]
+    shape, frames = Shape.of(config.model, kind), num_latent_frames(num_frames)
     generator = torch.Generator(device).manual_seed(config.seed)
 
     def draw(*sizes: int) -> Tensor:
@@ -205,38 +201,18 @@ def real_inputs(
     config: StudyConfig, adapters: dict[str, AdapterFile], rank: Rank
 ) -> tuple[list[Shown], dict[str, float]]:
     """What every clip is drawn from, and the seconds of its parts: keyframes are the baseline's, each rank's own."""
-    from cinelora.families.wan.bundle import WanBundle
-    from cinelora.sampling.make_clips import Clock, Take, encode_keyframes, kinds, make_keyframes, plan_shots
-    from cinelora.sampling.sampler import Sampling, initial_noise
-    from cinelora.studies.timing import Shown
+    from cinelora.sampling.sampler import Sampling
+    from cinelora.sampling.scene import TakeMaker
 
-    drawing, clock = shared_by(config, "alone"), Clock()
-    bundles = [WanBundle.from_config(config.model, kind, Path(config.cache)) for kind in kinds(drawing)]
-    for bundle in bundles:
-        bundle.tile = config.memory.tile
-    first, last = bundles[0], bundles[-1]
-    prompts = prompts_of(config)
-    takes = [Take(prompt, config.seed + i, Path()) for prompt in prompts for i in range(config.seeds)]
-    with clock.part("text"):
-        planned = plan_shots(drawing, takes, adapters, {}, {"adapted": WeightsConfig()}, first)
-    shots = [shot for take in planned for shot in take.values()]
-    if config.mode == "scene":
-        setting = baseline(config)
-        sampler = sampler_of(setting, config, [])
-        sampling = Sampling(config.model, sampler, Partition(1, 1, 1), on_its_own(rank))
-        make_keyframes(drawing, first, adapters, shots, sampling, clock)
-        with clock.part("condition"):
-            encode_keyframes(drawing, last, shots)
-    frames = config.num_frames or config.model.num_frames
-    shown = [
-        Shown(
-            shot.texts,
-            shot.image,
-            initial_noise(shot.seed, f"{last.kind}-{frames}", config.model, frames, last.device),
-        )
-        for shot in shots
-    ]
-    return shown, {part: seconds / len(shots) for part, seconds in clock.seconds.items()}
+    request, sampler = ClipRequest(shared_by(config, "alone")), sampler_of(baseline(config), config, [])
+    maker = TakeMaker.on_this_rank(
+        request, adapters, Sampling(config.model, sampler, Partition(1, 1, 1), on_its_own(rank))
+    )
+    takes = [Take(prompt, seed, Path()) for prompt in prompts_of(config) for seed in seeds_of(config)]
+    clips = [planned["adapted"] for planned in maker.planned(takes, {"adapted": ScaleConfig()})]
+    images = maker.conditions(maker.keyframes(clips)) if request.is_scene else {}
+    shown = maker.shown(clips, *request.passes[-1], images)
+    return list(shown.values()), {part: seconds / len(clips) for part, seconds in maker.clock.seconds.items()}
 
 
 def on_its_own(rank: Rank) -> Rank:
@@ -250,20 +226,20 @@ def on_its_own(rank: Rank) -> Rank:
 def timed_settings(
     config: StudyConfig,
     adapters: dict[str, AdapterFile],
-    settings: list[Setting],
+    settings: list[StudyVariant],
     every: int,
-    first: Setting,
+    first: StudyVariant,
     shown: list[Shown],
     rank: Rank,
-) -> dict[Setting, Timed]:
+) -> dict[StudyVariant, Timed]:
     """Load the transformer as ``settings``, of ``every`` one in the study, want it, and time them."""
     from cinelora.adapters.resize_rank import at_rank
     from cinelora.families.wan.bundle import WanBundle
     from cinelora.sampling.sampler import Sampling, adapted_transformer
     from cinelora.studies.timing import Bench, hung
 
-    one, kind = settings[0], kind_of(config)
-    model, frames = model_of(one, config), config.num_frames or config.model.num_frames
+    one, (kind, frames) = settings[0], ClipRequest.of(config).passes[-1]
+    model = model_of(one, config)
     place = on_its_own(rank) if one.partition == "alone" else rank
     sampler = sampler_of(replace(one, cache="none", threshold=None), config, [])
     request = replace(shared_by(config, one.partition), model=model, sampler=sampler)
@@ -274,15 +250,16 @@ def timed_settings(
     if rank.global_rank == 0:
         told = f"{shared}; {why}" if plan.ranks > 1 else why
         print(f"{one.dtype}, {one.partition}, {len(settings)} settings: {told}", flush=True)
-    acting = adapters if kind == "i2v" or config.mode == "t2v" else {}
     ranks = list(dict.fromkeys(setting.rank for setting in settings if setting.scale))
     files = {
-        hung(name, r): adapter if r is None else at_rank(adapter, r) for name, adapter in acting.items() for r in ranks
+        hung(name, r): adapter if r is None else at_rank(adapter, r)
+        for name, adapter in adapters.items()
+        for r in ranks
     }
     bundle = WanBundle.from_config(model, kind, Path(config.cache))
     with adapted_transformer(bundle, files, sampling, drawing, frames) as transformer:
-        kinds = list(acting)
-        if not acting and any(ranks):
+        kinds = list(adapters)
+        if not adapters and any(ranks):
             hang_drawn(transformer, [r for r in ranks if r])
             kinds = [DRAWN]
         bench = Bench(config, transformer, sampling, drawing, shown, kinds)
@@ -305,7 +282,7 @@ def hang_drawn(transformer: Any, ranks: list[int]) -> None:
     transformer.requires_grad_(False)
 
 
-def take_up(row: Row, timed: Timed, setting: Setting, parts: dict[str, float]) -> None:
+def take_up(row: Result, timed: Timed, setting: StudyVariant, parts: dict[str, float]) -> None:
     """Put what was timed into the row."""
     from cinelora.studies.timing import middle
 
@@ -323,7 +300,7 @@ def take_up(row: Row, timed: Timed, setting: Setting, parts: dict[str, float]) -
 # -- looking at the clips ----------------------------------------------------------------------------------------------
 
 
-def look(config: StudyConfig, run_dir: Path, table: Table, rows: list[Row], first: str) -> None:
+def look(config: StudyConfig, run_dir: Path, table: Results, rows: list[Result], first: str) -> None:
     """Decode what was drawn and measure it beside the baseline's, row by row; each row is kept as soon as it is whole.
 
     Rows that have what is asked for are left as they are, and so are those that nothing was drawn for.
@@ -334,7 +311,7 @@ def look(config: StudyConfig, run_dir: Path, table: Table, rows: list[Row], firs
     from cinelora.families.wan.checkpoint_layouts import Part
     from cinelora.metrics.suite import Suite, as_clip, networks_of
 
-    bundle = WanBundle.from_config(config.model, kind_of(config), Path(config.cache))
+    bundle = WanBundle.from_config(config.model, ClipRequest.of(config).clip_maker, Path(config.cache))
     bundle.tile = config.memory.tile
     prompts = [prompt for prompt in prompts_of(config) for _ in range(config.seeds)]
 

@@ -1,53 +1,46 @@
 """What is shown of a study: the table and its Pareto plots in ``study.html``, the first of them in ``pareto.png``, W&B's table.
 
-Enters: a ``Table``. Leaves: the files. It measures nothing.
+Enters: the ``Results``. Leaves: the files. It measures nothing.
 """
 
 from __future__ import annotations
 
 import json
-from html import escape
 from pathlib import Path
 from typing import Any
 
+from cinelora.config.metric_names import better
 from cinelora.config.schema import StudyConfig
 from cinelora.io.atomic import write_text
-from cinelora.io.html.page import html_table, page
+from cinelora.io.html.figure import Mark, as_svg
+from cinelora.io.html.template import render
 from cinelora.io.media import write_png
-from cinelora.studies.pareto import Mark, Spot, as_png, as_svg, marks
-from cinelora.studies.results import Row, Table, cells, columns
+from cinelora.studies.pareto import Spot, as_png, marks
+from cinelora.studies.results import Result, Results, cells, columns
 
 REPORT, PICTURE = "study.html", "pareto.png"
-UPWARDS = {
-    "perceptual_scale": False,
-    "lpips_alex": False,
-    "psnr": True,
-    "frechet_scale": False,
-    "fvd_i3d": False,
-    "tssim_warped": True,
-    "warping_error": False,
-}
-"""What seconds are spent on, in the order of the plots, and whether more of it is better: likeness to the whole clip first, as
-a clip that moves less is steadier."""
+UPWARDS = ("perceptual_scale", "lpips_alex", "psnr", "frechet_scale", "fvd_i3d", "tssim_warped", "warping_error")
+"""What seconds are spent on, in the order of the plots: likeness to the whole clip first, as a clip that
+moves less is steadier."""
 HIDDEN = ("key", "model", "text_s", "keyframe_s", "condition_s", "denoise_min_s", "denoise_max_s")
 """Columns that the page leaves to the CSV."""
 
 
-def show(table: Table, config: StudyConfig, folder: Path) -> list[Path]:
+def show(table: Results, config: StudyConfig, folder: Path) -> list[Path]:
     """Write page and picture of ``table``; the files there are."""
     drawn = plots(table.rows)
-    figures = [f"<figure>{as_svg(one)}</figure>" for one in drawn]
     heading = [name for name in columns(table.rows) if name not in HIDDEN]
-    body = [
-        f'<header><h1>{escape(title(config))}</h1><p class="soft">{escape(about(table.rows))}</p></header><main>',
-        said(table.sentences),
-        f'<h2>Seconds, and what they buy</h2><div class="charts">{"".join(figures)}</div>' if figures else "",
-        "<h2>Table</h2>",
-        html_table(["row", *heading], [[str(i + 1), *told(row, heading)] for i, row in enumerate(table.rows)]),
-        f"<h2>Machines</h2><pre>{escape(json.dumps(machines(table.rows), indent=1))}</pre>",
-        "</main><footer>Made by cinelora. Everything is inside this file: nothing is fetched.</footer>",
-    ]
-    write_text(folder / REPORT, page(title(config), "\n".join(body)))
+    text = render(
+        "study_report.html.j2",
+        title=title(config),
+        about=about(table.rows),
+        sentences=table.sentences,
+        plots=[as_svg(one) for one in drawn],
+        head=["row", *heading],
+        rows=[[str(number), *told(row, heading)] for number, row in enumerate(table.rows, 1)],
+        machines=json.dumps(machines(table.rows), indent=1),
+    )
+    write_text(folder / REPORT, text)
     if drawn:
         write_png(folder / PICTURE, as_png(drawn[0]))
     return [folder / REPORT, *([folder / PICTURE] if drawn else [])]
@@ -60,39 +53,30 @@ def title(config: StudyConfig) -> str:
     return f"Study of {Path(config.ckpt).name if config.ckpt else config.model.name}"
 
 
-def about(rows: list[Row]) -> str:
+def about(rows: list[Result]) -> str:
     """How much there is."""
     models = ", ".join(dict.fromkeys(row.facts["clip"] for row in rows))
     return f"{len(rows)} rows on {len(machines(rows))} machines; {models}"
 
 
-def said(sentences: list[str]) -> str:
-    """What must be read beside the numbers."""
-    listed = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
-    return f'<h2>To be read beside the numbers</h2><ul class="said">{listed}</ul>' if listed else ""
-
-
-def plots(rows: list[Row]) -> list[list[Mark]]:
+def plots(rows: list[Result]) -> list[list[Mark]]:
     """A plot for each measure that comparable rows have, of most rows first; of latency alone, seconds against memory.
 
     Across is the part that settings change: the others would add the same, and their noise.
     """
-    groups: dict[tuple[object, ...], list[tuple[int, Row]]] = {}
+    groups: dict[tuple[object, ...], list[tuple[int, Result]]] = {}
     for number, row in enumerate(rows, 1):
         groups.setdefault(comparable(row), []).append((number, row))
     found = []
     for group in sorted(groups.values(), key=len, reverse=True):
         timed = [(number, row) for number, row in group if row.step_s and not row.trouble]
-        drawn = [
-            (
-                name,
-                more,
-                [Spot(n, row.seconds["denoise"], row.numbers[name]) for n, row in timed if name in row.numbers],
-            )
-            for name, more in UPWARDS.items()
-        ]
-        drawn = [one for one in drawn if len(one[2]) > 1]
-        found += [marks(spots, name, "seconds to denoise a clip", more) for name, more, spots in drawn]
+        drawn = []
+        for name in UPWARDS:
+            spots = [Spot(n, row.seconds["denoise"], row.numbers[name]) for n, row in timed if name in row.numbers]
+            if len(spots) > 1:
+                more = better(f"heldout/{name}") == "max"
+                drawn.append(marks(spots, name, "seconds to denoise a clip", more))
+        found += drawn
         held = [Spot(number, row.step_s or 0.0, row.peak_gib) for number, row in timed if row.peak_gib]
         if not drawn and len(held) > 1:
             found.append(marks(held, "peak memory, GiB", "seconds of a denoising step", False))
@@ -106,12 +90,12 @@ BETWEEN_ROWS = (
 )
 
 
-def comparable(row: Row) -> tuple[object, ...]:
+def comparable(row: Result) -> tuple[object, ...]:
     """What rows that stand in one plot have in common."""
     return row.facts["clip"], row.place[1], row.facts.get("compiled"), row.facts.get("sitting")
 
 
-def between_rows(rows: list[Row]) -> list[str]:
+def between_rows(rows: list[Result]) -> list[str]:
     """What must be read beside rows that were not made alike."""
     compiled, sittings, swapped = BETWEEN_ROWS
     found = []
@@ -124,23 +108,23 @@ def between_rows(rows: list[Row]) -> list[str]:
     return found
 
 
-def machines(rows: list[Row]) -> dict[str, Any]:
+def machines(rows: list[Result]) -> dict[str, Any]:
     """The machines by their hash."""
     return {row.place[1]: row.machine for row in rows}
 
 
-def told(row: Row, heading: list[str]) -> list[str]:
+def told(row: Result, heading: list[str]) -> list[str]:
     """A row as texts."""
     return [f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells(row, heading)]
 
 
-def lines(rows: list[Row]) -> list[str]:
+def lines(rows: list[Result]) -> list[str]:
     """The table for a terminal: what every row cost, and the numbers there are."""
     width = max(len(row.name) for row in rows)
     return [f"{i + 1:>3}  {row.name:<{width}}  {row.trouble or in_words(row)}" for i, row in enumerate(rows)]
 
 
-def in_words(row: Row) -> str:
+def in_words(row: Result) -> str:
     """Seconds, memory and numbers of a row."""
     words = [f"{row.step_s:.3g} s a step"] if row.step_s else []
     words += [f"{row.seconds['denoise']:.3g} s to denoise"] if row.seconds.get("denoise") else []
@@ -149,7 +133,7 @@ def in_words(row: Row) -> str:
     return ", ".join([*words, *(f"{name} {value:.4g}" for name, value in row.numbers.items())])
 
 
-def to_wandb(table: Table, config: StudyConfig, folder: Path) -> None:
+def to_wandb(table: Results, config: StudyConfig, folder: Path) -> None:
     """The rows as a W&B table, offline unless it is asked for or a key is there; what goes wrong is said, and the files stay."""
     import wandb
 

@@ -20,20 +20,10 @@ from torch import Tensor
 
 from cinelora.config.schema import SamplerConfig, StudyConfig
 from cinelora.errors import ModelError
-from cinelora.families.wan.bundle import ImageCondition
-from cinelora.io.hardware import forget_peak_memory, peak_memory_mib
+from cinelora.io.hardware import forget_peak_memory, out_of_memory, peak_memory_mib
 from cinelora.planning.estimate import Drawing
-from cinelora.sampling.sampler import Sampling, Texts, acting
-from cinelora.studies.variants import Setting, sampler_of
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What one clip is drawn from."""
-
-    texts: Texts
-    image: ImageCondition | None
-    noise: Tensor
+from cinelora.sampling.sampler import Sampling, Shown, acting
+from cinelora.studies.variants import StudyVariant, sampler_of
 
 
 @dataclass
@@ -104,7 +94,7 @@ class Bench:
     shown: list[Shown]
     kinds: list[str]
 
-    def run(self, names: dict[Setting, str]) -> dict[Setting, Timed]:
+    def run(self, names: dict[StudyVariant, str]) -> dict[StudyVariant, Timed]:
         """Time all settings, by turns; one that runs out of memory says so, and the others go on."""
         ratios, compiled = self.config.sampler.cache_ratios, self.drawing.compile
         found = {setting: Timed(ratios=list(ratios), compiled=compiled, swap=self.drawing.swap) for setting in names}
@@ -113,18 +103,18 @@ class Bench:
             for number in range(self.config.repetitions + 1):
                 # every other round runs backwards: what grows warm, or slow, does so for all alike
                 turn = ordered if number % 2 == 0 else ordered[::-1]
-                for (weights, live), group in groupby(turn, key=self.adapters):
-                    with acting(self.transformer, dict(weights), live, again=True):
+                for (scales, live), group in groupby(turn, key=self.adapters):
+                    with acting(self.transformer, dict(scales), live, again=True):
                         for setting in group:
                             self.once(setting, found[setting], watch, number, names[setting])
         return found
 
-    def adapters(self, setting: Setting) -> tuple[tuple[tuple[str, float], ...], bool]:
-        """Which adapters act with what weight, and whether beside the weights; fetched weights cannot hold any."""
-        weights = tuple((hung(kind, setting.rank), setting.scale) for kind in self.kinds if setting.scale)
-        return weights, bool(self.drawing.swap) or not setting.merged
+    def adapters(self, setting: StudyVariant) -> tuple[tuple[tuple[str, float], ...], bool]:
+        """Which adapters act at what scale, and whether beside the weights; fetched weights cannot hold any."""
+        scales = tuple((hung(kind, setting.rank), setting.scale) for kind in self.kinds if setting.scale)
+        return scales, bool(self.drawing.swap) or not setting.merged
 
-    def once(self, setting: Setting, timed: Timed, watch: Predictions, number: int, name: str) -> None:
+    def once(self, setting: StudyVariant, timed: Timed, watch: Predictions, number: int, name: str) -> None:
         """One round of one setting; the first, number 0, is not timed but draws what is looked at."""
         if timed.trouble:
             return
@@ -144,7 +134,7 @@ class Bench:
                 self.draw(sampler, shown, f"{name}, round {number}")[0] for shown in self.shown[: 1 if number else None]
             ]
         except torch.OutOfMemoryError as error:
-            timed.trouble = f"out of GPU memory at {peak_memory_mib()['gpu'] / 1024:.1f} GiB"
+            timed.trouble = out_of_memory()
             if self.sampling.rank.world_size > 1:  # the others wait for this rank inside the clip
                 raise ModelError(
                     f"{name}: {timed.trouble}, on several ranks at once: leave that setting away"
@@ -164,7 +154,7 @@ class Bench:
     def draw(self, sampler: SamplerConfig, shown: Shown, label: str) -> tuple[Tensor, list[float]]:
         """Latents of one clip, and ratios where they are measured."""
         sampling = replace(self.sampling, sampler=sampler)
-        return sampling.draw(self.transformer, shown.texts, shown.image, shown.noise, label, self.drawing.together)
+        return sampling.draw(self.transformer, shown, label, self.drawing.together)
 
 
 def hung(kind: str, rank: int | None) -> str:

@@ -1,6 +1,6 @@
 """The settings that a study compares: a baseline, and changes of it one at a time or all together.
 
-Enters: a ``StudyConfig``. Leaves: ``Setting`` objects, the baseline first. It does not know how any of them is drawn; no torch.
+Enters: a ``StudyConfig``. Leaves: its variants, the baseline first. It knows neither how any of them is drawn, nor torch.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cinelora.config.clip_request import prompts_of
 from cinelora.config.schema import (
     CACHE_THRESHOLDS,
     SHARING,
     ModelConfig,
     SamplerConfig,
     StudyConfig,
+    as_stored,
     drawn_by,
     shared_by,
 )
@@ -23,7 +25,7 @@ from cinelora.io.atomic import sha256_file, sha256_json
 
 
 @dataclass(frozen=True)
-class Setting:
+class StudyVariant:
     """One way to draw a clip. ``rank`` None is the adapters' own; ``scale`` 0, or no adapter, is the base model."""
 
     steps: int
@@ -35,7 +37,7 @@ class Setting:
     dtype: str = "bf16"
     partition: str = "alone"
 
-    def named(self, baseline: Setting) -> str:
+    def named(self, baseline: StudyVariant) -> str:
         """What sets it apart from ``baseline``, in words."""
         if self == baseline:
             return "baseline"
@@ -43,7 +45,7 @@ class Setting:
         changed -= {"rank", "merged"} if self.scale == 0 else set()
         changed -= {"threshold"} if "cache" in changed else set()
         words = {
-            "scale": "base model" if self.scale == 0 else f"weight {self.scale:g}",
+            "scale": "base model" if self.scale == 0 else f"scale {self.scale:g}",
             "rank": "own rank" if self.rank is None else f"rank {self.rank}",
             "merged": "merged" if self.merged else "live",
             "steps": f"{self.steps} steps",
@@ -55,10 +57,10 @@ class Setting:
         return ", ".join(words[key] for key in words if key in changed)
 
 
-def baseline(config: StudyConfig) -> Setting:
-    """What every other setting is compared with: no cache, one rank, adapters at weight 1 folded into the weights."""
+def baseline(config: StudyConfig) -> StudyVariant:
+    """What every other setting is compared with: no cache, one rank, adapters at scale 1 folded into the weights."""
     drawn = config.ckpt is None and bool(config.ranks)
-    return Setting(
+    return StudyVariant(
         steps=config.latency_steps if config.latency_only else config.sampler.steps,
         scale=1.0 if config.ckpt or drawn else 0.0,
         rank=config.ranks[0] if drawn else None,
@@ -66,7 +68,7 @@ def baseline(config: StudyConfig) -> Setting:
     )
 
 
-def settings_of(config: StudyConfig) -> list[Setting]:
+def study_variants(config: StudyConfig) -> list[StudyVariant]:
     """The baseline, then what the lists of ``config`` make of it, each once.
 
     ``ranks`` and ``merged`` are crossed in either way: a rank has its cost where an adapter is live.
@@ -97,12 +99,12 @@ def axes(config: StudyConfig) -> list[list[dict[str, Any]]]:
     ]
 
 
-def _plain(setting: Setting) -> Setting:
+def _plain(setting: StudyVariant) -> StudyVariant:
     """The same, with what has no effect at its default: without an adapter there is no rank and nothing to merge."""
     return replace(setting, rank=None, merged=True) if setting.scale == 0 else setting
 
 
-def sampler_of(setting: Setting, config: StudyConfig, ratios: list[float]) -> SamplerConfig:
+def sampler_of(setting: StudyVariant, config: StudyConfig, ratios: list[float]) -> SamplerConfig:
     """The sampler that draws by ``setting``; ``ratios`` are magcache's."""
     return replace(
         shared_by(config, setting.partition).sampler,
@@ -113,14 +115,14 @@ def sampler_of(setting: Setting, config: StudyConfig, ratios: list[float]) -> Sa
     )
 
 
-def model_of(setting: Setting, config: StudyConfig) -> ModelConfig:
+def model_of(setting: StudyVariant, config: StudyConfig) -> ModelConfig:
     """The model that ``setting`` is drawn by."""
     return replace(config.model, dtype=setting.dtype)
 
 
-def key_of(setting: Setting, config: StudyConfig, adapters: dict[str, Path]) -> str:
+def key_of(setting: StudyVariant, config: StudyConfig, adapters: dict[str, Path]) -> str:
     """A hash of everything that a row rests on, but for the machine."""
-    shared = asdict(drawn_by(config))
+    shared = as_stored(drawn_by(config))
     for key in ("sampler", "gpus", "nodes", "cache", "ckpt", "prompts", "out", "metrics"):
         del shared[key]
     sampler = {key: value for key, value in asdict(config.sampler).items() if key not in ("steps", *SHARING)}
@@ -129,10 +131,3 @@ def key_of(setting: Setting, config: StudyConfig, adapters: dict[str, Path]) -> 
     texts = [] if config.latency_only else prompts_of(config)
     seeds = [config.seed, config.seeds]
     return sha256_json([asdict(setting), shared, sampler, ranks, files, texts, seeds, config.latency_only])[:12]
-
-
-def prompts_of(config: StudyConfig) -> list[str]:
-    """The prompts, in order."""
-    if config.prompts is None:
-        return [config.prompt or ""]
-    return list(filter(str.strip, Path(config.prompts).read_text(encoding="utf-8-sig").splitlines()))

@@ -1,7 +1,7 @@
 """DeepSpeed's ZeRO under Lightning: gradients and AdamW's moments in shards, on GPUs and on CPU ranks alike.
 
 Enters: what is trained, and the settings of the strategy. Leaves: a Lightning strategy, and moments as whole tensors, so that a
-checkpoint of one strategy goes on under another. Frozen weights are never DeepSpeed's: under ``zero3`` ranks share them by
+checkpoint of one strategy resumes under another. Frozen weights are never DeepSpeed's: under ``zero3`` ranks share them by
 ``models.shares`` (ADR 16).
 """
 
@@ -18,10 +18,24 @@ from lightning.pytorch.plugins.precision import DeepSpeedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from torch import Tensor
 
-from cinelora.adapters.trainable import Effect, Trained, WholeTransformer, square
+from cinelora.adapters.trainable import Trained
 from cinelora.parallel.launch import PATIENCE
 
 State = dict[str, Tensor]
+
+# What lies where, for two ranks and a trained weight W of 10 values:
+#
+#             weights                     gradients                   AdamW's moments
+#   DDP       W on both                   summed, on both             all on both
+#   zero1     W on both                   summed, on both             of W[0:5] on rank 0, of W[5:10] on rank 1
+#   zero2     W on both                   each its part, after a sum  as zero1
+#   zero3     W[0:5], W[5:10]; whole      as zero2                    as zero1
+#             only while a layer runs
+#
+# Levels 1 and 2 lay all trained weights one after the other and cut that one long row into as many parts as there are ranks:
+# a part may begin in the middle of a weight. Level 3 cuts each weight by itself, and fills the last piece with zeros where the
+# values do not divide. DeepSpeed has a set of functions for each of the two, which is why the code below asks which it is.
+
 MOMENTS = ("exp_avg", "exp_avg_sq")
 BUCKET = 50_000_000
 """Gradients that are reduced at once; DeepSpeed holds a buffer of as many values."""
@@ -54,6 +68,9 @@ class AsLoaded(DeepSpeedPrecision):
 
     def optimizer_step(self, optimizer: Any, model: Any, closure: Any, **_: Any) -> None:  # type: ignore[override]
         """One micro-batch, whose last of a step moves the weights; clipping is DeepSpeed's, which knows the norm before it."""
+        # Lightning calls this once for each micro-batch, with a closure that runs forward and backward. DeepSpeed counts
+        # micro-batches itself: ``step`` does nothing until the last of them, when it clips, moves the weights and forgets
+        # the gradients. Whether this is the last has to be asked before, since ``step`` begins the next count.
         engine = model.trainer.model
         closure()
         model.on_before_optimizer_step(optimizer)
@@ -63,76 +80,19 @@ class AsLoaded(DeepSpeedPrecision):
             model.gradient_norm = torch.as_tensor(engine.get_global_grad_norm())
 
 
-class PartitionedTransformer(WholeTransformer):
-    """Every weight, of which DeepSpeed's ZeRO-3 gives each rank a piece when training starts; whole before that.
-
-    ``state`` is then of this rank's pieces, flat, and empty where a weight is too small for all ranks to have one.
-    """
-
-    def state(self) -> State:
-        """The weights, or this rank's pieces of them."""
-        return {name: _piece(parameter) for name, parameter in self._named.items()}
-
-    def load(self, state: State) -> None:
-        """Copy weights in, or pieces of them."""
-        if not _is_partitioned(self.parameters[0]):
-            return super().load(state)
-        for name, piece in self.state().items():
-            piece.copy_(state[name])
-
-    def gathered(self, state: State) -> State:
-        """The weights that ``state`` is this rank's pieces of, on the host of rank 0; all ranks take part."""
-        found = {}
-        for name, parameter in self._named.items():
-            own = torch.zeros(parameter.ds_tensor.ds_numel, device=parameter.device)
-            own[: state[name].numel()] = state[name]
-            flat = own.new_empty(torch.distributed.get_world_size() * own.numel())
-            torch.distributed.all_gather_into_tensor(flat, own)
-            if torch.distributed.get_rank() == 0:
-                found[name] = flat[: parameter.ds_numel].view(parameter.ds_shape).cpu()
-        return found
-
-    def own_part(self, state: State) -> State:
-        """This rank's pieces of whole weights."""
-        ranges = {name: _range(parameter) for name, parameter in self._named.items()}
-        return {name: state[name].flatten()[own.start : own.stop] for name, own in ranges.items()}
-
-    def effect(self) -> Effect:
-        """``|W - W_start| / |W_start|``, over the pieces of all ranks."""
-        pieces = {name: (piece.cpu(), self._start[name]) for name, piece in self.state().items()}
-        squares = [(square(now - then), square(then)) for now, then in pieces.values()]
-        totals = torch.tensor(squares, dtype=torch.float64, device=self.parameters[0].device)
-        torch.distributed.all_reduce(totals)
-        changes, weights = (dict(zip(pieces, column, strict=True)) for column in totals.T.tolist())
-        return Effect.of(changes, weights)
-
-    def settle(self) -> None:
-        """Keep of what the weights were at first this rank's pieces alone, once DeepSpeed has made them."""
-        self._start = {name: piece.clone() for name, piece in self.own_part(self._start).items()}
-
-
-def _piece(parameter: Any) -> Tensor:
-    """This rank's piece of a parameter without what pads it, or all of it while it is whole."""
-    if not _is_partitioned(parameter):
-        return parameter.detach()  # type: ignore[no-any-return]
-    return parameter.ds_tensor.data[: len(_range(parameter))]  # type: ignore[no-any-return]
-
-
-def _range(parameter: Any) -> range:
+def own_range(parameter: Any) -> range:
     """Where this rank's piece begins and ends in the flat values."""
+    # All pieces are of one size, rounded up, so that the last ones may reach beyond the weight or lie beyond it: of 5 values
+    # in 4 pieces of 2, rank 2 has one and rank 3 none.
     size = parameter.ds_tensor.ds_numel
     first = min(torch.distributed.get_rank() * size, parameter.ds_numel)
     return range(first, min(first + size, parameter.ds_numel))
 
 
-def _is_partitioned(parameter: Any) -> bool:
-    return hasattr(parameter, "ds_tensor")
-
-
 class ZeroStrategy(DeepSpeedStrategy):
     """ZeRO ``level`` over all ranks; with ``offload`` moments and float32 weights lie, and are stepped, on the host.
 
-    Level 3 is for a ``PartitionedTransformer``.
+    Level 3 is for what is ``partitioned``.
     """
 
     def __init__(self, level: int, offload: bool, trained: Trained, gpu: bool) -> None:
@@ -177,7 +137,9 @@ class ZeroStrategy(DeepSpeedStrategy):
         self._initialize_deepspeed_train(self.model)
 
     def _setup_model_and_optimizer(self, model: Any, optimizer: Any, lr_scheduler: Any = None) -> Any:
-        if isinstance(self.trained, PartitionedTransformer):
+        # Level 3 hooks itself into every module below the one that it is given, to bring a layer's weights before it runs.
+        # The transformer is kept out of the stage otherwise, as Lightning would move it to the device, so it is put in now.
+        if self.trained.partitioned:
             model.adopt_transformer()
         engine, sharded, _, _ = self.deepspeed.initialize(
             args=types.SimpleNamespace(device_rank=self.local_rank),
@@ -187,21 +149,24 @@ class ZeroStrategy(DeepSpeedStrategy):
             optimizer=optimizer,
             dist_init_required=False,
         )
-        if isinstance(self.trained, PartitionedTransformer):
-            self.trained.settle()
+        # From here on a weight of level 3 is its piece. What the weights were at first, kept to measure how far they have
+        # moved, was whole until now and is cut the same way.
+        self.trained.settle()
         return engine, sharded
 
     @property
     def sharded(self) -> Any:
-        """DeepSpeed's optimizer: AdamW over this rank's part of the trained values, one behind the other."""
+        """DeepSpeed's optimizer: AdamW over this rank's part of the trained values, one after the other."""
         return self.optimizers[0]
 
     # -- moments -------------------------------------------------------------------------------------------------------
 
     def moments(self) -> State:
-        """AdamW's state, whole, as ``callbacks.moments`` names it; all ranks take part."""
+        """AdamW's state, whole, as ``callbacks.checkpoint`` names it; all ranks take part."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
+        # Every rank asks for every parameter in the same order, and DeepSpeed puts the whole together from the parts. The
+        # step count is no tensor of a parameter but one number, the same in all parts, so it is read once.
         state = self.sharded.optimizer.state
         (step,) = {float(entry["step"]) for entry in state.values()}
         found: State = {}
@@ -212,10 +177,13 @@ class ZeroStrategy(DeepSpeedStrategy):
         return found
 
     def restore_moments(self, state: dict[int, State]) -> None:
-        """Take up this rank's part of ``state``, by the parameters' numbers, before the first step."""
+        """Restore this rank's part of ``state``, by the parameters' numbers, before the first step."""
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
-        sharded, partitioned = self.sharded, isinstance(self.trained, PartitionedTransformer)
+        # AdamW makes its moments at the first step, and a resumed run needs them before. So each flat part of this rank gets
+        # an entry by hand, at zero and with the step count. Then DeepSpeed is told which places in it belong to which
+        # parameter, and is handed each whole moment (levels 1 and 2) or this rank's piece (level 3) to copy in.
+        sharded, partitioned = self.sharded, self.trained.partitioned
         flats = sharded.fp32_partitioned_groups_flat if partitioned else sharded.single_partition_of_fp32_groups
         for flat in flats:
             empty = {name: torch.zeros_like(flat) for name in MOMENTS}
@@ -231,7 +199,7 @@ class ZeroStrategy(DeepSpeedStrategy):
 
 
 def _padded(whole: Tensor, parameter: Any) -> Tensor:
-    """This rank's piece of ``whole``, with zeros behind it where the ranks' pieces reach beyond the end."""
-    own, piece = _range(parameter), whole.new_zeros(parameter.ds_tensor.ds_numel)
+    """This rank's piece of ``whole``, with zeros after it where the ranks' pieces reach beyond the end."""
+    own, piece = own_range(parameter), whole.new_zeros(parameter.ds_tensor.ds_numel)
     piece[: len(own)] = whole.flatten()[own.start : own.stop]
     return piece

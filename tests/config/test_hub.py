@@ -40,7 +40,7 @@ def resolved(source: str, home: Path, **environment: str) -> subprocess.Complete
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_") and "proxy" not in key.lower()}
     environment = kept | {"HF_HOME": str(home)} | environment
     command = [sys.executable, "-c", RESOLVE, source]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.parametrize("source", ["hub:owner/name", "hub:owner/name@main"])

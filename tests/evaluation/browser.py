@@ -110,6 +110,6 @@ def browser(chromium: str, profile: Path, downloads: Path) -> Iterator[Browser]:
         yield talk
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=300)
         os.close(ours_out)
         os.close(ours_in)

@@ -9,8 +9,8 @@ import pytest
 from footage_clips import Put, write_plainly
 from numpy.typing import NDArray
 
-from cinelora.footage.render import draw_scene, render_scene
 from cinelora.io.media import write_mp4
+from tools.scale_model.render import draw_scene, render_scene
 
 Pixels = NDArray[np.uint8]
 REAL = Path(__file__).parents[3] / "shared" / "footage"

@@ -13,7 +13,8 @@ from cinelora.config.schema import DataConfig
 from cinelora.errors import FootageError
 from cinelora.footage.buckets import SHAPES, Size, bucket, enlargement, kept, shown, window_length
 from cinelora.footage.build_dataset import Wanted
-from cinelora.footage.manifest import Manifest, read_frames, write_manifest
+from cinelora.footage.manifest import Manifest, write_manifest
+from cinelora.footage.read_frames import read_frames
 from cinelora.footage.sample_source import find
 
 MODELS = [(480, 832), (720, 1280), (112, 192)]

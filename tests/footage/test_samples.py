@@ -13,7 +13,8 @@ import pytest
 from footage_clips import Put, mean_difference, scan, write_plainly
 
 from cinelora.errors import FootageError
-from cinelora.footage.manifest import Manifest, Sample, Skipped, cover_box, read_frames, read_manifest, write_manifest
+from cinelora.footage.manifest import Manifest, Sample, Skipped, read_manifest, write_manifest
+from cinelora.footage.read_frames import cover_box, read_frames
 
 Scan = Callable[..., Manifest]
 

@@ -5,17 +5,18 @@ import shutil
 import time
 from collections.abc import Callable
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
+from rank_pool import forked
 
 from cinelora.config.schema import DataConfig, ModelConfig
 from cinelora.errors import FootageError, TrainingError
 from cinelora.families.wan.bundle import WanBundle
 from cinelora.families.wan.checkpoint_layouts import Part
-from cinelora.footage.manifest import Manifest, Sample, read_frames
+from cinelora.footage.manifest import Manifest, Sample
+from cinelora.footage.read_frames import read_frames
 from cinelora.footage.sample_source import find, wanted_by
 from cinelora.footage.video_reader import Pixels
 from cinelora.io.tensor_files import load_tensors
@@ -167,8 +168,7 @@ def build_in_a_child(root: Path, cache: Path, clips: Path) -> None:
 
 def test_a_killed_build_goes_on_where_it_stopped(clips: Path, i2v: WanBundle, cache: Path, tmp_path: Path):
     root = tmp_path / "c"
-    child = get_context("spawn").Process(target=build_in_a_child, args=(root, cache, clips))
-    child.start()
+    child = forked(build_in_a_child, root, cache, clips)
     while len(list(root.rglob("video-*.safetensors"))) < 2:
         assert child.is_alive()
         time.sleep(0.005)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from rounding import EPS, LAYERS, SUMS, units
 from torch import Tensor
 from transformers import ViTConfig, ViTModel
 
@@ -63,7 +64,7 @@ def test_other_noir_is_nearer_to_noir_than_half_noir_and_that_than_daylight(scal
             metric.add(Clip(clip), real=False)
         return float(metric.compute())
 
-    assert distance(noir) < 1e-6 < distance(others) < distance(half) < distance(daylight)
+    assert distance(noir) < LAYERS * EPS < distance(others) < distance(half) < distance(daylight)
 
 
 def test_disturbances_order_the_perceptual_distance(scale: ScaleModel, noir: list[Tensor]):
@@ -75,7 +76,7 @@ def test_disturbances_order_the_perceptual_distance(scale: ScaleModel, noir: lis
         float(metric.score(paired((clip + amount * noise).clamp(0, 1), clip))) for amount in (0, 0.03, 0.12)
     )
     other = float(metric.score(paired(noir[2], clip)))
-    assert same == pytest.approx(0, abs=1e-6)
+    assert same == pytest.approx(0, abs=SUMS * EPS)
     assert same < little < much < other
 
 
@@ -83,7 +84,7 @@ def test_too_still_is_heard_by_the_temporal_perceptual_distance(scale: ScaleMode
     metric = TemporalPerceptualDistance(scale)
     same = float(metric.score(paired(noir[1], noir[1])))
     frozen = float(metric.score(paired(noir[1][:1].expand_as(noir[1]), noir[1])))
-    assert same == pytest.approx(0, abs=1e-6)
+    assert same == pytest.approx(0, abs=SUMS * EPS)
     assert frozen > 1
 
 
@@ -119,9 +120,9 @@ def test_clip_similarities_are_plain_cosines(clip_folder: Path, noir: list[Tenso
     frames = F.normalize(network.of_frames(clip), dim=1)
     text = F.normalize(network.of_text("a man in the rain"), dim=0)
     assert frames.shape == (9, 16)
-    assert float(TextSimilarity(network).score(clip)) == pytest.approx(float((frames @ text).mean()), abs=1e-6)
+    assert float(TextSimilarity(network).score(clip)) == pytest.approx(float((frames @ text).mean()), abs=SUMS * EPS)
     adjacent = (frames[1:] * frames[:-1]).sum(1).mean()
-    assert float(AdjacentSimilarity(network).score(clip)) == pytest.approx(float(adjacent), abs=1e-6)
+    assert float(AdjacentSimilarity(network).score(clip)) == pytest.approx(float(adjacent), abs=SUMS * EPS)
     assert network.name.startswith(f"{clip_folder}@")
 
 
@@ -216,7 +217,7 @@ def test_lpips_agrees_with_torchmetrics(random_alexnet: AlexNet):
         convolution.load_state_dict(ours.state_dict())
     one, other = torch.rand(2, 3, 3, 64, 96).unbind()
     expected = theirs(one, other, normalize=True).flatten()
-    torch.testing.assert_close(random_alexnet.distance(one, other), expected, rtol=0, atol=1e-6)
+    assert units(random_alexnet.distance(one, other), expected) <= LAYERS
 
 
 class Program(torch.nn.Module):
@@ -237,7 +238,7 @@ def test_a_program_runs_only_where_its_hash_is_stated(tmp_path: Path):
             I3d(str(path), stated, CPU)
     network = I3d(str(path), digest.upper(), CPU)
     logits = network.of_clip(Clip(torch.ones(10, 3, 64, 96)))
-    torch.testing.assert_close(logits, torch.ones(400), rtol=0, atol=1e-5)
+    assert units(logits, torch.ones(400)) <= SUMS
 
 
 @pytest.mark.skipif(not WEIGHTS, reason="CINELORA_METRIC_WEIGHTS names no folder with the published weights")

@@ -12,7 +12,7 @@ from cinelora.config.schema import CLIP_METRICS, MetricsConfig
 from cinelora.errors import MetricError
 from cinelora.io.atomic import read_json, write_json
 from cinelora.metrics.clip_metric import Clip
-from cinelora.metrics.networks import Networks, Sources
+from cinelora.metrics.networks import Networks
 from cinelora.metrics.suite import ALONE, ELSEWHERE, KNOWN, OFFLINE, PAIRED, Suite, as_clip, measure
 
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ def test_missing_networks_are_said_and_the_rest_still_comes():
         "tlp_alex",
         "fvd_i3d",
     ]
-    suite = Suite.of(wanted, Networks(Sources(clip="/nowhere"), CPU))
+    suite = Suite.of(wanted, Networks(MetricsConfig(clip="/nowhere"), CPU))
     suite.add(Clip(frames(0)))
     report = suite.report()
     assert list(report.numbers) == ["motion"]

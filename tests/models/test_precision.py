@@ -6,8 +6,8 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 from wan_layouts import IMAGE, SHAPE
 
-from cinelora.adapters.adapter_file import LoraSpec
 from cinelora.adapters.lora_layers import adapter_effect, add_adapter, merge, unmerge
+from cinelora.config.schema import LoraSpec
 from cinelora.nn.fp8 import FP8, Fp8Linear, fp8_layers, quantise_rows, swap_linears
 
 BF16 = torch.bfloat16

@@ -14,7 +14,7 @@ from diffusers import WanImageToVideoPipeline, WanPipeline, WanTransformer3DMode
 
 from cinelora.errors import ModelError
 from cinelora.families.wan import embedded
-from cinelora.families.wan.bundle import Condition, ImageCondition, predict_velocity
+from tools.scale_model import build_pair
 
 KINDS = ("t2v", "i2v")
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +37,7 @@ def test_it_is_small_and_whole(pair: Path):
 @pytest.mark.parametrize(("kind", "pipeline"), [("t2v", WanPipeline), ("i2v", WanImageToVideoPipeline)])
 def test_stock_diffusers_loads_it(pair: Path, kind: str, pipeline: type):
     loaded = pipeline.from_pretrained(pair / kind)
-    assert loaded.transformer.config.num_layers == embedded.TRANSFORMER["num_layers"]
+    assert loaded.transformer.config.num_layers == build_pair.TRANSFORMER["num_layers"]
     assert loaded.vae.config.latents_std != [1.0] * 16
 
 
@@ -113,7 +113,7 @@ def test_without_shipped_weights_a_pair_is_drawn_from_its_recipe_alone(tmp_path:
     assert not embedded.is_trained()
     built = embedded.embedded("t2v", tmp_path / "one").parent
     torch.manual_seed(1234)
-    again = embedded.materialise(tmp_path / "two")
+    again = build_pair.materialise(tmp_path / "two")
     assert (built / embedded.HASHES).read_bytes() == (again / embedded.HASHES).read_bytes()
     assert embedded.embedded("i2v", tmp_path / "one") == built / "i2v"
     t2v, i2v = (WanTransformer3DModel.from_pretrained(built / kind / "transformer").state_dict() for kind in KINDS)
@@ -147,38 +147,3 @@ def git(*arguments: str) -> None:
     """As on a machine where nobody has settings of their own."""
     nobody = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
     subprocess.run(["git", *arguments], check=True, capture_output=True, env=nobody)
-
-
-def test_a_grown_transformer_begins_as_the_one_it_grew_from():
-    t2v = embedded.new_transformer(3).eval()
-    i2v = embedded.silence_image(embedded.grow(t2v, 3)).eval()
-    generator = torch.Generator().manual_seed(0)
-    latents, text = torch.randn(1, 16, 2, 4, 4, generator=generator), torch.randn(1, 512, 128, generator=generator)
-    image = ImageCondition(
-        torch.randn(1, 16, 2, 4, 4, generator=generator), torch.randn(1, 257, 96, generator=generator)
-    )
-    at = torch.tensor([500.0])
-    with torch.no_grad():
-        before = predict_velocity(t2v, latents, at, Condition(text))
-        after = predict_velocity(i2v, latents, at, Condition(text, image))
-    assert torch.allclose(before, after, atol=1e-5)
-    assert any(float(v.abs().max()) > 0 for n, v in i2v.named_parameters() if "add_k_proj" in n)
-    with torch.no_grad():
-        loud = predict_velocity(embedded.grow(t2v, 3).eval(), latents, at, Condition(text, image))
-    assert not torch.allclose(before, loud, atol=1e-2)
-
-
-def test_a_trained_transformer_takes_its_place_and_grows_the_other(pair: Path, tmp_path: Path):
-    before = json.loads((pair / embedded.HASHES).read_text())
-    pair = Path(shutil.copytree(pair, tmp_path / "pair", symlinks=True))
-    trained = {name: torch.full_like(value, 0.125) for name, value in embedded.new_transformer(0).state_dict().items()}
-    embedded.save_transformer(tmp_path / "run", "t2v", trained)
-    embedded.adopt(pair, tmp_path / "run", "t2v")
-    for kind in KINDS:
-        loaded = WanTransformer3DModel.from_pretrained(pair / kind / "transformer")
-        assert torch.equal(
-            loaded.blocks[0].ffn.net[2].weight, torch.full_like(loaded.blocks[0].ffn.net[2].weight, 0.125)
-        )
-    hashes = json.loads((pair / embedded.HASHES).read_text())
-    changed = {name for name in hashes if hashes[name] != before[name]}
-    assert changed == {f"{kind}/transformer/{embedded.WEIGHTS}" for kind in KINDS}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import WanImageToVideoPipeline, WanPipeline
 from PIL import Image
+from rounding import LAYERS, units
 
 from cinelora.config.schema import SamplerConfig
 from cinelora.errors import ModelError
@@ -131,7 +132,7 @@ def test_latents_are_the_posterior_mean_normalised_and_decode_undoes_it(t2v: Wan
             raw = vae.encode(video).latent_dist.mean
             expected = (vae.decode(raw).sample + 1) / 2
         mean, std = (torch.tensor(vae.config[name]).view(1, 16, 1, 1, 1) for name in ("latents_mean", "latents_std"))
-        assert torch.allclose(latents * std + mean, raw, atol=1e-5)
+        assert units(latents * std + mean, raw) <= LAYERS
         assert torch.allclose(t2v.decode(latents), expected.clamp(0, 1), atol=1e-3)  # a quarter of a level
 
 

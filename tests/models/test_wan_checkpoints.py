@@ -28,7 +28,7 @@ from wan_layouts import (
     wan_vae,
 )
 
-from cinelora.config.command import main
+from cinelora.cli.main import main
 from cinelora.config.schema import ModelConfig
 from cinelora.errors import ModelError
 from cinelora.families.wan.bundle import WanBundle

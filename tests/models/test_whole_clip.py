@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from rounding import LAYERS, units
 
-from cinelora.families.wan.embedded import new_encoders
 from cinelora.nn.vae_unchunked import decode, encode, whole_clips
+from tools.scale_model.build_pair import new_encoders
 
 
 @pytest.mark.parametrize("frames", [1, 5, 17])
@@ -15,8 +16,8 @@ def test_a_whole_clip_gives_what_chunks_give(frames: int):
         latents = vae.encode(video).latent_dist.mode()
         rebuilt = vae.decode(latents, return_dict=False)[0]
         with whole_clips(vae):
-            assert torch.allclose(encode(vae, video).mode(), latents, atol=1e-5)
-            assert torch.allclose(decode(vae, latents).clamp(-1, 1), rebuilt, atol=1e-4)
+            assert units(encode(vae, video).mode(), latents) <= LAYERS
+            assert units(decode(vae, latents).clamp(-1, 1), rebuilt) <= LAYERS
         assert torch.equal(vae.encode(video).latent_dist.mode(), latents)  # its own layers are back
     assert rebuilt.std() > 0.1
 

@@ -9,15 +9,15 @@ from cinelora.errors import ConfigError
 from cinelora.parallel.partition import Partition
 from cinelora.planning.estimate import Shape
 from cinelora.planning.parallel_layout import choose_partition
-from cinelora.planning.step_time import Clip
+from cinelora.planning.step_time import ClipShape
 
-I2V_14B = Clip(Shape(40, 5120, 13824, 4096, 1280, 36), 40, 81, 720, 1280, guided=True)
-T2V_1_3B = Clip(Shape(30, 1536, 8960, 4096, None, 16), 12, 81, 480, 832, guided=True)
+I2V_14B = ClipShape(Shape(40, 5120, 13824, 4096, 1280, 36), 40, 81, 720, 1280, guided=True)
+T2V_1_3B = ClipShape(Shape(30, 1536, 8960, 4096, None, 16), 12, 81, 480, 832, guided=True)
 TINY = replace(T2V_1_3B, num_frames=1, height=32, width=48)
 UNGUIDED = SamplerConfig(guidance=1.0)
 
 
-def chosen(clip: Clip, gpus: int, nodes: int = 1, **settings: object) -> Partition:
+def chosen(clip: ClipShape, gpus: int, nodes: int = 1, **settings: object) -> Partition:
     sampler = replace(SamplerConfig(), **settings)
     return choose_partition(replace(clip, guided=sampler.guidance != 1), sampler, gpus, nodes)[0]
 

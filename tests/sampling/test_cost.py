@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
+from rank_pool import on_ranks
 
 from cinelora.families.wan.bundle import Condition
-from cinelora.parallel.launch import launch, process_group, rank_info
+from cinelora.parallel.launch import process_group, rank_info
 from cinelora.parallel.partition import Partition, partition
 from cinelora.planning.estimate import GPUS, Shape, drawing_seconds
-from cinelora.planning.step_time import NOMINAL, SURROUNDINGS, Clip, Machine, clip_seconds, sent_bytes, step_cost
+from cinelora.planning.step_time import NOMINAL, SURROUNDINGS, ClipShape, Machine, clip_seconds, sent_bytes, step_cost
 from cinelora.sampling.denoise import Guided, GuidedAcrossRanks
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -90,7 +91,7 @@ def test_more_gpus_are_never_foretold_to_be_slower():
     assert seconds[0] == pytest.approx(clip_seconds(WAN, STEPS, ALONE, Machine(NOMINAL)), abs=0.1)
 
 
-SMALL = Clip(Shape(2, 128, 64, 32, None, 16, 32), 4, 9, 48, 80, guided=True, dtype="fp32")
+SMALL = ClipShape(Shape(2, 128, 64, 32, None, 16, 32), 4, 9, 48, 80, guided=True, dtype="fp32")
 """3 x 3 x 5 = 45 tokens, which neither 2 nor 4 ranks share evenly."""
 
 
@@ -133,5 +134,5 @@ def counted_by(plan: Partition) -> dict[str, int]:
     ids=["2 ranks", "4 ranks", "3 ranks"],
 )
 def test_bytes_are_those_that_ranks_count(plans: list[Partition], tmp_path: Path):
-    found = launch(counted, plans, ranks=plans[0].ranks, log_dir=tmp_path)
+    found = on_ranks(counted, plans, ranks=plans[0].ranks, log_dir=tmp_path)
     assert found == [{kind: sent for kind, sent in sent_bytes(SMALL, plan).items() if sent} for plan in plans]

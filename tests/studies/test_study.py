@@ -10,19 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rounding import LAYERS, units
 
-from cinelora.adapters.adapter_file import AdapterFile, LoraSpec
+from cinelora.adapters.adapter_file import AdapterFile
 from cinelora.adapters.resize_rank import at_rank
-from cinelora.config.check import check_study
-from cinelora.config.command import clip_hash
-from cinelora.config.compose import compose_study
-from cinelora.config.schema import LoggerConfig, MetricsConfig, ModelConfig, SamplerConfig, StudyConfig
+from cinelora.cli.compose import compose_study
+from cinelora.cli.preflight import check_study
+from cinelora.config.clip_facts import clip_hash
+from cinelora.config.schema import LoggerConfig, LoraSpec, MetricsConfig, ModelConfig, SamplerConfig, StudyConfig
 from cinelora.errors import ConfigError
-from cinelora.studies.pareto import Spot, as_png, as_svg, front, labels, marks
-from cinelora.studies.results import Row, Table, load_table, merged
+from cinelora.io.html.figure import as_svg
+from cinelora.studies.pareto import Spot, as_png, front, labels, marks
+from cinelora.studies.results import Result, Results, load_table, merged_results
 from cinelora.studies.run_study import study
 from cinelora.studies.study_report import between_rows, plots, show
-from cinelora.studies.variants import Setting, baseline, key_of, settings_of
+from cinelora.studies.variants import StudyVariant, baseline, key_of, study_variants
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def latency(config: StudyConfig) -> StudyConfig:
 
 def test_one_thing_changes_at_a_time(latency: StudyConfig):
     config = replace(latency, ranks=[2, 8], merged=[True, False], scales=[0.0, 1.0], first_block=[0.1], dtypes=["bf16"])
-    first, *others = settings_of(config)
+    first, *others = study_variants(config)
     assert first == baseline(config)
     assert [setting.named(first) for setting in others] == [
         *("live", "rank 8", "rank 8, live", "base model", "first_block 0.1", "bf16")
@@ -58,18 +60,18 @@ def test_one_thing_changes_at_a_time(latency: StudyConfig):
 
 def test_a_grid_is_every_combination_once(latency: StudyConfig):
     config = replace(latency, scales=[0.0], first_block=[0.1], taylorseer=[2], dtypes=["bf16"], grid=True)
-    assert len(settings_of(config)) == 2 * 3 * 2
-    assert len(set(settings_of(config))) == 2 * 3 * 2
+    assert len(study_variants(config)) == 2 * 3 * 2
+    assert len(set(study_variants(config))) == 2 * 3 * 2
 
 
 def test_a_base_model_has_no_rank(latency: StudyConfig):
     config = replace(latency, ranks=[2, 8], merged=[False], scales=[0.0], grid=True)
-    assert [s for s in settings_of(config) if s.scale == 0] == [Setting(steps=4, scale=0.0, dtype="fp32")]
+    assert [s for s in study_variants(config) if s.scale == 0] == [StudyVariant(steps=4, scale=0.0, dtype="fp32")]
 
 
 def test_every_cache_is_drawn_by_every_partition(latency: StudyConfig):
     ways = {"partitions": ["sequence", "ring", "halves"], "first_block": [0.1], "taylorseer": [2]}
-    found = settings_of(replace(latency, gpus=2, grid=True, **ways))
+    found = study_variants(replace(latency, gpus=2, grid=True, **ways))
     pairs = itertools.product(("none", "first_block", "taylorseer"), ("alone", *ways["partitions"]))
     assert {(s.cache, s.partition) for s in found} == set(pairs)
 
@@ -137,25 +139,25 @@ def test_a_smaller_rank_is_the_nearest_there_is():
 
 
 def test_a_larger_rank_does_the_same():
-    assert torch.allclose(update(at_rank(adapter(6), 9)), update(adapter(6)), atol=1e-5)
+    assert units(update(at_rank(adapter(6), 9)), update(adapter(6))) <= LAYERS
 
 
 # -- rows and pictures -------------------------------------------------------------------------------------------------
 
 
-def row(key: str, seconds: float, value: float, device: str = "one") -> Row:
+def row(key: str, seconds: float, value: float, device: str = "one") -> Result:
     timed = {
         "seconds": {"denoise": seconds},
         "denoise_s": [seconds],
         "step_s": seconds,
         "numbers": {"tssim_warped": value},
     }
-    return Row(key, f"<{key}>", {"cache": "none"}, {"clip": "tiny", "model": "tiny"}, {"device": device}, **timed)
+    return Result(key, f"<{key}>", {"cache": "none"}, {"clip": "tiny", "model": "tiny"}, {"device": device}, **timed)
 
 
 def test_rows_of_several_machines_are_put_into_one_table(tmp_path: Path):
-    one, two = Table([row("a", 2, 0.5), row("b", 1, 0.4)], ["said"]), Table([row("a", 1, 0.5, "two")], ["said"])
-    both = merged([one, two, one])
+    one, two = Results([row("a", 2, 0.5), row("b", 1, 0.4)], ["said"]), Results([row("a", 1, 0.5, "two")], ["said"])
+    both = merged_results([one, two, one])
     assert [(r.key, r.machine["device"]) for r in both.rows] == [("a", "one"), ("b", "one"), ("a", "two")]
     assert both.sentences == ["said"]
     both.save(tmp_path)
@@ -189,7 +191,7 @@ def test_the_picture_is_the_same_in_both_forms():
 
 
 def test_a_page_holds_every_row_and_escapes_it(config: StudyConfig, tmp_path: Path):
-    paths = show(Table([row("a", 2, 0.5), row("b", 1, 0.4)], ["<said>"]), config, tmp_path)
+    paths = show(Results([row("a", 2, 0.5), row("b", 1, 0.4)], ["<said>"]), config, tmp_path)
     assert [path.name for path in paths] == ["study.html", "pareto.png"]
     text = paths[0].read_text()
     assert "&lt;a&gt;" in text
@@ -211,7 +213,7 @@ def test_rows_that_were_not_made_alike_are_not_in_one_plot(config: StudyConfig, 
     for one, compiled, sitting in zip(rows, [True, False] * 3, "aabbc", strict=False):
         one.facts |= {"compiled": compiled, "sitting": sitting, "swap": 2}
     assert len(between_rows(rows)) == 3
-    assert len(show(Table(rows), config, tmp_path)) == 1, "no two of them can be compared"
+    assert len(show(Results(rows), config, tmp_path)) == 1, "no two of them can be compared"
 
 
 # -- whole studies -----------------------------------------------------------------------------------------------------
@@ -292,5 +294,5 @@ def test_latency_needs_no_package_that_reads_footage(tmp_path: Path):
         f"study_rank(config, {{}}, Path({str(tmp_path)!r}), 'now')\n"
         f"assert [row.name for row in load_table(Path({str(tmp_path)!r})).rows] == ['baseline', 'live']\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -71,7 +71,7 @@ class Cluster:
     folder: Path
 
     def answer(self, *command: str | Path) -> str:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}{self.logs()}"
         return done.stdout.strip()
 
@@ -86,7 +86,7 @@ class Cluster:
         words = self.answer("scontrol", "--oneliner", "show", "job", number).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def wait_for(self, number: str, *states: str, timeout_s: float = 60) -> dict[str, str]:
+    def wait_for(self, number: str, *states: str, timeout_s: float = 300) -> dict[str, str]:
         """Wait until the job is in one of ``states``."""
         assert wait_until(lambda: self.job(number)["JobState"] in states, timeout_s), f"{self.job(number)}{self.logs()}"
         return self.job(number)
@@ -126,15 +126,15 @@ def slurm(folder: Path) -> Iterator[Cluster]:
             stack.enter_context(
                 daemon(folder, "munged", "--foreground", "--force", f"--socket={files['socket']}", *options)
             )
-            assert wait_until(files["socket"].exists, 10), cluster.logs()
+            assert wait_until(files["socket"].exists, 300), cluster.logs()
             stack.enter_context(daemon(folder, "slurmctld", "-D", "-c"))
             for node in ("n1", "n2"):
                 stack.enter_context(daemon(folder, "slurmd", "-D", "-N", node))
-            assert wait_until(lambda: idle_nodes(folder) == 2, 30), cluster.logs()
+            assert wait_until(lambda: idle_nodes(folder) == 2, 300), cluster.logs()
             yield cluster
             subprocess.run(["scancel", "--state=PENDING"], check=True)
             subprocess.run(["scancel", "--signal=KILL", "--full", "--state=RUNNING"], check=True)
-            assert wait_until(lambda: not cluster.answer("squeue", "--noheader"), 60), cluster.answer("squeue")
+            assert wait_until(lambda: not cluster.answer("squeue", "--noheader"), 300), cluster.answer("squeue")
     finally:
         os.environ.pop("SLURM_CONF")
         if before is not None:

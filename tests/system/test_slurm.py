@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rounding import EPS, STEPS
 from slurm_cluster import GRACE_S, TOOLS, Cluster, missing_tools, slurm, wait_until
 
 REPO = Path(__file__).parents[2]
 TRAIN = [sys.executable, str(REPO / "train.py")]
-TOLERANCE = 1e-5
 PATIENCE_S = 300
 """For a machine that has other things to do: on two idle cores a run takes 15 s."""
 
@@ -152,7 +152,7 @@ def test_two_nodes_train_as_one_process_does(cluster: Cluster, settings: list[st
     expected = losses(tmp_path / "one")
     assert len(expected) == 5
     for run in (tmp_path / "sbatch", tmp_path / "sweep/0"):
-        assert losses(run) == pytest.approx(expected, rel=TOLERANCE)
+        assert losses(run) == pytest.approx(expected, rel=STEPS * EPS)
         assert {file.name for file in (run / "logs").glob("rank-*.log")} == {"rank-0.log", "rank-1.log"}
 
 

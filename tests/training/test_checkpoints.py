@@ -3,14 +3,20 @@ import resource
 import signal
 import time
 from collections.abc import Iterator
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
+from rank_pool import forked
 
 from cinelora.errors import TrainingError
-from cinelora.training.checkpoints import Checkpoint, amend_facts, load_checkpoint, save_checkpoint, saved_checkpoints
+from cinelora.training.checkpoint_files import (
+    Checkpoint,
+    amend_facts,
+    load_checkpoint,
+    save_checkpoint,
+    saved_checkpoints,
+)
 
 
 def checkpoint(step: int) -> Checkpoint:
@@ -87,8 +93,7 @@ def test_a_kill_while_the_same_step_is_saved_once_more_leaves_a_checkpoint(tmp_p
     save_checkpoint(tmp_path, Checkpoint(1, {"adapter.a": torch.zeros(300_000)}), keep=1)
     for number in range(6):
         saved_at = (tmp_path / "last").stat().st_mtime_ns
-        child = get_context("spawn").Process(target=save_the_same_step_for_ever, args=(tmp_path,))
-        child.start()
+        child = forked(save_the_same_step_for_ever, tmp_path)
         while (tmp_path / "last").stat().st_mtime_ns == saved_at:
             time.sleep(0.001)
         time.sleep(0.003 * number)
@@ -146,8 +151,7 @@ def save_with_a_small_disk(folder: Path) -> None:
 
 def test_a_full_disk_loses_nothing(tmp_path: Path):
     save_checkpoint(tmp_path, checkpoint(1), keep=2)
-    child = get_context("spawn").Process(target=save_with_a_small_disk, args=(tmp_path,))
-    child.start()
+    child = forked(save_with_a_small_disk, tmp_path)
     child.join()
     assert child.exitcode == 0
     assert load_checkpoint(tmp_path).step == 1

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_runs import run_here, run_on_ranks
 
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import (
@@ -20,20 +21,13 @@ from cinelora.config.schema import (
 )
 from cinelora.errors import ConfigError
 from cinelora.io.atomic import read_json
-from cinelora.parallel.launch import launch
-from cinelora.training.checkpoints import load_checkpoint
-from cinelora.training.run import encode_rank, train_rank
+from cinelora.training.checkpoint_files import load_checkpoint
+from cinelora.training.encode import encode_rank
+from cinelora.training.fit import train_rank
 
 STILL = OptimizerConfig(lr=1e-50, lr_for_width=None)
 """Less than float32 can hold: nothing moves."""
 QUICK = OptimizerConfig(lr=1e-2, lr_for_width=None)
-
-
-def run_here(config: TrainConfig, folder: Path) -> RunDirectory:
-    run = RunDirectory(folder)
-    encode_rank(config, run)
-    train_rank(config, run)
-    return run
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -104,7 +98,7 @@ def test_ranks_measure_as_one(measured: TrainConfig, tmp_path: Path):
     one = read_json(run_here(config, tmp_path / "one").summary)
     shared, run = replace(config, gpus=2, stage=replace(config.stage, accumulation=1)), RunDirectory(tmp_path / "two")
     encode_rank(shared, run)
-    two = launch(train_rank, shared, run, ranks=2, log_dir=run.logs)
+    two = run_on_ranks(shared, run)
     assert two["heldout_clips"] == pytest.approx(one["heldout_clips"], rel=1e-4)
 
 

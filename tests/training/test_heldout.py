@@ -1,55 +1,34 @@
 """What a run says of held-out samples: the loss against the base model, and what training changed."""
 
-import csv
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from small_runs import logged, run_here, stage_of
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from cinelora.adapters.lora_layers import set_weights
+from cinelora.adapters.lora_layers import set_scales
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.metric_names import HELDOUT_SIGMAS
 from cinelora.config.schema import OptimizerConfig, TrainConfig
 from cinelora.io.atomic import read_json
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
-from cinelora.training.checkpoints import load_checkpoint
-from cinelora.training.run import (
-    build_stage,
-    carry_style_adapter,
-    closing_lines,
-    encode_rank,
-    policy_at_hand,
-    train_rank,
-)
-
-
-def run_here(config: TrainConfig, folder: Path) -> RunDirectory:
-    run = RunDirectory(folder)
-    encode_rank(config, run)
-    train_rank(config, run)
-    return run
-
-
-def curve(run: RunDirectory, name: str, first_step: int = 0) -> list[float]:
-    with (run.logs / "csv" / f"from-step-{first_step:08d}" / "metrics.csv").open() as file:
-        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+from cinelora.training.checkpoint_files import load_checkpoint
+from cinelora.training.fit import train_rank
+from cinelora.training.run_stage import carry_style_adapter, closing_lines
 
 
 def predictions(
     config: TrainConfig, run: RunDirectory, weights: dict[str, float], group: str
 ) -> tuple[list[Tensor], float]:
     """Of the first two held-out samples at every sigma, by the trained adapters at ``weights``; and their mean loss."""
-    training, heldout = (
-        LatentDataset(Path(config.cache), Index.load(run.dataset), split) for split in ("train", "heldout")
-    )
-    stage = build_stage(config, run, training, policy_at_hand(config)[0])
+    stage, heldout = stage_of(config, run), LatentDataset(Path(config.cache), Index.load(run.dataset), "heldout")
     stage.trained.load(load_checkpoint(run.checkpoints).group(group))
-    set_weights(stage.transformer, weights)
+    set_scales(stage.transformer, weights)
     stage.sample_ids = [entry.id for entry in heldout.entries]
     found, losses = [], []
     with torch.no_grad():
@@ -91,7 +70,7 @@ def test_effects_are_of_what_is_exported_against_the_start_and_the_bare_base(
     assert summary["prediction_effect"] == pytest.approx(relative(both, start), rel=1e-3)
     assert summary["prediction_effect_vs_base"] == pytest.approx(relative(both, base), rel=1e-3)
     assert summary["prediction_effect_vs_base"] != pytest.approx(summary["prediction_effect"], rel=1e-2)
-    assert curve(run, "effect/prediction_vs_base")[-1] == summary["prediction_effect_vs_base"]
+    assert logged(run, "effect/prediction_vs_base")[-1] == summary["prediction_effect_vs_base"]
     last = closing_lines(summary, run)[-1]
     moved, against = f"{summary['prediction_effect']:.1%}", f"{summary['heldout_vs_base']:+.1%}"
     assert last == f"the adapter changes predictions by {moved}, held-out loss {against} against the base"
@@ -102,12 +81,7 @@ def test_the_update_is_told_as_a_whole_and_block_by_block(
 ):
     config = replace(style_config, optimizer=quick, stage=replace(style_config.stage, steps=4))
     run = run_here(config, tmp_path)
-    stage = build_stage(
-        config,
-        run,
-        LatentDataset(Path(config.cache), Index.load(run.dataset), "train"),
-        policy_at_hand(config)[0],
-    )
+    stage = stage_of(config, run)
     state = load_checkpoint(run.checkpoints).group("adapter")
     scale, moved, there = config.lora.alpha / config.lora.rank, [0.0] * 6, [0.0] * 6
     for key in (key for key in state if key.endswith("lora_A.weight")):
@@ -116,10 +90,10 @@ def test_the_update_is_told_as_a_whole_and_block_by_block(
         update = scale * state[f"{module}.lora_B.weight"] @ state[key]
         moved[block] += float(update.square().sum())
         there[block] += float(stage.transformer.get_submodule(module).get_base_layer().weight.square().sum())
-    assert curve(run, "effect/update")[-1] == pytest.approx((sum(moved) / sum(there)) ** 0.5, rel=1e-4)
+    assert logged(run, "effect/update")[-1] == pytest.approx((sum(moved) / sum(there)) ** 0.5, rel=1e-4)
     for block in range(6):
         expected = pytest.approx((moved[block] / there[block]) ** 0.5, rel=1e-4)
-        assert curve(run, f"effect/update/block-{block:02d}")[-1] == expected
+        assert logged(run, f"effect/update/block-{block:02d}")[-1] == expected
 
 
 @pytest.mark.parametrize(
@@ -135,7 +109,7 @@ def test_an_adapter_that_changed_nothing_is_told_last(
     config = replace(style_config, optimizer=OptimizerConfig(lr=rate, lr_for_width=None))
     run = run_here(replace(config, stage=replace(config.stage, steps=1)), tmp_path / "measured")
     assert re.fullmatch(told, closing_lines(read_json(run.summary), run)[-1])
-    assert curve(run, "effect/prediction")[-1] < 1e-4
+    assert logged(run, "effect/prediction")[-1] < 1e-4
     blind = replace(config.validation, every_steps=0)
     run = run_here(replace(config, stage=replace(config.stage, steps=1), validation=blind), tmp_path / "blind")
     assert "the adapter changed nothing: its update is " in closing_lines(read_json(run.summary), run)[-1]
@@ -147,4 +121,4 @@ def test_a_resumed_run_compares_with_the_same_start(style_config: TrainConfig, t
     run = run_here(halfway, tmp_path / "run")
     train_rank(replace(style_config, resume=str(run.path)), run)
     for name in ("heldout/change", "heldout/vs_base", "effect/prediction", "effect/update"):
-        assert curve(run, name, first_step=4) == curve(whole, name)[1:]
+        assert logged(run, name, first_step=4) == logged(whole, name)[1:]

@@ -6,31 +6,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_runs import run_here, run_on_ranks
 
 from cinelora.adapters.adapter_file import read_adapter
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths
 from cinelora.config.schema import CheckpointConfig, OptimizerConfig, StoppingConfig, TrainConfig
 from cinelora.errors import ConfigError
 from cinelora.io.atomic import read_json
-from cinelora.parallel.launch import launch
-from cinelora.training.checkpoints import load_checkpoint
-from cinelora.training.judge import Record
-from cinelora.training.run import closing_lines, encode_rank, train, train_rank
-
-
-def run_here(config: TrainConfig, folder: Path) -> RunDirectory:
-    run = RunDirectory(folder)
-    encode_rank(config, run)
-    train_rank(config, run)
-    return run
+from cinelora.training.callbacks.early_stopping import Best
+from cinelora.training.checkpoint_files import load_checkpoint
+from cinelora.training.encode import encode_rank
+from cinelora.training.fit import train_rank
+from cinelora.training.run_stage import closing_lines, train
 
 
 def test_better_is_finite_and_further_than_the_smallest_change():
-    record = Record("heldout/loss", lower=True, min_change=0.1)
+    record = Best("heldout/loss", lower=True, min_change=0.1)
     values = [math.nan, 1.0, 0.95, 0.85, math.inf, -math.inf, 0.8, 0.7]
     assert [record.take(value, step) for step, value in enumerate(values)] == [0, 1, 0, 1, 0, 0, 0, 1]
     assert (record.best, record.step, record.since) == (0.7, 7, 0)
-    higher = Record("heldout/ssim", lower=False)
+    higher = Best("heldout/ssim", lower=False)
     assert [higher.take(value, 0) for value in (0.5, 0.5, 0.6, 0.4)] == [True, False, True, False]
 
 
@@ -40,6 +35,7 @@ def flat(style_config: TrainConfig) -> TrainConfig:
     return replace(style_config, stopping=StoppingConfig(monitor="train/lr", mode="max", patience=5))
 
 
+@pytest.mark.usefixtures("pooled")
 def test_a_run_that_gets_no_better_ends_early_whole_and_says_why(
     flat: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -65,7 +61,7 @@ def test_ranks_end_together_although_each_has_a_speed_of_its_own(flat: TrainConf
     config.stopping = StoppingConfig(monitor="train/samples_per_s", mode="max", patience=2, min_change=1e9)
     run = RunDirectory(tmp_path)
     encode_rank(config, run)
-    assert launch(train_rank, config, run, ranks=2, log_dir=run.logs)["step"] == 3
+    assert run_on_ranks(config, run)["step"] == 3
 
 
 def test_the_best_adapter_is_that_of_its_step_and_is_used_where_it_is_named(style_config: TrainConfig, tmp_path: Path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import wandb
 from lightning import Callback, Trainer
+from small_runs import run_here
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cinelora.adapters.run_directory import RunDirectory
@@ -14,15 +15,8 @@ from cinelora.config.metric_names import better, heldout_metrics, logged
 from cinelora.config.schema import LoggerConfig, MetricsConfig, PreviewConfig, TrainConfig
 from cinelora.metrics.suite import KNOWN, OFFLINE, Suite
 from cinelora.training import loggers
+from cinelora.training.callbacks.order import RunCallbacks
 from cinelora.training.loggers import make_journal
-from cinelora.training.run import Crew, encode_rank, train_rank
-
-
-def run_here(config: TrainConfig, folder: Path) -> RunDirectory:
-    run = RunDirectory(folder)
-    encode_rank(config, run)
-    train_rank(config, run)
-    return run
 
 
 def rows(run: RunDirectory) -> list[dict[str, str]]:
@@ -90,8 +84,8 @@ def test_a_logger_that_fails_in_mid_run_is_said_once_and_everything_else_goes_on
 ):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("HOME", str(tmp_path))
-    ours = Crew.all
-    monkeypatch.setattr(Crew, "all", lambda crew: [*ours(crew), Mishap()])
+    ours = RunCallbacks.all
+    monkeypatch.setattr(RunCallbacks, "all", lambda crew: [*ours(crew), Mishap()])
     config = replace(style_config, logger=LoggerConfig(name="wandb", offline=True, every_steps=1))
     run = run_here(config, tmp_path / "run")
     assert [row["step"] for row in rows(run) if row["train/loss"]] == [str(step) for step in range(1, 9)]

@@ -1,6 +1,5 @@
 """Whole runs: what they leave behind, and that interrupted, resumed and shared-out runs end at the same numbers."""
 
-import csv
 import json
 import math
 import os
@@ -13,17 +12,28 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from lightning import Callback, Trainer
+from rank_pool import on_ranks
+from rounding import STEPS
+from small_runs import (
+    assert_same_adapter,
+    assert_same_end,
+    logged,
+    run_here,
+    run_on_ranks,
+    run_until_killed,
+    stage_of,
+)
 from torch.utils.data import default_collate
 
 from cinelora.adapters.adapter_file import export_adapter, read_adapter
 from cinelora.adapters.run_directory import RunDirectory
-from cinelora.config.compose import RESUME_KEYS
+from cinelora.config.fields import fields_of
 from cinelora.config.metric_names import HELDOUT_SIGMAS
 from cinelora.config.schema import MemoryConfig, MetricsConfig, ModelConfig, OptimizerConfig, PreviewConfig, TrainConfig
 from cinelora.errors import TrainingError
@@ -34,42 +44,17 @@ from cinelora.io.atomic import read_json
 from cinelora.io.tensor_files import load_tensors, save_tensors
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
-from cinelora.parallel.launch import STOP_SIGNALS, launch
+from cinelora.parallel.launch import STOP_SIGNALS
 from cinelora.planning.estimate import Policy
-from cinelora.training.callbacks import StopRequest
-from cinelora.training.checkpoints import POINTER, load_checkpoint, saved_checkpoints
-from cinelora.training.run import (
-    Crew,
-    build_stage,
-    carry_style_adapter,
-    closing_lines,
-    encode_rank,
-    explained,
-    policy_at_hand,
-    train,
-    train_rank,
-)
-from cinelora.training.stage import Stage
+from cinelora.training.callbacks.order import RunCallbacks
+from cinelora.training.callbacks.stop import StopRequest
+from cinelora.training.checkpoint_files import load_checkpoint, saved_checkpoints
+from cinelora.training.encode import encode_rank
+from cinelora.training.fit import train_rank
+from cinelora.training.gpu_policy import explained
+from cinelora.training.run_stage import carry_style_adapter, closing_lines, train
 
-SUMMATION = 1e-6
-"""Ranks add gradients up in another order. Other noise of one sample in the last step moves weights by over 1e-4."""
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def run_here(config: TrainConfig, folder: Path) -> RunDirectory:
-    """Encode and train in this process."""
-    run = RunDirectory(folder)
-    encode_rank(config, run)
-    train_rank(config, run)
-    return run
-
-
-def assert_same_end(one: RunDirectory, other: RunDirectory, tolerance: float = 0.0) -> None:
-    first, second = load_checkpoint(one.checkpoints), load_checkpoint(other.checkpoints)
-    assert first.step == second.step
-    assert first.tensors.keys() == second.tensors.keys()
-    worst = max(float((first.tensors[k].double() - second.tensors[k].double()).abs().max()) for k in first.tensors)
-    assert worst <= tolerance
 
 
 def test_a_run_leaves_everything_behind(style_config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -97,10 +82,6 @@ def test_a_run_leaves_everything_behind(style_config: TrainConfig, tmp_path: Pat
     assert max(sizes) < 1_000_000  # the base, 4 MB, is not in there
 
 
-def spawned_run(config: TrainConfig, folder: Path) -> None:
-    train_rank(config, RunDirectory(folder))
-
-
 @pytest.mark.parametrize("stage", ["style", "motion"])
 def test_a_killed_and_resumed_run_ends_bit_for_bit_like_one_never_killed(
     stage: str, style_config: TrainConfig, motion_config: TrainConfig, tmp_path: Path
@@ -110,22 +91,12 @@ def test_a_killed_and_resumed_run_ends_bit_for_bit_like_one_never_killed(
     config.lora = replace(config.lora, dropout=0.1)
     whole = run_here(config, tmp_path / "whole")
     killed = RunDirectory(tmp_path / "killed")
-    encode_rank(config, killed)
-    child = get_context("spawn").Process(target=spawned_run, args=(config, killed.path))
-    child.start()
-    last = killed.checkpoints / POINTER  # it follows a moment after the checkpoint itself
-    while not (last.exists() and last.read_text() >= "step-00000004"):
-        assert child.is_alive()
-        time.sleep(0.01)
-    child.kill()
-    child.join()
-    assert child.exitcode == -signal.SIGKILL
+    run_until_killed(4, config, killed)
     stopped_at = load_checkpoint(killed.checkpoints).step
     assert stopped_at in (2, 4, 6)  # 2 where the kill fell between a new directory and the pointer to it
     train_rank(replace(config, resume=str(killed.path)), killed)
     assert_same_end(whole, killed)
-    ours, theirs = (load_tensors(run.adapter(stage))[0] for run in (whole, killed))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert_same_adapter(whole, killed, stage)
 
 
 def test_random_weights_train_both_stages_beside_real_encoders_and_say_so(
@@ -154,9 +125,9 @@ def test_two_ranks_end_like_one_with_the_same_samples_per_step(
     one = run_here(style_config, tmp_path / "one")
     shared = replace(style_config, gpus=2, stage=replace(style_config.stage, batch_size=1))
     run = RunDirectory(tmp_path / "two")
-    launch(encode_rank, shared, run, ranks=2, log_dir=run.logs)
-    launch(train_rank, shared, run, ranks=2, log_dir=run.logs)
-    assert_same_end(one, run, tolerance=SUMMATION)
+    on_ranks(encode_rank, shared, run, ranks=2, log_dir=run.logs)
+    run_on_ranks(shared, run)
+    assert_same_end(one, run, STEPS)
 
 
 def test_two_ranks_agree_although_one_of_them_drops_its_image(
@@ -168,8 +139,8 @@ def test_two_ranks_agree_although_one_of_them_drops_its_image(
     shared = replace(config, gpus=2, stage=replace(config.stage, batch_size=1))
     run = RunDirectory(tmp_path / "two")
     encode_rank(config, run)
-    launch(train_rank, shared, run, ranks=2, log_dir=run.logs)
-    assert_same_end(one, run, tolerance=SUMMATION)
+    run_on_ranks(shared, run)
+    assert_same_end(one, run, STEPS)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(
@@ -181,7 +152,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(
     kept = r"the loss is (nan|inf) at step \d+; the last checkpoint is kept: resume it with a lower optimizer\.lr"
     with pytest.raises(TrainingError, match=kept) as caught:
         run_here(config, tmp_path)
-    assert set(re.findall(r"optimizer\.\w+", str(caught.value))) <= set(RESUME_KEYS)
+    named = re.findall(r"optimizer\.\w+", str(caught.value))
+    assert all(fields_of(TrainConfig)[key].resumable for key in named)
     assert load_checkpoint(RunDirectory(tmp_path).checkpoints).step >= 1
 
 
@@ -193,7 +165,7 @@ def test_a_resume_that_cuts_its_steps_otherwise_ends_at_the_same_numbers(
     run = run_here(replace(style_config, stage=replace(style_config.stage, steps=4)), tmp_path / "run")
     cut = replace(style_config.stage, batch_size=1, accumulation=2)
     train_rank(replace(style_config, resume=str(run.path), stage=cut), run)
-    assert_same_end(whole, run, tolerance=SUMMATION)
+    assert_same_end(whole, run, STEPS)
 
 
 def test_a_resumed_run_takes_a_lower_rate(style_config: TrainConfig, tmp_path: Path):
@@ -211,12 +183,6 @@ def test_more_steps_go_on_from_a_finished_run(style_config: TrainConfig, tmp_pat
     with pytest.raises(Exception, match=r"already has its 10 steps; go on with stage\.steps="):
         train_rank(longer, run)
     assert "| steps | 10, of 2 samples |" in RunDirectory(tmp_path).card.read_text()
-
-
-def logged(run: RunDirectory, name: str, first_step: int = 0) -> list[float]:
-    """The values of one curve since the run was started, or resumed at ``first_step``, in order."""
-    with (run.logs / "csv" / f"from-step-{first_step:08d}" / "metrics.csv").open() as file:
-        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
 
 
 def test_the_loss_that_is_logged_is_the_same_however_a_step_is_cut(style_config: TrainConfig, tmp_path: Path):
@@ -362,11 +328,6 @@ def test_what_is_measured_and_shown_is_what_is_exported(kept: str, style_config:
     assert reported != pytest.approx(losses["adapter"], rel=1e-5)
 
 
-def stage_of(config: TrainConfig, run: RunDirectory) -> Stage:
-    training = LatentDataset(Path(config.cache), Index.load(run.dataset), "train")
-    return build_stage(config, run, training, policy_at_hand(config)[0])
-
-
 def test_two_runs_can_share_a_cache_that_neither_has_filled(footage: Path, tmp_path: Path):
     settings = [
         "stage=style",
@@ -418,9 +379,11 @@ def test_a_stopped_run_saves_and_once_resumed_ends_like_one_left_alone(
     settings += ["stage.batch_size=1", "stage.accumulation=3", "checkpoint.every_steps=0"]
     stopped = RunDirectory(tmp_path / "stopped's run")
     process = started_run(stopped.path, *settings, "stage.steps=100000")
+    everyone = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, number)  # a terminal sends Ctrl-C to the whole group, and some schedulers TERM to all
-    printed, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=600)
     assert process.returncode == 130
+    assert not psutil.wait_procs(everyone, timeout=600)[1]
     assert "held-out loss: not measured before the stop" in printed
     assert shlex.split(printed.partition("go on with: ")[2])[:3] == ["python", "train.py", f"resume={stopped.path}"]
     step = load_checkpoint(stopped.checkpoints).step
@@ -473,9 +436,9 @@ class Scripted(Callback):
 
 def run_with_signal_in_step(step: int, config: TrainConfig, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     """Train in this process, which gets TERM while optimizer step ``step`` (from 1) is computed; the summary."""
-    ours = Crew.all
+    ours = RunCallbacks.all
     act = Scripted(step - 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    monkeypatch.setattr(Crew, "all", lambda crew: [*ours(crew), act])
+    monkeypatch.setattr(RunCallbacks, "all", lambda crew: [*ours(crew), act])
     return json.loads(run_here(config, folder).summary.read_text())
 
 
@@ -521,13 +484,14 @@ def test_a_run_ends_the_same_whatever_its_blocks_keep(motion_config: TrainConfig
     assert losses[0] == losses[1]
 
 
+@pytest.mark.usefixtures("pooled")
 def test_ranks_that_swap_end_as_one_that_does_not(style_config: TrainConfig, smooth: OptimizerConfig, tmp_path: Path):
     config = replace(style_config, optimizer=smooth, stage=replace(style_config.stage, steps=3))
     plain = run_here(config, tmp_path / "plain")
     halved = replace(config.stage, batch_size=config.stage.batch_size // 2)
     swapping = replace(config, stage=halved, gpus=2, memory=MemoryConfig("swap", 1.0, True, 1.0))
     assert train(swapping, tmp_path / "ranks") == 0
-    assert_same_end(plain, RunDirectory(tmp_path / "ranks"), SUMMATION)
+    assert_same_end(plain, RunDirectory(tmp_path / "ranks"), STEPS)
 
 
 def test_a_frozen_base_in_fp8_learns_as_much(style_config: TrainConfig, tmp_path: Path):

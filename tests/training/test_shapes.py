@@ -6,21 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rounding import STEPS
+from small_runs import SMOOTH, assert_same_end, run_here, run_on_ranks, stage_of
 
 from cinelora.adapters.run_directory import RunDirectory
-from cinelora.config.schema import OptimizerConfig, PreviewConfig, TrainConfig
+from cinelora.config.schema import PreviewConfig, TrainConfig
 from cinelora.io.atomic import read_json
 from cinelora.io.media import write_mp4
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import BucketSampler, LatentDataset
 from cinelora.nn.flow_matching import shift_sigma
-from cinelora.parallel.launch import launch
-from cinelora.training.checkpoints import load_checkpoint
-from cinelora.training.run import build_stage, compiled_line, encode_rank, policy_at_hand, train_rank
-from cinelora.training.stage import Stage
+from cinelora.training.encode import encode_rank
+from cinelora.training.fit import compiled_line, train_rank
+from cinelora.training.module import Stage
 
-SUMMATION = 1e-6
-"""Ranks add gradients up in another order."""
 FILMS = {"scope": (96, 230), "academy": (120, 160), "upright": (160, 90), "own": (64, 112)}
 SIZES = {"scope": (48, 112), "academy": (64, 96), "upright": (112, 64), "own": None}
 """What a model of 64x112 trains them at."""
@@ -57,21 +56,8 @@ def config(motion_config: TrainConfig, films: Path) -> TrainConfig:
     )
     config = replace(motion_config, model=model, stage=stage, data=data)
     config.validation = replace(config.validation, every_steps=6, samples=4)
-    config.optimizer = OptimizerConfig(eps=1e-3)
+    config.optimizer = SMOOTH
     return config
-
-
-def run_here(config: TrainConfig, folder: Path) -> RunDirectory:
-    run = RunDirectory(folder)
-    encode_rank(config, run)
-    train_rank(config, run)
-    return run
-
-
-def apart(one: RunDirectory, other: RunDirectory) -> float:
-    first, second = (load_checkpoint(run.checkpoints) for run in (one, other))
-    assert first.step == second.step
-    return max(float((first.tensors[k].double() - second.tensors[k].double()).abs().max()) for k in first.tensors)
 
 
 def test_shapes_train_together_alone_resumed_and_on_two_ranks(
@@ -94,13 +80,13 @@ def test_shapes_train_together_alone_resumed_and_on_two_ranks(
     short = replace(config, stage=replace(config.stage, steps=3))
     resumed = run_here(short, tmp_path / "resumed")
     train_rank(replace(config, resume=str(resumed.path)), resumed)
-    assert apart(one, resumed) == 0.0
+    assert_same_end(one, resumed)
 
     two = replace(config, gpus=2, stage=replace(config.stage, batch_size=1))
     shared = RunDirectory(tmp_path / "two")
     encode_rank(two, shared)
-    launch(train_rank, two, shared, ranks=2, log_dir=shared.logs)
-    assert apart(one, shared) <= SUMMATION
+    run_on_ranks(two, shared)
+    assert_same_end(one, shared, STEPS)
     numbers = [read_json(run.summary) for run in (one, shared)]
     for key in ("heldout_loss", "heldout_change", "prediction_effect"):
         assert numbers[1][key] == pytest.approx(numbers[0][key], rel=1e-4)
@@ -110,8 +96,7 @@ def test_noise_levels_follow_the_pixels_of_the_bucket(config: TrainConfig, tmp_p
     """At 480p the shift is 2, at a quarter of its pixels none; the same draws give other sigmas."""
     run = RunDirectory(tmp_path)
     encode_rank(config, run)
-    training = LatentDataset(Path(config.cache), Index.load(run.dataset), "train")
-    stage = build_stage(config, run, training, policy_at_hand(config)[0])
+    stage = stage_of(config, run)
     whole, quarter = (sigmas(stage, side) for side in ((60, 104), (30, 52)))
     assert torch.allclose(whole, shift_sigma(quarter, 2.0))
     stage.config.flow.shift = 3.0

@@ -1,25 +1,20 @@
 """Ranks that share each sample's sequence end at the numbers of those that do not."""
 
-import csv
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rounding import EPS, STEPS
+from small_runs import SMOOTH, assert_same_adapter, assert_same_end, logged, run_on_ranks
 
 from cinelora.adapters.run_directory import RunDirectory
-from cinelora.config.schema import MetricsConfig, OptimizerConfig, PreviewConfig, StrategyConfig, TrainConfig
+from cinelora.config.schema import MetricsConfig, PreviewConfig, StrategyConfig, TrainConfig
 from cinelora.io.atomic import read_json
-from cinelora.io.tensor_files import load_tensors
-from cinelora.parallel.launch import launch
-from cinelora.training.checkpoints import load_checkpoint
-from cinelora.training.run import encode_rank, train_rank
+from cinelora.training.encode import encode_rank
+from cinelora.training.fit import train_rank
 
-SUMMATION = 1e-6
-"""Ranks add gradients up in another order."""
-SMOOTH = OptimizerConfig(eps=1e-3)
-"""AdamW as it steps by the gradient: by its sign, it makes a whole step of the last digits of one near zero."""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -31,16 +26,8 @@ def run_on(ranks: int, sequence: int, config: TrainConfig, folder: Path, strateg
     if ranks == 1:
         train_rank(config, run)
     else:
-        launch(train_rank, config, run, ranks=ranks, log_dir=run.logs)
+        run_on_ranks(config, run)
     return run
-
-
-def apart(one: RunDirectory, other: RunDirectory) -> float:
-    """How far two runs' weights, averages and moments are from each other at their ends."""
-    first, second = (load_checkpoint(run.checkpoints) for run in (one, other))
-    assert first.step == second.step
-    assert first.tensors.keys() == second.tensors.keys()
-    return max(float((first.tensors[k].double() - second.tensors[k].double()).abs().max()) for k in first.tensors)
 
 
 def numbers(run: RunDirectory) -> dict[str, object]:
@@ -55,7 +42,7 @@ def test_one_sequence_on_all_ranks_is_that_of_one(ranks: int, sequence: int, sty
     config = replace(style_config, optimizer=SMOOTH, ema_decay=0.9)
     config.preview = PreviewConfig(every_steps=4, sampler_steps=2)
     one, shared = run_on(1, 1, config, tmp_path / "one"), run_on(ranks, sequence, config, tmp_path / "shared")
-    assert apart(one, shared) <= SUMMATION
+    assert_same_end(one, shared, STEPS)
     assert numbers(shared) == pytest.approx(numbers(one), rel=1e-4)
     previews = [sorted(path.name for path in run.previews.iterdir()) for run in (one, shared)]
     assert previews[0] == previews[1]
@@ -66,7 +53,7 @@ def test_zero_and_shared_sequences_go_together(strategy: str, style_config: Trai
     """ZeRO averages over all ranks, those of one sequence too."""
     config = replace(style_config, optimizer=SMOOTH)
     one, shared = run_on(1, 1, config, tmp_path / "one"), run_on(2, 2, config, tmp_path / "shared", strategy)
-    assert apart(one, shared) <= SUMMATION
+    assert_same_end(one, shared, STEPS)
     assert numbers(shared) == pytest.approx(numbers(one), rel=1e-4)
 
 
@@ -79,7 +66,7 @@ def test_clips_that_ranks_draw_together_count_once(motion_config: TrainConfig, t
     config.preview = PreviewConfig(sampler_steps=2)
     config.metrics = MetricsConfig(names=["motion", "tssim"])
     one, shared = run_on(1, 1, config, tmp_path / "one"), run_on(2, 2, config, tmp_path / "shared")
-    assert apart(one, shared) <= SUMMATION
+    assert_same_end(one, shared, STEPS)
     theirs = numbers(one).pop("heldout_clips")
     assert numbers(shared).pop("heldout_clips") == pytest.approx(theirs, rel=1e-3)
 
@@ -104,16 +91,12 @@ def test_a_real_run_that_shares_sequences_logs_the_losses_of_one_that_does_not(
     assert "batch 2 x 4 GPUs / 2 a sequence x 2 accumulation = 8" in printed
     assert "strategy.sequence=2: 18 tokens / 2 = 9 a rank, 4 heads / 2 = 2 each (Ulysses)" in printed
     one, shared = (RunDirectory(tmp_path / name) for name in ("apart", "shared"))
-    assert losses(shared) == pytest.approx(losses(one), rel=1e-5)
-    adapters = [load_tensors(run.adapter("motion"))[0] for run in (one, shared)]
-    assert adapters[0].keys() == adapters[1].keys()
-    assert max(float((adapters[0][k] - adapters[1][k]).abs().max()) for k in adapters[0]) <= SUMMATION
+    assert losses(shared) == pytest.approx(losses(one), rel=STEPS * EPS)
+    assert_same_adapter(one, shared, "motion", STEPS)
 
 
 def losses(run: RunDirectory) -> list[float]:
     """Of every step, and of the held-out samples."""
-    with (run.logs / "csv" / "from-step-00000000" / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    found = [float(row[name]) for name in ("train/loss", "heldout/loss") for row in rows if row.get(name)]
+    found = logged(run, "train/loss") + logged(run, "heldout/loss")
     assert len(found) > 4
     return found

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import WanImageToVideoPipeline
+from rounding import LAYERS, STEPS, units
 from torch.utils.data import default_collate
 
 from cinelora.adapters.lora_layers import adapter_state
@@ -17,8 +18,10 @@ from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
 from cinelora.nn.flow_matching import FlowMatching
-from cinelora.training.run import build_stage, encode_rank, policy_at_hand
-from cinelora.training.stage import Draw, Stage, learning_rate
+from cinelora.training.encode import encode_rank
+from cinelora.training.fit import build_stage
+from cinelora.training.gpu_policy import policy_at_hand
+from cinelora.training.module import Draw, Stage, learning_rate
 
 
 def prepared(config: TrainConfig, folder: Path) -> tuple[Stage, LatentDataset]:
@@ -63,13 +66,14 @@ def test_the_loss_is_the_velocity_error_of_what_the_official_model_is_shown(moti
             batch["image_tokens"],
         ).sample
         expected = (velocity - (draw.noise - clean)).square().mean()
-        assert torch.allclose(stage.loss(batch, draw), expected[None], atol=1e-6)
+        assert units(stage.loss(batch, draw), expected[None]) <= LAYERS
 
 
 def test_a_trained_sample_is_conditioned_like_the_diffusers_pipeline_conditions_its_first_frame(
     motion_config: TrainConfig, i2v: WanBundle, tmp_path: Path
 ):
-    from cinelora.footage.manifest import read_frames, read_manifest
+    from cinelora.footage.manifest import read_manifest
+    from cinelora.footage.read_frames import read_frames
 
     _, training = prepared(motion_config, tmp_path)
     entry = training.entries[0]
@@ -78,7 +82,7 @@ def test_a_trained_sample_is_conditioned_like_the_diffusers_pipeline_conditions_
     pipeline = WanImageToVideoPipeline.from_pretrained(i2v.directory(Part.VAE).parent, torch_dtype=torch.float32)
     pixels = torch.from_numpy(first.copy()).permute(2, 0, 1)[None] / 127.5 - 1
     _, condition = pipeline.prepare_latents(pixels, 1, 16, 32, 48, 9, torch.float32, "cpu")
-    assert (training[0]["image_latents"] - condition[0, 4:]).abs().max() < 1e-4
+    assert units(training[0]["image_latents"], condition[0, 4:]) <= LAYERS
 
 
 def test_draws_depend_on_seed_sample_step_and_slot_alone(style_config: TrainConfig, tmp_path: Path):
@@ -109,7 +113,7 @@ def test_a_batch_with_some_images_dropped_equals_its_samples_one_by_one(motion_c
     together = stage.loss(batch, mixed)
     for i in range(3):
         single = Draw(draw.noise[i : i + 1], draw.sigma[i : i + 1], [mixed.drop_caption[i]], [mixed.drop_image[i]])
-        assert torch.allclose(together[i], stage.loss(batch_of(training, i), single)[0], atol=1e-5)
+        assert units(together[i], stage.loss(batch_of(training, i), single)[0]) <= LAYERS
 
 
 def test_stills_on_i2v_see_no_image(style_config: TrainConfig, tmp_path: Path):
@@ -124,7 +128,7 @@ def test_stills_on_i2v_see_no_image(style_config: TrainConfig, tmp_path: Path):
     noisy = FlowMatching.add_noise(batch["latents"], draw.noise, draw.sigma)
     velocity = predict_velocity(stage.transformer, noisy, draw.sigma * 1000, condition)
     expected = (velocity - (draw.noise - batch["latents"])).square().mean()
-    assert torch.allclose(stage.loss(batch, draw)[0], expected, atol=1e-6)
+    assert units(stage.loss(batch, draw)[0], expected) <= LAYERS
 
 
 def test_compiled_blocks_keep_names_and_losses(style_config: TrainConfig, tmp_path: Path):
@@ -150,11 +154,11 @@ def test_a_named_attention_backend_keeps_losses_and_gradients_and_is_told(
     assert "attention: _native_flash, as asked for" in capsys.readouterr().out.splitlines()
     batch = batch_of(training, 0, 1)
     losses = [stage.loss(batch, plain.draw_at(batch, step=0)) for stage in (plain, asked)]
-    assert torch.allclose(losses[1], losses[0], rtol=1e-5)
+    assert units(losses[1], losses[0]) <= LAYERS
     for loss in losses:
         loss.sum().backward()
     for ours, theirs in zip(asked.trained.parameters, plain.trained.parameters, strict=True):
-        assert torch.allclose(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6)
+        assert units(ours.grad, theirs.grad) <= STEPS
 
 
 def test_an_attention_backend_that_cannot_run_here_is_refused_before_encoding(
@@ -169,7 +173,8 @@ def test_an_attention_backend_that_cannot_run_here_is_refused_before_encoding(
 def test_only_the_motion_adapter_trains_on_top_of_a_style_adapter(
     style_config: TrainConfig, motion_config: TrainConfig, tmp_path: Path
 ):
-    from cinelora.training.run import carry_style_adapter, export
+    from cinelora.training.export import export
+    from cinelora.training.run_stage import carry_style_adapter
 
     style, _ = prepared(style_config, tmp_path / "style")
     state = {k: torch.randn_like(v) * 0.1 for k, v in adapter_state(style.transformer, "style").items()}

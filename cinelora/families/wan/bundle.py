@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ftfy
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -28,12 +27,12 @@ from torch import Tensor
 from transformers import AutoTokenizer, ByT5Tokenizer
 
 from cinelora.config.schema import ModelConfig
-from cinelora.errors import CineloraError, ModelError
+from cinelora.errors import CineloraError, ModelError, first_line
 from cinelora.families.wan.checkpoint_layouts import (
     WAN_FILES,
     WAN_SHARDS,
     WAN_TOKENIZER,
-    Found,
+    FoundPart,
     Part,
     inspect,
     locate,
@@ -143,6 +142,8 @@ def pad_text(embeddings: list[Tensor]) -> Tensor:
 
 def clean_prompt(prompt: str) -> str:
     """Mend mojibake, unescape HTML, fold white space: what Wan does to a prompt before its tokenizer."""
+    import ftfy  # here, because ranks that encode no text start sooner without it
+
     text = html.unescape(html.unescape(ftfy.fix_text(prompt)))
     return re.sub(r"\s+", " ", text).strip()
 
@@ -201,7 +202,7 @@ class WanBundle:
         """Where ``part`` comes from, as the user named it; None where its values are random."""
         return source_of(self.model, self.kind, part) if self.model else self.source
 
-    def found(self, part: Part) -> Found:
+    def found(self, part: Part) -> FoundPart:
         """The files of ``part``; fetched from the hub, that part alone, where its source is a repository.
 
         Raises ``ModelError`` naming the part and what is missing.
@@ -274,7 +275,7 @@ class WanBundle:
             heads = self.model.num_heads if self.model else None
             return load_part(found, self.device, dtype, heads, fp8, on_host, shares)
         except (CineloraError, OSError, ValueError, RuntimeError, KeyError) as error:
-            raise ModelError(f"{part} of {self.part_source(part)} does not load: {_first_line(error)}") from error
+            raise ModelError(f"{part} of {self.part_source(part)} does not load: {first_line(error)}") from error
 
     def _random_settings(self, part: Part) -> dict[str, Any]:
         """The full shape of ``part``; a transformer fits the encoders that are given beside it."""
@@ -464,7 +465,7 @@ def _fetch(repository: str, revision: str, part: Part) -> Path:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=_patterns(part)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelError(
-            f"cannot fetch {part} of {repository}@{revision} from the hub: {_first_line(error)}; "
+            f"cannot fetch {part} of {repository}@{revision} from the hub: {first_line(error)}; "
             "give a local directory or file with model.t2v=<path> or model.i2v=<path> instead"
         ) from error
 
@@ -493,7 +494,3 @@ def _fingerprint(files: Iterable[Path], blocks: int = 64, block_size: int = 6553
                     file.seek(i * (size - block_size) // (blocks - 1))
                     digest.update(file.read(block_size))
     return digest.hexdigest()[:12]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -54,7 +54,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer_config.json")
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundPart:
     """A part as it lies on disk: ``weights`` hold tensors, ``config`` its shape where a file says it."""
 
     part: Part
@@ -74,7 +74,7 @@ class Found:
 # -- where a part lies -------------------------------------------------------------------------------------------------
 
 
-def locate(part: Part, source: Path) -> Found:
+def locate(part: Part, source: Path) -> FoundPart:
     """The files of ``part`` in a directory of any layout, or in the one file that ``source`` is.
 
     Raises ``ModelError`` saying what is missing.
@@ -90,36 +90,36 @@ def locate(part: Part, source: Path) -> Found:
     raise ModelError(f"no folder {part}/")
 
 
-def _single_file(part: Part, path: Path) -> Found:
+def _single_file(part: Part, path: Path) -> FoundPart:
     if part is Part.TOKENIZER:
         if path.name not in _TOKENIZER_FILES:
             raise ModelError(f"not in {path.name}: give model.tokenizer=<folder with tokenizer.json>")
-        return Found(part, path.parent)
+        return FoundPart(part, path.parent)
     if path.suffix == ".safetensors":
         thing = identify(name for name in read_header(path) if name != "__metadata__")
         if part is not Part.TRANSFORMER and thing and thing.part is Part.TRANSFORMER:
             raise ModelError(f"not in {path.name}, which is the transformer alone: give model.{part}=<file or folder>")
         if shard := _FORM.fullmatch(path.name).group("shard"):  # type: ignore[union-attr]  # the form takes any such name
             raise ModelError(f"{path.name} is one shard ({shard[1:]}) of several: give their folder")
-        return Found(part, path.parent, (path,))
+        return FoundPart(part, path.parent, (path,))
     if path.suffix == ".pth" and part in WAN_FILES:
-        return Found(part, path.parent, (_plain_pickle(path),))
+        return FoundPart(part, path.parent, (_plain_pickle(path),))
     if path.suffix == ".gguf":
         raise ModelError(f"{path.name} is a GGUF file, which is not read here: give the model as .safetensors")
     raise ModelError(f"{path.name} is no .safetensors file; pickled weights are never loaded")
 
 
-def _part_folder(part: Part, folder: Path) -> Found:
+def _part_folder(part: Part, folder: Path) -> FoundPart:
     if part is Part.TOKENIZER:
         if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
             raise ModelError(f"none of {', '.join(_TOKENIZER_FILES)} in {folder.name}/")
-        return Found(part, folder)
+        return FoundPart(part, folder)
     config = folder / "config.json"
     if not config.is_file():
         raise ModelError(f"no config.json in {folder.name}/")
-    facts(config)  # a damaged one is named now
+    config_facts(config)  # a damaged one is named now
     weights, variant = _weight_files(folder)
-    return Found(part, folder, weights, config, variant)
+    return FoundPart(part, folder, weights, config, variant)
 
 
 def _is_wan_directory(folder: Path) -> bool:
@@ -129,7 +129,7 @@ def _is_wan_directory(folder: Path) -> bool:
     return named or _class_name(folder / "config.json").endswith("WanModel")
 
 
-def _wan_part(part: Part, folder: Path) -> Found:
+def _wan_part(part: Part, folder: Path) -> FoundPart:
     if part is Part.TOKENIZER:
         if not (folder / WAN_TOKENIZER).is_dir():
             raise ModelError(f"no folder {WAN_TOKENIZER}/")
@@ -137,10 +137,10 @@ def _wan_part(part: Part, folder: Path) -> Found:
     if part is Part.TRANSFORMER:
         config = folder / "config.json"
         weights, variant = _weight_files(folder, WAN_SHARDS)
-        return Found(part, folder, weights, config if config.is_file() else None, variant)
+        return FoundPart(part, folder, weights, config if config.is_file() else None, variant)
     for path in (folder / f"{WAN_FILES[part]}{end}" for end in (".safetensors", ".pth")):
         if path.is_file():
-            return Found(part, folder, (path if path.suffix == ".safetensors" else _plain_pickle(path),))
+            return FoundPart(part, folder, (path if path.suffix == ".safetensors" else _plain_pickle(path),))
     raise ModelError(f"no {WAN_FILES[part]}.pth, nor .safetensors of that name")
 
 
@@ -160,7 +160,7 @@ def _is_folder_of(part: Part, folder: Path) -> bool:
 def _class_name(config: Path) -> str:
     if not config.is_file():
         return ""
-    settings = facts(config)  # of any project: nothing has to be in it
+    settings = config_facts(config)  # of any project: nothing has to be in it
     return str(settings.get("_class_name") or (settings.get("architectures") or [""])[0])
 
 
@@ -310,7 +310,7 @@ def refuse_other_part(part: Part, names: Iterable[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Shape:
+class StoredShape:
     """The size of a transformer, read off the shapes of its tensors."""
 
     in_channels: int
@@ -319,16 +319,16 @@ class Shape:
     takes_image: bool
 
 
-def transformer_shape(shapes: dict[str, tuple[int, ...]]) -> Shape:
+def transformer_shape(shapes: dict[str, tuple[int, ...]]) -> StoredShape:
     """The size of the transformer whose tensors have these shapes, in diffusers' names or in Wan's."""
     shapes = {bare(name): shape for name, shape in shapes.items()}
     hidden, channels = shapes["patch_embedding.weight"][:2]
     blocks = {int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")}
     image = any(name.startswith(("img_emb.", "condition_embedder.image_embedder.")) for name in shapes)
-    return Shape(channels, hidden, max(blocks) + 1, image)
+    return StoredShape(channels, hidden, max(blocks) + 1, image)
 
 
-def refuse_other_transformer(shape: Shape, kind: str, model: ModelConfig | None) -> None:
+def refuse_other_transformer(shape: StoredShape, kind: str, model: ModelConfig | None) -> None:
     """Raise ``ModelError`` where a transformer is of another kind or size than is asked for."""
     wanted = CHANNELS[kind]
     if shape.in_channels == CHANNELS["i2v"] and not shape.takes_image:
@@ -429,7 +429,7 @@ def _refuse_two_experts(source: Path) -> None:
         raise ModelError("this is a Wan2.2 checkpoint (of two transformers), and this version knows Wan2.1")
 
 
-def facts(path: Path | None) -> dict[str, Any]:
+def config_facts(path: Path | None) -> dict[str, Any]:
     """The settings in a ``config.json``, none where there is no file; raises ``FileError`` or ``ModelError``."""
     settings = read_json(path) if path else {}
     if not isinstance(settings, dict):

@@ -1,6 +1,6 @@
 """Tensors from disk, or from a random source, into a module: one by one, straight to the device they are for.
 
-Enters: the files of a part (``checkpoints.Found``), a device and a dtype. Leaves: a frozen module in eval mode. At no
+Enters: the files of a part (``checkpoints.FoundPart``), a device and a dtype. Leaves: a frozen module in eval mode. At no
 time is more on the host than the module itself (where it is to live there) and one tensor. What stays on the CPU as it is
 stored is mapped, so that processes share it, where it lies at a multiple of 64 bytes: elsewhere torch's kernels would sum
 in another order. All else is read, because mapped pages count beside their copies (ADR 15). It knows names and shapes, and
@@ -26,7 +26,14 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from cinelora.errors import ModelError
-from cinelora.families.wan.checkpoint_layouts import Found, Part, bare, facts, refuse_other_part, refuse_other_vae
+from cinelora.families.wan.checkpoint_layouts import (
+    FoundPart,
+    Part,
+    bare,
+    config_facts,
+    refuse_other_part,
+    refuse_other_vae,
+)
 from cinelora.io.tensor_files import read_header
 from cinelora.memory.weight_sharding import Shares
 from cinelora.nn.fp8 import FP8, Fp8Linear, fp8_layers, swap_linears
@@ -147,7 +154,7 @@ class Origin:
     third: int | None = None
 
 
-def origins(part: Part, names: Iterable[str]) -> dict[str, Origin]:
+def tensor_origins(part: Part, names: Iterable[str]) -> dict[str, Origin]:
     """Module's name -> where it is stored, for tensors named as diffusers and transformers do, or as Wan's own code does."""
     names = [name for name in names if not _EXTRAS.fullmatch(name)]
     match part:
@@ -229,7 +236,7 @@ def _image_names(names: list[str]) -> dict[str, Origin]:
 
 
 def load_part(
-    found: Found,
+    found: FoundPart,
     device: torch.device,
     dtype: torch.dtype,
     num_heads: int | None = None,
@@ -249,7 +256,7 @@ def load_part(
     refuse_other_part(found.part, stored)
     if found.part is Part.VAE:
         refuse_other_vae({name: entry.shape for name, entry in stored.items()})
-    sources = origins(found.part, stored)
+    sources = tensor_origins(found.part, stored)
     shapes = {name: _shape(stored, origin) for name, origin in sources.items()}
     module = empty_module(found.part, _settings(found, shapes, num_heads), fp8)
     sources = _as_spelt(module, sources)
@@ -379,16 +386,16 @@ def _finished(module: nn.Module, device: torch.device) -> nn.Module:
 # -- shapes ------------------------------------------------------------------------------------------------------------
 
 
-def settings_of(found: Found) -> dict[str, Any]:
+def settings_of(found: FoundPart) -> dict[str, Any]:
     """The settings of a stored part, of which no tensor is read."""
     stored = stored_tensors(found.weights)
-    shapes = {name: _shape(stored, origin) for name, origin in origins(found.part, stored).items()}
+    shapes = {name: _shape(stored, origin) for name, origin in tensor_origins(found.part, stored).items()}
     return _settings(found, shapes, None)
 
 
-def _settings(found: Found, shapes: Shapes, num_heads: int | None) -> dict[str, Any]:
+def _settings(found: FoundPart, shapes: Shapes, num_heads: int | None) -> dict[str, Any]:
     """The module's settings: what its ``config.json`` says, or for Wan's own layout and single files, what shapes say."""
-    said = facts(found.config)
+    said = config_facts(found.config)
     if said.get("_class_name", "").endswith("WanModel"):
         num_heads, said = said["num_heads"], {}
     if said:

@@ -1,73 +1,103 @@
 """Figures as SVG: nothing but text, so that they need no library and can be compared.
 
-Enters: numbers with names. Leaves: SVG, its texts escaped. It does not know what they are numbers of.
+Enters: numbers with names. Leaves: marks on a plane (lines, dots and words), and their SVG. It does not know what they are
+numbers of.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from html import escape
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-Point = tuple[float, float, str]
+from markupsafe import Markup
+
+from cinelora.io.html.template import render
+
 Bar = tuple[str, float, float | None, float | None]
 """A name, a value, and its bounds where it has any."""
+Scale = Callable[[float], float]
 
 WIDTH, HEIGHT = 640, 400
 LEFT, TOP, RIGHT, BOTTOM = 64, 64, 620, 348  # the frame of the axes, in the picture's units
-COLOURS = ("#1b7f79", "#c44536", "#3d5a98", "#b07d12")
+INK, GRID = "#333333", "#e4e4e4"
 
 
-def line_figure(lines: dict[str, list[Point]], x_label: str, y_label: str) -> str:
-    """Lines of points (x, y, name of the point or ""), a colour each, with their names above; both axes linear."""
-    points = [point for line in lines.values() for point in line]
-    x_ticks, y_ticks = ticks([x for x, _, _ in points]), ticks([0.0, *(y for _, y, _ in points)])
+@dataclass(frozen=True)
+class Line:
+    """From one point to another."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    colour: str
+    width: int = 1
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A disc, or a ring where it is not ``full``."""
+
+    x: float
+    y: float
+    colour: str
+    full: bool = True
+    radius: float = 4
+
+
+@dataclass(frozen=True)
+class Words:
+    """One line of text at a point, ``anchor`` as in SVG."""
+
+    x: float
+    y: float
+    words: str
+    anchor: str = "middle"
+    colour: str = INK
+
+
+Mark = Line | Dot | Words
+
+
+def as_svg(marks: Iterable[Mark], width: int = WIDTH, height: int = HEIGHT) -> Markup:
+    """The marks as SVG, which a page takes as it is: texts are escaped."""
+    return Markup(render("figure.svg.j2", marks=marks, width=width, height=height))
+
+
+def axes(xs: Iterable[float], ys: Iterable[float], x_label: str) -> tuple[list[Mark], Scale, Scale]:
+    """Two linear axes that span the numbers: their grid with its numbers, and where in the picture a number of each lies."""
+    x_ticks, y_ticks = ticks(list(xs)), ticks(list(ys))
     across, up = scale(x_ticks, LEFT, RIGHT), scale(y_ticks, BOTTOM, TOP)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        *(f'<path d="M{across(x):.1f} {TOP}V{BOTTOM}" stroke="#e4e4e4"/>' for x in x_ticks),
-        *(f'<path d="M{LEFT} {up(y):.1f}H{RIGHT}" stroke="#e4e4e4"/>' for y in y_ticks),
-        *(text(across(x), BOTTOM + 18, f"{x:g}", "middle") for x in x_ticks),
-        *(text(LEFT - 8, up(y) + 4, f"{y:g}", "end") for y in y_ticks),
-        text((LEFT + RIGHT) / 2, HEIGHT - 12, x_label, "middle"),
-        f'<g transform="rotate(-90 16 {(TOP + BOTTOM) / 2})">{text(16, (TOP + BOTTOM) / 2 + 4, y_label, "middle")}</g>',
+    grid: list[Mark] = [
+        *(Line(across(x), TOP, across(x), BOTTOM, GRID) for x in x_ticks),
+        *(Line(LEFT, up(y), RIGHT, up(y), GRID) for y in y_ticks),
+        *(Words(across(x), BOTTOM + 18, f"{x:g}") for x in x_ticks),
+        *(Words(LEFT - 8, up(y) + 4, f"{y:g}", "end") for y in y_ticks),
+        Words((LEFT + RIGHT) / 2, HEIGHT - 12, x_label),
     ]
-    for number, (name, line) in enumerate(lines.items()):
-        colour = COLOURS[number % len(COLOURS)]
-        way = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y, _ in line)
-        parts.append(f'<polyline points="{way}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        for x, y, label in line:
-            parts.append(f'<circle cx="{across(x):.1f}" cy="{up(y):.1f}" r="4" fill="{colour}"/>')
-            parts.append(text(across(x) + 7, up(y) - 6, label, "start", colour))
-        parts.append(text(LEFT + 280 * (number % 2), 22 + 20 * (number // 2), f"● {name}", "start", colour))
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    return grid, across, up
 
 
-def interval_figure(bars: list[Bar], colours: list[str]) -> str:
+def interval_figure(bars: list[Bar], colours: list[str]) -> Markup:
     """Values with their bounds, one below the other on a shared axis; a colour each, and the first one's value as a line."""
     width, row, left, right = 360, 26, 96, 344
     height = row * len(bars) + 30
-    marks = ticks([number for _, *numbers in bars for number in numbers if number is not None])
-    across = scale(marks, left, right)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
-        *(f'<path d="M{across(x):.1f} 4V{height - 24}" stroke="#e6e6e3"/>' for x in marks),
-        *(text(across(x), height - 8, f"{x:g}", "middle", "#777777") for x in marks),
-        f'<path d="M{across(bars[0][1]):.1f} 4V{height - 24}" stroke="{colours[0]}" stroke-dasharray="3 3"/>',
+    numbers = ticks([number for _, *numbers in bars for number in numbers if number is not None])
+    across, end = scale(numbers, left, right), height - 24
+    first = across(bars[0][1])
+    marks: list[Mark] = [
+        *(Line(across(x), 4, across(x), end, "#e6e6e3") for x in numbers),
+        *(Words(across(x), height - 8, f"{x:g}", colour="#777777") for x in numbers),
+        *(Line(first, y, first, min(y + 3, end), colours[0]) for y in range(4, end, 6)),  # dashed
     ]
     for number, ((name, value, low, high), colour) in enumerate(zip(bars, colours, strict=True)):
         y = row * number + 17
-        parts.append(text(left - 12, y + 4, name, "end"))
+        marks.append(Words(left - 12, y + 4, name, "end"))
         if low is not None and high is not None:
-            parts.append(f'<path d="M{across(low):.1f} {y}H{across(high):.1f}" stroke="{colour}" stroke-width="3"/>')
-        parts.append(f'<circle cx="{across(value):.1f}" cy="{y}" r="5" fill="{colour}"/>')
-    return "".join([*parts, "</svg>"])
-
-
-def text(x: float, y: float, words: str, anchor: str, colour: str = "#333333") -> str:
-    """One line of text, ``anchor`` at (x, y)."""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{escape(words)}</text>'
+            marks.append(Line(across(low), y, across(high), y, colour, 3))
+        marks.append(Dot(across(value), y, colour, radius=4.5))
+    return as_svg(marks, width, height)
 
 
 def ticks(values: list[float]) -> list[float]:
@@ -80,7 +110,7 @@ def ticks(values: list[float]) -> list[float]:
     return [round(number * step, 10) for number in range(first, max(last, first + 1) + 1)]
 
 
-def scale(numbers: list[float], start: float, end: float) -> Callable[[float], float]:
+def scale(numbers: list[float], start: float, end: float) -> Scale:
     """A function from the span of ``numbers`` to the picture's units."""
     low, high = numbers[0], numbers[-1]
     return lambda value: start + (value - low) / (high - low) * (end - start)

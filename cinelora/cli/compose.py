@@ -1,0 +1,428 @@
+"""From a command line to a dataclass: the only module that knows Hydra and OmegaConf.
+
+What enters is ``sys.argv[1:]``; what leaves is the program's dataclass with every text as it was typed.
+Precedence: schema < groups < the script's own file < recipe < command line; where clips are drawn, the model of
+``ckpt=`` takes the place of the default one, and ``resume=`` starts from the run's own settings. Hydra composes in this
+process, creates nothing and starts nothing: of a sweep (``-m``) it reads the values, and the launcher's settings. Whether
+the values make sense together is for ``check``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import itertools
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cinelora.adapters.run_directory import RunDirectory, trained_on
+from cinelora.cli.parse import Command, missing_groups, parse, unknown_choice
+from cinelora.cli.programs import LAUNCHER, PROGRAMS, Config, Program
+from cinelora.config.fields import MAY_BE_NONE, PLACES, assign, pick, sections
+from cinelora.config.schema import (
+    EvaluateConfig,
+    InferConfig,
+    PrepareConfig,
+    StudyConfig,
+    TrainConfig,
+    data_ranks,
+    samples_per_step,
+)
+from cinelora.config.shipped import CONF, PROJECT
+from cinelora.config.store import load, load_config
+from cinelora.errors import ConfigError
+from cinelora.io.hub import CONFIG_FILE, PREFIX, is_run, resolve
+
+AUTO = "auto"
+"""``resume=auto``: go on with what ``out=`` holds, or begin there."""
+
+RESOURCES = ("gpus", "nodes", "workers")
+"""What decides how large a job is."""
+
+_PLUGIN = "hydra_plugins.hydra_submitit_launcher"
+
+
+def compose(command: Command) -> Config:
+    """The settings of one run, whichever script it is."""
+    overrides = [_parsed(text) for text in command.overrides]
+    for override in overrides:
+        _refuse_value(override, command.program)
+    if command.texts.get("resume") == AUTO:
+        return _begun_or_resumed(command)
+    if command.texts.get("resume"):
+        return _resumed(command)
+    missing_groups(command)
+    _refuse_launcher(command)
+    config = _composed(command.program, command.overrides)
+    _anchor_shipped_data(config)
+    _place_texts(config, command)
+    _fetch_adapters(config)
+    if isinstance(config, EvaluateConfig) and (config.report or config.answers):
+        return _looked_at_anew(config, command)
+    if isinstance(config, InferConfig | EvaluateConfig | StudyConfig) and config.ckpt and "model" not in command.given:
+        _take_model(config, Path(config.ckpt), command)
+    return config
+
+
+def compose_train(argv: list[str]) -> TrainConfig:
+    """The settings of one training run.
+
+    Raises:
+        ConfigError: a key or value that does not exist, with those that do.
+    """
+    return cast(TrainConfig, compose(parse(PROGRAMS["train"], argv)))
+
+
+def compose_infer(argv: list[str]) -> InferConfig:
+    """The settings of one inference run; raises as ``compose_train``."""
+    return cast(InferConfig, compose(parse(PROGRAMS["infer"], argv)))
+
+
+def compose_evaluate(argv: list[str]) -> EvaluateConfig:
+    """The settings of one evaluation; raises as ``compose_train``."""
+    return cast(EvaluateConfig, compose(parse(PROGRAMS["evaluate"], argv)))
+
+
+def compose_study(argv: list[str]) -> StudyConfig:
+    """The settings of one study; raises as ``compose_train``."""
+    return cast(StudyConfig, compose(parse(PROGRAMS["study"], argv)))
+
+
+def _composed(program: Program, overrides: Sequence[str]) -> Config:
+    with _composing(program):
+        tree = hydra_compose(program.conf, [text for text in overrides if not _is_null_group(text, program)])
+        return cast(Config, OmegaConf.to_object(tree))
+
+
+def _is_null_group(text: str, program: Program) -> bool:
+    """``recipe=null`` says what already is; Hydra has no override that means it."""
+    group, _, choice = text.partition("=")
+    return choice == "null" and group in program.groups
+
+
+@cache
+def _store_schemas() -> None:
+    """Make the schemas known to Hydra, once a process: each is walked whole as it is stored."""
+    for program in PROGRAMS.values():
+        ConfigStore.instance().store(name=f"{program.conf}_schema", node=program.schema)
+
+
+@contextmanager
+def _composing(program: Program) -> Iterator[None]:
+    _store_schemas()
+    with _hydra_errors(), initialize_config_dir(str(CONF), job_name=program.conf, version_base="1.3"):
+        yield
+
+
+@contextmanager
+def _hydra_errors() -> Iterator[None]:
+    """Turns what Hydra still refuses after our own checks into one sentence."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        causes = [str(cause).strip().rstrip(".") for cause in (error, error.__cause__) if cause is not None]
+        raise ConfigError("; ".join(cause.splitlines()[0] for cause in causes if cause)) from error
+
+
+# One override ---------------------------------------------------------------------------------------------------------
+
+
+def _parsed(text: str) -> Override:
+    try:
+        override = OverridesParser.create().parse_override(text)
+        override.value()
+        return override
+    except HydraException as error:
+        key, _, value = text.partition("=")
+        raise ConfigError(
+            f"{key}={value} cannot be read; quote the value for the settings too: {key}=\"'...'\""
+        ) from error
+
+
+def _refuse_value(override: Override, program: Program) -> None:
+    """Refuse one override whose value the schema or ``conf/`` does not allow, naming what they do."""
+    key = override.key_or_group
+    if override.is_sweep_override():
+        raise ConfigError(f"{override.input_line} is several values: add -m to run once for each")
+    text = override.get_value_element_as_str()
+    if key in program.groups:
+        optional = program.defaults[key] is None
+        if text not in program.groups[key] and not (optional and override.value() is None):
+            raise ConfigError(unknown_choice(key, text, program))
+    elif key in program.fields:
+        _refuse_type(override, program)
+
+
+def _refuse_type(override: Override, program: Program) -> None:
+    key, text = override.key_or_group, override.get_value_element_as_str()
+    setting = program.fields[key]
+    try:
+        scratch = OmegaConf.structured(program.schema)
+        OmegaConf.update(scratch, key, override.value())
+        found = OmegaConf.select(scratch, key)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{key}={text}: wants {setting.wants} ({setting.help})") from error
+    words = list(found) if setting.is_list else [found]
+    if setting.choices and not all(word in setting.choices or word is None for word in words):
+        raise ConfigError(f"{key}={text}: wants {setting.wants} ({setting.help})")
+
+
+def _refuse_launcher(command: Command) -> None:
+    launcher = _launcher(command)
+    options = [key for key in command.given if key.startswith("hydra.launcher.")]
+    if launcher == "basic" and options:
+        raise ConfigError(f"{options[0]} belongs to a launcher: choose {LAUNCHER}=slurm or {LAUNCHER}=local")
+    if launcher != "basic" and not _has_plugin():
+        raise ConfigError(f"{LAUNCHER}={launcher} is not installed: pip install cinelora[slurm]")
+    if launcher == "slurm" and shutil.which("srun") is None:
+        raise ConfigError(f"{LAUNCHER}=slurm: this machine has no srun; submit from the cluster, or choose =local")
+    if launcher != "basic" and not command.multirun:
+        raise ConfigError(f"{LAUNCHER}={launcher} starts the members of a sweep: add -m (a sweep may have one member)")
+
+
+def _launcher(command: Command) -> str:
+    return command.given.get(LAUNCHER, "basic")
+
+
+def _has_plugin() -> bool:
+    try:
+        return importlib.util.find_spec(_PLUGIN) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+# After Hydra ----------------------------------------------------------------------------------------------------------
+
+
+def _place_texts(config: Config, command: Command) -> None:
+    """Set the free texts on the dataclass, after OmegaConf has nothing more to say about them; an empty path is none."""
+    for key, text in command.texts.items():
+        field = command.program.fields[key]
+        if not text and field.role in PLACES and not field.optional:
+            raise ConfigError(f"{key}= is empty: give a path ({field.help})")
+        assign(config, key, None if not text and field.optional and field.role in MAY_BE_NONE else text)
+
+
+def _anchor_shipped_data(config: Config) -> None:
+    """A relative root in ``conf/data`` starts at the project's folder, so that any working directory finds it."""
+    if isinstance(config, TrainConfig | EvaluateConfig | PrepareConfig) and config.data.root:
+        config.data.root = str(PROJECT / config.data.root)
+
+
+def _fetch_adapters(config: Config) -> None:
+    for key in ("ckpt", "adapter"):
+        source = getattr(config, key, None)
+        if source and source.startswith(PREFIX):
+            setattr(config, key, str(resolve(source, key)))
+
+
+def _take_model(config: InferConfig | EvaluateConfig | StudyConfig, source: Path, command: Command) -> None:
+    """The model a checkpoint was trained on, with the user's ``model.*`` on top."""
+    composed, found = config.model, trained_on(resolve(str(source)))
+    if found is None:
+        choices = "|".join(command.program.groups["model"])
+        raise ConfigError(f"ckpt={source} does not say which model it was trained on: add model={choices}")
+    found.attention = composed.attention  # of the machine it was trained on; this may be another
+    for key in [*command.given, *command.texts]:
+        if key.startswith("model."):
+            name = key.removeprefix("model.")
+            setattr(found, name, getattr(composed, name))
+    config.model = found
+
+
+def _any_run(program: Program) -> list[str]:
+    """The shortest overrides with which a script composes."""
+    return [f"{group}={program.groups[group][0]}" for group in program.mandatory]
+
+
+# Resuming -------------------------------------------------------------------------------------------------------------
+
+
+def _resumed(command: Command) -> TrainConfig:
+    """A run's own settings, with the few that may change taken from the command line."""
+    given = [*command.given, *command.texts]
+    for key in given:
+        if not _may_change(key):
+            _refuse_change(key)
+    run = _run_of(command.texts["resume"])
+    config = load_config(run)
+    before = samples_per_step(config)
+    own_style = RunDirectory(run).adapter("style")
+    if config.adapter and own_style.is_file():
+        config.adapter = str(own_style)  # the run it was copied from may be gone, or trained further, by now
+    fresh = _composed(PROGRAMS["train"], [*_any_run(PROGRAMS["train"]), *command.overrides])
+    _place_texts(fresh, command)
+    for key in given:
+        assign(config, key, pick(fresh, key))
+    _refuse_other_steps(config, before)
+    config.resume, config.out = str(run), command.texts.get("out") or None
+    if config.out is None and command.texts["resume"].startswith(PREFIX):
+        raise ConfigError(f"resume={command.texts['resume']}: add out=<directory>, where the fetched run goes on")
+    return config
+
+
+def _begun_or_resumed(command: Command) -> TrainConfig:
+    """The run in ``out=`` where it has got to a checkpoint, with what may change; else a new one, in the same words."""
+    out = command.texts.get("out")
+    if not out:
+        raise ConfigError("resume=auto goes on with what its directory holds, or begins there: add out=<directory>")
+    rest = {key: text for key, text in command.texts.items() if key not in ("out", "resume")}
+    fresh = cast(TrainConfig, compose(dataclasses.replace(command, texts={**rest, "out": out})))
+    if not (Path(out) / CONFIG_FILE).is_file() or not list(Path(out).glob("checkpoints/step-*")):
+        return fresh
+    _refuse_other_run(command, load_config(Path(out)), fresh)
+    may_change = [text for text in command.overrides if _may_change(text.partition("=")[0])]
+    texts = {key: text for key, text in rest.items() if _may_change(key)}
+    return _resumed(dataclasses.replace(command, overrides=may_change, texts={**texts, "resume": out}))
+
+
+def _may_change(key: str) -> bool:
+    """Whether a resume may change a setting, or all that a group sets."""
+    fields = PROGRAMS["train"].fields
+    found = [field for name, field in fields.items() if name == key or name.startswith(f"{key}.")]
+    return bool(found) and all(field.resumable for field in found)
+
+
+def _refuse_other_run(command: Command, there: TrainConfig, asked: TrainConfig) -> None:
+    """Refuse to go on with a run of other settings; where files lie may change, they are compared when they are read."""
+    fields = command.program.fields
+    for key in [*command.given, *command.texts]:
+        if _may_change(key) or key == LAUNCHER:
+            continue
+        name = next(name for name in (key, f"{key}.name", f"{key}.names") if name in fields)
+        if fields[name].role not in ("path", "run", "model") and pick(there, name) != pick(asked, name):
+            raise ConfigError(
+                f"out={command.texts['out']} holds a run with {key}={pick(there, name)}, and {key}={pick(asked, name)} "
+                "is asked for: choose another out="
+            )
+
+
+def _refuse_change(key: str) -> None:
+    program = PROGRAMS["train"]
+    whole = [name for name in sections(program.schema) if _may_change(name)]
+    single = [name for name in program.fields if _may_change(name) and name.partition(".")[0] not in whole]
+    may = ", ".join([name for name in single if name != "resume"] + [f"{name}.*" for name in whole])
+    raise ConfigError(f"resume goes on with the run's own settings: {key} cannot change; these can: {may}")
+
+
+def _refuse_other_steps(config: TrainConfig, samples: int) -> None:
+    """Refuse a resume whose steps would take another number of samples than before, which their order rests on."""
+    counts = (config.gpus, config.nodes, config.strategy.sequence, config.stage.batch_size, config.stage.accumulation)
+    if min(counts) < 1 or config.gpus * config.nodes % config.strategy.sequence or samples_per_step(config) == samples:
+        return
+    ranks, batch_size = data_ranks(config), config.stage.batch_size
+    shared = f" / {config.strategy.sequence} a sequence" if config.strategy.sequence > 1 else ""
+    parts = f"{batch_size} x {config.gpus * config.nodes} ranks{shared} x {config.stage.accumulation}"
+    asked = f"{parts} = {samples_per_step(config)}"
+    if samples % ranks:
+        way_out = f"take a number of ranks{shared} that divides {samples}"
+    else:
+        batch = max(size for size in range(1, batch_size + 1) if samples // ranks % size == 0)
+        way_out = f"add stage.batch_size={batch} stage.accumulation={samples // ranks // batch}"
+    raise ConfigError(
+        f"resume goes on with {samples} samples a step, and stage.batch_size x ranks x stage.accumulation is {asked}: "
+        f"{way_out}"
+    )
+
+
+def _run_of(source: str) -> Path:
+    """The run directory behind ``resume=``: the run itself, or the run an adapter file lies in."""
+    path = resolve(source, "resume")
+    run = path.parent if path.is_file() else path
+    if not is_run(run):
+        raise ConfigError(
+            f"resume={source} holds an adapter but no run: without its optimizer there is nothing to go on"
+        )
+    return run
+
+
+# Looking at an evaluation anew ------------------------------------------------------------------------------------------
+
+
+def _looked_at_anew(fresh: EvaluateConfig, command: Command) -> EvaluateConfig:
+    """The settings of the evaluation in ``out=``, with what is measured taken from the command line."""
+    given = [*command.given, *command.texts]
+    if fresh.out is None:
+        raise ConfigError(
+            "report=true and answers= look at clips that are drawn: add out=<an evaluation's run directory>"
+        )
+    may = dict.fromkeys(
+        name.partition(".")[0] for name, field in command.program.fields.items() if field.without_drawing
+    )
+    for key in given:
+        if key.partition(".")[0] not in may:
+            raise ConfigError(
+                f"report=true and answers= draw nothing, so {key} cannot change; these can: {', '.join(may)}"
+            )
+    if not is_run(Path(fresh.out)):
+        raise ConfigError(f"out={fresh.out} holds no {CONFIG_FILE}: it is no run of {PROGRAMS['evaluate'].name}")
+    config = load(EvaluateConfig, Path(fresh.out) / CONFIG_FILE)
+    config.answers = None
+    for key in given:
+        assign(config, key, pick(fresh, key))
+    return config
+
+
+# Sweeps ---------------------------------------------------------------------------------------------------------------
+
+
+def members(command: Command) -> list[Command]:
+    """The runs of a sweep in the order Hydra takes them; a sweep runs over settings and groups, never over texts.
+
+    Raises:
+        ConfigError: what a sweep cannot be made over.
+    """
+    if command.texts.get("resume") not in (None, AUTO):
+        raise ConfigError("resume goes on with one run: leave -m away")
+    _refuse_launcher(command)
+    overrides = [_parsed(text) for text in command.overrides]
+    for override in overrides:
+        launcher = override.key_or_group.startswith("hydra")
+        if launcher and override.is_sweep_override():
+            raise ConfigError(f"{override.key_or_group} is one for the whole sweep")
+        if override.is_sweep_override() and override.key_or_group in RESOURCES and _launcher(command) == "slurm":
+            raise ConfigError(
+                f"{override.input_line} would ask SLURM for jobs of different sizes, and a sweep is one job array: "
+                f"choose one {override.key_or_group}=, or start a sweep for each"
+            )
+    options = [override.input_line or "" for override in overrides if override.key_or_group.startswith("hydra")]
+    if options:
+        launcher_settings(command)
+    task = [override for override in overrides if not override.key_or_group.startswith("hydra")]
+    return [
+        dataclasses.replace(command, overrides=list(combination), multirun=False)
+        for combination in itertools.product(*(list(_values(override)) for override in task))
+    ]
+
+
+def _values(override: Override) -> Iterator[str]:
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        yield f"{key}={override.get_value_element_as_str()}"
+        return
+    if override.value_type not in (ValueType.SIMPLE_CHOICE_SWEEP, ValueType.CHOICE_SWEEP, ValueType.RANGE_SWEEP):
+        raise ConfigError(f"{key}: a sweep wants its values one by one, as in {key}=a,b,c or range(1,4)")
+    with _hydra_errors():
+        yield from (f"{key}={value}" for value in override.sweep_string_iterator())
+
+
+def launcher_settings(command: Command) -> dict[str, Any]:
+    """What ``hydra.launcher`` is for a sweep, with the command line's own ``hydra.launcher.*``."""
+    options = [text for text in command.overrides if text.startswith("hydra")]
+    with _composing(command.program):
+        tree = hydra_compose(command.program.conf, [*_any_run(command.program), *options], return_hydra_config=True)
+        tree.hydra.sweep.dir = ""  # submitit's folder is named after it, and is ours to name
+        return cast("dict[str, Any]", OmegaConf.to_container(tree.hydra.launcher, resolve=True))

@@ -1,0 +1,140 @@
+"""One run from its command line to its end: settings accepted, a directory made for it, the work handed over.
+
+Enters: a sorted ``Command`` and what does the work. Leaves: an exit code. What the work is, is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from cinelora.adapters.run_directory import adapter_paths
+from cinelora.cli.compose import AUTO, compose
+from cinelora.cli.help import say
+from cinelora.cli.parse import Command
+from cinelora.cli.preflight import check_evaluate, check_infer, check_prepare, check_study, check_train
+from cinelora.cli.programs import Config
+from cinelora.cli.run_dir import LOCK, RunPlace, make_run_dir, word_of_many
+from cinelora.config.schema import EvaluateConfig, InferConfig, PrepareConfig, StudyConfig, TrainConfig, drawn_by
+from cinelora.config.store import anchored, save_config
+from cinelora.config.unread import unread_lines
+from cinelora.errors import CineloraError, ConfigError
+from cinelora.io import slurm
+from cinelora.io.atomic import read_json
+from cinelora.io.hardware import gpu_at_hand
+from cinelora.io.hub import CONFIG_FILE, resolve
+from cinelora.io.locks import lock
+from cinelora.parallel.launch import LaunchError
+from cinelora.planning.planner import drawing_lines, plan_lines
+
+Run = Callable[[Any, Path], int]
+INTERRUPTED = slurm.STOPPED
+_CHECKS: dict[type, Callable[[Any], list[str]]] = {
+    TrainConfig: check_train,
+    InferConfig: check_infer,
+    EvaluateConfig: check_evaluate,
+    StudyConfig: check_study,
+    PrepareConfig: check_prepare,
+}
+
+
+def accepted(command: Command) -> tuple[Config, list[str]]:
+    """The settings of one run, checked, and the lines to print about them.
+
+    Raises:
+        CineloraError: one sentence with the value and the way out.
+    """
+    try:
+        config = compose(command)
+        lines = _CHECKS[type(config)](config)
+        return config, lines if getattr(config, "plan", False) else [*lines, *_unread_lines(config, command)]
+    except OSError as error:
+        raise ConfigError(f"{error.filename} cannot be looked at: {error.strerror}") from error
+
+
+def _unread_lines(config: Config, command: Command) -> list[str]:
+    """Warnings about keys that were typed and that this run does not read."""
+    source = config.ckpt if isinstance(config, InferConfig) else None
+    return unread_lines(config, command.given | command.texts, adapter_paths(resolve(source)) if source else ())
+
+
+def run_one(command: Command, run: Run) -> int:
+    """Accept the settings, make the directory they are kept in, and hand over; the exit code."""
+    config, lines = accepted(command)
+    if isinstance(config, PrepareConfig):
+        print("\n".join(lines), end="\n" if lines else "", flush=True)
+        return run(anchored(config), Path())
+    if config.plan:
+        return say("\n".join([*lines, *planned(config)]))
+    config = anchored(config)
+    place = make_run_dir(config)
+    if isinstance(config, TrainConfig) and command.texts.get("resume") == AUTO and is_complete(config, place.path):
+        return say(f"{place.path} has all its {config.stage.steps} steps: nothing is left to do")
+    before = _latest(place.path)
+    try:
+        code = _run_in(place, config, lines, run)
+    except KeyboardInterrupt:
+        if not slurm.told():
+            raise
+        code = INTERRUPTED
+    if code == INTERRUPTED and slurm.told():
+        return slurm.leave(place.path, goes_on=_goes_on(command, config), moved=_latest(place.path) != before)
+    return code
+
+
+def _run_in(place: RunPlace, config: Config, lines: list[str], run: Run) -> int:
+    run_dir = place.path
+    with ExitStack() as held:
+        try:
+            if config.nodes == 1:  # the nodes of one run all come here
+                held.enter_context(lock(run_dir / LOCK))
+        except (OSError, CineloraError) as error:
+            with suppress(OSError):
+                run_dir.rmdir()  # if it is empty: another run may have its lock in it
+            if isinstance(error, CineloraError):
+                raise
+            raise ConfigError(
+                f"{run_dir} cannot be written: {error.strerror}; choose another out=<directory>"
+            ) from error
+        try:
+            save_config(config, run_dir / CONFIG_FILE)
+            print("\n".join([*lines, f"run directory: {run_dir}"]), flush=True)
+            with place.pointed_at():
+                return run(config, run_dir)
+        except LaunchError:
+            raise  # its logs, in the directory, tell more than its sentence
+        except CineloraError:
+            if config.nodes == 1:
+                place.forget()
+            raise
+
+
+def _goes_on(command: Command, config: Config) -> bool:
+    """Whether the same command line, typed again, goes on where it was stopped."""
+    if isinstance(config, TrainConfig):
+        return command.texts.get("resume") == AUTO
+    return word_of_many(config) is not None
+
+
+def is_complete(config: TrainConfig, run_dir: Path) -> bool:
+    """Whether a run has ended by itself, at its last step or because it learnt no more."""
+    summary = run_dir / "summary.json"
+    if not summary.is_file():
+        return False
+    there = read_json(summary)
+    return not there["interrupted"] and there["steps"] >= config.stage.steps
+
+
+def _latest(run_dir: Path) -> str | None:
+    """The name of a run's latest checkpoint."""
+    pointer = run_dir / "checkpoints" / "last"
+    return pointer.read_text() if pointer.is_file() else None
+
+
+def planned(config: Config) -> list[str]:
+    """What a run takes, here and on other cards."""
+    if isinstance(config, TrainConfig):
+        return plan_lines(config, *gpu_at_hand())
+    return drawing_lines(config if isinstance(config, InferConfig) else drawn_by(config), *gpu_at_hand())

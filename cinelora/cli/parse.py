@@ -1,0 +1,158 @@
+"""A command line, sorted: keys that exist, the free texts taken out verbatim, flags.
+
+What enters is ``sys.argv[1:]``; what leaves is a ``Command``. Values are not looked at here, and Hydra is not known.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from cinelora.cli.programs import LAUNCHER, Program
+from cinelora.config.fields import sections
+from cinelora.config.schema import RENAMED_KEYS
+from cinelora.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line whose keys exist: ``overrides`` are for Hydra, ``texts`` are not."""
+
+    program: Program
+    overrides: list[str] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)
+    multirun: bool = False
+    help: bool = False
+    show: bool = False
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Key to value, as typed, of what is not free text."""
+        return {key: value for key, _, value in (override.partition("=") for override in self.overrides)}
+
+
+def parse(program: Program, argv: list[str]) -> Command:
+    """Sort a command line: flags, free texts (verbatim), and overrides whose keys are in the schema or ``conf/``.
+
+    Raises:
+        ConfigError: an argument that is not ``key=value``, an unknown key, a key given twice, Hydra's own keys.
+    """
+    flags = {"-h": "help", "--help": "help"}
+    flags |= {"-m": "multirun", "--multirun": "multirun", "--show": "show"} if program.conf else {}
+    on = {flags[argument]: True for argument in argv if argument in flags}
+    if "help" in on:
+        return Command(program, help=True)
+    overrides: list[str] = []
+    values: dict[str, str] = {}
+    for argument in argv:
+        if argument in flags:
+            continue
+        key, value = _split(argument, program)
+        key = _name_today(key, program)
+        _refuse_key(key, value, program)
+        if key in values:
+            raise ConfigError(f"{key} is given twice: {key}={values[key]} and {key}={value}")
+        values[key] = value
+        if not _is_text(key, program):
+            overrides.append(_plain(key, value))
+    texts = {key: value for key, value in values.items() if _is_text(key, program)}
+    return Command(program, overrides, texts, **on)
+
+
+def _is_text(key: str, program: Program) -> bool:
+    return key in program.fields and program.fields[key].is_text
+
+
+def _split(argument: str, program: Program) -> tuple[str, str]:
+    key, equals, value = argument.partition("=")
+    if argument.startswith("-"):
+        bare = key.lstrip("-").replace("-", "_")
+        flags = "the flags are -m, --show, --help" if program.conf else "the flag is --help"
+        way_out = f"write {bare}=..., without dashes" if bare in program.fields else flags
+        raise ConfigError(f"{argument}: settings are written key=value; {way_out}")
+    if not equals and (argument in program.fields or argument in program.groups):
+        raise ConfigError(f"{argument} has no value: write {argument}=...")
+    if not equals:
+        raise ConfigError(f"{argument!r} is not key=value; a text with spaces goes in quotes: 'prompt=a man waits'")
+    return key, value
+
+
+def _name_today(key: str, program: Program) -> str:
+    """The name that a renamed key has now, which is printed (on stderr: stdout may be ``--show``'s); others as they are."""
+    today = RENAMED_KEYS.get(key, key)
+    if today == key or today not in program.fields:
+        return key
+    print(f"{key} is now {today}", file=sys.stderr)
+    return today
+
+
+def _plain(key: str, value: str) -> str:
+    for mark, why in (("${", "references are not read"), ("_target_", "settings are values and never name code")):
+        if mark in value:
+            raise ConfigError(f"{key}={value}: {why}; write the value itself")
+    return f"{key}={value}"
+
+
+def _refuse_key(key: str, value: str, program: Program) -> None:
+    bare = key.lstrip("+~")
+    if key != bare:
+        raise ConfigError(f"{key}: keys are neither added nor removed; write {bare}={value}")
+    if "_target_" in key:
+        raise ConfigError(f"{key}: settings are values and never name code")
+    if key.startswith("hydra") and key != LAUNCHER and not key.startswith("hydra.launcher."):
+        raise ConfigError(f"{key} is Hydra's own and stays as it is; only {LAUNCHER}= and hydra.launcher.* can be set")
+    field = program.fields.get(key)
+    if field and field.by_group:
+        group = key.partition(".")[0]
+        raise ConfigError(f"{key} comes with its group: choose {group}={'|'.join(program.groups[group])}")
+    if field and field.not_in_training and program.conf == "train":
+        raise ConfigError(f"{key} has no effect in training: {field.not_in_training}; leave it away")
+    if not (field or key in program.groups or key.startswith("hydra.launcher.")):
+        raise ConfigError(unknown_key(key, program))
+
+
+def unknown_key(key: str, program: Program) -> str:
+    """The sentence for a key that does not exist: the nearest ones, and what there is at its level."""
+    known = sections(program.schema)
+    head, dot, _ = key.partition(".")
+    if key in known:
+        return f"{key} is a section, not a setting; set one of {', '.join(known[key])}"
+    if head in known:
+        return f"{key} is not a setting{_nearest(key, known[head])}; {head} has {', '.join(known[head])}"
+    level = list(dict.fromkeys([*program.groups, *(key.partition(".")[0] for key in program.fields)]))
+    if dot:
+        likely = [key.replace(head, section, 1) for section in difflib.get_close_matches(head, known, n=1)]
+        hint = _nearest(likely[0], program.fields) if likely else ""
+        return f"{key} is not a setting{hint}; there is no section {head}, but {', '.join(known)}"
+    return f"{key} is not a setting{_nearest(key, [*level, *program.fields])}; there are {', '.join(level)}"
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    """``: did you mean a or b?``; a key that ends in the word counts as near (``rank`` is ``lora.rank``)."""
+    known = list(dict.fromkeys(known))
+    same_end = [key for key in known if key.endswith(f".{word}")]
+    near = same_end or difflib.get_close_matches(word, known, n=2)
+    return f", did you mean {' or '.join(near[:3])}?" if near else ""
+
+
+def unknown_choice(group: str, value: str, program: Program) -> str:
+    """The sentence for a choice that a group does not have."""
+    choices = program.groups[group]
+    extra = "; for clips of your own: data=folder data.root=<folder>" if group == "data" else ""
+    return f"{group}={value} does not exist{_nearest(value, choices)}; choose {group}={'|'.join(choices)}{extra}"
+
+
+def missing_groups(command: Command) -> None:
+    """Refuse a command line that leaves a mandatory group open.
+
+    Raises:
+        ConfigError: naming the choices.
+    """
+    missing = [group for group in command.program.mandatory if group not in command.given]
+    if not missing:
+        return
+    what = " and ".join(missing) + (" is missing" if len(missing) == 1 else " are missing")
+    choose = " ".join(f"{group}={'|'.join(command.program.groups[group])}" for group in missing)
+    raise ConfigError(f"{what}: choose {choose}")

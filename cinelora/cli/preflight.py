@@ -1,0 +1,268 @@
+"""What must be there before a run begins: files, the headers of weights, installed packages, tokens.
+
+Enters: a composed dataclass. Leaves: the lines to print, each derived number with its reason. ``config.rules`` has its say
+first. Names of files, headers and settings beside them are looked at, never a weight or a frame; no torch, no Hydra.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+from cinelora.adapters.run_directory import RunDirectory, adapter_paths, trained_on
+from cinelora.clone_only import need_clone, scale_model
+from cinelora.config.clip_request import ClipRequest, read_prompts
+from cinelora.config.fields import fields_of, pick
+from cinelora.config.rules import clip_line, reach_lines, refuse, tokens_of, training_lines
+from cinelora.config.schema import (
+    DataConfig,
+    EvaluateConfig,
+    InferConfig,
+    ModelConfig,
+    PrepareConfig,
+    StudyConfig,
+    TrainConfig,
+    drawn_by,
+    shared_by,
+    zero_level,
+)
+from cinelora.config.store import load_config
+from cinelora.errors import ConfigError, ModelError
+from cinelora.families.wan.checkpoint_layouts import Part, source_of, survey
+from cinelora.io.hub import EMBEDDED, check_target, is_model_source, is_run, resolve
+from cinelora.planning.planner import partition_of
+
+
+def check_train(config: TrainConfig) -> list[str]:
+    """Refuse training settings that contradict each other, or name what is not there; the lines to print otherwise.
+
+    Raises:
+        ConfigError: one sentence with the value and the way out.
+    """
+    refuse(config)
+    stage, model = config.stage, config.model
+    if stage.trains_every_weight:
+        scale_model("pretrain", f"stage={stage.name}").check(config)
+    if zero_level(config.strategy) and importlib.util.find_spec("deepspeed") is None:
+        raise ConfigError(
+            f'strategy={config.strategy.name} is DeepSpeed, which is not installed: pip install "cinelora[sharding]"'
+        )
+    _check_source(model, stage.transformer)
+    if config.adapter is not None:
+        _check_style_adapter(config.adapter, resolve(config.adapter, "adapter"))
+        _check_fits("adapter", config.adapter, model)
+    _check_data(config)
+    _check_files(config)
+    if config.push:
+        check_target(config.push)
+    *lines, rate = training_lines(config)
+    lines += [*_sequence_lines(config), rate, *reach_lines("stage.num_frames", stage.num_frames, model)]
+    if stage.name == "motion" and config.adapter is None:
+        lines.append("no adapter=: motion is learnt above the base model, without a style adapter under it")
+    # the parts that a run loads, the transformer first
+    parts = [part for part in Part if part is not Part.IMAGE_ENCODER or stage.image_condition]
+    return [*lines, *_model_lines(model, {stage.transformer: parts})]
+
+
+def check_infer(config: InferConfig) -> list[str]:
+    """Refuse inference settings that cannot be drawn; the lines to print otherwise.
+
+    Raises:
+        ConfigError: one sentence with the value and the way out.
+        AdapterError: ``ckpt`` holds no adapter.
+    """
+    refuse(config)
+    _check_files(config)
+    return _drawing_lines(config)
+
+
+def check_evaluate(config: EvaluateConfig) -> list[str]:
+    """Refuse an evaluation's settings that contradict each other; the lines to print otherwise; raises as ``check_infer``."""
+    refuse(config)
+    _check_files(config)
+    if config.report or config.answers:
+        return []
+    if config.data.name:
+        _check_data(config)
+    return _drawing_lines(drawn_by(config))
+
+
+def check_prepare(config: PrepareConfig) -> list[str]:
+    """Refuse settings of what is prepared that contradict each other; there are no lines; raises as ``check_train``."""
+    refuse(config)
+    _check_folder(config.data)
+    return []
+
+
+def check_study(config: StudyConfig) -> list[str]:
+    """Refuse a study's settings that contradict each other; the lines to print otherwise; raises as ``check_infer``."""
+    refuse(config)
+    _check_files(config)
+    for text in config.merge:
+        if not (Path(text) / "rows.json").is_file():
+            raise ConfigError(f"merge: {text} holds no rows.json; give run directories of cinelora.study")
+    if config.merge:
+        return []
+    for way in config.partitions:
+        partition_of(shared_by(config, way))
+    drawing = drawn_by(config)
+    maker = ClipRequest(drawing).clip_maker
+    return _drawing_lines(drawing, {maker: [Part.TRANSFORMER]} if config.latency_only else None)
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def _check_files(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig) -> None:
+    """Refuse files that are not there, and a program without the hash of the one that may be run."""
+    metrics = config.metrics
+    for key in ("metrics.alexnet", "metrics.i3d", "image", "answers"):
+        file = pick(config, key) if key in fields_of(type(config)) else None
+        if file is None or Path(file).is_file() or (key == "answers" and Path(file).is_dir()):
+            continue
+        what = "file or folder" if key == "answers" else "file"
+        raise ConfigError(f"{key}={file}: there is no {what} {Path(file).absolute()}")
+    if metrics.i3d_sha256 is not None and re.fullmatch(r"[0-9a-fA-F]{64}", metrics.i3d_sha256) is None:
+        raise ConfigError(
+            f"metrics.i3d_sha256={metrics.i3d_sha256}: wants 64 hexadecimal digits, as sha256sum prints them"
+        )
+    if metrics.i3d is not None and metrics.i3d_sha256 is None:
+        raise ConfigError(
+            f"metrics.i3d={metrics.i3d} is a program, and is run only where its SHA-256 is stated: add metrics.i3d_sha256=<what "
+            "sha256sum prints of it>"
+        )
+    if not isinstance(config, TrainConfig) and config.prompts is not None:
+        read_prompts(config.prompts)
+
+
+def _check_data(config: TrainConfig | EvaluateConfig) -> None:
+    if config.data.look is None:
+        _check_folder(config.data)
+    else:
+        need_clone(f"data={config.data.name}")
+    cache = Path(config.cache)
+    there = next(path for path in (cache, *cache.absolute().parents) if path.exists())
+    if not there.is_dir():
+        what = "" if there == cache else f": {there}"
+        raise ConfigError(f"cache={config.cache}{what} is a file; give a folder, new or old")
+    if not os.access(there, os.W_OK):
+        raise ConfigError(f"cache={config.cache}: {there} cannot be written; give a folder that can")
+
+
+def _check_folder(data: DataConfig) -> None:
+    if data.root is None:
+        raise ConfigError(f"data={data.name} needs a folder with clips: data.root=<folder>")
+    if not Path(data.root).is_dir():
+        what = "is a file, not a folder" if Path(data.root).is_file() else "does not exist"
+        if data.root.startswith("~"):
+            what += " (the shell leaves ~ as it is here: write $HOME)"
+        raise ConfigError(f"data.root={data.root}: {Path(data.root).absolute()} {what}; give a folder with clips")
+    for name in ("manifest", "overrides", "lut"):
+        file = getattr(data, name)
+        if file is not None and not Path(file).is_file():
+            raise ConfigError(f"data.{name}={file}: there is no file {Path(file).absolute()}")
+    if data.captioner is not None:
+        from cinelora.footage.captioner import refuse_folder
+
+        refuse_folder(Path(data.captioner))
+
+
+# Models and adapters --------------------------------------------------------------------------------------------------
+
+
+def _check_source(model: ModelConfig, kind: str) -> None:
+    for key in (kind, "vae", "text_encoder", "tokenizer", "image_encoder"):
+        source = getattr(model, key)
+        if source is not None and not is_model_source(source):
+            embedded = f", or one of {', '.join(EMBEDDED)}" if key == kind else ""
+            raise ConfigError(
+                f"model.{key}={source}: wants a directory or file that is there, a hub repository owner/name{embedded}"
+            )
+
+
+def _check_style_adapter(text: str, source: Path) -> None:
+    if is_run(source) and not RunDirectory(source).adapter("style").is_file():
+        raise ConfigError(
+            f"adapter={text}: that run of stage={load_config(source).stage.name} holds no style.safetensors; "
+            "give a finished run of stage=style"
+        )
+
+
+def _check_fits(key: str, text: str, model: ModelConfig) -> None:
+    """Refuse an adapter of a model of another shape, where it says what it was trained on."""
+    theirs = trained_on(resolve(text, key))
+    if theirs is not None and (theirs.num_layers, theirs.hidden_size) != (model.num_layers, model.hidden_size):
+        raise ConfigError(
+            f"{key}={text} was trained on {_described(theirs)}, this run is on {_described(model)}: "
+            f"choose model={theirs.name}"
+        )
+
+
+def _described(model: ModelConfig) -> str:
+    return f"{model.name} ({model.num_layers} blocks of width {model.hidden_size})"
+
+
+def _drawing_lines(config: InferConfig, parts: dict[str, list[Part]] | None = None) -> list[str]:
+    """What follows for clips from how they are drawn, by ``parts`` or all it takes; refuses what cannot be."""
+    whole = _drawing_parts(config)
+    for kind in whole:
+        _check_source(config.model, kind)
+    if config.ckpt is not None:
+        _check_fits("ckpt", config.ckpt, config.model)
+        adapter_paths(resolve(config.ckpt))
+    reach = reach_lines("num_frames", ClipRequest(config).num_frames, config.model)
+    model = _model_lines(config.model, parts or whole)
+    _, shared = partition_of(config)
+    return [clip_line(config), *reach, *([shared] if config.gpus * config.nodes > 1 else []), *model]
+
+
+def _drawing_parts(config: InferConfig) -> dict[str, list[Part]]:
+    """The parts that make clips, of each checkpoint that takes part; the first one's encoders read the prompts."""
+    request = ClipRequest(config)
+    text = {request.prompt_reader: [Part.TEXT_ENCODER, Part.TOKENIZER]}
+    image = {"i2v": [Part.IMAGE_ENCODER]}
+    return {
+        kind: [Part.TRANSFORMER, *text.get(kind, []), Part.VAE, *image.get(kind, [])] for kind in request.transformers
+    }
+
+
+def _model_lines(model: ModelConfig, parts: dict[str, list[Part]]) -> list[str]:
+    """Refuse parts that lie on this machine and are not whole, or not what they should be; a word on how they are read."""
+    lines: list[str] = []
+    for kind, wanted in parts.items():
+        try:
+            lines += survey(model, kind, wanted)
+        except ModelError as error:
+            raise ConfigError(f"model.{kind}={model.t2v if kind == 't2v' else model.i2v}: {error}") from error
+    drawn = {part: None for kind, wanted in parts.items() for part in wanted if source_of(model, kind, part) is None}
+    return [*dict.fromkeys(lines), *_random_lines(model, list(drawn))]
+
+
+def _random_lines(model: ModelConfig, drawn: list[Part]) -> list[str]:
+    if model.weights != "random":
+        return []
+    lines = [
+        f"WARNING: model.weights=random: the values of {', '.join(drawn)} are drawn, nothing in them was learnt: time and "
+        "memory are those of the real shapes, clips are noise and adapters worth nothing"
+    ]
+    if Part.TEXT_ENCODER in drawn:
+        size = "23 GB" if model.dtype == "fp32" else "11 GB"
+        lines.append(f"prompts are encoded by a whole UMT5-XXL, {size}; model.text_encoder=<folder> takes another")
+    return lines
+
+
+def _sequence_lines(config: TrainConfig) -> list[str]:
+    """How ranks share each sample's sequence, and why so."""
+    sequence, heads = config.strategy.sequence, config.model.num_heads
+    if sequence == 1:
+        return []
+    from cinelora.parallel.partition import share_samples
+
+    plan, tokens = share_samples(config), tokens_of(config.model, config.stage.num_frames)
+    each = f"strategy.sequence={sequence}: {tokens} tokens / {sequence} = {-(-tokens // sequence)} a rank"
+    if plan.ring == 1:
+        return [f"{each}, {heads} heads / {sequence} = {heads // sequence} each (Ulysses)"]
+    shared = f"groups of {plan.ulysses} share heads, and " if plan.ulysses > 1 else ""
+    return [f"{each}; {heads} heads do not divide by {sequence}: {shared}keys go round a ring of {plan.ring}"]

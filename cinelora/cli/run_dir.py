@@ -1,0 +1,208 @@
+"""Where a run goes: a directory that is made, found again or refused, and the ``last`` that points at it.
+
+Enters: checked settings. Leaves: a ``RunPlace``, whose directory is there. What a run writes into it is known by the names
+of its checkpoints and products alone.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cinelora.cli.programs import PROGRAMS, Config
+from cinelora.config.clip_facts import clip_hash
+from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig
+from cinelora.config.store import load
+from cinelora.errors import CineloraError, ConfigError
+from cinelora.io.atomic import point_to
+from cinelora.io.hub import CONFIG_FILE
+
+OUTPUTS = Path("outputs")
+LOCK = ".lock"
+LOOK_S = 0.5
+"""How often a run is looked at for its first checkpoint or product."""
+
+
+@dataclass(frozen=True)
+class RunPlace:
+    """A run's directory, and the ``last`` that is to point at it, if any is.
+
+    ``is_new``: it was not there, or empty, before this command. ``held``: what it held of worth then, as of a copied run.
+    """
+
+    path: Path
+    is_new: bool
+    last: Path | None
+    held: frozenset[Path]
+
+    @contextmanager
+    def pointed_at(self) -> Iterator[None]:
+        """For the block, move ``last`` here once there is a checkpoint or product, at the latest when the block ends.
+
+        A refused command, or a run that came to nothing, so leaves ``last`` at the run before. The work is done in other
+        processes, and this one may be killed with them at any time: hence a look every half second, and not one at the end.
+        """
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not (found := products(self.path)) and not ended.wait(LOOK_S):
+                pass
+            if self.last and (found or products(self.path)):
+                try:
+                    point_to(self.last, self.path)
+                except (OSError, CineloraError) as error:
+                    print(f"WARNING: {self.last} does not point at {self.path}: {error}", flush=True)
+
+        watching = threading.Thread(target=watch, daemon=True)
+        watching.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watching.join()
+
+    def forget(self) -> None:
+        """Remove the directory of a refused command: it was new, and neither products nor curves have come into it.
+
+        Curves tell why a run ended before its first checkpoint, so they are kept. Folders of ``outputs`` that are empty then
+        go with it.
+        """
+        if not self.is_new or products(self.path) | curves(self.path) != self.held:
+            return
+        shutil.rmtree(self.path, ignore_errors=True)
+        for folder in self.path.parents:
+            if OUTPUTS in (folder, *folder.parents) and folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def products(run_dir: Path) -> frozenset[Path]:
+    """The checkpoints, clips and tables in a run's directory; a style adapter that was carried there is none of its own."""
+    kinds = ("checkpoints/step-*", "**/summary.json", "**/*.latents", "rows.json", "numbers.json")
+    return frozenset(path for kind in kinds for path in run_dir.glob(kind))
+
+
+def curves(run_dir: Path) -> frozenset[Path]:
+    """What a training run logged."""
+    return frozenset(run_dir.glob("logs/csv/*"))
+
+
+def make_run_dir(config: Config) -> RunPlace:
+    """Make, or go on in, the directory of a run.
+
+    Raises:
+        ConfigError: it holds something that would be lost, or it cannot be made.
+    """
+    out = Path(config.out) if config.out else None
+    if isinstance(config, TrainConfig) and config.resume:
+        return _resumed_dir(Path(config.resume), out)
+    if isinstance(config, EvaluateConfig) and config.out and (config.report or config.answers):
+        return _place(Path(config.out), is_new=False)
+    if out is not None:
+        _refuse_other(config, out)
+        return _place_in(out)
+    last = OUTPUTS / place_of(config) / "last"
+    if last.exists() and not last.is_symlink():
+        raise ConfigError(f"{last} is no link, so it is left alone: move it away, it is to point at the newest run")
+    if not isinstance(config, TrainConfig) and (many := word_of_many(config)):
+        found = _found_again(config, many)
+        _refuse_other(config, found)
+        return _place_in(found, last)
+    return _place(new_dir(last.parent), is_new=True, last=last)
+
+
+def _place_in(folder: Path, last: Path | None = None) -> RunPlace:
+    is_new = not folder.exists() or not any(folder.iterdir())
+    return _place(made(folder), is_new, last)
+
+
+def _place(path: Path, is_new: bool, last: Path | None = None) -> RunPlace:
+    return RunPlace(path, is_new, last, products(path) | curves(path))
+
+
+def place_of(config: Config) -> Path:
+    """The folder of runs of this kind, below ``outputs``."""
+    if isinstance(config, TrainConfig):
+        return Path(config.stage.name, config.data.name)
+    return Path(next(name for name, program in PROGRAMS.items() if isinstance(config, program.schema)))
+
+
+def word_of_many(config: InferConfig | EvaluateConfig | StudyConfig) -> str | None:
+    """A word for a run of many clips, which is found again by its settings and goes on; None for a run of one."""
+    if isinstance(config, InferConfig):
+        return Path(config.prompts).stem if config.prompts else None
+    return Path(config.ckpt).stem if config.ckpt else "base"
+
+
+def _found_again(config: InferConfig | EvaluateConfig | StudyConfig, many: str) -> Path:
+    """The directory of this very request, also where an older version named it after settings that change no clip."""
+    folder, word = OUTPUTS / place_of(config), re.sub(r"[^\w-]+", "_", many)
+    named = folder / f"{word}-{clip_hash(config)[:8]}"
+    others = sorted(folder.glob(f"{word}-{'?' * 8}"))
+    return named if named.exists() else next((one for one in others if _same_request(config, one)), named)
+
+
+def new_dir(parent: Path) -> Path:
+    """A new directory named after the time; a second one in the same second gets ``-2``."""
+    stamp, number = time.strftime("%Y-%m-%d_%H-%M-%S"), 1
+    made(parent)
+    while True:
+        run_dir = parent / (stamp if number == 1 else f"{stamp}-{number}")
+        try:
+            run_dir.mkdir()
+            return run_dir
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise _not_made(run_dir, error) from error
+
+
+def made(folder: Path) -> Path:
+    """The folder, made where it is missing; raises ``ConfigError`` where it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_made(folder, error) from error
+    return folder
+
+
+def _not_made(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"{folder} cannot be made: {error.strerror}; choose another out=<directory>")
+
+
+def _refuse_other(config: Config, out: Path) -> None:
+    """Refuse a directory that holds anything but a run that never got to a checkpoint, or this very request."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ConfigError(f"out={out} is a file; choose a directory, new or empty")
+    held = {path.name for path in out.iterdir()} - {LOCK}
+    if isinstance(config, TrainConfig):
+        saved = any((out / "checkpoints").glob("step-*"))
+        if CONFIG_FILE in held and (saved or held & {"style.safetensors", "motion.safetensors", "summary.json"}):
+            raise ConfigError(f"out={out} holds a run: go on with resume={out}, or choose another out=")
+        if held and CONFIG_FILE not in held:
+            raise ConfigError(f"out={out} is not empty; choose another out=")
+    elif held and not _same_request(config, out):
+        raise ConfigError(f"out={out} holds clips of other settings, or something else; choose another out=")
+
+
+def _same_request(config: InferConfig | EvaluateConfig | StudyConfig, out: Path) -> bool:
+    try:
+        return clip_hash(load(type(config), out / CONFIG_FILE)) == clip_hash(config)
+    except ConfigError:
+        return False
+
+
+def _resumed_dir(run: Path, out: Path | None) -> RunPlace:
+    if out is None or out.resolve() == run.resolve():
+        return _place(run, is_new=False)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"out={out} is not empty; resume={run} goes on in a copy there: choose another out=")
+    shutil.copytree(run, made(out), dirs_exist_ok=True)
+    return _place(out, is_new=True)

@@ -1,0 +1,49 @@
+"""Commands of a handful of keys, in the grammar of the large ones: no groups of ``conf/``, no sweeps, no run directory.
+
+Enters: a ``Program`` whose schema is a flat dataclass of declared settings. Leaves: an object of it, or an exit code.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from cinelora.cli.help import help_text, say
+from cinelora.cli.parse import parse
+from cinelora.cli.programs import Program
+from cinelora.config.fields import Field
+from cinelora.config.rules import check_values
+from cinelora.errors import CineloraError, ConfigError
+
+
+def request_of(program: Program, argv: list[str]) -> Any:
+    """A command line as an object of the program's schema, its values within their bounds.
+
+    Raises:
+        ConfigError: one sentence with the value and the way out.
+    """
+    command = parse(program, argv)
+    values = {key: _value(program.fields[key], text) for key, text in command.given.items()}
+    request = program.schema(**command.texts, **values)
+    check_values(request)
+    return request
+
+
+def _value(field: Field, text: str) -> Any:
+    try:
+        return {"true": True, "false": False}[text] if field.kind is bool else field.kind(text)
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"{field.key}={text}: wants {field.wants} ({field.help})") from error
+
+
+def run_small(program: Program, argv: list[str], work: Callable[[Any], object]) -> int:
+    """Do what a command line asks for with ``work(request)``, or print the help; the exit code."""
+    try:
+        if {"-h", "--help"} & {*argv}:
+            return say(help_text(program))
+        work(request_of(program, argv))
+    except CineloraError as error:
+        print(f"{program.name}: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0

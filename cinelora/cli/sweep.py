@@ -1,0 +1,178 @@
+"""Several runs from one command line (``-m``): each checked before the first starts, one table at the end.
+
+Enters: a ``Command`` whose settings may have several values. Leaves: an exit code, and in the sweep's own directory a
+numbered one for each member. How members are started is for ``sweep_launchers``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import shlex
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from cinelora.cli.compose import AUTO, compose, launcher_settings, members
+from cinelora.cli.help import say
+from cinelora.cli.one_run import INTERRUPTED, Run, accepted, is_complete, planned, run_one
+from cinelora.cli.parse import Command
+from cinelora.cli.programs import LAUNCHER, Config
+from cinelora.cli.run_dir import OUTPUTS, made, new_dir, place_of
+from cinelora.cli.sweep_launchers import (
+    RECORD,
+    TABLE,
+    Ending,
+    Member,
+    Table,
+    Tell,
+    request,
+    run_here,
+    run_locally,
+    run_on_slurm,
+)
+from cinelora.config.schema import TrainConfig
+from cinelora.config.store import to_yaml
+from cinelora.errors import CineloraError, ConfigError
+from cinelora.io.atomic import point_to
+
+
+def run_sweep(command: Command, run: Run) -> int:
+    """Check every member before the first starts, run all that are not done, and say what came out as one table."""
+    runs = members(command)
+    if command.show:
+        return say("---\n".join(to_yaml(compose(member)) for member in runs).rstrip("\n"))
+    if target := command.texts.get("push"):
+        raise ConfigError(
+            f"push={target} is one repository for {len(runs)} runs: leave it away, and upload the run that you choose with "
+            f"python -m cinelora.card run=<run> push={target}"
+        )
+    names = [_name(member, runs) for member in runs]
+    configs = [
+        _accepted_member(number, name, member) for number, (name, member) in enumerate(zip(names, runs, strict=True))
+    ]
+    launch = _launcher(command, configs[0])
+    if configs[0].plan:
+        return say("\n\n".join("\n".join([f"[{n}]", *planned(c)]) for n, c in zip(names, configs, strict=True)))
+    folder = _sweep_dir(command, runs)
+    table = Table.of(folder)
+    todo, places = list[Member](), dict[int, Path]()
+    for name, member, config in zip(names, runs, configs, strict=True):
+        number = table.place(member.overrides)
+        places[number] = place_of(config)
+        if isinstance(config, TrainConfig) and is_complete(config, folder / str(number)):
+            table.statuses[number] = "done"
+        else:
+            todo.append(Member(number, name, _alone(member, folder, number), folder / str(number)))
+    print(f"{len(todo)} runs in {folder}: {'; '.join(member.name for member in todo)}", flush=True)
+    endings: dict[int, Ending] = {}
+
+    def tell(member: Member, ending: Ending) -> None:
+        endings[member.number] = ending
+        table.put(member.number, ending.status)
+        if ending.code == 0 and not command.texts.get("out"):
+            point_to(OUTPUTS / places[member.number] / "last", member.folder)
+        print(f"{member.number} ({member.name}): {ending.status}", flush=True)
+
+    table.save()
+    try:
+        launch(todo, functools.partial(_run_member, run=run), tell, folder)
+    finally:
+        print("\n".join([*table.lines(), f"table {folder / TABLE}"]), flush=True)
+        failed = [member for member in todo if member.number in endings and endings[member.number].code]
+        _say_failed(command, failed, [endings[member.number] for member in failed], len(todo))
+    return max((ending.code for ending in endings.values()), default=0)
+
+
+def _accepted_member(number: int, name: str, member: Command) -> Config:
+    texts = {key: text for key, text in member.texts.items() if key != "resume"}
+    try:
+        return accepted(dataclasses.replace(member, texts=texts))[0]
+    except CineloraError as error:
+        raise ConfigError(f"member {number} ({name}): {error}") from error
+
+
+def _alone(member: Command, folder: Path, number: int) -> Command:
+    """The command line of a member by itself, which goes on where it was stopped."""
+    texts = {**member.texts, "out": str(folder / str(number))}
+    if member.program.conf == "train":
+        place = folder.relative_to(OUTPUTS) if folder.is_relative_to(OUTPUTS) else folder
+        texts |= {"resume": AUTO, "logger.group": texts.get("logger.group") or str(place)}
+    return dataclasses.replace(member, texts=texts)
+
+
+def _launcher(
+    command: Command, config: Config
+) -> Callable[[list[Member], Callable[[Member], Ending], Tell, Path], None]:
+    """What runs the members; what it cannot be asked for is refused here."""
+    launcher = command.given.get(LAUNCHER, "basic")
+    if launcher == "basic":
+        return run_here
+    settings = launcher_settings(command)
+    if launcher == "local":
+        return functools.partial(run_locally, ranks=config.gpus, minutes=settings["timeout_min"])
+    asked = request(settings, list(command.given), config.gpus, config.nodes, getattr(config, "workers", 0))
+    return functools.partial(run_on_slurm, settings=asked)
+
+
+def _run_member(member: Member, run: Run) -> Ending:
+    """One member to its end, whatever that is: the other members go on."""
+    print(f"\n[{member.folder}]", flush=True)
+    try:
+        return Ending(run_one(member.command, run))
+    except CineloraError as error:
+        print(f"{member.command.program.name}: {member.folder}: {error}", file=sys.stderr, flush=True)
+        return Ending(error.exit_code, str(error))
+    except KeyboardInterrupt:
+        return Ending(INTERRUPTED)
+    except Exception as error:
+        traceback.print_exc()
+        return Ending(1, traceback.format_exception_only(error)[-1].strip())
+
+
+def _say_failed(command: Command, failed: list[Member], endings: list[Ending], number: int) -> None:
+    if not failed:
+        return
+    listed = ", ".join(f"{member.number} ({member.name})" for member in failed)
+    ended = "failed" if any(ending.code != INTERRUPTED for ending in endings) else "were stopped"
+    lines = [f"{command.program.name}: {len(failed)} of {number} runs {ended}: {listed}"]
+    lines += [f"{member.number} again, alone: {_again(command, member)}" for member in failed]
+    print("\n".join(lines), file=sys.stderr)
+
+
+def _again(command: Command, member: Member) -> str:
+    """What runs one member once more: in its sweep, through the launcher, where that can go on."""
+    texts, flags = member.command.texts, list[str]()
+    if command.program.conf == "train":
+        flags = ["-m", *(text for text in command.overrides if text.startswith("hydra"))]
+        texts = {**command.texts, "out": str(member.folder.parent), "resume": AUTO}
+    words = [*flags, *member.command.overrides, *(f"{key}={text}" for key, text in texts.items())]
+    return f"{command.program.typed} {shlex.join(words)}"
+
+
+def _name(member: Command, runs: list[Command]) -> str:
+    """What sets a member apart from the others."""
+    shared = set.intersection(*(set(other.overrides) for other in runs))
+    return " ".join(override for override in member.overrides if override not in shared) or "as given"
+
+
+def _sweep_dir(command: Command, runs: list[Command]) -> Path:
+    out = command.texts.get("out")
+    if not out:
+        return new_dir(OUTPUTS / _sweep_place(command, runs))
+    begun = any(Path(out).glob("[0-9]*"))
+    if (Path(out) / RECORD).is_file() and (command.texts.get("resume") == AUTO or not begun):
+        return Path(out)
+    if Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
+        raise ConfigError(
+            f"out={out} is not empty; a sweep wants a directory of its own, or resume=auto to go on with one"
+        )
+    return made(Path(out))
+
+
+def _sweep_place(command: Command, runs: list[Command]) -> Path:
+    """``<stage>/<data>``, with the choices joined by ``+`` where the sweep runs over them."""
+    if command.program.conf != "train":
+        return Path(command.program.conf)
+    return Path(*("+".join(dict.fromkeys(run.given[group] for run in runs)) for group in ("stage", "data")))

@@ -1,0 +1,380 @@
+"""The members of a sweep: run one after another, or as jobs that submitit starts here or on SLURM; and their table.
+
+Enters: members, each a command line with a directory of its own. Leaves: how each ended, ``sweep.json`` and the table
+``sweep.csv``. A member that crashes, is killed or is lost with its node is a row like any other. What a member does is
+not known here: ``run`` is called for it, in a process of its own where there is a launcher.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cinelora.cli.parse import Command
+from cinelora.errors import ConfigError
+from cinelora.io import slurm
+from cinelora.io.atomic import read_json, write_json, write_whole
+from cinelora.parallel.launch import usable_cores
+
+COLUMNS = (
+    *("member", "overrides", "status", "loss", "heldout_loss", "adapter_effect", "seconds", "peak_memory_mib"),
+    "run_directory",
+)
+RECORD, TABLE, JOB_LOGS = "sweep.json", "sweep.csv", ".submitit"
+LOOK_S = 10.0
+"""How often SLURM is asked which jobs are left: it advises against asking often."""
+LAG_S = 15.0
+"""How long a result may take to be seen on a shared file system."""
+_SHARED = (
+    "timeout_min",
+    "cpus_per_task",
+    "gpus_per_node",
+    "tasks_per_node",
+    "mem_gb",
+    "nodes",
+    "name",
+    "stderr_to_stdout",
+)
+"""What submitit calls alike for every kind of cluster."""
+_PATIENT = """bash -c 'trap "" TERM USR1 USR2; exec "$0" "$@"'"""
+"""Starts a program that no warning ends before it listens: SLURM itself then requeues it at the end of its grace."""
+_OURS = ("_target_", "submitit_folder", "max_num_timeout")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a sweep; ``name`` is what sets it apart from the others."""
+
+    number: int
+    name: str
+    command: Command
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a member ended: its exit code, and why where that is known."""
+
+    code: int
+    sentence: str = ""
+
+    @property
+    def status(self) -> str:
+        """A word, and the reason."""
+        word = {0: "done", slurm.STOPPED: "stopped", slurm.REQUEUED: "requeued"}.get(self.code, "failed")
+        return f"{word}: {self.sentence}" if self.sentence else word
+
+
+Run = Callable[[Member], Ending]
+Tell = Callable[[Member, Ending], None]
+
+
+# -- running -----------------------------------------------------------------------------------------------------------
+
+
+def run_here(members: Sequence[Member], run: Run, tell: Tell, _: Path) -> None:
+    """Run members one after another in this process; one that is asked to stop is the last."""
+    for member in members:
+        ending = run(member)
+        tell(member, ending)
+        if ending.code in (slurm.STOPPED, slurm.REQUEUED):
+            return
+
+
+def run_locally(members: Sequence[Member], run: Run, tell: Tell, folder: Path, ranks: int, minutes: int) -> None:
+    """Run members in processes of this machine, as many at a time as its GPUs, or cores, have room for.
+
+    They end with this process, and save before they do, whatever ends it. Raises ``KeyboardInterrupt`` after that.
+    """
+    import submitit
+
+    executor = submitit.LocalExecutor(folder / JOB_LOGS / "%j")
+    executor.update_parameters(timeout_min=minutes, tasks_per_node=1)
+    print(f"what each prints: {folder / JOB_LOGS}", flush=True)
+    free, waiting, running = _places(ranks), list(members), dict[Any, tuple[Member, str | None]]()
+
+    def collect() -> None:
+        time.sleep(0.2)
+        for job in [job for job in running if job.done()]:
+            member, gpus = running.pop(job)
+            free.append(gpus)
+            tell(member, _ending(job) or Ending(1, f"its process was killed; its log is {job.paths.stderr}"))
+
+    try:
+        while waiting or running:
+            while free and waiting:
+                gpus, member = free.pop(), waiting.pop(0)
+                running[_submitted(executor, _InJob(run, gpus, os.getpid()), member)] = (member, gpus)
+            collect()
+    except KeyboardInterrupt:
+        for job in running:
+            os.kill(int(job.job_id), signal.SIGTERM)
+        while running:
+            collect()
+        raise
+
+
+def _places(ranks: int) -> list[str | None]:
+    """What members of ``ranks`` ranks can have at the same time: GPUs of their own, or None for a share of the cores."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if not count:
+        return [None] * max(1, usable_cores() // ranks)
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
+    return [",".join(gpus[start : start + ranks]) for start in range(0, max(1, count - ranks + 1), ranks)]
+
+
+def _submitted(executor: Any, call: Callable[[Member], Ending], member: Member) -> Any:
+    # Ctrl-C at the terminal is for us; submitit's own processes would give members one second, and kill them
+    held = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return executor.submit(call, member)
+    finally:
+        signal.signal(signal.SIGINT, held)
+
+
+def run_on_slurm(members: Sequence[Member], run: Run, tell: Tell, folder: Path, settings: dict[str, Any]) -> None:
+    """Run members as one job array, and wait for them; ``settings`` are those of ``hydra.launcher``.
+
+    Ctrl-C cancels the jobs that are left, which save and end, and raises ``KeyboardInterrupt``; jobs outlive a parent that
+    ends in any other way. Raises ``ConfigError`` where SLURM refuses the jobs.
+    """
+    import submitit
+    from submitit.core.utils import FailedJobError
+
+    if not members:
+        return
+    print(f"{_request_line(settings)}; what each prints: {folder / JOB_LOGS}", flush=True)
+
+    executor = submitit.AutoExecutor(
+        folder / JOB_LOGS / "%j", cluster="slurm", slurm_python=f"{_PATIENT} {shlex.quote(sys.executable)}"
+    )
+    executor.update_parameters(
+        **{key if key in _SHARED else f"slurm_{key}": value for key, value in settings.items() if key not in _OURS}
+    )
+    try:
+        jobs = executor.map_array(_InJob(run), members)
+    except FailedJobError as error:
+        raise ConfigError(f"SLURM refused the jobs: {str(error).strip().splitlines()[-1]}") from error
+    running = {job.task(0): member for job, member in zip(jobs, members, strict=True)}
+    array = jobs[0].job_id.partition("_")[0]
+    print(f"SLURM job {array}: Ctrl-C here cancels it, and a closed terminal leaves it alone", flush=True)
+    try:
+        _await_slurm(array, running, tell)
+    except KeyboardInterrupt:
+        print(f"cancelling SLURM job {array}: its members save and end", flush=True)
+        subprocess.run(["scancel", array])
+        _await_slurm(array, running, tell)
+        raise
+
+
+def _await_slurm(array: str, running: dict[Any, Member], tell: Tell) -> None:
+    asked, left_at, told = time.monotonic(), dict[Any, float](), set[str]()
+    while running:
+        time.sleep(0.5)
+        if time.monotonic() > asked + LOOK_S and (listed := _listed(array)) is not None:
+            asked = time.monotonic()
+            for reason in {*listed.values()} - told - {"None"}:
+                told.add(reason)
+                print(f"SLURM job {array} waits: {reason}", flush=True)
+            left_at = {job: left_at.get(job, asked) for job in running if job.job_id not in listed}
+        for job in list(running):
+            ending = _ending(job)
+            if ending is None and time.monotonic() > left_at.get(job, float("inf")) + LAG_S:
+                ending = _fate(job)
+            if ending:
+                tell(running.pop(job), ending)
+
+
+def _listed(array: str) -> dict[str, str] | None:
+    """The jobs of an array that wait or run, and what each waits for; None where SLURM does not answer."""
+    command = ["squeue", "--noheader", "--array", "--format=%i %r", f"--jobs={array}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode and "Invalid job id" not in done.stderr:
+        return None
+    return dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+
+
+def _fate(job: Any) -> Ending:
+    """What SLURM says of a job that has ended without a result."""
+    facts = slurm.facts(job.job_id)
+    state = facts.get("JobState", "no longer known to SLURM")
+    code = slurm.STOPPED if state == "CANCELLED" else 1
+    return Ending(
+        code, f"job {job.job_id} ended as {state}, exit code {facts.get('ExitCode')}; its log is {job.paths.stderr}"
+    )
+
+
+def _ending(job: Any) -> Ending | None:
+    """The result of a job of ours, None where there is none yet."""
+    from submitit.core.utils import pickle_load
+
+    if not job.paths.result_pickle.exists():
+        return None
+    outcome, value = pickle_load(job.paths.result_pickle)
+    return (
+        value if outcome == "success" else Ending(1, f"{value.strip().splitlines()[-1]}; its log is {job.paths.stderr}")
+    )
+
+
+@dataclass(frozen=True)
+class _InJob:
+    """What submitit calls in a job's process: ``run``, on ``gpus`` and for as long as ``parent`` lives, where they are given."""
+
+    run: Run
+    gpus: str | None = None
+    parent: int | None = None
+
+    def __call__(self, member: Member) -> Ending:
+        if self.gpus is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
+        slurm.listen()  # over submitit's handler, which requeues at once, without a save
+        if self.parent is not None:
+            threading.Thread(target=_end_with, args=(self.parent,), daemon=True).start()
+        try:
+            ending = self.run(member)
+        except KeyboardInterrupt:
+            return Ending(slurm.STOPPED)
+        if ending.code == slurm.REQUEUED:
+            sys.exit(slurm.REQUEUED)  # without a result, which would be taken for the member's last
+        return ending
+
+
+def _end_with(parent: int) -> None:
+    while os.path.exists(f"/proc/{parent}"):
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+# -- what a member asks SLURM for --------------------------------------------------------------------------------------
+
+
+def request(settings: dict[str, Any], given: Sequence[str], gpus: int, nodes: int, workers: int) -> dict[str, Any]:
+    """The settings of ``hydra.launcher`` with what follows from the run's own: one task a node, its GPUs and cores.
+
+    Raises ``ConfigError`` where ``given``, the keys on the command line, say these a second time.
+    """
+    for key, instead in {"nodes": f"nodes={nodes}", "tasks_per_node": "gpus=<ranks on each node>"}.items():
+        if f"hydra.launcher.{key}" in given:
+            raise ConfigError(f"hydra.launcher.{key} follows from the run's own settings: write {instead} alone")
+    if "hydra.launcher.max_num_timeout" in given:
+        raise ConfigError(
+            "hydra.launcher.max_num_timeout: a member goes on after a time limit as long as it gets further"
+        )
+    asked = {**settings, "nodes": nodes, "tasks_per_node": 1}
+    if asked["cpus_per_task"] is None:
+        asked["cpus_per_task"] = gpus * (1 + workers)
+    if not any(asked[key] for key in ("gpus_per_node", "gpus_per_task", "gres")) and _has_gpus(asked["partition"]):
+        asked["gpus_per_node"] = gpus
+    return asked
+
+
+def _has_gpus(partitions: str | None) -> bool:
+    """Whether SLURM counts GPUs on the nodes of partitions; None is the default one, which carries a star."""
+    done = subprocess.run(["sinfo", "--noheader", "--format=%P %G"], capture_output=True, text=True)
+    lines = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
+    names = partitions.split(",") if partitions else [name.rstrip("*") for name, _ in lines if name.endswith("*")]
+    return any("gpu" in gres for name, gres in lines if name.rstrip("*") in names)
+
+
+def _request_line(asked: dict[str, Any]) -> str:
+    """A request in words."""
+    things = {"node": asked["nodes"], "GPU": asked["gpus_per_node"], "core": asked["cpus_per_task"]}
+    nodes, *rest = [f"{number} {thing}{'s' * (number > 1)}" for thing, number in things.items() if number]
+    where = f"partition {asked['partition']}" if asked["partition"] else "the default partition"
+    return f"each member asks for {nodes} with {' and '.join(rest)}, {asked['timeout_min']} minutes, on {where}"
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Table:
+    """The members of a sweep, also those of earlier starts, and how each ended; kept as ``sweep.json``."""
+
+    folder: Path
+    overrides: list[list[str]] = field(default_factory=list)
+    statuses: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, folder: Path) -> Table:
+        """The table in ``folder``, or an empty one."""
+        record = folder / RECORD
+        return cls(folder, **read_json(record)) if record.is_file() else cls(folder)
+
+    def place(self, overrides: list[str]) -> int:
+        """The number of the member with these overrides: its old one, or the next."""
+        if overrides not in self.overrides:
+            self.overrides.append(overrides)
+            self.statuses.append("not finished")
+        return self.overrides.index(overrides)
+
+    def put(self, number: int, status: str) -> None:
+        """Note how a member ended, and write what is known by now."""
+        self.statuses[number] = status
+        self.save()
+
+    def save(self) -> None:
+        """Write ``sweep.json`` and ``sweep.csv``."""
+        write_json(self.folder / RECORD, {"overrides": self.overrides, "statuses": self.statuses})
+
+        def write(draft: Path) -> None:
+            with draft.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, COLUMNS)
+                writer.writeheader()
+                writer.writerows(self.rows())
+
+        write_whole(self.folder / TABLE, write)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row a member, the best first: by held-out loss where it was measured, else by loss; then those that failed."""
+        rows = [self._row(number) for number in range(len(self.overrides))]
+        measure = "heldout_loss" if any(row["heldout_loss"] is not None for row in rows) else "loss"
+
+        def rank(row: dict[str, Any]) -> tuple[bool, bool, float]:
+            return row["status"] != "done", row[measure] is None, row[measure] or 0.0
+
+        return sorted(rows, key=rank)
+
+    def _row(self, number: int) -> dict[str, Any]:
+        run_directory, summary = self.folder / str(number), dict[str, Any]()
+        if not self.statuses[number].startswith("failed") and (run_directory / "summary.json").is_file():
+            summary = read_json(run_directory / "summary.json")
+        shared = set.intersection(*map(set, self.overrides))
+        apart = " ".join(override for override in self.overrides[number] if override not in shared)
+        memory, seconds = summary.get("peak_memory_mib", {}), summary.get("seconds")
+        facts = {
+            "member": number,
+            "overrides": apart or "as given",
+            "status": self.statuses[number],
+            "seconds": sum(seconds.values()) if isinstance(seconds, dict) else seconds,
+            "peak_memory_mib": memory.get("gpu", memory.get("host")),
+            "run_directory": str(run_directory),
+        }
+        return {column: facts.get(column, summary.get(column)) for column in COLUMNS}
+
+    def lines(self) -> list[str]:
+        """The table for a terminal, without the reasons."""
+        rows = [{**row, "status": row["status"].partition(":")[0]} for row in self.rows()]
+        texts = [list(COLUMNS), *([_short(row[column]) for column in COLUMNS] for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+        return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in texts]
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

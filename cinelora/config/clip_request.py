@@ -1,0 +1,184 @@
+"""What a clip is asked to be: the transformers that make it, its frames and takes, and all that decides how it looks.
+
+Enters: the settings of a script that makes clips, and the adapter files. Leaves: one ``ClipRequest``, which planning, the checks,
+the ranks, studies and evaluations all ask. It knows neither torch nor a network, so that a command line is answered at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cinelora.config.clip_facts import clip_facts
+from cinelora.config.schema import SHARING, EvaluateConfig, InferConfig, ScaleConfig, StudyConfig, as_stored, drawn_by
+from cinelora.errors import ConfigError
+from cinelora.io.atomic import read_json, sha256_file, sha256_json
+
+BASE_SCALE = ScaleConfig(0.0, 0.0, 0.0)
+"""No adapter acts: the base model."""
+_NOT_OF_THE_CLIP = ("prompts", "out", "cache", "gpus", "nodes", "memory", "plan")
+"""Settings that change no clip but for rounding: where it is written, how many ranks make it, out of how much memory."""
+
+
+@dataclass(frozen=True)
+class ClipRequest:
+    """Everything but the prompt and the seed that decides a clip.
+
+    ``adapters`` are files by role, ``style`` and ``motion``; ``sources`` are hashes of these and of the user's picture. Both are
+    empty where clips are only planned.
+    """
+
+    config: InferConfig
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: InferConfig | EvaluateConfig | StudyConfig) -> ClipRequest:
+        """The request of a script's settings, for planning."""
+        return cls(config if isinstance(config, InferConfig) else drawn_by(config))
+
+    @classmethod
+    def with_files(cls, config: InferConfig, adapters: Mapping[str, Path]) -> ClipRequest:
+        """The request with the content of its files: a path may lead to another run tomorrow."""
+        pictures = {"image": Path(config.image)} if config.image else {}
+        return cls(config, adapters, {name: sha256_file(path) for name, path in {**adapters, **pictures}.items()})
+
+    # -- what takes part ---------------------------------------------------------------------------------------------
+
+    @property
+    def is_scene(self) -> bool:
+        """Whether the clip is expanded from a keyframe, and not made straight from the prompt."""
+        return self.config.mode == "scene"
+
+    @property
+    def makes_keyframe(self) -> bool:
+        """Whether the t2v transformer makes the keyframe, which is the user's picture otherwise."""
+        return self.is_scene and self.config.image is None
+
+    @property
+    def transformers(self) -> tuple[str, ...]:
+        """The transformers of the pair that take part, ``t2v`` or ``i2v``, in their order."""
+        # A scene whose picture is given needs nothing of t2v, not even its encoders: i2v's own read the prompt then.
+        if not self.is_scene:
+            return ("t2v",)
+        return ("t2v", "i2v") if self.makes_keyframe else ("i2v",)
+
+    @property
+    def prompt_reader(self) -> str:
+        """The transformer whose encoders read the prompts: the first, so that no other has to be loaded for that."""
+        return self.transformers[0]
+
+    @property
+    def clip_maker(self) -> str:
+        """The transformer that makes the clip itself."""
+        return self.transformers[-1]
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of a clip: as asked for, or as the model was trained on."""
+        return self.config.num_frames or self.config.model.num_frames
+
+    @property
+    def passes(self) -> list[tuple[str, int]]:
+        """Each transformer that takes part with the frames that it makes: a keyframe's one, then the clip's."""
+        keyframe = [("t2v", 1)] if self.makes_keyframe else []
+        return [*keyframe, (self.clip_maker, self.num_frames)]
+
+    def scales_on(self, transformer: str, scale: ScaleConfig, adapters: Iterable[str]) -> dict[str, float]:
+        """Those of ``adapters`` that act on the ``t2v`` or ``i2v`` transformer, each with its scale.
+
+        A keyframe is a still, on which the motion adapter has nothing to say; without one, t2v makes the whole clip.
+        """
+        if transformer == "t2v":
+            scales = {"style": scale.keyframe, "motion": 0.0 if self.is_scene else scale.motion}
+        else:
+            scales = {"style": scale.style, "motion": scale.motion}
+        return {role: scales[role] for role in adapters if scales[role]}
+
+    # -- what decides the clip ---------------------------------------------------------------------------------------
+
+    def takes(self, run_dir: Path) -> list[Take]:
+        """The prompts in order: a single one goes straight into the run directory, those of a file into numbered folders."""
+        # Numbers count prompts, not lines: a blank line put in later must not move the folders of those that are done.
+        prompts, seed = prompts_of(self.config), self.config.seed
+        if self.config.prompts is None:
+            return [Take(prompt, seed, run_dir) for prompt in prompts]
+        return [Take(prompt, seed, run_dir / f"{number:04d}") for number, prompt in enumerate(prompts)]
+
+    def shown(self, take: Take) -> dict[str, Any]:
+        """The settings that the summary of ``take`` keeps beside its numbers: how it looks, and what was measured."""
+        settings = {key: value for key, value in as_stored(self.config).items() if key not in _NOT_OF_THE_CLIP}
+        # ``as_stored`` has copied the sections, so that what is left out here stays in the settings themselves.
+        settings["model"].pop("attention")
+        for key in SHARING:
+            settings["sampler"].pop(key)
+        return settings | {"prompt": take.prompt, "seed": take.seed}
+
+    def deciding(self, take: Take) -> dict[str, Any]:
+        """All settings that decide how the clip of ``take`` looks, and no others."""
+        return deciding(self.shown(take))
+
+    def made_of(self, take: Take, variant: str, scale: ScaleConfig) -> str:
+        """A hash of everything that the latents of one variant of ``take`` rest on."""
+        return sha256_json([self.deciding(take), self.sources, variant, asdict(scale)])
+
+
+@dataclass(frozen=True)
+class Take:
+    """One prompt, the seed of its noise, and the folder its clips go to."""
+
+    prompt: str
+    seed: int
+    folder: Path
+
+    def is_done(self, request: ClipRequest) -> bool:
+        """Whether an earlier run finished this very clip, from the same adapters and picture."""
+        path = self.folder / "summary.json"
+        if not path.exists():
+            return False
+        summary = read_json(path)
+        # what was measured, or on how many ranks, may differ: it is the same clip
+        return (deciding(summary["settings"]), summary["sources"]) == (request.deciding(self), request.sources)
+
+
+def deciding(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of settings as a summary keeps them those that decide the clip; the prompt stands for the file it came from."""
+    facts = clip_facts(InferConfig, settings)
+    facts["model"].pop("attention", None)
+    return facts
+
+
+# -- prompts and seeds ---------------------------------------------------------------------------------------------------
+
+
+def read_prompts(file: str) -> dict[int, str]:
+    """The prompts of a text file by the number of their line, without blank lines.
+
+    Raises:
+        ConfigError: there is no such file, it is not UTF-8 text, or it holds no prompt.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise ConfigError(
+            f"prompts={file}: there is no file {path.absolute()}; a single prompt is given as prompt='...'"
+        )
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"prompts={file} cannot be read as UTF-8 text: {error}") from error
+    found = {number: line for number, line in enumerate(lines, 1) if line.strip()}
+    if not found:
+        raise ConfigError(f"prompts={file} is empty: it wants one prompt a line")
+    return found
+
+
+def prompts_of(config: InferConfig | StudyConfig) -> list[str]:
+    """The prompts of a run, in order; raises as ``read_prompts``."""
+    return [config.prompt or ""] if config.prompts is None else list(read_prompts(config.prompts).values())
+
+
+def seeds_of(config: EvaluateConfig | StudyConfig) -> list[int]:
+    """The seeds that each prompt is made from."""
+    return list(range(config.seed, config.seed + config.seeds))

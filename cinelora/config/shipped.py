@@ -1,0 +1,46 @@
+"""The settings that ship with the project: the groups of ``conf/``, with their choices and values.
+
+Leaves: plain data of the YAML files. It does not know which keys a command takes, and Hydra is not known.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import cinelora
+from cinelora.errors import ConfigError
+
+PROJECT = Path(cinelora.__file__).resolve().parents[1]
+"""The folder where ``train.py`` lies: relative paths inside ``conf/`` start here."""
+CONF = PROJECT / "conf"
+
+
+@cache
+def choices(group: str) -> list[str]:
+    """The files of a group, without their endings."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@cache
+def values(name: str) -> dict[str, Any]:
+    """What one file of ``conf/`` sets, such as ``model/tiny``."""
+    if not CONF.is_dir():
+        raise ConfigError(f"there is no conf/ beside {PROJECT / 'cinelora'}: run from a clone")
+    return dict(yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8")))
+
+
+def models_with_i2v() -> list[str]:
+    """The models that have an image-to-video transformer."""
+    return [name for name in choices("model") if values(f"model/{name}")["i2v"] is not None]
+
+
+def trained_shape(model: str) -> tuple[int, int, int] | None:
+    """Frames, height and width of the clips a model of ``conf/`` was trained on, whatever a run sets; None for others."""
+    if model not in choices("model"):
+        return None
+    trained = values(f"model/{model}")
+    return trained["num_frames"], trained["height"], trained["width"]

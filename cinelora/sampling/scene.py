@@ -1,0 +1,345 @@
+"""Takes from text to pixels: encode the prompts, make keyframes, expand them to clips, decode.
+
+Enters: a ``ClipRequest``, its takes, and the variants of each (scales of the adapters). Leaves: each finished take, handed to
+the caller's ``Write`` on rank 0. The work goes part by part over all takes, so that each network is loaded once and never beside
+another. Latents are kept on disk from denoising to decoding, so that a run that is stopped loses the clip at hand alone.
+What is written of a take is for the caller.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import count, groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm.auto import tqdm
+
+from cinelora.adapters.run_directory import warn_of_other_weights
+from cinelora.config.clip_request import ClipRequest, Take
+from cinelora.config.schema import InferConfig, ScaleConfig
+from cinelora.errors import InferenceError
+from cinelora.footage.captions import prompt_with_trigger
+from cinelora.io.hardware import explained_out_of_memory, gpu_at_hand, limit_gpu_memory, quiet_libraries, say_of_others
+from cinelora.io.tensor_files import load_tensors, save_tensors
+from cinelora.parallel.launch import barrier, launch, process_group, rank_info, without_collecting
+from cinelora.planning.planner import choose_drawing, partition_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from cinelora.adapters.adapter_file import AdapterFile
+    from cinelora.families.wan.bundle import ImageCondition, WanBundle
+    from cinelora.sampling.sampler import Sampling, Shown, Texts
+
+
+# -- what is known of a take, step by step -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Rendition:
+    """One variant of a take before anything is made: what it is made from, and where its latents wait."""
+
+    scales: dict[str, dict[str, float]]
+    texts: Texts
+    seed: int
+    draft: Path
+    made_of: str
+
+    def keep(self, latents: Latents) -> None:
+        """Write what must not be denoised a second time."""
+        import torch
+
+        self.draft.parent.mkdir(parents=True, exist_ok=True)
+        keyframe = {} if latents.keyframe is None else {"keyframe": torch.from_numpy(latents.keyframe)}
+        save_tensors(self.draft, {"latents": latents.of_clip, **keyframe}, {"made_of": self.made_of})
+
+    def kept(self) -> Latents | None:
+        """What an earlier run kept, if that was made of the same."""
+        if not self.draft.exists():
+            return None
+        tensors, facts = load_tensors(self.draft)
+        if facts != {"made_of": self.made_of}:
+            return None
+        return Latents(tensors["latents"], tensors["keyframe"].numpy() if "keyframe" in tensors else None)
+
+
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """A denoised clip (1, 16, T, h, w), and the pixels (H, W, 3) of the keyframe that it was expanded from, if any."""
+
+    of_clip: Tensor
+    keyframe: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished rendition: its adapters' scales on each transformer, its latents, its keyframe and its pixels (T, H, W, 3).
+
+    Where none was made or given, the first frame stands for the keyframe.
+    """
+
+    scales: dict[str, dict[str, float]]
+    latents: Tensor
+    keyframe: np.ndarray
+    video: np.ndarray
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A take of which all variants are there, by their names, and what is known of how they came to be."""
+
+    take: Take
+    made: dict[str, Made]
+    adapters: dict[str, AdapterFile]
+    seconds: dict[str, float]
+    takes_in_run: int
+
+
+Write = Callable[[ClipRequest, Finished], None]
+"""Writes a take's files; a function of a module, since it goes to the ranks."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds spent per part of the work."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Add the time of the block to ``name``."""
+        import torch
+
+        started = time.perf_counter()
+        yield
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+# -- all takes, on all ranks ---------------------------------------------------------------------------------------------
+
+
+def make_takes(
+    request: ClipRequest, todo: list[Take], variants: Mapping[str, ScaleConfig], write: Write, log_dir: Path
+) -> None:
+    """Make each take in each of the ``variants``, from the same noise, and ``write`` it as soon as all of it is decoded."""
+    config = request.config
+    launch(rank_makes, request, todo, variants, write, ranks=config.gpus, nodes=config.nodes, log_dir=log_dir)
+
+
+def rank_makes(request: ClipRequest, todo: list[Take], variants: Mapping[str, ScaleConfig], write: Write) -> int:
+    """Make all takes on this rank's part of sequence and picture; rank 0 writes them. Returns how many: a whole result."""
+    with without_collecting():
+        from cinelora.adapters.adapter_file import read_adapter
+        from cinelora.nn.attention_backend import require
+        from cinelora.sampling.sampler import Sampling
+
+        quiet_libraries()
+    config, rank = request.config, rank_info()
+    adapters = {role: read_adapter(path) for role, path in request.adapters.items()}
+    sampling = Sampling(config.model, config.sampler, partition_of(config)[0], rank)
+    limit_gpu_memory(config.memory.limit_gib)
+    maker = TakeMaker.on_this_rank(request, adapters, sampling)
+    if rank.global_rank == 0:
+        warn_of_other_weights(config.model, adapters, maker.bundles)
+    # A backend that cannot run here is refused now, and not after the text encoder has been at work for minutes.
+    require(config.model.attention, sampling.attention_work(request.clip_maker, request.num_frames), maker.last.device)
+    with memory_explained(config), process_group(rank) if rank.world_size > 1 else nullcontext():
+        # Each part goes over all takes before the next begins, and each holds one network alone: the text encoder; for a scene
+        # the t2v transformer and the VAE (keyframes), the VAE and the image encoder (what i2v is shown of them); then the
+        # transformer of the clips; the VAE again (pixels). All ranks go the same way, since each part may exchange tensors.
+        takes = maker.planned(todo, variants)
+        latents = maker.denoised([rendition for take in takes for rendition in take.values()])
+        for done, renditions in zip(maker.decoded(todo, takes, latents), takes, strict=True):
+            if rank.global_rank == 0:
+                write(request, done)
+                # The draft goes only after the files are whole: a run that ends amid them decodes this take again.
+                for rendition in renditions.values():
+                    rendition.draft.unlink(missing_ok=True)
+        barrier(rank)  # a rank that leaves the group ends it for rank 0 as well, which may still be writing
+    return len(todo)
+
+
+def memory_explained(config: InferConfig) -> AbstractContextManager[None]:
+    """Turn running out of GPU memory into the peak, and the next setting to try."""
+    ways = ["memory.swap=1"] if config.memory.swap != 1 else []
+    ways += [] if config.memory.tile else ["memory.tile=true"]
+    tip = " and ".join(ways) or "fewer frames or a smaller size"
+    rest = f"what was drawn so far is kept: start again with {tip}"
+    return explained_out_of_memory(InferenceError, lambda: ("", rest))
+
+
+# -- part by part --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TakeMaker:
+    """Makes takes on this rank, one part of the work after the other; ``bundles`` are of the transformers that take part."""
+
+    request: ClipRequest
+    adapters: dict[str, AdapterFile]
+    bundles: dict[str, WanBundle]
+    sampling: Sampling
+    clock: Clock = field(default_factory=Clock)
+
+    @classmethod
+    def on_this_rank(cls, request: ClipRequest, adapters: dict[str, AdapterFile], sampling: Sampling) -> TakeMaker:
+        """A maker whose networks are found, and not loaded yet."""
+        from cinelora.families.wan.bundle import WanBundle
+
+        config = request.config
+        cache = Path(config.cache)
+        bundles = {kind: WanBundle.from_config(config.model, kind, cache) for kind in request.transformers}
+        for bundle in bundles.values():
+            bundle.tile = config.memory.tile
+        return cls(request, adapters, bundles, sampling)
+
+    @property
+    def last(self) -> WanBundle:
+        """The bundle of the transformer that makes the clip itself."""
+        return self.bundles[self.request.clip_maker]
+
+    def planned(self, todo: list[Take], variants: Mapping[str, ScaleConfig]) -> list[dict[str, Rendition]]:
+        """Encode every prompt once; returns the renditions of each take, by variant."""
+        from cinelora.families.wan.bundle import pad_text
+        from cinelora.families.wan.checkpoint_layouts import Part
+        from cinelora.sampling.sampler import Texts
+
+        config, request = self.request.config, self.request
+        # Training put the trigger word before every caption; a prompt without it would not call the look up.
+        trigger = next((adapter.trigger for adapter in self.adapters.values() if adapter.trigger), None)
+        prompts = [prompt_with_trigger(take.prompt, trigger) for take in todo]
+        avoided = config.model.negative_prompt if config.negative_prompt is None else config.negative_prompt
+        reader = self.bundles[request.prompt_reader]
+        # One prompt at a time: in a batch the last digits of each would depend on the prompts beside it.
+        with self.clock.part("text"), reader.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
+            negative, *positives = (pad_text([e]) for p in [avoided, *prompts] for e in reader.encode_text([p]))
+
+        def rendition_of(take: Take, positive: Tensor, name: str) -> Rendition:
+            scale = variants[name]
+            scales = {kind: request.scales_on(kind, scale, self.adapters) for kind in ("t2v", "i2v")}
+            draft, made_of = take.folder / f"{name}.latents", request.made_of(take, name, scale)
+            return Rendition(scales, Texts(positive, negative), take.seed, draft, made_of)
+
+        pairs = zip(todo, positives, strict=True)
+        return [{name: rendition_of(take, positive, name) for name in variants} for take, positive in pairs]
+
+    def denoised(self, renditions: list[Rendition]) -> dict[Rendition, Latents]:
+        """The latents of all renditions; those that are new are kept on disk as soon as each is there."""
+        done = {rendition: kept for rendition in renditions if (kept := rendition.kept())}
+        # rank 0 removes the drafts that are decoded: none may go before all ranks have read the same ones
+        barrier(self.sampling.rank)
+        missing = [rendition for rendition in renditions if rendition not in done]
+        if not missing:
+            return done
+        keyframes = self.keyframes(missing) if self.request.is_scene else {}
+        images = self.conditions(keyframes)
+        with self.clock.part("denoise"):
+            for rendition, latents in self.latents("clip", missing, *self.request.passes[-1], images):
+                done[rendition] = Latents(latents, keyframes.get(rendition))
+                if self.sampling.rank.global_rank == 0:
+                    rendition.keep(done[rendition])
+        return done
+
+    def keyframes(self, renditions: list[Rendition]) -> dict[Rendition, np.ndarray]:
+        """The first frame of each rendition, made with the style adapter; or the user's picture for all of them."""
+        from cinelora.families.wan.bundle import range_to_pixels
+        from cinelora.families.wan.checkpoint_layouts import Part
+        from cinelora.footage.keyframe_image import read_image
+
+        config = self.request.config
+        if config.image is not None:
+            picture = read_image(Path(config.image), config.model.height, config.model.width)
+            return dict.fromkeys(renditions, picture)
+        # Without the motion adapter, which has nothing to say on a still; and without a cache between steps: a still costs
+        # little, and the whole clip rests on it.
+        style = {role: adapter for role, adapter in self.adapters.items() if role == "style"}
+        maker, bundle = replace(self, adapters=style, sampling=self.sampling.in_full()), self.bundles["t2v"]
+        with self.clock.part("keyframe"):
+            stills = dict(maker.latents("keyframe", renditions, *self.request.passes[0], {}))
+            with bundle.loaded(Part.VAE):
+                return {still: range_to_pixels(bundle.decode(latents))[0] for still, latents in stills.items()}
+
+    def conditions(self, keyframes: dict[Rendition, np.ndarray]) -> dict[Rendition, ImageCondition]:
+        """What the I2V transformer is shown of each keyframe."""
+        from cinelora.families.wan.bundle import ImageCondition
+        from cinelora.families.wan.checkpoint_layouts import Part
+
+        if not keyframes:
+            return {}
+        conditions = {}
+        with self.clock.part("condition"), self.last.loaded(Part.VAE, Part.IMAGE_ENCODER):
+            for rendition, keyframe in keyframes.items():
+                image = self.last.encode_image(keyframe, self.request.num_frames, together=True)
+                conditions[rendition] = ImageCondition(image.latents[None], image.tokens[None])
+        return conditions
+
+    def shown(
+        self, renditions: list[Rendition], kind: str, frames: int, images: dict[Rendition, ImageCondition]
+    ) -> dict[Rendition, Shown]:
+        """What the ``t2v`` or ``i2v`` transformer makes so many frames of each rendition from: one seed is one noise."""
+        from cinelora.sampling.sampler import Shown, initial_noise
+
+        model, device = self.request.config.model, self.bundles[kind].device
+        seeds = {rendition.seed for rendition in renditions}
+        noise = {seed: initial_noise(seed, f"{kind}-{frames}", model, frames, device) for seed in seeds}
+        return {one: Shown(one.texts, images.get(one), noise[one.seed]) for one in renditions}
+
+    def latents(
+        self,
+        what: str,
+        renditions: list[Rendition],
+        kind: str,
+        frames: int,
+        images: dict[Rendition, ImageCondition],
+    ) -> Iterator[tuple[Rendition, Tensor]]:
+        """Denoise the keyframe or clip of every rendition with one transformer, loaded once; each as soon as it is there."""
+        from cinelora.sampling.sampler import acting, adapted_transformer
+
+        sampling, shown = self.sampling, self.shown(renditions, kind, frames, images)
+        drawing, why = choose_drawing(self.request.config, kind, frames, len(renditions), *gpu_at_hand())
+        if sampling.rank.global_rank == 0:
+            say_of_others()
+            print(f"{what}: {why}", flush=True)
+        # Scenes whose adapters have the same scales are made one after the other: adapters are folded into the weights once
+        # for all of them, and out again only where renditions with other scales follow.
+        ordered = sorted(renditions, key=lambda rendition: sorted(rendition.scales[kind].items()))
+        alike = [(scales, list(group)) for scales, group in groupby(ordered, lambda rendition: rendition.scales[kind])]
+        number, live = count(1), drawing.swap > 0
+        with adapted_transformer(self.bundles[kind], self.adapters, sampling, drawing, frames) as transformer:
+            for scales, group in alike:
+                with acting(transformer, scales, live, again=len(alike) > 1):
+                    for rendition in group:
+                        label = f"{what} {next(number)}/{len(renditions)}"
+                        yield rendition, sampling.run(transformer, shown[rendition], label, drawing.together)
+
+    def decoded(
+        self, todo: list[Take], takes: list[dict[str, Rendition]], latents: dict[Rendition, Latents]
+    ) -> Iterator[Finished]:
+        """Each take as soon as all of it is decoded, by all ranks together: each decodes some rows of the picture.
+
+        The pixels arrive at rank 0; on the others nothing is ``made``.
+        """
+        from cinelora.families.wan.bundle import range_to_pixels
+        from cinelora.families.wan.checkpoint_layouts import Part
+
+        parts = {part: total / len(todo) for part, total in self.clock.seconds.items()}
+        quiet = self.sampling.rank.global_rank > 0 or len(todo) == 1
+        with self.last.loaded(Part.VAE):
+            pairs = zip(todo, takes, strict=True)
+            for take, renditions in tqdm(pairs, "decoding", len(todo), unit="take", disable=quiet):
+                made, clock = dict[str, Made](), Clock()
+                for name, rendition in renditions.items():
+                    clip, keyframe = latents[rendition].of_clip, latents[rendition].keyframe
+                    with clock.part("decode"):
+                        pixels = self.last.decode_together(clip)
+                        video = None if pixels is None else range_to_pixels(pixels)
+                    if video is not None:
+                        made[name] = Made(rendition.scales, clip, video[0] if keyframe is None else keyframe, video)
+                yield Finished(take, made, self.adapters, parts | clock.seconds, len(todo))

@@ -1,0 +1,42 @@
+"""What all callbacks share: they act once after each optimizer step, and average numbers over ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning import Callback, Trainer
+from torch import Tensor
+
+from cinelora.training.module import Stage
+
+State = dict[str, Tensor]
+
+
+def mean_over_ranks(values: Tensor, trainer: Trainer) -> list[float]:
+    """The mean of ``values`` over all ranks."""
+    if trainer.world_size > 1:
+        values = trainer.strategy.reduce(values.to(trainer.strategy.root_device), reduce_op="mean")
+    return [float(value) for value in values]
+
+
+class AtStep(Callback):
+    """Calls ``at_step`` once after each optimizer step, with the number of steps done."""
+
+    def __init__(self) -> None:
+        self.seen = -1
+
+    def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
+        """Take note of where the run starts."""
+        self.seen = trainer.global_step
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, stage: Stage, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Notice that a step was completed; with accumulation most batches complete none."""
+        if trainer.global_step != self.seen:
+            self.seen = trainer.global_step
+            self.at_step(trainer, stage, self.seen)
+
+    def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
+        """Act after optimizer step ``step`` (from 1)."""
+        raise NotImplementedError

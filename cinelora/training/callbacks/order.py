@@ -1,0 +1,113 @@
+"""Which callbacks a run has, and the order in which they act after each step.
+
+Enters: settings, the held-out samples, and what a checkpoint holds. Leaves: the callbacks for Lightning's trainer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from lightning import Callback
+
+from cinelora.adapters.run_directory import RunDirectory
+from cinelora.config.metric_names import logged, monitors
+from cinelora.config.schema import TrainConfig, samples_per_step
+from cinelora.errors import ConfigError
+from cinelora.latents.cache import Index
+from cinelora.latents.dataset import LatentDataset
+from cinelora.training.callbacks.checkpoint import Checkpointer
+from cinelora.training.callbacks.early_stopping import EarlyStopping
+from cinelora.training.callbacks.ema import Ema
+from cinelora.training.callbacks.progress import Progress
+from cinelora.training.callbacks.resume import Finish, Resume
+from cinelora.training.callbacks.stop import StopRequest
+from cinelora.training.callbacks.validation_loss import ValidationLoss
+from cinelora.training.checkpoint_files import Checkpoint
+from cinelora.training.export import export
+from cinelora.training.loggers import Journal
+
+if TYPE_CHECKING:
+    from cinelora.training.callbacks.preview import Preview
+    from cinelora.training.callbacks.validation_clips import ValidationClips
+
+
+@dataclass(frozen=True)
+class RunCallbacks:
+    """The callbacks of a run."""
+
+    resume: Resume | None
+    stop: StopRequest
+    ema: Ema | None
+    checkpointer: Checkpointer
+    validation_loss: ValidationLoss | None
+    validation_clips: ValidationClips | None
+    preview: Preview | None
+    progress: Progress
+    early_stopping: EarlyStopping
+
+    def all(self) -> list[Callback]:
+        """Those there are, in the order they act: restore, stop, average, log, save, measure, show, compare."""
+        # Lightning calls them in the order of this list, and each place in it has a reason:
+        #
+        #   resume            first of all, as the others read the weights and the step that it puts back
+        #   stop              decides whether this step is the last one, which all after it ask for
+        #   ema               moves the average to this step before anyone saves, measures or shows it
+        #   progress          logs before the save: were it the other way round, a kill between the two would leave a gap
+        #                     in the curves, as the resumed run begins after the step that was never logged
+        #   checkpointer      saves before anything slow, as whoever stops a run may end it for good before long
+        #   validation, preview   take their time, and log numbers
+        #   early_stopping    compares what was logged for this very step, hence after those that log it
+        #   finish            is for a run that resumes at its last step, and calls the five before it once
+        before = (self.resume, self.stop, self.ema, self.progress)
+        after = (self.checkpointer, self.validation_loss, self.validation_clips, self.preview, self.early_stopping)
+        finish = Finish([callback for callback in after if callback])
+        return [callback for callback in (*before, *after, finish) if callback]
+
+
+def make_callbacks(
+    config: TrainConfig,
+    run: RunDirectory,
+    index: Index,
+    heldout: LatentDataset,
+    resumed: Checkpoint | None,
+    facts: dict[str, Any],
+    journal: Journal,
+) -> RunCallbacks:
+    """What happens beside the optimisation, as the settings ask for it."""
+    ema = Ema(config.ema_decay) if config.ema_decay else None
+    checkpointer = Checkpointer(config.checkpoint, run, partial(export, config, run, index), ema, facts)
+    measured = bool(config.validation.every_steps and len(heldout))
+    refuse_unseen(config, measured)
+    clips = preview = None
+    # These two import metrics and video writers, whose seconds a run without them does not wait for.
+    if measured and config.validation.clips:
+        from cinelora.training.callbacks.validation_clips import ValidationClips
+
+        clips = ValidationClips(config, heldout, checkpointer, journal)
+    if config.preview.every_steps:
+        from cinelora.training.callbacks.preview import Preview
+
+        preview = Preview(config, run, heldout, ema, journal)
+    return RunCallbacks(
+        Resume(resumed, ema) if resumed else None,
+        StopRequest(),
+        ema,
+        checkpointer,
+        ValidationLoss(config.validation, heldout, ema) if measured else None,
+        clips,
+        preview,
+        Progress(config.logger, samples_per_step(config)),
+        EarlyStopping(config.stopping, config.checkpoint, journal, checkpointer),
+    )
+
+
+def refuse_unseen(config: TrainConfig, measured: bool) -> None:
+    """Refuse to wait for a number of held-out samples where there are none; settings alone do not tell."""
+    for key, name in monitors(config):
+        if not measured and name.startswith(("heldout/", "effect/")):
+            there = ", ".join(name for name in logged(config) if name.startswith("train/"))
+            raise ConfigError(
+                f"{key}={name} is measured on held-out samples and there are none: raise data.holdout, or take one of {there}"
+            )

@@ -1,0 +1,135 @@
+"""What a run must keep to go on as if it had never stopped: adapter, moments of the optimizer, EMA and the step.
+
+Enters: named tensors and a step. Leaves: ``checkpoints/step-00000250/`` (safetensors + JSON, no pickle), whole or absent,
+and a pointer ``checkpoints/last``. The base is never saved, and no random state either: every draw and the order of the
+samples are functions of (seed, step). The JSON holds the SHA-256 of the tensors, as safetensors would load a flipped byte.
+It does not know what the tensors mean.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from cinelora.errors import CineloraError, FileError, TrainingError
+from cinelora.io.atomic import make_folder, read_json, sha256_file, sweep_temporaries, write_json, write_text
+from cinelora.io.tensor_files import load_tensors, save_tensors
+
+log = logging.getLogger(__name__)
+PREFIX, DRAFT, POINTER = "step-", ".draft-", "last"
+TENSORS, FACTS = "state.safetensors", "state.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """``tensors`` are grouped by the part before the first dot: ``adapter.``, ``moments.``, ``ema.``."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def group(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one group, without its prefix."""
+        return {
+            key.removeprefix(f"{name}."): value for key, value in self.tensors.items() if key.startswith(f"{name}.")
+        }
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write ``checkpoint`` below ``folder``, point ``last`` at it, and delete all but the ``keep`` newest up to it.
+
+    Those of later steps go too: the run was resumed from before them, and they did not load or were not wanted.
+    Raises ``TrainingError`` where a number is not finite or the disk is full; older checkpoints are then untouched.
+    """
+    broken = [name for name, tensor in checkpoint.tensors.items() if not _is_finite(tensor)]
+    if broken:
+        raise TrainingError(
+            f"after step {checkpoint.step} the adapter is not finite ({broken[0]}, {len(broken)} tensors in all); "
+            "the last checkpoint is kept: resume it with a lower optimizer.lr or optimizer.clip_norm"
+        )
+    # A directory cannot be replaced in one step, but renamed to a name that is free. So a new checkpoint is written under a
+    # draft's name and renamed when it is whole: whoever looks sees all of it or nothing. The pointer moves only then, and old
+    # ones go last, so that at any moment of a kill there is one that loads.
+    target = folder / f"{PREFIX}{checkpoint.step:08d}"
+    if target.exists():  # the same step once more has the same tensors, so each file may take its predecessor's place
+        _write(target, checkpoint)
+    else:
+        draft = folder / f"{DRAFT}{checkpoint.step:08d}"
+        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            make_folder(draft)
+            _write(draft, checkpoint)
+            os.rename(draft, target)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    write_text(folder / POINTER, target.name)
+    newest_first = saved_checkpoints(folder)
+    own = newest_first.index(target)
+    for other in newest_first[:own] + newest_first[own + keep :]:
+        doomed = folder / f"{DRAFT}{other.name}"  # half of one must not pass for a checkpoint
+        os.rename(other, doomed)
+        shutil.rmtree(doomed)
+    return target
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
+    digest = save_tensors(folder / TENSORS, checkpoint.tensors, {"step": str(checkpoint.step)})
+    write_json(folder / FACTS, {"step": checkpoint.step, "sha256": digest, **checkpoint.facts})
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # a sum reads memory once, five times as fast as looking at each number; only finite ones that overflow need the look
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+
+
+def amend_facts(folder: Path, step: int, facts: dict[str, Any]) -> None:
+    """Let the checkpoint of ``step``, where it was just saved, carry ``facts`` that became known after that."""
+    state = folder / f"{PREFIX}{step:08d}" / FACTS
+    if state.exists():
+        write_json(state, {**read_json(state), **facts})
+
+
+def sweep_drafts(folder: Path) -> None:
+    """Remove what killed saves left below ``folder``."""
+    sweep_temporaries(folder)
+    for draft in folder.glob(f"{DRAFT}*"):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def saved_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints below ``folder``, newest first."""
+    return sorted(folder.glob(f"{PREFIX}*"), reverse=True)
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """The checkpoint that ``last`` points at, or else the newest that loads; one that does not is named and passed over.
+
+    Raises ``TrainingError`` where there is none.
+    """
+    sweep_drafts(folder)
+    pointer = folder / POINTER
+    pointed = pointer.read_text(errors="replace") if pointer.exists() else None
+    for path in sorted(saved_checkpoints(folder), key=lambda path: path.name != pointed):
+        try:
+            return read_checkpoint(path)
+        except (CineloraError, OSError, ValueError, KeyError) as error:
+            log.warning("checkpoint %s does not load (%s); trying the one before it", path, error)
+    raise TrainingError(f"{folder} holds no checkpoint that loads; start the run again without resume=")
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in the directory ``path``.
+
+    Raises ``FileError``, ``OSError``, ``ValueError`` or ``KeyError`` where it is damaged.
+    """
+    facts = read_json(path / FACTS)
+    digest = facts.pop("sha256", None)  # those of earlier versions have none
+    if digest and sha256_file(path / TENSORS) != digest:
+        raise FileError(f"{path / TENSORS} is not what was written")
+    return Checkpoint(int(facts.pop("step")), load_tensors(path / TENSORS)[0], facts)

@@ -1,0 +1,82 @@
+"""Clips drawn in the middle of training, by the transformer as it is at the moment, from the same noise each time.
+
+Enters: held-out samples, for their caption and, where the stage shows its transformer the first frame, for that. Leaves: pixels.
+The VAE is loaded for a few clips and released after them. It does not know what is done with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from cinelora.config.schema import SamplerConfig, TrainConfig
+from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle, range_to_pixels
+from cinelora.families.wan.checkpoint_layouts import Part
+from cinelora.io.media import Pixels
+from cinelora.latents.dataset import LatentDataset
+from cinelora.memory.block_swap import as_they_are
+from cinelora.sampling.denoise import Guided, sample
+from cinelora.sampling.sampler import initial_noise, noise_of
+from cinelora.training.module import Stage
+
+
+@dataclass
+class ClipSampler:
+    """Draws held-out samples, by the guidance and solver of ``config``."""
+
+    config: TrainConfig
+    shown: LatentDataset
+    bundle: WanBundle = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.bundle = WanBundle.from_config(self.config.model, self.config.stage.transformer, Path(self.config.cache))
+
+    @property
+    def manner(self) -> dict[str, Any]:
+        """Everything but sample, seed and transformer that a clip depends on."""
+        config = self.config
+        return {
+            "solver": config.sampler.name,
+            "steps": config.preview.sampler_steps,
+            "guidance": config.sampler.guidance,
+            "shift": self.shift,
+            "size": [config.stage.num_frames, config.model.height, config.model.width],
+        }
+
+    @property
+    def shift(self) -> float:
+        """The sigma shift."""
+        config = self.config
+        return config.model.sampling_shift if config.sampler.shift is None else config.sampler.shift
+
+    def latents(
+        self, stage: Stage, position: int, seed: int, part: str, text: str | None = None, own_size: bool = True
+    ) -> Tensor:
+        """Latents (1, 16, T, h, w) of a sample, or of the encoded ``text``; ``seed`` and ``part`` key the noise.
+
+        They are of the sample's own size, or else the model's unless the sample's picture is shown.
+        """
+        config, device = self.config, stage.device
+        batch = {key: value[None].to(device) for key, value in self.shown[position].items()}
+        if text is not None:
+            batch["text"] = self.shown.text(text)[None].to(device)
+        image = ImageCondition(batch["image_latents"], batch["image_tokens"]) if config.stage.image_condition else None
+        if own_size or image:
+            noise = noise_of(tuple(batch["latents"].shape), seed, part).to(device)
+        else:
+            noise = initial_noise(seed, part, config.model, config.stage.num_frames, device)
+        positive, negative = Condition(batch["text"], image), Condition(stage.null_text[None], image)
+        guided = Guided(stage.transformer, positive, negative, config.sampler.guidance)
+        solver = SamplerConfig(name=config.sampler.name, steps=config.preview.sampler_steps)
+        with as_they_are():
+            return sample(guided, noise, solver, self.shift)
+
+    def pixels(self, latents: list[Tensor]) -> list[Pixels]:
+        """Frames (T, H, W, 3) of latents (1, 16, T, h, w)."""
+        if not latents:
+            return []
+        with self.bundle.loaded(Part.VAE):
+            return [range_to_pixels(self.bundle.decode(of_one)) for of_one in latents]

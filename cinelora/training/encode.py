@@ -1,0 +1,101 @@
+"""The first launch of a run: the samples are found, and those that the cache lacks are encoded.
+
+Enters: settings and a run directory, on every rank. Leaves: the run's manifest and its index of encoded samples. Encoders
+live here alone: when this launch ends, so does their memory.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from cinelora.adapters.run_directory import RunDirectory
+from cinelora.config.schema import TrainConfig, samples_per_step
+from cinelora.families.wan.bundle import WanBundle
+from cinelora.footage.buckets import Size
+from cinelora.footage.captions import prompt_with_trigger
+from cinelora.footage.manifest import Sample, read_manifest, write_manifest
+from cinelora.footage.sample_source import find, reader, wanted_by
+from cinelora.io.hardware import default_device, quiet_libraries
+from cinelora.latents.cache import Framing, Index, LatentCache
+from cinelora.nn.attention_backend import require
+from cinelora.parallel.launch import barrier, process_group, rank_info
+from cinelora.training.gpu_policy import attention_work, policy_at_hand
+from cinelora.training.resume_guard import refuse_other_origins, refuse_other_samples
+
+log = logging.getLogger(__name__)
+
+
+def encode_rank(config: TrainConfig, run: RunDirectory) -> None:
+    """Find the samples and encode this rank's share of those the cache lacks; rank 0 writes manifest and index."""
+    quiet_libraries()
+    rank = rank_info()
+    # What training will need is asked for now, so that it is refused before hours of encoding and not after them.
+    policy_at_hand(config)
+    require(config.model.attention, attention_work(config), default_device())
+    with process_group(rank) if rank.world_size > 1 else nullcontext():
+        if rank.global_rank == 0:
+            find_samples(config, run)
+        barrier(rank)  # from here on every rank reads one and the same manifest
+        manifest = read_manifest(run.manifest)
+        stage, model, cache = config.stage, config.model, Path(config.cache)
+        bundle = WanBundle.from_config(model, stage.transformer, cache)
+        latents = LatentCache(cache, bundle, Framing(model.height, model.width, stage.image_condition), config.workers)
+        # Texts that belong to no sample: the empty one, for dropped captions and guidance, and the preview's prompt.
+        texts = {"null": ""} | preview_text(config)
+        index = latents.index(manifest, texts)
+        read = reader(config.data, model, bundle.device)
+        skipped = latents.encode(read, manifest, index, texts, rank.global_rank, rank.world_size)
+        for clip in skipped:
+            log.warning("skipped %s: %s", clip.path, clip.reason)
+        barrier(rank)  # every rank's part is in the cache before rank 0 says that the index is whole
+        if rank.global_rank == 0:
+            whole = latents.complete(index, skipped)
+            if config.resume:
+                refuse_other_origins(run, {"data": Index.load(run.dataset).data_hash}, {"data": whole.data_hash})
+            whole.save(run.dataset)
+
+
+def preview_text(config: TrainConfig) -> dict[str, str]:
+    """The preview's prompt, if there is one, as inference would give it to the adapter: after the trigger word."""
+    prompt = config.preview.prompt
+    return {"preview": prompt_with_trigger(prompt, config.data.trigger)} if prompt else {}
+
+
+def find_samples(config: TrainConfig, run: RunDirectory) -> None:
+    """Write the run's manifest, and say what was found and what was left out."""
+    manifest = find(config.data, wanted_by(config.model, config.stage.num_frames, config.seed))
+    if config.resume:
+        refuse_other_samples(run, read_manifest(run.manifest), manifest)
+    write_manifest(run.manifest, manifest)
+    heldout = sum(sample.split == "heldout" for sample in manifest.samples)
+    clips = [left for left in manifest.skipped if left.shot is None]
+    print(f"{len(manifest.samples) - heldout} samples to train on, {heldout} held out, {len(clips)} clips skipped")
+    for line in sizes_lines(manifest.samples, (config.model.height, config.model.width), samples_per_step(config)):
+        print(f"  {line}")
+    for clip in clips:
+        print(f"  skipped {clip.path}: {clip.reason}")
+    shots = Counter(left.reason.partition(":")[0] for left in manifest.skipped if left.shot is not None)
+    for reason, count in shots.most_common():
+        print(f"  {count} {'shot' if count == 1 else 'shots'} left out: {reason} (which, says {run.manifest.name})")
+
+
+def sizes_lines(samples: Sequence[Sample], model_size: Size, step: int) -> list[str]:
+    """How many samples to train on are of each size, in pixels and frames, where they are not all of one.
+
+    A ``step`` takes so many of one size; where there are fewer they come more than once in it.
+    """
+    training = (sample for sample in samples if sample.split == "train")
+    sizes = Counter((*(sample.size or model_size), len(sample.frames)) for sample in training)
+    if len(sizes) == 1:
+        return []
+    named = {f"{height}x{width} x {frames}": count for (height, width, frames), count in sizes.most_common()}
+    rare = [f"{name}: {step / count:.3g} times" for name, count in named.items() if 2 * count <= step]
+    lines = [f"sizes: {', '.join(f'{name} ({count})' for name, count in named.items())}; a step sees {step} of one"]
+    if rare:
+        way_out = "data.buckets=false or a smaller batch evens that out"
+        lines.append(f"WARNING: a step takes each sample of a rare size more than once ({', '.join(rare)}); {way_out}")
+    return lines

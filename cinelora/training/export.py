@@ -1,0 +1,43 @@
+"""What a run leaves as its product: an adapter file, or the transformer in diffusers' layout where every weight was trained.
+
+Enters: trained tensors by name, and what the run knows of itself. Leaves: ``<stage>.safetensors`` or ``transformer/``, whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import Tensor
+
+from cinelora.adapters.adapter_file import AdapterFile, export_adapter, is_image_projection
+from cinelora.adapters.run_directory import RunDirectory
+from cinelora.clone_only import scale_model
+from cinelora.config.schema import TrainConfig
+from cinelora.config.store import portable
+from cinelora.families.wan.bundle import WanBundle
+from cinelora.families.wan.checkpoint_layouts import Part
+from cinelora.latents.cache import Index
+
+
+def export(config: TrainConfig, run: RunDirectory, index: Index, state: dict[str, Tensor], best: bool = False) -> None:
+    """Write what was trained, last or at its best: an adapter file, or the transformer in diffusers' layout."""
+    product = run.product(config.stage.name, best)
+    if config.stage.trains_every_weight:
+        scale_model("pretrain", "stage=pretrain").export(product, config.stage.transformer, state)
+        return
+    bundle = WanBundle.from_config(config.model, config.stage.transformer, Path(config.cache))
+    if not config.stage.image_condition:  # on i2v these never ran: they would say nothing in the file
+        state = {key: value for key, value in state.items() if not is_image_projection(key.rsplit(".", 2)[0])}
+    file = AdapterFile(
+        state=state,
+        spec=config.lora,
+        kind=config.stage.name,
+        base_model=config.model.name,
+        base_revision=bundle.fingerprint(Part.TRANSFORMER),
+        transformer=config.stage.transformer,
+        trigger=config.data.trigger,
+        data_hash=index.data_hash,
+        config=portable(asdict(config)),
+    )
+    export_adapter(product, file)

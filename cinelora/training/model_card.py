@@ -1,0 +1,212 @@
+"""The card of an adapter: ``README.md`` as model hubs expect it beside the adapter, and the upload of both.
+
+Enters: the directory of a run. Leaves: its card, or one commit on the hub. What was typed (prompts, trigger words, names) is
+data here: front matter is written by a YAML library, text is escaped. No place on this machine is told, and no training
+caption. It does not know how anything in the run came about.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cinelora.adapters.run_directory import RunDirectory
+from cinelora.config.schema import ADAPTER_STAGES, TrainConfig, effective_lr, samples_per_step
+from cinelora.config.store import load_config, portable
+from cinelora.errors import ConfigError
+from cinelora.footage.captions import prompt_with_trigger
+from cinelora.footage.manifest import Sample, read_manifest
+from cinelora.io.atomic import read_json, write_text
+from cinelora.io.html.template import render
+from cinelora.io.hub import CONFIG_FILE, is_hub_name, is_run, publish
+from cinelora.io.tensor_files import read_header, with_metadata
+from cinelora.training.verdict import effect_line, stopped_line
+
+TASKS = {"t2v": "text-to-video", "i2v": "image-to-video"}
+HERE = "."
+"""What code on a card names the adapter's folder by, where it is not on the hub."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run says of itself; ``task`` is what its transformer does."""
+
+    run: RunDirectory
+    config: TrainConfig
+    summary: dict[str, Any]
+
+    @property
+    def task(self) -> str:  # noqa: D102
+        return TASKS[self.config.stage.transformer]
+
+    @property
+    def base(self) -> str | None:
+        """The trained checkpoint's name on the hub, where it has one."""
+        model = self.config.model
+        source = model.t2v if self.config.stage.transformer == "t2v" else model.i2v
+        return source if source is not None and is_hub_name(source) else None
+
+    @property
+    def adapters(self) -> list[str]:
+        """The adapters in the order in which they are loaded."""
+        return [kind for kind in ADAPTER_STAGES if self.run.adapter(kind).is_file()]
+
+    @property
+    def pictures(self) -> list[Path]:
+        """The latest preview: clips or stills, and the contact sheet beside the base model's."""
+        found = sorted(path for path in self.run.previews.glob("step-*") if path.suffix in (".png", ".mp4"))
+        return [path for path in found if path.name[:13] == found[-1].name[:13]]
+
+    @property
+    def widget(self) -> list[dict[str, Any]]:
+        """The samples as a hub shows them: each with the prompt that it was made from."""
+        text = self.prompt if self.config.preview.prompt else "-"
+        paths = (path for path in self.pictures if not path.stem.endswith("-sheet"))
+        return [{"text": text, "output": {"url": f"previews/{path.name}"}} for path in paths]
+
+    @property
+    def prompt(self) -> str:
+        """A prompt to try it with, after the trigger word."""
+        return prompt_with_trigger(self.config.preview.prompt or "a man walks down a street", self.config.data.trigger)
+
+
+def read_record(run: RunDirectory) -> Record:
+    """What there is to tell of a run; raises ``ConfigError`` where it is none, or has no adapter to tell of."""
+    if not is_run(run.path):
+        raise ConfigError(f"run={run.path} holds no {CONFIG_FILE}: give the directory of a run of train.py")
+    config = load_config(run.path)
+    if config.stage.trains_every_weight:
+        raise ConfigError(f"run={run.path} is of stage=pretrain, which trains no adapter: there is no card for it")
+    if not run.summary.is_file():
+        raise ConfigError(f"run={run.path} is not finished: go on with {_resumed(run)}")
+    if not run.adapter(config.stage.name).is_file():
+        raise ConfigError(f"run={run.path} holds no {run.adapter(config.stage.name).name}: there is nothing to tell of")
+    return Record(run, config, read_json(run.summary))
+
+
+def _resumed(run: RunDirectory) -> str:
+    return f"python train.py {_word(f'resume={run.path}')}"
+
+
+def _word(value: str) -> str:
+    """A word of a shell, on one line."""
+    return shlex.quote(" ".join(value.split()))
+
+
+# -- the card ----------------------------------------------------------------------------------------------------------
+
+
+def write_card(record: Record) -> None:
+    """Write ``README.md`` beside the adapter, whole or not at all."""
+    write_text(record.run.card, card(record, HERE))
+
+
+def card(record: Record, repository: str) -> str:
+    """The whole card; ``repository`` is what its code loads the adapter from."""
+    manifest = read_manifest(record.run.manifest)
+    training = [sample for sample in manifest.samples if sample.split == "train"]
+    early = record.summary.get("stopped_early")
+    checkpoint = "path/of/this/folder" if repository == HERE else f"hub:{repository}"
+    return render(
+        "model_card.md.j2",
+        record=record,
+        config=record.config,
+        summary=record.summary,
+        samples=len(training),
+        clips=len({sample.path for sample in training}),
+        heldout=len(manifest.samples) - len(training),
+        lr=effective_lr(record.config),
+        per_step=samples_per_step(record.config),
+        sizes=sizes(training, record.config),
+        shift=shift(record.config),
+        numbers=numbers(record.summary),
+        code=diffusers_code(record, repository),
+        command=f"python infer.py ckpt={checkpoint} {_word(f'prompt={record.prompt}')}",
+        effect=effect_line(record.summary),
+        stopped=stopped_line(early, record.summary) if early else "",
+    )
+
+
+def sizes(training: list[Sample], config: TrainConfig) -> str:
+    """Width and height of what was trained on, the most frequent first."""
+    found = Counter(sample.size or (config.model.height, config.model.width) for sample in training)
+    return " and ".join(f"{width}x{height}" for (height, width), _ in found.most_common())
+
+
+def shift(config: TrainConfig) -> float:
+    """The shift of noise levels that the run trained with."""
+    from cinelora.nn.flow_matching import resolution_shift
+
+    return resolution_shift(config.model.height, config.model.width) if config.flow.shift is None else config.flow.shift
+
+
+NUMBERS = (
+    ("heldout_loss", "held-out loss at fixed noise levels", ".4f"),
+    ("heldout_vs_base", "the same against the base", "+.1%"),
+    ("heldout_change", "the same against the start of training", "+.1%"),
+    ("prediction_effect", "relative change of predictions", ".2%"),
+    ("adapter_effect", "size of the update against the weights", ".2%"),
+)
+"""Key in a summary, what it is called, and how it is written."""
+
+
+def numbers(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """What was measured while it was trained, each with the base model's number where there is one."""
+    rows = [(name, format(summary[key], form), "") for key, name, form in NUMBERS if summary.get(key) is not None]
+    base = summary.get("heldout_clips_base") or {}
+    for name, value in (summary.get("heldout_clips") or {}).items():
+        rows.append((f"{name}, of held-out clips", f"{value:.4g}", f"{base[name]:.4g}" if name in base else ""))
+    if rows and summary.get("heldout_step") not in (None, summary["step"]):
+        rows.append(("held-out samples were last looked at in step", str(summary["heldout_step"]), ""))
+    return rows
+
+
+def diffusers_code(record: Record, repository: str) -> str:
+    """A program that makes a clip with the adapter; it names the base by its place on the hub, if it has one there."""
+    return render(
+        "adapter_code.py.j2",
+        record=record,
+        model=record.config.model,
+        is_i2v=record.config.stage.transformer == "i2v",
+        base=record.base or f"<directory of {record.config.model.name}, {record.task}>",
+        repository=repository,
+    )
+
+
+# -- upload ------------------------------------------------------------------------------------------------------------
+
+
+def push(record: Record, repository: str, private: bool = False) -> str:
+    """Upload a finished run's adapters, card, settings and samples as one commit; returns its address.
+
+    Raises ``ConfigError``, also where the hub or the network refuses.
+    """
+    run = record.run
+    if record.summary["interrupted"]:
+        raise ConfigError(
+            f"push={repository}: run={run.path} stopped at step {record.summary['step']} of {record.summary['steps']}; "
+            f"go on with {_resumed(run)}"
+        )
+    shared = portable(dataclasses.asdict(record.config))
+    files: dict[str, Path | bytes] = {
+        "README.md": card(record, repository).encode(),
+        CONFIG_FILE: yaml.safe_dump(shared, sort_keys=False, allow_unicode=True, width=120).encode(),
+        **{f"previews/{path.name}": path for path in record.pictures},
+        **{run.adapter(kind).name: shareable(run.adapter(kind)) for kind in record.adapters},
+    }
+    return publish(repository, files, f"{record.config.stage.name} adapter, step {record.summary['step']}", private)
+
+
+def shareable(path: Path) -> bytes:
+    """An adapter file without the places on this machine that settings in its header may name."""
+    metadata = read_header(path).get("__metadata__", {})
+    if "config" not in metadata:
+        return path.read_bytes()
+    return with_metadata(path, metadata | {"config": json.dumps(portable(json.loads(metadata["config"])))})

@@ -1,0 +1,162 @@
+"""One training run from settings to adapter: encode, then train, each on ranks of their own.
+
+Enters: a checked ``TrainConfig`` and a run directory. Leaves: the files of ``RunDirectory`` and an exit code. The parent
+only launches. Encoders live in the first launch and die with it, so training never shares memory with them. What a rank
+does is in ``encode`` and ``fit``.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cinelora.adapters.run_directory import RunDirectory, adapter_paths
+from cinelora.config.schema import ADAPTER_STAGES, TrainConfig
+from cinelora.errors import AdapterError, ConfigError
+from cinelora.io.atomic import sweep_temporaries, write_whole
+from cinelora.io.hub import resolve
+from cinelora.io.locks import lock
+from cinelora.parallel.launch import LaunchError, RankKilled, launch, meeting_point, without_collecting
+from cinelora.training.model_card import push, read_record
+from cinelora.training.verdict import effect_line, heldout_line, stopped_line
+
+INTERRUPTED = 130
+
+
+def train(config: TrainConfig, run_dir: Path) -> int:
+    """Run a stage to its end; returns the exit code (130 where it was stopped, after a checkpoint)."""
+    run = RunDirectory(run_dir)
+    sweep(run)
+    if config.adapter:
+        carry_style_adapter(config.adapter, run)
+    Path(config.cache).mkdir(parents=True, exist_ok=True)
+    # The cache is safe to share without a lock, which only spares two runs the same work. The nodes of one run all come
+    # here and encode together, so among them nobody may hold it.
+    alone = lock(Path(config.cache) / "encoding.lock", waiting=print) if config.nodes == 1 else nullcontext()
+    with alone:
+        launched(encode, config, run)
+    result: dict[str, Any] = launched(fit, config, run)
+    try:
+        if config.push and not result["interrupted"] and meeting_point(config.nodes, 0).is_host:
+            upload(run, config.push, config.private)
+    finally:
+        for line in closing_lines(result, run):
+            print(line)
+    return INTERRUPTED if result["interrupted"] else 0
+
+
+# The two launches. Each rank imports the heavy half by itself, which keeps models out of the parent, Lightning out of the
+# ranks that encode, and the decoders of footage out of those that train.
+
+
+def encode(config: TrainConfig, run: RunDirectory) -> None:
+    """What each rank of the first launch does."""
+    with without_collecting():
+        from cinelora.training.encode import encode_rank
+
+    encode_rank(config, run)
+
+
+def fit(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
+    """What each rank of the second launch does; returns the run's summary."""
+    with without_collecting():
+        from cinelora.training.fit import train_rank
+
+    return train_rank(config, run)
+
+
+def launched(work: Callable[[TrainConfig, RunDirectory], Any], config: TrainConfig, run: RunDirectory) -> Any:
+    """``work`` of the ranks, begun again from the last checkpoint where it lost one, up to ``max_restarts`` times.
+
+    A rank that was killed may live the next time. Another error is met again unless chance had a part in it, which is tried
+    where the run has come further since it last started. What the user has to mend, or asked for, ends it at once.
+    """
+    reached = last_saved(run)
+    for restart in range(1, config.max_restarts + 2):
+        try:
+            return launch(work, config, run, ranks=config.gpus, nodes=config.nodes, log_dir=run.logs)
+        except LaunchError as error:
+            # A restart is worth trying where the cause need not come again: a killed rank (the kernel was short of
+            # memory, a machine hiccuped), or any failure after a checkpoint that this very start has written. An error
+            # at the same checkpoint as before would only be met once more.
+            before, reached = reached, last_saved(run)
+            worth_it = reached != before or isinstance(error, RankKilled)
+            # Nodes have a parent each, and each would restart by its own count: their scheduler does that instead.
+            if restart > config.max_restarts or config.nodes > 1 or not worth_it:
+                raise
+            # Encoding leaves no checkpoint and needs none, since what is in the cache is not encoded twice.
+            if reached:
+                config = replace(config, resume=str(run.path))
+            since = f"goes on from {reached}" if reached else "starts anew"
+            print(
+                f"{error}; the run {since} by itself (restart {restart} of max_restarts={config.max_restarts})",
+                flush=True,
+            )
+    raise AssertionError("the last try returns or raises")
+
+
+def last_saved(run: RunDirectory) -> str | None:
+    """The name of the run's newest checkpoint."""
+    from cinelora.training.checkpoint_files import saved_checkpoints
+
+    return next((path.name for path in saved_checkpoints(run.checkpoints)), None)
+
+
+def sweep(run: RunDirectory) -> None:
+    """Remove what a killed run left half-written."""
+    from cinelora.training.checkpoint_files import sweep_drafts
+
+    sweep_drafts(run.checkpoints)
+    sweep_temporaries(run.path)
+
+
+def carry_style_adapter(source: str, run: RunDirectory) -> None:
+    """Copy the style adapter that stage 2 trains on top of into the run, so that the run carries both."""
+    paths = adapter_paths(resolve(source))
+    if "style" not in paths:
+        raise AdapterError(f"adapter={source} holds no style adapter, only {', '.join(paths)}")
+    write_whole(run.adapter("style"), lambda draft: shutil.copyfile(paths["style"], draft))
+
+
+def upload(run: RunDirectory, repository: str, private: bool) -> None:
+    """Upload what a run has made, or say how to do that later."""
+    try:
+        print(f"uploaded: {push(read_record(run), repository, private)}")
+    except ConfigError as error:
+        words = [f"run={run.path}", f"push={repository}", *(["private=true"] if private else [])]
+        again = shlex.join(["python", "-m", "cinelora.card", *words])
+        raise ConfigError(f"{error}; the adapter is in {run.path}: {again} tries again") from error
+
+
+def closing_lines(result: dict[str, Any], run: RunDirectory) -> list[str]:
+    """What a user wants to know when a run ends; the last line says whether anything was learnt."""
+    product = run.product(result["stage"])
+    what = "adapter" if result["stage"] in ADAPTER_STAGES else "transformer"
+    lines = [f"{what} {product}", f"summary {run.summary}"]
+    if "heldout_step" in result:
+        lines.insert(0, heldout_line(result))
+    if result["interrupted"]:
+        lines.append(
+            f"stopped at step {result['step']} of {result['steps']}; "
+            f"go on with: python train.py {shlex.quote(f'resume={run.path}')}"
+        )
+    if early := result.get("stopped_early"):
+        lines.append(stopped_line(early, result))
+    if best := result.get("best"):
+        lines.append(best_line(best, result, run))
+    if result["weights"] == "random":
+        lines.append(f"WARNING: trained on random weights (model.weights=random): {product} is worth nothing")
+    return [*lines, effect_line(result)]
+
+
+def best_line(best: dict[str, Any], result: dict[str, Any], run: RunDirectory) -> str:
+    """Where the best adapter is, or that there is none yet."""
+    if best["step"] is None:
+        return f"no best adapter: {best['name']} was not logged before the run ended"
+    path = run.product(result["stage"], best=True)
+    return f"best {best['name']}: {best['value']:.4g} at step {best['step']}, kept in {path}"

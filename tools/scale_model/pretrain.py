@@ -1,0 +1,71 @@
+"""``stage=pretrain``: every weight of a transformer is trained. What that stage does unlike the others, which is little.
+
+Enters: settings, a transformer, its trained weights. Leaves: refusals, what is trained, and a folder in diffusers' layout.
+``cinelora.clone_only`` describes these three functions. They import torch only when it is needed, as settings are checked
+without it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cinelora.config.schema import TrainConfig, zero_level
+from cinelora.errors import ConfigError
+
+if TYPE_CHECKING:
+    from diffusers import WanTransformer3DModel
+    from torch import Tensor
+
+    from tools.scale_model.whole_transformer import WholeTransformer
+
+
+def check(config: TrainConfig) -> None:
+    """Raise ``ConfigError`` for settings that do not go with training every weight."""
+    _check_samples(config)
+    memory, zero3 = config.memory, zero_level(config.strategy) == 3
+    if config.adapter is not None:
+        raise ConfigError(f"adapter={config.adapter} belongs to stage=motion; stage=pretrain trains every weight")
+    if memory.swap:
+        raise ConfigError(
+            f"memory.swap={memory.swap:g} moves frozen weights, and stage=pretrain trains them all: choose memory=recompute"
+        )
+    if config.model.dtype == "fp8":
+        raise ConfigError(
+            "model.dtype=fp8 is for frozen weights, and stage=pretrain trains them all: choose model.dtype=fp32"
+        )
+    if config.push:
+        raise ConfigError(f"push={config.push}: adapters are uploaded, and stage=pretrain makes none: leave push= away")
+    if zero3 and config.stage.image_condition and config.dropout.image:
+        raise ConfigError(
+            f"dropout.image={config.dropout.image:g} with strategy=zero3 and stage=pretrain: a rank without its image would not "
+            "call the layers that the others wait in; choose dropout.image=0, or strategy=zero2"
+        )
+
+
+def _check_samples(config: TrainConfig) -> None:
+    stage = config.stage
+    if stage.image_condition != (stage.transformer == "i2v"):
+        raise ConfigError(
+            f"stage.image_condition={str(stage.image_condition).lower()} with stage.transformer={stage.transformer}: "
+            "stage=pretrain shows the i2v transformer its first frame, and the t2v transformer none"
+        )
+    if stage.image_condition and (stage.stills or stage.num_frames == 1):
+        raise ConfigError(
+            "stage=pretrain of the i2v transformer learns from windows: with one frame the condition is the answer; "
+            "leave stage.stills at 0 and stage.num_frames at 5 or more (4n+1)"
+        )
+
+
+def trained(transformer: WanTransformer3DModel, sharded: bool) -> WholeTransformer:
+    """Every weight, on every rank or, where DeepSpeed's ZeRO-3 has them, in pieces."""
+    from tools.scale_model.whole_transformer import PartitionedTransformer, WholeTransformer
+
+    return (PartitionedTransformer if sharded else WholeTransformer)(transformer)
+
+
+def export(folder: Path, kind: str, state: dict[str, Tensor]) -> None:
+    """Write ``state`` as the ``t2v`` or ``i2v`` transformer of the embedded shape."""
+    from tools.scale_model.build_pair import save_transformer
+
+    save_transformer(folder, kind, state)

@@ -1,0 +1,146 @@
+"""Scenes and captions: what there is to see and what it is called. Numbers and words only, no pixels, no light.
+
+The same seed is the same scene in every look. Lengths are metres with the subject's place as origin, x to the right, y
+up from the ground, z away from the camera; angles are degrees; times are seconds.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from cinelora.errors import ConfigError
+from tools.scale_model.render.looks import LOOKS
+
+VOCABULARY: dict[str, tuple[Any, ...]] = {
+    "place": ("street", "room"),
+    "weather": ("dry", "rain", "fog"),
+    "time": ("noon", "dusk", "night"),
+    "camera": (
+        "pans left",
+        "pans right",
+        "moves in",
+        "moves out",
+        "orbits left",
+        "orbits right",
+        "is hand-held",
+        "stands still",
+    ),
+    "coat": ("red", "green", "blue", "yellow", "white", "black"),
+    "count": (1, 2, 3),
+    "act": ("walks left", "walks right", "stands"),
+    "car": (None, "red", "green", "blue", "yellow", "white", "black"),
+    "car_direction": ("left", "right"),
+}
+"""Every attribute that a caption names, and its values: the fields of a scene that a benchmark may set."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What there is to see, whatever the look. The first group is ``VOCABULARY``; the second composes the picture."""
+
+    seed: int
+    place: str
+    weather: str
+    time: str
+    """Seen in looks that have more than one hour."""
+    camera: str
+    coat: str
+    count: int
+    act: str
+    car: str | None
+    car_direction: str
+
+    hat: bool
+    heading: float
+    """Which way the camera looks at the subject: 0 is straight at the houses or the far wall."""
+    framing: float
+    """Turn of the camera that sets the subject beside the middle."""
+    distance: float
+    eye: float
+    """Height of the camera."""
+    speed: float
+    """Of a walking figure, per second."""
+    side: int
+    """-1 or 1: where the light comes from."""
+    opening: float
+    """x of the side street, or of the door."""
+    wording: int
+
+
+def draw_scene(seed: int, **overrides: Any) -> Scene:
+    """The scene of a seed; ``overrides`` replace fields of it and keep everything else.
+
+    A room has neither weather nor cars: those drawn are dropped. Raises ``ConfigError`` for a value outside the
+    vocabulary, and for weather or a car asked for in a room.
+    """
+    draw = random.Random(seed)
+    coat = draw.choice(VOCABULARY["coat"])
+    scene = Scene(
+        seed=seed,
+        place=draw.choice(("street", "street", "room")),
+        weather=draw.choice(("dry", "dry", "rain", "fog")),
+        time=draw.choice(VOCABULARY["time"]),
+        camera=draw.choice(VOCABULARY["camera"]),
+        coat=coat,
+        count=draw.choice((1, 1, 2, 3)),
+        act=draw.choice(VOCABULARY["act"]),
+        # a car in the colour of the coat would blur whose colour the caption means
+        car=draw.choice((None, *(paint for paint in VOCABULARY["car"] if paint not in (None, coat)))),
+        car_direction=draw.choice(VOCABULARY["car_direction"]),
+        hat=draw.random() < 0.5,
+        heading=draw.choice((-1, 1)) * draw.uniform(4, 24),
+        framing=draw.uniform(-4, 4),
+        distance=draw.uniform(-0.2, 0.2),
+        eye=draw.uniform(1.0, 1.45),
+        speed=draw.uniform(0.55, 0.78),
+        side=draw.choice((-1, 1)),
+        opening=draw.uniform(-1, 1),
+        wording=draw.randrange(3),
+    )
+    _check(overrides)
+    scene = replace(scene, **overrides)
+    if scene.place != "room":
+        return scene
+    for name, absent in (("weather", "dry"), ("car", None)):
+        if overrides.get(name, absent) != absent:
+            raise ConfigError(f"{name}={overrides[name]} is not seen in a room; use place=street or {name}={absent}")
+    return replace(scene, weather="dry", car=None)
+
+
+def _check(overrides: dict[str, Any]) -> None:
+    names = [field.name for field in fields(Scene) if field.name != "seed"]
+    for name, value in overrides.items():
+        if name not in names:
+            raise ConfigError(f"a scene has no {name}; it has {', '.join(names)}")
+        if name in VOCABULARY and value not in VOCABULARY[name]:
+            values = ", ".join(str(known) for known in VOCABULARY[name])
+            raise ConfigError(f"{name}={value} cannot be drawn; use one of {values}")
+
+
+def describe(scene: Scene, look: str) -> str:
+    """The caption: everything it says can be seen. Colours are named where the look has any, the look itself never."""
+    film = LOOKS[look]
+    plural = scene.count > 1
+    coat = f"{scene.coat} coat" if film.saturation else "long coat"
+    who = {1: "a man in a ", 2: "two men in ", 3: "three men in "}[scene.count] + coat + "s" * plural
+    if scene.hat:
+        who += " and hats" if plural else " and hat"
+    act = {
+        "walks left": "walk to the left" if plural else "walks to the left",
+        "walks right": "walk to the right" if plural else "walks to the right",
+        "stands": "stand" if plural else "stands",
+    }[scene.act]
+    dry = "wet street" if film.wetness > 0.3 else "dry street"
+    street = {"rain": "on a street in the rain", "fog": "on a street in fog", "dry": f"on a {dry}"}[scene.weather]
+    where = street if scene.place == "street" else "in a room"
+    when = f"at {film.hours[scene.time].name}"
+    paint = f"{scene.car} car" if film.saturation else "car"
+    car = f" as a {paint} drives to the {scene.car_direction}" if scene.car else ""
+    sentence = (
+        f"{who} {act} {where} {when}{car}; the camera {scene.camera}.",
+        f"{where} {when}, {who} {act}{car}; the camera {scene.camera}.",
+        f"the camera {scene.camera}: {who} {act} {where} {when}{car}.",
+    )[scene.wording % 3]
+    return sentence[0].upper() + sentence[1:]

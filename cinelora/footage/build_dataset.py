@@ -125,20 +125,18 @@ def prepared_folder(data: DataConfig) -> Path:
     return DATASETS / f"{plain}-{sha256_json(os.fspath(root))[:8]}"
 
 
-def prepare(data: DataConfig, wanted: Wanted, processes: int | None = None, show: bool = True) -> Prepared:
+def prepare(data: DataConfig, wanted: Wanted, processes: int | None = None) -> Prepared:
     """Survey and judge ``data.root``, picking the samples that are ``wanted`` of each shot.
 
     ``processes`` work side by side; None is as many as there are cores where there is much to do, else none. Raises
     ``FootageError`` where the folder is missing or empty, or the verdicts by hand cannot be read.
     """
-    return prepare_each(data, [wanted], processes, show)[0]
+    return prepare_each(data, [wanted], processes)[0]
 
 
-def prepare_each(
-    data: DataConfig, wanted: Sequence[Wanted], processes: int | None = None, show: bool = True
-) -> list[Prepared]:
+def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | None = None) -> list[Prepared]:
     """The same for several kinds of samples, by one look at each survey."""
-    root, folder, files, skipped = _surveyed(data, processes, show)
+    root, folder, files, skipped = _surveyed(data, processes)
     by_hand = read_overrides(Path(data.overrides) if data.overrides else folder / OVERRIDES, bool(data.overrides))
     typical = [file.sharpness for file in files if file.sharpness]
     usual = float(np.median(typical)) if typical else None
@@ -167,7 +165,7 @@ def prepare_each(
     return [Prepared(root, folder, tuple(files), shots, left_out, notes) for shots in columns]
 
 
-def _surveyed(data: DataConfig, processes: int | None, show: bool) -> tuple[Path, Path, list[File], list[Skipped]]:
+def _surveyed(data: DataConfig, processes: int | None) -> tuple[Path, Path, list[File], list[Skipped]]:
     """The footage's folder and the prepared one, what is known of each file, and what is left out unread."""
     root, folder = Path(str(data.root)), prepared_folder(data)
     if not root.is_dir():
@@ -181,7 +179,7 @@ def _surveyed(data: DataConfig, processes: int | None, show: bool) -> tuple[Path
         raise FootageError(f"no clips in {root}: looked there and below for {', '.join((*FILMS, *PICTURES))}")
     make_folder(folder)
     with lock(folder / ".lock"):
-        files = survey_files(root, found.clips, folder, processes, show, handling_of(data))
+        files = survey_files(root, found.clips, folder, processes, handling_of(data))
     return root, folder, files, [Skipped(path, reason) for path, reason in found.left_out.items()]
 
 

@@ -23,7 +23,8 @@ import json
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -98,47 +99,31 @@ class OfFiles:
 
     def __init__(self, root: Path, follow_links: bool) -> None:
         self.root, self.follow_links = root, follow_links
-        self._folders = dict[str, _Folder]()
+        self._listed, self._for_all = cache(self._read_lists), cache(self._read_caption)
 
     def __getitem__(self, path: str) -> str:
         """The caption of a clip, empty where it has none."""
         # `parents` goes upwards, from the clip's own folder to the root: of two lists or two caption.txt the nearer counts.
         # All lists are read, whether they are needed or not, so that one that is damaged is reported.
         clip = PurePosixPath(path)
-        folders = [self._folder(folder) for folder in clip.parents]
-        listed = [folder.listed.get(_plain(clip.relative_to(folder.path).as_posix()), "") for folder in folders]
-        beside = folders[0].text(clip.with_suffix(".txt").name).strip()
-        return beside or next(filter(None, listed), "") or next((f.caption for f in folders if f.caption), "")
+        listed = [self._listed(folder).get(_plain(clip.relative_to(folder).as_posix()), "") for folder in clip.parents]
+        beside = self._text(clip.with_suffix(".txt")).strip()
+        return beside or next(filter(None, chain(listed, map(self._for_all, clip.parents))), "")
 
-    def _folder(self, path: PurePosixPath) -> _Folder:
-        return self._folders.setdefault(str(path), _Folder(self.root, path, self.follow_links))
+    def _text(self, file: PurePosixPath) -> str:
+        """What a text file below the root holds, "" where there is none."""
+        return read_text(self.root, str(file), self.follow_links) if (self.root / file).is_file() else ""
 
+    def _read_caption(self, folder: PurePosixPath) -> str:
+        """The caption of all clips in a folder."""
+        return self._text(folder / OF_FOLDER).strip()
 
-@dataclass
-class _Folder:
-    """What one folder holds of captions."""
-
-    root: Path
-    path: PurePosixPath
-    follow_links: bool
-
-    def text(self, name: str) -> str:
-        """What a text file holds, if there is one."""
-        is_there = (self.root / self.path / name).is_file()
-        return read_text(self.root, str(self.path / name), self.follow_links) if is_there else ""
-
-    @cached_property
-    def caption(self) -> str:
-        """For all clips in here."""
-        return self.text(OF_FOLDER).strip()
-
-    @cached_property
-    def listed(self) -> dict[str, str]:
-        """For each clip, by its path from here; of two lines for one the first counts."""
+    def _read_lists(self, folder: PurePosixPath) -> dict[str, str]:
+        """The caption of each clip, by its path from the folder; of two lines for one the first counts."""
         texts: dict[str, str] = {}
         for name in LISTS:
-            path, rows = self.root / self.path / name, _csv_rows if name.endswith(".csv") else json_lines
-            for number, record in rows(path, self.text(name)):
+            path, rows = self.root / folder / name, _csv_rows if name.endswith(".csv") else json_lines
+            for number, record in rows(path, self._text(folder / name)):
                 file_name, text = _file_and_text(record, f"{path}, line {number}")
                 texts.setdefault(_plain(file_name), text)
         return texts

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from cinelora.errors import reason
-from cinelora.footage.video_reader import Handling, Header, Pixels, Reader, UnreadableClip, refuse_large
+from cinelora.footage.video_reader import Handling, Header, Pixels, Reader, Timed, UnreadableClip, refuse_large
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".exr", ".bmp", ".gif")
 FFMPEG_KINDS = {".exr": "exr_pipe", ".tif": "tiff_pipe", ".tiff": "tiff_pipe", ".png": "png_pipe"}
@@ -137,9 +137,7 @@ class PictureReader(Reader):
                 raise self.unreadable(f"it ends before frame {index}")
             yield from repeat(self._read(index), len(list(same)))
 
-    def scaled(  # noqa: D102
-        self, height: int, width: int, start_s: float = 0.0, end_s: float | None = None, threads: int = 1
-    ) -> Iterator[tuple[float, Pixels]]:
+    def scaled(self, height: int, width: int, start_s: float = 0.0, end_s: float | None = None) -> Timed:  # noqa: D102
         for number, seconds in enumerate(self.times):
             if start_s <= seconds and (end_s is None or seconds < end_s):
                 small = cv2.resize(self._read(number), (width, height), interpolation=cv2.INTER_AREA)
@@ -147,9 +145,7 @@ class PictureReader(Reader):
 
     def _read(self, number: int) -> Pixels:
         pixels = _read_of(self.path, self.files[number])
-        if pixels.shape[:2] != self.size:
-            before, now = ("{1}x{0}".format(*size) for size in (self.size, pixels.shape))
-            raise self.unreadable(f"its picture changes from {before} to {now} in {self.files[number].name}")
+        self.refuse_change(self.size, pixels.shape[:2], f"in {self.files[number].name}")
         if self.handling.lut is None:
             return pixels
         return self.convert(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24"))

@@ -187,7 +187,7 @@ class _Eye:
         from scenedetect.detectors import AdaptiveDetector
 
         self.fps, self.start_s, self.end_s = fps, start_s, end_s
-        self.timecode = lambda number: FrameTimecode(number, fps)
+        self.timecode: Callable[[int], Any] = lambda number: FrameTimecode(number, fps)
         self.detector = AdaptiveDetector(
             adaptive_threshold=CUT_RATIO, min_content_val=CUT_LUMA, min_scene_len=1, luma_only=True
         )
@@ -320,7 +320,7 @@ def _mixed(before: Pixels, frame: Pixels, behind: Pixels) -> float:
 
 
 def _tiny(gray: Pixels) -> NDArray[np.float32]:
-    return cv2.resize(gray, MIX_SIZE, interpolation=cv2.INTER_AREA).astype(np.float32)
+    return np.asarray(cv2.resize(gray, MIX_SIZE, interpolation=cv2.INTER_AREA), np.float32)
 
 
 def _hash(gray: Pixels) -> int:
@@ -387,12 +387,7 @@ def _jpeg(frame_HWC: Pixels) -> bytes:
 def save_arrays(path: Path, arrays: Arrays, note: dict[str, Any]) -> None:
     """Write numbers and a note as an ``.npz`` without pickle, whole or not at all."""
     text = np.frombuffer(json.dumps({"version": VERSION, **note}).encode(), np.uint8)
-
-    def write(draft: Path) -> None:
-        with draft.open("wb") as file:
-            np.savez(file, allow_pickle=False, note=text, **arrays)
-
-    write_whole(path, write)
+    write_whole(path, lambda draft: np.savez(draft, allow_pickle=False, note=text, **arrays))
 
 
 def load_arrays(path: Path) -> tuple[Arrays, dict[str, Any]] | None:

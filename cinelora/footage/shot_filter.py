@@ -102,11 +102,13 @@ def _judged(
     survey: Survey, shot: Shot, limits: FootageLimits, film_bars: Box | None, usual: float, logo: float
 ) -> Shot:
     measures = measured(survey, shot, usual) | {"logo": logo}
-    found = [] if shot.against else [bound for bound in BOUNDS if bound.fails(measures, limits, survey.num_frames == 1)]
+    # What is no picture needs no further reason.
+    bounds = [] if shot.against else BOUNDS
+    reasons = [(bound.of_motion, bound.reason(measures, limits, survey.num_frames == 1)) for bound in bounds]
     return replace(
         shot,
-        against=(*shot.against, *(bound.says(measures, limits) for bound in found if not bound.of_motion)),
-        against_motion=tuple(bound.says(measures, limits) for bound in found if bound.of_motion),
+        against=(*shot.against, *(reason for of_motion, reason in reasons if reason and not of_motion)),
+        against_motion=tuple(reason for of_motion, reason in reasons if reason and of_motion),
         measures=measures,
         bars=_shot_bars(survey, shot, film_bars),
     )
@@ -122,16 +124,13 @@ class Bound:
     words: str
     of_motion: bool = False
 
-    def fails(self, measures: dict[str, float], limits: FootageLimits, is_still: bool) -> bool:
-        """Whether a shot fails; a still has no length."""
+    def reason(self, measures: dict[str, float], limits: FootageLimits, is_still: bool) -> str:
+        """Why a shot fails, "" where it does not; a still has no length."""
         value, limit = measures[self.measure], getattr(limits, self.limit)
         if limit is None or (is_still and self.measure == "seconds"):
-            return False
-        return bool(value < limit if self.least else value > limit)
-
-    def says(self, measures: dict[str, float], limits: FootageLimits) -> str:
-        """Why."""
-        return self.words.format(measures[self.measure], getattr(limits, self.limit))
+            return ""
+        fails = value < limit if self.least else value > limit
+        return self.words.format(value, limit) if fails else ""
 
 
 BOUNDS = (

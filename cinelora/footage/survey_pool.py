@@ -123,9 +123,7 @@ def survey_name(sha256: str, handling: Handling) -> str:
     return f"{sha256}{handling.colours}{rate}"
 
 
-def survey_files(
-    root: Path, paths: list[str], folder: Path, processes: int | None, show: bool = True, handling: Handling = PLAIN
-) -> list[File]:
+def survey_files(root: Path, paths: list[str], folder: Path, processes: int | None, handling: Handling) -> list[File]:
     """Survey what is new or changed among ``paths`` below ``root``; what is known of all of them, in their order.
 
     ``processes`` 0 does it all here; None is one a core where there is much to do, else none. ``folder`` is the prepared
@@ -149,23 +147,20 @@ def survey_files(
             files[path] = File(path, size, mtime_ns, "")
             todo.append(Task(root, folder, path, size, handling))
     if todo:
-        _survey(todo, files, _processes(todo) if processes is None else processes, show)
+        much = len(todo) > MANY_FILES or sum(task.size for task in todo) > MANY_BYTES
+        cores = len(os.sched_getaffinity(0)) if much else 0
+        _survey(todo, files, cores if processes is None else processes)
     if files != known:
         _write_ledger(folder, files, handling)
     return [files[path] for path in paths]
 
 
-def _processes(todo: deque[Task]) -> int:
-    much = len(todo) > MANY_FILES or sum(task.size for task in todo) > MANY_BYTES
-    return len(os.sched_getaffinity(0)) if much else 0
-
-
-def _survey(todo: deque[Task], files: dict[str, File], processes: int, show: bool) -> None:
+def _survey(todo: deque[Task], files: dict[str, File], processes: int) -> None:
     folder, total = todo[0].folder, sum(task.size for task in todo)
     sweep_temporaries(folder / SURVEYS)
     underway: dict[str, Underway] = {}
     kept = time.monotonic()
-    with tqdm(total=total, desc="footage", unit="B", unit_scale=True, disable=None if show else True) as bar:
+    with tqdm(total=total, desc="footage", unit="B", unit_scale=True, disable=None) as bar:
         bar.set_postfix_str(f"{len(todo)} of {len(files)} files are new")
         for task, outcome in _worked(todo, processes, bar):
             if outcome.num_parts and outcome.sha256 not in underway:

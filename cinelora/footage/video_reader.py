@@ -41,6 +41,8 @@ from cinelora.footage.packets import (
 from cinelora.io.atomic import sha256_json
 
 Pixels = NDArray[np.uint8]
+Timed = Iterator[tuple[float, Pixels]]
+"""Frames, each with its second."""
 Backend = Literal["decord", "pyav", "pillow"]
 
 CONTAINERS = "mov,matroska,avi,mxf,mpegts,mpeg"
@@ -201,41 +203,44 @@ class Reader:
         """RGB frames HWC at ``indices``, which must not descend. Raises ``UnreadableClip`` where one cannot be had."""
         raise NotImplementedError
 
-    def scaled(
-        self, height: int, width: int, start_s: float = 0.0, end_s: float | None = None, threads: int = 1
-    ) -> Iterator[tuple[float, Pixels]]:
+    def scaled(self, height: int, width: int, start_s: float = 0.0, end_s: float | None = None) -> Timed:
         """Every frame from ``start_s`` to before ``end_s`` in one pass, by PyAV, averaged down to (height, width, 3).
 
         Yields seconds from the first frame, one of ``times``, and RGB as shown; for a frame that is damaged, the next.
-        ``threads`` decode, 0 = one a core. Raises ``UnreadableClip``.
+        One thread decodes, as many files are surveyed side by side. Raises ``UnreadableClip``.
         """
-        for seconds, frame in self._frames_from(start_s, threads):
+        for seconds, frame in self._frames_from(start_s):
             if end_s is not None and seconds >= end_s:
                 return
-            self._refuse_other_size(frame, seconds)
+            self.refuse_change(self.header.coded, (frame.height, frame.width), f"after {seconds:.1f} s")
             yield seconds, self.convert.scaled(frame, height, width)
 
     def unreadable(self, error: object) -> UnreadableClip:
         """The error to raise, with the last line of the library's own as its reason."""
         return UnreadableClip(self.path, _last_line(error))
 
-    def _frames_from(self, start_s: float, threads: int) -> Iterator[tuple[float, av.VideoFrame]]:
+    def refuse_change(self, size: tuple[int, int], now: tuple[int, int], where: str) -> None:
+        """Raise ``UnreadableClip`` where a picture has another height and width than those before."""
+        if now != size:
+            raise self.unreadable("its picture changes from {1}x{0} to {3}x{2} ".format(*size, *now) + where)
+
+    def _frames_from(self, start_s: float) -> Iterator[tuple[float, av.VideoFrame]]:
         """Every frame shown at ``start_s`` or later, with its second."""
         # Where packets are no reliable sign of frames (interlaced fields, AVI without time stamps) there is no index. Frames
         # are then counted from the start, and a frame's second is its number over the rate.
         if not self.header.is_plain and self.index is None:
-            frames = enumerate(self._all_frames(threads))
+            frames = enumerate(self._all_frames(threads=1))
             yield from ((n / float(self.fps), frame) for n, frame in frames if n / float(self.fps) >= start_s)
             return
         target = self.header.first_pts + math.floor(start_s / self.header.time_base)
         # Otherwise one seek to a keyframe at or before the second, and from there on every frame. If no seek lands there,
         # the file is opened again and decoded from its start: a container that has been asked to seek may not come back
         # to the first packet.
-        with self._opened(threads) as (container, stream):
+        with self._opened(threads=1) as (container, stream):
             packets = packets_from(container, stream, target, self.header.first_pts) if start_s > 0 else None
             yield from self._timed(stream.codec_context, packets or (), start_s)
         if packets is None:
-            with self._opened(threads) as (container, stream):
+            with self._opened(threads=1) as (container, stream):
                 yield from self._timed(stream.codec_context, container.demux(stream), start_s)
 
     def _timed(self, context: Any, packets: Iterable[Any], start_s: float) -> Iterator[tuple[float, av.VideoFrame]]:
@@ -266,11 +271,6 @@ class Reader:
             stream.codec_context.thread_count, stream.thread_type = threads, "AUTO"
             yield container, stream
 
-    def _refuse_other_size(self, frame: av.VideoFrame, seconds: float) -> None:
-        if (frame.height, frame.width) != self.header.coded:
-            before, now = ("{1}x{0}".format(*size) for size in (self.header.coded, (frame.height, frame.width)))
-            raise self.unreadable(f"its picture changes from {before} to {now} after {seconds:.1f} s")
-
 
 class PyAVReader(Reader):
     """A clip through PyAV: it seeks to the keyframe before what is asked for, and stays open for the next."""
@@ -280,7 +280,8 @@ class PyAVReader(Reader):
     def frames(self, indices: Sequence[int]) -> Iterator[Pixels]:  # noqa: D102
         counts = Counter(indices)
         for number, frame in self._wanted(sorted(counts)):
-            self._refuse_other_size(frame, float(self.times[number]))
+            now = (frame.height, frame.width)
+            self.refuse_change(self.header.coded, now, f"after {float(self.times[number]):.1f} s")
             yield from repeat(self.convert(frame), counts[number])
 
     def _wanted(self, numbers: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -303,9 +304,7 @@ class PyAVReader(Reader):
             raise self.unreadable(f"frame {waiting[-1]}, {self.times[waiting[-1]]:.1f} s in, is damaged")
 
     def _sought(self, numbers: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        if self.index is None:
-            raise NotThereError("there is no index")
-        for span in self.index.spans(numbers):
+        for span in self.index.spans(numbers) if self.index else ():
             with _in_words(self.path):
                 yield from decode(*self._kept_open, self.index, span)
 

@@ -56,6 +56,10 @@ class Entry:
     image: str | None
 
 
+Todo = list[tuple[Sample, Entry]]
+Batch = list[tuple[Entry, Tensor]]
+
+
 @dataclass(frozen=True)
 class Index:
     """A data set in the cache. ``texts`` holds what belongs to no sample: the empty caption and the preview's prompt."""
@@ -128,9 +132,8 @@ class LatentCache:
         def entry(sample: Sample) -> Entry:
             pixels = [VERSION, sample.file_hash, *framing.shape(sample)[1:], vae, *_treatment(sample)]
             # The image encoder sees the first frame alone, but the VAE also encodes it as the start of a clip of this length.
-            image = (
-                name("image", *pixels, clip, sample.frames[0], len(sample.frames)) if framing.image_condition else None
-            )
+            start = (clip, sample.frames[0], len(sample.frames))
+            image = name("image", *pixels, *start) if framing.image_condition else None
             text, video = name("text", *text_seed, sample.caption), name("video", *pixels, sample.frames)
             return Entry(sample.id, sample.split, sample.caption, text, video, image)
 
@@ -180,7 +183,7 @@ class LatentCache:
                     self._save(name, {"text": text})
                 bar.update(len(batch))
 
-    def _encode_samples(self, read: Read, todo: list[tuple[Sample, Entry]], show: bool) -> list[Skipped]:
+    def _encode_samples(self, read: Read, todo: Todo, show: bool) -> list[Skipped]:
         if not todo:
             return []
         skipped: list[Skipped] = []
@@ -191,9 +194,7 @@ class LatentCache:
                 bar.update(len(batch))
         return skipped
 
-    def _batches(
-        self, read: Read, todo: list[tuple[Sample, Entry]], skipped: list[Skipped]
-    ) -> Iterator[list[tuple[Entry, Tensor]]]:
+    def _batches(self, read: Read, todo: Todo, skipped: list[Skipped]) -> Iterator[Batch]:
         """Entries with their pixels (1, 3, T, H, W) in [-1, 1], as many of one shape at a time as fit."""
         from cinelora.families.wan.bundle import pixels_to_range
 
@@ -203,14 +204,12 @@ class LatentCache:
         todo = sorted(todo, key=lambda pair: self.framing.shape(pair[0]))
         # Worker processes decode the next samples while this one encodes. They are spawned, not forked: a reader may use
         # the GPU, which does not survive a fork.
-        spawned: dict[str, Any] = (
-            {"num_workers": self.workers, "multiprocessing_context": "spawn"} if self.workers else {}
-        )
-        readings = DataLoader(_Readings(read, todo), batch_size=None, **spawned)
+        context, pixels = "spawn" if self.workers else None, _Readings(read, todo)
+        readings = DataLoader(pixels, batch_size=None, num_workers=self.workers, multiprocessing_context=context)
         read_ones = zip(todo, readings, strict=True)
         for shape, of_one_shape in groupby(read_ones, key=lambda one: self.framing.shape(one[0][0])):
             size = max(1, PIXELS_AT_ONCE // math.prod(shape)) if device.type == "cuda" else 1
-            batch: list[tuple[Entry, Tensor]] = []
+            batch: Batch = []
             for (sample, entry), reading in of_one_shape:
                 if isinstance(reading, str):
                     skipped.append(Skipped(sample.path, reading))
@@ -222,7 +221,7 @@ class LatentCache:
             if batch:
                 yield batch
 
-    def _encode_batch(self, batch: list[tuple[Entry, Tensor]]) -> None:
+    def _encode_batch(self, batch: Batch) -> None:
         # An I2V sample has two files, of which a killed run may have left one: only what is missing is encoded.
         videos = [(entry, video) for entry, video in batch if self._missing([entry.video])]
         if videos:
@@ -261,7 +260,7 @@ def encoding_path(root: Path, name: str) -> Path:
 class _Readings(TorchDataset["Tensor | str"]):
     """The pixels of samples, or in words why there are none; a whole sample comes in one piece from another process."""
 
-    def __init__(self, read: Read, todo: list[tuple[Sample, Entry]]) -> None:
+    def __init__(self, read: Read, todo: Todo) -> None:
         self.read, self.samples = read, [sample for sample, _ in todo]
 
     def __len__(self) -> int:

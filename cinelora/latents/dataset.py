@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property, lru_cache
 from itertools import count, groupby
 from pathlib import Path
@@ -99,6 +100,7 @@ def shuffled(length: int, *key: int | str) -> list[int]:
     return order
 
 
+@dataclass(eq=False, repr=False)
 class BucketSampler(Sampler[list[int]]):
     """Endless batches of positions, one bucket (shape) per optimizer step, the same for any number of ranks.
 
@@ -107,27 +109,23 @@ class BucketSampler(Sampler[list[int]]):
     of a step follows from (seed, step) in constant time, and nothing has to be stored to resume.
     """
 
-    def __init__(
-        self,
-        shapes: list[tuple[int, ...]],
-        *,
-        batch_size: int,
-        accumulation: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
-        seed: int = 0,
-        first_step: int = 0,
-    ) -> None:
-        if not shapes:
+    shapes: list[tuple[int, ...]]
+    _: KW_ONLY
+    batch_size: int
+    accumulation: int = 1
+    rank: int = 0
+    world_size: int = 1
+    seed: int = 0
+    first_step: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.shapes:
             raise FootageError(
                 "there is no sample to train on: every clip went to the held-out split; lower data.holdout"
             )
-        in_order = sorted(range(len(shapes)), key=shapes.__getitem__)
-        self.buckets = [list(bucket) for _, bucket in groupby(in_order, key=shapes.__getitem__)]
-        self.batch_size, self.accumulation = batch_size, accumulation
-        self.rank, self.world_size = rank, world_size
-        self.seed, self.first_step = seed, first_step
-        self.group_size = batch_size * accumulation * world_size
+        in_order = sorted(range(len(self.shapes)), key=self.shapes.__getitem__)
+        self.buckets = [list(bucket) for _, bucket in groupby(in_order, key=self.shapes.__getitem__)]
+        self.group_size = self.batch_size * self.accumulation * self.world_size
         self.groups_per_bucket = [-(-len(bucket) // self.group_size) for bucket in self.buckets]
 
     @property

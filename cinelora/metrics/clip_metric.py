@@ -35,6 +35,12 @@ class Clip:
     prompt: str | None = None
     _known: dict[str, Any] = field(default_factory=dict, repr=False)
 
+    @property
+    def beside_TCHW(self) -> Tensor:
+        """The reference, of a clip that is known to have one."""
+        assert self.reference_TCHW is not None
+        return self.reference_TCHW
+
     def once(self, name: str, work_out: Callable[[Clip], T]) -> T:
         """``work_out(self)``, the first time it is asked for under this name."""
         if name not in self._known:
@@ -86,7 +92,6 @@ class OverClips(Metric):
     """Mean of ``score`` over all clips seen, on all ranks."""
 
     full_state_update = False
-    is_differentiable = False
     needs = Needs()
     total: Tensor
     clips: Tensor

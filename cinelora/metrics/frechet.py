@@ -98,7 +98,6 @@ class FrechetDistance(Metric):
     """
 
     higher_is_better = False
-    is_differentiable = False
     full_state_update = False
     real: Tensor
     generated: Tensor

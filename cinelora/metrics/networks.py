@@ -124,10 +124,8 @@ class ScaleModel:
         return one, other
 
     def _both(self, clip: Clip) -> tuple[tuple[list[Tensor], Tensor], tuple[list[Tensor], Tensor]]:
-        assert clip.reference_TCHW is not None
-        reference = clip.reference_TCHW
         frames = clip.once(f"{self.name}/frames", lambda clip: self._seen(clip.frames_TCHW))
-        return frames, clip.once(f"{self.name}/reference", lambda _: self._seen(reference))
+        return frames, clip.once(f"{self.name}/reference", lambda clip: self._seen(clip.beside_TCHW))
 
     def _seen(self, frames_TCHW: Tensor) -> tuple[list[Tensor], Tensor]:
         """Features of unit length (T, D, P) of each layer, and class tokens (T, D)."""
@@ -257,13 +255,11 @@ class AlexNet(nn.Module):
 
     def paired(self, clip: Clip) -> Tensor:
         """LPIPS (T) of frames to the reference's."""
-        assert clip.reference_TCHW is not None
-        return self.distance(clip.frames_TCHW, clip.reference_TCHW)
+        return self.distance(clip.frames_TCHW, clip.beside_TCHW)
 
     def steps(self, clip: Clip) -> tuple[Tensor, Tensor]:
         """LPIPS (T - 1) of adjacent frames, of both."""
-        assert clip.reference_TCHW is not None
-        frames, reference = clip.frames_TCHW, clip.reference_TCHW
+        frames, reference = clip.frames_TCHW, clip.beside_TCHW
         return self.distance(frames[:-1], frames[1:]), self.distance(reference[:-1], reference[1:])
 
 

@@ -95,8 +95,7 @@ class PeakSignalToNoise(OverClips):
 
     def score(self, clip: Clip) -> Tensor:
         """``-10 log10(max(MSE, 1e-10))``."""
-        assert clip.reference_TCHW is not None
-        error = (clip.frames_TCHW - clip.reference_TCHW).square().mean(dtype=torch.float64)
+        error = (clip.frames_TCHW - clip.beside_TCHW).square().mean(dtype=torch.float64)
         return -10 * error.clamp(min=1e-10).log10()
 
 
@@ -111,8 +110,7 @@ class StructuralSimilarity(OverClips):
 
     def score(self, clip: Clip) -> Tensor:
         """Mean SSIM of paired frames."""
-        assert clip.reference_TCHW is not None
-        return mean_ssim(clip.frames_TCHW, clip.reference_TCHW)
+        return mean_ssim(clip.frames_TCHW, clip.beside_TCHW)
 
 
 class OfFrameDistance(OverClips):

@@ -77,8 +77,7 @@ class ToRgb:
     def accurately(self, frame: VideoFrame) -> Pixels:
         """swscale's accurate conversion, unturned: into planes, which it writes twice as fast as interleaved pixels."""
         green, blue, red = _planes(self._full.reformat(frame, format="gbrp", **self._in_swscale, **_with(ACCURATE)))
-        pixels: Pixels = np.asarray(cv2.merge((red, green, blue)), np.uint8)
-        return pixels
+        return np.asarray(cv2.merge((red, green, blue)), np.uint8)
 
     def scaled(self, frame: VideoFrame, height: int, width: int) -> Pixels:
         """The frame averaged down to ``height`` and ``width``, those of the upright picture."""

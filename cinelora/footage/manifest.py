@@ -84,9 +84,7 @@ def read_manifest(path: Path) -> Manifest:
     found: list[Sample | Skipped] = []
     for number, record in json_lines(path, read_text(path.parent, path.name)):
         try:
-            fields: dict[str, Any] = {
-                key: tuple(value) if isinstance(value, list) else value for key, value in record.items()
-            }
+            fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in record.items()}
             found.append(Skipped(**fields) if "reason" in fields else Sample(**fields))
         except (TypeError, KeyError, AttributeError) as error:
             raise FootageError(f"{path}, line {number} is not a line of a manifest: {error}") from error

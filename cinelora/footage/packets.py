@@ -143,6 +143,13 @@ def _holds(container: Any, stream: Any, index: Index) -> bool:
         return False
 
 
+def sought(container: Any, stream: Any, index: Index, frames: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Frames by their ascending numbers, each by the nearest keyframe before it; ends early where a seek fails."""
+    with suppress(NotThereError):
+        for span in index.spans(frames):
+            yield from decode(container, stream, index, span)
+
+
 def decode(container: Any, stream: Any, index: Index, span: Span) -> Iterator[tuple[int, av.VideoFrame]]:
     """The frames of ``span`` in order, with their numbers. Raises ``NotThereError`` where they cannot be had this way.
 

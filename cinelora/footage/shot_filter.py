@@ -34,6 +34,8 @@ LOGO_SAMPLES, LOGO_SHOTS, LOGO_SHARE = 8, 4, 0.9
 BARS_LEAST, BARS_LIKE, BARS_AGREE = 0.01, 0.015, 0.6
 """Bars are at least so large a share of the side; opposite ones are as alike as this; and so many pictures of a film agree."""
 
+NO_PICTURE = ("blank", "a fade", "lettering")
+"""How reasons begin that say that a shot is lettering or nothing, rather than a bad picture."""
 Box = tuple[float, float, float, float]
 
 
@@ -193,16 +195,11 @@ def _samples(survey: Survey, start: int, end: int) -> tuple[int, ...]:
 
 def _named_ends(shots: list[Shot]) -> list[Shot]:
     """What comes before the first picture is the leader, and lettering after the last the credits."""
-    plain = [i for i, shot in enumerate(shots) if not any(is_no_picture(reason) for reason in shot.against)]
+    plain = [i for i, shot in enumerate(shots) if not any(reason.startswith(NO_PICTURE) for reason in shot.against)]
     if len(shots) < LOGO_SHOTS or not plain:
         return shots
     before, after = shots[: plain[0]], shots[plain[-1] + 1 :]
     return [*_named(before, "leader"), *shots[plain[0] : plain[-1] + 1], *_named(after, "credits")]
-
-
-def is_no_picture(reason: str) -> bool:
-    """Whether a reason says that a shot is lettering or nothing, rather than a bad picture."""
-    return reason.startswith(("blank", "a fade", "lettering"))
 
 
 def _named(shots: list[Shot], name: str) -> Iterator[Shot]:

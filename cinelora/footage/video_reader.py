@@ -13,7 +13,7 @@ import math
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, partial
@@ -28,16 +28,7 @@ from numpy.typing import NDArray
 from cinelora.errors import FootageError
 from cinelora.footage.colour import LUMA, MATRICES, PRIMARIES, RANGES, TRANSFERS, Hdr, ToRgb, guessed_matrix, hdr_kind
 from cinelora.footage.lut import Grade, read_cube, tone_mapping
-from cinelora.footage.packets import (
-    Index,
-    NotThereError,
-    decode,
-    decoded,
-    is_plain,
-    packets_from,
-    read_index,
-    with_lost,
-)
+from cinelora.footage.packets import Index, decoded, is_plain, packets_from, read_index, sought, with_lost
 from cinelora.io.atomic import sha256_json
 
 Pixels = NDArray[np.uint8]
@@ -291,10 +282,9 @@ class PyAVReader(Reader):
         waiting = list(reversed(numbers))
         if numbers and numbers[-1] >= self.num_frames:
             raise self.unreadable(f"it ends before frame {numbers[-1]}")
-        with suppress(NotThereError):
-            for number, frame in self._sought(numbers):
-                if number == waiting[-1]:
-                    yield waiting.pop(), frame
+        for number, frame in self._sought(numbers):
+            if number == waiting[-1]:
+                yield waiting.pop(), frame
         for number, frame in self._numbered() if waiting else ():
             if number == waiting[-1]:
                 yield waiting.pop(), frame
@@ -304,9 +294,9 @@ class PyAVReader(Reader):
             raise self.unreadable(f"frame {waiting[-1]}, {self.times[waiting[-1]]:.1f} s in, is damaged")
 
     def _sought(self, numbers: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        for span in self.index.spans(numbers) if self.index else ():
+        if self.index is not None:
             with _in_words(self.path):
-                yield from decode(*self._kept_open, self.index, span)
+                yield from sought(*self._kept_open, self.index, numbers)
 
     @cached_property
     def _kept_open(self) -> tuple[Any, Any]:

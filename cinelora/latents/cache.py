@@ -104,10 +104,7 @@ class LatentCache:
     """The folder of encodings of one bundle. Building is resumable and sharded over ranks; ``workers`` processes read."""
 
     def __init__(self, root: Path, bundle: WanBundle, framing: Framing, workers: int = 0) -> None:
-        self.workers = workers
-        self.root = root / "latents"
-        self.bundle = bundle
-        self.framing = framing
+        self.root, self.bundle, self.framing, self.workers = root / "latents", bundle, framing, workers
 
     def path(self, name: str) -> Path:
         """The file of an encoding."""

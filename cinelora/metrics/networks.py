@@ -12,6 +12,7 @@ Shape suffixes: T frames, N images, C channels, H and W height and width, P plac
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -205,7 +206,7 @@ class Dino(_Published):
 # -- LPIPS -------------------------------------------------------------------------------------------------------------
 
 
-def layer_distance(one: list[Tensor], other: list[Tensor]) -> Tensor:
+def layer_distance(one: Iterable[Tensor], other: Iterable[Tensor]) -> Tensor:
     """``sum_l mean_P sum_D (f_l - g_l)^2`` of features (N, D, P) of each layer l: (N)."""
     return torch.stack([(f - g).square().sum(1).mean(1) for f, g in zip(one, other, strict=True)]).sum(0)
 
@@ -234,18 +235,16 @@ class AlexNet(nn.Module):
         self.to(device).eval().requires_grad_(False)
         self.device = device
 
-    def layers(self, images_NCHW: Tensor) -> list[Tensor]:
-        """Features of unit length after each convolution, weighted, (N, D, P). Images in [0, 1]."""
+    def layers(self, images_NCHW: Tensor) -> Iterator[Tensor]:
+        """Yield features of unit length after each convolution, weighted, (N, D, P). Images in [0, 1]."""
         shift, scale = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of [-1, 1]; LPIPS' own, nearly ImageNet's
         features = _normalised(2 * images_NCHW.to(self.device) - 1, shift, scale)
-        found = []
         for layer, (convolution, root) in enumerate(zip(self.convolutions, self.roots, strict=True)):
             if layer in (1, 2):
                 features = F.max_pool2d(features, 3, stride=2)
             features = F.relu(convolution(features))
             length = (features.square().sum(1, keepdim=True) + 1e-8).sqrt()
-            found.append((features / length).flatten(2) * root)
-        return found
+            yield (features / length).flatten(2) * root
 
     @torch.no_grad()
     def distance(self, one_NCHW: Tensor, other_NCHW: Tensor) -> Tensor:

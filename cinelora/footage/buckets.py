@@ -30,8 +30,8 @@ than 5 % from the nearest."""
 SHAPES = tuple(sorted({*WIDE, *(1 / shape for shape in WIDE)}))
 """Those, and upright as phones film."""
 OWN = 0.97
-"""Pictures of which the model's own size keeps this share are trained at it: it is what the model knows, and 16:9 is 2.5 % off at
-480x832."""
+"""Pictures of which the model's own size keeps this fraction are trained at it: it is what the model knows, and 16:9 is 2.5 %
+off at 480x832."""
 LARGEST = 1.5
 """Times that a picture is enlarged, per side: beyond, it would teach blur, so half or a quarter of the pixels are used."""
 BUDGETS = (1, 2, 4)
@@ -53,10 +53,14 @@ def bucket(picture: Size, model: Size) -> Size:
     720p at most 3 % of a picture in one of these shapes is cut off, and 8 % of any from 1:4 to 4:1; beyond, what is longer.
     Pictures smaller than that by more than ``LARGEST`` per side get a half or a quarter of the pixels; a quarter in any case.
     """
+    # Three steps, for a picture of 1920x804 (2.39:1) and a model of 480x832:
+    #   1. The nearest shape is 2.39. Nearness is of ratios, hence the logarithm: 2:1 is as far from 1:1 as 1:2 is.
+    #   2. 480x832 would keep 73 % of the picture. That is too little, so a size of its own is sought: at most 480 x 832
+    #      = 399,360 pixels, which is 1560 cells of 16x16, cut to 2.39.
+    #   3. If the picture had to be enlarged by more than 1.5 for that, half of the pixels are tried, then a quarter.
     aspect = picture[1] / picture[0]
     shape = min(SHAPES, key=lambda shape: abs(math.log(shape / aspect)))
-    fitting = model if kept(aspect, model) >= OWN else None
-    found = fitting or _filled(shape, model[0] * model[1])
+    found = model if kept(aspect, model) >= OWN else _filled(shape, model[0] * model[1])
     for part in BUDGETS[1:]:
         if enlargement(picture, found) <= LARGEST:
             break
@@ -65,7 +69,7 @@ def bucket(picture: Size, model: Size) -> Size:
 
 
 def kept(aspect: float, size: Size) -> float:
-    """Share of a picture, width over height ``aspect``, that is left when it is cut to the shape of ``size``."""
+    """Fraction of a picture, width over height ``aspect``, that is left when it is cut to the shape of ``size``."""
     ratio = aspect * size[0] / size[1]
     return min(ratio, 1 / ratio)
 
@@ -78,6 +82,9 @@ def enlargement(picture: Size, size: Size) -> float:
 @lru_cache(1024)
 def _filled(shape: float, pixels: float) -> Size:
     """The best size of at most so many pixels for a picture of a shape; the model's own is 16x16 at the least."""
+    # Whole cells cannot have every shape: for each number of rows there are two candidates, a bit too narrow and a bit too
+    # wide. Each is worth the fraction of the budget that it uses, times the square of the fraction of the picture that it
+    # keeps: losing picture is worse than losing pixels, as what is cut off is never seen in training.
     cells = int(pixels / CELL**2)
     sizes = {(rows, columns) for rows in range(1, cells + 1) for columns in _columns(rows, shape, cells)}
 
@@ -100,6 +107,7 @@ def window_length(length: int, wanted: int, least: int | None) -> int | None:
     ``wanted`` where they are there. A shorter shot is used only where ``least`` says from how many frames on; n is then halved
     until it fits, so that lengths stay few: of 33 frames 17, 9 and 5.
     """
+    # (n - 1) // 8 * 4 + 1 halves the n of 4n+1 and rounds down: 33 = 4*8+1 -> 4*4+1 = 17 -> 4*2+1 = 9 -> 4*1+1 = 5.
     while wanted > length:
         wanted = (wanted - 1) // 8 * 4 + 1
         if least is None or wanted < max(least, 5):

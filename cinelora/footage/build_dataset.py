@@ -1,16 +1,17 @@
 """Footage in, dataset out: a folder enters, its shots leave, each with a verdict, and a manifest of what can be trained on.
 
 The folder itself is never written to. What is known of it lies in the prepared folder: surveys, captions, and the verdicts a
-person gave by hand (``overrides.json``), which outlive every re-run. All of it is derived anew each time from the surveys,
+person gave by hand (``overrides.json``), which outlive every re-run. All else is derived from the surveys again each time,
 so that a manifest is never older than its footage.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
@@ -26,7 +27,7 @@ from cinelora.footage.frame_selection import Window, even_stills, resampled, sha
 from cinelora.footage.holdout import By, Split, Unit, split
 from cinelora.footage.image_reader import SUFFIXES as PICTURES
 from cinelora.footage.lut import read_cube
-from cinelora.footage.manifest import Manifest, Sample, Skipped, is_below, is_inside, read_manifest
+from cinelora.footage.manifest import Manifest, Sample, Skipped, is_inside, read_manifest
 from cinelora.footage.scan_folder import FILMS, find_clips, members
 from cinelora.footage.shot_detection import About, Survey, load_survey
 from cinelora.footage.shot_filter import Shot, alike, judge, three_hashes
@@ -38,6 +39,8 @@ from cinelora.io.locks import lock
 DATASETS = Path("outputs/datasets")
 OVERRIDES, MANIFEST, SHEET, CARD = "overrides.json", "manifest.jsonl", "contact.html", "README.md"
 Verdict = Literal["keep", "reject"]
+BY_HAND: dict[Verdict, tuple[str, ...]] = {"keep": (), "reject": ("rejected by hand",)}
+"""What a person's verdict says against a shot."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,7 @@ class Judged:
 
     def against(self, moving: bool) -> tuple[str, ...]:
         """Why it is left out, for windows (``moving``) or stills; nothing where it is kept."""
-        if self.by_hand == "keep":
-            return ()
-        if self.by_hand == "reject":
-            return ("rejected by hand",)
-        return self.machine(moving)
+        return BY_HAND[self.by_hand] if self.by_hand else self.machine(moving)
 
     def machine(self, moving: bool) -> tuple[str, ...]:
         """The same, whatever a person said."""
@@ -104,7 +103,7 @@ class Prepared:
     files: tuple[File, ...]
     shots: tuple[Judged, ...]
     skipped: tuple[Skipped, ...]
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -113,7 +112,7 @@ class Prepared:
 
 
 def shot_id(path: str, start: int, end: int) -> str:
-    """The name of a shot in overrides and captions."""
+    """The name of a shot in overrides and captions, or of a window with its first and last frame."""
     return f"{path}@{start}-{end}"
 
 
@@ -126,25 +125,26 @@ def prepared_folder(data: DataConfig) -> Path:
     return DATASETS / f"{plain}-{sha256_json(os.fspath(root))[:8]}"
 
 
-def prepare(data: DataConfig, wanted: Wanted, processes: int | None = None, show: bool = True) -> Prepared:
+def prepare(data: DataConfig, wanted: Wanted, processes: int | None = None) -> Prepared:
     """Survey and judge ``data.root``, picking the samples that are ``wanted`` of each shot.
 
     ``processes`` work side by side; None is as many as there are cores where there is much to do, else none. Raises
     ``FootageError`` where the folder is missing or empty, or the verdicts by hand cannot be read.
     """
-    return prepare_each(data, [wanted], processes, show)[0]
+    return prepare_each(data, [wanted], processes)[0]
 
 
-def prepare_each(
-    data: DataConfig, wanted: Sequence[Wanted], processes: int | None = None, show: bool = True
-) -> list[Prepared]:
+def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | None = None) -> list[Prepared]:
     """The same for several kinds of samples, by one look at each survey."""
-    root, folder, files, skipped = _surveyed(data, processes, show)
+    root, folder, files, skipped = _surveyed(data, processes)
     by_hand = read_overrides(Path(data.overrides) if data.overrides else folder / OVERRIDES, bool(data.overrides))
     typical = [file.sharpness for file in files if file.sharpness]
     usual = float(np.median(typical)) if typical else None
+    # Two lists of equal length: of each shot its `Judged`, one for every kind of sample that is wanted (stills, windows),
+    # and the hashes by which its copies are recognised. Verdicts by hand are popped as their shots come by; what is left
+    # of them in the end names no shot.
     rows: list[list[Judged]] = []
-    hashes: list[list[int] | None] = []
+    hashes: list[Sequence[int] | None] = []
     for file in files:
         survey = None if file.reason else load_survey(survey_path(folder, file.survey))
         if survey is None:
@@ -155,8 +155,8 @@ def prepare_each(
             judged = Judged(file.path, file.sha256, survey.about, shot, survey=file.survey)
             judged = replace(judged, by_hand=by_hand.pop(judged.id, None))
             rows.append([picked(judged, survey, data, each) for each in wanted])
-            three = three_hashes(survey, shot)
-            hashes.append(None if judged.against(False) or three is None else list(three))
+            # A shot that is left out has no hashes: else a good copy of a rejected shot would be left out with it.
+            hashes.append(None if judged.against(False) else three_hashes(survey, shot))
     for number, first in _twins(hashes, data.limits.alike if data.judged else None).items():
         rows[number] = [replace(judged, twin=rows[first][0].id) for judged in rows[number]]
     notes = tuple(f"{name} in {OVERRIDES} is no shot of this footage: it was cut anew, or moved" for name in by_hand)
@@ -165,7 +165,7 @@ def prepare_each(
     return [Prepared(root, folder, tuple(files), shots, left_out, notes) for shots in columns]
 
 
-def _surveyed(data: DataConfig, processes: int | None, show: bool) -> tuple[Path, Path, list[File], list[Skipped]]:
+def _surveyed(data: DataConfig, processes: int | None) -> tuple[Path, Path, list[File], list[Skipped]]:
     """The footage's folder and the prepared one, what is known of each file, and what is left out unread."""
     root, folder = Path(str(data.root)), prepared_folder(data)
     if not root.is_dir():
@@ -174,19 +174,13 @@ def _surveyed(data: DataConfig, processes: int | None, show: bool) -> tuple[Path
         raise FootageError(
             f"data.prepared={folder} lies inside the footage, which is never written to; name another folder"
         )
-    paths, skipped = found_files(root, data)
-    make_folder(folder)
-    with lock(folder / ".lock"):
-        files = survey_files(root, paths, folder, processes, show, handling_of(data))
-    return root, folder, files, skipped
-
-
-def found_files(root: Path, data: DataConfig) -> tuple[list[str], list[Skipped]]:
-    """The files below ``root``; raises ``FootageError`` where there is none."""
     found = find_clips(root, data.follow_links)
     if not found.clips and not found.left_out:
         raise FootageError(f"no clips in {root}: looked there and below for {', '.join((*FILMS, *PICTURES))}")
-    return found.clips, [Skipped(path, reason) for path, reason in found.left_out.items()]
+    make_folder(folder)
+    with lock(folder / ".lock"):
+        files = survey_files(root, found.clips, folder, processes, handling_of(data))
+    return root, folder, files, [Skipped(path, reason) for path, reason in found.left_out.items()]
 
 
 def handling_of(data: DataConfig) -> Handling:
@@ -208,9 +202,8 @@ def picked(judged: Judged, survey: Survey, data: DataConfig, wanted: Wanted) -> 
     """A shot with the samples that are wanted of it, or in words why it is too short for one."""
     shot = judged.shot
     if wanted.num_frames == 1:
-        even = data.stills == "even"
-        frames = even_stills(shot.start, shot.end, data.stills_per_shot) if even else None
-        stills = sharp_stills(survey, shot, data.stills_per_shot) if frames is None else frames
+        count, even = data.stills_per_shot, data.stills == "even"
+        stills = even_stills(shot.start, shot.end, count) if even else sharp_stills(survey, shot, count)
         return replace(judged, picks=tuple(((frame,), ()) for frame in stills))
     blend, least = data.resample == "blend", data.min_frames if wanted.own_shapes else None
     length = len(resampled(survey, shot, wanted.fps, False)[0])
@@ -221,7 +214,7 @@ def picked(judged: Judged, survey: Survey, data: DataConfig, wanted: Wanted) -> 
     return replace(judged, picks=tuple(windows(survey, shot, wanted.fps, num_frames, data.window_stride, blend)))
 
 
-def _twins(hashes: list[list[int] | None], limit: float | None) -> dict[int, int]:
+def _twins(hashes: list[Sequence[int] | None], limit: float | None) -> dict[int, int]:
     """The numbers of shots that show the same as an earlier one, and of that one; those without hashes are like none."""
     known = [i for i, three in enumerate(hashes) if three is not None]
     if not known or limit is None:
@@ -237,13 +230,13 @@ def box_of(bars: tuple[float, float, float, float] | None, size: tuple[int, int]
     """
     if bars is None or not any(bars):
         return None
+    # Bars were measured at 480 pixels, so that their edge may lie anywhere in one of those: `further` goes past it. Sides
+    # become even, as colours of a film in 4:2:0 stand for two pixels; -(-x // 2) * 2 rounds up, x // 2 * 2 down.
     height, width = size
     further = max(1, -(-max(size) // 480))
-    left, top, right, bottom = (
-        bar and bar * side + further for bar, side in zip(bars, (width, height) * 2, strict=True)
-    )
-    ends = (width - right, height - bottom)
-    return -(-int(left) // 2) * 2, -(-int(top) // 2) * 2, int(ends[0]) // 2 * 2, int(ends[1]) // 2 * 2
+    sides = zip(bars, (width, height) * 2, strict=True)
+    left, top, right, bottom = (bar and bar * side + further for bar, side in sides)
+    return (-(-int(left) // 2) * 2, -(-int(top) // 2) * 2, int(width - right) // 2 * 2, int(height - bottom) // 2 * 2)
 
 
 # -- overrides ---------------------------------------------------------------------------------------------------------
@@ -286,7 +279,7 @@ def dataset(prepared: Prepared, data: DataConfig, wanted: Wanted) -> Manifest:
         raise FootageError(_nothing_left(prepared, skipped))
     captions = captions_for(prepared, used, data)
     refuse_missing(captions, prepared.root, {judged.id: judged.path for judged in used})
-    return Manifest(_samples(prepared, used, captions.texts, data, wanted), _in_order(skipped))
+    return Manifest(tuple(_samples(prepared, used, captions.texts, data, wanted)), _in_order(skipped))
 
 
 def captions_for(prepared: Prepared, shots: Sequence[Judged], data: DataConfig) -> Captions:
@@ -303,16 +296,17 @@ def whole_dataset(windows: Prepared, stills: Prepared, data: DataConfig, wanted:
     """Stills and windows of the same footage in one manifest, with what is left out; a missing caption is empty."""
     used = {moving: _used(prepared, moving) for moving, prepared in ((True, windows), (False, stills))}
     captions = captions_for(windows, list({j.id: j for moving in used for j in used[moving]}.values()), data).texts
-    samples = _samples(windows, used[True], captions, data, wanted)
+    samples = [*_samples(windows, used[True], captions, data, wanted)]
     samples += _samples(stills, used[False], captions, data, replace(wanted, num_frames=1))
+    # A shot that is too short for a window may well give stills: it is not left out, it only has no window.
     pictured = {judged.id for judged in used[False]} | {judged.path for judged in used[False]}
-    left = [
-        replace(one, reason=f"no window: {one.reason}")
-        if (shot_id(one.path, *one.shot) if one.shot else one.path) in pictured
-        else one
-        for one in _left_out(windows.shots, moving=True)
-    ]
-    return Manifest(samples, _in_order([*windows.skipped, *left]))
+    left = list(_left_out(windows.shots, moving=True))
+    left = [replace(one, reason=f"no window: {one.reason}") if _name(one) in pictured else one for one in left]
+    return Manifest(tuple(samples), _in_order([*windows.skipped, *left]))
+
+
+def _name(left: Skipped) -> str:
+    return shot_id(left.path, *left.shot) if left.shot else left.path
 
 
 def _used(prepared: Prepared, moving: bool) -> list[Judged]:
@@ -321,22 +315,27 @@ def _used(prepared: Prepared, moving: bool) -> list[Judged]:
 
 def _samples(
     prepared: Prepared, used: list[Judged], captions: dict[str, str], data: DataConfig, wanted: Wanted
-) -> tuple[Sample, ...]:
+) -> Iterator[Sample]:
     sides = sides_of(prepared, data, wanted.seed)
     own_shapes = data.buckets and wanted.own_shapes
     colours = handling_of(data).colours
-    return tuple(
-        _sample(
-            judged,
-            pick,
-            caption=whole_caption(captions[judged.id], data.trigger, data.description) if judged.id in captions else "",
-            split=sides[judged.id],
-            size=trained_at(judged, wanted.size) if own_shapes else None,
-            colours=colours,
-        )
-        for judged in used
-        for pick in judged.picks
-    )
+    for judged in used:
+        text = captions.get(judged.id)
+        caption = "" if text is None else whole_caption(text, data.trigger, data.description)
+        for frames, weights in judged.picks:
+            yield Sample(
+                id=f"{judged.path}@{frames[0]}" if len(frames) == 1 else shot_id(judged.path, frames[0], frames[-1]),
+                path=judged.path,
+                file_hash=judged.sha256,
+                frames=frames,
+                caption=caption,
+                split=sides[judged.id],
+                kind="still" if len(frames) == 1 else "window",
+                box=judged.box,
+                size=trained_at(judged, wanted.size) if own_shapes else None,
+                weights=weights,
+                colours=colours,
+            )
 
 
 def _in_order(skipped: Iterable[Skipped]) -> tuple[Skipped, ...]:
@@ -362,19 +361,18 @@ def _left_out(shots: Iterable[Judged], moving: bool) -> Iterator[Skipped]:
     """A line for each shot that is left out; one for a file of which every shot is too short, and nothing else."""
     for path, group in groupby(shots, key=lambda judged: judged.path):
         of_file = list(group)
+        # A film of a thousand shots that are all too short is one line, not a thousand.
         if all(judged.short and not judged.against(moving) for judged in of_file):
             longest = max(of_file, key=lambda judged: judged.shot.end - judged.shot.start)
             yield Skipped(path, (f"its longest shot of {len(of_file)} " if len(of_file) > 1 else "") + longest.short)
             continue
         for judged in of_file:
-            reason = "; ".join(judged.against(moving)) or judged.short
-            if reason:
+            if reason := "; ".join(judged.against(moving)) or judged.short:
                 yield Skipped(path, reason, (judged.shot.start, judged.shot.end))
 
 
 def _nothing_left(prepared: Prepared, skipped: tuple[Skipped, ...]) -> str:
-    names = [shot_id(left.path, *left.shot) if left.shot else left.path for left in skipped]
-    reasons = "; ".join(f"{name} ({left.reason})" for name, left in zip(names[:3], skipped, strict=False))
+    reasons = "; ".join(f"{_name(left)} ({left.reason})" for left in skipped[:3])
     more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
     what = "shots" if any(left.shot for left in skipped) else "clips"
     return f"none of the {len(skipped)} {what} in {prepared.root} can be used: {reasons}{more}"
@@ -389,14 +387,14 @@ def chosen(data: DataConfig, wanted: Wanted) -> Manifest:
     manifest = read_manifest(path)
     for name in dict.fromkeys(sample.path for sample in manifest.samples):
         files = [name, *map(str, members(root / name))]  # each picture of a sequence may be a link
-        if not (is_below(name) if data.follow_links else all(is_inside(root, file) for file in files)):
+        if not all(is_inside(root, file, data.follow_links) for file in files):
             raise FootageError(f"{path} names {name}, which is not in data.root={root}")
     for sample in manifest.samples:
-        if sample.size and sample.size[0] * sample.size[1] > wanted.size[0] * wanted.size[1]:
-            height, width = wanted.size
+        if sample.size and math.prod(sample.size) > math.prod(wanted.size):
+            own, models = ("{}x{}".format(*size) for size in (sample.size, wanted.size))
             raise FootageError(
-                f"{path}: {sample.id} is to be trained at {sample.size[0]}x{sample.size[1]}, more pixels than the model's "
-                f"{height}x{width}; prepare the footage anew for this model"
+                f"{path}: {sample.id} is to be trained at {own}, more pixels than the model's {models}; "
+                "prepare the footage anew for this model"
             )
     least = data.min_frames if wanted.own_shapes and wanted.num_frames > 1 else None
     lengths = range(least or wanted.num_frames, wanted.num_frames + 1)
@@ -406,29 +404,6 @@ def chosen(data: DataConfig, wanted: Wanted) -> Manifest:
             f"{path}: {bare.id} has no caption; caption the footage and prepare it anew, or write one there"
         )
     if not samples:
-        held = sorted({len(sample.frames) for sample in manifest.samples})
-        there = " and ".join(str(length) for length in held) or "no"
+        there = " and ".join(map(str, sorted({len(sample.frames) for sample in manifest.samples}))) or "no"
         raise FootageError(f"data.manifest={path} holds samples of {there} frames, none of {wanted.num_frames}")
     return replace(manifest, samples=samples)
-
-
-def _sample(judged: Judged, pick: Window, caption: str, split: Split, size: Size | None, colours: str) -> Sample:
-    frames, weights = pick
-    return Sample(
-        id=sample_id(judged.path, frames),
-        path=judged.path,
-        file_hash=judged.sha256,
-        frames=frames,
-        caption=caption,
-        split=split,
-        kind="still" if len(frames) == 1 else "window",
-        box=judged.box,
-        size=size,
-        weights=weights,
-        colours=colours,
-    )
-
-
-def sample_id(path: str, frames: tuple[int, ...]) -> str:
-    """The name of a sample: its file, and its frame or its first and last."""
-    return f"{path}@{frames[0]}" if len(frames) == 1 else f"{path}@{frames[0]}-{frames[-1]}"

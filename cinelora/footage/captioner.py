@@ -50,9 +50,11 @@ def caption_missing(prepared: Prepared, shots: Sequence[Judged], data: DataConfi
     show = partial(frames_of, root=prepared.root, count=model.num_frames, handling=handling_of(data))
     written: dict[str, str] = {}
     saved = time.monotonic()
+    # Captions cost a second each on a GPU, so what was written must outlive a kill: it is saved now and then, and also when
+    # an error or Ctrl-C ends the loop. The next run asks only of the shots that are still without.
+    bar = tqdm(total=len(todo), desc=f"captions by {model.folder.name}", unit="shot", disable=None if todo else True)
     try:
-        hidden = None if todo else True
-        with tqdm(total=len(todo), desc=f"captions by {model.folder.name}", unit="shot", disable=hidden) as bar:
+        with bar:
             for some in batches([by_name[name] for name in todo], model.num_frames):
                 written |= model.captions(some, show)
                 bar.update(len(some))
@@ -66,8 +68,8 @@ def caption_missing(prepared: Prepared, shots: Sequence[Judged], data: DataConfi
 
 def batches(shots: Sequence[Judged], num_frames: int) -> Iterator[list[Judged]]:
     """Shots in small groups that are shown with equally many pictures: a still is only one."""
-    in_order = sorted(shots, key=lambda shot: num_shown(shot, num_frames))
-    for _, group in groupby(in_order, key=lambda shot: num_shown(shot, num_frames)):
+    shown = partial(num_shown, count=num_frames)
+    for _, group in groupby(sorted(shots, key=shown), key=shown):
         alike = list(group)
         for first in range(0, len(alike), SHOTS_AT_ONCE):
             yield alike[first : first + SHOTS_AT_ONCE]
@@ -114,6 +116,7 @@ class Captioner:
         text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         inputs = processor(text=[text] * len(pictures), images=pictures, return_tensors="pt", padding=True)
         inputs = inputs.to(model.device, model.dtype)
+        # Greedy, so that a run asked again writes the same caption. What comes back repeats the question first.
         with torch.inference_mode():
             tokens = model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False, num_beams=1)
         answers = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -132,11 +135,10 @@ class Captioner:
 
         gpu = torch.cuda.is_available()
         local = {"local_files_only": True, "trust_remote_code": False}
+        weights = {"use_safetensors": True, "dtype": "auto" if gpu else torch.float32}
         try:
             processor: Any = AutoProcessor.from_pretrained(self.folder, **local)
-            model: Any = AutoModelForImageTextToText.from_pretrained(
-                self.folder, use_safetensors=True, dtype="auto" if gpu else torch.float32, **local
-            )
+            model: Any = AutoModelForImageTextToText.from_pretrained(self.folder, **weights, **local)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
             line = str(error).strip().split("\n")[0]
             raise FootageError(f"data.captioner={self.folder}: transformers cannot load it ({line})") from error
@@ -153,20 +155,23 @@ class Captioner:
 
 def refuse_folder(folder: Path) -> None:
     """Raise ``FootageError`` where ``folder`` holds no model, or one that wants code of its own or unpickled weights."""
+    if trouble := _trouble(folder):
+        raise FootageError(f"data.captioner={folder} {trouble}")
+
+
+def _trouble(folder: Path) -> str:
     if not (folder / "config.json").is_file():
-        raise FootageError(
-            f"data.captioner={folder} holds no model: want a folder with config.json, weights as safetensors and a processor"
-        )
+        return "holds no model: want a folder with config.json, weights as safetensors and a processor"
+    # A model may bring its code along, as files or as the name of a repository in `auto_map`. Neither is run: a folder
+    # from elsewhere is data, whatever it holds.
     asks = [path.name for path in folder.glob("*.json") if "auto_map" in _read(path)]
-    code = [path.name for path in sorted(folder.rglob("*.py"))] or asks
-    if code:
-        raise FootageError(
-            f"data.captioner={folder} brings code of its own ({code[0]}), which is not run; take a model that transformers knows"
-        )
+    if code := [path.name for path in sorted(folder.rglob("*.py"))] or asks:
+        return f"brings code of its own ({code[0]}), which is not run; take a model that transformers knows"
     if (folder / "adapter_config.json").exists():
-        raise FootageError(f"data.captioner={folder} holds an adapter; merge it into its model")
+        return "holds an adapter; merge it into its model"
     if not any(folder.glob("*.safetensors")):
-        raise FootageError(f"data.captioner={folder} has no weights as safetensors; others are not read: convert them")
+        return "has no weights as safetensors; others are not read: convert them"
+    return ""
 
 
 def _read(path: Path) -> dict[str, Any]:

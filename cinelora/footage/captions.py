@@ -11,7 +11,7 @@ know pictures. Whose word counts, first to last:
 5. ``caption.txt`` in its folder or, failing that, in one above, for all in there;
 6. a line of ``captions.jsonl`` in the prepared folder as a model wrote it.
 
-Before each comes ``data.trigger``, behind it ``data.description``.
+Before each comes ``data.trigger``, after it ``data.description``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ import json
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -50,7 +51,7 @@ def find_captions(
 ) -> Captions:
     """The captions of ``shots``, each named with the path of its file below ``root``; ``caption`` stands for all others.
 
-    Texts behind links that lead out of ``root`` are read only with ``follow_links``.
+    Texts that links lead to outside ``root`` are read only with ``follow_links``.
 
     Raises ``FootageError`` for a text or list that cannot be read, with its line.
     """
@@ -58,6 +59,7 @@ def find_captions(
         return Captions(dict.fromkeys(shots, caption), ())
     lines, texts_of = read_lines(prepared), OfFiles(root, follow_links)
     of_files = {path: texts_of[path] for path in dict.fromkeys(shots.values())}
+    # The order at the top of this file. A model's line comes last: once a person puts a text beside the clip, that counts.
     found = {
         name: _by_hand(lines, name) or _by_hand(lines, path) or of_files[path] or _text(lines.get(name, {}))
         for name, path in shots.items()
@@ -78,14 +80,14 @@ def refuse_missing(captions: Captions, root: Path, paths: Mapping[str, str]) -> 
 
 
 def whole_caption(text: str, trigger: str | None, description: str | None = None) -> str:
-    """A caption behind the trigger word, and before the description of the look."""
+    """A caption after the trigger word, and before the description of the look."""
     if description:
         text = f"{text} {description}" if text.endswith((".", "!", "?")) else f"{text}, {description}"
     return f"{trigger}, {text}" if trigger else text
 
 
 def prompt_with_trigger(prompt: str, trigger: str | None) -> str:
-    """The prompt as training saw its captions: behind the trigger word, unless it is already there."""
+    """The prompt as training saw its captions: after the trigger word, unless it is already there."""
     return whole_caption(prompt, None if trigger and trigger in prompt else trigger)
 
 
@@ -97,58 +99,34 @@ class OfFiles:
 
     def __init__(self, root: Path, follow_links: bool) -> None:
         self.root, self.follow_links = root, follow_links
-        self._folders = dict[str, _Folder]()
+        self._listed, self._for_all = cache(self._read_lists), cache(self._read_caption)
 
     def __getitem__(self, path: str) -> str:
         """The caption of a clip, empty where it has none."""
+        # `parents` goes upwards, from the clip's own folder to the root: of two lists or two caption.txt the nearer counts.
+        # All lists are read, whether they are needed or not, so that one that is damaged is reported.
         clip = PurePosixPath(path)
-        folders = [self._folder(folder) for folder in clip.parents]
-        # all are read, whether they are needed or not: one that is wrong is said
-        listed = [folder.listed.get(_plain(clip.relative_to(folder.path).as_posix()), "") for folder in folders]
-        beside = self._folder(clip.parent).text(clip.with_suffix(".txt").name)
-        return beside or next(filter(None, listed), "") or next((f.caption for f in folders if f.caption), "")
+        listed = [self._listed(folder).get(_plain(clip.relative_to(folder).as_posix()), "") for folder in clip.parents]
+        beside = self._text(clip.with_suffix(".txt")).strip()
+        return beside or next(filter(None, chain(listed, map(self._for_all, clip.parents))), "")
 
-    def _folder(self, path: PurePosixPath) -> _Folder:
-        return self._folders.setdefault(str(path), _Folder(self.root, path, self.follow_links))
+    def _text(self, file: PurePosixPath) -> str:
+        """What a text file below the root holds, "" where there is none."""
+        return read_text(self.root, str(file), self.follow_links) if (self.root / file).is_file() else ""
 
+    def _read_caption(self, folder: PurePosixPath) -> str:
+        """The caption of all clips in a folder."""
+        return self._text(folder / OF_FOLDER).strip()
 
-@dataclass
-class _Folder:
-    """What one folder holds of captions."""
-
-    root: Path
-    path: PurePosixPath
-    follow_links: bool
-
-    def text(self, name: str) -> str:
-        """What a text file holds, if there is one."""
-        return self._read(name).strip() if (self.root / self.path / name).is_file() else ""
-
-    def _read(self, name: str) -> str:
-        return read_text(self.root, str(self.path / name), self.follow_links)
-
-    @cached_property
-    def caption(self) -> str:
-        """For all clips in here."""
-        return self.text(OF_FOLDER)
-
-    @cached_property
-    def listed(self) -> dict[str, str]:
-        """For each clip, by its path from here; of two lines for one the first counts."""
+    def _read_lists(self, folder: PurePosixPath) -> dict[str, str]:
+        """The caption of each clip, by its path from the folder; of two lines for one the first counts."""
         texts: dict[str, str] = {}
         for name in LISTS:
-            for number, record in self._rows(name):
-                where = f"{self.root / self.path / name}, line {number}"
-                file_name, text = _file_and_text(record, where)
+            path, rows = self.root / folder / name, _csv_rows if name.endswith(".csv") else json_lines
+            for number, record in rows(path, self._text(folder / name)):
+                file_name, text = _file_and_text(record, f"{path}, line {number}")
                 texts.setdefault(_plain(file_name), text)
         return texts
-
-    def _rows(self, name: str) -> Iterator[tuple[int, Any]]:
-        path = self.root / self.path / name
-        if not path.is_file():
-            return
-        text = self._read(name)
-        yield from _csv_rows(path, text) if name.endswith(".csv") else json_lines(path, text)
 
 
 def _file_and_text(record: Any, where: str) -> tuple[str, str]:
@@ -227,14 +205,15 @@ def to_write(
 
 def _by_hand(lines: Mapping[str, Line], name: str) -> str:
     """The text of a line if a person wrote or changed it."""
+    # A model's line carries the hash of what the model wrote. While the text still has that hash nobody has touched it;
+    # a text that was changed, be it by one letter, is a person's, and no model overwrites it.
     line = lines.get(name, {})
     text = _text(line)
     return "" if "written_by" in line and line.get("text_hash") == _hash(text) else text
 
 
 def _text(line: Line) -> str:
-    text = line.get("text")
-    return "" if text is None else str(text).strip()
+    return str("" if line.get("text") is None else line["text"]).strip()
 
 
 def _hash(text: str) -> str:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 Hdr = Literal["pq", "hlg", "bt2020", ""]
 
-UNSPECIFIED = 2
 MATRICES = {
     **{0: "gbr", 1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "ycgco"},
     **{9: "bt2020nc", 10: "bt2020c", 14: "ictcp"},
@@ -35,7 +34,6 @@ PRIMARIES = {
     **{10: "smpte428", 11: "smpte431", 12: "smpte432", 22: "ebu3213"},
 }
 RANGES = {1: "limited", 2: "full"}
-
 
 IN_SWSCALE = {
     **{"fcc": Colorspace.FCC, "smpte240m": Colorspace.SMPTE240M, "bt2020nc": Colorspace.BT2020},
@@ -66,39 +64,39 @@ class ToRgb:
 
     def __call__(self, frame: VideoFrame) -> Pixels:
         """The frame in its own size."""
+        # Three ways, from slow to fast. A LUT needs more levels than 8 bits have, so its frames are floats. Most films are
+        # YUV of 8 bits, for which OpenCV multiplies by the matrix faster than swscale does. swscale converts all else.
         if self.grade is not None:
-            return np.rot90(self.grade(self._as_floats(frame, frame.height, frame.width)), self.turns)
-        pixels = self._quickly(frame) if self._is_quick(frame) else self.accurately(frame)
+            pixels = self.grade(self._as_floats(frame))
+        elif self.matrix in LUMA and frame.format.name in PLANES_OF_8_BITS:
+            pixels = self._quickly(frame)
+        else:
+            pixels = self.accurately(frame)
         return np.rot90(pixels, self.turns)
 
     def accurately(self, frame: VideoFrame) -> Pixels:
         """swscale's accurate conversion, unturned: into planes, which it writes twice as fast as interleaved pixels."""
         green, blue, red = _planes(self._full.reformat(frame, format="gbrp", **self._in_swscale, **_with(ACCURATE)))
-        pixels: Pixels = np.asarray(cv2.merge((red, green, blue)), np.uint8)
-        return pixels
+        return np.asarray(cv2.merge((red, green, blue)), np.uint8)
 
     def scaled(self, frame: VideoFrame, height: int, width: int) -> Pixels:
         """The frame averaged down to ``height`` and ``width``, those of the upright picture."""
         if self.turns % 2:
             height, width = width, height
+        averaged = {"height": height, "width": width, **_with(Interpolation.AREA)}
         if self.grade is not None:
-            averaged = self._small.reformat(frame, height=height, width=width, **_with(Interpolation.AREA))
-            return np.rot90(self.grade(self._as_floats(averaged, height, width)), self.turns)
-        small = self._small.reformat(
-            frame, format="rgb24", height=height, width=width, **self._in_swscale, **_with(Interpolation.AREA)
-        )
+            small = self._small.reformat(frame, **averaged)
+            return np.rot90(self.grade(self._as_floats(small)), self.turns)
+        small = self._small.reformat(frame, format="rgb24", **self._in_swscale, **averaged)
         return np.rot90(small.to_ndarray(), self.turns)
 
-    def _as_floats(self, frame: VideoFrame, height: int, width: int) -> VideoFrame:
-        return self._full.reformat(
-            frame, format="gbrpf32le", height=height, width=width, **self._in_swscale, **_with(ACCURATE)
-        )
-
-    def _is_quick(self, frame: VideoFrame) -> bool:
-        return self.matrix in LUMA and frame.format.name in PLANES_OF_8_BITS
+    def _as_floats(self, frame: VideoFrame) -> VideoFrame:
+        return self._full.reformat(frame, format="gbrpf32le", **self._in_swscale, **_with(ACCURATE))
 
     def _quickly(self, frame: VideoFrame) -> Pixels:
         """Only the colours' planes are interpolated by swscale; OpenCV, which is faster, applies the matrix."""
+        # A film in 4:2:0 has one pair of colour values for four pixels. swscale makes it 4:4:4, a pair for each; then one
+        # 3x4 product per pixel gives RGB.
         whole = self._full.reformat(frame, format="yuv444p", **_with(Interpolation.BILINEAR))
         pixels = cv2.transform(cv2.merge(_planes(whole)), to_rgb_matrix(self.matrix, self.range))
         return np.asarray(pixels, np.uint8)
@@ -123,8 +121,14 @@ def _planes(frame: VideoFrame) -> list[Pixels]:
 @cache
 def to_rgb_matrix(matrix: str, luma_range: str) -> NDArray[np.float32]:
     """3x4: RGB of 0 to 255 is its product with (Y, Cb, Cr, 1) of 8 bits. ITU-T H.273, 8.3, equations 38 to 45."""
+    # A picture is stored as luma Y = red R + green G + blue B, with three weights that sum to 1, and as two differences:
+    # Cb is (B - Y) / (2 - 2 blue) and Cr is (R - Y) / (2 - 2 red), each then within -1/2 and 1/2. So
+    #   R = Y + 2 (1 - red) Cr       and       B = Y + 2 (1 - blue) Cb,
+    # and G is what is left of Y once R and B are taken off. Hence the rows below.
     red, blue = LUMA[matrix]
     green = 1 - red - blue
+    # In the limited range black is 16 and white 235, and the differences span 224 levels: both are stretched to 255.
+    # The differences are stored with 128 added.
     luma, chroma, black = (1.0, 1.0, 0.0) if luma_range == "full" else (255 / 219, 255 / 224, 16.0)
     to_red, to_blue = 2 * (1 - red) * chroma, 2 * (1 - blue) * chroma
     weights = np.array(

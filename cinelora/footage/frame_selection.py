@@ -1,6 +1,6 @@
 """Which frames of a shot are trained on: stills that are sharp, windows at the model's rate that keep the speed of motion.
 
-Enters: a survey, and a shot of it. Leaves: frame indices, and for windows how much of the frame behind each is blended in.
+Enters: a survey, and a shot of it. Leaves: frame indices, and for windows how much of the frame after each is blended in.
 It does not know why a shot is good.
 """
 
@@ -22,7 +22,7 @@ STEADY_RATE = 0.25
 BESIDE_CUT = 2
 """Frames at each end of a shot that no still is taken from, where it is long enough: a blended frame is none."""
 Window = tuple[tuple[int, ...], tuple[float, ...]]
-"""Frames, and nothing or the share of the frame behind each."""
+"""Frames, and nothing or the fraction of the frame after each."""
 
 
 def even_stills(start: int, end: int, count: int) -> list[int]:
@@ -56,13 +56,19 @@ def windows(survey: Survey, shot: Shot, fps: int, num_frames: int, stride: int, 
     """
     frames, weights = resampled(survey, shot, fps, blend)
     for first in range(0, len(frames) - num_frames + 1, stride):
-        taken = slice(first, first + num_frames)
-        mixed = tuple(weights[taken]) if any(weights[taken]) else ()
-        yield tuple(frames[taken]), mixed
+        mixed = tuple(weights[first : first + num_frames])
+        yield tuple(frames[first : first + num_frames]), mixed if any(mixed) else ()
 
 
 def resampled(survey: Survey, shot: Shot, fps: int, blend: bool) -> tuple[list[int], list[float]]:
-    """All frames of a shot at ``fps``, and the share of the frame behind each."""
+    """All frames of a shot at ``fps``, and the fraction of the frame after each."""
+    # A model at 16 fps that is shown a film of 24 frame by frame would learn that people walk at two thirds of their speed.
+    # So frames are chosen by time. `places` says for each frame wanted where its time lies among the source's frames: 2.25
+    # is a quarter of the way from the third to the fourth. Without blending the nearest is used, else both, by nearness.
+    #
+    # Two sources need two ways. At a constant rate place i is i * source / fps, exactly, in fractions: with floats a place
+    # of x.5 would fall to one side or the other by chance. A phone films at a rate that varies, and a film with repeated
+    # frames has fewer than its rate says: there the time stamps themselves are interpolated.
     shown = _distinct(survey, shot)
     rate = survey.about.fps
     seconds = survey.seconds[shown]
@@ -72,27 +78,32 @@ def resampled(survey: Survey, shot: Shot, fps: int, blend: bool) -> tuple[list[i
         exact = [i * rate / fps for i in range(length)]
         if not blend:
             return [shot.start + math.floor(place + Fraction(1, 2)) for place in exact], [0.0] * length
-        places = np.array([float(place) for place in exact])
+        places = np.array(exact, float)
     else:
         length = math.ceil((seconds[-1] - seconds[0] + 0.5 / float(rate)) * fps)
         places = np.interp(seconds[0] + np.arange(length) / fps, seconds, np.arange(len(shown)))
     if not blend:
-        return [int(frame) for frame in shown[np.floor(places + 0.5).astype(int)]], [0.0] * length
+        return shown[np.floor(places + 0.5).astype(int)].tolist(), [0.0] * length
     return _mixed(shown, places)
 
 
 def _mixed(shown: NDArray[np.int64], places: NDArray[np.float64]) -> tuple[list[int], list[float]]:
-    """The frame before each place and the share of the one behind it, in hundredths; none behind the shot's last."""
+    """The frame before each place and the fraction of the one after it, in hundredths; none after the shot's last."""
+    # 2.997 is rounded to a fraction of 1.00: that is frame 3 and nothing of the next.
     before = np.minimum(np.floor(places).astype(int), len(shown) - 1)
-    shares = np.round(places - before, 2)
-    before, shares = np.where(shares >= 1, before + 1, before), np.where(shares >= 1, 0.0, shares)
+    weights = np.round(places - before, 2)
+    before, weights = np.where(weights >= 1, before + 1, before), np.where(weights >= 1, 0.0, weights)
     frames = shown[np.minimum(before, len(shown) - 1)]
-    behind = shown[np.minimum(before + 1, len(shown) - 1)]
-    shares[behind != frames + 1] = 0.0  # the frame behind repeats this one, or is another shot's
-    return [int(frame) for frame in frames], [float(share) for share in shares]
+    after = shown[np.minimum(before + 1, len(shown) - 1)]
+    # A reader blends a frame with the one that follows it in the file. Where that one was dropped because it repeats this
+    # one, or belongs to the next shot, nothing is blended.
+    weights[after != frames + 1] = 0.0
+    return frames.tolist(), weights.tolist()
 
 
 def _distinct(survey: Survey, shot: Shot) -> NDArray[np.int64]:
+    # Film on television repeats frames, and so do screen recordings and animation "on twos". A window of them would show
+    # motion that stops and starts; only frames that differ from the one before are kept, at their own times.
     frames = np.arange(shot.start, shot.end)
     fresh = survey.change[shot.start : shot.end] > REPEATED
     fresh[0] = True

@@ -42,12 +42,14 @@ def split(units: Sequence[Unit], holdout: float, seed: int, by: By, folders: boo
     if folders:
         return ["heldout" if unit.path.startswith("heldout/") else "train" for unit in units]
     keys = _keys(units, by)
-    drawn = _drawn(_together(keys, [unit.twin for unit in units]), holdout, seed)
+    drawn = _drawn(_together(keys, (unit.twin for unit in units)), holdout, seed)
     return ["heldout" if key in drawn else "train" for key in keys]
 
 
 def _keys(units: Sequence[Unit], by: By) -> list[str]:
     """What is kept whole: content, and by shot its frames, unless the file holds this shot alone."""
+    # A key is what the draw is about. It names content, never a path: a file that is renamed, moved or stored twice keeps
+    # its side. A file of one shot has the same key whether files or shots are held out.
     shots = defaultdict[str, set[tuple[int, int]]](set)
     for unit in units:
         shots[unit.content].add((unit.start, unit.end))
@@ -60,6 +62,9 @@ def _keys(units: Sequence[Unit], by: By) -> list[str]:
 
 def _together(keys: Iterable[str], twins: Iterable[str | None]) -> list[list[str]]:
     """The keys in groups that must be on one side: those that share a twin, directly or through others."""
+    # Union-find. Every name points to another of its group; `first` follows the pointers to the one that points to itself,
+    # the group's representative, and shortens the way for the next time. A twin is a name as well, so two keys that share
+    # it end up in one group; so do A and C where B shares one twin with A and another with C.
     parent = dict[str, str]()
 
     def first(name: str) -> str:
@@ -67,13 +72,12 @@ def _together(keys: Iterable[str], twins: Iterable[str | None]) -> list[list[str
             parent[name] = name = parent[parent[name]]
         return name
 
-    all_keys = dict[str, None]()
-    for key, twin in zip(keys, twins, strict=True):
-        all_keys[key] = None
+    pairs = dict.fromkeys(zip(keys, twins, strict=True))
+    for key, twin in pairs:
         if twin is not None:
             parent[first(f"twin {twin}")] = first(key)
     groups = defaultdict[str, list[str]](list)
-    for key in all_keys:
+    for key in dict.fromkeys(key for key, _ in pairs):
         groups[first(key)].append(key)
     return list(groups.values())
 
@@ -81,6 +85,9 @@ def _together(keys: Iterable[str], twins: Iterable[str | None]) -> list[list[str
 def _drawn(groups: list[list[str]], holdout: float, seed: int) -> set[str]:
     """The keys that are held out: whole groups, in the order of their hashes, as many as fit in the share."""
 
+    # A shuffle would give every file another place once one file is added. Here each key has a number of its own, a hash
+    # of the seed and its content, and the smallest numbers are held out: a new file pushes at most a few across the border.
+    # A group counts with its smallest key, so that it is one draw like any other.
     def chance(group: list[str]) -> str:
         return min(hashlib.sha256(f"{seed}:{key}".encode()).hexdigest() for key in group)
 
@@ -90,6 +97,7 @@ def _drawn(groups: list[list[str]], holdout: float, seed: int) -> set[str]:
     room = min(max(round(holdout * count), 1), count - 1)
     drawn: list[str] = []
     order = sorted(groups, key=chance)
+    # A group that is larger than the room left is passed over for smaller ones after it. Where none fits, the smallest goes.
     for group in order:
         if len(drawn) + len(group) <= room:
             drawn += group

@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cached_property
+from itertools import groupby, repeat
 from pathlib import Path
 
 import av
@@ -18,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from cinelora.footage.video_reader import LARGEST, Handling, Header, Pixels, Reader, UnreadableClip
+from cinelora.errors import reason
+from cinelora.footage.video_reader import Handling, Header, Pixels, Reader, Timed, UnreadableClip, refuse_large
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".exr", ".bmp", ".gif")
 FFMPEG_KINDS = {".exr": "exr_pipe", ".tif": "tiff_pipe", ".tiff": "tiff_pipe", ".png": "png_pipe"}
@@ -49,37 +51,36 @@ def read_picture(path: Path) -> Pixels:
             _refuse_odd(path, picture)
             return np.asarray(_in_srgb(ImageOps.exif_transpose(picture)))
     except UnidentifiedImageError as error:
-        if path.suffix.lower() in FFMPEG_KINDS and path.stat().st_size:
-            return _by_ffmpeg(path)
-        raise UnreadableClip(
-            str(path), "the file is empty" if not path.stat().st_size else "it is no picture"
-        ) from error
+        if not path.stat().st_size:
+            raise UnreadableClip(path, "the file is empty") from error
+        if path.suffix.lower() not in FFMPEG_KINDS:
+            raise UnreadableClip(path, "it is no picture") from error
+        return _by_ffmpeg(path)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableClip(str(path), _reason(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    text = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-    return text[:1].lower() + text[1:] if text else type(error).__name__
+        text = reason(error) or type(error).__name__
+        raise UnreadableClip(path, text[0].lower() + text[1:]) from error
 
 
 def _refuse_odd(path: Path, picture: Image.Image) -> None:
-    if picture.width * picture.height > LARGEST:
-        raise UnreadableClip(str(path), f"its picture of {picture.width}x{picture.height} is too large")
+    refuse_large(path, picture.width, picture.height)
     if getattr(picture, "n_frames", 1) > 1 and picture.format in ("GIF", "WEBP", "PNG"):
-        raise UnreadableClip(str(path), "it is an animation: make a film of it")
+        raise UnreadableClip(path, "it is an animation: make a film of it")
     if picture.mode in ("I", "F"):
         raise UnreadableClip(
-            str(path), f"its pixels of 32 bits ({picture.mode}) have no known white: make it EXR or 16 bits"
+            path, f"its pixels of 32 bits ({picture.mode}) have no known white: make it EXR or 16 bits"
         )
 
 
 def _in_srgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16"):  # Pillow would clip it to 255
+    # Grey of 16 bits: Pillow's own conversion would clip every value above 255 to white. 65535 / 255 = 257, so that
+    # the lightest value stays the lightest.
+    if picture.mode.startswith("I;16"):
         return Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8)).convert("RGB")
+    # What shines through a transparent picture is not in the file. Black is what an editor shows there.
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         rgba = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "black"), rgba).convert("RGB")
+    # A profile says what the file's numbers look like: without it a photograph in Adobe RGB would be trained on too pale.
     profile = picture.info.get("icc_profile")
     if profile and picture.mode in ("RGB", "CMYK", "L"):
         try:
@@ -93,18 +94,19 @@ def _in_srgb(picture: Image.Image) -> Image.Image:
 
 def _by_ffmpeg(path: Path) -> Pixels:
     """EXR is linear light, which the curve of sRGB is put over; other pictures have it already."""
+    # The format is named, not guessed: FFmpeg takes a file for whatever its first bytes look like, and some formats
+    # open other files in turn.
     kind = FFMPEG_KINDS[path.suffix.lower()]
     try:
         with av.open(f"file:{path}", format=kind) as container:
             stream = container.streams.video[0]
-            if stream.width * stream.height > LARGEST:
-                raise UnreadableClip(str(path), f"its picture of {stream.width}x{stream.height} is too large")
+            refuse_large(path, stream.width, stream.height)
             frame = next(container.decode(stream))
             if path.suffix.lower() != ".exr":
                 return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
             linear = frame.reformat(format="gbrpf32le").to_ndarray()
     except (av.FFmpegError, ValueError, StopIteration) as error:
-        raise UnreadableClip(str(path), "it is no picture, or damaged") from error
+        raise UnreadableClip(path, "it is no picture, or damaged") from error
     return np.rint(255 * srgb_curve(np.nan_to_num(linear))).astype(np.uint8)
 
 
@@ -130,17 +132,12 @@ class PictureReader(Reader):
         return np.arange(len(self.files)) / float(self.fps)
 
     def frames(self, indices: Sequence[int]) -> Iterator[Pixels]:  # noqa: D102
-        last, pixels = None, None
-        for index in indices:
+        for index, same in groupby(indices):
             if index >= len(self.files):
-                raise UnreadableClip(str(self.path), f"it ends before frame {index}")
-            if index != last or pixels is None:
-                last, pixels = index, self._read(index)
-            yield pixels
+                raise self.unreadable(f"it ends before frame {index}")
+            yield from repeat(self._read(index), len(list(same)))
 
-    def scaled(  # noqa: D102
-        self, height: int, width: int, start_s: float = 0.0, end_s: float | None = None, threads: int = 1
-    ) -> Iterator[tuple[float, Pixels]]:
+    def scaled(self, height: int, width: int, start_s: float = 0.0, end_s: float | None = None) -> Timed:  # noqa: D102
         for number, seconds in enumerate(self.times):
             if start_s <= seconds and (end_s is None or seconds < end_s):
                 small = cv2.resize(self._read(number), (width, height), interpolation=cv2.INTER_AREA)
@@ -148,11 +145,7 @@ class PictureReader(Reader):
 
     def _read(self, number: int) -> Pixels:
         pixels = _read_of(self.path, self.files[number])
-        if pixels.shape[:2] != self.size:
-            before, now = ("{1}x{0}".format(*size) for size in (self.size, pixels.shape))
-            raise UnreadableClip(
-                str(self.path), f"its picture changes from {before} to {now} in {self.files[number].name}"
-            )
+        self.refuse_change(self.size, pixels.shape[:2], f"in {self.files[number].name}")
         if self.handling.lut is None:
             return pixels
         return self.convert(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24"))
@@ -162,7 +155,7 @@ def _read_of(clip: Path, file: Path) -> Pixels:
     try:
         return read_picture(file)
     except UnreadableClip as error:
-        raise UnreadableClip(str(clip), error.reason if file == clip else f"{file.name}: {error.reason}") from error
+        raise UnreadableClip(clip, error.reason if file == clip else f"{file.name}: {error.reason}") from error
 
 
 def _header(files: list[Path], first: Pixels, fps: Fraction) -> Header:
@@ -170,15 +163,10 @@ def _header(files: list[Path], first: Pixels, fps: Fraction) -> Header:
         fps=fps,
         height=first.shape[0],
         width=first.shape[1],
-        pixel_aspect=Fraction(1),
         duration_s=len(files) / fps,
-        rotation=0,
         time_base=1 / fps,
-        first_pts=0,
-        is_plain=True,
         codec=files[0].suffix.lower().lstrip("."),
         pixel_format="rgb24",
-        bits=8,
         matrix="gbr",
         range="full",
         transfer="iec61966-2-1",

@@ -15,6 +15,7 @@ Tone mapping, with signals of 0 to 1 and light in cd/m2:
 
 from __future__ import annotations
 
+import math
 import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
@@ -38,7 +39,10 @@ PEAK, WHITE = 1000.0, 203.0
 """cd/m2: what most HDR is mastered to, and what becomes white."""
 GRID = 65
 """Points on each side of the tone-mapping LUT."""
-LARGEST_3D, LARGEST_1D = 256, 65536
+LARGEST = {"LUT_3D_SIZE": 256, "LUT_1D_SIZE": 65536}
+"""Points on a side of a .cube file that are read, by the word that names its size."""
+PQ_M1, PQ_M2, PQ_C1, PQ_C2, PQ_C3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128
+"""The constants of PQ, as SMPTE ST 2084 names them."""
 TO_BT709 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]])
 """Linear BT.2020 to BT.709: ITU-R BT.2087, annex 2, the inverse of its matrix M1."""
 
@@ -48,22 +52,23 @@ TO_BT709 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0
 
 def pq_to_light(signal: Values) -> Values:
     """cd/m2 of a PQ signal: SMPTE ST 2084, equation 4.1."""
-    m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128
-    root = np.clip(signal, 0, 1) ** (1 / m2)
-    light: Values = 10000 * (np.maximum(root - c1, 0) / (c2 - c3 * root)) ** (1 / m1)
+    # PQ spends its steps as the eye sees: of 0 to 10,000 cd/m2, half of all signals lie below 92.
+    root = np.clip(signal, 0, 1) ** (1 / PQ_M2)
+    light: Values = 10000 * (np.maximum(root - PQ_C1, 0) / (PQ_C2 - PQ_C3 * root)) ** (1 / PQ_M1)
     return light
 
 
 def light_to_pq(light: Values) -> Values:
     """The inverse: SMPTE ST 2084, equation 5.1."""
-    m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128
-    power = (np.maximum(light, 0) / 10000) ** m1
-    signal: Values = ((c1 + c2 * power) / (1 + c3 * power)) ** m2
+    power = (np.maximum(light, 0) / 10000) ** PQ_M1
+    signal: Values = ((PQ_C1 + PQ_C2 * power) / (1 + PQ_C3 * power)) ** PQ_M2
     return signal
 
 
 def hlg_to_light(signal_rgb: Values) -> Values:
     """cd/m2 of an HLG signal (..., RGB) on a display of ``PEAK``: ITU-R BT.2100, table 5."""
+    # HLG stores the light of the scene, not that of a screen: a root in the shadows, a logarithm in the highlights. The
+    # OOTF makes of the scene what a screen shows, by a power of luma that all three colours share, so that hues stay.
     a, b, c = 0.17883277, 0.28466892, 0.55991073
     signal = np.clip(signal_rgb, 0, 1)
     scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
@@ -74,6 +79,9 @@ def hlg_to_light(signal_rgb: Values) -> Values:
 
 def eetf(light: Values) -> Values:
     """Light up to ``PEAK`` within ``WHITE``, with a soft knee: ITU-R BT.2390-10, 5.4.1, black left where it is."""
+    # Below the knee nothing changes. Above it a cubic (a Hermite spline) begins with slope 1, so that no edge is seen, and
+    # ends flat at `WHITE`: highlights are pressed together instead of clipped. All of it happens on PQ signals, where equal
+    # steps look equal. `t` is 0 at the knee and 1 at `PEAK`.
     peak, white = light_to_pq(np.array([PEAK, WHITE]))
     signal, most = np.minimum(light_to_pq(light) / peak, 1.0), white / peak
     knee = 1.5 * most - 0.5
@@ -88,6 +96,8 @@ def tone_mapped(signal_rgb: Values, kind: Hdr) -> Values:
         linear = np.clip(signal_rgb, 0, 1) ** 2.4
     else:
         light = pq_to_light(signal_rgb) if kind == "pq" else hlg_to_light(signal_rgb)
+        # Pressing R, G and B together one by one would turn a red lamp orange. So one factor is found for the largest of the
+        # three, and all are multiplied by it.
         brightest = np.maximum(light.max(-1, keepdims=True), 1e-6)
         linear = light * (eetf(brightest) / brightest) / WHITE
     mapped: Values = np.clip(linear @ TO_BT709.T, 0, 1) ** (1 / 2.4)
@@ -149,26 +159,24 @@ def read_cube(path: Path) -> Cube:
 
 
 def _cube(path: Path, words: dict[str, list[float]], rows: list[list[float]]) -> Cube:
-    sizes = [(name, words[name]) for name in ("LUT_3D_SIZE", "LUT_1D_SIZE") if name in words]
+    sizes = [name for name in LARGEST if name in words]
     if len(sizes) != 1:
         raise FootageError(f"data.lut={path} names no size, or two: want LUT_3D_SIZE or LUT_1D_SIZE and a number")
-    (name, (size, *_)) = sizes[0][0], [int(value) for value in sizes[0][1]] or [0]
-    three = name == "LUT_3D_SIZE"
-    if not 2 <= size <= (LARGEST_3D if three else LARGEST_1D):
-        raise FootageError(f"data.lut={path} has {name} {size}; want 2 to {LARGEST_3D if three else LARGEST_1D}")
-    wanted = size**3 if three else size
-    if len(rows) != wanted:
-        raise FootageError(f"data.lut={path} has {len(rows)} rows of colours where {name} {size} makes {wanted}")
+    name = sizes[0]
+    size = int(next(iter(words[name]), 0))
+    if not 2 <= size <= LARGEST[name]:
+        raise FootageError(f"data.lut={path} has {name} {size}; want 2 to {LARGEST[name]}")
+    sides = (size,) * (3 if name == "LUT_3D_SIZE" else 1)
+    if len(rows) != math.prod(sides):
+        raise FootageError(
+            f"data.lut={path} has {len(rows)} rows of colours where {name} {size} makes {math.prod(sides)}"
+        )
     table = np.array(rows)
     low, high = (words.get(f"DOMAIN_{end}", [float(end == "MAX")] * 3) for end in ("MIN", "MAX"))
-    if (
-        table.shape[1] != 3
-        or not np.isfinite(table).all()
-        or len(low) != 3
-        or not all(a < b for a, b in zip(low, high, strict=False))
-    ):
+    is_odd = table.shape[1] != 3 or not np.isfinite(table).all() or len(low) != 3
+    if is_odd or not all(a < b for a, b in zip(low, high, strict=False)):
         raise FootageError(f"data.lut={path} is damaged: it holds numbers that are no colours, or an empty domain")
-    return Cube(table.reshape((size, size, size, 3) if three else (size, 3)), tuple(low), tuple(high))
+    return Cube(table.reshape(*sides, 3), tuple(low), tuple(high))
 
 
 class Grade:
@@ -192,17 +200,16 @@ class Grade:
         """FFmpeg reads the LUTs from files, while it is set up: of plain names, whatever the user's are called."""
         graph = Graph()
         source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base="1/25")  # type: ignore[arg-type]
-        # lut3d loads 32 aligned bytes at a time: rows of PyAV's own frames begin at multiples of 16, and end it in a crash
+        # lut3d loads 32 aligned bytes at a time, but rows of PyAV's own frames begin at multiples of 16: that would crash.
+        # A copy made inside the graph is aligned.
         last = graph.add("copy")
         source.link_to(last)
         with tempfile.TemporaryDirectory() as folder:
             for number, cube in enumerate(self.cubes):
                 file = Path(folder) / f"{number}.cube"
                 file.write_text(cube.as_text())
-                if cube.table.ndim == 4:
-                    lut = graph.add("lut3d", file=str(file), interp="tetrahedral")
-                else:
-                    lut = graph.add("lut1d", file=str(file), interp="linear")
+                kind, interp = ("lut3d", "tetrahedral") if cube.table.ndim == 4 else ("lut1d", "linear")
+                lut = graph.add(kind, file=str(file), interp=interp)
                 last.link_to(lut)
                 last = lut
             last.link_to(graph.add("buffersink"))

@@ -24,7 +24,7 @@ class Sample:
     ``path`` is relative to the footage folder, with forward slashes; ``file_hash`` the sha256 of the file's content;
     ``frames`` the indices in the clip, already at the model's frame rate, so that a 24 fps clip skips some.
     ``box`` is what bars leave of the picture as shown: left, top, right, bottom in pixels; ``size`` the height and width it
-    is trained at, ``None`` for the model's own. ``weights`` is empty, or says how much of the frame behind each is blended in.
+    is trained at, ``None`` for the model's own. ``weights`` is empty, or says how much of the frame after each is blended in.
     ``colours`` is a hash of what its colours go through: a LUT, tone mapping.
     """
 
@@ -61,14 +61,11 @@ class Manifest:
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def is_inside(root: Path, path: str) -> bool:
-    """Whether a path below ``root`` stays there when its links are followed."""
+def is_inside(root: Path, path: str, follow_links: bool = False) -> bool:
+    """Whether a path below ``root`` stays there: with its links followed, or by its words alone with ``follow_links``."""
+    if follow_links:
+        return not Path(path).is_absolute() and ".." not in Path(path).parts
     return (root / path).resolve().is_relative_to(root.resolve())
-
-
-def is_below(path: str) -> bool:
-    """Whether a path leads down alone; where its links lead is not asked."""
-    return not Path(path).is_absolute() and ".." not in Path(path).parts
 
 
 # -- manifest ----------------------------------------------------------------------------------------------------------
@@ -80,25 +77,19 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
-def _with_tuples(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
-
-
 def read_manifest(path: Path) -> Manifest:
     """Read what ``write_manifest`` wrote. Raises ``FootageError`` for anything else."""
-    samples: list[Sample] = []
-    skipped: list[Skipped] = []
     if not path.is_file():
         raise FootageError(f"no manifest at {path}")
+    found: list[Sample | Skipped] = []
     for number, record in json_lines(path, read_text(path.parent, path.name)):
         try:
-            if "reason" in record:
-                skipped.append(Skipped(**_with_tuples(record)))
-            else:
-                samples.append(Sample(**_with_tuples(record)))
+            fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in record.items()}
+            found.append(Skipped(**fields) if "reason" in fields else Sample(**fields))
         except (TypeError, KeyError, AttributeError) as error:
             raise FootageError(f"{path}, line {number} is not a line of a manifest: {error}") from error
-    return Manifest(tuple(samples), tuple(skipped))
+    samples = tuple(one for one in found if isinstance(one, Sample))
+    return Manifest(samples, tuple(one for one in found if isinstance(one, Skipped)))
 
 
 # -- text --------------------------------------------------------------------------------------------------------------
@@ -109,7 +100,7 @@ def read_text(root: Path, path: str, follow_links: bool = False) -> str:
 
     Raises ``FootageError`` for what is outside, cannot be opened, or is not UTF-8.
     """
-    if not (is_below(path) if follow_links else is_inside(root, path)):
+    if not is_inside(root, path, follow_links):
         raise FootageError(f"{root / path} leads out of the footage folder; put a copy of the file there")
     try:
         return (root / path).read_text(encoding="utf-8-sig")

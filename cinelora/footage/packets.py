@@ -7,6 +7,7 @@ each recognised by its time stamp. It does not know colours or samples.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import heappop, heappush
@@ -51,12 +52,19 @@ class Index:
 
     def spans(self, frames: Sequence[int]) -> list[Span]:
         """What must be decoded to have ``frames``, which ascend: from a keyframe to the last packet needed, each."""
+        # Packets lie in the file in the order in which they are decoded, not shown. In a shot I B B P the P is stored before
+        # the two B that are shown first, as both refer to it:  stored I0 P3 B1 B2,  shown 0 1 2 3.
+        #
+        # A keyframe must therefore lie before the wanted packet in both orders. In an open GOP some B frames follow their
+        # keyframe in the file but are shown before it, and refer to the GOP before as well. Decoding from that keyframe
+        # would give them damaged, or not at all: they need the keyframe before.
         spans: list[Span] = []
         for frame in frames:
             end = int(self.order[frame])
             before = self.keys[(self.keys <= end) & (self.pts[self.keys] <= self.pts[end])]
             if not len(before):
                 raise NotThereError(f"no keyframe before frame {frame}")
+            # Two spans that overlap or touch become one: what is decoded already is not decoded again after a seek.
             if spans and before[-1] <= spans[-1].end + 1:
                 spans[-1].end = max(spans[-1].end, end)
                 spans[-1].frames.append(frame)
@@ -97,6 +105,9 @@ def read_index(container: Any, stream: Any, first_pts: int) -> Index | None:
     packets = [(p.pts, p.is_keyframe, is_shown(p, codec)) for p in container.demux(stream) if p.size]
     if any(pts is None for pts, _, _ in packets) or not any(shown for _, _, shown in packets):
         return None
+    # Frames are recognised by their time stamps alone, so every shown packet must have one of its own. What is shown before
+    # the first frame that can be decoded is no frame of the clip: a film cut out of a longer one may begin with the last B
+    # frames of a GOP whose keyframe is missing.
     pts = np.array([pts for pts, _, _ in packets], np.int64)
     shown = np.array([shown for _, _, shown in packets]) & (pts >= first_pts)
     index = Index(pts, np.flatnonzero([key for _, key, _ in packets]), shown)
@@ -115,6 +126,7 @@ def is_shown(packet: Any, codec: str) -> bool:
         return False
     if codec == "vp8":
         return bool(memoryview(packet)[0] & 0x10)
+    # The superframe is excluded: it bundles hidden frames with a shown one, and its last byte says that it is one.
     if codec == "vp9" and memoryview(packet)[-1] & 0xE0 != 0xC0:
         bits = memoryview(packet)[0] << (1 if memoryview(packet)[0] & 0x30 == 0x30 else 0)
         return bool(bits & 0x08 or bits & 0x02)
@@ -131,15 +143,25 @@ def _holds(container: Any, stream: Any, index: Index) -> bool:
         return False
 
 
+def sought(container: Any, stream: Any, index: Index, frames: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Frames by their ascending numbers, each by the nearest keyframe before it; ends early where a seek fails."""
+    with suppress(NotThereError):
+        for span in index.spans(frames):
+            yield from decode(container, stream, index, span)
+
+
 def decode(container: Any, stream: Any, index: Index, span: Span) -> Iterator[tuple[int, av.VideoFrame]]:
     """The frames of ``span`` in order, with their numbers. Raises ``NotThereError`` where they cannot be had this way.
 
-    No packet behind the last one needed is decoded, and none in front of it that no other depends on.
+    No packet after the last one needed is decoded, and none before it that no other depends on.
     """
     wanted = {int(index.shown_pts[frame]): frame for frame in span.frames}
     context, pts_wanted = stream.codec_context, set(wanted)
+    # The packet None at the end flushes the decoder, which holds frames back until it knows what is shown next.
     for packet in chain(_checked(container, stream, index, span), [None]):
-        if packet is not None and context.name == "h264":  # elsewhere higher layers may depend on what is skipped
+        # NONREF lets the decoder skip a frame that no other refers to, mostly half of the B frames. Only H.264 marks those
+        # reliably; in HEVC a frame of a higher layer may depend on what is skipped.
+        if packet is not None and context.name == "h264":
             context.skip_frame = "DEFAULT" if packet.pts in pts_wanted else "NONREF"
         for frame in decoded(context, packet):
             if frame.pts in wanted and not frame.is_corrupt:
@@ -149,6 +171,8 @@ def decode(container: Any, stream: Any, index: Index, span: Span) -> Iterator[tu
 
 
 def _checked(container: Any, stream: Any, index: Index, span: Span) -> Iterator[Any]:
+    # A file may be damaged where no header says so. As the index was read from start to end, a packet that is not the
+    # expected one means that the seek has lost its place, and no frame from here on can be trusted.
     packets = _landed(container, stream, index, span.start)
     for position, packet in zip(range(span.start, span.end + 1), packets, strict=False):
         if packet.pts != index.pts[position]:
@@ -157,7 +181,10 @@ def _checked(container: Any, stream: Any, index: Index, span: Span) -> Iterator[
 
 
 def _landed(container: Any, stream: Any, index: Index, start: int) -> Iterator[Any]:
-    """Packets from position ``start`` on: a seek may land behind it, then another is made, or before it."""
+    """Packets from position ``start`` on: a seek may land after it, then another is made, or before it."""
+    # A container seeks by its own table of keyframes, which may list only some, or list them by the time of decoding. So
+    # the first try aims at the keyframe itself, the next ones seconds ahead of it. Wherever a seek lands, the time stamp of
+    # the first packet tells its position, if no other packet has the same one; up to `start` packets are then passed over.
     for back_s in SEEK_TRIES_S:
         at = max(int(index.pts[start]) - int(back_s / stream.time_base), min(int(index.pts.min()), 0))
         container.seek(at, stream=stream)
@@ -172,15 +199,18 @@ def _landed(container: Any, stream: Any, index: Index, start: int) -> Iterator[A
 
 def decoded(context: Any, packet: Any) -> list[av.VideoFrame]:
     """What the decoder gives back for a packet; one that is damaged costs its own frames, not the clip."""
-    try:
-        frames: list[av.VideoFrame] = context.decode(packet)
-    except av.error.InvalidDataError:
-        return []
+    frames: list[av.VideoFrame] = []
+    with suppress(av.error.InvalidDataError):
+        frames = context.decode(packet)
     return frames
 
 
 def with_lost(context: Any, packets: Iterable[Any]) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Frames with their time stamps; for one that is lost to damage the next stands, so that counting goes on."""
+    """Frames with their time stamps; for one that is lost to damage the next stands, so that the count stays right."""
+    # Every packet that goes in promises a frame of its time stamp. Promises wait in a heap, earliest first, as frames come
+    # out in the order of showing and packets go in in another. When a frame of time t comes out, every promise up to t is
+    # due: its own, and those of frames that were lost on the way. The frame is given out for each of them:
+    #   packets 0 3 1 2, of which 1 is damaged, so that frames 0 2 3 come out  ->  (0, f0) (1, f2) (2, f2) (3, f3)
     codec, waiting = context.codec.canonical_name, list[int]()
     for packet in packets:
         if packet.pts is not None and is_shown(packet, codec):

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from cinelora.errors import FootageError
-from cinelora.footage.manifest import Sample, is_below, is_inside
+from cinelora.footage.manifest import Sample, is_inside
 from cinelora.footage.scan_folder import is_there, open_clip, stamp
 from cinelora.footage.video_reader import PLAIN, Handling, Pixels, Reader, UnreadableClip
 
@@ -26,8 +26,7 @@ def read_frames(root: Path, sample: Sample, height: int, width: int, handling: H
     Raises ``FootageError`` where the clip is gone, damaged, or outside ``root``.
     """
     path = root / sample.path
-    inside = is_below(sample.path) if handling.follow_links else is_inside(root, sample.path)
-    if not inside or not is_there(path):
+    if not (is_inside(root, sample.path, handling.follow_links) and is_there(path)):
         raise FootageError(f"{sample.path} of the manifest is not in {root}; scan the footage again")
     height, width = sample.size or (height, width)
     try:
@@ -43,19 +42,19 @@ def _opened(path: Path, stamp: tuple[int, int], handling: Handling) -> Reader:
 
 
 def _mixed(reader: Reader, sample: Sample, height: int, width: int) -> Pixels:
-    """The sample's frames, each with its share of the frame behind it."""
-    shares = sample.weights or (0.0,) * len(sample.frames)
-    behind = {frame + 1 for frame, share in zip(sample.frames, shares, strict=True) if share}
-    numbers = sorted({*sample.frames, *behind})
+    """The sample's frames, each blended with the frame after it as the sample's weights say."""
+    # A frame may be needed twice, as itself and as the one blended into the frame before it: each is decoded and scaled once.
+    weights = sample.weights or (0.0,) * len(sample.frames)
+    blends = list(zip(sample.frames, weights, strict=True))
+    numbers = sorted({*sample.frames, *(frame + 1 for frame, weight in blends if weight)})
     pictures = dict(zip(numbers, _framed(reader, numbers, sample.box, height, width), strict=True))
-    return np.stack(
-        [
-            np.rint((1 - share) * pictures[frame] + share * pictures[frame + 1]).astype(np.uint8)
-            if share
-            else pictures[frame]
-            for frame, share in zip(sample.frames, shares, strict=True)
-        ]
-    )
+
+    def blended(frame: int, weight: float) -> Pixels:
+        if not weight:
+            return pictures[frame]
+        return np.rint((1 - weight) * pictures[frame] + weight * pictures[frame + 1]).astype(np.uint8)
+
+    return np.stack([blended(*blend) for blend in blends])
 
 
 def _framed(
@@ -71,6 +70,8 @@ def _framed(
 
 def cover_box(size: tuple[int, int], pixel_aspect: float, height: int, width: int) -> tuple[float, float, float, float]:
     """The largest centred box (left, top, right, bottom) in a picture of ``size`` with the shape of height x width."""
+    # Two boxes have the wanted shape and touch the picture's sides: one as wide as the picture, one as high. The smaller of
+    # each side belongs to the one that fits in. It may begin at a fraction of a pixel; the resampling takes that.
     source_height, source_width = size
     box_width = min(source_width, source_height * (width / height) / pixel_aspect)
     box_height = min(source_height, source_width * (height / width) * pixel_aspect)

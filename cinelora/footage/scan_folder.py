@@ -13,7 +13,7 @@ import re
 import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -23,53 +23,28 @@ from cinelora.footage.image_reader import PictureReader, picture_size
 from cinelora.footage.video_reader import PLAIN, Backend, Handling, Reader, UnreadableClip, open_video
 
 FILMS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mxf", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg")
-SIDECARS = {
-    *(
-        ".txt",
-        ".csv",
-        ".tsv",
-        ".json",
-        ".jsonl",
-        ".md",
-        ".html",
-        ".xml",
-        ".yaml",
-        ".yml",
-        ".toml",
-        ".ini",
-        ".log",
-        ".nfo",
-    ),
-    *(
-        ".srt",
-        ".vtt",
-        ".ass",
-        ".cube",
-        ".3dl",
-        ".edl",
-        ".xmp",
-        ".pdf",
-        ".zip",
-        ".npz",
-        ".safetensors",
-        ".parquet",
-        ".db",
-    ),
-    *(".wav", ".mp3", ".flac", ".aac", ".m4a", ".ogg", ".opus", ".aif", ".aiff", ".wma"),
-}
+SIDECARS = frozenset(
+    (
+        ".txt .csv .tsv .json .jsonl .md .html .xml .yaml .yml .toml .ini .log .nfo "
+        ".srt .vtt .ass .cube .3dl .edl .xmp .pdf .zip .npz .safetensors .parquet .db "
+        ".wav .mp3 .flac .aac .m4a .ogg .opus .aif .aiff .wma"
+    ).split()
+)
 """Kinds that lie beside footage, passed over without a word: captions, lists, notes, sound, looks."""
 LEAST_OF_SEQUENCE = 8
 HASHED_AT_ONCE = 2**26
 NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d{1,9})(?P<suffix>\.\w+)")
 SEQUENCE = re.compile(r"(?P<stem>.*)\[(?P<first>\d+)-(?P<last>\d+)\](?P<suffix>\.\w+)")
+Numbered = dict[tuple[str, str, int], list[tuple[int, str]]]
+"""Numbers and names of pictures, by what stands before and after the number and how many digits it is filled up to."""
 
 
 @dataclass
 class Found:
     """Clips by their sorted paths, and what was left out, with the reason."""
 
-    clips: list[str] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)
+    clips: list[str]
+    left_out: dict[str, str]
 
 
 def find_clips(root: Path, follow_links: bool = False) -> Found:
@@ -77,38 +52,41 @@ def find_clips(root: Path, follow_links: bool = False) -> Found:
 
     Hidden files are passed over: macOS leaves a ``._name.mp4`` beside every clip it copies.
     """
-    found = Found()
-    _look_into(root, root, follow_links, {root.resolve()}, found)
-    found.clips.sort()
-    found.left_out = dict(sorted(found.left_out.items()))
-    return found
+    found = sorted(_look_into(root, root, follow_links, {root.resolve()}))
+    return Found([path for path, reason in found if not reason], {path: reason for path, reason in found if reason})
 
 
-def _look_into(root: Path, folder: Path, follow_links: bool, above: set[Path], found: Found) -> None:
+def _look_into(root: Path, folder: Path, follow_links: bool, above: set[Path]) -> Iterator[tuple[str, str]]:
+    """Yield every path in ``folder`` and below with the reason why it is left out, "" for a clip.
+
+    ``above`` are the folders that led here, with links resolved.
+    """
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        found.left_out[_named(root, folder)] = f"the folder cannot be opened: {(error.strerror or 'unknown').lower()}"
+        yield _named(root, folder), f"the folder cannot be opened: {(error.strerror or 'unknown').lower()}"
         return
     pictures: list[str] = []
     for entry in entries:
         path = Path(entry.path)
-        name = _named(root, path)
+        name, suffix = _named(root, path), path.suffix.lower()
         if entry.name.startswith("."):
             continue
-        reason = _unusable(root, entry, follow_links, above)
-        if reason:
-            found.left_out[name] = reason
+        if reason := _unusable(root, entry, follow_links, above):
+            yield name, reason
         elif entry.is_dir():
+            # A link to a folder inside the footage is skipped: its clips are found under their own path, and would be
+            # trained on twice. A link that leads out is followed here, as `_unusable` has let it pass.
             if not entry.is_symlink() or not path.resolve().is_relative_to(root.resolve()):
-                _look_into(root, path, follow_links, above | {path.resolve()}, found)
-        elif path.suffix.lower() in FILMS:
-            found.clips.append(name)
-        elif path.suffix.lower() in PICTURES:
+                yield from _look_into(root, path, follow_links, above | {path.resolve()})
+        elif suffix in FILMS:
+            yield name, ""
+        elif suffix in PICTURES:
+            # Whether a picture is a still or a frame of a sequence depends on the other pictures of its folder.
             pictures.append(entry.name)
-        elif path.suffix.lower() not in SIDECARS:
-            found.left_out[name] = f"files of the kind {path.suffix.lower() or path.name} are not read"
-    found.clips += [_named(root, folder / name) for name in _with_sequences(root, folder, pictures)]
+        elif suffix not in SIDECARS:
+            yield name, f"files of the kind {suffix or path.name} are not read"
+    yield from ((_named(root, folder / picture), "") for picture in _with_sequences(root, folder, pictures))
 
 
 def _named(root: Path, path: Path) -> str:
@@ -135,17 +113,21 @@ def _unusable(root: Path, entry: os.DirEntry[str], follow_links: bool, above: se
 
 def _with_sequences(root: Path, folder: Path, names: list[str]) -> Iterator[str]:
     """Names of pictures, those that follow one another by number as one."""
+    # Scanners and renderers write one file a frame: take_0001.png to take_0240.png. Pictures are put together in three
+    # steps: those that differ in their number alone form a series; a series is cut where a number is missing or the size
+    # changes; and only what is then at least `LEAST_OF_SEQUENCE` long becomes a clip. The rest stay stills.
     alone = _captioned(root, folder, names)
-    numbered: dict[tuple[str, str, int], list[tuple[int, str]]] = defaultdict(list)
+    numbered: Numbered = defaultdict(list)
     for name in names:
         match = None if name in alone else NUMBERED.fullmatch(name)
         if match is None:
             yield name
         else:
-            digits = match["number"]
-            width = len(digits) if digits.startswith("0") else 0
-            numbered[match["stem"], match["suffix"], width].append((int(digits), name))
-    for (stem, suffix, width), pictures in _joined_widths(numbered).items():
+            # 0007 is filled up to four digits, 7 is not; the two are different series, and `members` must know which.
+            width = len(match["number"]) if match["number"].startswith("0") else 0
+            numbered[match["stem"], match["suffix"], width].append((int(match["number"]), name))
+    _join_widths(numbered)
+    for (stem, suffix, width), pictures in numbered.items():
         for run in _runs(folder, sorted(pictures)):
             if len(run) < LEAST_OF_SEQUENCE:
                 yield from (name for _, name in run)
@@ -153,17 +135,13 @@ def _with_sequences(root: Path, folder: Path, names: list[str]) -> Iterator[str]
                 yield f"{stem}[{run[0][0]:0{width}}-{run[-1][0]:0{width}}]{suffix}"
 
 
-def _joined_widths(
-    numbered: dict[tuple[str, str, int], list[tuple[int, str]]],
-) -> dict[tuple[str, str, int], list[tuple[int, str]]]:
-    """Numbers that grew into all of their digits, as 1000 after 0999, put with those that have leading zeros."""
+def _join_widths(numbered: Numbered) -> None:
+    """Put numbers that grew into all of their digits, as 1000 after 0999, with those that have leading zeros."""
     for (stem, suffix, width), pictures in list(numbered.items()):
-        plain = numbered.get((stem, suffix, 0), [])
         if width:
-            grown = [(number, name) for number, name in plain if len(str(number)) == width]
-            pictures += grown
-            numbered[stem, suffix, 0] = [picture for picture in plain if picture not in grown]
-    return {key: pictures for key, pictures in numbered.items() if pictures}
+            plain = numbered.get((stem, suffix, 0), [])
+            pictures += [picture for picture in plain if len(str(picture[0])) == width]
+            numbered[stem, suffix, 0] = [picture for picture in plain if len(str(picture[0])) != width]
 
 
 def _runs(folder: Path, pictures: list[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
@@ -232,7 +210,6 @@ def open_clip(path: Path, backend: Backend | None = None, handling: Handling = P
     if path.suffix.lower() not in PICTURES:
         return open_video(path, backend, handling)
     files = members(path)
-    missing = next((file.name for file in files if not file.is_file()), None)
-    if missing:
-        raise UnreadableClip(str(path), f"{missing} is not there")
+    if missing := next((file.name for file in files if not file.is_file()), None):
+        raise UnreadableClip(path, f"{missing} is not there")
     return PictureReader(path, files, handling)

@@ -37,9 +37,9 @@ FLOW_SIZE = (160, 90)
 """Width and height that motion is measured at, whatever the picture's shape."""
 THUMB_WIDTH, THUMB_QUALITY = 240, 70
 SAMPLE_AFTER, SAMPLE_EVERY_S = 3, 1.0
-"""A picture is kept this many frames behind a cut, where blended frames are over, and then once a second."""
+"""A picture is kept this many frames after a cut, where blended frames are over, and then once a second."""
 PART_S = 300.0
-"""Seconds of a part: long files are surveyed in parts, by several processes, and a killed survey goes on behind the last."""
+"""Seconds of a part: long files are surveyed in parts, by several processes, and a killed survey resumes after the last."""
 WARM_UP_S = 1.0
 """Seconds before a part that only tell how its first frame differs from those before."""
 
@@ -57,22 +57,13 @@ FLASH_FRAMES = 3
 
 cv2.setNumThreads(1)  # processes are what runs side by side
 
-PER_FRAME = (
-    "seconds",
-    "cut",
-    "mixed",
-    "change",
-    "luma",
-    "spread",
-    "black",
-    "burnt",
-    "sharpness",
-    "motion",
-    "pan_x",
-    "pan_y",
-)
-PER_SAMPLE = ("sample", "hash", "text", "bars", "edges", "thumb_bytes")
-
+MEASURED = ("change", "motion", "pan_x", "pan_y", "luma", "spread", "black", "burnt", "sharpness")
+PER_FRAME = ("seconds", "cut", "mixed", *MEASURED)
+PER_SAMPLE: dict[str, tuple[Any, tuple[int, ...]]] = {
+    **{"sample": (np.int64, ()), "hash": (np.uint64, ()), "text": (np.float32, ()), "bars": (np.float32, (4,))},
+    **{"edges": (np.uint8, (FLOW_SIZE[0] * FLOW_SIZE[1] // 8,)), "thumb_bytes": (np.int64, ())},
+}
+"""What is kept of a sampled picture, with type and shape; ``Survey`` says what each is."""
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -137,7 +128,7 @@ class Survey:
 def about(reader: Reader) -> About:
     """What a reader knows of its file."""
     header = reader.header
-    return About(header.fps, reader.size, header.pixel_aspect, reader.backend, header.codec, getattr(reader, "why", ""))
+    return About(header.fps, reader.size, header.pixel_aspect, reader.backend, header.codec, reader.why)
 
 
 def parts(duration_s: float | None) -> list[tuple[float, float]]:
@@ -169,6 +160,9 @@ def looked_at(size: tuple[int, int], pixel_aspect: Fraction) -> tuple[int, int]:
 
 def joined(pieces: Iterable[Arrays]) -> Arrays:
     """The numbers of all parts of a file, in their order."""
+    # All arrays follow one another, and nothing else is needed at a border: `survey_part` has seen the frames of a second
+    # before its part and some frames after it, so that a cut at the border is found by exactly one of the two parts, and
+    # the first frame's change is measured against a real frame. Only numbers of frames are counted from the part's start.
     done: list[Arrays] = []
     first = 0
     for piece in pieces:
@@ -179,6 +173,13 @@ def joined(pieces: Iterable[Arrays]) -> Arrays:
 
 class _Eye:
     """What is seen of frames one after another; those before ``start_s`` leave nothing but what the next differ from."""
+
+    # Frames are counted twice. `seen` counts all that came in, the warm-up's `warm` frames among them: the detector, the
+    # cuts and `mixed` use it. `rows` holds the part's own frames, so frame i of the part is number i + warm.
+    #
+    #   seen    0 ... warm-1 | warm ........ | ........
+    #           warm-up        rows of part    a few more, for cuts and fades that are known only afterwards
+    #                        ^ start_s       ^ end_s
 
     def __init__(self, fps: float, start_s: float, end_s: float) -> None:
         # imported here because footage that was surveyed before needs no detector of cuts, and a process starts sooner
@@ -194,7 +195,7 @@ class _Eye:
         self.rows: list[tuple[float, ...]] = []
         self.samples: list[tuple[Any, ...]] = []
         self.thumbs = io.BytesIO()
-        self.cuts: set[int] = set()  # numbers of all frames seen, the warm-up's among them
+        self.cuts: set[int] = set()
         self.seen = self.warm = 0
         self.behind_cut: float = 0 if start_s == 0 else math.inf
         self.before: tuple[float, Pixels, Pixels] | None = None
@@ -204,21 +205,22 @@ class _Eye:
     def see(self, seconds: float, frame_HWC: Pixels) -> bool:
         """Look at the next frame; whether another is wanted."""
         gray = cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY)
+        inner = _inner(gray)
         small = cv2.resize(gray, FLOW_SIZE, interpolation=cv2.INTER_AREA)
         self.recent.append((self.seen, small))
         if len(self.recent) == self.recent.maxlen:
             self.mixed[self.seen - MIX_REACH] = _mixed(*(self.recent[place][1] for place in (0, MIX_REACH, -1)))
+        # The detector compares a frame with those on both sides, so it reports a cut some frames late; so does `mixed`, which
+        # is about the middle of the last nine. Hence a part reads on for `MIX_REACH` frames after its end.
         cuts = self.detector.process_frame(self.timecode(self.seen), frame_HWC)
         self.seen += 1
-        self._cut_at([cut.frame_num for cut in cuts])
+        self._cut_at(cuts)
         if seconds >= self.end_s:
             return self.seen - self.warm - len(self.rows) <= MIX_REACH
         if seconds < self.start_s:
             self.warm += 1
         else:
-            self.rows.append(
-                (seconds, *self._changed(seconds, gray, small), *_light(_inner(gray)), _sharpness(_inner(gray)))
-            )
+            self.rows.append((seconds, *self._changed(seconds, gray, small), *_light(inner), _sharpness(inner)))
             self._sample(frame_HWC, gray, small)
         self.before = (seconds, gray, small)
         return True
@@ -226,26 +228,23 @@ class _Eye:
     def arrays(self) -> Arrays:
         """All numbers, by name."""
         if self.seen:
-            cuts = self.detector.post_process(self.timecode(self.seen - 1))
-            self._cut_at([cut.frame_num for cut in cuts])
-        names = ("seconds", "change", "motion", "pan_x", "pan_y", "luma", "spread", "black", "burnt", "sharpness")
-        table = np.array(self.rows, np.float64).reshape(-1, len(names))
-        found: Arrays = {name: column.astype(np.float32) for name, column in zip(names[1:], table.T[1:], strict=True)}
+            self._cut_at(self.detector.post_process(self.timecode(self.seen - 1)))
+        table = np.array(self.rows, np.float64).reshape(-1, 1 + len(MEASURED))
+        numbers = range(self.warm, self.warm + len(table))
+        found: Arrays = {name: column.astype(np.float32) for name, column in zip(MEASURED, table.T[1:], strict=True)}
         found["seconds"] = table[:, 0]
-        found["cut"] = np.zeros(len(table), np.uint8)
-        found["mixed"] = np.array([self.mixed.get(self.warm + i, 0.0) for i in range(len(table))], np.float32)
-        cuts = np.array(sorted(self.cuts), np.int64) - self.warm
-        found["cut"][cuts[(cuts >= 0) & (cuts < len(table))]] = 1
-        kinds = (np.int64, np.uint64, np.float32, np.float32, np.uint8, np.int64)
-        columns = list(zip(*self.samples, strict=True)) or [()] * len(kinds)
-        shapes = {"bars": (-1, 4), "edges": (-1, FLOW_SIZE[0] * FLOW_SIZE[1] // 8)}
-        for name, kind, column in zip(PER_SAMPLE, kinds, columns, strict=True):
-            found[name] = np.array(column, kind).reshape(shapes.get(name, (-1,)))
+        found["cut"] = np.array([number in self.cuts for number in numbers], np.uint8)
+        found["mixed"] = np.array([self.mixed.get(number, 0.0) for number in numbers], np.float32)
+        columns = list(zip(*self.samples, strict=True)) or [()] * len(PER_SAMPLE)
+        for (name, (kind, shape)), column in zip(PER_SAMPLE.items(), columns, strict=True):
+            found[name] = np.array(column, kind).reshape(-1, *shape)
         found["thumbs"] = np.frombuffer(self.thumbs.getvalue(), np.uint8)
         return found
 
-    def _cut_at(self, seen: list[int]) -> None:
-        for number in seen:
+    def _cut_at(self, cuts: list[Any]) -> None:
+        # A flash, of a camera or lightning, is two cuts: into the white and out of it. The picture before the first and that
+        # after the second are then alike, and both cuts are taken back.
+        for number in (cut.frame_num for cut in cuts):
             near = [cut for cut in self.cuts if number - FLASH_FRAMES <= cut < number]
             if near and self._is_flash(min(near), number):
                 self.cuts.difference_update(near)
@@ -267,14 +266,16 @@ class _Eye:
         change = cv2.norm(gray, past_gray, cv2.NORM_L1) / gray.size
         field_HW2 = self.flow.calc(past_small, small, None)
         widths = 1 / (FLOW_SIZE[0] * max(seconds - past_s, 1e-3))
-        across, down = (
-            field_HW2[..., 0],
-            field_HW2[..., 1] * (gray.shape[0] / gray.shape[1] * FLOW_SIZE[0] / FLOW_SIZE[1]),
-        )
+        # The flow is measured in pixels of 160 x 90, whatever the picture's shape. Widths of the frame are the unit; what goes
+        # down is first put back in proportion, as the small picture may be squeezed.
+        across = field_HW2[..., 0]
+        down = field_HW2[..., 1] * (gray.shape[0] / gray.shape[1] * FLOW_SIZE[0] / FLOW_SIZE[1])
         motion = float(cv2.magnitude(across, down).mean())
         return change, motion * widths, float(np.median(across)) * widths, float(np.median(down)) * widths
 
     def _sample(self, frame_HWC: Pixels, gray: Pixels, small: Pixels) -> None:
+        # `behind_cut` counts frames since the last cut. At 3 a picture is due, then once a second: each time the count is set
+        # back to just after the first, so that every later picture waits a second more.
         due = self.behind_cut == SAMPLE_AFTER or self.behind_cut >= SAMPLE_AFTER + SAMPLE_EVERY_S * self.fps
         self.behind_cut = SAMPLE_AFTER + 1 if due else self.behind_cut + 1
         if due:
@@ -308,13 +309,18 @@ def _sharpness(gray: Pixels) -> float:
 
 def _mixed(before: Pixels, frame: Pixels, behind: Pixels) -> float:
     """How nearly a frame is the mean of two others, 1 for equal; 0 where the two hardly differ."""
-    small = [
-        cv2.resize(one, MIX_SIZE, interpolation=cv2.INTER_AREA).astype(np.float32) for one in (before, frame, behind)
-    ]
-    apart = float(np.abs(small[0] - small[2]).mean())
+    # In a dissolve every picture is a mixture of two scenes, a bit more of the second each frame: the one in the middle is
+    # the mean of its neighbours. In a shot with motion the middle frame is something else, at the cut it is like one of
+    # the two, which is half of `apart` from the mean: the measure is then 0.
+    ends = [_tiny(before), _tiny(behind)]
+    apart = float(np.abs(ends[0] - ends[1]).mean())
     if apart < MIX_LEVELS:
         return 0.0
-    return max(0.0, 1 - 2 * float(np.abs(small[1] - (small[0] + small[2]) / 2).mean()) / apart)
+    return max(0.0, 1 - 2 * float(np.abs(_tiny(frame) - (ends[0] + ends[1]) / 2).mean()) / apart)
+
+
+def _tiny(gray: Pixels) -> NDArray[np.float32]:
+    return np.asarray(cv2.resize(gray, MIX_SIZE, interpolation=cv2.INTER_AREA), np.float32)
 
 
 def _hash(gray: Pixels) -> int:
@@ -381,12 +387,7 @@ def _jpeg(frame_HWC: Pixels) -> bytes:
 def save_arrays(path: Path, arrays: Arrays, note: dict[str, Any]) -> None:
     """Write numbers and a note as an ``.npz`` without pickle, whole or not at all."""
     text = np.frombuffer(json.dumps({"version": VERSION, **note}).encode(), np.uint8)
-
-    def write(draft: Path) -> None:
-        with draft.open("wb") as file:
-            np.savez(file, allow_pickle=False, note=text, **arrays)
-
-    write_whole(path, write)
+    write_whole(path, lambda draft: np.savez(draft, allow_pickle=False, note=text, **arrays))
 
 
 def load_arrays(path: Path) -> tuple[Arrays, dict[str, Any]] | None:

@@ -34,6 +34,8 @@ LOGO_SAMPLES, LOGO_SHOTS, LOGO_SHARE = 8, 4, 0.9
 BARS_LEAST, BARS_LIKE, BARS_AGREE = 0.01, 0.015, 0.6
 """Bars are at least so large a share of the side; opposite ones are as alike as this; and so many pictures of a film agree."""
 
+NO_PICTURE = ("blank", "a fade", "lettering")
+"""How reasons begin that say that a shot is lettering or nothing, rather than a bad picture."""
 Box = tuple[float, float, float, float]
 
 
@@ -60,13 +62,12 @@ def judge(survey: Survey, limits: FootageLimits | None, typical_sharpness: float
     ``typical_sharpness`` is what sharpness is compared with in a file of few shots, where its own median says little.
     """
     if limits is None:
-        return [_with_samples(survey, Shot(start, end)) for start, end in survey.shots]
+        return [Shot(start, end, samples=_samples(survey, start, end)) for start, end in survey.shots]
     shots = [piece for start, end in survey.shots for piece in _pieces(survey, start, end)]
     film_bars = bars_of(survey.bars)
     usual = sharpness_of(survey) if len(survey.shots) >= LOGO_SHOTS or not typical_sharpness else typical_sharpness
     logo = logo_share(survey, film_bars) if limits.logo is not None else 0.0
-    shots = [_judged(survey, _with_samples(survey, shot), limits, film_bars, usual, logo) for shot in shots]
-    return _named_ends(shots)
+    return _named_ends([_judged(survey, shot, limits, film_bars, usual, logo) for shot in shots])
 
 
 # -- pieces: what is no picture is cut away ----------------------------------------------------------------------------
@@ -74,22 +75,21 @@ def judge(survey: Survey, limits: FootageLimits | None, typical_sharpness: float
 
 def _pieces(survey: Survey, start: int, end: int) -> Iterator[Shot]:
     """A shot in pieces: what is flat or mixed has its reason, the pictures between are shots."""
+    # Two signs cut a shot in pieces. A fade to black is both flat and mixed in places: there flat counts, so that the black
+    # has one name. 0, 1 and 2 number the kinds of frames, and each run of one kind becomes a piece.
     flat = _long_runs(survey.spread[start:end] < FLAT_SPREAD)
     mixed = _wider(_long_runs(survey.mixed[start:end] >= MIXED)) & ~flat
     kinds = flat + 2 * mixed
     reasons = {0: (), 1: ("blank: nothing but one tone",), 2: ("a fade or dissolve",)}
     for kind, run in groupby(range(end - start), key=lambda i: int(kinds[i])):
         frames = list(run)
-        yield Shot(start + frames[0], start + frames[-1] + 1, reasons[kind])
+        first, stop = start + frames[0], start + frames[-1] + 1
+        yield Shot(first, stop, reasons[kind], samples=_samples(survey, first, stop))
 
 
 def _long_runs(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    kept = flags.copy()
-    for value, run in groupby(range(len(flags)), key=lambda i: bool(flags[i])):
-        frames = list(run)
-        if value and len(frames) < RUN_FRAMES:
-            kept[frames] = False
-    return kept
+    runs = [[value] * len(list(run)) for value, run in groupby(flags.tolist())]
+    return np.array([value and len(run) >= RUN_FRAMES for run in runs for value in run], bool)
 
 
 def _wider(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -104,11 +104,13 @@ def _judged(
     survey: Survey, shot: Shot, limits: FootageLimits, film_bars: Box | None, usual: float, logo: float
 ) -> Shot:
     measures = measured(survey, shot, usual) | {"logo": logo}
-    found = [] if shot.against else [bound for bound in BOUNDS if bound.fails(measures, limits, survey.num_frames == 1)]
+    # What is no picture needs no further reason.
+    bounds = [] if shot.against else BOUNDS
+    reasons = [(bound.of_motion, bound.reason(measures, limits, survey.num_frames == 1)) for bound in bounds]
     return replace(
         shot,
-        against=(*shot.against, *(bound.says(measures, limits) for bound in found if not bound.of_motion)),
-        against_motion=tuple(bound.says(measures, limits) for bound in found if bound.of_motion),
+        against=(*shot.against, *(reason for of_motion, reason in reasons if reason and not of_motion)),
+        against_motion=tuple(reason for of_motion, reason in reasons if reason and of_motion),
         measures=measures,
         bars=_shot_bars(survey, shot, film_bars),
     )
@@ -124,16 +126,13 @@ class Bound:
     words: str
     of_motion: bool = False
 
-    def fails(self, measures: dict[str, float], limits: FootageLimits, is_still: bool) -> bool:
-        """Whether a shot fails; a still has no length."""
+    def reason(self, measures: dict[str, float], limits: FootageLimits, is_still: bool) -> str:
+        """Why a shot fails, "" where it does not; a still has no length."""
         value, limit = measures[self.measure], getattr(limits, self.limit)
         if limit is None or (is_still and self.measure == "seconds"):
-            return False
-        return bool(value < limit if self.least else value > limit)
-
-    def says(self, measures: dict[str, float], limits: FootageLimits) -> str:
-        """Why."""
-        return self.words.format(measures[self.measure], getattr(limits, self.limit))
+            return ""
+        fails = value < limit if self.least else value > limit
+        return self.words.format(value, limit) if fails else ""
 
 
 BOUNDS = (
@@ -189,28 +188,22 @@ def sharpness_of(survey: Survey) -> float:
     return float(np.median(shown)) if len(shown) else 0.0
 
 
-def _with_samples(survey: Survey, shot: Shot) -> Shot:
-    first, last = np.searchsorted(survey.sample, (shot.start, shot.end))
-    return replace(shot, samples=tuple(range(int(first), int(last))))
+def _samples(survey: Survey, start: int, end: int) -> tuple[int, ...]:
+    """The numbers of the sampled pictures that lie in frames ``start`` to ``end`` - 1."""
+    return tuple(range(*np.searchsorted(survey.sample, (start, end)).tolist()))
 
 
 def _named_ends(shots: list[Shot]) -> list[Shot]:
-    """What comes before the first picture is the leader, and lettering behind the last the credits."""
-    plain = [i for i, shot in enumerate(shots) if not any(is_no_picture(reason) for reason in shot.against)]
+    """What comes before the first picture is the leader, and lettering after the last the credits."""
+    plain = [i for i, shot in enumerate(shots) if not any(reason.startswith(NO_PICTURE) for reason in shot.against)]
     if len(shots) < LOGO_SHOTS or not plain:
         return shots
-    return [
-        _named(shot, "leader" if i < plain[0] else "credits" if i > plain[-1] else "") for i, shot in enumerate(shots)
-    ]
+    before, after = shots[: plain[0]], shots[plain[-1] + 1 :]
+    return [*_named(before, "leader"), *shots[plain[0] : plain[-1] + 1], *_named(after, "credits")]
 
 
-def is_no_picture(reason: str) -> bool:
-    """Whether a reason says that a shot is lettering or nothing, rather than a bad picture."""
-    return reason.startswith(("blank", "a fade", "lettering"))
-
-
-def _named(shot: Shot, name: str) -> Shot:
-    return replace(shot, against=tuple(f"{name}: {reason}" for reason in shot.against)) if name else shot
+def _named(shots: list[Shot], name: str) -> Iterator[Shot]:
+    return (replace(shot, against=tuple(f"{name}: {reason}" for reason in shot.against)) for shot in shots)
 
 
 # -- bars and logos ----------------------------------------------------------------------------------------------------
@@ -225,10 +218,13 @@ def bars_of(bars_N4: NDArray[np.float32]) -> Box | None:
     agree = np.abs(known - usual).max(1) <= BARS_LIKE
     if agree.mean() < BARS_AGREE:
         return None
-    left, top, right, bottom = (float(side) for side in usual)
-    across = (left, right) if min(left, right) >= BARS_LEAST and abs(left - right) <= BARS_LIKE else (0.0, 0.0)
-    down = (top, bottom) if min(top, bottom) >= BARS_LEAST and abs(top - bottom) <= BARS_LIKE else (0.0, 0.0)
-    return (across[0], down[0], across[1], down[1]) if any(across + down) else None
+    # Bars come in pairs, left and right or top and bottom, and are alike. A single dark side is a dark side of the scene.
+    left, top, right, bottom = usual.tolist()
+    if min(left, right) < BARS_LEAST or abs(left - right) > BARS_LIKE:
+        left = right = 0.0
+    if min(top, bottom) < BARS_LEAST or abs(top - bottom) > BARS_LIKE:
+        top = bottom = 0.0
+    return (left, top, right, bottom) if any((left, top, right, bottom)) else None
 
 
 def _shot_bars(survey: Survey, shot: Shot, film_bars: Box | None) -> Box | None:
@@ -246,10 +242,10 @@ def logo_share(survey: Survey, film_bars: Box | None) -> float:
     if len(survey.edges) < LOGO_SAMPLES or len(survey.shots) < LOGO_SHOTS:
         return 0.0
     width, height = FLOW_SIZE
-    share = np.zeros(width * height)
-    for row in survey.edges:
-        share += np.unpackbits(row)
-    stays = (share >= LOGO_SHARE * len(survey.edges)).reshape(height, width)
+    # Edges of every sampled picture are stored as bits. A logo draws the same edges in nearly all of them, while those of the
+    # film come and go with its shots. The rim of the picture and of its bars is an edge as well, so it is left out.
+    count = sum((np.unpackbits(row) for row in survey.edges), np.zeros(width * height))
+    stays = (count >= LOGO_SHARE * len(survey.edges)).reshape(height, width)
     left, top, right, bottom = film_bars or (0.0, 0.0, 0.0, 0.0)
     inside = np.zeros_like(stays)
     rows = slice(2 + round(top * height), height - 2 - round(bottom * height))
@@ -266,6 +262,9 @@ def alike(hashes_N3: NDArray[np.uint64], limit: float, block: int = 1024) -> NDA
 
     Two shots are alike when the mean number of differing bits over the three pictures is at most ``limit``.
     """
+    # Every shot is compared with every one before it, by counting the bits in which their hashes differ: `^` leaves a 1 where
+    # two bits differ. Ten thousand shots are 50 million pairs, so they are compared in blocks of 1024 x 1024, each a few
+    # operations on whole arrays; one array of all pairs would not fit in memory.
     first = np.arange(len(hashes_N3))
     for start in range(0, len(hashes_N3), block):
         rows = hashes_N3[start : start + block]
@@ -274,6 +273,7 @@ def alike(hashes_N3: NDArray[np.uint64], limit: float, block: int = 1024) -> NDA
             apart = np.zeros((len(rows), len(others)), np.uint16)
             for place in range(hashes_N3.shape[1]):
                 apart += np.bitwise_count(rows[:, None, place] ^ others[None, :, place])
+            # In the block on the diagonal a shot meets itself and later ones: only earlier ones count.
             near = apart <= limit * hashes_N3.shape[1]
             near &= np.arange(before, before + len(others)) < np.arange(start, start + len(rows))[:, None]
             found = near.any(1)

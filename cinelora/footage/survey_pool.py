@@ -24,10 +24,11 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from cinelora.errors import FileError, FootageError
+from cinelora.errors import FileError, FootageError, reason
 from cinelora.footage.scan_folder import content_hash, open_clip, stamp
 from cinelora.footage.shot_detection import (
     VERSION,
+    Arrays,
     Survey,
     about,
     joined,
@@ -82,6 +83,16 @@ class Task:
     sha256: str = ""
     part: int | None = None
 
+    @property
+    def source(self) -> Path:
+        """The file."""
+        return self.root / self.path
+
+    @property
+    def target(self) -> Path:
+        """Where the survey of the whole file goes; it is named by the content, so ``sha256`` must be known."""
+        return survey_path(self.folder, survey_name(self.sha256, self.handling))
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -112,9 +123,7 @@ def survey_name(sha256: str, handling: Handling) -> str:
     return f"{sha256}{handling.colours}{rate}"
 
 
-def survey_files(
-    root: Path, paths: list[str], folder: Path, processes: int | None, show: bool = True, handling: Handling = PLAIN
-) -> list[File]:
+def survey_files(root: Path, paths: list[str], folder: Path, processes: int | None, handling: Handling) -> list[File]:
     """Survey what is new or changed among ``paths`` below ``root``; what is known of all of them, in their order.
 
     ``processes`` 0 does it all here; None is one a core where there is much to do, else none. ``folder`` is the prepared
@@ -128,76 +137,66 @@ def survey_files(
         except OSError as error:  # it went away since it was listed
             files[path] = File(path, 0, 0, "", _in_words(error))
             continue
+        # Size and time stand for the content here: hashing a folder of films takes minutes, asking for these no time. A file
+        # that could not be read has no survey, and its reason is as good as one.
         file = known.get(path)
-        if file and (file.size, file.mtime_ns) == (size, mtime_ns) and _is_there(folder, file):
+        is_same = file is not None and (file.size, file.mtime_ns) == (size, mtime_ns)
+        if file and is_same and (file.reason or survey_path(folder, file.survey).is_file()):
             files[path] = file
         else:
             files[path] = File(path, size, mtime_ns, "")
             todo.append(Task(root, folder, path, size, handling))
     if todo:
-        _survey(todo, files, _processes(todo) if processes is None else processes, show)
+        much = len(todo) > MANY_FILES or sum(task.size for task in todo) > MANY_BYTES
+        cores = len(os.sched_getaffinity(0)) if much else 0
+        _survey(todo, files, cores if processes is None else processes)
     if files != known:
         _write_ledger(folder, files, handling)
     return [files[path] for path in paths]
 
 
-def _processes(todo: deque[Task]) -> int:
-    much = len(todo) > MANY_FILES or sum(task.size for task in todo) > MANY_BYTES
-    return len(os.sched_getaffinity(0)) if much else 0
-
-
-def _survey(todo: deque[Task], files: dict[str, File], processes: int, show: bool) -> None:
+def _survey(todo: deque[Task], files: dict[str, File], processes: int) -> None:
     folder, total = todo[0].folder, sum(task.size for task in todo)
     sweep_temporaries(folder / SURVEYS)
     underway: dict[str, Underway] = {}
     kept = time.monotonic()
-    with tqdm(total=total, desc="footage", unit="B", unit_scale=True, disable=None if show else True) as bar:
+    with tqdm(total=total, desc="footage", unit="B", unit_scale=True, disable=None) as bar:
         bar.set_postfix_str(f"{len(todo)} of {len(files)} files are new")
         for task, outcome in _worked(todo, processes, bar):
-            if outcome.num_parts:
-                if outcome.sha256 in underway:
-                    underway[outcome.sha256].paths.append(task.path)
-                else:
-                    underway[outcome.sha256] = Underway(outcome.num_parts, [task.path])
-                    todo.extend(_parts(task, outcome))
-                continue
-            paths = [task.path]
-            if task.part is not None:
-                ended = _part_ended(task, outcome, underway)
-                if ended is None:
-                    continue
-                outcome, paths = ended
+            if outcome.num_parts and outcome.sha256 not in underway:
+                size = task.size // outcome.num_parts
+                numbers = range(outcome.num_parts)
+                todo.extend(replace(task, sha256=outcome.sha256, part=number, size=size) for number in numbers)
+            whole, paths = _settled(task, outcome, underway)
+            survey = survey_name(whole.sha256, task.handling) if whole.sha256 else ""
             for path in paths:
-                files[path] = _with(files[path], outcome, task.handling)
-            if time.monotonic() - kept > KEEP_EVERY_S:
+                files[path] = replace(
+                    files[path], sha256=whole.sha256, reason=whole.reason, sharpness=whole.sharpness, survey=survey
+                )
+            if paths and time.monotonic() - kept > KEEP_EVERY_S:
                 _write_ledger(folder, files, task.handling)
                 kept = time.monotonic()
 
 
-def _part_ended(task: Task, outcome: Outcome, underway: dict[str, Underway]) -> tuple[Outcome, list[str]] | None:
-    """What came of the whole, and for which files, where this was the last of its parts or the first that failed."""
+def _settled(task: Task, outcome: Outcome, underway: dict[str, Underway]) -> tuple[Outcome, list[str]]:
+    """What came of whole content, and the files that hold it; no files while parts of it are missing."""
+    # A short file is settled by its one task. A long one goes through three stages: its first task only counts the parts;
+    # each part is a task of its own, done by whichever process is free; the last one to end joins them. Two files of the
+    # same content share their parts: the second to be counted finds the content under way and waits for the same end.
+    if outcome.num_parts:
+        underway.setdefault(outcome.sha256, Underway(outcome.num_parts, [])).paths.append(task.path)
+        return outcome, []
+    if task.part is None:
+        return outcome, [task.path]
+    # One bad part spoils the file: the first to fail settles it, and the others that still come are no longer expected.
     whole = underway.get(task.sha256)
     if whole is None:
-        return None  # another part failed
+        return outcome, []
     whole.left -= 1
     if whole.left and not outcome.reason:
-        return None
+        return outcome, []
     del underway[task.sha256]
     return (outcome if outcome.reason else _join(task)), whole.paths
-
-
-def _with(file: File, outcome: Outcome, handling: Handling) -> File:
-    survey = survey_name(outcome.sha256, handling) if outcome.sha256 else ""
-    return replace(file, sha256=outcome.sha256, reason=outcome.reason, sharpness=outcome.sharpness, survey=survey)
-
-
-def _parts(task: Task, outcome: Outcome) -> Iterator[Task]:
-    for number in range(outcome.num_parts):
-        yield replace(task, sha256=outcome.sha256, part=number, size=task.size // outcome.num_parts)
-
-
-def _is_there(folder: Path, file: File) -> bool:
-    return bool(file.reason) or survey_path(folder, file.survey).is_file()
 
 
 def read_ledger(folder: Path, handling: Handling = PLAIN) -> dict[str, File]:
@@ -209,7 +208,7 @@ def read_ledger(folder: Path, handling: Handling = PLAIN) -> dict[str, File]:
             return {}
         return {entry["path"]: File(**entry) for entry in ledger["files"]}
     except (FileError, TypeError, KeyError):
-        return {}  # it is damaged, and made anew from the footage
+        return {}  # it is damaged, and made again from the footage
 
 
 def _version(handling: Handling) -> list[Any]:
@@ -225,80 +224,75 @@ def _write_ledger(folder: Path, files: dict[str, File], handling: Handling) -> N
 
 
 def survey_one(task: Task, tick: Callable[[float], None]) -> Outcome:
-    """Survey a file or a part of it into the prepared folder; ``tick`` hears how much of it is done, of 1;
-    0 where that is not known."""
-    path = task.root / task.path
+    """Survey a file or a part of it into the prepared folder.
+
+    ``tick`` hears how much of it is done, of 1; 0 where that is not known.
+    """
+    sha256 = task.sha256
     try:
-        sha256 = task.sha256 or content_hash(path, lambda: tick(0.0))
-        return _surveyed(task, sha256, tick)
-    except UnreadableClip as error:
-        return Outcome(sha256, error.reason)
-    except OSError as error:
-        return Outcome("", _in_words(error))
+        sha256 = sha256 or content_hash(task.source, lambda: tick(0.0))
+        return _surveyed(replace(task, sha256=sha256), tick)
+    except (UnreadableClip, OSError) as error:
+        return _failed(error, sha256)
+
+
+def _failed(error: UnreadableClip | OSError, sha256: str) -> Outcome:
+    """What comes of a task that failed: without a hash where the disk is at fault, which may be better next time."""
+    return Outcome(sha256, error.reason) if isinstance(error, UnreadableClip) else Outcome("", _in_words(error))
 
 
 def _in_words(error: OSError) -> str:
-    return f"it cannot be read: {(error.strerror or str(error)).lower()}"
+    return f"it cannot be read: {reason(error).lower()}"
 
 
-def _surveyed(task: Task, sha256: str, tick: Callable[[float], None]) -> Outcome:
-    target = survey_path(task.folder, survey_name(sha256, task.handling))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if task.part is None and (there := load_survey(target)) is not None:
-        return Outcome(sha256, sharpness=sharpness_of(there))
-    reader = open_clip(task.root / task.path, handling=task.handling)
-    promised = reader.header.duration_s
-    length = float(promised) if promised else 0.0
+def _surveyed(task: Task, tick: Callable[[float], None]) -> Outcome:
+    task.target.parent.mkdir(parents=True, exist_ok=True)
+    # A file that moved, or a copy of one, has its survey already: reading its bytes for the hash was all it cost.
+    if task.part is None and (there := load_survey(task.target)) is not None:
+        return Outcome(task.sha256, sharpness=sharpness_of(there))
+    reader = open_clip(task.source, handling=task.handling)
+    length = float(reader.header.duration_s or 0)
     spans = parts(length or None)
     if task.part is None and len(spans) > 1:
-        return Outcome(sha256, num_parts=len(spans))
+        return Outcome(task.sha256, num_parts=len(spans))
     start_s, end_s = spans[task.part or 0]
-    part = None if task.part is None else _part_path(task)
-    if part is not None and load_arrays(part) is not None:
-        return Outcome(sha256)
+    piece = task.target.with_suffix(f".part-{task.part}.npz")
+    if task.part is not None and load_arrays(piece) is not None:
+        return Outcome(task.sha256)  # a run that was interrupted got this far
     scale = 1 / max(min(end_s, length) - start_s, 1e-3) if length else 0.0
     arrays = survey_part(reader, start_s, end_s, lambda seconds: tick(min(1.0, max(0.0, (seconds - start_s) * scale))))
-    if part is not None:
-        save_arrays(part, arrays, {})
-        return Outcome(sha256)
-    return _whole(reader, Survey(about(reader), arrays), target, sha256)
-
-
-def _part_path(task: Task) -> Path:
-    target = survey_path(task.folder, survey_name(task.sha256, task.handling))
-    return target.with_suffix(f".part-{task.part}.npz")
+    if task.part is None:
+        return _whole(task, reader, arrays)
+    save_arrays(piece, arrays, {})
+    return Outcome(task.sha256)
 
 
 def _join(task: Task) -> Outcome:
     """The survey of a file whose parts all lie there."""
-    target = survey_path(task.folder, survey_name(task.sha256, task.handling))
-    pieces = sorted(target.parent.glob(f"{target.stem}.part-*.npz"), key=lambda p: int(p.stem.rpartition("-")[2]))
+    pieces = list(task.target.parent.glob(f"{task.target.stem}.part-*.npz"))
+    pieces.sort(key=lambda piece: int(piece.stem.rpartition("-")[2]))
     loaded = [load_arrays(piece) for piece in pieces]
     arrays = joined(piece[0] for piece in loaded if piece is not None)
     try:
-        reader = open_clip(task.root / task.path, handling=task.handling)
-        outcome = _whole(reader, Survey(about(reader), arrays), target, task.sha256)
-    except UnreadableClip as error:
-        outcome = Outcome(task.sha256, error.reason)
-    except OSError as error:
-        return Outcome("", _in_words(error))
-    for piece in pieces:
+        outcome = _whole(task, open_clip(task.source, handling=task.handling), arrays)
+    except (UnreadableClip, OSError) as error:
+        outcome = _failed(error, task.sha256)
+    # Parts are removed once the whole is settled. After a fault of the disk they stay, and the next run has only to join.
+    for piece in pieces if outcome.sha256 else ():
         piece.unlink()
     return outcome
 
 
-def _whole(reader: Reader, survey: Survey, target: Path, sha256: str) -> Outcome:
+def _whole(task: Task, reader: Reader, arrays: Arrays) -> Outcome:
+    """Write the survey of a whole file. Raises ``UnreadableClip`` where it has no frames, or fewer than its header promises."""
+    survey, promised_s = Survey(about(reader), arrays), reader.header.duration_s
     if survey.num_frames == 0:
         raise reader.unreadable("it has no frames")
-    _refuse_truncated(reader, float(survey.seconds[-1]) + 1 / float(reader.header.fps))
-    save_survey(target, survey)
-    return Outcome(sha256, sharpness=sharpness_of(survey))
-
-
-def _refuse_truncated(reader: Reader, length_s: float) -> None:
-    promised_s = reader.header.duration_s
+    length_s = float(survey.seconds[-1]) + 1 / float(reader.header.fps)
     if promised_s is not None and promised_s - length_s > max(MISSING_S, promised_s * MISSING_SHARE):
         raise reader.unreadable(f"it is truncated: {length_s:.1f} s of {float(promised_s):.1f} s are there")
+    save_survey(task.target, survey)
+    return Outcome(task.sha256, sharpness=sharpness_of(survey))
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------
@@ -321,23 +315,24 @@ def _worked(todo: deque[Task], processes: int, bar: tqdm[Any]) -> Iterator[tuple
             bar.update(0 if outcome.num_parts else task.size)
             yield task, outcome
         return
+    # A decoder that crashes takes its process along, and the executor then fails every task that was running, without a word
+    # of which was to blame. All of them become suspects, and each suspect is tried alone in a pool of one process: whoever
+    # breaks that pool is guilty beyond doubt and gets its reason; the others have merely been done a second time.
     suspects = deque[Task]()
     while todo or suspects:
-        alone = bool(suspects)
-        source, count = (suspects, 1) if alone else (todo, processes)
-        yield from _pooled(source, count, suspects, alone, bar)
+        yield from _pooled(suspects or todo, 1 if suspects else processes, suspects, bar)
 
 
-def _pooled(
-    source: deque[Task], count: int, suspects: deque[Task], alone: bool, bar: tqdm[Any]
-) -> Iterator[tuple[Task, Outcome]]:
+def _pooled(source: deque[Task], count: int, suspects: deque[Task], bar: tqdm[Any]) -> Iterator[tuple[Task, Outcome]]:
     """Work on ``source`` in a pool until it is empty, or the pool breaks: what it was at is then tried one by one."""
+    alone = source is suspects
     context = multiprocessing.get_context("spawn")
     counter = context.Value("d", -1.0)
     pool = ProcessPoolExecutor(count, context, _begin, (counter, os.getpid()))
     running: dict[Future[Outcome], Task] = {}
     try:
         while source or running:
+            # Two tasks a process: one at work, one at hand when that ends. More would only make more suspects.
             while source and len(running) < (1 if alone else 2 * count):
                 task = source.popleft()
                 running[pool.submit(_in_process, task)] = task
@@ -347,6 +342,8 @@ def _pooled(
             if alone and not running:
                 return  # a fresh pool for the next suspect
     except (BrokenProcessPool, _Hangs) as error:
+        # The counter is still at -1 where not one process has begun. A new process imports the main program first; without
+        # the guard that starts this survey once more, which multiprocessing refuses.
         if counter.value < 0:
             raise FootageError(
                 "no process that reads footage could be started: a program that calls this needs its "
@@ -355,15 +352,17 @@ def _pooled(
         if not alone:
             suspects.extend(running.values())
             return
-        reason = "its decoder hangs" if isinstance(error, _Hangs) else "its decoder crashes"
+        fault = "its decoder hangs" if isinstance(error, _Hangs) else "its decoder crashes"
         for task in running.values():
-            yield task, Outcome("", reason)  # tried again in the next run, perhaps with other libraries
+            yield task, Outcome("", fault)  # tried again in the next run, perhaps with other libraries
     finally:
         _end(pool)
 
 
 def _next(running: dict[Future[Outcome], Task], counter: Synchronized[float], bar: tqdm[Any]) -> set[Future[Outcome]]:
     """The tasks that are done next; the bar moves meanwhile. Raises ``_Hangs``."""
+    # One counter is enough to notice a hang: every process adds to it as it works, so as long as it moves some
+    # process is alive. When it stands still for `HANG_S`, all that is running is suspect.
     moved, since = -1.0, time.monotonic()
     while True:
         done, _ = wait(running, 0.5, FIRST_COMPLETED)

@@ -13,7 +13,7 @@ import math
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, partial
@@ -28,19 +28,12 @@ from numpy.typing import NDArray
 from cinelora.errors import FootageError
 from cinelora.footage.colour import LUMA, MATRICES, PRIMARIES, RANGES, TRANSFERS, Hdr, ToRgb, guessed_matrix, hdr_kind
 from cinelora.footage.lut import Grade, read_cube, tone_mapping
-from cinelora.footage.packets import (
-    Index,
-    NotThereError,
-    decode,
-    decoded,
-    is_plain,
-    packets_from,
-    read_index,
-    with_lost,
-)
+from cinelora.footage.packets import Index, decoded, is_plain, packets_from, read_index, sought, with_lost
 from cinelora.io.atomic import sha256_json
 
 Pixels = NDArray[np.uint8]
+Timed = Iterator[tuple[float, Pixels]]
+"""Frames, each with its second."""
 Backend = Literal["decord", "pyav", "pillow"]
 
 CONTAINERS = "mov,matroska,avi,mxf,mpegts,mpeg"
@@ -63,8 +56,8 @@ AGREE = 2
 class UnreadableClip(FootageError):
     """A clip that no library decodes as its header promises; ``reason`` goes without the path."""
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(path, reason)  # both, so that the error can travel between processes
         self.path, self.reason = path, reason
 
     def __str__(self) -> str:
@@ -117,19 +110,19 @@ class Header:
     fps: Fraction
     height: int
     width: int
-    pixel_aspect: Fraction
     duration_s: Fraction | None
-    rotation: int
     time_base: Fraction
-    first_pts: int
-    is_plain: bool
     codec: str
     pixel_format: str
-    bits: int
     matrix: str
     range: str
     transfer: str
     primaries: str
+    pixel_aspect: Fraction = Fraction(1)
+    rotation: int = 0
+    first_pts: int = 0
+    is_plain: bool = True
+    bits: int = 8
 
     def seconds(self, pts: int) -> float:
         """Time since the first frame."""
@@ -143,7 +136,7 @@ class Header:
     @property
     def is_subsampled(self) -> bool:
         """Whether one colour stands for several pixels."""
-        return "420" in self.pixel_format or "422" in self.pixel_format or "411" in self.pixel_format
+        return any(sampling in self.pixel_format for sampling in ("420", "422", "411"))
 
     @property
     def hdr(self) -> Hdr:
@@ -201,46 +194,57 @@ class Reader:
         """RGB frames HWC at ``indices``, which must not descend. Raises ``UnreadableClip`` where one cannot be had."""
         raise NotImplementedError
 
-    def scaled(
-        self, height: int, width: int, start_s: float = 0.0, end_s: float | None = None, threads: int = 1
-    ) -> Iterator[tuple[float, Pixels]]:
+    def scaled(self, height: int, width: int, start_s: float = 0.0, end_s: float | None = None) -> Timed:
         """Every frame from ``start_s`` to before ``end_s`` in one pass, by PyAV, averaged down to (height, width, 3).
 
         Yields seconds from the first frame, one of ``times``, and RGB as shown; for a frame that is damaged, the next.
-        ``threads`` decode, 0 = one a core. Raises ``UnreadableClip``.
+        One thread decodes, as many files are surveyed side by side. Raises ``UnreadableClip``.
         """
-        for seconds, frame in self._frames_from(start_s, threads):
+        for seconds, frame in self._frames_from(start_s):
             if end_s is not None and seconds >= end_s:
                 return
-            self._refuse_other_size(frame, seconds)
+            self.refuse_change(self.header.coded, (frame.height, frame.width), f"after {seconds:.1f} s")
             yield seconds, self.convert.scaled(frame, height, width)
 
     def unreadable(self, error: object) -> UnreadableClip:
         """The error to raise, with the last line of the library's own as its reason."""
-        return UnreadableClip(str(self.path), _last_line(error))
+        return UnreadableClip(self.path, _last_line(error))
 
-    def _frames_from(self, start_s: float, threads: int) -> Iterator[tuple[float, av.VideoFrame]]:
+    def refuse_change(self, size: tuple[int, int], now: tuple[int, int], where: str) -> None:
+        """Raise ``UnreadableClip`` where a picture has another height and width than those before."""
+        if now != size:
+            raise self.unreadable("its picture changes from {1}x{0} to {3}x{2} ".format(*size, *now) + where)
+
+    def _frames_from(self, start_s: float) -> Iterator[tuple[float, av.VideoFrame]]:
         """Every frame shown at ``start_s`` or later, with its second."""
+        # Where packets are no reliable sign of frames (interlaced fields, AVI without time stamps) there is no index. Frames
+        # are then counted from the start, and a frame's second is its number over the rate.
         if not self.header.is_plain and self.index is None:
-            frames = enumerate(self._all_frames(threads))
+            frames = enumerate(self._all_frames(threads=1))
             yield from ((n / float(self.fps), frame) for n, frame in frames if n / float(self.fps) >= start_s)
             return
         target = self.header.first_pts + math.floor(start_s / self.header.time_base)
-        with self._opened(threads) as (container, stream):
+        # Otherwise one seek to a keyframe at or before the second, and from there on every frame. If no seek lands there,
+        # the file is opened again and decoded from its start: a container that has been asked to seek may not come back
+        # to the first packet.
+        with self._opened(threads=1) as (container, stream):
             packets = packets_from(container, stream, target, self.header.first_pts) if start_s > 0 else None
             yield from self._timed(stream.codec_context, packets or (), start_s)
         if packets is None:
-            with self._opened(threads) as (container, stream):
+            with self._opened(threads=1) as (container, stream):
                 yield from self._timed(stream.codec_context, container.demux(stream), start_s)
 
     def _timed(self, context: Any, packets: Iterable[Any], start_s: float) -> Iterator[tuple[float, av.VideoFrame]]:
         """Frames whose times ascend: damage may bring some late, which are passed over."""
+        # A frame that comes late was only held back: it is dropped, as its place has been filled by the next one. But when
+        # more than any decoder holds back come late in a row, the time stamps themselves have begun at 0 again, as where
+        # two recordings were joined without new stamps. Then no second names one frame any more.
         last, late = -math.inf, 0
         for pts, frame in with_lost(context, packets):
             seconds = self.header.seconds(pts)
             late = late + 1 if seconds <= last else 0
             if late > REORDERED:
-                raise UnreadableClip(str(self.path), f"its time stamps begin anew after {last:.1f} s: cut it there")
+                raise self.unreadable(f"its time stamps begin anew after {last:.1f} s: cut it there")
             last = max(last, seconds)
             if seconds >= start_s and not late:
                 yield seconds, frame
@@ -258,11 +262,6 @@ class Reader:
             stream.codec_context.thread_count, stream.thread_type = threads, "AUTO"
             yield container, stream
 
-    def _refuse_other_size(self, frame: av.VideoFrame, seconds: float) -> None:
-        if (frame.height, frame.width) != self.header.coded:
-            before, now = ("{1}x{0}".format(*size) for size in (self.header.coded, (frame.height, frame.width)))
-            raise UnreadableClip(str(self.path), f"its picture changes from {before} to {now} after {seconds:.1f} s")
-
 
 class PyAVReader(Reader):
     """A clip through PyAV: it seeks to the keyframe before what is asked for, and stays open for the next."""
@@ -272,32 +271,32 @@ class PyAVReader(Reader):
     def frames(self, indices: Sequence[int]) -> Iterator[Pixels]:  # noqa: D102
         counts = Counter(indices)
         for number, frame in self._wanted(sorted(counts)):
-            self._refuse_other_size(frame, float(self.times[number]))
+            now = (frame.height, frame.width)
+            self.refuse_change(self.header.coded, now, f"after {float(self.times[number]):.1f} s")
             yield from repeat(self.convert(frame), counts[number])
 
     def _wanted(self, numbers: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Frames by their ascending numbers: by seeking as far as that goes, the rest by decoding from the start."""
+        # `waiting` holds the numbers that are still to come, the next one last. Seeking is fast, but may fail halfway in a
+        # damaged file; what has been yielded by then is right and stays. Decoding from the start then finds the others.
         waiting = list(reversed(numbers))
         if numbers and numbers[-1] >= self.num_frames:
-            raise UnreadableClip(str(self.path), f"it ends before frame {numbers[-1]}")
-        with suppress(NotThereError):
-            for number, frame in self._sought(numbers):
-                if number == waiting[-1]:
-                    yield waiting.pop(), frame
+            raise self.unreadable(f"it ends before frame {numbers[-1]}")
+        for number, frame in self._sought(numbers):
+            if number == waiting[-1]:
+                yield waiting.pop(), frame
         for number, frame in self._numbered() if waiting else ():
             if number == waiting[-1]:
                 yield waiting.pop(), frame
             if not waiting:
                 return
         if waiting:
-            raise UnreadableClip(str(self.path), f"frame {waiting[-1]}, {self.times[waiting[-1]]:.1f} s in, is damaged")
+            raise self.unreadable(f"frame {waiting[-1]}, {self.times[waiting[-1]]:.1f} s in, is damaged")
 
     def _sought(self, numbers: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        if self.index is None:
-            raise NotThereError("there is no index")
-        for span in self.index.spans(numbers):
+        if self.index is not None:
             with _in_words(self.path):
-                yield from decode(*self._kept_open, self.index, span)
+                yield from sought(*self._kept_open, self.index, numbers)
 
     @cached_property
     def _kept_open(self) -> tuple[Any, Any]:
@@ -324,7 +323,12 @@ class DecordReader(Reader):
 
     def __init__(self, path: Path, header: Header, why: str = "") -> None:
         super().__init__(path, header, why)
-        self._video = self._open()
+        import decord  # here, because most processes open no clip with it, and start sooner
+
+        decord.logging.set_level(decord.logging.QUIET)
+        self._errors = (decord.DECORDError, RuntimeError, IndexError, UnicodeEncodeError)
+        with _in_words(path, self._errors):
+            self._video: Any = decord.VideoReader(str(path))
 
     @property
     def num_frames(self) -> int:
@@ -333,25 +337,9 @@ class DecordReader(Reader):
 
     def frames(self, indices: Sequence[int]) -> Iterator[Pixels]:  # noqa: D102
         for start in range(0, len(indices), BATCH):
-            yield from self._batch(self._video, list(indices[start : start + BATCH]))
-
-    def _open(self) -> Any:
-        import decord  # here, because most processes open no clip with it, and start sooner
-
-        decord.logging.set_level(decord.logging.QUIET)
-        try:
-            return decord.VideoReader(str(self.path))
-        except (decord.DECORDError, RuntimeError, UnicodeEncodeError) as error:
-            raise self.unreadable(error) from error
-
-    def _batch(self, video: Any, indices: list[int]) -> Pixels:
-        import decord
-
-        try:
-            batch: Pixels = video.get_batch(indices).asnumpy()
-        except (decord.DECORDError, IndexError) as error:
-            raise self.unreadable(error) from error
-        return batch
+            with _in_words(self.path, self._errors):
+                batch = self._video.get_batch(list(indices[start : start + BATCH])).asnumpy()
+            yield from batch
 
 
 # -- opening -----------------------------------------------------------------------------------------------------------
@@ -364,11 +352,13 @@ def open_video(path: Path, backend: Backend | None = None, handling: Handling = 
     """
     header = read_header(path)
     if header.hdr and handling.hdr == "refuse":
-        raise UnreadableClip(str(path), f"it is HDR ({HDR_NAMES[header.hdr]}): data.hdr=tone_map maps its colours")
+        raise UnreadableClip(path, f"it is HDR ({HDR_NAMES[header.hdr]}): data.hdr=tone_map maps its colours")
     if header.matrix not in (*LUMA, "gbr"):
         raise UnreadableClip(
-            str(path), f"its colours are kept as {header.matrix}, which is not converted: write it as bt709"
+            path, f"its colours are kept as {header.matrix}, which is not converted: write it as bt709"
         )
+    # decord is faster on many files, but has colours of its own. So each rule below names one reason for PyAV; decord is
+    # chosen only where none holds and its first and last frame agree with FFmpeg's. `why` is stored with the survey.
     by_pyav = partial(PyAVReader, path, header, handling=handling)
     if backend == "pyav":
         return by_pyav("asked for")
@@ -383,9 +373,9 @@ def open_video(path: Path, backend: Backend | None = None, handling: Handling = 
         if backend == "decord":
             raise
         return by_pyav(f"decord does not read it: {error.reason}")
-    if why and backend is None:
-        return by_pyav(why)
     if backend is None:
+        if why:
+            return by_pyav(why)
         reader.why = "its frames are FFmpeg's" if handling.exact else "its colours are taken as they are"
     return reader
 
@@ -410,16 +400,22 @@ def open_container(path: Path) -> Any:
     try:
         status = path.stat()
     except OSError as error:
-        raise UnreadableClip(str(path), error.strerror or "it cannot be opened") from error
+        raise UnreadableClip(path, error.strerror or "it cannot be opened") from error
     if not stat.S_ISREG(status.st_mode):
-        raise UnreadableClip(str(path), "it is no file but a folder, pipe or device")
+        raise UnreadableClip(path, "it is no file but a folder, pipe or device")
     if status.st_size == 0:
-        raise UnreadableClip(str(path), "the file is empty")
+        raise UnreadableClip(path, "the file is empty")
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
     try:
         return av.open(f"file:{path}", options=options, timeout=TIMEOUT_S)
     except av.error.ArgumentError as error:
-        raise UnreadableClip(str(path), "it is none of the kinds of film that are read") from error
+        raise UnreadableClip(path, "it is none of the kinds of film that are read") from error
+
+
+def refuse_large(path: Path, width: int, height: int) -> None:
+    """Raise ``UnreadableClip`` for a picture that would not fit in memory."""
+    if width * height > LARGEST:
+        raise UnreadableClip(path, f"its picture of {width}x{height} is too large")
 
 
 def read_header(path: Path) -> Header:
@@ -427,46 +423,46 @@ def read_header(path: Path) -> Header:
     with _in_words(path), open_container(path) as container:
         stream = container.streams.best("video")
         if not isinstance(stream, av.VideoStream):
-            raise UnreadableClip(str(path), "it has no video, only sound or data")
-        if stream.width * stream.height > LARGEST:
-            raise UnreadableClip(str(path), f"its picture of {stream.width}x{stream.height} is too large")
+            raise UnreadableClip(path, "it has no video, only sound or data")
+        refuse_large(path, stream.width, stream.height)
         packets = container.demux(stream)
         frame = next(chain.from_iterable(decoded(stream.codec_context, packet) for packet in packets), None)
         if frame is None:
-            raise UnreadableClip(str(path), "it has no frames")
+            raise UnreadableClip(path, "it has no frames")
         return _header(container, stream, frame)
 
 
 @contextmanager
-def _in_words(path: Path) -> Iterator[None]:
+def _in_words(path: Path, kinds: tuple[type[Exception], ...] = (av.FFmpegError, ValueError)) -> Iterator[None]:
+    """Turn a library's error into one that names the clip."""
     try:
         yield
-    except (av.FFmpegError, ValueError) as error:
-        raise UnreadableClip(str(path), _last_line(error)) from error
+    except kinds as error:
+        raise UnreadableClip(path, _last_line(error)) from error
 
 
 def _header(container: Any, stream: av.VideoStream, frame: av.VideoFrame) -> Header:
-    sideways = frame.rotation % 180 != 0
-    aspect = stream.sample_aspect_ratio or Fraction(1)
+    # A phone stores its picture lying on its side and notes the turn; all that is said of the shape is said of the
+    # picture as shown, so height and width change places, and so do the sides of a pixel that is not square.
+    height, width, aspect = frame.height, frame.width, stream.sample_aspect_ratio or Fraction(1)
+    if frame.rotation % 180:
+        height, width, aspect = width, height, 1 / aspect
+    is_rgb, name = frame.format.is_rgb, frame.format.name
     return Header(
         fps=stream.average_rate or stream.guessed_rate or Fraction(25),
-        height=frame.width if sideways else frame.height,
-        width=frame.height if sideways else frame.width,
-        pixel_aspect=1 / aspect if sideways else aspect,
+        height=height,
+        width=width,
+        pixel_aspect=aspect,
         duration_s=_promised_s(container, stream),
         rotation=frame.rotation,
         time_base=stream.time_base or Fraction(1, av.time_base),
         first_pts=frame.pts or 0,
         is_plain=is_plain(container, stream),
         codec=stream.codec_context.codec.canonical_name,
-        pixel_format=frame.format.name,
+        pixel_format=name,
         bits=max(component.bits for component in frame.format.components),
-        matrix="gbr"
-        if frame.format.is_rgb
-        else MATRICES.get(frame.colorspace) or guessed_matrix(frame.height, frame.width),
-        range="full"
-        if frame.format.is_rgb or "yuvj" in frame.format.name
-        else RANGES.get(frame.color_range, "limited"),
+        matrix="gbr" if is_rgb else MATRICES.get(frame.colorspace) or guessed_matrix(frame.height, frame.width),
+        range="full" if is_rgb or "yuvj" in name else RANGES.get(frame.color_range, "limited"),
         transfer=TRANSFERS.get(frame.color_trc, ""),
         primaries=PRIMARIES.get(frame.color_primaries, ""),
     )
@@ -476,8 +472,7 @@ def _promised_s(container: Any, stream: av.VideoStream) -> Fraction | None:
     """Length of the video alone: sound may run on after it. Matroska keeps it in a tag, or only for the whole file."""
     if stream.duration and stream.time_base:
         return stream.duration * stream.time_base
-    tag = stream.metadata.get("DURATION")
-    if tag:
+    if tag := stream.metadata.get("DURATION"):
         hours, minutes, seconds = tag.split(":")
         return 3600 * int(hours) + 60 * int(minutes) + Fraction(seconds)
     if container.duration and len(container.streams) == 1:

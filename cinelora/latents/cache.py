@@ -2,7 +2,7 @@
 
 Enters: a manifest of samples and a bundle. Leaves: one safetensors file per encoding, named by a hash of everything it
 depends on, and an ``Index`` that says which files make up a data set. Files appear whole or not at all, so a killed build
-goes on where it stopped and two runs can share a folder. It does not know what the latents are used for.
+resumes where it stopped and two runs can share a folder. It does not know what the latents are used for.
 
 What a name covers: the content of the clip (not its path or date), the frames taken and how they are blended, the size, what
 bars leave of the picture, what its colours go through, the encoder's own fingerprint (for texts also the dtype it runs in) and
@@ -19,17 +19,19 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 
 from cinelora.errors import FootageError, TrainingError
+from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.footage.manifest import Manifest, Sample, Skipped
 from cinelora.io.atomic import read_json, sha256_json, sweep_temporaries, write_json
 from cinelora.io.tensor_files import save_tensors
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from cinelora.families.wan.bundle import WanBundle
     from cinelora.footage.video_reader import Pixels
 
@@ -52,6 +54,10 @@ class Entry:
     text: str
     video: str
     image: str | None
+
+
+Todo = list[tuple[Sample, Entry]]
+Batch = list[tuple[Entry, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -98,10 +104,7 @@ class LatentCache:
     """The folder of encodings of one bundle. Building is resumable and sharded over ranks; ``workers`` processes read."""
 
     def __init__(self, root: Path, bundle: WanBundle, framing: Framing, workers: int = 0) -> None:
-        self.workers = workers
-        self.root = root / "latents"
-        self.bundle = bundle
-        self.framing = framing
+        self.root, self.bundle, self.framing, self.workers = root / "latents", bundle, framing, workers
 
     def path(self, name: str) -> Path:
         """The file of an encoding."""
@@ -109,30 +112,30 @@ class LatentCache:
 
     def index(self, manifest: Manifest, texts: dict[str, str]) -> Index:
         """Names of everything ``manifest`` and ``texts`` (role -> prompt) encode to; nothing is encoded."""
-        from cinelora.families.wan.checkpoint_layouts import Part
+        # A name is a hash of everything that its tensors follow from, and of nothing else. What is left out on purpose:
+        #   the path and date of the clip   a file that is moved or copied keeps its encodings;
+        #   the sample's id and split       another hold-out re-encodes nothing;
+        #   the VAE, in the names of texts  it has no part in them, as the text encoder has none in videos.
+        # The order within each list is part of the name. Whatever is added here must leave the names of old samples as they
+        # are, or else raise VERSION: `_treatment` adds nothing for a sample that is treated as all samples once were.
+        fingerprint, framing = self.bundle.fingerprint, self.framing
+        text_seed = [VERSION, str(self.bundle.dtype), fingerprint(Part.TEXT_ENCODER), fingerprint(Part.TOKENIZER)]
+        vae = fingerprint(Part.VAE)
+        clip = fingerprint(Part.IMAGE_ENCODER) if framing.image_condition else None
 
-        readers = (self.bundle.fingerprint(part) for part in (Part.TEXT_ENCODER, Part.TOKENIZER))
-        text_seed = [VERSION, str(self.bundle.dtype), *readers]
-        vae = self.bundle.fingerprint(Part.VAE)
-        framing = self.framing
-        clip = self.bundle.fingerprint(Part.IMAGE_ENCODER) if framing.image_condition else None
-
-        def text_name(prompt: str) -> str:
-            return f"text-{sha256_json([*text_seed, prompt])[:32]}"
+        def name(kind: str, *facts: Any) -> str:
+            return f"{kind}-{sha256_json(facts)[:32]}"
 
         def entry(sample: Sample) -> Entry:
             pixels = [VERSION, sample.file_hash, *framing.shape(sample)[1:], vae, *_treatment(sample)]
-            image = [*pixels, clip, sample.frames[0], len(sample.frames)]
-            return Entry(
-                id=sample.id,
-                split=sample.split,
-                caption=sample.caption,
-                text=text_name(sample.caption),
-                video=f"video-{sha256_json([*pixels, list(sample.frames)])[:32]}",
-                image=f"image-{sha256_json(image)[:32]}" if framing.image_condition else None,
-            )
+            # The image encoder sees the first frame alone, but the VAE also encodes it as the start of a clip of this length.
+            start = (clip, sample.frames[0], len(sample.frames))
+            image = name("image", *pixels, *start) if framing.image_condition else None
+            text, video = name("text", *text_seed, sample.caption), name("video", *pixels, sample.frames)
+            return Entry(sample.id, sample.split, sample.caption, text, video, image)
 
-        return Index(tuple(map(entry, manifest.samples)), {role: text_name(prompt) for role, prompt in texts.items()})
+        named = {role: name("text", *text_seed, prompt) for role, prompt in texts.items()}
+        return Index(tuple(map(entry, manifest.samples)), named)
 
     def encode(
         self, read: Read, manifest: Manifest, index: Index, texts: dict[str, str], rank: int = 0, world_size: int = 1
@@ -145,6 +148,9 @@ class LatentCache:
         """
         for folder in self.root.glob("*"):
             sweep_temporaries(folder)
+        # Many samples share a caption: texts are encoded by name, each once. Every rank takes each world_size-th text and
+        # sample, counted over all of them. Were it counted over the missing ones, two ranks that look at different moments
+        # would count differently, and a sample could be encoded twice or by nobody.
         prompts = {entry.text: entry.caption for entry in index.entries}
         prompts |= {index.texts[role]: prompt for role, prompt in texts.items()}
         self._encode_texts(self._missing(list(prompts)[rank::world_size]), prompts, rank == 0)
@@ -164,8 +170,6 @@ class LatentCache:
         return [name for name in dict.fromkeys(names) if not self.path(name).exists()]
 
     def _encode_texts(self, names: list[str], prompts: dict[str, str], show: bool) -> None:
-        from cinelora.families.wan.checkpoint_layouts import Part
-
         if not names:
             return
         size = TEXTS_AT_ONCE if self.bundle.device.type == "cuda" else 1
@@ -176,9 +180,7 @@ class LatentCache:
                     self._save(name, {"text": text})
                 bar.update(len(batch))
 
-    def _encode_samples(self, read: Read, todo: list[tuple[Sample, Entry]], show: bool) -> list[Skipped]:
-        from cinelora.families.wan.checkpoint_layouts import Part
-
+    def _encode_samples(self, read: Read, todo: Todo, show: bool) -> list[Skipped]:
         if not todo:
             return []
         skipped: list[Skipped] = []
@@ -189,25 +191,22 @@ class LatentCache:
                 bar.update(len(batch))
         return skipped
 
-    def _batches(
-        self, read: Read, todo: list[tuple[Sample, Entry]], skipped: list[Skipped]
-    ) -> Iterator[list[tuple[Entry, Tensor]]]:
+    def _batches(self, read: Read, todo: Todo, skipped: list[Skipped]) -> Iterator[Batch]:
         """Entries with their pixels (1, 3, T, H, W) in [-1, 1], as many of one shape at a time as fit."""
-        from torch.utils.data import DataLoader
-
         from cinelora.families.wan.bundle import pixels_to_range
 
         device = self.bundle.device
-        todo = sorted(todo, key=lambda pair: self.framing.shape(pair[0]))  # within a shape clip after clip, as before
-        # spawned, not forked: a reader may use the GPU
-        context = "spawn" if self.workers else None
-        readings = DataLoader(
-            _Readings(read, todo), batch_size=None, num_workers=self.workers, multiprocessing_context=context
-        )
+        # A batch must be of one shape, so samples are sorted by shape first. The sort is stable: within a shape they stay
+        # clip after clip, and the reader has the next sample's file open already.
+        todo = sorted(todo, key=lambda pair: self.framing.shape(pair[0]))
+        # Worker processes decode the next samples while this one encodes. They are spawned, not forked: a reader may use
+        # the GPU, which does not survive a fork.
+        context, pixels = "spawn" if self.workers else None, _Readings(read, todo)
+        readings = DataLoader(pixels, batch_size=None, num_workers=self.workers, multiprocessing_context=context)
         read_ones = zip(todo, readings, strict=True)
         for shape, of_one_shape in groupby(read_ones, key=lambda one: self.framing.shape(one[0][0])):
             size = max(1, PIXELS_AT_ONCE // math.prod(shape)) if device.type == "cuda" else 1
-            batch: list[tuple[Entry, Tensor]] = []
+            batch: Batch = []
             for (sample, entry), reading in of_one_shape:
                 if isinstance(reading, str):
                     skipped.append(Skipped(sample.path, reading))
@@ -219,9 +218,8 @@ class LatentCache:
             if batch:
                 yield batch
 
-    def _encode_batch(self, batch: list[tuple[Entry, Tensor]]) -> None:
-        import torch
-
+    def _encode_batch(self, batch: Batch) -> None:
+        # An I2V sample has two files, of which a killed run may have left one: only what is missing is encoded.
         videos = [(entry, video) for entry, video in batch if self._missing([entry.video])]
         if videos:
             latents = self.bundle.encode_video(torch.cat([video for _, video in videos]))
@@ -259,16 +257,15 @@ def encoding_path(root: Path, name: str) -> Path:
 class _Readings(TorchDataset["Tensor | str"]):
     """The pixels of samples, or in words why there are none; a whole sample comes in one piece from another process."""
 
-    def __init__(self, read: Read, todo: list[tuple[Sample, Entry]]) -> None:
+    def __init__(self, read: Read, todo: Todo) -> None:
         self.read, self.samples = read, [sample for sample, _ in todo]
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, position: int) -> Tensor | str:
-        import torch
-        from torch.utils.data import get_worker_info
-
+        # An error raised in a worker process would end the whole build. So it is handed over as text, and the sample is left
+        # out with that reason.
         try:
             pixels = self.read(self.samples[position])
         except FootageError as error:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property, lru_cache
-from itertools import groupby
+from itertools import count, groupby
 from pathlib import Path
 
 import torch
@@ -51,9 +52,8 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
 
     def shape(self, position: int) -> tuple[int, ...]:
         """Shape of a sample's latents, read from the file's header."""
-        path = self._file(self.entries[position].video)
         with _mendable():
-            return tuple(read_header(path)["latents"]["shape"])
+            return tuple(read_header(self._file(self.entries[position].video))["latents"]["shape"])
 
     @cached_property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -67,9 +67,8 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
     def _read(self, name: str) -> dict[str, Tensor]:
         if name in self._memory:
             return self._memory[name]
-        path = self._file(name)
         with _mendable():
-            tensors = load_tensors(path)[0]
+            tensors = load_tensors(self._file(name))[0]
         if "text" in tensors:
             tensors["text"] = pad_text([tensors["text"]])[0]
         size = sum(tensor.nbytes for tensor in tensors.values())
@@ -95,12 +94,13 @@ def _mendable() -> Iterator[None]:
 
 
 @lru_cache(64)
-def shuffled(count: int, *key: int | str) -> list[int]:
-    """0 to ``count`` - 1 in an order that depends on ``key`` alone."""
-    order: list[int] = torch.randperm(count, generator=keyed_generator(*key)).tolist()
+def shuffled(length: int, *key: int | str) -> list[int]:
+    """0 to ``length`` - 1 in an order that depends on ``key`` alone."""
+    order: list[int] = torch.randperm(length, generator=keyed_generator(*key)).tolist()
     return order
 
 
+@dataclass(eq=False, repr=False)
 class BucketSampler(Sampler[list[int]]):
     """Endless batches of positions, one bucket (shape) per optimizer step, the same for any number of ranks.
 
@@ -109,27 +109,23 @@ class BucketSampler(Sampler[list[int]]):
     of a step follows from (seed, step) in constant time, and nothing has to be stored to resume.
     """
 
-    def __init__(
-        self,
-        shapes: list[tuple[int, ...]],
-        *,
-        batch_size: int,
-        accumulation: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
-        seed: int = 0,
-        first_step: int = 0,
-    ) -> None:
-        if not shapes:
+    shapes: list[tuple[int, ...]]
+    _: KW_ONLY
+    batch_size: int
+    accumulation: int = 1
+    rank: int = 0
+    world_size: int = 1
+    seed: int = 0
+    first_step: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.shapes:
             raise FootageError(
                 "there is no sample to train on: every clip went to the held-out split; lower data.holdout"
             )
-        in_order = sorted(range(len(shapes)), key=lambda i: shapes[i])
-        self.buckets = [list(bucket) for _, bucket in groupby(in_order, key=lambda i: shapes[i])]
-        self.batch_size, self.accumulation = batch_size, accumulation
-        self.rank, self.world_size = rank, world_size
-        self.seed, self.first_step = seed, first_step
-        self.group_size = batch_size * accumulation * world_size
+        in_order = sorted(range(len(self.shapes)), key=self.shapes.__getitem__)
+        self.buckets = [list(bucket) for _, bucket in groupby(in_order, key=self.shapes.__getitem__)]
+        self.group_size = self.batch_size * self.accumulation * self.world_size
         self.groups_per_bucket = [-(-len(bucket) // self.group_size) for bucket in self.buckets]
 
     @property
@@ -139,24 +135,32 @@ class BucketSampler(Sampler[list[int]]):
 
     def group(self, step: int) -> list[int]:
         """The positions of all samples of optimizer step ``step``, over all ranks and micro-batches."""
+        # Resuming at step 7,000 must not mean drawing 7,000 batches to throw them away, and no generator's state is stored.
+        # So nothing here depends on the step before. Say an epoch has 5 groups: 3 of bucket A (numbers 0 to 2), 2 of B (3, 4).
+        #   step 7     -> epoch 1, place 2
+        #   the shuffle of epoch 1's groups, keyed by (seed, epoch), has some number at place 2: say 4
+        #   number 4   -> past A's 3 groups: group 1 of bucket B
+        #   the shuffle of bucket B, keyed by (seed, bucket, epoch)  -> the samples of that group
         epoch, place = divmod(step, self.steps_per_epoch)
         group = shuffled(self.steps_per_epoch, self.seed, "groups", epoch)[place]
-        for number, (bucket, count) in enumerate(zip(self.buckets, self.groups_per_bucket, strict=True)):
-            if group < count:
+        for number, (bucket, groups) in enumerate(zip(self.buckets, self.groups_per_bucket, strict=True)):
+            if group < groups:
                 return self._slice(bucket, number, epoch, group)
-            group -= count
+            group -= groups
         raise AssertionError("a group lies in one of the buckets")
 
     def _slice(self, bucket: list[int], number: int, epoch: int, group: int) -> list[int]:
+        # The last group is filled up from the bucket's own start, hence the remainder: every group is full, so that every
+        # rank has as many samples in every step.
         order = shuffled(len(bucket), self.seed, "bucket", number, epoch)
         first = group * self.group_size
         return [bucket[order[i % len(bucket)]] for i in range(first, first + self.group_size)]
 
     def __iter__(self) -> Iterator[list[int]]:
-        step = self.first_step
-        while True:
+        # A group lies in rows: micro-batch 0 of all ranks, then micro-batch 1 of all ranks. So with half the ranks and twice
+        # the accumulation a step sums over the same samples.
+        for step in count(self.first_step):
             group = self.group(step)
             for micro in range(self.accumulation):
                 first = (micro * self.world_size + self.rank) * self.batch_size
                 yield group[first : first + self.batch_size]
-            step += 1

@@ -8,7 +8,7 @@ Shape suffixes: B clips, T frames, C colours, H and W height and width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -21,6 +21,11 @@ from cinelora.errors import MetricError
 T = TypeVar("T")
 
 
+def in_parts(size: int, *together: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield ``size`` rows at a time of tensors that have equally many: less memory, the same numbers."""
+    yield from zip(*(torch.split(one, size) for one in together), strict=True)
+
+
 @dataclass(eq=False)
 class Clip:
     """Frames in [0, 1], and what they are compared with; several measures of one clip share what ``once`` has worked out."""
@@ -29,6 +34,12 @@ class Clip:
     reference_TCHW: Tensor | None = None
     prompt: str | None = None
     _known: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def beside_TCHW(self) -> Tensor:
+        """The reference, of a clip that is known to have one."""
+        assert self.reference_TCHW is not None
+        return self.reference_TCHW
 
     def once(self, name: str, work_out: Callable[[Clip], T]) -> T:
         """``work_out(self)``, the first time it is asked for under this name."""
@@ -43,10 +54,11 @@ class Clip:
         if frames.ndim != 4 or frames.shape[1] != 3 or not frames.numel():
             return f"has the shape {tuple(frames.shape)}, not that of frames (T, 3, H, W)"
         for name, pixels in (("frames", frames), ("reference frames", reference)):
-            if pixels is not None and not pixels.isfinite().all():
-                count = int((~pixels.isfinite().flatten(1).all(1)).sum())
-                return f"has {count} {name} with values that are not finite"
-            if pixels is not None and (pixels.min() < -1e-4 or pixels.max() > 1 + 1e-4):
+            if pixels is None:
+                continue
+            if bad := int((~pixels.isfinite().flatten(1).all(1)).sum()):
+                return f"has {bad} {name} with values that are not finite"
+            if pixels.min() < -1e-4 or pixels.max() > 1 + 1e-4:
                 return f"has {name} from {pixels.min():.3g} to {pixels.max():.3g}, and pixels lie from 0 to 1"
         return None
 
@@ -62,19 +74,17 @@ class Needs:
 
     def lack(self, clip: Clip) -> str | None:
         """What a clip lacks, as the end of a sentence; None where it has everything."""
-        frames, _, height, width = clip.frames_TCHW.shape
+        (frames, _, height, width), reference = clip.frames_TCHW.shape, clip.reference_TCHW
         if frames < self.frames:
             return f"has {frames} frame{'s' * (frames != 1)}, and this needs {self.frames}"
         if min(height, width) < self.side:
             return f"is {height}x{width}, and this needs {self.side} pixels each way"
         if self.prompt and not clip.prompt:
             return "has no prompt to be compared with"
-        if self.reference and clip.reference_TCHW is None:
+        if self.reference and reference is None:
             return "has no reference to be compared with"
-        if self.reference and clip.reference_TCHW is not None and clip.reference_TCHW.shape != clip.frames_TCHW.shape:
-            return (
-                f"is {_size(clip.frames_TCHW)} and its reference {_size(clip.reference_TCHW)} (frames x height x width)"
-            )
+        if self.reference and reference is not None and reference.shape != clip.frames_TCHW.shape:
+            return f"is {size_of(clip.frames_TCHW)} and its reference {size_of(reference)} (frames x height x width)"
         return None
 
 
@@ -82,7 +92,6 @@ class OverClips(Metric):
     """Mean of ``score`` over all clips seen, on all ranks."""
 
     full_state_update = False
-    is_differentiable = False
     needs = Needs()
     total: Tensor
     clips: Tensor
@@ -100,6 +109,8 @@ class OverClips(Metric):
         prompts: Sequence[str] | None = None,
     ) -> None:
         """Take clips, as (B, 3, T, H, W) in [0, 1] or as ``Clip``. Raises ``MetricError`` for one it cannot measure."""
+        # `total` and `clips` are torchmetrics states: on several ranks each is summed over all of them before `compute`, so
+        # the mean is over all clips, however unevenly they lie on the ranks. In float64 their order hardly matters.
         for clip in as_clips(clips, references_BCTHW, prompts):
             if lack := self.lack(clip):
                 raise MetricError(f"{type(self).__name__}: the clip {lack}")
@@ -136,6 +147,6 @@ def as_clips(
     ]
 
 
-def _size(frames_TCHW: Tensor) -> str:
-    frames, _, height, width = frames_TCHW.shape
-    return f"{frames}x{height}x{width}"
+def size_of(frames_TCHW: Tensor) -> str:
+    """Frames, height and width, as sentences name them."""
+    return "x".join(str(frames_TCHW.shape[place]) for place in (0, 2, 3))

@@ -26,6 +26,8 @@ class Moments:
     @staticmethod
     def of(features_ND: Tensor) -> Tensor:
         """The moments of some rows."""
+        # One tensor for all three, as a state of torchmetrics is gathered as one: row 0 repeats the count D times, row 1 is the
+        # mean, the D rows from 2 on the scatter.
         rows = features_ND.double()
         mean = rows.mean(0) if len(rows) else rows.new_zeros(rows.shape[1])
         deviations = rows - mean
@@ -37,6 +39,8 @@ class Moments:
 
         Source: Chan, Golub, LeVeque 1979, Updating formulae and a pairwise algorithm for computing sample variances.
         """
+        # Each part's scatter is about that part's own mean. To bring it about the common mean, n (m - M)(m - M)^T is added for
+        # a part of n rows with the mean m: as if all its rows lay at m.
         counts = moments_RMD[:, 0, :1]
         total = counts.sum()
         means = moments_RMD[:, 1]
@@ -58,6 +62,9 @@ class Moments:
 
 def root(covariance_DD: Tensor) -> Tensor:
     """A factor (D, rank) with ``factor @ factor.T`` equal to a covariance; directions without variance are dropped."""
+    # A covariance S has directions (eigenvectors v) in which its rows scatter independently, each with a variance w:
+    # S = V diag(w) V^T. So V sqrt(w), column by column, times its own transpose is S. Of N clips with D > N features at
+    # most N - 1 directions have any variance; the others come out as rounding noise around 0, partly negative, and go.
     variances, directions = torch.linalg.eigh((covariance_DD + covariance_DD.T) / 2)
     kept = variances > variances[-1].clamp(min=0) * len(variances) * torch.finfo(variances.dtype).eps
     factor: Tensor = directions[:, kept] * variances[kept].sqrt()
@@ -74,6 +81,8 @@ def frechet_distance(
     clips leaves empty; a matrix root of ``S1 S2`` fails there altogether.
     Source: Dowson and Landau 1982, The Fréchet distance between multivariate normal distributions.
     """
+    # tr((S1^1/2 S2 S1^1/2)^1/2) is the sum of the roots of eigenvalues of S1 S2. With Si = Li Li^T those eigenvalues are the
+    # squares of the singular values of L1^T L2, so the singular values are the roots, without a root having been taken.
     first, second = covariance_DD.double(), other_covariance_DD.double()
     cross = torch.linalg.svdvals(root(first).T @ root(second)).sum()
     apart = (mean_D.double() - other_mean_D.double()).square().sum()
@@ -89,7 +98,6 @@ class FrechetDistance(Metric):
     """
 
     higher_is_better = False
-    is_differentiable = False
     full_state_update = False
     real: Tensor
     generated: Tensor

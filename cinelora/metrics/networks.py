@@ -12,6 +12,7 @@ Shape suffixes: T frames, N images, C channels, H and W height and width, P plac
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,12 +31,17 @@ from cinelora.io.atomic import sha256_file, sha256_json
 from cinelora.io.hardware import default_device
 from cinelora.io.hub import is_model_source
 from cinelora.io.tensor_files import load_tensors
-from cinelora.metrics.clip_metric import Clip
+from cinelora.metrics.clip_metric import Clip, in_parts
 from cinelora.nn.vae_unchunked import encode, whole_clips
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ALEXNET = "7be5be79"
 """The first digits of the SHA-256 of torchvision's ``alexnet-owt-7be5be79.pth``."""
+ALEXNET_LAYERS = {
+    **{0: (3, 64, 11, 4, 2), 3: (64, 192, 5, 1, 2)},
+    **{6: (192, 384, 3, 1, 1), 8: (384, 256, 3, 1, 1), 10: (256, 256, 3, 1, 1)},
+}
+"""Channels in and out, kernel, stride and padding of each convolution, by its place in that file."""
 AT_ONCE = 16
 """Frames that go through a large network together."""
 
@@ -99,7 +105,8 @@ class ScaleModel:
             latents = encode(self.vae, (2 * small - 1).transpose(0, 1)[None]).mode()[0]
         statistics = torch.tensor([self.vae.config.latents_mean, self.vae.config.latents_std], device=self.device)
         latents = (latents - statistics[0].view(-1, 1, 1, 1)) / statistics[1].view(-1, 1, 1, 1)
-        # a single latent frame does not change
+        # What a look in motion is: per channel how bright it is, how contrasted, and how much it changes from one latent frame
+        # to the next. A single latent frame does not change.
         change = latents.diff(dim=1).abs().mean((1, 2, 3)) if latents.shape[1] > 1 else latents.new_zeros(len(latents))
         return torch.cat([latents.mean((1, 2, 3)), latents.std((1, 2, 3)), change])
 
@@ -113,98 +120,93 @@ class ScaleModel:
 
     def steps(self, clip: Clip) -> tuple[Tensor, Tensor]:
         """As ``paired``, of frames two apart."""
-        one, other = (
-            [layer_distance([f[:-1] for f in layers], [f[1:] for f in layers])] for layers, _ in self._both(clip)
-        )
-        return one[0], other[0]
+        (own, _), (others, _) = self._both(clip)
+        one, other = (layer_distance([f[:-1] for f in layers], [f[1:] for f in layers]) for layers in (own, others))
+        return one, other
 
     def _both(self, clip: Clip) -> tuple[tuple[list[Tensor], Tensor], tuple[list[Tensor], Tensor]]:
-        assert clip.reference_TCHW is not None
-        reference = clip.reference_TCHW
         frames = clip.once(f"{self.name}/frames", lambda clip: self._seen(clip.frames_TCHW))
-        return frames, clip.once(f"{self.name}/reference", lambda _: self._seen(reference))
+        return frames, clip.once(f"{self.name}/reference", lambda clip: self._seen(clip.beside_TCHW))
 
     def _seen(self, frames_TCHW: Tensor) -> tuple[list[Tensor], Tensor]:
         """Features of unit length (T, D, P) of each layer, and class tokens (T, D)."""
-        size = self.image.config.image_size
-        squashed = F.interpolate(
-            frames_TCHW[:: self.STRIDE].to(self.device), size=(size, size), mode="bicubic", align_corners=False
-        )
+        size, frames = (self.image.config.image_size,) * 2, frames_TCHW[:: self.STRIDE].to(self.device)
+        squashed = F.interpolate(frames, size=size, mode="bicubic", align_corners=False)
         with torch.no_grad():
             seen = self.image(_normalised(squashed, CLIP_MEAN, CLIP_STD), output_hidden_states=True)
-        return [
-            F.normalize(layer[:, 1:].transpose(1, 2), dim=1) for layer in seen.hidden_states[1:]
-        ], seen.pooler_output
+        # Token 0 of a layer stands for the whole picture, the others for its places.
+        layers = [F.normalize(layer[:, 1:].transpose(1, 2), dim=1) for layer in seen.hidden_states[1:]]
+        return layers, seen.pooler_output
 
 
 # -- CLIP and DINO -----------------------------------------------------------------------------------------------------
 
 
-class Clips:
+class _Published:
+    """A network of transformers from a folder or the hub, which looks at frames one by one."""
+
+    def __init__(self, kind: Any, source: str | None, wanted: tuple[str, str, str], device: torch.device) -> None:
+        self.folder, self.device = fetched(source, *wanted), device
+        self.model = _pretrained(kind, self.folder, wanted[0]).to(device)
+        weights = sorted(self.folder.glob("*.safetensors"))
+        self.name = f"{source}@{sha256_json([sha256_file(path) for path in weights])[:12]}"
+
+    def of_frames(self, clip: Clip) -> Tensor:
+        """Features (T, D) of a clip's frames, worked out once for all measures of it."""
+        return clip.once(f"{self.name}/frames", self._of_all)
+
+    @torch.no_grad()
+    def _of_all(self, clip: Clip) -> Tensor:
+        return torch.cat([self._seen(frames.to(self.device)) for frames in torch.split(clip.frames_TCHW, AT_ONCE)])
+
+    def _seen(self, frames_TCHW: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Clips(_Published):
     """CLIP, as published: frames at short side 224 and centre crop, bicubic, normalised; prompts cut at 77 tokens."""
 
     def __init__(self, source: str | None, device: torch.device) -> None:
-        folder = fetched(source, "metrics.clip", "CLIP ViT-B/32", "openai/clip-vit-base-patch32")
-        self.model = _pretrained(CLIPModel, folder, "metrics.clip").to(device)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.device = device
-        self.name = f"{source}@{_hash(folder)}"
+        wanted = ("metrics.clip", "CLIP ViT-B/32", "openai/clip-vit-base-patch32")
+        super().__init__(CLIPModel, source, wanted, device)
+        self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
 
-    def of_frames(self, clip: Clip) -> Tensor:
-        """Projected features (T, D)."""
-        return clip.once(f"{self.name}/frames", lambda clip: self._seen(clip.frames_TCHW))
-
+    @torch.no_grad()
     def of_text(self, prompt: str) -> Tensor:
         """Projected features (D) of a prompt."""
-        tokens = self.tokenizer(
-            [prompt],
-            truncation=True,
-            max_length=self.model.config.text_config.max_position_embeddings,
-            return_tensors="pt",
-        ).to(self.device)
-        with torch.no_grad():
-            features: Tensor = self.model.text_projection(self.model.text_model(**tokens).pooler_output)[0]
+        limit = self.model.config.text_config.max_position_embeddings
+        tokens = self.tokenizer([prompt], truncation=True, max_length=limit, return_tensors="pt").to(self.device)
+        features: Tensor = self.model.text_projection(self.model.text_model(**tokens).pooler_output)[0]
         return features
 
     def _seen(self, frames_TCHW: Tensor) -> Tensor:
-        size = self.model.config.vision_config.image_size
-        parts = []
-        for frames in torch.split(frames_TCHW, AT_ONCE):
-            pixels = _normalised(_centred(frames.to(self.device), size), CLIP_MEAN, CLIP_STD)
-            with torch.no_grad():
-                parts.append(self.model.visual_projection(self.model.vision_model(pixels).pooler_output))
-        return torch.cat(parts)
+        """Projected features."""
+        centred = _centred(frames_TCHW, self.model.config.vision_config.image_size)
+        pooled = self.model.vision_model(_normalised(centred, CLIP_MEAN, CLIP_STD)).pooler_output
+        features: Tensor = self.model.visual_projection(pooled)
+        return features
 
 
-class Dino:
+class Dino(_Published):
     """DINO's class token: frames at short side 224, uncropped to a multiple of a patch, positions interpolated."""
 
     def __init__(self, source: str | None, device: torch.device) -> None:
-        folder = fetched(source, "metrics.dino", "DINO ViT-B/16", "facebook/dino-vitb16")
-        self.model = _pretrained(AutoModel, folder, "metrics.dino", optional="pooler.").to(device)
-        self.device = device
-        self.name = f"{source}@{_hash(folder)}"
-
-    def of_frames(self, clip: Clip) -> Tensor:
-        """Class tokens (T, D)."""
-        return clip.once(f"{self.name}/frames", lambda clip: self._seen(clip.frames_TCHW))
+        super().__init__(AutoModel, source, ("metrics.dino", "DINO ViT-B/16", "facebook/dino-vitb16"), device)
 
     def _seen(self, frames_TCHW: Tensor) -> Tensor:
+        """Class tokens."""
         config = self.model.config
         size = _multiple(frames_TCHW, config.image_size / min(frames_TCHW.shape[2:]), config.patch_size)
-        parts = []
-        for frames in torch.split(frames_TCHW, AT_ONCE):
-            small = F.interpolate(frames.to(self.device), size=size, mode="bilinear", align_corners=False)
-            with torch.no_grad():
-                seen = self.model(_normalised(small, IMAGENET_MEAN, IMAGENET_STD), interpolate_pos_encoding=True)
-            parts.append(seen.last_hidden_state[:, 0])
-        return torch.cat(parts)
+        small = F.interpolate(frames_TCHW, size=size, mode="bilinear", align_corners=False)
+        seen = self.model(_normalised(small, IMAGENET_MEAN, IMAGENET_STD), interpolate_pos_encoding=True)
+        tokens: Tensor = seen.last_hidden_state[:, 0]
+        return tokens
 
 
 # -- LPIPS -------------------------------------------------------------------------------------------------------------
 
 
-def layer_distance(one: list[Tensor], other: list[Tensor]) -> Tensor:
+def layer_distance(one: Iterable[Tensor], other: Iterable[Tensor]) -> Tensor:
     """``sum_l mean_P sum_D (f_l - g_l)^2`` of features (N, D, P) of each layer l: (N)."""
     return torch.stack([(f - g).square().sum(1).mean(1) for f, g in zip(one, other, strict=True)]).sum(0)
 
@@ -222,54 +224,41 @@ class AlexNet(nn.Module):
     def __init__(self, source: str | None, device: torch.device) -> None:
         super().__init__()
         state, self.name = _alexnet_weights(source)
-        self.convolutions = nn.ModuleList(
-            [
-                nn.Conv2d(3, 64, 11, stride=4, padding=2),
-                nn.Conv2d(64, 192, 5, padding=2),
-                nn.Conv2d(192, 384, 3, padding=1),
-                nn.Conv2d(384, 256, 3, padding=1),
-                nn.Conv2d(256, 256, 3, padding=1),
-            ]
-        )
-        for number, convolution in zip(
-            (0, 3, 6, 8, 10), self.convolutions, strict=True
-        ):  # their places in torchvision's
+        self.convolutions = nn.ModuleList(nn.Conv2d(*shape) for shape in ALEXNET_LAYERS.values())
+        for number, convolution in zip(ALEXNET_LAYERS, self.convolutions, strict=True):
             convolution.load_state_dict({name: state[f"features.{number}.{name}"] for name in ("weight", "bias")})
         heads = Path(their_lpips.__file__).parent / "lpips_models" / "alex.pth"
         weights = torch.load(heads, map_location="cpu", weights_only=True)
-        # non-negative, so that a weight of squared differences is a root of it on the features
+        # LPIPS weighs squared differences, w (f - g)^2. As no w is negative, that is (sqrt(w) f - sqrt(w) g)^2: the root goes
+        # onto the features once, and comparing two frames is then a plain sum of squares.
         self.roots = [weights[f"lin{layer}.model.1.weight"][0, :, 0].sqrt().to(device) for layer in range(5)]
         self.to(device).eval().requires_grad_(False)
         self.device = device
 
-    def layers(self, images_NCHW: Tensor) -> list[Tensor]:
-        """Features of unit length after each convolution, weighted, (N, D, P). Images in [0, 1]."""
+    def layers(self, images_NCHW: Tensor) -> Iterator[Tensor]:
+        """Yield features of unit length after each convolution, weighted, (N, D, P). Images in [0, 1]."""
         shift, scale = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of [-1, 1]; LPIPS' own, nearly ImageNet's
         features = _normalised(2 * images_NCHW.to(self.device) - 1, shift, scale)
-        found = []
         for layer, (convolution, root) in enumerate(zip(self.convolutions, self.roots, strict=True)):
             if layer in (1, 2):
                 features = F.max_pool2d(features, 3, stride=2)
             features = F.relu(convolution(features))
             length = (features.square().sum(1, keepdim=True) + 1e-8).sqrt()
-            found.append((features / length).flatten(2) * root)
-        return found
+            yield (features / length).flatten(2) * root
 
     @torch.no_grad()
     def distance(self, one_NCHW: Tensor, other_NCHW: Tensor) -> Tensor:
         """LPIPS (N) of images (N, 3, H, W) in [0, 1]."""
-        parts = zip(torch.split(one_NCHW, AT_ONCE), torch.split(other_NCHW, AT_ONCE), strict=True)
+        parts = in_parts(AT_ONCE, one_NCHW, other_NCHW)
         return torch.cat([layer_distance(self.layers(one), self.layers(other)) for one, other in parts])
 
     def paired(self, clip: Clip) -> Tensor:
         """LPIPS (T) of frames to the reference's."""
-        assert clip.reference_TCHW is not None
-        return self.distance(clip.frames_TCHW, clip.reference_TCHW)
+        return self.distance(clip.frames_TCHW, clip.beside_TCHW)
 
     def steps(self, clip: Clip) -> tuple[Tensor, Tensor]:
         """LPIPS (T - 1) of adjacent frames, of both."""
-        assert clip.reference_TCHW is not None
-        frames, reference = clip.frames_TCHW, clip.reference_TCHW
+        frames, reference = clip.frames_TCHW, clip.beside_TCHW
         return self.distance(frames[:-1], frames[1:]), self.distance(reference[:-1], reference[1:])
 
 
@@ -398,23 +387,20 @@ def fetched(source: str | None, setting: str, what: str, example: str) -> Path:
     return folder
 
 
-def _pretrained(kind: Any, folder: Path, setting: str, optional: str = "\0") -> Any:
-    """A model with every weight from its file; transformers would draw those that are missing."""
+def _pretrained(kind: Any, folder: Path, setting: str) -> Any:
+    """A model with every weight from its file; transformers would fill in those that are missing with noise."""
     try:
         model, told = kind.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, local_files_only=True, dtype=torch.float32
         )
     except (OSError, ValueError, RuntimeError, KeyError, CineloraError) as error:
         raise MetricError(f"{setting}: {folder} does not load: {first_line(error)}") from error
-    if missing := sorted(name for name in told["missing_keys"] if not name.startswith(optional)):
+    # DINO's pooler was never published, and nothing here reads it; CLIP has none of that name.
+    if missing := sorted(name for name in told["missing_keys"] if not name.startswith("pooler.")):
         raise MetricError(
             f"{setting}: {folder} is no {kind.__name__}: it lacks {missing[0]} and {len(missing) - 1} more"
         )
     return model.eval().requires_grad_(False)
-
-
-def _hash(folder: Path) -> str:
-    return sha256_json([sha256_file(path) for path in sorted(folder.glob("*.safetensors"))])[:12]
 
 
 def _normalised(images_NCHW: Tensor, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Tensor:

@@ -35,8 +35,13 @@ LUMA = (0.299, 0.587, 0.114)
 
 def optical_flow(from_NCHW: Tensor, to_NCHW: Tensor) -> Tensor:
     """Displacement (N, 2, H, W) for which ``to`` at ``x + flow`` shows what ``from`` shows at x."""
+    # Lucas-Kanade finds steps of about a pixel: beyond, the slope of the picture says nothing of where it moved. So the search
+    # begins at the top of a pyramid, where the frames are so small that any step is one, and goes down: the flow found is
+    # enlarged to the next level and corrected there, `ITERATIONS` times, by a pixel at most each time.
+    # A movement of 8 pixels in a frame of 96 is one pixel in a frame of 12, the top.
     height, width = from_NCHW.shape[2:]
-    pairs = [_pyramid(_without_level(_grey(_halved(frames)))) for frames in (from_NCHW, to_NCHW)]
+    greys = [_grey(_halved(frames)) for frames in (from_NCHW, to_NCHW)]
+    pairs = [_pyramid(grey - _blurred(grey, LEVEL_WINDOW)) for grey in greys]
     smallest = pairs[0][-1]
     flow = smallest.new_zeros(len(smallest), 2, *smallest.shape[2:])
     for before, after in zip(*map(reversed, pairs), strict=True):
@@ -50,8 +55,8 @@ def optical_flow(from_NCHW: Tensor, to_NCHW: Tensor) -> Tensor:
 def warp(frames_NCHW: Tensor, flow_N2HW: Tensor) -> Tensor:
     """Frames as they look from where ``flow`` starts: ``warp(to, flow)`` resembles ``from``. Edges repeat outside."""
     height, width = frames_NCHW.shape[2:]
-    y = torch.arange(height, device=flow_N2HW.device, dtype=flow_N2HW.dtype)[:, None] + flow_N2HW[:, 1]
-    x = torch.arange(width, device=flow_N2HW.device, dtype=flow_N2HW.dtype) + flow_N2HW[:, 0]
+    # grid_sample counts from -1 to 1 between the outer edges of the first and the last pixel, so pixel x is at (2x + 1)/W - 1.
+    x, y = _targets(flow_N2HW)
     grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
     return F.grid_sample(frames_NCHW, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
@@ -68,14 +73,27 @@ def visible(flow_N2HW: Tensor, back_N2HW: Tensor) -> Tensor:
     steepness = sum(_squared(gradient) for gradient in _gradients(flow_N2HW))
     boundary = steepness > 0.01 * length + 0.002
     height, width = flow_N2HW.shape[2:]
-    y = torch.arange(height, device=flow_N2HW.device)[:, None] + flow_N2HW[:, 1:]
-    x = torch.arange(width, device=flow_N2HW.device) + flow_N2HW[:, :1]
+    x, y = _targets(flow_N2HW)
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-    return (~hidden & ~boundary & inside).to(flow_N2HW.dtype)
+    return (~hidden & ~boundary & inside[:, None]).to(flow_N2HW.dtype)
+
+
+def _targets(flow_N2HW: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each pixel lands: its x and its y, each (N, H, W)."""
+    x, y = (
+        torch.arange(size, device=flow_N2HW.device, dtype=flow_N2HW.dtype) for size in reversed(flow_N2HW.shape[2:])
+    )
+    return x + flow_N2HW[:, 0], y[:, None] + flow_N2HW[:, 1]
 
 
 def _step(before: Tensor, after: Tensor, flow: Tensor) -> Tensor:
     """One iteration: the displacement that explains what is left, of a window each, smoothed where windows are sure."""
+    # What the flow so far explains is taken out by warping `after` back; `left` is the difference that remains. If a window
+    # moved by a further (u, v), then to first order  dx u + dy v = -left  at each of its pixels: many equations for two
+    # unknowns. Their least squares are the 2x2 system below, from means over the window of the products of slopes,
+    #     [xx xy] [u]     [xt]
+    #     [xy yy] [v] = - [yt],
+    # and `change` is its solution by Cramer's rule. `NOISE` keeps it solvable on a plain wall, where all slopes are 0.
     found = warp(after, flow)
     dx, dy = ((one + other) / 2 for one, other in zip(_gradients(before), _gradients(found), strict=True))
     left = found - before
@@ -85,7 +103,9 @@ def _step(before: Tensor, after: Tensor, flow: Tensor) -> Tensor:
     determinant = xx * yy - xy * xy
     change = torch.cat([xy * yt - yy * xt, xy * xt - xx * yt], dim=1) / determinant
     moved = flow + change.clamp(-1, 1)
-    sure = determinant / (xx + yy)  # about the smaller eigenvalue: an edge alone is not sure
+    # `sure` is about the smaller eigenvalue of the system: high at a corner, low along an edge, where movement along the edge
+    # changes nothing, and 0 on a wall. The mean weighted by it lets corners speak for what is near them.
+    sure = determinant / (xx + yy)
     return _blurred(moved * sure, WINDOW) / _blurred(sure, WINDOW)
 
 
@@ -100,10 +120,6 @@ def _halved(frames_NCHW: Tensor) -> Tensor:
     while min(frames_NCHW.shape[2:]) >= least:
         frames_NCHW, least = F.interpolate(frames_NCHW, scale_factor=0.5, mode="area"), FINEST
     return frames_NCHW
-
-
-def _without_level(grey: Tensor) -> Tensor:
-    return grey - _blurred(grey, LEVEL_WINDOW)
 
 
 def _pyramid(image: Tensor) -> list[Tensor]:

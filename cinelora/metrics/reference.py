@@ -9,13 +9,14 @@ Shape suffixes: T frames, N pairs of images, C colours, H and W height and width
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cinelora.metrics.clip_metric import Clip, Needs, OverClips
+from cinelora.metrics.clip_metric import Clip, Needs, OverClips, in_parts
 from cinelora.metrics.networks import FrameDistance
 
 WINDOW, SIGMA = 11, 1.5
@@ -28,6 +29,8 @@ AT_ONCE = 8
 
 def ssim_map(one_NCHW: Tensor, other_NCHW: Tensor) -> Tensor:
     """SSIM of images in [0, 1] at each place, (N, C, H, W); pictures are mirrored at their edges, as torchmetrics does."""
+    # A Gaussian window is a weighted mean along the rows, then one along the columns. Both are products with matrices, of
+    # which row i holds the weights that place i gives to its neighbours: (H, H) @ (H, W) @ (W, W).
     rows, columns = (_windows(size) for size in one_NCHW.shape[2:])
 
     def mean(image: Tensor) -> Tensor:
@@ -56,7 +59,7 @@ def windowed_ssim(one: Tensor, other: Tensor, mean: Callable[[Tensor], Tensor], 
 
 def mean_ssim(one_NCHW: Tensor, other_NCHW: Tensor) -> Tensor:
     """Mean of ``ssim_map`` over images, colours and places."""
-    parts = zip(torch.split(one_NCHW, AT_ONCE), torch.split(other_NCHW, AT_ONCE), strict=True)
+    parts = in_parts(AT_ONCE, one_NCHW, other_NCHW)
     return torch.cat([ssim_map(one, other).mean((1, 2, 3)) for one, other in parts]).mean()
 
 
@@ -69,6 +72,8 @@ def _windows(size: int) -> list[tuple[slice, Tensor]]:
     reach = WINDOW // 2
     weights = torch.exp(-torch.arange(-reach, reach + 1).double().square() / (2 * SIGMA**2))
     windows, places = torch.zeros(size, size, dtype=torch.float64), torch.arange(size)
+    # A neighbour outside the picture is replaced by its mirror image: place -2 by 2, and behind the last place likewise. So
+    # its weight is added to that of a place inside.
     for offset, weight in zip(range(-reach, reach + 1), weights / weights.sum(), strict=True):
         neighbours = (places + offset).abs()
         windows[places, torch.minimum(neighbours, 2 * (size - 1) - neighbours)] += weight
@@ -90,8 +95,7 @@ class PeakSignalToNoise(OverClips):
 
     def score(self, clip: Clip) -> Tensor:
         """``-10 log10(max(MSE, 1e-10))``."""
-        assert clip.reference_TCHW is not None
-        error = (clip.frames_TCHW - clip.reference_TCHW).square().mean(dtype=torch.float64)
+        error = (clip.frames_TCHW - clip.beside_TCHW).square().mean(dtype=torch.float64)
         return -10 * error.clamp(min=1e-10).log10()
 
 
@@ -106,17 +110,11 @@ class StructuralSimilarity(OverClips):
 
     def score(self, clip: Clip) -> Tensor:
         """Mean SSIM of paired frames."""
-        assert clip.reference_TCHW is not None
-        return mean_ssim(clip.frames_TCHW, clip.reference_TCHW)
+        return mean_ssim(clip.frames_TCHW, clip.beside_TCHW)
 
 
-class PerceptualDistance(OverClips):
-    """LPIPS: mean over paired frames of a distance of network features. 0 upwards, lower is nearer.
-
-    ``sum_l mean_hw |w_l (f_l - g_l)|^2`` of features of unit length per place. With AlexNet and the published weights this
-    is LPIPS; with the embedded model's image encoder it is a number of its own, and is never called LPIPS.
-    Source: Zhang, Isola, Efros, Shechtman, Wang 2018, The unreasonable effectiveness of deep features.
-    """
+class OfFrameDistance(OverClips):
+    """A measure of clips by a network's distances between frames."""
 
     higher_is_better = False
     needs = Needs(reference=True)
@@ -124,14 +122,23 @@ class PerceptualDistance(OverClips):
     def __init__(self, network: FrameDistance, **options: Any) -> None:
         super().__init__(**options)
         self.network = network
-        self.needs = Needs(reference=True, side=network.side)
+        self.needs = replace(self.needs, side=network.side)
+
+
+class PerceptualDistance(OfFrameDistance):
+    """LPIPS: mean over paired frames of a distance of network features. 0 upwards, lower is nearer.
+
+    ``sum_l mean_hw |w_l (f_l - g_l)|^2`` of features of unit length per place. With AlexNet and the published weights this
+    is LPIPS; with the embedded model's image encoder it is a number of its own, and is never called LPIPS.
+    Source: Zhang, Isola, Efros, Shechtman, Wang 2018, The unreasonable effectiveness of deep features.
+    """
 
     def score(self, clip: Clip) -> Tensor:
         """Mean distance of paired frames."""
         return self.network.paired(clip).mean()
 
 
-class TemporalPerceptualDistance(OverClips):
+class TemporalPerceptualDistance(OfFrameDistance):
     """tLP: ``100 mean_t |d(g_t-1, g_t) - d(r_t-1, r_t)|`` of a clip g and its reference r. 0 upwards, lower is nearer.
 
     Whether the clip changes as much as the reference from frame to frame: too still and too restless both count. It says
@@ -139,13 +146,7 @@ class TemporalPerceptualDistance(OverClips):
     metric is published. Source: Chu et al. 2020, TecoGAN, section 5 (there with LPIPS of AlexNet).
     """
 
-    higher_is_better = False
     needs = Needs(reference=True, frames=2)
-
-    def __init__(self, network: FrameDistance, **options: Any) -> None:
-        super().__init__(**options)
-        self.network = network
-        self.needs = Needs(reference=True, frames=2, side=network.side)
 
     def score(self, clip: Clip) -> Tensor:
         """``100 mean |d(g_t-1, g_t) - d(r_t-1, r_t)|``."""

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cinelora.metrics.clip_metric import Clip, Needs, OverClips
+from cinelora.metrics.clip_metric import Clip, Needs, OverClips, size_of
 from cinelora.metrics.frechet import FrechetDistance
 from cinelora.metrics.networks import FrameNetwork
 
@@ -83,9 +82,6 @@ class TextSimilarity(OfFrames):
     needs = Needs(prompt=True)
     network: TextNetwork
 
-    def __init__(self, network: TextNetwork, **options: Any) -> None:
-        super().__init__(network, **options)
-
     def score(self, clip: Clip) -> Tensor:
         """Mean cosine of the frames with the prompt."""
         assert clip.prompt is not None
@@ -113,17 +109,16 @@ class SetDistance(FrechetDistance):
         super().__init__(network.NUM_FEATURES, **options)
         self.network = network
         self.needs = Needs(frames=frames, side=side)
-        self.shape: torch.Size | None = None
+        self.size = ""
 
     def lack(self, clip: Clip) -> str | None:
         """Why a clip does not belong to the set, as the end of a sentence."""
         if lack := self.needs.lack(clip):
             return lack
-        self.shape = self.shape or clip.frames_TCHW.shape
-        if clip.frames_TCHW.shape == self.shape:
-            return None
-        here, there = ("x".join(str(shape[i]) for i in (0, 2, 3)) for shape in (clip.frames_TCHW.shape, self.shape))
-        return f"is {here} and the set {there} (frames x height x width)"
+        # The first clip sets the size of the set. A distance between clips of two sizes would measure the sizes.
+        here = size_of(clip.frames_TCHW)
+        self.size = self.size or here
+        return None if here == self.size else f"is {here} and the set {self.size} (frames x height x width)"
 
     def add(self, clip: Clip, real: bool) -> None:
         """Take a clip into one of the two sets."""

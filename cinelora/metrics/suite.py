@@ -115,56 +115,51 @@ class Suite:
     def add(self, clip: Clip, name: str = "") -> None:
         """Measure a clip in every way that it allows; ``name`` is what sentences call it."""
         self._seen += 1
-        called = name or f"clip {self._seen}"
-        if trouble := clip.trouble():
-            self._say(f"{called} {trouble}: it is left out")
-            return
-        self._shapes.add(tuple(clip.frames_TCHW.shape))
-        for key, measure in self.measures.items():
-            lack = measure.lack(clip)
-            if lack:
-                self._say(f"{called} {lack}: it is left out of {key}")
-            elif isinstance(measure, similarity.SetDistance):
-                measure.add(clip, real=False)
-            else:
-                measure.update([clip])
+        if self._measured(clip, name or f"clip {self._seen}", real=False):
+            self._shapes.add(tuple(clip.frames_TCHW.shape))
 
     def add_real(self, clip: Clip, name: str = "") -> None:
         """Take a real clip into the set that generated ones are compared with."""
-        called = name or "a real clip"
+        self._measured(clip, name or "a real clip", real=True)
+
+    def _measured(self, clip: Clip, called: str, real: bool) -> bool:
+        """Hand a clip to every measure that can use it, a real one to those of sets alone; whether it is a clip at all."""
         if trouble := clip.trouble():
             self._say(f"{called} {trouble}: it is left out")
-            return
+            return False
         for key, measure in self.measures.items():
-            if isinstance(measure, similarity.SetDistance):
-                if lack := measure.lack(clip):
-                    self._say(f"{called} {lack}: it is left out of {key}")
-                else:
-                    measure.add(clip, real=True)
+            if real and not isinstance(measure, similarity.SetDistance):
+                continue
+            if lack := measure.lack(clip):
+                self._say(f"{called} {lack}: it is left out of {key}")
+            elif isinstance(measure, similarity.SetDistance):
+                measure.add(clip, real)
+            else:
+                measure.update([clip])
+        return True
 
     def report(self) -> Report:
         """The numbers so far, of all ranks together; sentences about clips are this rank's own."""
         numbers, clips = {}, {}
         sentences = [f"{name} is left out: {reason}" for name, reason in self.left_out.items()]
         for name, measure in self.measures.items():
+            # Every rank must ask for every number, in the same order: `compute` gathers from all of them, and waits for those
+            # that never ask. So a rank without a clip asks too. torchmetrics warns of that, and the sentence below tells it.
             try:
-                with (
-                    warnings.catch_warnings()
-                ):  # a rank without a clip has none of its own, and an empty set is told below
+                with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)
                     value = float(measure.compute())
-                numbers[name] = float(f"{value:.6g}")  # significant digits: a Fréchet distance may be of any size
             except MetricError as error:
-                measure.unsync(
-                    should_unsync=measure._is_synced
-                )  # which torchmetrics leaves to those that return a number
+                # The measure still holds the sums of all ranks; torchmetrics gives it back its own only after a number.
+                measure.unsync(should_unsync=measure._is_synced)
                 sentences.append(f"{name} is left out: {error}")
                 continue
-            clips[name] = (
-                measure.counted["generated"] if isinstance(measure, similarity.SetDistance) else measure.counted
-            )
-            if isinstance(measure, similarity.SetDistance) and (caution := measure.caution()):
-                sentences.append(f"{name}: {caution}")
+            numbers[name] = float(f"{value:.6g}")  # significant digits: a Fréchet distance may be of any size
+            if isinstance(measure, similarity.SetDistance):
+                clips[name] = measure.counted["generated"]
+                sentences += [f"{name}: {caution}"] if (caution := measure.caution()) else []
+            else:
+                clips[name] = measure.counted
         if len(self._shapes) > 1:
             sentences.append(f"clips have {len(self._shapes)} lengths or sizes, over which every mean is taken")
         sentences += self._troubles

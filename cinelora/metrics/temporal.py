@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cinelora.metrics.clip_metric import Clip, Needs, OverClips
+from cinelora.metrics.clip_metric import Clip, Needs, OverClips, in_parts
 from cinelora.metrics.optical_flow import optical_flow, visible, warp
 from cinelora.metrics.reference import AT_ONCE, WINDOW, mean_ssim, ssim_map
 
@@ -93,13 +93,13 @@ def flows(clip: Clip) -> Flows:
 
 
 def _flows(clip: Clip) -> Flows:
+    # A pixel is worth comparing only where it can be followed there and back: what is hidden by something that moves in
+    # front of it, or leaves the picture, has no counterpart, and would count as an error of the clip.
     parts = []
-    for before, after in zip(
-        torch.split(clip.frames_TCHW[:-1], AT_ONCE), torch.split(clip.frames_TCHW[1:], AT_ONCE), strict=True
-    ):
+    for before, after in in_parts(AT_ONCE, clip.frames_TCHW[:-1], clip.frames_TCHW[1:]):
         there, back = optical_flow(before, after), optical_flow(after, before)
         parts.append((there, back, visible(there, back), visible(back, there)))
-    return Flows(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    return Flows(*map(torch.cat, zip(*parts, strict=True)))
 
 
 class WarpedTSSIM(OverClips):
@@ -115,13 +115,15 @@ class WarpedTSSIM(OverClips):
     def score(self, clip: Clip) -> Tensor:
         """Mean SSIM(I_t+1, warp(I_t)) where visible."""
         found = flows(clip)
+        # What is summed is what SSIM lacks to 1, over places that are seen: a clip of which nothing is seen loses nothing.
         lost, seen_places = clip.frames_TCHW.new_zeros(2).unbind()
-        for first in range(0, len(found.back_T2HW), AT_ONCE):
-            part = slice(first, first + AT_ONCE)
-            warped = warp(clip.frames_TCHW[:-1][part], found.back_T2HW[part])
-            structure = ssim_map(clip.frames_TCHW[1:][part], warped).mean(1, keepdim=True)
-            lost = lost + ((1 - structure) * found.seen_back_T1HW[part]).sum()
-            seen_places = seen_places + found.seen_back_T1HW[part].sum()
+        frames = clip.frames_TCHW
+        for before, after, back, seen in in_parts(
+            AT_ONCE, frames[:-1], frames[1:], found.back_T2HW, found.seen_back_T1HW
+        ):
+            structure = ssim_map(after, warp(before, back)).mean(1, keepdim=True)
+            lost = lost + ((1 - structure) * seen).sum()
+            seen_places = seen_places + seen.sum()
         return 1 - lost / seen_places.clamp(min=1)
 
 

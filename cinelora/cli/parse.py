@@ -39,6 +39,7 @@ def parse(program: Program, argv: list[str]) -> Command:
     Raises:
         ConfigError: an argument that is not ``key=value``, an unknown key, a key given twice, Hydra's own keys.
     """
+    # --help is answered whatever else was typed, also beside a mistake
     flags = {"-h": "help", "--help": "help"}
     flags |= {"-m": "multirun", "--multirun": "multirun", "--show": "show"} if program.conf else {}
     on = {flags[argument] for argument in argv if argument in flags}

@@ -105,7 +105,7 @@ def refuse(config: Any) -> None:
     Raises:
         ConfigError: one sentence with the value and the way out.
     """
-    check_values(config)
+    check_values(config)  # first: rules reckon with numbers that are in their bounds
     for rule in _RULES[type(config)]:
         for sentence in rule(config):
             raise ConfigError(sentence)

@@ -82,7 +82,7 @@ def _split(argument: str, program: Program) -> tuple[str, str]:
 
 def _name_today(key: str, program: Program) -> str:
     """The name that a renamed key has now, which is printed (on stderr: stdout may be ``--show``'s); others as they are."""
-    today = next((field.key for field in program.fields.values() if field.was == key), key)
+    today = next((field.key for field in program.fields.values() if key and field.was == key), key)
     if today != key:
         print(f"{key} is now {today}", file=sys.stderr)
     return today

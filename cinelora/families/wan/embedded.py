@@ -20,13 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKLWan,
-    UniPCMultistepScheduler,
-    WanImageToVideoPipeline,
-    WanPipeline,
-    WanTransformer3DModel,
-)
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
 from torch import Tensor
 from transformers import ByT5Tokenizer, CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
@@ -152,6 +146,9 @@ def silence_image(i2v: WanTransformer3DModel) -> WanTransformer3DModel:
 
 def save_pair(folder: Path, encoders: Encoders, t2v: WanTransformer3DModel, i2v: WanTransformer3DModel) -> None:
     """Write both pipelines below ``folder`` (``t2v/`` and ``i2v/``), in bf16, readable by stock diffusers."""
+    # here, because a run on a pair that is there needs no pipelines, and starts sooner without what they import
+    from diffusers import WanImageToVideoPipeline, WanPipeline
+
     shared = {
         "tokenizer": ByT5Tokenizer(),
         "text_encoder": encoders.text.bfloat16(),

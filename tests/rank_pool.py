@@ -44,7 +44,7 @@ PROCESSES.set_forkserver_preload(
         "cinelora.sampling.sampler",
         "cinelora.sampling.step_cache",
     ]
-    + ["cinelora.metrics.suite", "cinelora.families.wan.embedded", "lightning.pytorch", "torch.distributed.nn"]
+    + ["cinelora.metrics.suite", "cinelora.families.wan.embedded", "lightning.pytorch", "torch._dynamo"]
     + ["diffusers.models.transformers.transformer_wan", "diffusers.models.autoencoders.autoencoder_kl_wan"]
 )
 LINGER_S = 5.0

@@ -19,7 +19,7 @@ from cinelora.config.schema import InferConfig, MetricsConfig, SamplerConfig, Tr
 from cinelora.parallel import launch as launching
 from cinelora.parallel.launch import SPIN_ROUNDS, SPIN_SETTINGS, launch, spin_briefly, without_collecting
 from cinelora.sampling.make_clips import Take, write_take
-from cinelora.training.run import encode_rank
+from cinelora.training.encode import encode_rank
 
 # Trains a step and then draws a clip, in an interpreter of its own, and prints what each has imported of the given packages.
 RANKS = """
@@ -28,7 +28,7 @@ from pathlib import Path
 train, draw = pickle.loads(Path(sys.argv[1]).read_bytes())
 def imported():
     return sorted({name.split(".")[0] for name in sys.modules}.intersection(sys.argv[2:]))
-from cinelora.training.run import train_rank
+from cinelora.training.fit import train_rank
 train_rank(*train)
 after_training = imported()
 from cinelora.sampling.make_clips import adapter_paths, draw_rank

@@ -90,10 +90,10 @@ def _assert_alike(ours: dict[str, Tensor], theirs: dict[str, Tensor], units: flo
 
 def group_of(name: str) -> tuple[str, str]:
     """What tensors of about one size have in common: ``("moments", "exp_avg")``, ``("ema", "lora_B")``, ``(.., "weights")``."""
-    first, *_, last_but_one, last = name.split(".")
+    first, *rest = name.split(".")
     if first == "moments":
-        return first, last
-    return first, last_but_one if last_but_one.startswith("lora_") else "weights"
+        return first, rest[-1]
+    return first, next((part for part in rest if part.startswith("lora_")), "weights")
 
 
 def logged(run: RunDirectory, name: str, first_step: int = 0) -> list[float]:

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from cinelora.adapters.run_directory import RunDirectory
+from cinelora.config.clip_request import Take
 from cinelora.config.schema import InferConfig, MetricsConfig, SamplerConfig, TrainConfig
 from cinelora.parallel import launch as launching
 from cinelora.parallel.launch import SPIN_ROUNDS, SPIN_SETTINGS, launch, spin_briefly, without_collecting
-from cinelora.sampling.make_clips import Take, write_take
+from cinelora.sampling.make_clips import write_take
 from cinelora.training.encode import encode_rank
 
 # Trains a step and then draws a clip, in an interpreter of its own, and prints what each has imported of the given packages.
@@ -31,9 +32,11 @@ def imported():
 from cinelora.training.fit import train_rank
 train_rank(*train)
 after_training = imported()
-from cinelora.sampling.make_clips import adapter_paths, draw_rank
+from cinelora.adapters.run_directory import adapter_paths
+from cinelora.config.clip_request import ClipRequest
+from cinelora.sampling.scene import rank_makes
 config, takes, run, write = draw
-draw_rank(config, takes, adapter_paths(run), {}, {"adapted": config.weights}, write)
+rank_makes(ClipRequest(config, adapter_paths(run)), takes, {"adapted": config.scale}, write)
 print(json.dumps([after_training, imported()]))
 """
 ONLY_WHERE_USED = (

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from cinelora.adapters.adapter_file import read_adapter, read_adapter_facts
+from cinelora.adapters.adapter_file import AdapterFile, read_adapter, read_adapter_facts
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths
 from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig
 from cinelora.config.store import load, load_config
@@ -126,18 +126,19 @@ def test_a_run_that_was_killed_after_two_steps_ends_where_it_would_have(corpus: 
 
 def test_an_adapter_is_the_same_in_every_layout(corpus: Path):
     ours = read_adapter(corpus / "style/style.safetensors")
-    files = sorted((corpus / "adapters").iterdir())
-    tools = [read_adapter_facts(file)["tool"] for file in files]
-    assert tools == ["ComfyUI", "cinelora", "diffusers", "DiffSynth", "musubi-tuner"]
-    for file in files:
-        adapter = read_adapter(file)
-        assert adapter.modules == ours.modules
-        for module in ours.modules:
-            one, other = (
-                found.spec.scale * found.state[f"{module}.lora_B.weight"] @ found.state[f"{module}.lora_A.weight"]
-                for found in (adapter, ours)
-            )
+    first = [module for module in ours.modules if module.startswith("blocks.0.")]
+    files = {str(read_adapter_facts(file)["tool"]): file for file in (corpus / "adapters").iterdir()}
+    assert sorted(files) == ["ComfyUI", "DiffSynth", "cinelora", "diffusers", "musubi-tuner"]
+    for adapter in map(read_adapter, files.values()):
+        assert sorted(adapter.modules) == sorted(first)
+        for module in first:
+            one, other = (update(found, module) for found in (adapter, ours))
             torch.testing.assert_close(one, other)
+
+
+def update(adapter: AdapterFile, module: str) -> torch.Tensor:
+    """What an adapter adds to the weights of a projection."""
+    return adapter.spec.scale * adapter.state[f"{module}.lora_B.weight"] @ adapter.state[f"{module}.lora_A.weight"]
 
 
 # -- footage -----------------------------------------------------------------------------------------------------------

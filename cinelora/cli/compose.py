@@ -32,15 +32,7 @@ from cinelora.adapters.run_directory import RunDirectory, trained_on
 from cinelora.cli.parse import Command, missing_groups, parse, unknown_choice
 from cinelora.cli.programs import LAUNCHER, PROGRAMS, Config, Program
 from cinelora.config.fields import MAY_BE_NONE, PLACES, assign, pick, sections
-from cinelora.config.schema import (
-    EvaluateConfig,
-    InferConfig,
-    PrepareConfig,
-    StudyConfig,
-    TrainConfig,
-    data_ranks,
-    samples_per_step,
-)
+from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig, data_ranks, samples_per_step
 from cinelora.config.shipped import CONF, PROJECT
 from cinelora.config.store import load, load_config
 from cinelora.errors import ConfigError
@@ -57,9 +49,9 @@ _PLUGIN = "hydra_plugins.hydra_submitit_launcher"
 
 def compose(command: Command) -> Config:
     """The settings of one run, whichever script it is."""
-    overrides = [_parsed(text) for text in command.overrides]
-    for override in overrides:
-        _refuse_value(override, command.program)
+    for text in command.overrides:
+        _refuse_value(_parsed(text), command.program)
+    # a run that is resumed has its own settings, and takes from the command line what may change
     if command.texts.get("resume") == AUTO:
         return _begun_or_resumed(command)
     if command.texts.get("resume"):
@@ -67,6 +59,7 @@ def compose(command: Command) -> Config:
     missing_groups(command)
     _refuse_launcher(command)
     config = _composed(command.program, command.overrides)
+    # the order matters: a root in conf/ is the project's, one that was typed is the user's
     _anchor_shipped_data(config)
     _place_texts(config, command)
     _fetch_adapters(config)
@@ -170,7 +163,7 @@ def _refuse_type(override: Override, program: Program) -> None:
     key, text = override.key_or_group, override.get_value_element_as_str()
     setting = program.fields[key]
     try:
-        scratch = OmegaConf.structured(program.schema)
+        scratch = OmegaConf.structured(program.schema)  # OmegaConf converts, and refuses, as it will when it composes
         OmegaConf.update(scratch, key, override.value())
         found = OmegaConf.select(scratch, key)
     except OmegaConfBaseException as error:
@@ -218,8 +211,9 @@ def _place_texts(config: Config, command: Command) -> None:
 
 def _anchor_shipped_data(config: Config) -> None:
     """A relative root in ``conf/data`` starts at the project's folder, so that any working directory finds it."""
-    if isinstance(config, TrainConfig | EvaluateConfig | PrepareConfig) and config.data.root:
-        config.data.root = str(PROJECT / config.data.root)
+    data = getattr(config, "data", None)
+    if data and data.root:
+        data.root = str(PROJECT / data.root)
 
 
 def _fetch_adapters(config: Config) -> None:
@@ -263,6 +257,7 @@ def _resumed(command: Command) -> TrainConfig:
     own_style = RunDirectory(run).adapter("style")
     if config.adapter and own_style.is_file():
         config.adapter = str(own_style)  # the run it was copied from may be gone, or trained further, by now
+    # what was typed is read as for a new run, of any stage and data, and picked out of it key by key
     fresh = _composed(PROGRAMS["train"], [*_any_run(PROGRAMS["train"]), *command.overrides])
     _place_texts(fresh, command)
     for key in given:

@@ -39,6 +39,7 @@ def parse(program: Program, argv: list[str]) -> Command:
     Raises:
         ConfigError: an argument that is not ``key=value``, an unknown key, a key given twice, Hydra's own keys.
     """
+    # --help is answered whatever else was typed, also beside a mistake
     flags = {"-h": "help", "--help": "help"}
     flags |= {"-m": "multirun", "--multirun": "multirun", "--show": "show"} if program.conf else {}
     on = {flags[argument] for argument in argv if argument in flags}
@@ -81,7 +82,7 @@ def _split(argument: str, program: Program) -> tuple[str, str]:
 
 def _name_today(key: str, program: Program) -> str:
     """The name that a renamed key has now, which is printed (on stderr: stdout may be ``--show``'s); others as they are."""
-    today = next((field.key for field in program.fields.values() if field.was == key), key)
+    today = next((field.key for field in program.fields.values() if key and field.was == key), key)
     if today != key:
         print(f"{key} is now {today}", file=sys.stderr)
     return today

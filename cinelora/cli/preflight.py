@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths, trained_on
-from cinelora.clone_only import need_clone, scale_model
+from cinelora.clone_only import need_clone
 from cinelora.config.clip_request import ClipRequest, read_prompts
 from cinelora.config.fields import fields_of, pick
 from cinelora.config.rules import clip_line, reach_lines, refuse, tokens_of, training_lines
@@ -43,8 +43,6 @@ def check_train(config: TrainConfig) -> list[str]:
     """
     refuse(config)
     stage, model = config.stage, config.model
-    if stage.trains_every_weight:
-        scale_model("pretrain", f"stage={stage.name}").check(config)
     if zero_level(config.strategy) and importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(
             f'strategy={config.strategy.name} is DeepSpeed, which is not installed: pip install "cinelora[sharding]"'

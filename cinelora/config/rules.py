@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from cinelora.clone_only import scale_model
 from cinelora.config.clip_request import ClipRequest
 from cinelora.config.fields import Field, fields_of, pick
 from cinelora.config.metric_names import better, logged, monitors, update_of_block
@@ -105,7 +106,7 @@ def refuse(config: Any) -> None:
     Raises:
         ConfigError: one sentence with the value and the way out.
     """
-    check_values(config)
+    check_values(config)  # first: rules reckon with numbers that are in their bounds
     for rule in _RULES[type(config)]:
         for sentence in rule(config):
             raise ConfigError(sentence)
@@ -143,7 +144,9 @@ def _stage(config: TrainConfig) -> Iterator[str]:
         yield "model.t2v is empty, and stage.transformer=t2v trains on it: give model.t2v=<checkpoint>"
     if model.hidden_size % model.num_heads:
         yield f"model.hidden_size={model.hidden_size} does not divide into {model.num_heads} heads"
-    if not stage.trains_every_weight:  # of those that do, the clone's factory has rules: ``cli.preflight``
+    if stage.trains_every_weight:
+        scale_model("pretrain", f"stage={stage.name}").check(config)
+    else:
         yield from {"style": _style, "motion": _motion}[stage.name](config)
 
 

@@ -64,6 +64,7 @@ def anchored(config: T) -> T:
             assign(config, key, [os.path.abspath(path) for path in text])
         elif text and (field.role != "model" or os.path.exists(text)):
             path = os.path.join(os.getcwd(), text)
+            # joined and not resolved, so that what was typed stays readable as the end of the path
             is_link = field.role == "run" and os.path.isdir(path) and os.path.islink(path.rstrip("/"))
             assign(config, key, os.path.realpath(path) if is_link else path)
     return config

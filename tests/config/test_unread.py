@@ -22,10 +22,10 @@ def lines(script: str, words: str, adapters: tuple[str, ...] = ()) -> list[str]:
 
 UNREAD = [
     # adapters, guidance and networks of clips
-    ("infer", "prompt=x weights.motion=0.1", ("style",), "weights.motion=0.1", "no motion adapter takes part"),
-    ("infer", "prompt=x weights.style=0.1", ("motion",), "weights.style=0.1", "no style adapter takes part"),
-    ("infer", "prompt=x mode=t2v weights.style=0.1", BOTH, "weights.style=0.1", "in an expansion"),
-    ("infer", "prompt=x image=a.png weights.keyframe=0.1", BOTH, "weights.keyframe=0.1", "in a keyframe"),
+    ("infer", "prompt=x scale.motion=0.1", ("style",), "scale.motion=0.1", "no motion adapter takes part"),
+    ("infer", "prompt=x scale.style=0.1", ("motion",), "scale.style=0.1", "no style adapter takes part"),
+    ("infer", "prompt=x mode=t2v scale.style=0.1", BOTH, "scale.style=0.1", "in an expansion"),
+    ("infer", "prompt=x image=a.png scale.keyframe=0.1", BOTH, "scale.keyframe=0.1", "in a keyframe"),
     ("infer", "prompt=x compare=true", (), "compare=true", "no adapter takes part"),
     ("infer", "prompt=x negative_prompt=blur sampler.guidance=1", (), "negative_prompt=blur", "sampler.guidance=1"),
     ("infer", "prompt=x model.negative_prompt=blur negative_prompt=fog", (), "model.negative_prompt=blur", "takes its"),
@@ -119,8 +119,8 @@ def test_a_key_that_nothing_reads_is_named(
 
 
 READ = [
-    ("infer", "prompt=x weights.motion=0.1 weights.style=0.1 weights.keyframe=0.1 compare=true ckpt=", BOTH),
-    ("infer", "prompt=x mode=t2v weights.keyframe=0.1 weights.motion=0.5", BOTH),
+    ("infer", "prompt=x scale.motion=0.1 scale.style=0.1 scale.keyframe=0.1 compare=true ckpt=", BOTH),
+    ("infer", "prompt=x mode=t2v scale.keyframe=0.1 scale.motion=0.5", BOTH),
     ("infer", "prompt=x negative_prompt=blur num_frames=9 sampler.steps=2 memory.tile=true out=o seed=3", ()),
     ("infer", "prompt=x gpus=2 sampler.ulysses=2 sampler.guidance_mode=batch model.attention=native", ()),
     ("infer", "prompt=x metrics.clip=a/b metrics.names=[clip_sim_text]", ()),

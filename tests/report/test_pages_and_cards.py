@@ -123,7 +123,7 @@ def blind_test(name: str, folder: Path) -> str:
 
 def study_report(name: str, folder: Path) -> str:
     rows = [
-        study.Row(
+        study.Result(
             str(n),
             name,
             {"cache": name},
@@ -135,7 +135,7 @@ def study_report(name: str, folder: Path) -> str:
         )
         for n in (1.0, 2.0)
     ]
-    show(study.Table(rows, [name]), StudyConfig(ckpt=f"runs/{name}"), folder)
+    show(study.Results(rows, [name]), StudyConfig(ckpt=f"runs/{name}"), folder)
     return (folder / "study.html").read_text()
 
 

@@ -1,6 +1,6 @@
 """The packets of a film: which frames there are, when each is shown, and where decoding must begin to have one.
 
-Enters: an open file. Leaves: an ``PacketIndex`` made by reading packets without decoding any, and the frames that were asked for,
+Enters: an open file. Leaves: a ``PacketIndex`` made by reading packets without decoding any, and the frames that were asked for,
 each recognised by its time stamp. It does not know colours or samples.
 """
 
@@ -23,6 +23,8 @@ ONE_EACH = frozenset({"h264", "hevc", "av1", "vp9", "vp8", "prores", "mjpeg", "d
 TRIED = 16
 PROGRESSIVE = (0, 1)
 """Orders of fields that do not say a frame may lie in two packets: unknown, and one field."""
+Numbered = Iterator[tuple[int, av.VideoFrame]]
+"""Frames, each with its number."""
 SEEK_TRIES_S = (0, 5, 60)
 """Seconds further ahead that a keyframe is looked for: one may be shown later than it is decoded, an index be coarse."""
 
@@ -143,16 +145,14 @@ def _holds(container: Any, stream: Any, index: PacketIndex) -> bool:
         return False
 
 
-def sought(
-    container: Any, stream: Any, index: PacketIndex, frames: Sequence[int]
-) -> Iterator[tuple[int, av.VideoFrame]]:
+def sought(container: Any, stream: Any, index: PacketIndex, frames: Sequence[int]) -> Numbered:
     """Frames by their ascending numbers, each by the nearest keyframe before it; ends early where a seek fails."""
     with suppress(NotThereError):
         for span in index.spans(frames):
             yield from decode(container, stream, index, span)
 
 
-def decode(container: Any, stream: Any, index: PacketIndex, span: Span) -> Iterator[tuple[int, av.VideoFrame]]:
+def decode(container: Any, stream: Any, index: PacketIndex, span: Span) -> Numbered:
     """The frames of ``span`` in order, with their numbers. Raises ``NotThereError`` where they cannot be had this way.
 
     No packet after the last one needed is decoded, and none before it that no other depends on.

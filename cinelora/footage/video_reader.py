@@ -126,6 +126,9 @@ class Header:
 
     def seconds(self, pts: int) -> float:
         """Time since the first frame."""
+        # A time stamp counts ticks of the stream's time base, often 1/12800 s or 1/1000 s. The first frame's need not be 0:
+        # a camera may count on from its last recording. Whole numbers are multiplied first and divided once, so that the same
+        # frame has the same second wherever it is computed.
         return (pts - self.first_pts) * self.time_base.numerator / self.time_base.denominator
 
     @property

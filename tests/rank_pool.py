@@ -19,6 +19,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -77,8 +78,9 @@ def on_ranks(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1,
         for process, _ in started:
             process.kill()
             process.join()
-        # what rank 0 prints stands on the terminal too
-        print("".join(_log_file(log_dir, 0).read_text().splitlines(keepends=True)[1:]), end="")
+        with suppress(FileNotFoundError):  # a test may have taken the run directory away
+            # what rank 0 prints stands on the terminal too
+            print("".join(_log_file(log_dir, 0).read_text().splitlines(keepends=True)[1:]), end="")
 
 
 def forked(fn: Callable[..., Any], *args: Any, environment: Mapping[str, str] = os.environ) -> BaseProcess:

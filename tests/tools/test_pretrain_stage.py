@@ -14,9 +14,8 @@ from cinelora.errors import AdapterError, ConfigError
 from cinelora.families.wan.embedded import load_encoders
 from cinelora.training.fit import train_rank
 from cinelora.training.module import is_still_step
-from tools.scale_model.__main__ import AdoptRequest, EncodersRequest, parse_request
+from tools.scale_model.__main__ import AdoptRequest, EncodersRequest, main, parse_request
 from tools.scale_model.whole_transformer import WholeTransformer
-from tools.witness import main
 
 
 def weights(run: RunDirectory) -> dict[str, torch.Tensor]:

@@ -65,14 +65,22 @@ class Checkpointer(AtStep):
         below a volume that is no longer mounted, would hide it.
         """
         if not self.run.dataset.exists():
-            raise TrainingError(
-                f"{self.run.path} is no longer there, and what was saved in it neither: is its disk mounted?"
-            )
+            raise self._gone()
         groups = {"adapter": state, "ema": average, "moments": moments}
         tensors = {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
-        save_checkpoint(self.run.checkpoints, Checkpoint(step, tensors, self.facts), self.settings.keep)
-        # The average is what a user gets, where one is kept; training itself resumes from the weights.
-        self.export(average or state, False)
+        try:
+            save_checkpoint(self.run.checkpoints, Checkpoint(step, tensors, self.facts), self.settings.keep)
+            # The average is what a user gets, where one is kept; training itself resumes from the weights.
+            self.export(average or state, False)
+        except FileNotFoundError as error:
+            if self.run.dataset.exists():
+                raise
+            raise self._gone() from error  # it went while a file was written
+
+    def _gone(self) -> TrainingError:
+        return TrainingError(
+            f"{self.run.path} is no longer there, and what was saved in it neither: is its disk mounted?"
+        )
 
     def export_best(self, stage: Stage) -> None:
         """Keep what would be exported now as the best so far; rank 0 writes, all take part."""

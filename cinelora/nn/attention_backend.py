@@ -20,11 +20,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from diffusers import WanTransformer3DModel
-from diffusers.models.attention_dispatch import (
-    AttentionBackendName,
-    attention_backend,
-    dispatch_attention_fn,
-)
+from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend, dispatch_attention_fn
 from torch import Tensor
 
 from cinelora.config.schema import ATTENTION_BACKENDS, ModelConfig

@@ -94,8 +94,4 @@ def _clips(x: Tensor, batch: int) -> Tensor:
     return x.view(batch, -1, *x.shape[1:]).transpose(1, 2)
 
 
-WHOLE: dict[type, Callable[..., Any]] = {
-    WanCausalConv3d: causal_conv,
-    WanResample: resample,
-    WanRMS_norm: rms_norm,
-}
+WHOLE: dict[type, Callable[..., Any]] = {WanCausalConv3d: causal_conv, WanResample: resample, WanRMS_norm: rms_norm}

@@ -162,7 +162,7 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset,
     for line in filter(None, said):
         if rank_info().global_rank == 0:
             print(line)
-    arrange(transformer, policy, shares.homes if shares else (), len(lengths))
+    arrange(transformer, policy, shares.shards if shares else (), len(lengths))
     return (ImageConditionedStage if config.stage.image_condition else Stage)(
         config,
         transformer,

@@ -26,6 +26,8 @@ def keyed_generator(*key: int | str, device: torch.device | str = "cpu") -> torc
 
     A GPU's stream is another than the CPU's, the same on every GPU.
     """
+    # A hash of the key is the seed, so that keys that look alike ((1, 23) and (12, 3)) have nothing in common. One bit
+    # is dropped: the seed is then positive as a signed number of 64 bits too.
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)
 

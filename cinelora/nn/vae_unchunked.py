@@ -49,7 +49,10 @@ def decode(vae: AutoencoderKLWan, latents_BCTHW: Tensor) -> Tensor:
 
 def causal_conv(conv: WanCausalConv3d, x_BCTHW: Tensor) -> Tensor:
     """The convolution in 2D, the frames that a kernel sees stacked as channels: cuDNN is at its best there."""
-    weight = conv.weight  # (out, in, kt, kh, kw)
+    # A 3D convolution of kernel (kt, kh, kw) is a 2D one over kt frames stacked as channels: frame t of the output sees the
+    # frames t to t + kt - 1 of what is padded at its start. In the weight, (out, in, kt, kh, kw), time moves before the input's
+    # channels, so that the stacked channels and the stacked weights stand in one order.
+    weight = conv.weight
     kernel, (left, _, above, _, before, _) = weight.shape[2], conv._padding
     padded = F.pad(x_BCTHW, (0, 0, 0, 0, before, 0)) if before else x_BCTHW
     last = padded.shape[2] - kernel + 1
@@ -61,6 +64,8 @@ def causal_conv(conv: WanCausalConv3d, x_BCTHW: Tensor) -> Tensor:
 
 def resample(layer: WanResample, x_BCTHW: Tensor) -> Tensor:
     """Resampling in space, with the first frame left out of what happens in time."""
+    # Upwards, each frame but the first becomes two: the time convolution gives twice the channels, and each half of them is a
+    # frame. Downwards, it halves the frames with stride 2, and the first is put before them as it is.
     batch, first, rest = len(x_BCTHW), x_BCTHW[:, :, :1], x_BCTHW[:, :, 1:]
     if layer.mode == "upsample3d" and rest.shape[2]:
         twice = layer.time_conv(rest)

@@ -100,21 +100,24 @@ class Sharing:
         """The first token of this rank."""
         return dist.get_rank(self.groups.sequence) * self.share
 
+    @property
+    def there(self) -> int:
+        """Tokens of this rank that are of the sequence, without what fills its share up."""
+        return max(0, min(self.share, self.num_tokens - self.first))
+
     def own(self, tokens: Tensor, dim: int) -> Tensor:
         """This rank's share of ``tokens`` along ``dim``, filled up with zeros."""
         # Every rank holds equally many tokens, as collectives want equal sizes. 10 tokens on 4 ranks are 3 + 3 + 3 + 1, so
         # the last rank adds two rows of zeros; 9 on 4 are 3 + 3 + 3 + 0, and the last rank holds zeros alone.
-        there = max(0, min(self.share, self.num_tokens - self.first))
-        own = tokens.narrow(dim, min(self.first, self.num_tokens), there)
-        if there == self.share:
+        own = tokens.narrow(dim, min(self.first, self.num_tokens), self.there)
+        if self.there == self.share:
             return own
-        filling = own.new_zeros([self.share - there if i == dim else n for i, n in enumerate(own.shape)])
+        filling = own.new_zeros([self.share - self.there if i == dim else n for i, n in enumerate(own.shape)])
         return torch.cat([own, filling], dim)
 
     def mean(self, values_BN: Tensor) -> float:
         """The mean of a number of each token over the whole sequence, the same on all its ranks."""
-        there = max(0, min(self.share, self.num_tokens - self.first))
-        total = values_BN[:, :there].double().sum()
+        total = values_BN[:, : self.there].double().sum()
         dist.all_reduce(total, group=self.groups.sequence)
         return float(total) / (len(values_BN) * self.num_tokens)
 
@@ -164,10 +167,7 @@ def sharing_of(transformer: WanTransformer3DModel) -> Sharing | None:
 @contextmanager
 def alone(transformer: WanTransformer3DModel) -> Iterator[None]:
     """Inside the block this rank computes whole sequences, whatever others do."""
-    sharing = sharing_of(transformer)
-    if sharing is None:
-        yield
-        return
+    sharing = sharing_of(transformer) or Sharing(1, 1)
     sharing.active = False
     try:
         yield

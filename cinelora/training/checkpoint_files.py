@@ -112,6 +112,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
     Raises ``TrainingError`` where there is none.
     """
+    # The pointed one first, then the newest (the sort is stable): `last` may lag one behind where a save was killed between its
+    # rename and its pointer, and then names a checkpoint that is whole as well.
     sweep_drafts(folder)
     pointer = folder / POINTER
     pointed = pointer.read_text(errors="replace") if pointer.exists() else None

@@ -59,6 +59,8 @@ class ClipSampler:
 
         They are of the sample's own size, or else the model's unless the sample's picture is shown.
         """
+        # A batch of one, as in training. The noise is keyed by seed and sample and never by the step, so that clips of different
+        # steps differ by what was learnt between them alone. A picture that is shown fixes the size: the clip has to continue it.
         config, device = self.config, stage.device
         batch = {key: value[None].to(device) for key, value in self.shown[position].items()}
         if text is not None:

@@ -26,6 +26,7 @@ def export(config: TrainConfig, run: RunDirectory, index: Index, state: dict[str
     if config.stage.trains_every_weight:
         scale_model("pretrain", "stage=pretrain").export(product, config.stage.transformer, state)
         return
+    # The settings in the header are made portable: whoever gets the file can read how it was trained, and not where.
     bundle = WanBundle.from_config(config.model, config.stage.transformer, Path(config.cache))
     if not config.stage.image_condition:  # on i2v these never ran: they would say nothing in the file
         state = {key: value for key, value in state.items() if not is_image_projection(key.rsplit(".", 2)[0])}

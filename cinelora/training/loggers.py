@@ -19,6 +19,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from cinelora.config.schema import LoggerConfig, TrainConfig
+from cinelora.errors import first_line
 from cinelora.io.media import Pixels
 from cinelora.parallel.launch import rank_info
 
@@ -93,17 +94,16 @@ class Journal(Logger):
 
     def _tell(self, act: Callable[[Logger], object]) -> None:
         """``act`` on each logger; one that raises, whatever it raises, must not end hours of training."""
+        # Over a copy, as one that fails is taken out of the list. W&B may be out of reach, TensorBoard's disk may be full: a run
+        # is worth more than its curves, so every failure counts alike, and each logger fails once.
         for logger in list(self.loggers):
             try:
                 act(logger)
             except Exception as error:
                 self.loggers.remove(logger)
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 rest = f"the curves go on in {self.folder / 'csv'}" if self.loggers else "no more curves are kept"
-                print(
-                    f"WARNING: {type(logger).__name__} failed ({reason}) and is left out from here on; {rest}",
-                    flush=True,
-                )
+                failure = f"{type(logger).__name__} failed ({first_line(error)}) and is left out from here on"
+                print(f"WARNING: {failure}; {rest}", flush=True)
 
 
 class Upload:
@@ -156,13 +156,11 @@ def make_journal(config: TrainConfig, run_dir: Path, first_step: int) -> Journal
     folder, part = run_dir / "logs", f"from-step-{first_step:08d}"
     if config.logger.name == "none":
         return Journal([], folder)
-    loggers: list[Logger] = [CSVLogger(folder, name="csv", version=part, flush_logs_every_n_steps=1)]
+    journal = Journal([CSVLogger(folder, name="csv", version=part, flush_logs_every_n_steps=1)], folder)
     if config.logger.name == "tensorboard":
-        loggers.append(TensorBoardLogger(folder, name="tensorboard", version=part))
+        journal.loggers.append(TensorBoardLogger(folder, name="tensorboard", version=part))
     if config.logger.name == "wandb":
-        loggers.append(wandb_logger(config, run_dir))
-    journal = Journal(loggers, folder)
-    if config.logger.name == "wandb":
+        journal.loggers.append(wandb_logger(config, run_dir))
         journal.log_hyperparams(asdict(config))  # W&B's run begins here, on rank 0
         journal.upload = upload_at_hand(folder / "csv")
         # the results of a rank are safe when its process ends; W&B's own exit, which waits as long and says nothing, comes after
@@ -185,12 +183,6 @@ def wandb_logger(config: TrainConfig, run_dir: Path) -> WandbLogger:
     if offline and rank_info().global_rank == 0:
         print(f"W&B logs offline into {run_dir / 'logs' / 'wandb'}; `wandb sync` uploads them")
     os.environ.setdefault("WANDB_SILENT", "true")
-    name = f"{config.stage.name}-{config.data.name}-{run_dir.name}"
-    return WandbLogger(
-        project=settings.project,
-        name=name,
-        group=settings.group,
-        save_dir=run_dir / "logs",
-        offline=offline,
-        settings=WANDB_PATIENCE,
-    )
+    about: dict[str, Any] = {"name": f"{config.stage.name}-{config.data.name}-{run_dir.name}", "group": settings.group}
+    about |= {"project": settings.project, "save_dir": run_dir / "logs"}
+    return WandbLogger(**about, offline=offline, settings=WANDB_PATIENCE)

@@ -160,6 +160,7 @@ NUMBERS = (
 def numbers(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     """What was measured while it was trained, each with the base model's number where there is one."""
     rows = [(name, format(summary[key], form), "") for key, name, form in NUMBERS if summary.get(key) is not None]
+    # Of clips a number alone says little, as measures have scales of their own: the base model's stands beside it.
     base = summary.get("heldout_clips_base") or {}
     for name, value in (summary.get("heldout_clips") or {}).items():
         rows.append((f"{name}, of held-out clips", f"{value:.4g}", f"{base[name]:.4g}" if name in base else ""))
@@ -207,6 +208,7 @@ def push(record: Record, repository: str, private: bool = False) -> str:
 def shareable(path: Path) -> bytes:
     """An adapter file without the places on this machine that settings in its header may name."""
     metadata = read_header(path).get("__metadata__", {})
+    # The header's settings are those of the run as it was typed. Their paths name accounts and disks, nobody else's business.
     if "config" not in metadata:
         return path.read_bytes()
     return with_metadata(path, metadata | {"config": json.dumps(portable(json.loads(metadata["config"])))})

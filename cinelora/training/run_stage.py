@@ -41,6 +41,8 @@ def train(config: TrainConfig, run_dir: Path) -> int:
     with alone:
         launched(encode, config, run)
     result: dict[str, Any] = launched(fit, config, run)
+    # Uploading comes last and may fail for reasons of the network: the lines that say what the run has made are printed anyway.
+    # Of several nodes one uploads.
     try:
         if config.push and not result["interrupted"] and meeting_point(config.nodes, 0).is_host:
             upload(run, config.push, config.private)
@@ -93,10 +95,8 @@ def launched(work: Callable[[TrainConfig, RunDirectory], Any], config: TrainConf
             if reached:
                 config = replace(config, resume=str(run.path))
             since = f"goes on from {reached}" if reached else "starts anew"
-            print(
-                f"{error}; the run {since} by itself (restart {restart} of max_restarts={config.max_restarts})",
-                flush=True,
-            )
+            count = f"restart {restart} of max_restarts={config.max_restarts}"
+            print(f"{error}; the run {since} by itself ({count})", flush=True)
     raise AssertionError("the last try returns or raises")
 
 

@@ -2,7 +2,7 @@
 
 Enters: what is trained, and the settings of the strategy. Leaves: a Lightning strategy, and moments as whole tensors, so that a
 checkpoint of one strategy resumes under another. Frozen weights are never DeepSpeed's: under ``zero3`` ranks share them by
-``models.shares`` (ADR 16).
+``memory.weight_sharding`` (ADR 16).
 """
 
 from __future__ import annotations

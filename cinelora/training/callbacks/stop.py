@@ -20,9 +20,7 @@ class StopRequest(AtStep):
     It stands before those that save and show, which learn from ``trainer.should_stop`` that this step is the last.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.received = False
+    received = False
 
     @contextmanager
     def heeded(self) -> Iterator[None]:

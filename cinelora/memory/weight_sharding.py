@@ -25,7 +25,7 @@ from cinelora.memory.block_swap import PADDING, HostBytes, StoredWeights, padded
 
 
 @dataclass(frozen=True)
-class Span:
+class ByteSpan:
     """Where a weight's bytes lie in its block, and what they are."""
 
     block: int
@@ -39,7 +39,7 @@ class Shares:
 
     def __init__(self, rank: int, ranks: int, on_host: bool = False) -> None:
         self.rank, self.ranks, self.on_host = rank, ranks, on_host
-        self.spans: dict[str, Span] = {}
+        self.spans: dict[str, ByteSpan] = {}
         self.shards: list[Shard] = []
 
     def lay_out(self, module: nn.Module, dtypes: dict[str, torch.dtype], device: torch.device) -> None:
@@ -52,7 +52,7 @@ class Shares:
             if number and parameter.ndim == 2 and min(parameter.shape) > 1:
                 block, size = int(number[1]), parameter.numel() * dtypes[name].itemsize
                 first = ends.get(block, 0)
-                self.spans[name] = Span(block, first, size, dtypes[name])
+                self.spans[name] = ByteSpan(block, first, size, dtypes[name])
                 ends[block] = first + padded(size)
         self.shards = [Shard(self, ends[block], device) for block in range(len(ends))]
 
@@ -104,7 +104,7 @@ class Shard(StoredWeights):
         self._host = HostBytes(each, device) if shares.on_host else None
         self.piece = self._host.flat if self._host else torch.empty(each, dtype=torch.uint8, device=device)
 
-    def overlap(self, span: Span) -> range:
+    def overlap(self, span: ByteSpan) -> range:
         """The bytes of ``span`` that lie in this piece; empty where none do."""
         return range(max(span.first, self.first), min(span.first + span.size, self.first + len(self.piece)))
 

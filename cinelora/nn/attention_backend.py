@@ -16,6 +16,7 @@ import math
 import statistics
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -127,11 +128,9 @@ def set_backend(transformer: WanTransformer3DModel, name: str) -> None:
 
 def is_installed(name: str) -> bool:
     """Whether diffusers finds the package behind a backend, in a version it takes."""
-    try:
-        with attention_backend(AttentionBackendName(name)):
-            return True
-    except RuntimeError:
-        return False
+    with suppress(RuntimeError), attention_backend(AttentionBackendName(name)):
+        return True
+    return False
 
 
 def _cannot_go_round(name: str, work: Work) -> str | None:

@@ -13,7 +13,7 @@ Shape suffixes: B batch, C channels, T frames, H and W height and width.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -55,22 +55,18 @@ def by_rows(vae: AutoencoderKLWan, rows: list[int]) -> Iterator[None]:
     """
     # Three changes, all undone at the end: what pads a picture's rows pads none (its edge may be another rank's middle), what
     # sees three rows is given its neighbours' first, and attention looks at the rows of all.
-    padded = [(module, *_padding(module)) for module in vae.modules() if _pads_rows(module)]
-    hooks = [conv.register_forward_pre_hook(_beside_neighbours) for conv in vae.modules() if _sees_rows(conv)]
-    attentions = [module for module in vae.modules() if type(module) is WanAttentionBlock]
-    for module, name, _, without in padded:
-        setattr(module, name, without)
-    for block in attentions:
-        block.forward = partial(_attention, block, rows)
-    try:
+    with ExitStack() as undo:
+        for module in vae.modules():
+            if _sees_rows(module):
+                undo.callback(module.register_forward_pre_hook(_beside_neighbours).remove)
+            if _pads_rows(module):
+                name, padding, without = _padding(module)
+                setattr(module, name, without)
+                undo.callback(setattr, module, name, padding)
+            if type(module) is WanAttentionBlock:
+                module.forward = partial(_attention, module, rows)
+                undo.callback(delattr, module, "forward")
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, name, padding, _ in padded:
-            setattr(module, name, padding)
-        for block in attentions:
-            del block.forward
 
 
 def with_neighbours(x: Tensor) -> Tensor:

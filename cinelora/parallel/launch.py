@@ -61,6 +61,13 @@ STOP_SIGNALS = {signal.SIGINT: signal.SIGINT} | dict.fromkeys(
 )
 """What the parent is sent, and what it sends on; a closed terminal is a reason to save and end, and so is a scheduler's
 warning."""
+AGENT: dict[str, Any] = {
+    "rdzv_backend": "c10d",
+    "max_restarts": 0,
+    "monitor_interval": POLL_S,
+    "signals_to_handle": "SIGQUIT",
+}
+"""How torch's agent goes about it. Of the signals it has the one that ends everything at once; the others are ours."""
 KINDS = ("returned", "refused", "crashed", "interrupted")
 """How a rank can end in good order; what is left of it is a file ``<rank>.<kind>``."""
 # Ranks find our packages as the parent does, wherever it was started.
@@ -106,20 +113,8 @@ def launch(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1, l
     meeting = meeting_point(nodes, next(_launches))
     _hush_agent()
     with _exchange(fn, args, log_dir) as folder, _Watch(folder) as watch:
-        config = LaunchConfig(
-            min_nodes=nodes,
-            max_nodes=nodes,
-            nproc_per_node=ranks,
-            run_id=meeting.run_id,
-            rdzv_backend="c10d",
-            rdzv_endpoint=f"{meeting.address}:{meeting.port}",
-            rdzv_configs={"is_host": str(meeting.is_host), "read_timeout": MEET_S, "join_timeout": MEET_S},
-            local_addr=meeting.address if meeting.is_host else None,
-            max_restarts=0,
-            monitor_interval=POLL_S,
-            logs_specs=DefaultLogsSpecs(log_dir=str(folder / "agent")),
-            signals_to_handle="SIGQUIT",  # the others are ours; this one ends everything at once
-        )
+        logs = DefaultLogsSpecs(log_dir=str(folder / "agent"))
+        config = LaunchConfig(nodes, nodes, ranks, logs, **meeting.for_agent(), **AGENT)
         # The agent's own errors say who failed, not why. What happened is read from the folder afterwards; of the agent only
         # two things are kept that no rank can say of itself: exit codes, and whether nodes have lost each other.
         exit_codes: dict[int, int] = {}
@@ -131,7 +126,7 @@ def launch(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1, l
         except RendezvousError as error:
             started = _started(folder)
             what = "lost each other" if started else f"not all of {nodes} nodes met"
-            lost = f"{what} at {meeting.address}:{meeting.port}{'' if started else f' within {MEET_S} s'} ({error})"
+            lost = f"{what} at {meeting.endpoint}{'' if started else f' within {MEET_S} s'} ({error})"
         except SignalException as error:
             raise KeyboardInterrupt from error
         return _conclude(watch, exit_codes, ranks * nodes, log_dir, lost)
@@ -353,6 +348,17 @@ class Meeting:
     port: int
     is_host: bool
     run_id: str
+
+    @property
+    def endpoint(self) -> str:
+        """Address and port in one."""
+        return f"{self.address}:{self.port}"
+
+    def for_agent(self) -> dict[str, Any]:
+        """The same as torch's agent wants it: all agents of a run meet at one endpoint, and its host has the store there."""
+        how = {"is_host": str(self.is_host), "read_timeout": MEET_S, "join_timeout": MEET_S}
+        there = {"run_id": self.run_id, "rdzv_endpoint": self.endpoint, "rdzv_configs": how}
+        return there | {"local_addr": self.address if self.is_host else None}
 
 
 def meeting_point(nodes: int, launch_number: int) -> Meeting:

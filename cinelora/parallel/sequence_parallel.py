@@ -185,18 +185,13 @@ class SharedAttention(WanAttnProcessor):  # type: ignore[misc]
         super().__init__()
         self.sharing = sharing
 
-    def __call__(
-        self,
-        attn: WanAttention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        rotary_emb: Any = None,
-    ) -> Tensor:
-        """(B, n, H D) to the same, as diffusers' processor does it; ``rotary_emb`` carries the length of the sequence."""
-        # own_angles adds the length as a third part; without it nobody shares, and diffusers' own attention runs.
+    def __call__(self, attn: WanAttention, hidden_states: Tensor, *others: Any) -> Tensor:
+        """(B, n, H D) to the same, as diffusers' processor does it; the angles carry the length of the sequence."""
+        # Of the others self-attention has the last alone, the rotary embedding. own_angles adds the length to it as a third part;
+        # without that nobody shares, and diffusers' own attention runs.
+        *_, rotary_emb = others
         if len(rotary_emb) == 2:
-            whole: Tensor = super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
+            whole: Tensor = super().__call__(attn, hidden_states, *others)
             return whole
         *angles, num_tokens = rotary_emb
         value = attn.to_v(hidden_states).unflatten(2, (attn.heads, -1))
@@ -407,14 +402,18 @@ def merged(seen: Tensor, weight: Tensor, part: Tensor, part_weight: Tensor) -> t
     return shares[0] * seen + shares[1] * part, both
 
 
+QKV = tuple[Tensor, Tensor, Tensor]
+"""Queries, keys and values, or their gradients."""
+
+
 class Kernel(Protocol):
-    """Attention that tells its weights: of (B, H, n, D), the output and the log-sum-exp (B, H, n), and gradients from both."""
+    """Attention that tells its weights, of (B, H, n, D)."""
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]: ...  # noqa: D102
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The output, and the log-sum-exp (B, H, n)."""
 
-    def backward(  # noqa: D102
-        self, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]: ...
+    def backward(self, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, weight: Tensor) -> QKV:
+        """The gradients of query, key and value, from that of the output."""
 
 
 class Plain:
@@ -426,9 +425,7 @@ class Plain:
         weight = scores.float().logsumexp(-1)
         return (scores - weight[..., None]).exp().to(value.dtype) @ value, weight
 
-    def backward(
-        self, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(self, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, weight: Tensor) -> QKV:
         """See ``Kernel``; of softmax ``P``, dS = P (dP - rowsum(dO O))."""
         # With P = softmax(S) and O = P V: dV = P^T dO, dP = dO V^T, and the softmax's own derivative is
         # dS = P (dP - rowsum(P dP)), where rowsum(P dP) = rowsum(dO O): the output is kept, the scores need not be.
@@ -446,15 +443,12 @@ class Flash:
         out, weight, *_ = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)
         return out, weight
 
-    def backward(
-        self, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(self, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, weight: Tensor) -> QKV:
         """See ``Kernel``; the seeds are of a dropout that there is none of."""
         seeds = torch.empty(2, dtype=torch.uint64, device=query.device)
         lengths = (None, None, query.shape[2], key.shape[2])
-        found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_backward(
-            gradient, query, key, value, out, weight, *lengths, 0.0, False, seeds, seeds
-        )
+        run = torch.ops.aten._scaled_dot_product_flash_attention_backward
+        found: QKV = run(gradient, query, key, value, out, weight, *lengths, 0.0, False, seeds, seeds)
         return found
 
 
@@ -466,15 +460,12 @@ class CuDnn:
         out, weight, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(query, key, value, None, True)
         return out, weight[..., 0]
 
-    def backward(
-        self, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(self, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, weight: Tensor) -> QKV:
         """See ``Kernel``; the seeds are of a dropout that there is none of."""
         seed = torch.zeros((), dtype=torch.int64, device=query.device)
         rest = (seed, seed, None, None, None, query.shape[2], key.shape[2], 0.0, False)
-        found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
-            gradient, query, key, value, out, weight[..., None].contiguous(), *rest
-        )
+        run = torch.ops.aten._scaled_dot_product_cudnn_attention_backward
+        found: QKV = run(gradient, query, key, value, out, weight[..., None].contiguous(), *rest)
         return found
 
 

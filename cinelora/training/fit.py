@@ -123,14 +123,9 @@ def make_loader(config: TrainConfig, rank: Rank, training: LatentDataset, first_
         seed=config.seed,
         first_step=first_step,
     )
-    return DataLoader(
-        training,
-        batch_sampler=sampler,
-        num_workers=config.workers,
-        persistent_workers=config.workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=heed_nothing,
-    )
+    number = config.workers
+    workers: dict[str, Any] = {"num_workers": number, "persistent_workers": number > 0, "worker_init_fn": heed_nothing}
+    return DataLoader(training, batch_sampler=sampler, pin_memory=torch.cuda.is_available(), **workers)
 
 
 def heed_nothing(_worker: int) -> None:
@@ -166,8 +161,7 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset,
             print(line)
     arrange(transformer, policy, shares.shards if shares else (), len(lengths))
     stage = ImageConditionedStage if config.stage.image_condition else Stage
-    sample_ids, null_text = [entry.id for entry in training.entries], training.text(training.texts["null"])
-    return stage(config, transformer, trained, sample_ids, null_text)
+    return stage(config, transformer, trained, training)
 
 
 def shares_of(config: TrainConfig) -> Shares | None:

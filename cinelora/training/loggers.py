@@ -10,6 +10,7 @@ import atexit
 import os
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from netrc import NetrcParseError, netrc
 from pathlib import Path
@@ -143,12 +144,10 @@ class Upload:
 
 def wandb_key_exists() -> bool:
     """Whether W&B would find a key: in the environment or in ~/.netrc."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc(Path.home() / ".netrc").authenticators(WANDB_HOST) is not None
-    except (OSError, NetrcParseError):
-        return False
+    with suppress(OSError, NetrcParseError):
+        key = os.environ.get("WANDB_API_KEY") or netrc(Path.home() / ".netrc").authenticators(WANDB_HOST)
+        return key is not None
+    return False
 
 
 def make_journal(config: TrainConfig, run_dir: Path, first_step: int) -> Journal:

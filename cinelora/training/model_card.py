@@ -117,8 +117,6 @@ def card(record: Record, repository: str) -> str:
     return render(
         "model_card.md.j2",
         record=record,
-        config=record.config,
-        summary=record.summary,
         samples=len(training),
         clips=len({sample.path for sample in training}),
         heldout=len(manifest.samples) - len(training),
@@ -142,9 +140,9 @@ def sizes(training: list[Sample], config: TrainConfig) -> str:
 
 def shift(config: TrainConfig) -> float:
     """The shift of noise levels that the run trained with."""
-    from cinelora.nn.flow_matching import resolution_shift
+    from cinelora.nn.flow_matching import FlowMatching
 
-    return resolution_shift(config.model.height, config.model.width) if config.flow.shift is None else config.flow.shift
+    return FlowMatching.from_config(config.flow, config.model.height, config.model.width).shift
 
 
 NUMBERS = (

@@ -22,6 +22,7 @@ from cinelora.config.schema import OptimizerConfig, TrainConfig, data_ranks, eff
 from cinelora.errors import TrainingError
 from cinelora.families.wan.bundle import Condition, ImageCondition, predict_velocity
 from cinelora.geometry import SPATIAL
+from cinelora.latents.dataset import LatentDataset
 from cinelora.nn.flow_matching import NUM_TRAIN_TIMESTEPS, FlowMatching, keyed_generator
 from cinelora.parallel.sequence_parallel import sharing_of
 
@@ -54,27 +55,23 @@ def is_still_step(seed: int, step: int, share: float) -> bool:
 
 
 class Stage(LightningModule):
-    """Trains a part of ``transformer``, on text alone. ``sample_ids`` key the noise; ``null_text`` is (512, D)."""
+    """Trains a part of ``transformer``, on text alone. The ids of samples key the noise; ``null_text`` is (512, D)."""
 
     null_text: Tensor
     transformer: WanTransformer3DModel
     shows_image = False
 
     def __init__(
-        self,
-        config: TrainConfig,
-        transformer: WanTransformer3DModel,
-        trained: Trained,
-        sample_ids: list[str],
-        null_text: Tensor,
+        self, config: TrainConfig, transformer: WanTransformer3DModel, trained: Trained, training: LatentDataset
     ) -> None:
         super().__init__()
-        self.config, self.trained, self.sample_ids = config, trained, sample_ids
+        self.config, self.trained = config, trained
+        self.sample_ids = [entry.id for entry in training.entries]
         # What is frozen is where it should be, on this device or on the host: Lightning shall neither move nor broadcast it. A
         # module that is set as an attribute becomes a part of the stage, so it is set past torch's own way of doing that.
         object.__setattr__(self, "transformer", transformer)
         self.peak_lr = effective_lr(config)
-        self.register_buffer("null_text", null_text, persistent=False)
+        self.register_buffer("null_text", training.text(training.texts["null"]), persistent=False)
         self.weights = torch.nn.ParameterList(trained.parameters)
         self.gradient_norm = torch.zeros(())
         self.shares_weights = zero_level(config.strategy) == 3

@@ -141,10 +141,8 @@ def closing_lines(result: dict[str, Any], run: RunDirectory) -> list[str]:
     if "heldout_step" in result:
         lines.insert(0, heldout_line(result))
     if result["interrupted"]:
-        lines.append(
-            f"stopped at step {result['step']} of {result['steps']}; "
-            f"go on with: python train.py {shlex.quote(f'resume={run.path}')}"
-        )
+        again = shlex.quote(f"resume={run.path}")
+        lines.append(f"stopped at step {result['step']} of {result['steps']}; go on with: python train.py {again}")
     if early := result.get("stopped_early"):
         lines.append(stopped_line(early, result))
     if best := result.get("best"):

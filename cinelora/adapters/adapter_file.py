@@ -180,14 +180,9 @@ def read_adapter_facts(path: Path) -> dict[str, Any]:
         return {"tool": "cinelora", **_facts(path, metadata)}
     parts = _parts(path, layout, header)
     ranks = {header[part["A"]]["shape"][0] for part in parts.values()}
+    rank = ranks.pop() if len(ranks) == 1 else None
     said = dict.fromkeys(("alpha", "dropout", "kind", "base_model", "base_revision", "trigger", "data_hash", "config"))
-    return {
-        "tool": layout.tool,
-        **said,
-        "rank": ranks.pop() if len(ranks) == 1 else None,
-        "targets": _targets(parts),
-        "transformer": _transformer(parts),
-    }
+    return {"tool": layout.tool, **said, "rank": rank, "targets": _targets(parts), "transformer": _transformer(parts)}
 
 
 def read_adapter(path: Path) -> AdapterFile:

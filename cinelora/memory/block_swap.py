@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import finalize
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -200,16 +201,13 @@ class HostBytes:
     """
 
     def __init__(self, size: int, device: torch.device) -> None:
-        self.pinned = False
         self.flat = torch.empty(size, dtype=torch.uint8)
         if device.type == "cuda":
             registered = torch.cuda.cudart().cudaHostRegister(self.flat.data_ptr(), self.flat.numel(), 0)  # type: ignore[no-untyped-call]
             torch.cuda.check_error(registered)
-            self.pinned = True
-
-    def __del__(self) -> None:
-        if self.pinned:
-            torch.cuda.cudart().cudaHostUnregister(self.flat.data_ptr())  # type: ignore[no-untyped-call]
+            # Unpinned before the memory is given back, except when the process ends, which gives back everything.
+            unpin = torch.cuda.cudart().cudaHostUnregister  # type: ignore[no-untyped-call]
+            finalize(self, unpin, self.flat.data_ptr()).atexit = False
 
 
 class StoredWeights(ABC):

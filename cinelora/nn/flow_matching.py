@@ -47,11 +47,6 @@ def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
-def per_sample(sigma_B: Tensor, like: Tensor) -> Tensor:
-    """``sigma_B`` shaped to broadcast over the trailing dimensions of ``like``."""
-    return sigma_B.view(-1, *[1] * (like.ndim - 1))
-
-
 @dataclass(frozen=True)
 class FlowMatching:
     """Rectified flow with logit-normal sigmas (Esser et al. 2024, equation 19) and a resolution shift."""
@@ -73,7 +68,7 @@ class FlowMatching:
     @staticmethod
     def add_noise(clean: Tensor, noise: Tensor, sigma_B: Tensor) -> Tensor:
         """``(1 - sigma) * clean + sigma * noise``."""
-        sigma = per_sample(sigma_B, clean)
+        sigma = sigma_B.view(-1, *[1] * (clean.ndim - 1))
         return (1 - sigma) * clean + sigma * noise
 
     @staticmethod

@@ -59,7 +59,7 @@ def by_rows(vae: AutoencoderKLWan, rows: list[int]) -> Iterator[None]:
         for module in vae.modules():
             if _sees_rows(module):
                 undo.callback(module.register_forward_pre_hook(_beside_neighbours).remove)
-            if _pads_rows(module):
+            if _sees_rows(module) or isinstance(module, nn.ZeroPad2d):
                 name, padding, without = _padding(module)
                 setattr(module, name, without)
                 undo.callback(setattr, module, name, padding)
@@ -135,10 +135,6 @@ def any_rank(truth: bool, device: torch.device) -> bool:
 def _sees_rows(module: nn.Module) -> bool:
     """Whether it is a convolution that sees other rows than its own: the one below, and one above unless it halves them."""
     return isinstance(module, WanCausalConv3d | nn.Conv2d) and module.kernel_size[-2] == 3
-
-
-def _pads_rows(module: nn.Module) -> bool:
-    return _sees_rows(module) or isinstance(module, nn.ZeroPad2d)
 
 
 def _padding(module: nn.Module) -> tuple[str, Any, Any]:

@@ -11,7 +11,7 @@ Shape suffixes: B batch, C channels, T frames, H and W height and width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -26,14 +26,12 @@ from torch import Tensor
 @contextmanager
 def whole_clips(vae: AutoencoderKLWan) -> Iterator[None]:
     """Inside, ``vae``'s layers take whole clips, for ``encode`` and ``decode`` of this module; its own two do not work."""
-    changed = [(module, WHOLE[type(module)]) for module in vae.modules() if type(module) in WHOLE]
-    for module, forward in changed:
-        module.forward = partial(forward, module)
-    try:
+    with ExitStack() as undo:
+        for module in vae.modules():
+            if forward := WHOLE.get(type(module)):
+                module.forward = partial(forward, module)
+                undo.callback(delattr, module, "forward")
         yield
-    finally:
-        for module, _ in changed:
-            del module.forward
 
 
 def encode(vae: AutoencoderKLWan, video_BCTHW: Tensor) -> DiagonalGaussianDistribution:

@@ -13,13 +13,14 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from cinelora.errors import CineloraError, FileError, TrainingError
 from cinelora.io.atomic import make_folder, read_json, sha256_file, sweep_temporaries, write_json, write_text
 from cinelora.io.tensor_files import load_tensors, save_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 PREFIX, DRAFT, POINTER = "step-", ".draft-", "last"

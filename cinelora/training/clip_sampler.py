@@ -37,14 +37,12 @@ class ClipSampler:
     @property
     def manner(self) -> dict[str, Any]:
         """Everything but sample, seed and transformer that a clip depends on."""
-        config = self.config
-        return {
-            "solver": config.sampler.name,
-            "steps": config.preview.sampler_steps,
-            "guidance": config.sampler.guidance,
-            "shift": self.shift,
-            "size": [config.stage.num_frames, config.model.height, config.model.width],
-        }
+        sampler, size = (
+            self.config.sampler,
+            (self.config.stage.num_frames, self.config.model.height, self.config.model.width),
+        )
+        found = {"solver": sampler.name, "steps": self.config.preview.sampler_steps, "guidance": sampler.guidance}
+        return found | {"shift": self.shift, "size": list(size)}
 
     @property
     def shift(self) -> float:

@@ -113,16 +113,10 @@ def refuse_ended(config: TrainConfig, run: RunDirectory, step: int) -> None:
 
 def make_loader(config: TrainConfig, rank: Rank, training: LatentDataset, first_step: int) -> DataLoader[Any]:
     """The batches of this rank from ``first_step`` on, in an order that (seed, step) alone decide."""
-    sampler = BucketSampler(
-        training.shapes,
-        batch_size=config.stage.batch_size,
-        accumulation=config.stage.accumulation,
-        # ranks that share each sample's sequence have one place together, and so the same samples
-        rank=rank.global_rank // config.strategy.sequence,
-        world_size=data_ranks(config),
-        seed=config.seed,
-        first_step=first_step,
-    )
+    # Ranks that share each sample's sequence have one place together, and so the same samples.
+    place = {"rank": rank.global_rank // config.strategy.sequence, "world_size": data_ranks(config)}
+    step = {"batch_size": config.stage.batch_size, "accumulation": config.stage.accumulation}
+    sampler = BucketSampler(training.shapes, **step, **place, seed=config.seed, first_step=first_step)
     number = config.workers
     workers: dict[str, Any] = {"num_workers": number, "persistent_workers": number > 0, "worker_init_fn": heed_nothing}
     return DataLoader(training, batch_sampler=sampler, pin_memory=torch.cuda.is_available(), **workers)
@@ -230,20 +224,15 @@ def make_trainer(
 ) -> Trainer:
     """Lightning's trainer without what is ``OUR_OWN``."""
     # Steps alone end a run: no epochs are counted, as a pass over the samples means nothing to what is learnt from them.
-    return Trainer(
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
-        devices=config.gpus,
-        num_nodes=config.nodes,
-        strategy=make_strategy(config, rank, stage),
-        logger=journal,
-        callbacks=callbacks,
-        max_steps=config.stage.steps,
-        max_epochs=-1,
-        accumulate_grad_batches=config.stage.accumulation,
-        gradient_clip_val=config.optimizer.clip_norm or None,
-        default_root_dir=run.path,
-        **OUR_OWN,
-    )
+    steps: dict[str, Any] = {"max_steps": config.stage.steps, "max_epochs": -1}
+    steps |= {"accumulate_grad_batches": config.stage.accumulation}
+    steps |= {"gradient_clip_val": config.optimizer.clip_norm or None}
+    ranks: dict[str, Any] = {"devices": config.gpus, "num_nodes": config.nodes}
+    ranks |= {
+        "accelerator": "gpu" if torch.cuda.is_available() else "cpu",
+        "strategy": make_strategy(config, rank, stage),
+    }
+    return Trainer(logger=journal, callbacks=callbacks, default_root_dir=run.path, **steps, **ranks, **OUR_OWN)
 
 
 # -- summary -----------------------------------------------------------------------------------------------------------
@@ -256,25 +245,15 @@ def summarise(
     # Of what a user gets, which is the average where one is kept; every other number is of the training itself.
     with as_exported(stage, callbacks.ema):
         effect = stage.trained.effect()
-    summary: dict[str, Any] = {
-        "stage": config.stage.name,
-        "model": config.model.name,
-        "weights": config.model.weights,
-        "data": config.data.name,
-        "data_hash": index.data_hash,
-        "samples": len(index.split("train")),
-        "step": step,
-        "steps": config.stage.steps,
-        "interrupted": step < config.stage.steps and not callbacks.early_stopping.stopped,
-        "loss": callbacks.progress.latest_loss,
-        "adapter_effect": effect.overall,
-        "adapter_effect_by_block": list(effect.by_block.values()),
-        "seconds": seconds,
-        "samples_per_s": callbacks.progress.samples_per_s,
-        "peak_memory_mib": peak_memory_mib(),
-        **callbacks.early_stopping.report(),
-        **hardware(),
-    }
+    # What was trained and on what, how far, what came out, and at what cost.
+    summary: dict[str, Any] = {"stage": config.stage.name, "model": config.model.name, "weights": config.model.weights}
+    summary |= {"data": config.data.name, "data_hash": index.data_hash, "samples": len(index.split("train"))}
+    summary |= {"step": step, "steps": config.stage.steps}
+    summary |= {"interrupted": step < config.stage.steps and not callbacks.early_stopping.stopped}
+    summary |= {"loss": callbacks.progress.latest_loss, "adapter_effect": effect.overall}
+    summary |= {"adapter_effect_by_block": list(effect.by_block.values())}
+    summary |= {"seconds": seconds, "samples_per_s": callbacks.progress.samples_per_s}
+    summary |= {"peak_memory_mib": peak_memory_mib(), **callbacks.early_stopping.report(), **hardware()}
     for measured in (callbacks.validation_loss, callbacks.validation_clips):
         summary |= measured.report() if measured else {}
     return summary

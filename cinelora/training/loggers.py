@@ -38,22 +38,14 @@ The end is half of what ranks have after Ctrl-C (``launch.STOP_S``), so that one
 class Journal(Logger):
     """The one logger that a trainer sees: it hands everything to all of ``loggers``, and remembers the latest numbers."""
 
+    name, version = "journal", ""  # what Lightning calls it: there is one for each start of a run
+
     def __init__(self, loggers: list[Logger], folder: Path) -> None:
         super().__init__()
         self.loggers, self.folder = loggers, folder
         self.latest: dict[str, float] = {}
         self.noted_at: dict[str, int] = {}
         self.upload: Upload | None = None
-
-    @property
-    def name(self) -> str:
-        """What Lightning calls it."""
-        return "journal"
-
-    @property
-    def version(self) -> str:
-        """One journal for each start of a run."""
-        return ""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Numbers by name, after optimizer step ``step``."""

@@ -22,6 +22,7 @@ from cinelora.io.atomic import sweep_temporaries, write_whole
 from cinelora.io.hub import resolve
 from cinelora.io.locks import lock
 from cinelora.parallel.launch import LaunchError, RankKilled, launch, meeting_point, without_collecting
+from cinelora.training.checkpoint_files import saved_checkpoints, sweep_drafts
 from cinelora.training.model_card import push, read_record
 from cinelora.training.verdict import effect_line, heldout_line, stopped_line
 
@@ -31,7 +32,8 @@ INTERRUPTED = 130
 def train(config: TrainConfig, run_dir: Path) -> int:
     """Run a stage to its end; returns the exit code (130 where it was stopped, after a checkpoint)."""
     run = RunDirectory(run_dir)
-    sweep(run)
+    sweep_drafts(run.checkpoints)  # what a killed run left half-written
+    sweep_temporaries(run.path)
     if config.adapter:
         carry_style_adapter(config.adapter, run)
     Path(config.cache).mkdir(parents=True, exist_ok=True)
@@ -102,17 +104,7 @@ def launched(work: Callable[[TrainConfig, RunDirectory], Any], config: TrainConf
 
 def last_saved(run: RunDirectory) -> str | None:
     """The name of the run's newest checkpoint."""
-    from cinelora.training.checkpoint_files import saved_checkpoints
-
     return next((path.name for path in saved_checkpoints(run.checkpoints)), None)
-
-
-def sweep(run: RunDirectory) -> None:
-    """Remove what a killed run left half-written."""
-    from cinelora.training.checkpoint_files import sweep_drafts
-
-    sweep_drafts(run.checkpoints)
-    sweep_temporaries(run.path)
 
 
 def carry_style_adapter(source: str, run: RunDirectory) -> None:

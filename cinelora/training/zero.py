@@ -141,14 +141,9 @@ class ZeroStrategy(DeepSpeedStrategy):
         # The transformer is kept out of the stage otherwise, as Lightning would move it to the device, so it is put in now.
         if self.trained.partitioned:
             model.adopt_transformer()
-        engine, sharded, _, _ = self.deepspeed.initialize(
-            args=types.SimpleNamespace(device_rank=self.local_rank),
-            config=self.config,
-            model=model,
-            model_parameters=self.parameters,
-            optimizer=optimizer,
-            dist_init_required=False,
-        )
+        here = types.SimpleNamespace(device_rank=self.local_rank)
+        what = {"model": model, "model_parameters": self.parameters, "optimizer": optimizer, "config": self.config}
+        engine, sharded, _, _ = self.deepspeed.initialize(here, dist_init_required=False, **what)
         # From here on a weight of level 3 is its piece. What the weights were at first, kept to measure how far they have
         # moved, was whole until now and is cut the same way.
         self.trained.settle()

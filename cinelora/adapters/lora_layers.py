@@ -227,7 +227,7 @@ def adapter_effect(transformer: WanTransformer3DModel, name: str) -> float:
 def set_scales(transformer: WanTransformer3DModel, scales: dict[str, float]) -> None:
     """Let the named adapters act, each with its scale times ``alpha / rank``, and no other; ``{}`` is the base model.
 
-    Scale 0 switches an adapter off, it then costs nothing. What trains goes on training.
+    Scale 0 switches an adapter off, it then costs nothing. What trains keeps training.
     """
     _require_unmerged(transformer)
     for name, scale in scales.items():

@@ -18,7 +18,7 @@ from torch import Tensor
 from cinelora.config.schema import FlowConfig
 
 NUM_TRAIN_TIMESTEPS = 1000
-"""Wan tells the network ``1000 * sigma``."""
+"""Wan gives the network ``1000 * sigma``."""
 
 
 def keyed_generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:

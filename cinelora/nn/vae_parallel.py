@@ -138,7 +138,7 @@ def _sees_rows(module: nn.Module) -> bool:
 
 
 def _padding(module: nn.Module) -> tuple[str, Any, Any]:
-    """The attribute that tells what ``module`` pads with, that, and the same without rows."""
+    """The attribute that holds what ``module`` pads with, its value, and the same without rows."""
     if isinstance(module, nn.Conv2d):
         return "padding", module.padding, (0, module.padding[1])
     name = "padding" if isinstance(module, nn.ZeroPad2d) else "_padding"

@@ -79,7 +79,7 @@ _launches = count()
 
 
 class LaunchError(CineloraError):
-    """A rank that ended in an error nobody foresaw, or was killed; its log tells more than the sentence."""
+    """A rank that ended in an error nobody foresaw, or was killed; its log says more than the sentence."""
 
 
 class RankKilled(LaunchError):

@@ -312,14 +312,14 @@ def exchange(tensor: Tensor, group: ProcessGroup) -> list[Tensor]:
 
 
 class Passing:
-    """A tensor on its way to the next in a ring, and the last one's on its way here; computation goes on meanwhile."""
+    """A tensor on its way to the next in a ring, and the last one's on its way here; computation continues meanwhile."""
 
     def __init__(self, tensor: Tensor, group: ProcessGroup, tag: int) -> None:
         ranks, place = dist.get_process_group_ranks(group), dist.get_rank(group)
         self.leaving, self.coming = tensor, torch.empty_like(tensor)
-        ahead, behind = ranks[(place + 1) % len(ranks)], ranks[place - 1]
-        sending = dist.P2POp(dist.isend, self.leaving, ahead, group, tag)
-        receiving = dist.P2POp(dist.irecv, self.coming, behind, group, tag)
+        following, previous = ranks[(place + 1) % len(ranks)], ranks[place - 1]
+        sending = dist.P2POp(dist.isend, self.leaving, following, group, tag)
+        receiving = dist.P2POp(dist.irecv, self.coming, previous, group, tag)
         self.works = dist.batch_isend_irecv([sending, receiving])
         count("ring", tensor, 1)
 
@@ -339,7 +339,7 @@ BLOCKS, GRADIENTS = 0, 1
 class _Ring(torch.autograd.Function):
     """Attention (B, H, n, D) of the queries here to the keys and values of all in a ring, of which rank i has ``lengths[i]``.
 
-    What lies behind these lengths is filling, and is not looked at. Sums and gradients that go round are float32.
+    What lies after these lengths is filling, and is not looked at. Sums and gradients that go round are float32.
     """
 
     @staticmethod
@@ -356,7 +356,7 @@ class _Ring(torch.autograd.Function):
         weight = query.new_full(query.shape[:3], -torch.inf, dtype=torch.float32)
         for hop in range(len(lengths)):
             passing = Passing(block, group, BLOCKS) if hop + 1 < len(lengths) else None
-            # a negative index counts from the end, which is just how a ring goes on: place 0, hop 1 is the last rank
+            # a negative index counts from the end, which is just how a ring continues: place 0, hop 1 is the last rank
             if query.shape[2] and (length := lengths[place - hop]):
                 part, part_weight = kernel.forward(query, *block[:, :, :, :length].contiguous())
                 seen, weight = merged(seen, weight, part, part_weight)
@@ -370,7 +370,7 @@ class _Ring(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         # Blocks go round once more, as in the forward pass. The gradient of a block is a sum over all ranks' queries, so a
         # second tensor goes round with it: it arrives with the sum so far, this rank adds its own part and passes it on.
-        # A block's gradient is one hop behind the block (a rank must first compute its part), and after the last hop one
+        # A block's gradient is one hop later than the block (a rank must first compute its part), and after the last hop one
         # more transfer brings it to the rank that owns the block.
         query, block, out, weight = ctx.saved_tensors
         place, lengths, gradient = dist.get_rank(ctx.group), ctx.lengths, gradient.contiguous()
@@ -407,7 +407,7 @@ QKV = tuple[Tensor, Tensor, Tensor]
 
 
 class Kernel(Protocol):
-    """Attention that tells its weights, of (B, H, n, D)."""
+    """Attention that also returns its weights, of (B, H, n, D)."""
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """The output, and the log-sum-exp (B, H, n)."""
@@ -470,7 +470,7 @@ class CuDnn:
 
 
 RING_BACKENDS = ("native", "_native_cudnn", "_native_flash")
-"""The backends whose kernels tell their weights, which a ring must know."""
+"""The backends whose kernels return their weights, which a ring must know."""
 
 
 def kernel_for(query: Tensor, backend: str | None) -> Kernel:

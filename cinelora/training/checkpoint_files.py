@@ -1,4 +1,4 @@
-"""What a run must keep to go on as if it had never stopped: adapter, moments of the optimizer, EMA and the step.
+"""What a run must keep to resume as if it had never stopped: adapter, moments of the optimizer, EMA and the step.
 
 Enters: named tensors and a step. Leaves: ``checkpoints/step-00000250/`` (safetensors + JSON, no pickle), whole or absent,
 and a pointer ``checkpoints/last``. The base is never saved, and no random state either: every draw and the order of the

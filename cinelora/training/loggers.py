@@ -1,7 +1,7 @@
 """Where curves go: W&B (offline without a key), TensorBoard, and always CSV, below the run directory.
 
-Enters: numbers and pictures of a step. Leaves: what the chosen logger makes of them. A logger that fails is said once and left
-behind; the run and the other numbers go on. It does not know what a number means.
+Enters: numbers and pictures of a step. Leaves: what the chosen logger makes of them. A logger that fails is reported once and
+left out; the run and the other numbers continue. It does not know what a number means.
 """
 
 from __future__ import annotations
@@ -100,10 +100,10 @@ class Journal(Logger):
 
 
 class Upload:
-    """What W&B is sent while a run goes on, and the sentence to be said where not all of it arrived.
+    """What W&B is sent during a run, and the sentence to be said where not all of it arrived.
 
     Its client sends in the background and holds no step up. Where time is up at the end, it raises. Where it had stopped
-    sending before, refused or after too many tries, it ends as if all were well, having told of it in a warning on the
+    sending before, refused or after too many tries, it ends as if all were well, having warned of it on the
     terminal alone. There it is silent here, so this listens in its place.
     """
 

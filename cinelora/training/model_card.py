@@ -1,7 +1,7 @@
 """The card of an adapter: ``README.md`` as model hubs expect it beside the adapter, and the upload of both.
 
 Enters: the directory of a run. Leaves: its card, or one commit on the hub. What was typed (prompts, trigger words, names) is
-data here: front matter is written by a YAML library, text is escaped. No place on this machine is told, and no training
+data here: front matter is written by a YAML library, text is escaped. No path of this machine is on it, and no training
 caption. It does not know how anything in the run came about.
 """
 

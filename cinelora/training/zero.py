@@ -176,7 +176,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
         # AdamW makes its moments at the first step, and a resumed run needs them before. So each flat part of this rank gets
-        # an entry by hand, at zero and with the step count. Then DeepSpeed is told which places in it belong to which
+        # an entry by hand, at zero and with the step count. Then DeepSpeed learns which places in it belong to which
         # parameter, and is handed each whole moment (levels 1 and 2) or this rank's piece (level 3) to copy in.
         sharded, partitioned = self.sharded, self.trained.partitioned
         flats = sharded.fp32_partitioned_groups_flat if partitioned else sharded.single_partition_of_fp32_groups

@@ -1,4 +1,4 @@
-"""Checkpoints a run and exports its adapter: where it is due, at the last step, and where the run is told to stop.
+"""Checkpoints a run and exports its adapter: where it is due, at the last step, and where the run is asked to stop.
 
 Enters: the run after a step. Leaves: a checkpoint and the product below the run directory, both whole.
 """
@@ -23,7 +23,7 @@ from cinelora.training.zero import ZeroStrategy
 
 @dataclass(eq=False)
 class Checkpointer(AtStep):
-    """Checkpoints a run and exports its adapter: where it is due, at the end, and where the run is told to stop.
+    """Checkpoints a run and exports its adapter: where it is due, at the end, and where the run is asked to stop.
 
     ``export`` writes an adapter state as the run's adapter file, or as its best one; ``facts`` go into every checkpoint.
     """

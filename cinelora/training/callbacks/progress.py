@@ -85,5 +85,5 @@ class Progress(AtStep):
         self.bar.close()
 
     def on_exception(self, trainer: Trainer, stage: Stage, exception: BaseException) -> None:  # type: ignore[override]
-        """Close the bar, whose line the reason would be written behind, even one that another callback gives at the start."""
+        """Close the bar: the reason would be printed on its line, even one that another callback gives at the start."""
         self.bar.close()

@@ -38,7 +38,7 @@ class ValidationLoss(AtStep):
       samples and sigmas at once, against the same two.
     - ``effect/update``, ``effect/update/block-00`` ...: ``|scale B A| / |W|`` (Frobenius).
 
-    What the two predicted is worked out when training starts or goes on, and kept on the host in the dtype they compute in:
+    What the two predicted is worked out when training starts or resumes, and kept on the host in the dtype they compute in:
     per sample and sigma 2 MB for 33 frames of 480p in bf16. So it costs nothing later, and no checkpoint has to carry it.
     """
 
@@ -59,7 +59,7 @@ class ValidationLoss(AtStep):
             self.bare, self.base = self.remember(trainer, stage, stage.trained.bare())
 
     def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
-        """Measure and log where it is due; a run that is told to stop is not kept waiting."""
+        """Measure and log where it is due; a run that is asked to stop is not kept waiting."""
         if step % self.settings.every_steps == 0 or step == trainer.max_steps:
             self.latest = self.measure(trainer, stage)
             self.measured_at = step

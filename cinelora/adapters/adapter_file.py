@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,21 +27,15 @@ if TYPE_CHECKING:
 FORMAT = "cinelora-adapter/1"
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 DIFFUSERS_HEADER = "lora_adapter_metadata"
-
-WAN_NAMES = {
-    "attn1.to_q": "self_attn.q",
-    "attn1.to_k": "self_attn.k",
-    "attn1.to_v": "self_attn.v",
-    "attn1.to_out.0": "self_attn.o",
-    "attn2.to_q": "cross_attn.q",
-    "attn2.to_k": "cross_attn.k",
-    "attn2.to_v": "cross_attn.v",
-    "attn2.to_out.0": "cross_attn.o",
-    "attn2.add_k_proj": "cross_attn.k_img",
-    "attn2.add_v_proj": "cross_attn.v_img",
-    "ffn.net.0.proj": "ffn.0",
-    "ffn.net.2": "ffn.2",
-}
+ORIGIN = ("kind", "base_model", "base_revision", "transformer", "data_hash")
+"""Where an adapter comes from, as our header says it beside the facts of ``LoraSpec``."""
+# diffusers renamed every layer of Wan's checkpoint, and most tools write the checkpoint's names. Both stand here in pairs.
+_NAMES = """
+    attn1.to_q self_attn.q   attn1.to_k self_attn.k   attn1.to_v self_attn.v   attn1.to_out.0 self_attn.o
+    attn2.to_q cross_attn.q  attn2.to_k cross_attn.k  attn2.to_v cross_attn.v  attn2.to_out.0 cross_attn.o
+    attn2.add_k_proj cross_attn.k_img  attn2.add_v_proj cross_attn.v_img  ffn.net.0.proj ffn.0  ffn.net.2 ffn.2
+""".split()
+WAN_NAMES = dict(zip(_NAMES[::2], _NAMES[1::2], strict=True))
 """Every projection of a block that can be adapted: diffusers' name, and the official checkpoint's."""
 IMAGE_PROJECTIONS = ("attn2.add_k_proj", "attn2.add_v_proj")
 """Those that only an image-to-video transformer has."""
@@ -124,28 +119,9 @@ DIFFSYNTH = Layout("DiffSynth", "blocks.", ".", WAN_NAMES, takes_alpha=False)
 DIFFUSERS = Layout("diffusers", "transformer.blocks.", ".", {name: name for name in WAN_NAMES}, takes_alpha=False)
 LAYOUTS = (COMFY, MUSUBI, DIFFSYNTH, DIFFUSERS)
 
-FACTORS = {
-    ".lora_A.weight": "A",
-    ".lora_B.weight": "B",
-    ".lora_down.weight": "A",
-    ".lora_up.weight": "B",
-    ".lora_A.default.weight": "A",
-    ".lora_B.default.weight": "B",
-    ".alpha": "alpha",
-}
-
-
-def comfy_name(module: str) -> str:
-    """ComfyUI's name of a projection: ``blocks.0.attn2.to_q`` is ``diffusion_model.blocks.0.cross_attn.q``."""
-    return COMFY.name(module)
-
-
-def diffusers_name(name: str) -> str:
-    """The inverse of ``comfy_name``; raises ``AdapterError`` for a name that is none of ComfyUI's."""
-    module = COMFY.module(name)
-    if module is None:
-        raise AdapterError(f"{name} is no name of a Wan projection in ComfyUI")
-    return module
+FACTORS = {f".lora_{name}.weight": "A" for name in ("A", "down", "A.default")}
+FACTORS |= {f".lora_{name}.weight": "B" for name in ("B", "up", "B.default")} | {".alpha": "alpha"}
+"""What each ending of a key means."""
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -158,6 +134,8 @@ def export_adapter(path: Path, adapter: AdapterFile, layout: Literal["comfy", "d
     ``diffusers``: diffusers' names, unfolded, alpha in the header that diffusers reads.
     Both load into stock diffusers. Raises ``TrainingError`` where the disk is full.
     """
+    # An update is scale * B @ A, and half of the readers look for the scale in another place than the other half. Folded into
+    # B there is nothing to look for: each reader, whatever it takes for the scale of a file without alpha, takes 1.
     wanted = COMFY if layout == "comfy" else DIFFUSERS
     scale = adapter.spec.scale if layout == "comfy" else 1.0
     tensors, metadata = {}, _origin(adapter)
@@ -171,27 +149,15 @@ def export_adapter(path: Path, adapter: AdapterFile, layout: Literal["comfy", "d
 
 
 def _origin(adapter: AdapterFile) -> dict[str, str]:
-    spec = adapter.spec
-    facts: dict[str, Any] = {
-        "rank": spec.rank,
-        "alpha": spec.alpha,
-        "dropout": spec.dropout,
-        "targets": spec.targets,
-        "kind": adapter.kind,
-        "base_model": adapter.base_model,
-        "base_revision": adapter.base_revision,
-        "transformer": adapter.transformer,
-        "data_hash": adapter.data_hash,
-        "config": json.dumps(adapter.config),
-    }
+    facts: dict[str, Any] = {key: getattr(adapter.spec, key) for key in ("rank", "alpha", "dropout", "targets")}
+    facts |= {key: getattr(adapter, key) for key in ORIGIN} | {"config": json.dumps(adapter.config)}
     if adapter.trigger is not None:
         facts["trigger"] = adapter.trigger
     return {"format": FORMAT, **{key: str(value) for key, value in facts.items()}}
 
 
 def _peft_facts(adapter: AdapterFile) -> dict[str, Any]:
-    targets = sorted({module.split(".", 2)[2] for module in adapter.modules})
-    spec = adapter.spec
+    spec, targets = adapter.spec, sorted({module.split(".", 2)[2] for module in adapter.modules})
     facts = {"r": spec.rank, "lora_alpha": spec.alpha, "lora_dropout": spec.dropout, "target_modules": targets}
     return {f"transformer.{key}": value for key, value in facts.items()}
 
@@ -213,15 +179,10 @@ def read_adapter_facts(path: Path) -> dict[str, Any]:
     if _is_ours(path, metadata):
         return {"tool": "cinelora", **_facts(path, metadata)}
     parts = _parts(path, layout, header)
-    ranks = {header[key]["shape"][0] for part in parts.values() for factor, key in part.items() if factor == "A"}
+    ranks = {header[part["A"]]["shape"][0] for part in parts.values()}
+    rank = ranks.pop() if len(ranks) == 1 else None
     said = dict.fromkeys(("alpha", "dropout", "kind", "base_model", "base_revision", "trigger", "data_hash", "config"))
-    return {
-        "tool": layout.tool,
-        **said,
-        "rank": ranks.pop() if len(ranks) == 1 else None,
-        "targets": _targets(parts),
-        "transformer": _transformer(parts),
-    }
+    return {"tool": layout.tool, **said, "rank": rank, "targets": _targets(parts), "transformer": _transformer(parts)}
 
 
 def read_adapter(path: Path) -> AdapterFile:
@@ -245,6 +206,8 @@ def read_adapter(path: Path) -> AdapterFile:
     layout = _layout(path, tensors)
     ours = _is_ours(path, metadata)
     parts = _parts(path, layout, tensors)
+    # Our own header says everything. Of another tool's file the names say which projections it adapts and which transformer
+    # has them, and the tensors say rank and alpha; whether it is of style or motion nobody can know, so style is assumed.
     if ours:
         facts = _facts(path, metadata)
         spec = LoraSpec(*(facts.pop(key) for key in ("rank", "alpha", "dropout", "targets")))
@@ -256,6 +219,7 @@ def read_adapter(path: Path) -> AdapterFile:
         raise AdapterError(
             f"a LoRA needs a rank of at least 1 and an alpha above 0, not {spec.rank} and {spec.alpha:g}"
         )
+    # The way back from what `export_adapter` folded in, so that an adapter that is read and written again stays the same.
     folded = spec.scale if ours and layout is COMFY else 1.0
     state = {}
     for module, part in parts.items():
@@ -283,6 +247,8 @@ def _layout(path: Path, keys: Iterable[str]) -> Layout:
 
 def _parts(path: Path, layout: Layout, keys: Iterable[str]) -> dict[str, dict[str, str]]:
     """The key of A, of B and, where there is one, of alpha, for each projection."""
+    # Each key is cut into a module and an ending. One that no table knows is not passed over: it may be a part of the update
+    # (a DoRA magnitude, a bias), and an adapter without it would be another one. The same factor twice is as doubtful.
     parts: dict[str, dict[str, str]] = {}
     unknown = []
     for key in keys:
@@ -297,12 +263,9 @@ def _parts(path: Path, layout: Layout, keys: Iterable[str]) -> dict[str, dict[st
         raise AdapterError(
             f"{path} looks like an adapter of {layout.tool}, but some of its keys are unknown: {_first(unknown)}"
         )
-    for module, part in parts.items():
-        for factor in ("A", "B"):
-            if factor not in part:
-                raise AdapterError(
-                    f"{path} is incomplete: {module} has {_first(list(part.values()))} but no lora_{factor}"
-                )
+    for (module, part), factor in product(parts.items(), "AB"):
+        if factor not in part:
+            raise AdapterError(f"{path} is incomplete: {module} has {_first(list(part.values()))} but no lora_{factor}")
     return parts
 
 
@@ -314,16 +277,11 @@ def _is_ours(path: Path, metadata: dict[str, str]) -> bool:
 
 
 def _facts(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    texts = ("targets", "kind", "base_model", "base_revision", "transformer", "data_hash")
+    numbers = {"rank": int, "alpha": float, "dropout": float}
     try:
-        return {
-            "rank": int(metadata["rank"]),
-            "alpha": float(metadata["alpha"]),
-            "dropout": float(metadata["dropout"]),
-            **{key: metadata[key] for key in texts},
-            "trigger": metadata.get("trigger"),
-            "config": json.loads(metadata["config"]),
-        }
+        facts: dict[str, Any] = {key: number(metadata[key]) for key, number in numbers.items()}
+        facts |= {key: metadata[key] for key in ("targets", *ORIGIN)}
+        return facts | {"trigger": metadata.get("trigger"), "config": json.loads(metadata["config"])}
     except (KeyError, ValueError) as error:
         raise AdapterError(f"{path} calls itself {FORMAT}, but its header lacks or garbles {error}") from error
 
@@ -333,6 +291,8 @@ def _foreign_spec(
 ) -> LoraSpec:
     if layout is DIFFUSERS:
         return _diffusers_spec(path, parts, metadata)
+    # A file may say alpha for each projection, or nowhere; then alpha is the rank, and the scale 1. peft holds one rank and
+    # one alpha an adapter, so a file in which they differ from layer to layer cannot be loaded as it is.
     found = set()
     for part in parts.values():
         rank = tensors[part["A"]].shape[0]
@@ -350,9 +310,8 @@ def _diffusers_spec(path: Path, parts: dict[str, dict[str, str]], metadata: dict
             "save it again with its adapter metadata, or under ComfyUI's names"
         )
     try:
-        said = {
-            key.removeprefix("transformer."): value for key, value in json.loads(metadata[DIFFUSERS_HEADER]).items()
-        }
+        header = json.loads(metadata[DIFFUSERS_HEADER]).items()
+        said = {key.removeprefix("transformer."): value for key, value in header}
         rank, alpha = int(said["r"]), float(said["lora_alpha"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise AdapterError(f"{path}: its header {DIFFUSERS_HEADER} does not say r and lora_alpha") from error
@@ -363,6 +322,7 @@ def _diffusers_spec(path: Path, parts: dict[str, dict[str, str]], metadata: dict
 
 
 def _targets(modules: Iterable[str]) -> str:
+    # The smallest of our sets that holds them all: TARGETS is in that order, and its last has every projection there is.
     projections = {module.split(".", 2)[2] for module in modules}
     return next(name for name, target in TARGETS.items() if projections <= set(target))
 

@@ -49,6 +49,9 @@ class AdaptedLinear(peft_lora.Linear):  # type: ignore[misc]
         acting = [name for name in self.active_adapters if name in self.lora_A]
         if self.merged or not acting:
             return base
+        # Several adapters are one: their A, one below the other, take x down to sum_i rank_i values, and their scaled B, side by
+        # side, take these up. addmm adds the product to W x in the accumulator of the matrix product, so that the sum is rounded
+        # once and no tensor of the output's size is written for the update alone.
         down = [linear(self.lora_dropout[name](x), self.lora_A[name].weight.to(x.dtype)) for name in acting]
         up = torch.cat([self.lora_B[name].weight * self.scaling[name] for name in acting], dim=1).to(x.dtype)
         hidden = torch.cat(down, dim=-1).flatten(0, -2)
@@ -65,13 +68,15 @@ def add_adapter(transformer: WanTransformer3DModel, name: str, spec: LoraSpec, s
     make no difference; B is zero. Both are float32 on the device of the transformer. The adapter acts with scale 1, beside those
     that acted before. Returns the adapted projections. Raises ``AdapterError`` where the transformer has none of them.
     """
-    present = [module for module, _ in transformer.named_modules()]
+    present = (module for module, _ in transformer.named_modules())
     modules = [module for module in present if re.sub(r"^blocks\.\d+\.", "", module) in TARGETS[spec.targets]]
     if not modules:
         raise AdapterError(
             f"lora.targets={spec.targets} matches nothing in {type(transformer).__name__}: is it a Wan transformer?"
         )
     _inject(transformer, name, spec, modules)
+    # A is drawn on the host and copied: a GPU's generator gives other numbers, and a run must not depend on where it starts.
+    # kaiming_uniform_ with a = sqrt(5) is peft's own beginning, +-1/sqrt(in).
     for module, layer in _layers(transformer, name):
         weight = torch.empty_like(layer.lora_A[name].weight, device="cpu")
         torch.nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=keyed_generator(seed, "lora", name, module))
@@ -105,13 +110,15 @@ def _inject(transformer: WanTransformer3DModel, name: str, spec: LoraSpec, modul
         raise ValueError(f"the transformer already has an adapter named {name}")
     active = acting_adapters(transformer)
     config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, lora_dropout=spec.dropout, target_modules=modules)
-    config._register_custom_module({nn.Linear: AdaptedLinear, Fp8Linear: AdaptedLinear})
+    config._register_custom_module(dict.fromkeys((nn.Linear, Fp8Linear), AdaptedLinear))
+    # peft is asked for factors on the meta device, which draws nothing and costs nothing; then each gets its zeros where the
+    # transformer computes. peft would put them beside W, which may wait on the host, and in W's dtype, which may be fp8.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute|Unsupported layer type")
-        inject_adapter_in_model(config, transformer, name, low_cpu_mem_usage=True)  # meta: draws nothing, costs nothing
+        inject_adapter_in_model(config, transformer, name, low_cpu_mem_usage=True)
+    device = transformer.patch_embedding.weight.device
     for _, layer in _layers(transformer, name):
         layer.train(transformer.training)  # peft's dropout starts in training mode
-        device = transformer.patch_embedding.weight.device  # W itself may wait on the host
         for factor in (layer.lora_A[name], layer.lora_B[name]):
             factor.weight = Parameter(torch.zeros(factor.weight.shape, dtype=torch.float32, device=device))
     _activate(transformer, [*active, name])
@@ -143,13 +150,10 @@ def load_adapter_state(transformer: WanTransformer3DModel, name: str, state: dic
     _require_unmerged(transformer)
     factors = _factors(transformer, name)
     if factors.keys() != state.keys():
-        missing, unknown = (sorted(a - b) for a, b in ((factors.keys(), state.keys()), (state.keys(), factors.keys())))
-        told = [
-            f"{len(keys)} {word}: {', '.join(keys[:3])}"
-            for word, keys in (("missing", missing), ("unknown", unknown))
-            if keys
-        ]
-        raise AdapterError(f"these factors do not belong to the {name} adapter ({'; '.join(told)})")
+        apart = {"missing": factors.keys() - state.keys(), "unknown": state.keys() - factors.keys()}
+        said = [f"{len(keys)} {word}: {', '.join(sorted(keys)[:3])}" for word, keys in apart.items() if keys]
+        raise AdapterError(f"these factors do not belong to the {name} adapter ({'; '.join(said)})")
+    # All shapes are compared before the first factor is written, so that a refusal leaves the adapter as it was.
     for key, factor in factors.items():
         if factor.shape != state[key].shape:
             theirs, ours = tuple(state[key].shape), tuple(factor.shape)
@@ -165,11 +169,13 @@ def check_fits(adapter: AdapterFile, transformer: WanTransformer3DModel, model_n
     layers, depth = dict(transformer.named_modules()), transformer.config.num_layers
     made_for = f"an adapter {f'of {adapter.base_model} ' if adapter.base_model else ''}({adapter.transformer})"
     way_out = "choose the model it was trained on"
-    # files of other tools may leave blocks out on purpose, ours never do
+    # Depth first. Files of other tools may leave blocks out on purpose, ours never do: fewer blocks are then another model.
     if adapter.num_blocks > depth or (adapter.base_model and adapter.num_blocks < depth):
         raise AdapterError(
             f"{made_for} for {adapter.num_blocks} blocks does not fit model={model_name} with {depth}: {way_out}"
         )
+    # Then the width of each projection, B's rows and A's columns against W. A t2v transformer lacks the image projections of an
+    # i2v adapter, which `load_adapter` leaves out.
     for module in adapter.modules:
         if module not in layers and is_image_projection(module):
             continue
@@ -185,6 +191,8 @@ def check_fits(adapter: AdapterFile, transformer: WanTransformer3DModel, model_n
 
 def update_squares(transformer: WanTransformer3DModel, name: str) -> dict[str, float]:
     """``|alpha/rank B A|^2`` (Frobenius) of each projection: ``sum(B'B * AA')``, by rank x rank products only."""
+    # |M|^2 is the trace of M'M, and tr(A'B'BA) = tr(B'B AA'): both factors are as small as the rank, where B A itself would be
+    # as large as W. In float64, and never below zero: of an update that is nearly nothing, rounding could leave a negative sum.
     squares = {}
     for module, layer in _layers(transformer, name):
         down, up = (factor[name].weight.detach().double() for factor in (layer.lora_A, layer.lora_B))
@@ -219,7 +227,7 @@ def adapter_effect(transformer: WanTransformer3DModel, name: str) -> float:
 def set_scales(transformer: WanTransformer3DModel, scales: dict[str, float]) -> None:
     """Let the named adapters act, each with its scale times ``alpha / rank``, and no other; ``{}`` is the base model.
 
-    Scale 0 switches an adapter off, it then costs nothing. What trains goes on training.
+    Scale 0 switches an adapter off, it then costs nothing. What trains keeps training.
     """
     _require_unmerged(transformer)
     for name, scale in scales.items():
@@ -253,6 +261,8 @@ def merge(transformer: WanTransformer3DModel, scales: dict[str, float], keep: bo
     in bf16 and cross-attention 12.6 GB, because subtracting the update would not give W back.
     """
     set_scales(transformer, scales)
+    # What is merged rounds to W's own dtype: a small update may vanish beside a large weight, and subtracting it again would
+    # not give W back. So W is kept, and adapters cannot be added, loaded or rescaled until `unmerge`.
     for _, layer in _layers(transformer):
         acting = [name for name in layer.active_adapters if name in layer.lora_A]
         if acting:
@@ -308,9 +318,11 @@ def _factors(transformer: WanTransformer3DModel, name: str) -> dict[str, Paramet
 
 def _activate(transformer: WanTransformer3DModel, names: Iterable[str]) -> None:
     """Let ``names`` act, summed in the order of the alphabet so that a sum does not depend on who was named first."""
+    # peft ties the two together: it would thaw what acts and freeze what does not. Here they are apart, as an adapter may act
+    # frozen (style under motion) and may train while it is silenced for a measurement; so what trains is put back.
     names = sorted(names)
     for _, layer in _layers(transformer):
         training = {factor: factor.requires_grad for factor in layer.parameters()}
-        layer.set_adapter(names, inference_mode=True)  # peft would thaw what acts and freeze what does not
+        layer.set_adapter(names, inference_mode=True)
         for factor, trains in training.items():
             factor.requires_grad_(trains)

@@ -32,6 +32,9 @@ def _cut(down_RI: Tensor, up_OR: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     if rank >= own:
         pad = torch.nn.functional.pad
         return pad(down_RI, (0, 0, 0, rank - own)), pad(up_OR, (0, rank - own))
+    # The nearest product of a lower rank keeps the largest singular values of B A. B A is as large as W, but with B = Q R and
+    # A' = P S it is Q (R S') P', where Q and P only turn: the singular values are those of R S', which is rank x rank. Each
+    # factor gets the root of what is kept, so that neither is much larger than the other.
     left, upper = torch.linalg.qr(up_OR)
     right, lower = torch.linalg.qr(down_RI.T)
     u, values, vh = torch.linalg.svd(upper @ lower.T)

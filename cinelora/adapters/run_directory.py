@@ -55,9 +55,9 @@ class RunDirectory:
 
     def product(self, stage: str, best: bool = False) -> Path:
         """What a run of ``stage`` leaves, last or at its best: an adapter file, or a folder where every weight is trained."""
-        if stage in ADAPTER_STAGES:
-            return self.best(stage) if best else self.adapter(stage)
-        return self.best("transformer") if best else self.transformer
+        if best:
+            return self.best(stage if stage in ADAPTER_STAGES else "transformer")
+        return self.adapter(stage) if stage in ADAPTER_STAGES else self.transformer
 
     def best(self, kind: str) -> Path:
         """What ``checkpoint.best`` keeps of ``style``, ``motion`` or ``transformer``; only who names it gets it."""
@@ -107,8 +107,7 @@ def warn_of_other_weights(
         bundle, kind, theirs = bundles.get(adapter.transformer), adapter.transformer, adapter.base_revision
         if bundle is None or adapter.base_model != model.name or not theirs:
             continue
-        found = bundle.fingerprint(Part.TRANSFORMER)
-        if theirs != found:
+        if theirs != (found := bundle.fingerprint(Part.TRANSFORMER)):
             print(
                 f"WARNING: the {role} adapter was trained on other weights of {model.name} ({kind}, {theirs}) than these "
                 f"({found}): it may do less or something else; give those with model.{kind}=<directory>"
@@ -122,6 +121,8 @@ def trained_on(source: Path) -> ModelConfig | None:
     """
     from cinelora.adapters.adapter_file import read_adapter_facts
 
+    # A run says it in its settings. Of an adapter by itself, or of a folder with some, the settings stand in the file's header,
+    # and files of other tools have none.
     if is_run(source):
         return load_config(source).model
     file = source if source.is_file() else sorted(source.glob("*.safetensors"))[0]

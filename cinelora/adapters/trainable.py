@@ -18,15 +18,7 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 from torch.nn import Parameter
 
-from cinelora.adapters.lora_layers import (
-    acting_adapters,
-    adapter_state,
-    load_adapter_state,
-    silenced,
-    trainable,
-    update_squares,
-    weight_squares,
-)
+from cinelora.adapters import lora_layers
 
 
 class Trained(Protocol):
@@ -78,6 +70,7 @@ class Effect:
     @classmethod
     def of(cls, changes: dict[str, float], weights: dict[str, float]) -> Effect:
         """From squared norms by a name that begins with ``blocks.<number>.``, or belongs to no block."""
+        # Squares of Frobenius norms add up over matrices, the norms themselves do not: sums first, then one root of their ratio.
         blocks: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0])
         for name, change in changes.items():
             if number := re.match(r"blocks\.(\d+)\.", name):
@@ -93,30 +86,30 @@ class TrainedAdapter(Trained):
 
     def __init__(self, transformer: WanTransformer3DModel, name: str) -> None:
         self.transformer, self.name = transformer, name
-        self.parameters = trainable(transformer, name)
-        self.stands_alone = acting_adapters(transformer) == [name]
+        self.parameters = lora_layers.trainable(transformer, name)
+        self.stands_alone = lora_layers.acting_adapters(transformer) == [name]
 
     def state(self) -> dict[str, Tensor]:
         """The factors, alpha not folded in."""
-        return adapter_state(self.transformer, self.name)
+        return lora_layers.adapter_state(self.transformer, self.name)
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Copy factors in."""
-        load_adapter_state(self.transformer, self.name, state)
+        lora_layers.load_adapter_state(self.transformer, self.name, state)
 
     @cached_property
     def _weight_squares(self) -> dict[str, float]:
         """They stay as they are, and reading them all takes longer than the rest of ``effect``."""
-        return weight_squares(self.transformer, self.name)
+        return lora_layers.weight_squares(self.transformer, self.name)
 
     def effect(self) -> Effect:
         """``|alpha/rank B A| / |W|`` of its projections, as ``lora.adapter_effect``."""
-        return Effect.of(update_squares(self.transformer, self.name), self._weight_squares)
+        return Effect.of(lora_layers.update_squares(self.transformer, self.name), self._weight_squares)
 
     def untrained(self) -> AbstractContextManager[None]:
         """This adapter does not act; those under it do."""
-        return silenced(self.transformer, [self.name])
+        return lora_layers.silenced(self.transformer, [self.name])
 
     def bare(self) -> AbstractContextManager[None]:
         """No adapter acts."""
-        return silenced(self.transformer)
+        return lora_layers.silenced(self.transformer)

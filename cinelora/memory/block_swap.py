@@ -4,18 +4,20 @@ Enters: a Wan transformer and a ``Policy``. Leaves: the same transformer, whose 
 memory. It does not know what is trained, nor which policy fits a device.
 
 - Recomputed blocks keep their input alone, and run once more in the backward pass (Chen et al. 2016, arXiv 1604.06174).
-- With ``offload`` these inputs wait in pinned host memory; they travel while other blocks compute.
-- Swapped blocks have their frozen weights in pinned host memory, and share two places for them on the device: while one
+- With ``offload`` these inputs wait in pinned host memory; they are transferred while other blocks compute.
+- Swapped blocks have their frozen weights in pinned host memory, and share two slots for them on the device: while one
   block computes, the next one's weights arrive. They are recomputed too, as a graph would hold what is fetched.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
+from weakref import finalize
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -27,7 +29,7 @@ from cinelora.planning.estimate import Policy
 
 Block = Callable[..., Tensor]
 SHAPES = 256
-"""Shapes that blocks are compiled for, each anew; torch's own limit for a function of many modules is as high. Past it a block
+"""Shapes that blocks are compiled for, each again; torch's own limit for a function of many modules is as high. Past it a block
 would run uncompiled without a word, in memory that nobody planned for: with a limit of 3 the fourth step of a 14B model that
 filled its plan was out of memory (H100). With and without gradients, with and without an image, by samples in a batch."""
 MOST_LENGTHS = 4
@@ -37,12 +39,12 @@ first, and steps and peaks are those of kernels for each (H100)."""
 
 
 def arrange(
-    transformer: WanTransformer3DModel, policy: Policy, shared: Sequence[Home] = (), num_lengths: int = 1
+    transformer: WanTransformer3DModel, policy: Policy, shared: Sequence[StoredWeights] = (), num_lengths: int = 1
 ) -> None:
     """Let the blocks of ``transformer`` run by ``policy``, in training and without gradients alike.
 
     Sequences come in ``num_lengths`` lengths: compiled blocks have kernels for each, or where those are many, kernels for any.
-    Where all blocks have homes already, as ``shared`` weights do, they are brought from there.
+    Where the weights of all blocks are stored already, as ``shared`` ones are, they are brought from there.
     """
     blocks = list(transformer.blocks)
     if policy.compile:
@@ -53,8 +55,8 @@ def arrange(
     # recomputation (runs the two again in the backward pass). Swapping lies inside recomputation, as the second run needs the
     # weights brought once more: they were overwritten meanwhile.
     device = transformer.patch_embedding.weight.device
-    if homes := shared or [HostHome(large_frozen(block), device) for block in blocks[: policy.swap]]:
-        swap = Swap(blocks[: len(homes)], homes, device)
+    if stored := shared or [HostCopy(large_frozen(block), device) for block in blocks[: policy.swap]]:
+        swap = Swap(blocks[: len(stored)], stored, device)
         for block in swap.blocks:
             block.forward = partial(swap.run, block, block.forward)
             if shared:
@@ -62,8 +64,10 @@ def arrange(
     if not policy.recompute:
         return
     recomputed = {id(block) for block in blocks[: policy.recompute]}
-    host = HostInputs() if policy.offload else None
+    host = HostInputs(Transfers(device)) if policy.offload else None
 
+    # diffusers calls this in place of each block in training. The block's input is its first argument, and the large one: of
+    # the others (text, time, angles) all blocks hold the same tensors, which sending to the host would not free.
     def run(block: nn.Module, hidden: Tensor, *others: Tensor) -> Tensor:
         if id(block) not in recomputed:
             return block(hidden, *others)  # type: ignore[no-any-return]
@@ -88,14 +92,18 @@ def as_they_are() -> AbstractContextManager[object]:
 # -- streams -----------------------------------------------------------------------------------------------------------
 
 
-class Courier:
+class Transfers:
     """Copies between host and device on a stream of their own; on the CPU they are plain copies."""
+
+    # A GPU works through several queues ("streams") at once, each in its order. Copies are queued apart from the computation,
+    # so that both run at the same time, and wait for each other only where these methods say so: a copy for the computation
+    # issued before it (`under_way`), the computation for the copy that it needs (`await_`).
 
     def __init__(self, device: torch.device) -> None:
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     @contextmanager
-    def travelling(self) -> Iterator[None]:
+    def under_way(self) -> Iterator[None]:
         """Copies in this block start once the computation so far is done, and keep none of it waiting."""
         if self.stream is None:
             yield
@@ -118,12 +126,12 @@ class Courier:
 
 
 @dataclass
-class _Parcel:
+class _Buffer:
     """One block's input on the host, and on the device again once it was asked for."""
 
     host: Tensor
     device: torch.device
-    before: _Parcel | None = None
+    before: _Buffer | None = None
     back: Tensor | None = None
     arrived: torch.cuda.Event | None = None
 
@@ -132,53 +140,51 @@ class _Parcel:
 class HostInputs:
     """Sends inputs of blocks to the host, and fetches each while the block after it is computed backwards."""
 
-    courier: Courier | None = None
-    last: _Parcel | None = None
+    transfers: Transfers
+    last: _Buffer | None = None
 
     def keeping(self, hidden: Tensor) -> saved_tensors_hooks:
         """What is saved inside this block waits on the host where it is ``hidden``."""
-        self.courier = self.courier or Courier(hidden.device)
         return saved_tensors_hooks(partial(self._pack, hidden.data_ptr(), hidden.shape), self._unpack)
 
     # torch calls _pack for every tensor that a block saves for its backward pass, and _unpack when that pass wants it.
     # Of a recomputed block that is its input alone, plus small things, which stay. Buffers form a chain through `before`, in the
     # order of the blocks: the backward pass walks it from the end, and asks for the one before while it computes.
 
-    def _pack(self, address: int, shape: torch.Size, tensor: Tensor) -> Tensor | _Parcel:
+    # The allocator must know of the second stream: it gives a tensor's memory away as soon as nobody holds the tensor, although
+    # its copy may still be queued. `record_stream` makes it wait for that queue as well, on the way out and on the way back.
+
+    def _pack(self, address: int, shape: torch.Size, tensor: Tensor) -> Tensor | _Buffer:
         if tensor.data_ptr() != address or tensor.shape != shape:
             return tensor
-        assert self.courier is not None
-        home = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
-        parcel = _Parcel(home, tensor.device, before=self.last)
-        with self.courier.travelling():
-            parcel.host.copy_(tensor, non_blocking=True)
-        if self.courier.stream is not None:
-            tensor.record_stream(self.courier.stream)  # its memory is not given away before it has left
-        self.last = parcel
-        return parcel
+        host = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+        with self.transfers.under_way():
+            host.copy_(tensor, non_blocking=True)
+        if self.transfers.stream is not None:
+            tensor.record_stream(self.transfers.stream)
+        self.last = _Buffer(host, tensor.device, before=self.last)
+        return self.last
 
-    def _unpack(self, kept: Tensor | _Parcel) -> Tensor:
+    def _unpack(self, kept: Tensor | _Buffer) -> Tensor:
         if isinstance(kept, Tensor):
             return kept
-        assert self.courier is not None
         self._fetch(kept)  # was sent for a block ago, except for the last block's
         if kept.before is not None:
             self._fetch(kept.before)
         if self.last is kept:
             self.last = None  # the next forward pass begins a chain of its own
-        self.courier.await_(kept.arrived)
+        self.transfers.await_(kept.arrived)
         back, kept.back, kept.before = kept.back, None, None
         assert back is not None
-        if self.courier.stream is not None:
+        if self.transfers.stream is not None:
             back.record_stream(torch.cuda.current_stream())
         return back
 
-    def _fetch(self, parcel: _Parcel) -> None:
-        assert self.courier is not None
-        if parcel.back is None:
-            with self.courier.travelling():
-                parcel.back = parcel.host.to(parcel.device, non_blocking=True)
-            parcel.arrived = self.courier.sent()
+    def _fetch(self, buffer: _Buffer) -> None:
+        if buffer.back is None:
+            with self.transfers.under_way():
+                buffer.back = buffer.host.to(buffer.device, non_blocking=True)
+            buffer.arrived = self.transfers.sent()
 
 
 # -- weights of swapped blocks -----------------------------------------------------------------------------------------
@@ -189,41 +195,42 @@ PADDING = 256
 
 
 class HostBytes:
-    """So many bytes of host memory, pinned where they are to travel to a GPU.
+    """So many bytes of host memory, pinned where they are transferred to a GPU.
 
     torch's own pinned memory comes in powers of two, which would take a third more.
     """
 
     def __init__(self, size: int, device: torch.device) -> None:
-        self.pinned = False
         self.flat = torch.empty(size, dtype=torch.uint8)
         if device.type == "cuda":
             registered = torch.cuda.cudart().cudaHostRegister(self.flat.data_ptr(), self.flat.numel(), 0)  # type: ignore[no-untyped-call]
             torch.cuda.check_error(registered)
-            self.pinned = True
-
-    def __del__(self) -> None:
-        if self.pinned:
-            torch.cuda.cudart().cudaHostUnregister(self.flat.data_ptr())  # type: ignore[no-untyped-call]
+            # Unpinned before the memory is given back, except when the process ends, which gives back everything.
+            unpin = torch.cuda.cudart().cudaHostUnregister  # type: ignore[no-untyped-call]
+            finalize(self, unpin, self.flat.data_ptr()).atexit = False
 
 
-class Home(Protocol):
-    """Where the large frozen weights of one block are while the block is not computed."""
+class StoredWeights(ABC):
+    """The large frozen ``weights`` of one block, ``size`` bytes, as they are stored while the block is not computed."""
 
+    weights: list[nn.Parameter]
     size: int
-    """Bytes of the weights, whole."""
 
-    def fill(self, place: Tensor) -> None:
-        """Bring the weights to ``place``, ``size`` bytes on the device."""
+    @abstractmethod
+    def fill(self, slot: Tensor) -> None:
+        """Bring the weights to ``slot``, ``size`` bytes on the device."""
 
-    def settle(self, place: Tensor) -> None:
-        """Let the parameters be what was brought to ``place``."""
+    def settle(self, slot: Tensor) -> None:
+        """Let the parameters be what was brought to ``slot``."""
+        for weight, view in zip(self.weights, views(slot, self.weights), strict=True):
+            weight.data = view
 
+    @abstractmethod
     def leave(self) -> None:
-        """Let the parameters be at home."""
+        """Let the parameters be out of the slot again."""
 
 
-class HostHome:
+class HostCopy(StoredWeights):
     """In one piece of host memory."""
 
     def __init__(self, weights: list[nn.Parameter], device: torch.device) -> None:
@@ -233,22 +240,17 @@ class HostHome:
             view.copy_(weight.data)
         self.leave()
 
-    def fill(self, place: Tensor) -> None:
-        """Copy, without waiting for the journey."""
-        place.copy_(self.host.flat, non_blocking=True)
-
-    def settle(self, place: Tensor) -> None:
-        """As the protocol."""
-        for weight, view in zip(self.weights, views(place, self.weights), strict=True):
-            weight.data = view
+    def fill(self, slot: Tensor) -> None:
+        """Copy, without waiting for the transfer."""
+        slot.copy_(self.host.flat, non_blocking=True)
 
     def leave(self) -> None:
-        """As the protocol."""
+        """Let the parameters be the host copy: they stay readable, as for a checkpoint."""
         self.settle(self.host.flat)
 
 
 def views(flat: Tensor, weights: list[nn.Parameter]) -> list[Tensor]:
-    """Bytes laid out as ``weights`` are, one behind the other, as the weights."""
+    """Bytes laid out as ``weights`` are, one after the other, as the weights."""
     found, first = [], 0
     for weight in weights:
         found.append(flat[first : first + weight.nbytes].view(weight.dtype).view(weight.shape))
@@ -262,17 +264,17 @@ def padded(size: int) -> int:
 
 
 class Swap:
-    """``homes`` of ``blocks``, and two places on ``device`` that the blocks take turns in.
+    """The ``stored`` weights of ``blocks``, and two slots on ``device`` that the blocks take turns in.
 
     Blocks are visited in order, or backwards. What requires gradients, adapters, stays where it is, and so do norms and
-    biases. A block's parameters are on the device while it is there, and at home while it is not.
+    biases. A block's parameters are on the device while it is in a slot, and as they are stored while it is not.
     """
 
-    def __init__(self, blocks: list[nn.Module], homes: Sequence[Home], device: torch.device) -> None:
-        self.blocks, self.homes = blocks, homes
-        self.courier = Courier(device)
-        self.places = [torch.empty(homes[0].size, dtype=torch.uint8, device=device) for _ in range(2)]
-        self.tenants: list[int | None] = [None, None]
+    def __init__(self, blocks: list[nn.Module], stored: Sequence[StoredWeights], device: torch.device) -> None:
+        self.blocks, self.stored = blocks, stored
+        self.transfers = Transfers(device)
+        self.slots = [torch.empty(stored[0].size, dtype=torch.uint8, device=device) for _ in range(2)]
+        self.in_slots: list[int | None] = [None, None]
         self.arrived: list[torch.cuda.Event | None] = [None, None]
         self.latest = -1
 
@@ -287,30 +289,31 @@ class Swap:
         number, last = self.blocks.index(block), len(self.blocks) - 1
         neighbour = number + 1 if number == 0 or self.latest < number < last else number - 1
         self.latest = number
-        place = self._bring(number, 0)
+        slot = self._bring(number, 0)
         if 0 <= neighbour <= last:
-            self._bring(neighbour, 1 - place)
-        self.courier.await_(self.arrived[place])
+            self._bring(neighbour, 1 - slot)
+        self.transfers.await_(self.arrived[slot])
         return forward(*inputs, **named)
 
     def bring(self, block: nn.Module) -> None:
         """Have a block's weights at hand, outside of its computation, until two others are."""
-        self.courier.await_(self.arrived[self._bring(self.blocks.index(block), 0)])
+        self.transfers.await_(self.arrived[self._bring(self.blocks.index(block), 0)])
 
-    def _bring(self, number: int, place: int) -> int:
-        """Where a block's weights are, or ``place``, to which they are then sent."""
+    def _bring(self, number: int, slot: int) -> int:
+        """The slot that a block's weights are in, or ``slot``, to which they are then sent."""
         # Two slots: one for the block that computes, one for its neighbour. Whoever is in the wanted slot leaves first, which
         # costs nothing: frozen weights never change, so nothing is written back.
-        if number in self.tenants:
-            return self.tenants.index(number)
-        if (evicted := self.tenants[place]) is not None:
-            self.homes[evicted].leave()
-        # The copy's stream waits for the computation issued so far, which may still read this slot
-        with self.courier.travelling():  # after all computation so far: nobody uses what is overwritten
-            self.homes[number].fill(self.places[place])
-        self.arrived[place], self.tenants[place] = self.courier.sent(), number
-        self.homes[number].settle(self.places[place])
-        return place
+        if number in self.in_slots:
+            return self.in_slots.index(number)
+        if (evicted := self.in_slots[slot]) is not None:
+            self.stored[evicted].leave()
+        # The copy waits for all computation issued so far, which may still read the weights that it overwrites. The parameters
+        # are settled at once, although their bytes have not arrived: what reads them waits for `arrived` first.
+        with self.transfers.under_way():
+            self.stored[number].fill(self.slots[slot])
+        self.arrived[slot], self.in_slots[slot] = self.transfers.sent(), number
+        self.stored[number].settle(self.slots[slot])
+        return slot
 
 
 def large_frozen(block: nn.Module) -> list[nn.Parameter]:

@@ -1,10 +1,10 @@
 """Frozen weights that ranks share: each keeps a piece of every block, and has a block whole while it computes it.
 
 Enters: a transformer that is being loaded, tensor by tensor. Leaves: its blocks' large weights in one piece of bytes a block
-and rank, and homes for ``memory.Swap``, which bring a block from all ranks instead of from the host. At no time is more
+and rank, and shards for ``block_swap.Swap``, which bring a block from all ranks instead of from the host. At no time is more
 on a rank than its pieces and one tensor. It does not know what is trained.
 
-A block's weights lie one behind the other, as ``memory`` lays them out, and the whole is cut into equal pieces. So what is
+A block's weights lie one after the other, as ``block_swap`` lays them out, and the whole is cut into equal pieces. So what is
 brought is contiguous, fp8 is bytes like any other, and a rank reads only the tensors that its pieces have a part of. All
 ranks must visit blocks in the same order and equally often.
 """
@@ -14,17 +14,18 @@ from __future__ import annotations
 import ctypes
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from cinelora.memory.block_swap import PADDING, HostBytes, padded, views
+from cinelora.memory.block_swap import PADDING, HostBytes, StoredWeights, padded
 
 
 @dataclass(frozen=True)
-class Place:
+class ByteSpan:
     """Where a weight's bytes lie in its block, and what they are."""
 
     block: int
@@ -34,16 +35,15 @@ class Place:
 
 
 class Shares:
-    """The pieces of rank ``rank`` of ``ranks``; ``on_host`` they lie in host memory, pinned for journeys to a GPU."""
+    """The pieces of rank ``rank`` of ``ranks``; ``on_host`` they lie in host memory, pinned for transfers to a GPU."""
 
     def __init__(self, rank: int, ranks: int, on_host: bool = False) -> None:
         self.rank, self.ranks, self.on_host = rank, ranks, on_host
-        self.places: dict[str, Place] = {}
-        self.homes: list[Share] = []
-        self._group: Any = None
+        self.spans: dict[str, ByteSpan] = {}
+        self.shards: list[Shard] = []
 
     def lay_out(self, module: nn.Module, dtypes: dict[str, torch.dtype], device: torch.device) -> None:
-        """Find places for the blocks' matrices of ``module``, which are held in ``dtypes`` by the parameters' names."""
+        """Find spans for the blocks' matrices of ``module``, which are held in ``dtypes`` by the parameters' names."""
         # A block's matrices are laid out in the order of named_parameters, each at a multiple of PADDING bytes. All ranks
         # run this on the same module, so all agree on every offset without a word between them.
         ends: dict[int, int] = {}
@@ -52,41 +52,39 @@ class Shares:
             if number and parameter.ndim == 2 and min(parameter.shape) > 1:
                 block, size = int(number[1]), parameter.numel() * dtypes[name].itemsize
                 first = ends.get(block, 0)
-                self.places[name] = Place(block, first, size, dtypes[name])
+                self.spans[name] = ByteSpan(block, first, size, dtypes[name])
                 ends[block] = first + padded(size)
-        self.homes = [Share(self, ends[block], device) for block in range(len(ends))]
+        self.shards = [Shard(self, ends[block], device) for block in range(len(ends))]
 
     def has_part_of(self, name: str) -> bool:
-        """Whether this rank keeps any of a parameter; without a place it keeps all."""
-        place = self.places.get(name)
-        return place is None or self.homes[place.block].overlap(place) is not None
+        """Whether this rank keeps any of a parameter; without a span it keeps all."""
+        span = self.spans.get(name)
+        return span is None or bool(self.shards[span.block].overlap(span))
 
     def take(self, name: str, layer: nn.Module, leaf: str) -> None:
         """Keep this rank's part of ``layer.leaf``, which from then on is a shape without memory until its block is brought."""
-        place, whole = self.places.get(name), getattr(layer, leaf)
-        if place is None:
+        span, whole = self.spans.get(name), getattr(layer, leaf)
+        if span is None:
             return
         # Of the whole tensor only the bytes in this rank's piece of the block are kept. Offsets are relative to the block, so
-        # what is copied goes from `overlap - place.first` in the tensor to `overlap - home.first` in the piece.
-        home = self.homes[place.block]
-        if whole.device.type != "meta" and (overlap := home.overlap(place)):
-            bytes_ = whole.data.contiguous().view(torch.uint8).flatten()
-            home.piece[overlap.start - home.first : overlap.stop - home.first].copy_(
-                bytes_[overlap.start - place.first : overlap.stop - place.first]
-            )
-        absent = nn.Parameter(_absent(whole.shape, place.dtype, home.device), requires_grad=False)
+        # what is copied goes from `overlap - span.first` in the tensor to `overlap - shard.first` in the piece.
+        shard = self.shards[span.block]
+        if whole.device.type != "meta" and (overlap := shard.overlap(span)):
+            kept = whole.data.contiguous().view(torch.uint8).flatten()[overlap.start - span.first :][: len(overlap)]
+            shard.piece[overlap.start - shard.first :][: len(overlap)].copy_(kept)
+        absent = nn.Parameter(_absent(whole.shape, span.dtype, shard.device), requires_grad=False)
         setattr(layer, leaf, absent)
-        home.weights.append(absent)
-        # the last weight of a block was taken: what was read for it is free by now, and goes back to the system
-        if len(home.weights) == sum(other.block == place.block for other in self.places.values()):
+        shard.weights.append(absent)
+        # The last weight of a block was taken: what was read for it is free by now, and goes back to the system.
+        if len(shard.weights) == sum(other.block == span.block for other in self.spans.values()):
             give_back()
 
-    @property
+    @cached_property
     def group(self) -> Any:
-        """A group of all ranks for these journeys alone: gradients travel at the same time, in an order of their own."""
-        if self._group is None:
-            self._group = dist.new_group()
-        return self._group
+        """A group of all ranks for these transfers alone: gradients are sent at the same time, in an order of their own."""
+        # Collectives of one group must come in the same order on all ranks. Gradients are reduced in the background, as soon as
+        # enough of them are ready, and whether that is before or after a block is brought may differ from rank to rank.
+        return dist.new_group()
 
 
 def give_back() -> None:
@@ -94,30 +92,25 @@ def give_back() -> None:
     ctypes.CDLL(None).malloc_trim(0)
 
 
-class Share:
-    """One rank's piece of the large weights of one block: a home for ``memory.Swap``."""
+class Shard(StoredWeights):
+    """One rank's piece of the large weights of one block, for ``block_swap.Swap``."""
 
     def __init__(self, shares: Shares, size: int, device: torch.device) -> None:
-        # equal pieces, rounded up to PADDING, since an all-gather wants equal sizes; the last piece's end may hold nothing
+        # Equal pieces, rounded up to PADDING, since an all-gather wants equal sizes; the last piece's end may hold nothing.
+        # All pieces together are what `fill` brings, so the slot of a block is as large as they are.
         each = -(-size // (shares.ranks * PADDING)) * PADDING
         self.shares, self.device, self.size = shares, device, each * shares.ranks
         self.first, self.weights = each * shares.rank, list[nn.Parameter]()
         self._host = HostBytes(each, device) if shares.on_host else None
         self.piece = self._host.flat if self._host else torch.empty(each, dtype=torch.uint8, device=device)
 
-    def overlap(self, place: Place) -> range | None:
-        """The bytes of ``place`` that lie in this piece."""
-        first, last = max(place.first, self.first), min(place.first + place.size, self.first + len(self.piece))
-        return range(first, last) if first < last else None
+    def overlap(self, span: ByteSpan) -> range:
+        """The bytes of ``span`` that lie in this piece; empty where none do."""
+        return range(max(span.first, self.first), min(span.first + span.size, self.first + len(self.piece)))
 
-    def fill(self, place: Tensor) -> None:
-        """Bring the block's weights to ``place``, from all ranks."""
-        dist.all_gather_into_tensor(place, self.piece.to(place.device, non_blocking=True), group=self.shares.group)
-
-    def settle(self, place: Tensor) -> None:
-        """Let the parameters be what was brought to ``place``."""
-        for weight, view in zip(self.weights, views(place, self.weights), strict=True):
-            weight.data = view
+    def fill(self, slot: Tensor) -> None:
+        """Bring the block's weights to ``slot``, from all ranks."""
+        dist.all_gather_into_tensor(slot, self.piece.to(slot.device, non_blocking=True), group=self.shares.group)
 
     def leave(self) -> None:
         """Let the parameters be shapes without memory."""

@@ -16,19 +16,16 @@ import math
 import statistics
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
 from diffusers import WanTransformer3DModel
-from diffusers.models.attention_dispatch import (
-    AttentionBackendName,
-    attention_backend,
-    dispatch_attention_fn,
-)
+from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend, dispatch_attention_fn
 from torch import Tensor
 
 from cinelora.config.schema import ATTENTION_BACKENDS, ModelConfig
-from cinelora.errors import ConfigError
+from cinelora.errors import ConfigError, first_line
 from cinelora.geometry import IMAGE_TOKENS, TEXT_TOKENS
 from cinelora.nn.fp8 import DTYPES
 from cinelora.parallel.sequence_parallel import RING_BACKENDS
@@ -112,11 +109,8 @@ def require(name: str | None, work: Work, device: torch.device) -> None:
     if name is None or name == NATIVE:
         return
     trial = Trial(replace(work, tokens=min(work.tokens, TRIAL_TOKENS)), device)
-    if not is_installed(name):
-        reason: str | None = "its package is missing, or too old for diffusers"
-    else:
-        reason = _cannot_go_round(name, work) or unfit(name, trial.results, trial.results(NATIVE))
-    if reason:
+    missing = "" if is_installed(name) else "its package is missing, or too old for diffusers"
+    if reason := missing or _cannot_go_round(name, work) or unfit(name, trial.results, trial.results(NATIVE)):
         raise ConfigError(
             f"model.attention={name} cannot run here: {reason}; choose model.attention=null, the fastest that can"
         )
@@ -134,18 +128,15 @@ def set_backend(transformer: WanTransformer3DModel, name: str) -> None:
 
 def is_installed(name: str) -> bool:
     """Whether diffusers finds the package behind a backend, in a version it takes."""
-    try:
-        with attention_backend(AttentionBackendName(name)):
-            return True
-    except RuntimeError:
-        return False
+    with suppress(RuntimeError), attention_backend(AttentionBackendName(name)):
+        return True
+    return False
 
 
 def _cannot_go_round(name: str, work: Work) -> str | None:
     """Why a backend cannot do its part in a ring, or None."""
-    if not work.ring or name in RING_BACKENDS:
-        return None
-    return f"a ring merges what ranks see by the weights behind it, which only {', '.join(RING_BACKENDS)} tell"
+    says = f"a ring merges what ranks see by the weights behind it, which only {', '.join(RING_BACKENDS)} tell"
+    return says if work.ring and name not in RING_BACKENDS else None
 
 
 # -- comparing ---------------------------------------------------------------------------------------------------------
@@ -185,12 +176,10 @@ def compare(names: Iterable[str], results: Results, clock: Clock) -> Comparison:
     """
     expected = results(NATIVE)
     reasons = {name: unfit(name, results, expected) for name in names if name != NATIVE}
-    fit = [NATIVE, *(name for name, reason in reasons.items() if reason is None)]
+    left_out = {name: reason for name, reason in reasons.items() if reason is not None}
+    fit = [NATIVE, *(name for name in reasons if name not in left_out)]
     rounds = [{name: clock(name) for name in fit} for _ in range(ROUNDS)]
-    return Comparison(
-        {name: statistics.median(times[name] for times in rounds) for name in fit},
-        {name: reason for name, reason in reasons.items() if reason is not None},
-    )
+    return Comparison({name: statistics.median(times[name] for times in rounds) for name in fit}, left_out)
 
 
 def unfit(name: str, results: Results, expected: list[Tensor]) -> str | None:
@@ -200,7 +189,7 @@ def unfit(name: str, results: Results, expected: list[Tensor]) -> str | None:
             warnings.simplefilter("ignore")  # torch warns once for each kernel it rules out; the reason says it once
             found = results(name)
     except (RuntimeError, ValueError, TypeError, ImportError, AssertionError) as error:  # the trade's ways to say no
-        return (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(".")
+        return first_line(error).split(". ")[0].rstrip(".")
     off = distance(found, expected)
     return None if off <= ROUNDING else f"its results differ by {off:.1%}"
 
@@ -232,19 +221,19 @@ class Trial:
 
     def results(self, backend: str) -> list[Tensor]:
         """Every ``STRIDE``th row, in float32, of what the block's attentions give: outputs and, in training, gradients."""
-        rows = []
-        for keys, values in self.keys_values:
-            rows += [result[:, ::STRIDE].to(torch.float32, copy=True) for result in self._run(backend, keys, values)]
-        return rows
+        # Copies, not views: a view would keep each whole result in memory until all are there.
+        results = (result for keys, values in self.keys_values for result in self._run(backend, keys, values))
+        return [result[:, ::STRIDE].to(torch.float32, copy=True) for result in results]
 
     def milliseconds(self, backend: str) -> float:
         """GPU time of the attention of the tokens to each other, forward and, in training, backward."""
+        # How many calls make a sample is found with the backend that is timed first, and is then the same for all.
         if self.calls is None:
-            once = self._timed(backend, 1)
-            self.calls = min(MOST_CALLS, math.ceil(SAMPLE_MS / once))
+            self.calls = min(MOST_CALLS, math.ceil(SAMPLE_MS / self._timed(backend, 1)))
         return self._timed(backend, self.calls)
 
     def _timed(self, backend: str, calls: int) -> float:
+        # Events are noted on the GPU itself, in the order of its queue: what Python does between the calls is not counted.
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
         for _ in range(calls):

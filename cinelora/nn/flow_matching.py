@@ -18,7 +18,7 @@ from torch import Tensor
 from cinelora.config.schema import FlowConfig
 
 NUM_TRAIN_TIMESTEPS = 1000
-"""Wan tells the network ``1000 * sigma``."""
+"""Wan gives the network ``1000 * sigma``."""
 
 
 def keyed_generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -26,6 +26,8 @@ def keyed_generator(*key: int | str, device: torch.device | str = "cpu") -> torc
 
     A GPU's stream is another than the CPU's, the same on every GPU.
     """
+    # A hash of the key is the seed, so that keys that look alike ((1, 23) and (12, 3)) have nothing in common. One bit
+    # is dropped: the seed is then positive as a signed number of 64 bits too.
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)
 
@@ -43,11 +45,6 @@ def resolution_shift(height: int, width: int) -> float:
 def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
     """Move sigmas towards 1: ``shift * s / (1 + (shift - 1) * s)``."""
     return shift * sigma / (1 + (shift - 1) * sigma)
-
-
-def per_sample(sigma_B: Tensor, like: Tensor) -> Tensor:
-    """``sigma_B`` shaped to broadcast over the trailing dimensions of ``like``."""
-    return sigma_B.view(-1, *[1] * (like.ndim - 1))
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class FlowMatching:
     @staticmethod
     def add_noise(clean: Tensor, noise: Tensor, sigma_B: Tensor) -> Tensor:
         """``(1 - sigma) * clean + sigma * noise``."""
-        sigma = per_sample(sigma_B, clean)
+        sigma = sigma_B.view(-1, *[1] * (clean.ndim - 1))
         return (1 - sigma) * clean + sigma * noise
 
     @staticmethod

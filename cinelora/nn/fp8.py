@@ -26,6 +26,8 @@ TINY = 1e-12
 
 def quantise_rows(values_MK: Tensor) -> tuple[Tensor, Tensor]:
     """Each row over its largest magnitude, as e4m3 (M, K), and the scales (M, 1) in float32 that give it back."""
+    # A scale for each row, as a row is one output of a weight or one token: a single large value then costs the precision of
+    # its own row alone. Clamped once more after the division, whose rounding may land above 448, where e4m3 has only nan.
     wide = values_MK.float()
     scale = wide.abs().amax(dim=1, keepdim=True).clamp(min=TINY) / LARGEST
     return (wide / scale).clamp(-LARGEST, LARGEST).to(FP8), scale
@@ -46,6 +48,8 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient_MN: Tensor) -> tuple[Tensor | None, None, None, None]:
+        # dx = (dy diag(s)) Q: the scales of V's rows go into dy before it is quantised, since a product takes a scale for each
+        # row of its first factor and each column of its second, and a row of V is neither in dy V.
         values_NK, scale_N1 = ctx.saved_tensors
         rows, row_scale = quantise_rows(gradient_MN * scale_N1.t())
         turned_NK = values_NK.t().contiguous().t()  # the product wants its second factor column by column
@@ -56,15 +60,8 @@ class _Product(torch.autograd.Function):
 def _scaled_product(
     rows_MK: Tensor, scale_M1: Tensor, columns_KN: Tensor, scale_1N: Tensor, bias_N: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    product: Tensor = torch._scaled_mm(
-        rows_MK,
-        columns_KN,
-        scale_a=scale_M1,
-        scale_b=scale_1N,
-        bias=bias_N,
-        out_dtype=dtype,
-        use_fast_accum=rows_MK.is_cuda,
-    )
+    how: dict[str, Any] = {"bias": bias_N, "out_dtype": dtype, "use_fast_accum": rows_MK.is_cuda}
+    product: Tensor = torch._scaled_mm(rows_MK, columns_KN, scale_a=scale_M1, scale_b=scale_1N, **how)
     return product
 
 
@@ -115,6 +112,7 @@ def frozen_weight(layer: nn.Module) -> Tensor:
 
 def replace_weight(layer: nn.Module, weight_NK: Tensor) -> None:
     """Give a linear layer another weight, rounded once to what it is held in."""
+    # In place, since what swaps, shares or compiles a layer holds on to its memory; `fill` is for a layer that has none yet.
     if isinstance(layer, Fp8Linear):
         values, scale = quantise_rows(weight_NK)
         layer.weight.data.copy_(values)
@@ -130,10 +128,7 @@ def fp8_layers(module: nn.Module) -> list[tuple[str, Fp8Linear]]:
 
 def missing_fp8(device: torch.device) -> str | None:
     """Why ``device`` cannot compute in fp8, or None where it can; every CPU can, slowly."""
-    if device.type != "cuda":
-        return None
-    capability = torch.cuda.get_device_capability(device)
-    if capability >= (8, 9):
+    if device.type != "cuda" or (capability := torch.cuda.get_device_capability(device)) >= (8, 9):
         return None
     return f"{torch.cuda.get_device_name(device)} (compute capability {capability[0]}.{capability[1]}) has no fp8"
 

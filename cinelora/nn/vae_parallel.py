@@ -13,9 +13,8 @@ Shape suffixes: B batch, C channels, T frames, H and W height and width.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -54,22 +53,20 @@ def by_rows(vae: AutoencoderKLWan, rows: list[int]) -> Iterator[None]:
 
     To be entered inside ``whole_clips``, where both are.
     """
-    padded = [(module, *_padding(module)) for module in vae.modules() if _pads_rows(module)]
-    hooks = [conv.register_forward_pre_hook(_beside_neighbours) for conv in vae.modules() if _sees_rows(conv)]
-    attentions = [module for module in vae.modules() if type(module) is WanAttentionBlock]
-    for module, name, _, without in padded:
-        setattr(module, name, without)
-    for block in attentions:
-        block.forward = partial(_attention, block, rows)
-    try:
+    # Three changes, all undone at the end: what pads a picture's rows pads none (its edge may be another rank's middle), what
+    # sees three rows is given its neighbours' first, and attention looks at the rows of all.
+    with ExitStack() as undo:
+        for module in vae.modules():
+            if _sees_rows(module):
+                undo.callback(module.register_forward_pre_hook(_beside_neighbours).remove)
+            if _sees_rows(module) or isinstance(module, nn.ZeroPad2d):
+                name, padding, without = _padding(module)
+                setattr(module, name, without)
+                undo.callback(setattr, module, name, padding)
+            if type(module) is WanAttentionBlock:
+                module.forward = partial(_attention, module, rows)
+                undo.callback(delattr, module, "forward")
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, name, padding, _ in padded:
-            setattr(module, name, padding)
-        for block in attentions:
-            del block.forward
 
 
 def with_neighbours(x: Tensor) -> Tensor:
@@ -77,22 +74,28 @@ def with_neighbours(x: Tensor) -> Tensor:
 
     Zeros are beyond the picture's edge.
     """
+    # A row of zeros above and one below; then each neighbour that exists (-1 above, 1 below) is sent the own row at its side, and
+    # the row that it sends takes the place of the zeros. Sent and received are contiguous tensors, as rows of a picture are not.
     x = F.pad(x, (0, 0, 1, 1))
-    sent = {-1: x[..., 1:2, :], 1: x[..., -2:-1, :]}
-    asked = {-1: x[..., :1, :], 1: x[..., -1:, :]}
+    own, zeros = {-1: x[..., 1:2, :], 1: x[..., -2:-1, :]}, {-1: x[..., :1, :], 1: x[..., -1:, :]}
     rank, last = dist.get_rank(), dist.get_world_size() - 1
-    there = [side for side in sent if 0 <= rank + side <= last]
-    rows = {side: torch.empty(asked[side].shape, dtype=x.dtype, device=x.device) for side in there}
+    there = [side for side in own if 0 <= rank + side <= last]
+    rows = {side: torch.empty(zeros[side].shape, dtype=x.dtype, device=x.device) for side in there}
     operations = []
     for side in there:
-        count("rows", sent[side], 1)
-        operations.append(dist.P2POp(dist.isend, sent[side].contiguous(), rank + side))
+        count("rows", own[side], 1)
+        operations.append(dist.P2POp(dist.isend, own[side].contiguous(), rank + side))
         operations.append(dist.P2POp(dist.irecv, rows[side], rank + side))
-    for work in dist.batch_isend_irecv(operations):
-        work.wait()
+    _exchanged(*operations)
     for side in there:
-        asked[side].copy_(rows[side])
+        zeros[side].copy_(rows[side])
     return x
+
+
+def _exchanged(*operations: dist.P2POp) -> None:
+    """Begin them all at once, lest two ranks wait for each other to receive first, and wait until all are done."""
+    for work in dist.batch_isend_irecv(list(operations)):
+        work.wait()
 
 
 def everyones_rows(x: Tensor, rows: list[int]) -> Tensor:
@@ -108,19 +111,17 @@ def on_first(x_BCTHW: Tensor, rows: list[int]) -> Tensor | None:
     """All ranks' rows put together on rank 0; None on the others."""
     if dist.get_rank():
         count("pixels", x_BCTHW, 1)
-        for work in dist.batch_isend_irecv([dist.P2POp(dist.isend, x_BCTHW.contiguous(), 0)]):
-            work.wait()
+        _exchanged(dist.P2POp(dist.isend, x_BCTHW.contiguous(), 0))
         return None
-    whole = x_BCTHW.new_empty((*x_BCTHW.shape[:-2], sum(rows), x_BCTHW.shape[-1]))
-    ends = list(accumulate(rows))
-    whole[..., : ends[0], :] = x_BCTHW
-    for other in range(1, len(rows)):  # one at a time: rank 0 has no room for the clip twice
-        part = torch.empty(
-            (*x_BCTHW.shape[:-2], rows[other], x_BCTHW.shape[-1]), dtype=whole.dtype, device=whole.device
-        )
-        for work in dist.batch_isend_irecv([dist.P2POp(dist.irecv, part, other)]):
-            work.wait()
-        whole[..., ends[other - 1] : ends[other], :] = part
+    # One rank's part at a time: rank 0 has no room for the clip twice.
+    *start, _, width = x_BCTHW.shape
+    whole = x_BCTHW.new_empty((*start, sum(rows), width))
+    first, *others = whole.split(rows, -2)  # type: ignore[no-untyped-call]
+    first.copy_(x_BCTHW)
+    for other, place in enumerate(others, 1):
+        part = x_BCTHW.new_empty((*start, rows[other], width))
+        _exchanged(dist.P2POp(dist.irecv, part, other))
+        place.copy_(part)
     return whole
 
 
@@ -136,12 +137,8 @@ def _sees_rows(module: nn.Module) -> bool:
     return isinstance(module, WanCausalConv3d | nn.Conv2d) and module.kernel_size[-2] == 3
 
 
-def _pads_rows(module: nn.Module) -> bool:
-    return _sees_rows(module) or isinstance(module, nn.ZeroPad2d)
-
-
 def _padding(module: nn.Module) -> tuple[str, Any, Any]:
-    """The attribute that tells what ``module`` pads with, that, and the same without rows."""
+    """The attribute that holds what ``module`` pads with, its value, and the same without rows."""
     if isinstance(module, nn.Conv2d):
         return "padding", module.padding, (0, module.padding[1])
     name = "padding" if isinstance(module, nn.ZeroPad2d) else "_padding"
@@ -151,6 +148,8 @@ def _padding(module: nn.Module) -> tuple[str, Any, Any]:
 
 def _beside_neighbours(conv: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """A convolution's input, and the frames before it where it is given them, with the neighbours' rows."""
+    # With caches a convolution is handed the frames before its own, which lack the neighbours' rows as well. Both go in one
+    # exchange, as frames of one tensor. One that halves the rows (stride 2) has a row below each of its pairs and none above.
     x, *cached = inputs
     if cached and cached[0] is not None:
         before = cached[0].shape[2]
@@ -162,6 +161,8 @@ def _beside_neighbours(conv: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _attention(block: WanAttentionBlock, rows: list[int], x_BCTHW: Tensor) -> Tensor:
     """The block's attention from this rank's places to all places of a frame."""
+    # Queries are of the own rows, keys and values of all rows: so each rank computes its part of the attention's output, which
+    # is what the layers after it want. Norm and projections are of each place by itself, and the residual is the own rows.
     batch, width = len(x_BCTHW), x_BCTHW.shape[-1]
     own = block.norm(x_BCTHW.transpose(1, 2).flatten(0, 1))
     everyone, channels = everyones_rows(own, rows), own.shape[1]

@@ -11,7 +11,7 @@ Shape suffixes: B batch, C channels, T frames, H and W height and width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -26,14 +26,12 @@ from torch import Tensor
 @contextmanager
 def whole_clips(vae: AutoencoderKLWan) -> Iterator[None]:
     """Inside, ``vae``'s layers take whole clips, for ``encode`` and ``decode`` of this module; its own two do not work."""
-    changed = [(module, WHOLE[type(module)]) for module in vae.modules() if type(module) in WHOLE]
-    for module, forward in changed:
-        module.forward = partial(forward, module)
-    try:
+    with ExitStack() as undo:
+        for module in vae.modules():
+            if forward := WHOLE.get(type(module)):
+                module.forward = partial(forward, module)
+                undo.callback(delattr, module, "forward")
         yield
-    finally:
-        for module, _ in changed:
-            del module.forward
 
 
 def encode(vae: AutoencoderKLWan, video_BCTHW: Tensor) -> DiagonalGaussianDistribution:
@@ -49,7 +47,10 @@ def decode(vae: AutoencoderKLWan, latents_BCTHW: Tensor) -> Tensor:
 
 def causal_conv(conv: WanCausalConv3d, x_BCTHW: Tensor) -> Tensor:
     """The convolution in 2D, the frames that a kernel sees stacked as channels: cuDNN is at its best there."""
-    weight = conv.weight  # (out, in, kt, kh, kw)
+    # A 3D convolution of kernel (kt, kh, kw) is a 2D one over kt frames stacked as channels: frame t of the output sees the
+    # frames t to t + kt - 1 of what is padded at its start. In the weight, (out, in, kt, kh, kw), time moves before the input's
+    # channels, so that the stacked channels and the stacked weights stand in one order.
+    weight = conv.weight
     kernel, (left, _, above, _, before, _) = weight.shape[2], conv._padding
     padded = F.pad(x_BCTHW, (0, 0, 0, 0, before, 0)) if before else x_BCTHW
     last = padded.shape[2] - kernel + 1
@@ -61,6 +62,8 @@ def causal_conv(conv: WanCausalConv3d, x_BCTHW: Tensor) -> Tensor:
 
 def resample(layer: WanResample, x_BCTHW: Tensor) -> Tensor:
     """Resampling in space, with the first frame left out of what happens in time."""
+    # Upwards, each frame but the first becomes two: the time convolution gives twice the channels, and each half of them is a
+    # frame. Downwards, it halves the frames with stride 2, and the first is put before them as it is.
     batch, first, rest = len(x_BCTHW), x_BCTHW[:, :, :1], x_BCTHW[:, :, 1:]
     if layer.mode == "upsample3d" and rest.shape[2]:
         twice = layer.time_conv(rest)
@@ -94,8 +97,4 @@ def _clips(x: Tensor, batch: int) -> Tensor:
     return x.view(batch, -1, *x.shape[1:]).transpose(1, 2)
 
 
-WHOLE: dict[type, Callable[..., Any]] = {
-    WanCausalConv3d: causal_conv,
-    WanResample: resample,
-    WanRMS_norm: rms_norm,
-}
+WHOLE: dict[type, Callable[..., Any]] = {WanCausalConv3d: causal_conv, WanResample: resample, WanRMS_norm: rms_norm}

@@ -61,6 +61,15 @@ STOP_SIGNALS = {signal.SIGINT: signal.SIGINT} | dict.fromkeys(
 )
 """What the parent is sent, and what it sends on; a closed terminal is a reason to save and end, and so is a scheduler's
 warning."""
+AGENT: dict[str, Any] = {
+    "rdzv_backend": "c10d",
+    "max_restarts": 0,
+    "monitor_interval": POLL_S,
+    "signals_to_handle": "SIGQUIT",
+}
+"""How torch's agent goes about it. Of the signals it has the one that ends everything at once; the others are ours."""
+KINDS = ("returned", "refused", "crashed", "interrupted")
+"""How a rank can end in good order; what is left of it is a file ``<rank>.<kind>``."""
 # Ranks find our packages as the parent does, wherever it was started.
 BOOTSTRAP = (
     "import json, sys; facts = json.load(open(sys.argv[1] + '/facts.json')); sys.path[:] = facts['path'];"
@@ -70,7 +79,7 @@ _launches = count()
 
 
 class LaunchError(CineloraError):
-    """A rank that ended in an error nobody foresaw, or was killed; its log tells more than the sentence."""
+    """A rank that ended in an error nobody foresaw, or was killed; its log says more than the sentence."""
 
 
 class RankKilled(LaunchError):
@@ -104,20 +113,10 @@ def launch(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1, l
     meeting = meeting_point(nodes, next(_launches))
     _hush_agent()
     with _exchange(fn, args, log_dir) as folder, _Watch(folder) as watch:
-        config = LaunchConfig(
-            min_nodes=nodes,
-            max_nodes=nodes,
-            nproc_per_node=ranks,
-            run_id=meeting.run_id,
-            rdzv_backend="c10d",
-            rdzv_endpoint=f"{meeting.address}:{meeting.port}",
-            rdzv_configs={"is_host": str(meeting.is_host), "read_timeout": MEET_S, "join_timeout": MEET_S},
-            local_addr=meeting.address if meeting.is_host else None,
-            max_restarts=0,
-            monitor_interval=POLL_S,
-            logs_specs=DefaultLogsSpecs(log_dir=str(folder / "agent")),
-            signals_to_handle="SIGQUIT",  # the others are ours; this one ends everything at once
-        )
+        logs = DefaultLogsSpecs(log_dir=str(folder / "agent"))
+        config = LaunchConfig(nodes, nodes, ranks, logs, **meeting.for_agent(), **AGENT)
+        # The agent's own errors say who failed, not why. What happened is read from the folder afterwards; of the agent only
+        # two things are kept that no rank can say of itself: exit codes, and whether nodes have lost each other.
         exit_codes: dict[int, int] = {}
         lost = None
         try:
@@ -127,11 +126,10 @@ def launch(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1, l
         except RendezvousError as error:
             started = _started(folder)
             what = "lost each other" if started else f"not all of {nodes} nodes met"
-            lost = f"{what} at {meeting.address}:{meeting.port}{'' if started else f' within {MEET_S} s'} ({error})"
+            lost = f"{what} at {meeting.endpoint}{'' if started else f' within {MEET_S} s'} ({error})"
         except SignalException as error:
             raise KeyboardInterrupt from error
-        stopped = watch.stopped_at is not None
-        return _conclude(folder, exit_codes, watch.deaths, ranks * nodes, log_dir, stopped=stopped, lost=lost)
+        return _conclude(watch, exit_codes, ranks * nodes, log_dir, lost)
 
 
 def check_ranks(ranks: int) -> None:
@@ -190,6 +188,10 @@ class _Watch:
     The agent waits 30 s for a rank that traps TERM, and does not notice one that leaves with exit code 0 and no result.
     """
 
+    # Two threads work here. The main one sits in the agent and runs `_on_signal`, which only notes what is wanted; the thread
+    # of `_watch` looks at the ranks ten times a second and does what the notes ask for. A request is sent to each rank once
+    # (`_told`), also to those that start after it came, and is sent to all again where another one comes.
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.stopped_at: float | None = None
@@ -227,15 +229,15 @@ class _Watch:
         while not self._ended.wait(POLL_S):
             started = _started(self.folder)
             alive = {rank: pid for rank, pid in started.items() if _is_running(pid)}
-            if self.stopped_at is not None:
-                for rank in alive.keys() - self._told:
-                    self._told.add(rank)
-                    _send(alive[rank], self._stop_signal)
-            lost = [rank for rank in started.keys() - alive.keys() if _outcome_kind(self.folder, rank) != "returned"]
-            for rank in lost:
-                if _outcome_kind(self.folder, rank) is None:
-                    self.deaths.setdefault(rank, time.time())
-            if lost and self._first_loss is None:
+            for rank in alive.keys() - self._told if self.stopped_at is not None else ():
+                self._told.add(rank)
+                _send(alive[rank], self._stop_signal)
+            # A rank without a result is a loss for the others, who wait for it somewhere; one that did not even say how it ended
+            # has died, and when is noted, as others may soon fail because of it.
+            ends = {rank: _outcome_kind(self.folder, rank) for rank in started.keys() - alive.keys()}
+            for rank in (rank for rank, kind in ends.items() if kind is None):
+                self.deaths.setdefault(rank, time.time())
+            if self._first_loss is None and not set(ends.values()) <= {"returned"}:
                 self._first_loss = time.monotonic()
             if self._time_is_up():
                 for pid in alive.values():
@@ -253,10 +255,9 @@ def _started(folder: Path) -> dict[int, int]:
 
 def _is_running(pid: int) -> bool:
     # looks without reaping, which is the agent's work; a pid that is no longer our child has been reaped
-    try:
+    with suppress(ChildProcessError):
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-    except ChildProcessError:
-        return False
+    return False
 
 
 def _send(pid: int, number: int) -> None:
@@ -270,7 +271,7 @@ def _send(pid: int, number: int) -> None:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """How a rank ended: ``returned`` (value), ``refused`` (the error's class), ``crashed`` or ``interrupted``."""
+    """How a rank ended, one of ``KINDS``: ``returned`` has a value, ``refused`` the error's class as one."""
 
     kind: str
     value: Any = None
@@ -283,8 +284,7 @@ def _write_outcome(folder: Path, rank: int, outcome: _Outcome) -> None:
 
 
 def _outcome_kind(folder: Path, rank: int) -> str | None:
-    kinds = ("returned", "refused", "crashed", "interrupted")
-    return next((kind for kind in kinds if (folder / f"{rank}.{kind}").exists()), None)
+    return next((kind for kind in KINDS if (folder / f"{rank}.{kind}").exists()), None)
 
 
 def _read_outcomes(folder: Path) -> dict[int, _Outcome]:
@@ -292,38 +292,30 @@ def _read_outcomes(folder: Path) -> dict[int, _Outcome]:
     return {rank: pickle.loads((folder / f"{rank}.{kind}").read_bytes()) for rank, kind in kinds.items() if kind}
 
 
-def _conclude(
-    folder: Path,
-    exit_codes: dict[int, int],
-    deaths: dict[int, float],
-    world_size: int,
-    log_dir: Path,
-    *,
-    stopped: bool,
-    lost: str | None,
-) -> Any:
+def _conclude(watch: _Watch, exit_codes: dict[int, int], world_size: int, log_dir: Path, lost: str | None) -> Any:
     """The result, or the error that explains the others: ours, the stop, the first death, the first crash."""
-    outcomes, started = _read_outcomes(folder), _started(folder)
+    # One failure brings others about: ranks that wait for a dead one crash in their collective, and those that still run are
+    # ended by the agent. So causes are asked for in the order in which they explain the rest: a sentence of our own; a request
+    # to stop; nodes apart; a rank that died before, or hardly after, the first one crashed; the first crash.
+    outcomes, started, stopped = _read_outcomes(watch.folder), _started(watch.folder), watch.stopped_at is not None
     if outcomes and all(rank in outcomes and outcomes[rank].kind == "returned" for rank in {*started, *exit_codes}):
         value = outcomes[min(outcomes)].value
         if stopped and value is None:
             raise KeyboardInterrupt
         return value
     by_time = sorted(outcomes.items(), key=lambda item: item[1].at)
-    of_kind = {
-        kind: [item for item in by_time if item[1].kind == kind] for kind in ("refused", "crashed", "interrupted")
-    }
+    of_kind = {kind: [item for item in by_time if item[1].kind == kind] for kind in KINDS}
     for rank, refusal in of_kind["refused"]:
-        raise _again(refusal, rank, world_size)
+        sentence = f"{refusal.sentence} (rank {rank})" if world_size > 1 else refusal.sentence
+        raise refusal.value.__new__(refusal.value, sentence)  # its __init__ may take other arguments than the sentence
     if stopped:
         raise KeyboardInterrupt
     if lost:
         raise LaunchError(lost)
-    left = [rank for rank in started if rank not in outcomes and rank not in exit_codes]
     # what a rank says of itself may be that it lost another; those that went when it had lingered were ended because of it
     crashed_at = min((crash.at for _, crash in of_kind["crashed"]), default=float("inf"))
-    silent = [rank for rank in (*left, *exit_codes) if rank not in outcomes]
-    first = next((rank for rank in silent if deaths.get(rank, float("inf")) <= crashed_at + LINGER_S), None)
+    silent = [rank for rank in (*(started.keys() - exit_codes.keys()), *exit_codes) if rank not in outcomes]
+    first = next((rank for rank in silent if watch.deaths.get(rank, float("inf")) <= crashed_at + LINGER_S), None)
     if first is not None:
         exit_code = exit_codes.get(first, 0)
         kind = RankKilled if exit_code < 0 else LaunchError
@@ -331,13 +323,6 @@ def _conclude(
     for rank, crash in [*of_kind["crashed"], *of_kind["interrupted"]]:
         raise LaunchError(f"{crash.sentence} (rank {rank}; its log is {_log_file(log_dir, rank)})")
     raise LaunchError(f"no rank started; look into {log_dir}")
-
-
-def _again(refusal: _Outcome, rank: int, world_size: int) -> CineloraError:
-    kind: type[CineloraError] = refusal.value
-    error = kind.__new__(kind)  # an error class may take other arguments than its sentence
-    error.args = (f"{refusal.sentence} (rank {rank})" if world_size > 1 else refusal.sentence,)
-    return error
 
 
 def _death(exit_code: int) -> str:
@@ -364,11 +349,22 @@ class Meeting:
     is_host: bool
     run_id: str
 
+    @property
+    def endpoint(self) -> str:
+        """Address and port in one."""
+        return f"{self.address}:{self.port}"
+
+    def for_agent(self) -> dict[str, Any]:
+        """The same as torch's agent wants it: all agents of a run meet at one endpoint, and its host has the store there."""
+        how = {"is_host": str(self.is_host), "read_timeout": MEET_S, "join_timeout": MEET_S}
+        there = {"run_id": self.run_id, "rdzv_endpoint": self.endpoint, "rdzv_configs": how}
+        return there | {"local_addr": self.address if self.is_host else None}
+
 
 def meeting_point(nodes: int, launch_number: int) -> Meeting:
     """Where this launch meets, from ``MASTER_ADDR``, ``MASTER_PORT`` and ``NODE_RANK``, or from SLURM's variables.
 
-    ``launch_number`` counts the launches of a process: the same on every node, so that each launch meets anew. Raises
+    ``launch_number`` counts the launches of a process: the same on every node, so that each launch meets again. Raises
     ``ConfigError`` where several nodes are asked for and the environment does not say which ones.
     """
     if nodes == 1:
@@ -393,11 +389,8 @@ def meeting_point(nodes: int, launch_number: int) -> Meeting:
 
 def _first_slurm_node() -> str | None:
     """First node of the allocation if its name resolves, else the address that srun was called from."""
-    node_list = os.environ.get("SLURM_JOB_NODELIST", "")
-    for address in (_first_of(node_list), os.environ.get("SLURM_LAUNCH_NODE_IPADDR")):
-        if address and _resolves(address):
-            return address
-    return None
+    addresses = _first_of(os.environ.get("SLURM_JOB_NODELIST", "")), os.environ.get("SLURM_LAUNCH_NODE_IPADDR")
+    return next((address for address in addresses if address and _resolves(address)), None)
 
 
 def _first_of(node_list: str) -> str:
@@ -406,11 +399,9 @@ def _first_of(node_list: str) -> str:
 
 
 def _resolves(address: str) -> bool:
-    try:
-        socket.getaddrinfo(address, None)
-    except OSError:
-        return False
-    return True
+    with suppress(OSError):
+        return bool(socket.getaddrinfo(address, None))
+    return False
 
 
 # -- a rank ------------------------------------------------------------------------------------------------------------
@@ -439,11 +430,8 @@ def process_group(info: Rank) -> Iterator[None]:
     import torch
     import torch.distributed as dist
 
-    if torch.cuda.is_available():
-        device = torch.device("cuda", info.local_rank)
-        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=device, timeout=PATIENCE)
-    else:
-        dist.init_process_group("gloo", timeout=PATIENCE)
+    device = torch.device("cuda", info.local_rank) if torch.cuda.is_available() else None
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device else "gloo", device_id=device, timeout=PATIENCE)
     yield
     # after an error peers may be gone, and leaving in good order would wait for them: then the process just ends
     dist.destroy_process_group()
@@ -498,6 +486,9 @@ def without_collecting() -> Iterator[None]:
 
 def run_rank(exchange: str, facts: dict[str, Any]) -> None:
     """A rank's whole life, from its first statement to its last. Called by ``launch`` in the new process."""
+    # 1. Be found: the pid is what the parent watches from now on, and this process dies with it.
+    # 2. Be heard: whatever is printed goes into the log, on rank 0 to the terminal as well.
+    # 3. Do the work, and leave a file that says how it ended, before the process ends: without one it counts as dead.
     folder, rank = Path(exchange), rank_info()
     number = rank.global_rank
     die_with(facts["parent"])
@@ -527,17 +518,18 @@ def run_rank(exchange: str, facts: dict[str, Any]) -> None:
 
 
 def _call(folder: Path, rank: Rank) -> Any:
-    threads = threads_per_rank(int(os.environ["LOCAL_WORLD_SIZE"]))
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is imported, for it and for what it loads
+    # All of this is read once, by the first import of torch or of what it loads, so it has to be there before.
+    threads, alone = threads_per_rank(int(os.environ["LOCAL_WORLD_SIZE"])), os.environ["GROUP_WORLD_SIZE"] == "1"
+    os.environ["OMP_NUM_THREADS"] = str(threads)
     let_gpu_memory_grow()
     spin_briefly()
-    if os.environ["GROUP_WORLD_SIZE"] == "1":
+    if alone:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the host's own name need not resolve
     with without_collecting():
         import torch
 
         torch.set_num_threads(threads)
-        if os.environ["GROUP_WORLD_SIZE"] != "1":
+        if not alone:
             _compare_versions()
         if torch.cuda.is_available():
             torch.cuda.set_device(rank.local_rank)
@@ -551,10 +543,8 @@ def _compare_versions() -> None:
     import torch
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    place = os.environ
-    store = TCPStore(
-        place["MASTER_ADDR"], int(place["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=MEET_S)
-    )
+    place, patience = os.environ, timedelta(seconds=MEET_S)
+    store = TCPStore(place["MASTER_ADDR"], int(place["MASTER_PORT"]), is_master=False, timeout=patience)
     store.set(f"versions/{place['GROUP_RANK']}", f"cinelora {__version__} with torch {torch.__version__}")
     nodes = [store.get(f"versions/{node}").decode() for node in range(int(place["GROUP_WORLD_SIZE"]))]
     for number, versions in enumerate(nodes):
@@ -571,6 +561,8 @@ def _leave(exit_code: int) -> NoReturn:
 
 def _redirect(rank: Rank, log: TextIO) -> None:
     """Send what this rank prints to its log; rank 0 keeps the terminal as well, with bars that know it is one."""
+    # Rank 0 keeps its streams, wrapped, so that a bar still asks a terminal for its width. The others lose the descriptors
+    # themselves: what C code and libraries print past Python's streams lands in the log as well.
     faulthandler.enable(log)
     if rank.global_rank == 0:
         sys.stdout, sys.stderr = (cast("TextIO", _Tee(stream, log)) for stream in (sys.stdout, sys.stderr))

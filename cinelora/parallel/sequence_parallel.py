@@ -100,21 +100,24 @@ class Sharing:
         """The first token of this rank."""
         return dist.get_rank(self.groups.sequence) * self.share
 
+    @property
+    def there(self) -> int:
+        """Tokens of this rank that are of the sequence, without what fills its share up."""
+        return max(0, min(self.share, self.num_tokens - self.first))
+
     def own(self, tokens: Tensor, dim: int) -> Tensor:
         """This rank's share of ``tokens`` along ``dim``, filled up with zeros."""
         # Every rank holds equally many tokens, as collectives want equal sizes. 10 tokens on 4 ranks are 3 + 3 + 3 + 1, so
         # the last rank adds two rows of zeros; 9 on 4 are 3 + 3 + 3 + 0, and the last rank holds zeros alone.
-        there = max(0, min(self.share, self.num_tokens - self.first))
-        own = tokens.narrow(dim, min(self.first, self.num_tokens), there)
-        if there == self.share:
+        own = tokens.narrow(dim, min(self.first, self.num_tokens), self.there)
+        if self.there == self.share:
             return own
-        filling = own.new_zeros([self.share - there if i == dim else n for i, n in enumerate(own.shape)])
+        filling = own.new_zeros([self.share - self.there if i == dim else n for i, n in enumerate(own.shape)])
         return torch.cat([own, filling], dim)
 
     def mean(self, values_BN: Tensor) -> float:
         """The mean of a number of each token over the whole sequence, the same on all its ranks."""
-        there = max(0, min(self.share, self.num_tokens - self.first))
-        total = values_BN[:, :there].double().sum()
+        total = values_BN[:, : self.there].double().sum()
         dist.all_reduce(total, group=self.groups.sequence)
         return float(total) / (len(values_BN) * self.num_tokens)
 
@@ -164,10 +167,7 @@ def sharing_of(transformer: WanTransformer3DModel) -> Sharing | None:
 @contextmanager
 def alone(transformer: WanTransformer3DModel) -> Iterator[None]:
     """Inside the block this rank computes whole sequences, whatever others do."""
-    sharing = sharing_of(transformer)
-    if sharing is None:
-        yield
-        return
+    sharing = sharing_of(transformer) or Sharing(1, 1)
     sharing.active = False
     try:
         yield
@@ -185,18 +185,13 @@ class SharedAttention(WanAttnProcessor):  # type: ignore[misc]
         super().__init__()
         self.sharing = sharing
 
-    def __call__(
-        self,
-        attn: WanAttention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        rotary_emb: Any = None,
-    ) -> Tensor:
-        """(B, n, H D) to the same, as diffusers' processor does it; ``rotary_emb`` carries the length of the sequence."""
-        # own_angles adds the length as a third part; without it nobody shares, and diffusers' own attention runs.
+    def __call__(self, attn: WanAttention, hidden_states: Tensor, *others: Any) -> Tensor:
+        """(B, n, H D) to the same, as diffusers' processor does it; the angles carry the length of the sequence."""
+        # Of the others self-attention has the last alone, the rotary embedding. own_angles adds the length to it as a third part;
+        # without that nobody shares, and diffusers' own attention runs.
+        *_, rotary_emb = others
         if len(rotary_emb) == 2:
-            whole: Tensor = super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
+            whole: Tensor = super().__call__(attn, hidden_states, *others)
             return whole
         *angles, num_tokens = rotary_emb
         value = attn.to_v(hidden_states).unflatten(2, (attn.heads, -1))
@@ -317,14 +312,14 @@ def exchange(tensor: Tensor, group: ProcessGroup) -> list[Tensor]:
 
 
 class Passing:
-    """A tensor on its way to the next in a ring, and the last one's on its way here; computation goes on meanwhile."""
+    """A tensor on its way to the next in a ring, and the last one's on its way here; computation continues meanwhile."""
 
     def __init__(self, tensor: Tensor, group: ProcessGroup, tag: int) -> None:
         ranks, place = dist.get_process_group_ranks(group), dist.get_rank(group)
         self.leaving, self.coming = tensor, torch.empty_like(tensor)
-        ahead, behind = ranks[(place + 1) % len(ranks)], ranks[place - 1]
-        sending = dist.P2POp(dist.isend, self.leaving, ahead, group, tag)
-        receiving = dist.P2POp(dist.irecv, self.coming, behind, group, tag)
+        following, previous = ranks[(place + 1) % len(ranks)], ranks[place - 1]
+        sending = dist.P2POp(dist.isend, self.leaving, following, group, tag)
+        receiving = dist.P2POp(dist.irecv, self.coming, previous, group, tag)
         self.works = dist.batch_isend_irecv([sending, receiving])
         count("ring", tensor, 1)
 
@@ -344,7 +339,7 @@ BLOCKS, GRADIENTS = 0, 1
 class _Ring(torch.autograd.Function):
     """Attention (B, H, n, D) of the queries here to the keys and values of all in a ring, of which rank i has ``lengths[i]``.
 
-    What lies behind these lengths is filling, and is not looked at. Sums and gradients that go round are float32.
+    What lies after these lengths is filling, and is not looked at. Sums and gradients that go round are float32.
     """
 
     @staticmethod
@@ -361,7 +356,7 @@ class _Ring(torch.autograd.Function):
         weight = query.new_full(query.shape[:3], -torch.inf, dtype=torch.float32)
         for hop in range(len(lengths)):
             passing = Passing(block, group, BLOCKS) if hop + 1 < len(lengths) else None
-            # a negative index counts from the end, which is just how a ring goes on: place 0, hop 1 is the last rank
+            # a negative index counts from the end, which is just how a ring continues: place 0, hop 1 is the last rank
             if query.shape[2] and (length := lengths[place - hop]):
                 part, part_weight = kernel.forward(query, *block[:, :, :, :length].contiguous())
                 seen, weight = merged(seen, weight, part, part_weight)
@@ -375,7 +370,7 @@ class _Ring(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         # Blocks go round once more, as in the forward pass. The gradient of a block is a sum over all ranks' queries, so a
         # second tensor goes round with it: it arrives with the sum so far, this rank adds its own part and passes it on.
-        # A block's gradient is one hop behind the block (a rank must first compute its part), and after the last hop one
+        # A block's gradient is one hop later than the block (a rank must first compute its part), and after the last hop one
         # more transfer brings it to the rank that owns the block.
         query, block, out, weight = ctx.saved_tensors
         place, lengths, gradient = dist.get_rank(ctx.group), ctx.lengths, gradient.contiguous()
@@ -407,14 +402,18 @@ def merged(seen: Tensor, weight: Tensor, part: Tensor, part_weight: Tensor) -> t
     return shares[0] * seen + shares[1] * part, both
 
 
+QKV = tuple[Tensor, Tensor, Tensor]
+"""Queries, keys and values, or their gradients."""
+
+
 class Kernel(Protocol):
-    """Attention that tells its weights: of (B, H, n, D), the output and the log-sum-exp (B, H, n), and gradients from both."""
+    """Attention that also returns its weights, of (B, H, n, D)."""
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]: ...  # noqa: D102
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The output, and the log-sum-exp (B, H, n)."""
 
-    def backward(  # noqa: D102
-        self, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]: ...
+    def backward(self, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, weight: Tensor) -> QKV:
+        """The gradients of query, key and value, from that of the output."""
 
 
 class Plain:
@@ -426,9 +425,7 @@ class Plain:
         weight = scores.float().logsumexp(-1)
         return (scores - weight[..., None]).exp().to(value.dtype) @ value, weight
 
-    def backward(
-        self, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(self, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, weight: Tensor) -> QKV:
         """See ``Kernel``; of softmax ``P``, dS = P (dP - rowsum(dO O))."""
         # With P = softmax(S) and O = P V: dV = P^T dO, dP = dO V^T, and the softmax's own derivative is
         # dS = P (dP - rowsum(P dP)), where rowsum(P dP) = rowsum(dO O): the output is kept, the scores need not be.
@@ -446,15 +443,12 @@ class Flash:
         out, weight, *_ = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)
         return out, weight
 
-    def backward(
-        self, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(self, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, weight: Tensor) -> QKV:
         """See ``Kernel``; the seeds are of a dropout that there is none of."""
         seeds = torch.empty(2, dtype=torch.uint64, device=query.device)
         lengths = (None, None, query.shape[2], key.shape[2])
-        found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_backward(
-            gradient, query, key, value, out, weight, *lengths, 0.0, False, seeds, seeds
-        )
+        run = torch.ops.aten._scaled_dot_product_flash_attention_backward
+        found: QKV = run(gradient, query, key, value, out, weight, *lengths, 0.0, False, seeds, seeds)
         return found
 
 
@@ -466,20 +460,17 @@ class CuDnn:
         out, weight, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(query, key, value, None, True)
         return out, weight[..., 0]
 
-    def backward(
-        self, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(self, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, weight: Tensor) -> QKV:
         """See ``Kernel``; the seeds are of a dropout that there is none of."""
         seed = torch.zeros((), dtype=torch.int64, device=query.device)
         rest = (seed, seed, None, None, None, query.shape[2], key.shape[2], 0.0, False)
-        found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
-            gradient, query, key, value, out, weight[..., None].contiguous(), *rest
-        )
+        run = torch.ops.aten._scaled_dot_product_cudnn_attention_backward
+        found: QKV = run(gradient, query, key, value, out, weight[..., None].contiguous(), *rest)
         return found
 
 
 RING_BACKENDS = ("native", "_native_cudnn", "_native_flash")
-"""The backends whose kernels tell their weights, which a ring must know."""
+"""The backends whose kernels return their weights, which a ring must know."""
 
 
 def kernel_for(query: Tensor, backend: str | None) -> Kernel:

@@ -1,4 +1,4 @@
-"""What a run must keep to go on as if it had never stopped: adapter, moments of the optimizer, EMA and the step.
+"""What a run must keep to resume as if it had never stopped: adapter, moments of the optimizer, EMA and the step.
 
 Enters: named tensors and a step. Leaves: ``checkpoints/step-00000250/`` (safetensors + JSON, no pickle), whole or absent,
 and a pointer ``checkpoints/last``. The base is never saved, and no random state either: every draw and the order of the
@@ -13,13 +13,14 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from cinelora.errors import CineloraError, FileError, TrainingError
 from cinelora.io.atomic import make_folder, read_json, sha256_file, sweep_temporaries, write_json, write_text
 from cinelora.io.tensor_files import load_tensors, save_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 PREFIX, DRAFT, POINTER = "step-", ".draft-", "last"
@@ -36,9 +37,8 @@ class Checkpoint:
 
     def group(self, name: str) -> dict[str, Tensor]:
         """The tensors of one group, without its prefix."""
-        return {
-            key.removeprefix(f"{name}."): value for key, value in self.tensors.items() if key.startswith(f"{name}.")
-        }
+        start = f"{name}."
+        return {key.removeprefix(start): value for key, value in self.tensors.items() if key.startswith(start)}
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
@@ -112,6 +112,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
     Raises ``TrainingError`` where there is none.
     """
+    # The pointed one first, then the newest (the sort is stable): `last` may lag one behind where a save was killed between its
+    # rename and its pointer, and then names a checkpoint that is whole as well.
     sweep_drafts(folder)
     pointer = folder / POINTER
     pointed = pointer.read_text(errors="replace") if pointer.exists() else None

@@ -37,14 +37,12 @@ class ClipSampler:
     @property
     def manner(self) -> dict[str, Any]:
         """Everything but sample, seed and transformer that a clip depends on."""
-        config = self.config
-        return {
-            "solver": config.sampler.name,
-            "steps": config.preview.sampler_steps,
-            "guidance": config.sampler.guidance,
-            "shift": self.shift,
-            "size": [config.stage.num_frames, config.model.height, config.model.width],
-        }
+        sampler, size = (
+            self.config.sampler,
+            (self.config.stage.num_frames, self.config.model.height, self.config.model.width),
+        )
+        found = {"solver": sampler.name, "steps": self.config.preview.sampler_steps, "guidance": sampler.guidance}
+        return found | {"shift": self.shift, "size": list(size)}
 
     @property
     def shift(self) -> float:
@@ -59,6 +57,8 @@ class ClipSampler:
 
         They are of the sample's own size, or else the model's unless the sample's picture is shown.
         """
+        # A batch of one, as in training. The noise is keyed by seed and sample and never by the step, so that clips of different
+        # steps differ by what was learnt between them alone. A picture that is shown fixes the size: the clip has to continue it.
         config, device = self.config, stage.device
         batch = {key: value[None].to(device) for key, value in self.shown[position].items()}
         if text is not None:

@@ -88,6 +88,8 @@ def sizes_lines(samples: Sequence[Sample], model_size: Size, step: int) -> list[
 
     A ``step`` takes so many of one size; where there are fewer they come more than once in it.
     """
+    # A step takes its samples of one size, so that they fit into one tensor. Of a size that has fewer than half a step's samples,
+    # each comes twice or more in such a step, and is learnt by heart before the others: that is worth a warning.
     training = (sample for sample in samples if sample.split == "train")
     sizes = Counter((*(sample.size or model_size), len(sample.frames)) for sample in training)
     if len(sizes) == 1:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -26,18 +27,12 @@ def export(config: TrainConfig, run: RunDirectory, index: Index, state: dict[str
     if config.stage.trains_every_weight:
         scale_model("pretrain", "stage=pretrain").export(product, config.stage.transformer, state)
         return
+    # The settings in the header are made portable: whoever gets the file can read how it was trained, and not where.
     bundle = WanBundle.from_config(config.model, config.stage.transformer, Path(config.cache))
     if not config.stage.image_condition:  # on i2v these never ran: they would say nothing in the file
         state = {key: value for key, value in state.items() if not is_image_projection(key.rsplit(".", 2)[0])}
-    file = AdapterFile(
-        state=state,
-        spec=config.lora,
-        kind=config.stage.name,
-        base_model=config.model.name,
-        base_revision=bundle.fingerprint(Part.TRANSFORMER),
-        transformer=config.stage.transformer,
-        trigger=config.data.trigger,
-        data_hash=index.data_hash,
-        config=portable(asdict(config)),
-    )
-    export_adapter(product, file)
+    base: dict[str, Any] = {"base_model": config.model.name, "base_revision": bundle.fingerprint(Part.TRANSFORMER)}
+    base["transformer"] = config.stage.transformer
+    learnt: dict[str, Any] = {"trigger": config.data.trigger, "data_hash": index.data_hash}
+    learnt["config"] = portable(asdict(config))
+    export_adapter(product, AdapterFile(state, config.lora, config.stage.name, **base, **learnt))

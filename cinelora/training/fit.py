@@ -23,7 +23,7 @@ from cinelora.adapters.lora_layers import add_adapter, load_adapter
 from cinelora.adapters.run_directory import RunDirectory, warn_of_other_weights
 from cinelora.adapters.trainable import Trained, TrainedAdapter
 from cinelora.clone_only import scale_model
-from cinelora.config.schema import TrainConfig, data_ranks, effective_lr, zero_level
+from cinelora.config.schema import TrainConfig, data_ranks, zero_level
 from cinelora.errors import ConfigError
 from cinelora.families.wan.bundle import WanBundle
 from cinelora.io.atomic import read_json, write_json
@@ -113,24 +113,13 @@ def refuse_ended(config: TrainConfig, run: RunDirectory, step: int) -> None:
 
 def make_loader(config: TrainConfig, rank: Rank, training: LatentDataset, first_step: int) -> DataLoader[Any]:
     """The batches of this rank from ``first_step`` on, in an order that (seed, step) alone decide."""
-    sampler = BucketSampler(
-        training.shapes,
-        batch_size=config.stage.batch_size,
-        accumulation=config.stage.accumulation,
-        # ranks that share each sample's sequence have one place together, and so the same samples
-        rank=rank.global_rank // config.strategy.sequence,
-        world_size=data_ranks(config),
-        seed=config.seed,
-        first_step=first_step,
-    )
-    return DataLoader(
-        training,
-        batch_sampler=sampler,
-        num_workers=config.workers,
-        persistent_workers=config.workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=heed_nothing,
-    )
+    # Ranks that share each sample's sequence have one place together, and so the same samples.
+    place = {"rank": rank.global_rank // config.strategy.sequence, "world_size": data_ranks(config)}
+    step = {"batch_size": config.stage.batch_size, "accumulation": config.stage.accumulation}
+    sampler = BucketSampler(training.shapes, **step, **place, seed=config.seed, first_step=first_step)
+    number = config.workers
+    workers: dict[str, Any] = {"num_workers": number, "persistent_workers": number > 0, "worker_init_fn": heed_nothing}
+    return DataLoader(training, batch_sampler=sampler, pin_memory=torch.cuda.is_available(), **workers)
 
 
 def heed_nothing(_worker: int) -> None:
@@ -157,24 +146,21 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset,
     # compiles, recomputes or moves whole blocks with everything that is in them.
     partition(transformer, share_samples(config))
     lengths = set(map(math.prod, training.shapes))
-    said = [choose(transformer, attention_work(config), model.attention)]
-    said += [compiled_line(len(lengths))] if policy.compile else []
+    said = (
+        choose(transformer, attention_work(config), model.attention),
+        policy.compile and compiled_line(len(lengths)),
+    )
     for line in filter(None, said):
         if rank_info().global_rank == 0:
             print(line)
-    arrange(transformer, policy, shares.homes if shares else (), len(lengths))
-    return (ImageConditionedStage if config.stage.image_condition else Stage)(
-        config,
-        transformer,
-        trained,
-        [entry.id for entry in training.entries],
-        training.text(training.texts["null"]),
-        effective_lr(config),
-    )
+    arrange(transformer, policy, shares.shards if shares else (), len(lengths))
+    stage = ImageConditionedStage if config.stage.image_condition else Stage
+    return stage(config, transformer, trained, training)
 
 
 def shares_of(config: TrainConfig) -> Shares | None:
     """How this rank shares the frozen weights with the others, where it does."""
+    # Pretraining has no frozen weights to share: there DeepSpeed cuts the trained ones into pieces (see `make_strategy`).
     rank = rank_info()
     if zero_level(config.strategy) < 3 or config.stage.trains_every_weight:
         return None
@@ -184,9 +170,8 @@ def shares_of(config: TrainConfig) -> Shares | None:
 def make_trained(config: TrainConfig, run: RunDirectory, transformer: WanTransformer3DModel) -> Trained:
     """What is trained: the adapter, on top of the style adapter where the run carries one, or every weight."""
     if config.stage.trains_every_weight:
-        whole: Trained = scale_model("pretrain", "stage=pretrain").trained(
-            transformer, zero_level(config.strategy) == 3
-        )
+        partitioned = zero_level(config.strategy) == 3
+        whole: Trained = scale_model("pretrain", "stage=pretrain").trained(transformer, partitioned)
         return whole
     if config.stage.name == "motion" and run.adapter("style").exists():
         style = read_adapter(run.adapter("style"))
@@ -228,29 +213,26 @@ def make_strategy(config: TrainConfig, rank: Rank, stage: Stage) -> Strategy | s
     return DDPStrategy(process_group_backend="nccl" if gpu else "gloo") if rank.world_size > 1 else "auto"
 
 
+OUR_OWN: dict[str, Any] = dict.fromkeys(("limit_val_batches", "num_sanity_val_steps"), 0) | dict.fromkeys(
+    ("use_distributed_sampler", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+)
+"""What a trainer shall leave to us: checkpoints, bars, sampling, sanity checks."""
+
+
 def make_trainer(
     config: TrainConfig, run: RunDirectory, rank: Rank, journal: Journal, callbacks: list[Callback], stage: Stage
 ) -> Trainer:
-    """Lightning's trainer without what we do ourselves: checkpoints, bars, sampling, sanity checks."""
-    return Trainer(
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
-        devices=config.gpus,
-        num_nodes=config.nodes,
-        strategy=make_strategy(config, rank, stage),
-        logger=journal,
-        callbacks=callbacks,
-        max_steps=config.stage.steps,
-        max_epochs=-1,
-        accumulate_grad_batches=config.stage.accumulation,
-        gradient_clip_val=config.optimizer.clip_norm or None,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=run.path,
-    )
+    """Lightning's trainer without what is ``OUR_OWN``."""
+    # Steps alone end a run: no epochs are counted, as a pass over the samples means nothing to what is learnt from them.
+    steps: dict[str, Any] = {"max_steps": config.stage.steps, "max_epochs": -1}
+    steps |= {"accumulate_grad_batches": config.stage.accumulation}
+    steps |= {"gradient_clip_val": config.optimizer.clip_norm or None}
+    ranks: dict[str, Any] = {"devices": config.gpus, "num_nodes": config.nodes}
+    ranks |= {
+        "accelerator": "gpu" if torch.cuda.is_available() else "cpu",
+        "strategy": make_strategy(config, rank, stage),
+    }
+    return Trainer(logger=journal, callbacks=callbacks, default_root_dir=run.path, **steps, **ranks, **OUR_OWN)
 
 
 # -- summary -----------------------------------------------------------------------------------------------------------
@@ -260,27 +242,18 @@ def summarise(
     config: TrainConfig, index: Index, step: int, seconds: float, stage: Stage, callbacks: RunCallbacks
 ) -> dict[str, Any]:
     """What came out, in numbers, with what it ran on."""
+    # Of what a user gets, which is the average where one is kept; every other number is of the training itself.
     with as_exported(stage, callbacks.ema):
         effect = stage.trained.effect()
-    summary: dict[str, Any] = {
-        "stage": config.stage.name,
-        "model": config.model.name,
-        "weights": config.model.weights,
-        "data": config.data.name,
-        "data_hash": index.data_hash,
-        "samples": len(index.split("train")),
-        "step": step,
-        "steps": config.stage.steps,
-        "interrupted": step < config.stage.steps and not callbacks.early_stopping.stopped,
-        "loss": callbacks.progress.latest_loss,
-        "adapter_effect": effect.overall,
-        "adapter_effect_by_block": list(effect.by_block.values()),
-        "seconds": seconds,
-        "samples_per_s": callbacks.progress.samples_per_s,
-        "peak_memory_mib": peak_memory_mib(),
-        **callbacks.early_stopping.report(),
-        **hardware(),
-    }
+    # What was trained and on what, how far, what came out, and at what cost.
+    summary: dict[str, Any] = {"stage": config.stage.name, "model": config.model.name, "weights": config.model.weights}
+    summary |= {"data": config.data.name, "data_hash": index.data_hash, "samples": len(index.split("train"))}
+    summary |= {"step": step, "steps": config.stage.steps}
+    summary |= {"interrupted": step < config.stage.steps and not callbacks.early_stopping.stopped}
+    summary |= {"loss": callbacks.progress.latest_loss, "adapter_effect": effect.overall}
+    summary |= {"adapter_effect_by_block": list(effect.by_block.values())}
+    summary |= {"seconds": seconds, "samples_per_s": callbacks.progress.samples_per_s}
+    summary |= {"peak_memory_mib": peak_memory_mib(), **callbacks.early_stopping.report(), **hardware()}
     for measured in (callbacks.validation_loss, callbacks.validation_clips):
         summary |= measured.report() if measured else {}
     return summary

@@ -52,6 +52,8 @@ def explained(config: TrainConfig, policy: Policy, run: RunDirectory, trainer: T
 
 def leaner_setting(config: TrainConfig, policy: Policy) -> str | None:
     """What takes less than ``policy``, or None where there is nothing."""
+    # What is leaner for one GPU is to swap weights to the host. Where ranks share the frozen weights they are never whole on one,
+    # so there the pieces themselves can lie on the host, unless they do already.
     next_one = leaner(policy, Shape.of(config.model, config.stage.transformer))
     if next_one == "swap" and zero_level(config.strategy) == 3:
         return None if config.strategy.cpu_offload else "strategy.cpu_offload=true"

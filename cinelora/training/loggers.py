@@ -1,7 +1,7 @@
 """Where curves go: W&B (offline without a key), TensorBoard, and always CSV, below the run directory.
 
-Enters: numbers and pictures of a step. Leaves: what the chosen logger makes of them. A logger that fails is said once and left
-behind; the run and the other numbers go on. It does not know what a number means.
+Enters: numbers and pictures of a step. Leaves: what the chosen logger makes of them. A logger that fails is reported once and
+left out; the run and the other numbers continue. It does not know what a number means.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import atexit
 import os
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from netrc import NetrcParseError, netrc
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from cinelora.config.schema import LoggerConfig, TrainConfig
+from cinelora.errors import first_line
 from cinelora.io.media import Pixels
 from cinelora.parallel.launch import rank_info
 
@@ -36,22 +38,14 @@ The end is half of what ranks have after Ctrl-C (``launch.STOP_S``), so that one
 class Journal(Logger):
     """The one logger that a trainer sees: it hands everything to all of ``loggers``, and remembers the latest numbers."""
 
+    name, version = "journal", ""  # what Lightning calls it: there is one for each start of a run
+
     def __init__(self, loggers: list[Logger], folder: Path) -> None:
         super().__init__()
         self.loggers, self.folder = loggers, folder
         self.latest: dict[str, float] = {}
         self.noted_at: dict[str, int] = {}
         self.upload: Upload | None = None
-
-    @property
-    def name(self) -> str:
-        """What Lightning calls it."""
-        return "journal"
-
-    @property
-    def version(self) -> str:
-        """One journal for each start of a run."""
-        return ""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Numbers by name, after optimizer step ``step``."""
@@ -93,24 +87,23 @@ class Journal(Logger):
 
     def _tell(self, act: Callable[[Logger], object]) -> None:
         """``act`` on each logger; one that raises, whatever it raises, must not end hours of training."""
+        # Over a copy, as one that fails is taken out of the list. W&B may be out of reach, TensorBoard's disk may be full: a run
+        # is worth more than its curves, so every failure counts alike, and each logger fails once.
         for logger in list(self.loggers):
             try:
                 act(logger)
             except Exception as error:
                 self.loggers.remove(logger)
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 rest = f"the curves go on in {self.folder / 'csv'}" if self.loggers else "no more curves are kept"
-                print(
-                    f"WARNING: {type(logger).__name__} failed ({reason}) and is left out from here on; {rest}",
-                    flush=True,
-                )
+                failure = f"{type(logger).__name__} failed ({first_line(error)}) and is left out from here on"
+                print(f"WARNING: {failure}; {rest}", flush=True)
 
 
 class Upload:
-    """What W&B is sent while a run goes on, and the sentence to be said where not all of it arrived.
+    """What W&B is sent during a run, and the sentence to be said where not all of it arrived.
 
     Its client sends in the background and holds no step up. Where time is up at the end, it raises. Where it had stopped
-    sending before, refused or after too many tries, it ends as if all were well, having told of it in a warning on the
+    sending before, refused or after too many tries, it ends as if all were well, having warned of it on the
     terminal alone. There it is silent here, so this listens in its place.
     """
 
@@ -143,12 +136,10 @@ class Upload:
 
 def wandb_key_exists() -> bool:
     """Whether W&B would find a key: in the environment or in ~/.netrc."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc(Path.home() / ".netrc").authenticators(WANDB_HOST) is not None
-    except (OSError, NetrcParseError):
-        return False
+    with suppress(OSError, NetrcParseError):
+        key = os.environ.get("WANDB_API_KEY") or netrc(Path.home() / ".netrc").authenticators(WANDB_HOST)
+        return key is not None
+    return False
 
 
 def make_journal(config: TrainConfig, run_dir: Path, first_step: int) -> Journal:
@@ -156,13 +147,11 @@ def make_journal(config: TrainConfig, run_dir: Path, first_step: int) -> Journal
     folder, part = run_dir / "logs", f"from-step-{first_step:08d}"
     if config.logger.name == "none":
         return Journal([], folder)
-    loggers: list[Logger] = [CSVLogger(folder, name="csv", version=part, flush_logs_every_n_steps=1)]
+    journal = Journal([CSVLogger(folder, name="csv", version=part, flush_logs_every_n_steps=1)], folder)
     if config.logger.name == "tensorboard":
-        loggers.append(TensorBoardLogger(folder, name="tensorboard", version=part))
+        journal.loggers.append(TensorBoardLogger(folder, name="tensorboard", version=part))
     if config.logger.name == "wandb":
-        loggers.append(wandb_logger(config, run_dir))
-    journal = Journal(loggers, folder)
-    if config.logger.name == "wandb":
+        journal.loggers.append(wandb_logger(config, run_dir))
         journal.log_hyperparams(asdict(config))  # W&B's run begins here, on rank 0
         journal.upload = upload_at_hand(folder / "csv")
         # the results of a rank are safe when its process ends; W&B's own exit, which waits as long and says nothing, comes after
@@ -185,12 +174,6 @@ def wandb_logger(config: TrainConfig, run_dir: Path) -> WandbLogger:
     if offline and rank_info().global_rank == 0:
         print(f"W&B logs offline into {run_dir / 'logs' / 'wandb'}; `wandb sync` uploads them")
     os.environ.setdefault("WANDB_SILENT", "true")
-    name = f"{config.stage.name}-{config.data.name}-{run_dir.name}"
-    return WandbLogger(
-        project=settings.project,
-        name=name,
-        group=settings.group,
-        save_dir=run_dir / "logs",
-        offline=offline,
-        settings=WANDB_PATIENCE,
-    )
+    about: dict[str, Any] = {"name": f"{config.stage.name}-{config.data.name}-{run_dir.name}", "group": settings.group}
+    about |= {"project": settings.project, "save_dir": run_dir / "logs"}
+    return WandbLogger(**about, offline=offline, settings=WANDB_PATIENCE)

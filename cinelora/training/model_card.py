@@ -1,7 +1,7 @@
 """The card of an adapter: ``README.md`` as model hubs expect it beside the adapter, and the upload of both.
 
 Enters: the directory of a run. Leaves: its card, or one commit on the hub. What was typed (prompts, trigger words, names) is
-data here: front matter is written by a YAML library, text is escaped. No place on this machine is told, and no training
+data here: front matter is written by a YAML library, text is escaped. No path of this machine is on it, and no training
 caption. It does not know how anything in the run came about.
 """
 
@@ -117,8 +117,6 @@ def card(record: Record, repository: str) -> str:
     return render(
         "model_card.md.j2",
         record=record,
-        config=record.config,
-        summary=record.summary,
         samples=len(training),
         clips=len({sample.path for sample in training}),
         heldout=len(manifest.samples) - len(training),
@@ -142,9 +140,9 @@ def sizes(training: list[Sample], config: TrainConfig) -> str:
 
 def shift(config: TrainConfig) -> float:
     """The shift of noise levels that the run trained with."""
-    from cinelora.nn.flow_matching import resolution_shift
+    from cinelora.nn.flow_matching import FlowMatching
 
-    return resolution_shift(config.model.height, config.model.width) if config.flow.shift is None else config.flow.shift
+    return FlowMatching.from_config(config.flow, config.model.height, config.model.width).shift
 
 
 NUMBERS = (
@@ -160,6 +158,7 @@ NUMBERS = (
 def numbers(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     """What was measured while it was trained, each with the base model's number where there is one."""
     rows = [(name, format(summary[key], form), "") for key, name, form in NUMBERS if summary.get(key) is not None]
+    # Of clips a number alone says little, as measures have scales of their own: the base model's stands beside it.
     base = summary.get("heldout_clips_base") or {}
     for name, value in (summary.get("heldout_clips") or {}).items():
         rows.append((f"{name}, of held-out clips", f"{value:.4g}", f"{base[name]:.4g}" if name in base else ""))
@@ -207,6 +206,7 @@ def push(record: Record, repository: str, private: bool = False) -> str:
 def shareable(path: Path) -> bytes:
     """An adapter file without the places on this machine that settings in its header may name."""
     metadata = read_header(path).get("__metadata__", {})
+    # The header's settings are those of the run as it was typed. Their paths name accounts and disks, nobody else's business.
     if "config" not in metadata:
         return path.read_bytes()
     return with_metadata(path, metadata | {"config": json.dumps(portable(json.loads(metadata["config"])))})

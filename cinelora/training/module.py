@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -17,10 +18,11 @@ from lightning import LightningModule
 from torch import Tensor
 
 from cinelora.adapters.trainable import Trained
-from cinelora.config.schema import OptimizerConfig, TrainConfig, data_ranks, zero_level
+from cinelora.config.schema import OptimizerConfig, TrainConfig, data_ranks, effective_lr, zero_level
 from cinelora.errors import TrainingError
 from cinelora.families.wan.bundle import Condition, ImageCondition, predict_velocity
 from cinelora.geometry import SPATIAL
+from cinelora.latents.dataset import LatentDataset
 from cinelora.nn.flow_matching import NUM_TRAIN_TIMESTEPS, FlowMatching, keyed_generator
 from cinelora.parallel.sequence_parallel import sharing_of
 
@@ -53,29 +55,23 @@ def is_still_step(seed: int, step: int, share: float) -> bool:
 
 
 class Stage(LightningModule):
-    """Trains a part of ``transformer``, on text alone. ``sample_ids`` key the noise; ``null_text`` is (512, D)."""
+    """Trains a part of ``transformer``, on text alone. The ids of samples key the noise; ``null_text`` is (512, D)."""
 
     null_text: Tensor
     transformer: WanTransformer3DModel
     shows_image = False
 
     def __init__(
-        self,
-        config: TrainConfig,
-        transformer: WanTransformer3DModel,
-        trained: Trained,
-        sample_ids: list[str],
-        null_text: Tensor,
-        peak_lr: float,
+        self, config: TrainConfig, transformer: WanTransformer3DModel, trained: Trained, training: LatentDataset
     ) -> None:
         super().__init__()
-        self.config = config
-        # what is frozen is where it should be, on this device or on the host: Lightning shall neither move nor broadcast it
+        self.config, self.trained = config, trained
+        self.sample_ids = [entry.id for entry in training.entries]
+        # What is frozen is where it should be, on this device or on the host: Lightning shall neither move nor broadcast it. A
+        # module that is set as an attribute becomes a part of the stage, so it is set past torch's own way of doing that.
         object.__setattr__(self, "transformer", transformer)
-        self.sample_ids = sample_ids
-        self.peak_lr = peak_lr
-        self.register_buffer("null_text", null_text, persistent=False)
-        self.trained = trained
+        self.peak_lr = effective_lr(config)
+        self.register_buffer("null_text", training.text(training.texts["null"]), persistent=False)
         self.weights = torch.nn.ParameterList(trained.parameters)
         self.gradient_norm = torch.zeros(())
         self.shares_weights = zero_level(config.strategy) == 3
@@ -150,6 +146,8 @@ class Stage(LightningModule):
 
     def predict(self, batch: Batch, drop_image: list[bool]) -> Tensor:
         """Velocities of a batch; samples without their image have fewer tokens, so they run apart from the others."""
+        # A batch is one tensor, and its samples have equally many tokens. Where some have lost their image, the two sorts are run
+        # one after the other, each as a batch of its own, and put back in their rows.
         if len(set(drop_image)) == 1:
             condition = self.condition(batch) if not drop_image[0] else Condition(batch["text"])
             return predict_velocity(self.transformer, batch["noisy"], batch["timestep"], condition)
@@ -223,27 +221,20 @@ class Stage(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over what is trained; the rate is set before each step from the step's number alone."""
         settings = self.config.optimizer
-        return torch.optim.AdamW(
-            self.trained.parameters,
-            lr=self.peak_lr,
-            betas=(settings.beta1, settings.beta2),
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        how: dict[str, Any] = {
+            "betas": (settings.beta1, settings.beta2),
+            "eps": settings.eps,
+            "weight_decay": settings.weight_decay,
+        }
+        return torch.optim.AdamW(self.trained.parameters, lr=self.peak_lr, fused=True, **how)
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Clip as Lightning would, and keep the norm that it had before, on the device: nobody waits for it here."""
         # The norm before clipping is the number worth watching, and Lightning's own clipping keeps it to itself. Under ZeRO
         # this is not called: there the gradients are in parts, and DeepSpeed clips them.
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.trained.parameters if p.grad is not None])
-        if gradient_clip_val:
-            torch.nn.utils.clip_grads_with_norm_(self.trained.parameters, gradient_clip_val, norm)
+        if clip_norm := self.config.optimizer.clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(self.trained.parameters, clip_norm, norm)
         self.gradient_norm = norm
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -48,6 +48,7 @@ def refuse_other_origins(run: RunDirectory, before: dict[str, str], now: dict[st
 
 def refuse_other_samples(run: RunDirectory, before: Manifest, now: Manifest) -> None:
     """Raise ``TrainingError``, naming the first that differs, where other footage or captions are found than before."""
+    # Samples are compared whole (frames, size, caption), not counted: one that was replaced leaves the number as it was.
     theirs, ours = ({sample.id: sample for sample in manifest.samples} for manifest in (before, now))
     changed = [name for name in [*theirs, *ours] if theirs.get(name) != ours.get(name)]
     if changed:

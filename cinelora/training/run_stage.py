@@ -22,6 +22,7 @@ from cinelora.io.atomic import sweep_temporaries, write_whole
 from cinelora.io.hub import resolve
 from cinelora.io.locks import lock
 from cinelora.parallel.launch import LaunchError, RankKilled, launch, meeting_point, without_collecting
+from cinelora.training.checkpoint_files import saved_checkpoints, sweep_drafts
 from cinelora.training.model_card import push, read_record
 from cinelora.training.verdict import effect_line, heldout_line, stopped_line
 
@@ -31,7 +32,8 @@ INTERRUPTED = 130
 def train(config: TrainConfig, run_dir: Path) -> int:
     """Run a stage to its end; returns the exit code (130 where it was stopped, after a checkpoint)."""
     run = RunDirectory(run_dir)
-    sweep(run)
+    sweep_drafts(run.checkpoints)  # what a killed run left half-written
+    sweep_temporaries(run.path)
     if config.adapter:
         carry_style_adapter(config.adapter, run)
     Path(config.cache).mkdir(parents=True, exist_ok=True)
@@ -41,6 +43,8 @@ def train(config: TrainConfig, run_dir: Path) -> int:
     with alone:
         launched(encode, config, run)
     result: dict[str, Any] = launched(fit, config, run)
+    # Uploading comes last and may fail for reasons of the network: the lines that say what the run has made are printed anyway.
+    # Of several nodes one uploads.
     try:
         if config.push and not result["interrupted"] and meeting_point(config.nodes, 0).is_host:
             upload(run, config.push, config.private)
@@ -93,26 +97,14 @@ def launched(work: Callable[[TrainConfig, RunDirectory], Any], config: TrainConf
             if reached:
                 config = replace(config, resume=str(run.path))
             since = f"goes on from {reached}" if reached else "starts anew"
-            print(
-                f"{error}; the run {since} by itself (restart {restart} of max_restarts={config.max_restarts})",
-                flush=True,
-            )
+            count = f"restart {restart} of max_restarts={config.max_restarts}"
+            print(f"{error}; the run {since} by itself ({count})", flush=True)
     raise AssertionError("the last try returns or raises")
 
 
 def last_saved(run: RunDirectory) -> str | None:
     """The name of the run's newest checkpoint."""
-    from cinelora.training.checkpoint_files import saved_checkpoints
-
     return next((path.name for path in saved_checkpoints(run.checkpoints)), None)
-
-
-def sweep(run: RunDirectory) -> None:
-    """Remove what a killed run left half-written."""
-    from cinelora.training.checkpoint_files import sweep_drafts
-
-    sweep_drafts(run.checkpoints)
-    sweep_temporaries(run.path)
 
 
 def carry_style_adapter(source: str, run: RunDirectory) -> None:
@@ -141,10 +133,8 @@ def closing_lines(result: dict[str, Any], run: RunDirectory) -> list[str]:
     if "heldout_step" in result:
         lines.insert(0, heldout_line(result))
     if result["interrupted"]:
-        lines.append(
-            f"stopped at step {result['step']} of {result['steps']}; "
-            f"go on with: python train.py {shlex.quote(f'resume={run.path}')}"
-        )
+        again = shlex.quote(f"resume={run.path}")
+        lines.append(f"stopped at step {result['step']} of {result['steps']}; go on with: python train.py {again}")
     if early := result.get("stopped_early"):
         lines.append(stopped_line(early, result))
     if best := result.get("best"):

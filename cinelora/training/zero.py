@@ -2,7 +2,7 @@
 
 Enters: what is trained, and the settings of the strategy. Leaves: a Lightning strategy, and moments as whole tensors, so that a
 checkpoint of one strategy resumes under another. Frozen weights are never DeepSpeed's: under ``zero3`` ranks share them by
-``models.shares`` (ADR 16).
+``memory.weight_sharding`` (ADR 16).
 """
 
 from __future__ import annotations
@@ -141,14 +141,9 @@ class ZeroStrategy(DeepSpeedStrategy):
         # The transformer is kept out of the stage otherwise, as Lightning would move it to the device, so it is put in now.
         if self.trained.partitioned:
             model.adopt_transformer()
-        engine, sharded, _, _ = self.deepspeed.initialize(
-            args=types.SimpleNamespace(device_rank=self.local_rank),
-            config=self.config,
-            model=model,
-            model_parameters=self.parameters,
-            optimizer=optimizer,
-            dist_init_required=False,
-        )
+        here = types.SimpleNamespace(device_rank=self.local_rank)
+        what = {"model": model, "model_parameters": self.parameters, "optimizer": optimizer, "config": self.config}
+        engine, sharded, _, _ = self.deepspeed.initialize(here, dist_init_required=False, **what)
         # From here on a weight of level 3 is its piece. What the weights were at first, kept to measure how far they have
         # moved, was whole until now and is cut the same way.
         self.trained.settle()
@@ -181,7 +176,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
         # AdamW makes its moments at the first step, and a resumed run needs them before. So each flat part of this rank gets
-        # an entry by hand, at zero and with the step count. Then DeepSpeed is told which places in it belong to which
+        # an entry by hand, at zero and with the step count. Then DeepSpeed learns which places in it belong to which
         # parameter, and is handed each whole moment (levels 1 and 2) or this rank's piece (level 3) to copy in.
         sharded, partitioned = self.sharded, self.trained.partitioned
         flats = sharded.fp32_partitioned_groups_flat if partitioned else sharded.single_partition_of_fp32_groups

@@ -81,13 +81,13 @@ def test_only_two_swapped_blocks_are_on_the_device_at_a_time_and_all_weights_sta
     arrange(arranged, Policy(recompute=4, swap=4))
     step(arranged)
     owner: Swap = arranged.blocks[0].forward.func.__self__  # type: ignore[attr-defined]
-    spans = [(place.data_ptr(), place.data_ptr() + place.numel()) for place in owner.places]
+    spans = [(slot.data_ptr(), slot.data_ptr() + slot.numel()) for slot in owner.slots]
     there = [
         number
         for number, block in enumerate(arranged.blocks)
         if any(first <= large_frozen(block)[0].data_ptr() < end for first, end in spans)
     ]
-    assert sorted(there) == sorted(tenant for tenant in owner.tenants if tenant is not None)
+    assert sorted(there) == sorted(number for number in owner.in_slots if number is not None)
     assert len(there) == 2
     after = arranged.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())

@@ -18,15 +18,15 @@ CPU = torch.device("cpu")
 def assert_together_whole(pieces: list[Shares], parts: list[nn.Module], whole: nn.Module) -> None:
     """What ``fill`` would bring from all ranks, as each rank sees it, is the block that was loaded whole."""
     for number, block in enumerate(whole.blocks):
-        brought = torch.cat([shares.homes[number].piece for shares in pieces])
+        brought = torch.cat([shares.shards[number].piece for shares in pieces])
         wanted = large_frozen(block)
         for shares, part in zip(pieces, parts, strict=True):
-            home = shares.homes[number]
-            assert len(brought) == home.size
-            assert [weight.data_ptr() for weight in home.weights] == [
+            shard = shares.shards[number]
+            assert len(brought) == shard.size
+            assert [weight.data_ptr() for weight in shard.weights] == [
                 w.data_ptr() for w in large_frozen(part.blocks[number])
             ]
-            for view, weight in zip(views(brought, home.weights), wanted, strict=True):
+            for view, weight in zip(views(brought, shard.weights), wanted, strict=True):
                 assert torch.equal(view.view(torch.uint8), weight.data.view(torch.uint8))
                 assert view.dtype == weight.dtype
 
@@ -39,7 +39,7 @@ def test_pieces_of_all_ranks_are_the_weights(dtype: str, ranks: int, cache: Path
     parts = [bundle.load_transformer(shares=shares) for shares in pieces]
     whole = bundle.load_transformer()
     assert_together_whole(pieces, parts, whole)
-    names = {name for name, p in whole.named_parameters()} - set(pieces[0].places)
+    names = {name for name, p in whole.named_parameters()} - set(pieces[0].spans)
     for part in parts:
         assert all(torch.equal(part.get_parameter(name), whole.get_parameter(name)) for name in names)
 
@@ -55,9 +55,9 @@ def test_a_rank_keeps_and_reads_its_part_alone(t2v: WanBundle):
     found = locate(Part.TRANSFORMER, t2v.directory(Part.TRANSFORMER))
     shares = Shares(1, 4)
     part = load_part(found, CPU, torch.float32, shares=shares)
-    kept = sum(len(home.piece) for home in shares.homes)
+    kept = sum(len(shard.piece) for shard in shares.shards)
     matrices = sum(weight.nbytes for block in part.blocks for weight in large_frozen(block))
     assert matrices / 4 <= kept < matrices / 4 * 1.01
-    read = [place.size for name, place in shares.places.items() if shares.has_part_of(name)]
+    read = [span.size for name, span in shares.spans.items() if shares.has_part_of(name)]
     assert sum(read) < matrices / 2
     assert all(weight.untyped_storage().nbytes() <= 4 for block in part.blocks for weight in large_frozen(block))

@@ -22,16 +22,15 @@ def mean_over_ranks(values: Tensor, trainer: Trainer) -> list[float]:
 class AtStep(Callback):
     """Calls ``at_step`` once after each optimizer step, with the number of steps done."""
 
-    def __init__(self) -> None:
-        self.seen = -1
+    # Lightning calls back after each batch, and with accumulation an optimizer step takes several. `global_step` counts optimizer
+    # steps: where it has moved since the batch before, a step was completed.
+    seen = -1
 
     def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
         """Take note of where the run starts."""
         self.seen = trainer.global_step
 
-    def on_train_batch_end(  # type: ignore[override]
-        self, trainer: Trainer, stage: Stage, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, stage: Stage, outputs: Any, *_: Any) -> None:  # type: ignore[override]
         """Notice that a step was completed; with accumulation most batches complete none."""
         if trainer.global_step != self.seen:
             self.seen = trainer.global_step

@@ -1,4 +1,4 @@
-"""Checkpoints a run and exports its adapter: where it is due, at the last step, and where the run is told to stop.
+"""Checkpoints a run and exports its adapter: where it is due, at the last step, and where the run is asked to stop.
 
 Enters: the run after a step. Leaves: a checkpoint and the product below the run directory, both whole.
 """
@@ -6,6 +6,7 @@ Enters: the run after a step. Leaves: a checkpoint and the product below the run
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from lightning import Trainer
@@ -20,22 +21,18 @@ from cinelora.training.module import Stage
 from cinelora.training.zero import ZeroStrategy
 
 
+@dataclass(eq=False)
 class Checkpointer(AtStep):
-    """Checkpoints a run and exports its adapter: where it is due, at the end, and where the run is told to stop.
+    """Checkpoints a run and exports its adapter: where it is due, at the end, and where the run is asked to stop.
 
     ``export`` writes an adapter state as the run's adapter file, or as its best one; ``facts`` go into every checkpoint.
     """
 
-    def __init__(
-        self,
-        settings: CheckpointConfig,
-        run: RunDirectory,
-        export: Callable[[State, bool], None],
-        ema: Ema | None,
-        facts: dict[str, Any],
-    ) -> None:
-        super().__init__()
-        self.settings, self.run, self.export, self.ema, self.facts = settings, run, export, ema, facts
+    settings: CheckpointConfig
+    run: RunDirectory
+    export: Callable[[State, bool], None]
+    ema: Ema | None
+    facts: dict[str, Any]
 
     def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
         """Save; what is slow comes after this, as whoever stops a run may end it for good before long."""
@@ -61,7 +58,7 @@ class Checkpointer(AtStep):
     def write(self, step: int, state: State, average: State, moments: State) -> None:
         """Checkpoint and export what ``state``, ``average`` and ``moments`` hold, whole, after ``step``.
 
-        Raises ``TrainingError`` as ``save_checkpoint``, and where the run directory is gone: one that is made anew, perhaps
+        Raises ``TrainingError`` as ``save_checkpoint``, and where the run directory is gone: one that is made again, perhaps
         below a volume that is no longer mounted, would hide it.
         """
         if not self.run.dataset.exists():

@@ -43,7 +43,7 @@ class Best:
 
 
 class EarlyStopping(AtStep):
-    """Looks at numbers at the steps at which they are logged; it stands behind those that log them.
+    """Looks at numbers at the steps at which they are logged; it stands after those that log them.
 
     All ranks judge by what rank 0 has: speeds and memory differ between ranks.
     """
@@ -51,17 +51,17 @@ class EarlyStopping(AtStep):
     def __init__(
         self, stopping: StoppingConfig, checkpoint: CheckpointConfig, journal: Journal, checkpointer: Checkpointer
     ) -> None:
-        super().__init__()
         self.patience, self.journal, self.checkpointer = stopping.patience, journal, checkpointer
         self.stops = _record(stopping.monitor, stopping.mode, stopping.min_change)
         self.keeps = _record(checkpoint.best, checkpoint.best_mode)
         self.stopped = False
 
     def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
-        """Go on from what a checkpoint says; whoever resumes a run that has stopped gives it its patience anew."""
+        """Resume from what a checkpoint says; whoever resumes a run that has stopped gives it its patience again."""
         super().on_train_start(trainer, stage)
         for key, record in self.records():
             seen = self.checkpointer.facts.get(key)
+            # What was seen of another number, or of this one when less was not better, says nothing about it.
             if seen and seen["name"] == record.name and seen["lower"] == record.lower:
                 record.best, record.step, record.since = seen["best"], seen["step"], seen["since"]
         if self.stops and self.stops.since >= self.patience:
@@ -92,7 +92,8 @@ class EarlyStopping(AtStep):
 
     def report(self) -> dict[str, Any]:
         """What a summary says."""
-        found = {key: {"name": r.name, "value": r.best, "step": r.step} for key, r in self.records() if r is self.keeps}
+        best = self.keeps
+        found = {"best": {"name": best.name, "value": best.best, "step": best.step}} if best else {}
         return found | {"stopped_early": asdict(self.stops) if self.stops and self.stopped else None}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 
 import torch
 from lightning import Trainer
@@ -12,16 +13,15 @@ from cinelora.training.callbacks.at_step import AtStep, State
 from cinelora.training.module import Stage
 
 
+@dataclass(eq=False)
 class Ema(AtStep):
     """Exponential moving average of what is trained alone, float32, on its device.
 
     It starts fast: after step t the decay is at most t / (t + 9), else a short run would export its start.
     """
 
-    def __init__(self, decay: float) -> None:
-        super().__init__()
-        self.decay = decay
-        self.average: State = {}
+    decay: float
+    average: State = field(default_factory=dict)
 
     def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
         """Start from the weights as they are, unless a checkpoint brought an average along."""
@@ -35,8 +35,7 @@ class Ema(AtStep):
         # have pieces of the weights, ``state`` is this rank's pieces and the average is of the same pieces.
         weight = 1 - min(self.decay, step / (step + 9))
         current = stage.trained.state()
-        names = list(current)
-        torch._foreach_lerp_([self.average[n] for n in names], [current[n] for n in names], weight)
+        torch._foreach_lerp_([self.average[name] for name in current], list(current.values()), weight)
 
     @contextmanager
     def in_place(self, stage: Stage) -> Iterator[None]:

@@ -40,7 +40,6 @@ class Preview(AtStep):
     def __init__(
         self, config: TrainConfig, run: RunDirectory, shown: LatentDataset, ema: Ema | None, journal: Journal
     ) -> None:
-        super().__init__()
         if not len(shown):
             raise FootageError(
                 "previews show held-out samples and there are none; raise data.holdout or set preview.every_steps=0"
@@ -55,6 +54,8 @@ class Preview(AtStep):
         """Draw on rank 0, while the others wait."""
         if step % self.config.preview.every_steps:
             return
+        # Rank 0 runs the transformer by itself, so it must not share its sequences meanwhile. The numbers are sent to all, as
+        # early stopping may ask each rank's journal for them.
         numbers: dict[str, float] = {}
         if trainer.is_global_zero:
             self.run.previews.mkdir(exist_ok=True)
@@ -76,8 +77,9 @@ class Preview(AtStep):
 
     def of_base(self, stage: Stage) -> list[Pixels]:
         """The base model's clips, as they lie in the run where they were drawn in just this way."""
-        paths = self.paths("base")
-        record = self.run.previews / "base.json"
+        # The base model is the same at every step, and in every resumed part of the run. So its clips are drawn once, and beside
+        # them stands a hash of all that they depend on: where a resumed run has other settings, they are drawn again.
+        paths, record = self.paths("base"), self.run.previews / "base.json"
         shown = self.shown.texts["preview"] if self.config.preview.prompt else self.shown.entries[0].text
         drawn_from = sha256_json([self.sampler.manner, shown, self.shown.entries[0].id, len(paths)])
         if record.exists() and read_json(record)["drawn_from"] == drawn_from:
@@ -91,8 +93,7 @@ class Preview(AtStep):
 
     def show(self, clips: list[Pixels], step: int) -> dict[str, float]:
         """Write the clips and the sheet, hand them to a logger that can show them, and return their numbers."""
-        name = f"step-{step:08d}"
-        rows = []
+        name, rows = f"step-{step:08d}", []
         for number, (path, clip, base) in enumerate(zip(self.paths(name), clips, self.base, strict=True)):
             self.write(path, clip)
             self.journal.show(f"preview{number or ''}", clip, path, step)
@@ -101,8 +102,7 @@ class Preview(AtStep):
         sheet, path = contact_sheet(rows), self.run.previews / f"{name}-sheet.png"
         write_png(path, sheet)
         self.journal.show("preview/sheet", sheet[None], path, step)
-        numbers = self.measured(clips)
-        if numbers:
+        if numbers := self.measured(clips):
             write_json(self.run.previews / f"{name}.json", numbers)
         return {f"preview/{name}": value for name, value in numbers.items()}
 

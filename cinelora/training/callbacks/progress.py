@@ -25,15 +25,12 @@ class Progress(AtStep):
     """
 
     def __init__(self, settings: LoggerConfig, samples_per_step: int) -> None:
-        super().__init__()
         self.settings, self.samples_per_step = settings, samples_per_step
         self.bar = tqdm(disable=True)
         self.losses: list[Tensor] = []
         self.latest_loss: float | None = None
-        self.latest_speed = 0.0
-        self.trained_s = 0.0
-        self.trained_steps = 0
-        self.warm = False
+        self.latest_speed = self.trained_s = 0.0
+        self.trained_steps, self.warm = 0, False
 
     @property
     def samples_per_s(self) -> float:
@@ -43,21 +40,14 @@ class Progress(AtStep):
     def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
         """Open the bar."""
         super().on_train_start(trainer, stage)
-        self.bar = tqdm(
-            desc=stage.config.stage.name,
-            initial=trainer.global_step,
-            total=trainer.max_steps,
-            unit="step",
-            disable=not trainer.is_global_zero,
-        )
+        begun = {"desc": stage.config.stage.name, "initial": trainer.global_step, "total": trainer.max_steps}
+        self.bar = tqdm(**begun, unit="step", disable=not trainer.is_global_zero)
         self.since, self.since_step = time.perf_counter(), trainer.global_step
 
-    def on_train_batch_end(  # type: ignore[override]
-        self, trainer: Trainer, stage: Stage, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, stage: Stage, outputs: Any, *_: Any) -> None:  # type: ignore[override]
         """Collect the loss without waiting for the device; Lightning has divided it by the number of micro-batches."""
         self.losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
-        super().on_train_batch_end(trainer, stage, outputs, batch, batch_idx)
+        super().on_train_batch_end(trainer, stage, outputs)
 
     def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
         """Move the bar; every few steps and at the last, say how it goes."""
@@ -67,10 +57,13 @@ class Progress(AtStep):
 
     def tell(self, trainer: Trainer, stage: Stage, step: int) -> None:
         """Say how it went since the last time."""
+        # The losses wait on the device until now: reading one as a number makes the host wait until the device has computed it,
+        # so that it could not prepare the next step meanwhile.
         self.latest_loss = mean_over_ranks(torch.stack(self.losses).mean()[None].float(), trainer)[0]
         self.losses.clear()
         now = time.perf_counter()
         speed = (step - self.since_step) * self.samples_per_step / (now - self.since)
+        # The first interval is slower than all others, as kernels are chosen or compiled in it: it counts only where it is alone.
         if self.warm:
             self.trained_s += now - self.since
             self.trained_steps += step - self.since_step
@@ -80,13 +73,10 @@ class Progress(AtStep):
         if trainer.logger:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
             memory = peak_memory_mib()
-            numbers = {"train/loss": self.latest_loss, "train/lr": rate, "train/samples_per_s": speed}
-            numbers |= {
-                "train/step_s": self.samples_per_step / speed,
-                "train/gradient_norm": float(stage.gradient_norm),
-            }
-            numbers["train/peak_memory_mib"] = float(memory.get("gpu", memory["host"]))
-            trainer.logger.log_metrics(numbers, step)
+            numbers = {"loss": self.latest_loss, "lr": rate, "samples_per_s": speed}
+            numbers |= {"step_s": self.samples_per_step / speed, "gradient_norm": float(stage.gradient_norm)}
+            numbers["peak_memory_mib"] = float(memory.get("gpu", memory["host"]))
+            trainer.logger.log_metrics({f"train/{name}": value for name, value in numbers.items()}, step)
 
     def on_train_end(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
         """Say what is left to say of a run that ended early, and close the bar."""
@@ -95,5 +85,5 @@ class Progress(AtStep):
         self.bar.close()
 
     def on_exception(self, trainer: Trainer, stage: Stage, exception: BaseException) -> None:  # type: ignore[override]
-        """Close the bar, whose line the reason would be written behind, even one that another callback gives at the start."""
+        """Close the bar: the reason would be printed on its line, even one that another callback gives at the start."""
         self.bar.close()

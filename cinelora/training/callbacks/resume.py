@@ -5,6 +5,8 @@ Enters: a checkpoint, and a trainer that is setting itself up. Leaves: the train
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from lightning import Callback, Trainer
 
 from cinelora.training.callbacks.at_step import AtStep, State
@@ -14,11 +16,12 @@ from cinelora.training.module import Stage
 from cinelora.training.zero import ZeroStrategy
 
 
+@dataclass(eq=False)
 class Resume(Callback):
     """Puts a resumed run's adapter, moments, average and step back; stands before the callbacks that look at them."""
 
-    def __init__(self, checkpoint: Checkpoint, ema: Ema | None) -> None:
-        self.checkpoint, self.ema = checkpoint, ema
+    checkpoint: Checkpoint
+    ema: Ema | None
 
     # A run is put back in two moments, because the trainer builds itself in between:
     #   setup           the weights are whole on every rank, so whole weights are loaded. DDP then broadcasts them from
@@ -30,35 +33,31 @@ class Resume(Callback):
         module.trained.load(self.checkpoint.group("adapter"))
 
     def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
-        """Restore, once the optimizer exists."""
-        restore(self.checkpoint, trainer, stage, self.ema)
+        """Put the rest into the trainer, which has just set itself up."""
+        if self.ema:
+            average = stage.trained.own_part(self.checkpoint.group("ema"))
+            self.ema.average = {name: value.to(stage.device) for name, value in average.items()}
+        # A checkpoint names AdamW's state "<parameter number>.<name>", whole, whatever strategy wrote it. So one of zero2
+        # resumes under DDP, and the reverse; only a ZeRO strategy knows which part of it this rank takes.
+        state: dict[int, State] = {}
+        for key, value in self.checkpoint.group("moments").items():
+            number, name = key.split(".", 1)
+            state.setdefault(int(number), {})[name] = value
+        if isinstance(trainer.strategy, ZeroStrategy):
+            trainer.strategy.restore_moments(state)
+        else:
+            optimizer = trainer.optimizers[0]
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        # Lightning counts steps here and offers no setter; batches start again, which is right at a step's boundary.
+        done = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
+        done.completed = self.checkpoint.step
 
 
-def restore(checkpoint: Checkpoint, trainer: Trainer, stage: Stage, ema: Ema | None) -> None:
-    """Put the rest of ``checkpoint`` into a trainer that has just set itself up."""
-    if ema:
-        average = stage.trained.own_part(checkpoint.group("ema"))
-        ema.average = {name: value.to(stage.device) for name, value in average.items()}
-    # A checkpoint names AdamW's state "<parameter number>.<name>", whole, whatever strategy wrote it. So one of zero2
-    # resumes under DDP, and the reverse; only a ZeRO strategy knows which part of it this rank takes.
-    state: dict[int, State] = {}
-    for key, value in checkpoint.group("moments").items():
-        number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = value
-    if isinstance(trainer.strategy, ZeroStrategy):
-        trainer.strategy.restore_moments(state)
-    else:
-        optimizer = trainer.optimizers[0]
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    # Lightning counts steps here and offers no setter; batches start anew, which is right at a step's boundary
-    trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = checkpoint.step
-
-
+@dataclass(eq=False)
 class Finish(Callback):
     """Where a run resumes at its last step, does what its end lacked; ``callbacks`` are those that act after a step."""
 
-    def __init__(self, callbacks: list[AtStep]) -> None:
-        self.callbacks = callbacks
+    callbacks: list[AtStep]
 
     def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
         """Act as at the end of the step that is restored by now."""

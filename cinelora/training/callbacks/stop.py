@@ -15,14 +15,12 @@ from cinelora.training.module import Stage
 
 
 class StopRequest(AtStep):
-    """Ends a run whole when it is told to stop: after the step at hand, on all ranks together.
+    """Ends a run whole when it is asked to stop: after the step at hand, on all ranks together.
 
     It stands before those that save and show, which learn from ``trainer.should_stop`` that this step is the last.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.received = False
+    received = False
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
@@ -44,8 +42,8 @@ class StopRequest(AtStep):
         signal.signal(signal.SIGTERM, self.receive)
 
     def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
-        """Stop where any rank was told to."""
+        """Stop where any rank was asked to."""
         # A signal reaches the ranks at slightly different moments, so that one may have seen it before this step's end
         # and another not. Were each to stop by what itself has seen, the first would save while the second waits for it
-        # in the next step's gradients. The mean is above zero on all of them as soon as one was told to.
+        # in the next step's gradients. The mean is above zero on all of them as soon as one was asked to.
         trainer.should_stop = mean_over_ranks(torch.tensor([float(self.received)]), trainer)[0] > 0

@@ -1,4 +1,4 @@
-"""Held-out samples drawn anew and measured against what they really show, adapted and by the base model.
+"""Held-out samples drawn again and measured against what they really show, adapted and by the base model.
 
 Each is drawn from its own first frame and caption, or from its caption alone where the stage shows no image. The real clips are
 what the VAE makes of their latents, so that a VAE's own loss stands on both sides. It does not know how anything is measured.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from lightning import Trainer
-from torch import Tensor
 
 from cinelora.config.metric_names import heldout_metrics, monitors
 from cinelora.config.schema import TrainConfig, data_ranks
@@ -30,7 +29,6 @@ class ValidationClips(AtStep):
     def __init__(
         self, config: TrainConfig, heldout: LatentDataset, checkpointer: Checkpointer, journal: Journal
     ) -> None:
-        super().__init__()
         self.config, self.heldout, self.checkpointer, self.journal = config, heldout, checkpointer, journal
         self.sampler = ClipSampler(config, heldout)
         self.positions = range(min(config.validation.clips, len(heldout)))
@@ -43,6 +41,8 @@ class ValidationClips(AtStep):
         self.share = self.positions[stage.data_rank :: data_ranks(self.config)]
         self.speaks = stage.global_rank % self.config.strategy.sequence == 0
         self.real = self.sampler.pixels([self.heldout[position]["latents"][None] for position in self.share])
+        # What the base model draws never changes during a run, and takes as long as one measurement. Its numbers are kept in the
+        # checkpoints with all that they depend on, and are measured again only where a resumed run draws in another manner.
         manner = {**self.sampler.manner, "clips": len(self.positions), "measures": heldout_metrics(self.config)}
         known = self.checkpointer.facts.get("heldout_clips", {})
         if known.get("manner") != manner:
@@ -50,9 +50,8 @@ class ValidationClips(AtStep):
                 known = {"manner": manner, "base": self.measure(trainer, self.draw(stage), stage.device)}
             self.checkpointer.facts["heldout_clips"] = known
         self.refuse_unmeasured(set(known["base"]))
-        self.journal.log_metrics(
-            {f"heldout/base/{n}": value for n, value in known["base"].items()}, trainer.global_step
-        )
+        numbers = {f"heldout/base/{name}": value for name, value in known["base"].items()}
+        self.journal.log_metrics(numbers, trainer.global_step)
 
     def refuse_unmeasured(self, measured: set[str]) -> None:
         """Refuse to wait for a measure that cannot be had here, as the warnings before this have said."""
@@ -77,10 +76,9 @@ class ValidationClips(AtStep):
 
     def draw(self, stage: Stage) -> list[Pixels]:
         """This rank's share of the samples, by the transformer as it is."""
-        latents: list[Tensor] = []
-        for position in self.share:
-            latents.append(self.sampler.latents(stage, position, self.config.seed, self.heldout.entries[position].id))
-        return self.sampler.pixels(latents)
+        seed, ids = self.config.seed, [self.heldout.entries[position].id for position in self.share]
+        parts = zip(self.share, ids, strict=True)
+        return self.sampler.pixels([self.sampler.latents(stage, position, seed, part) for position, part in parts])
 
     def measure(self, trainer: Trainer, clips: list[Pixels], device: torch.device) -> dict[str, float]:
         """The numbers of all ranks' clips; what cannot be had is said once, by rank 0."""

@@ -38,12 +38,11 @@ class ValidationLoss(AtStep):
       samples and sigmas at once, against the same two.
     - ``effect/update``, ``effect/update/block-00`` ...: ``|scale B A| / |W|`` (Frobenius).
 
-    What the two predicted is worked out when training starts or goes on, and kept on the host in the dtype they compute in:
+    What the two predicted is worked out when training starts or resumes, and kept on the host in the dtype they compute in:
     per sample and sigma 2 MB for 33 frames of 480p in bf16. So it costs nothing later, and no checkpoint has to carry it.
     """
 
     def __init__(self, settings: ValidationConfig, heldout: LatentDataset, ema: Ema | None) -> None:
-        super().__init__()
         self.settings, self.heldout, self.ema = settings, heldout, ema
         self.sample_ids = [entry.id for entry in heldout.entries]
         self.positions = range(min(settings.samples, len(heldout)))
@@ -60,7 +59,7 @@ class ValidationLoss(AtStep):
             self.bare, self.base = self.remember(trainer, stage, stage.trained.bare())
 
     def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
-        """Measure and log where it is due; a run that is told to stop is not kept waiting."""
+        """Measure and log where it is due; a run that is asked to stop is not kept waiting."""
         if step % self.settings.every_steps == 0 or step == trainer.max_steps:
             self.latest = self.measure(trainer, stage)
             self.measured_at = step
@@ -69,11 +68,7 @@ class ValidationLoss(AtStep):
 
     def report(self) -> dict[str, float | int | None]:
         """What a summary says: the latest numbers and after which step (None: not yet), and the seconds they took."""
-        names = {
-            "heldout_loss": "heldout/loss",
-            "heldout_change": "heldout/change",
-            "heldout_vs_base": "heldout/vs_base",
-        }
+        names = {f"heldout_{name}": f"heldout/{name}" for name in ("loss", "change", "vs_base")}
         names |= {"prediction_effect": "effect/prediction", "prediction_effect_vs_base": "effect/prediction_vs_base"}
         found = {key: self.latest[name] for key, name in names.items() if name in self.latest}
         return {"heldout_step": self.measured_at, **found, "heldout_seconds": self.seconds}
@@ -93,6 +88,9 @@ class ValidationLoss(AtStep):
     @torch.no_grad()
     def measure(self, trainer: Trainer, stage: Stage) -> dict[str, float]:
         """The numbers of what would be exported now."""
+        # Everything is summed over this rank's samples, then over ranks, and divided last: ranks may have unequally many samples,
+        # and a mean of means would weigh them unequally. `losses` has a sum for each sigma and the number of samples; `moved`
+        # has, against both beginnings, the squares of what predictions moved by and of what they were.
         losses = torch.zeros(len(HELDOUT_SIGMAS) + 1, dtype=torch.float64)
         moved = torch.zeros(2, 2, dtype=torch.float64)
         with as_exported(stage, self.ema):
@@ -107,11 +105,8 @@ class ValidationLoss(AtStep):
         by_sigma = [total / count for total in totals]
         loss = sum(by_sigma) / len(by_sigma)
         change, size, change_vs_base, size_of_base = mean_over_ranks(moved.flatten(), trainer)
-        numbers = {
-            "heldout/loss": loss,
-            "heldout/change": loss / self.start - 1,
-            "heldout/vs_base": loss / self.base - 1,
-        }
+        numbers = {"heldout/loss": loss, "heldout/change": loss / self.start - 1}
+        numbers["heldout/vs_base"] = loss / self.base - 1
         numbers |= {heldout_loss_at(sigma): value for sigma, value in zip(HELDOUT_SIGMAS, by_sigma, strict=True)}
         numbers["effect/prediction"] = (change / size) ** 0.5
         if not stage.trained.stands_alone:

@@ -27,16 +27,11 @@ def step_of(config: TrainConfig) -> Step:
     """One micro-batch of a run, as one rank sees it: its part of the tokens."""
     model, lora, stage = config.model, config.lora, config.stage
     plan, zero = share_samples(config), zero_level(config.strategy)
-    return Step(
-        shape=Shape.of(model, stage.transformer),
-        dtype=model.dtype,
-        tokens=-(-num_tokens(stage.num_frames, model.height, model.width) // config.strategy.sequence),
-        samples=stage.batch_size,
-        **{"rank": lora.rank, "targets": lora.targets},
-        **{"whole": stage.trains_every_weight, "averaged": config.ema_decay > 0},
-        **{"sequence": plan.sequence, "ring": plan.ring},
-        **{"zero": zero, "ranks": config.gpus * config.nodes if zero else 1, "parked": config.strategy.cpu_offload},
-    )
+    # a sequence that its ranks cannot split evenly is filled up, so every rank has as many tokens as the first
+    tokens = -(-num_tokens(stage.num_frames, model.height, model.width) // config.strategy.sequence)
+    trained = (lora.rank, lora.targets, stage.trains_every_weight, config.ema_decay > 0)
+    shared = (plan.sequence, plan.ring, zero, config.gpus * config.nodes if zero else 1, config.strategy.cpu_offload)
+    return Step(Shape.of(model, stage.transformer), model.dtype, tokens, stage.batch_size, *trained, *shared)
 
 
 def choose_policy(config: TrainConfig, room_gib: float | None) -> tuple[Policy, str]:
@@ -108,8 +103,8 @@ def choose_drawing(
         as_asked = Drawing(one.guided, swap or 0, bool(config.model.compile_blocks))
         return as_asked, one.in_words(as_asked)
     room = estimate.usable_bytes(min(room_gib, config.memory.limit_gib or room_gib))
-    # Compiling takes half a minute and saves a tenth of what is drawn afterwards, so all clips together have to be long. Where fp8
-    # was asked for it is compiled in any case, and where several ranks share a clip only if the user says so.
+    # Compiling takes half a minute and saves a tenth of what is drawn afterwards, so all clips together have to be long. Where
+    # fp8 was asked for it is compiled in any case, and where several ranks share a clip only if the user says so.
     machine = Machine(gpu_named(gpu) or GPUS[0], config.gpus)
     seconds = clips * config.sampler.steps * step_cost(clip, plan, machine).seconds
     pays = config.gpus * config.nodes == 1 and (config.model.dtype == "fp8" or seconds * COMPILED_SAVES > COMPILING_S)

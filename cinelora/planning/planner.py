@@ -31,7 +31,8 @@ def step_of(config: TrainConfig) -> Step:
     tokens = -(-num_tokens(stage.num_frames, model.height, model.width) // config.strategy.sequence)
     trained = (lora.rank, lora.targets, stage.trains_every_weight, config.ema_decay > 0)
     shared = (plan.sequence, plan.ring, zero, config.gpus * config.nodes if zero else 1, config.strategy.cpu_offload)
-    return Step(Shape.of(model, stage.transformer), model.dtype, tokens, stage.batch_size, *trained, *shared)
+    facts = (Shape.of(model, stage.transformer), model.dtype, tokens, stage.batch_size, *trained, *shared)
+    return Step(*facts)
 
 
 def choose_policy(config: TrainConfig, room_gib: float | None) -> tuple[Policy, str]:
@@ -162,23 +163,41 @@ def plan_lines(config: TrainConfig, gpu: str | None, room_gib: float | None) -> 
     if every := config.preview.every_steps:
         lines.append(_preview_line(config, step, known, stage.steps // every))
     lines.append(_here_line(shape, gpu, room_gib, lambda: _here(config, step, known, room_gib)))
-    lines.append(_heading(gpu, "hours"))
-    for card in CARDS:
-        dtypes = ("bf16",) if step.whole else ("bf16", "fp8")
-        rows = [row for dtype in dtypes if (row := _row(config, replace(step, dtype=dtype), known, card))]
-        lines += rows or [
-            f"{card:>4}  nothing fits: fewer frames, a smaller size or stage.batch_size={max(1, step.samples // 2)}"
-        ]
-    return lines
+
+    def row(room: float, dtype: str) -> Row | None:
+        own = replace(step, dtype=dtype)
+        if policy := own.fastest(room, compile=True):
+            seconds = own.seconds(policy, known) * stage.accumulation
+            return own.peak(policy), seconds, seconds * stage.steps / 3600, policy.in_words(shape)
+        return None
+
+    advice = f"fewer frames, a smaller size or stage.batch_size={max(1, step.samples // 2)}"
+    return [*lines, *_cards(gpu, "hours", ["bf16"] if step.whole else ["bf16", "fp8"], row, advice)]
 
 
-def _heading(gpu: str | None, whole: str) -> str:
-    """The head of a table of cards; ``whole`` is the unit of what is done."""
+Row = tuple[dict[str, float], float, float, str]
+"""Of a card: bytes by what they are for, seconds of a step, how long it takes in all, and the way in words."""
+
+
+def _cards(
+    gpu: str | None, unit: str, dtypes: list[str], row: Callable[[float, str], Row | None], advice: str
+) -> list[str]:
+    """A table of cards with a line for each dtype that fits; ``row`` says what fits into so many bytes, ``unit`` its total's."""
+    # Most of these cards are not here, so seconds are those of the kind of GPU that is, or of an H200. What differs from line to
+    # line is how much has to be recomputed or swapped in so much memory.
     known = gpu_named(gpu)
     where = f"this {known.name}" if known else f"an {GPUS[0].name}"
-    return (
-        f"{'GiB':>4}  {'dtype':5}  {'peak':>5}  {'s/step':>6}  {whole:>6}  how (seconds as on {where}, from its rates)"
-    )
+    heads = f"{'GiB':>4}  {'dtype':5}  {'peak':>5}  {'s/step':>6}  {unit:>6}"
+    lines = [f"{heads}  how (seconds as on {where}, from its rates)"]
+    for card in CARDS:
+        fitting = []
+        for dtype in dtypes:
+            if found := row(estimate.usable_bytes(card), dtype):
+                parts, seconds, total, how = found
+                peak = sum(parts.values()) / GIB
+                fitting.append(f"{card:>4}  {dtype:5}  {peak:>5.1f}  {seconds:>6.2f}  {total:>6.1f}  {how}")
+        lines += fitting or [f"{card:>4}  nothing fits: {advice}"]
+    return lines
 
 
 def _here_line(shape: Shape, gpu: str | None, room_gib: float | None, what: Callable[[], str]) -> str:
@@ -226,15 +245,6 @@ def _here(config: TrainConfig, step: Step, gpu: Gpu, room_gib: float | None) -> 
     return f"{why}; about {seconds:.2f} s a step, {seconds * config.stage.steps / 3600:.1f} h"
 
 
-def _row(config: TrainConfig, step: Step, gpu: Gpu, card: int) -> str | None:
-    policy = step.fastest(estimate.usable_bytes(card), compile=True)
-    if policy is None:
-        return None
-    peak, seconds = sum(step.peak(policy).values()) / GIB, step.seconds(policy, gpu) * config.stage.accumulation
-    hours = seconds * config.stage.steps / 3600
-    return f"{card:>4}  {step.dtype:5}  {peak:>5.1f}  {seconds:>6.2f}  {hours:>6.1f}  {policy.in_words(step.shape)}"
-
-
 def drawing_lines(config: InferConfig, gpu: str | None, room_gib: float | None) -> list[str]:
     """What a clip takes on the GPU at hand (its driver's name and GiB, or None), part by part, and on other cards."""
     model, sampler, request = config.model, config.sampler, ClipRequest(config)
@@ -270,24 +280,18 @@ def _transformer_lines(
     clip, plan = clip_of(config, kind, frames), partition_of(config)[0]
     one = clip.on_a_rank(plan)
     what = "keyframe" if (kind, frames) == ("t2v", 1) else "clip"
-    lines = [f"{what}: {kind}, {one.shape.parameters / 1e6:,.1f} million parameters, {one.tokens:,} tokens a rank"]
-    lines.append(
-        _here_line(one.shape, gpu, room_gib, lambda: choose_drawing(config, kind, frames, 1, gpu, room_gib)[1])
-    )
-    lines.append(_heading(gpu, "min"))
+    head = f"{what}: {kind}, {one.shape.parameters / 1e6:,.1f} million parameters, {one.tokens:,} tokens a rank"
+    here = _here_line(one.shape, gpu, room_gib, lambda: choose_drawing(config, kind, frames, 1, gpu, room_gib)[1])
     machine = Machine(gpu_named(gpu) or GPUS[0], config.gpus)
-    for card in CARDS:
-        rows = []
-        for dtype in ("bf16", "fp8"):
-            own = replace(one, dtype=dtype)
-            if drawing := own.fastest(estimate.usable_bytes(card), compile=True):
-                seconds = step_cost(replace(clip, dtype=dtype), plan, machine).seconds
-                minutes, peak = seconds * config.sampler.steps / 60, sum(own.peak(drawing).values()) / GIB
-                rows.append(
-                    f"{card:>4}  {dtype:5}  {peak:>5.1f}  {seconds:>6.2f}  {minutes:>6.1f}  {own.in_words(drawing)}"
-                )
-        lines += rows or [f"{card:>4}  nothing fits: fewer frames or a smaller size"]
-    return lines
+
+    def row(room: float, dtype: str) -> Row | None:
+        own = replace(one, dtype=dtype)
+        if drawing := own.fastest(room, compile=True):
+            seconds = step_cost(replace(clip, dtype=dtype), plan, machine).seconds
+            return own.peak(drawing), seconds, seconds * config.sampler.steps / 60, own.in_words(drawing)
+        return None
+
+    return [head, here, *_cards(gpu, "min", ["bf16", "fp8"], row, "fewer frames or a smaller size")]
 
 
 # -- many GPUs ---------------------------------------------------------------------------------------------------------
@@ -306,6 +310,7 @@ def sharing_lines(config: InferConfig, gpu: str | None) -> list[str]:
         f"{'GPUs':>4}  {'s/step':>7}  {'times':>5}  {'s/clip':>7}  {'times':>5}  {'GB sent':>7}  "
         "partition (times one GPU's; GB a step and rank)",
     ]
+    # Others are chosen as they would be if nothing were asked for; the chosen one stands among them as it is, whatever was.
     free = replace(config.sampler, guidance_mode="auto", ulysses=None, ring=None)
     for count in sorted({*(count for count in COUNTS if count <= clip.tokens), ranks}):
         per_node = config.gpus if count == ranks else min(count, PER_NODE)

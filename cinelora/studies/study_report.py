@@ -130,10 +130,10 @@ def to_wandb(table: Results, config: StudyConfig, folder: Path) -> None:
     offline = not wandb_key_exists() if config.logger.offline is None else config.logger.offline
     heading = columns(table.rows)
     data = [[str(cell) for cell in cells(row, heading)] for row in table.rows]
-    named = {"project": config.logger.project, "group": config.logger.group, "name": f"study-{folder.name}"}
+    to, name = config.logger, f"study-{folder.name}"
     mode: Literal["offline", "online"] = "offline" if offline else "online"
     try:
-        run = wandb.init(**named, dir=folder, mode=mode, settings=WANDB_PATIENCE)
+        run = wandb.init(project=to.project, group=to.group, name=name, dir=folder, mode=mode, settings=WANDB_PATIENCE)
         run.log({"study": wandb.Table(columns=[*heading], data=data)})
         run.finish()
     except Exception as error:  # whatever it is: the study is done and lies in its files

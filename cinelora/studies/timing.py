@@ -118,8 +118,8 @@ class Bench:
         """One round of one setting; the first, number 0, is not timed but draws what is looked at."""
         if timed.trouble:
             return
-        # The first round warms up: kernels are chosen, blocks compiled, and magcache, where nobody gave its ratios, is measured on
-        # one clip. All clips are drawn in it, to be looked at; rounds that are timed draw the first one again.
+        # The first round warms up: kernels are chosen, blocks compiled, and magcache's ratios measured on one clip, where nobody
+        # gave any. All clips are drawn in it, to be looked at; rounds that are timed draw the first one again.
         sampler = sampler_of(setting, self.config, timed.ratios)
         try:
             if number == 0 and sampler.cache == "magcache" and not timed.ratios:

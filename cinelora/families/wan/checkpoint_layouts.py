@@ -273,42 +273,28 @@ def refuse_other_part(part: Part, names: Iterable[str]) -> None:
         raise ModelError(f"this is {thing.words}")
 
 
-@dataclass(frozen=True)
-class StoredShape:
-    """The size of a transformer, read off the shapes of its tensors."""
-
-    in_channels: int
-    hidden_size: int
-    num_layers: int
-    takes_image: bool
-
-
-def transformer_shape(shapes: dict[str, tuple[int, ...]]) -> StoredShape:
-    """The size of the transformer whose tensors have these shapes, in diffusers' names or in Wan's."""
+def refuse_other_transformer(shapes: dict[str, tuple[int, ...]], kind: str, model: ModelConfig | None) -> None:
+    """Raise ``ModelError`` where the transformer whose tensors have these shapes is of another kind or size than is asked for."""
+    # Names are diffusers' or Wan's own: the first layer and the blocks are called alike in both, the image's embedding is not.
     shapes = {bare(name): shape for name, shape in shapes.items()}
     hidden, channels = shapes["patch_embedding.weight"][:2]
-    blocks = {int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")}
-    image = any(name.startswith(("img_emb.", "condition_embedder.image_embedder.")) for name in shapes)
-    return StoredShape(channels, hidden, max(blocks) + 1, image)
-
-
-def refuse_other_transformer(shape: StoredShape, kind: str, model: ModelConfig | None) -> None:
-    """Raise ``ModelError`` where a transformer is of another kind or size than is asked for."""
+    layers = max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")) + 1
+    takes_image = any(name.startswith(("img_emb.", "condition_embedder.image_embedder.")) for name in shapes)
     wanted = CHANNELS[kind]
-    if shape.in_channels == CHANNELS["i2v"] and not shape.takes_image:
+    if channels == CHANNELS["i2v"] and not takes_image:
         raise ModelError("this is an expert of Wan2.2 I2V (36 channels, no image tokens), not Wan2.1")
-    if shape.in_channels not in CHANNELS.values():
-        size = "Wan2.2 TI2V-5B" if shape.hidden_size == 3072 else "another Wan, such as Fun Control or Inpaint"
-        raise ModelError(f"its first layer takes {shape.in_channels} channels, {kind} of Wan2.1 {wanted}: {size}")
-    if shape.in_channels != wanted:
+    if channels not in CHANNELS.values():
+        size = "Wan2.2 TI2V-5B" if hidden == 3072 else "another Wan, such as Fun Control or Inpaint"
+        raise ModelError(f"its first layer takes {channels} channels, {kind} of Wan2.1 {wanted}: {size}")
+    if channels != wanted:
         other = "i2v" if kind == "t2v" else "t2v"
         raise ModelError(
-            f"this is the {_KIND_WORDS[other]} transformer: its first layer takes {shape.in_channels} channels, "
+            f"this is the {_KIND_WORDS[other]} transformer: its first layer takes {channels} channels, "
             f"{_KIND_WORDS[kind]} takes {wanted}; give it as model.{other}"
         )
-    if model and (shape.num_layers, shape.hidden_size) != (model.num_layers, model.hidden_size):
+    if model and (layers, hidden) != (model.num_layers, model.hidden_size):
         raise ModelError(
-            f"it has {shape.num_layers} blocks of width {shape.hidden_size}, model={model.name} has {model.num_layers} "
+            f"it has {layers} blocks of width {hidden}, model={model.name} has {model.num_layers} "
             f"of width {model.hidden_size}: choose the model that it is"
         )
 
@@ -363,7 +349,7 @@ def inspect(part: Part, source: Path, kind: str, model: ModelConfig | None = Non
     shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
     refuse_other_part(part, shapes)
     if part is Part.TRANSFORMER:
-        refuse_other_transformer(transformer_shape(shapes), kind, model)
+        refuse_other_transformer(shapes, kind, model)
     if part is Part.VAE:
         refuse_other_vae(shapes)
     if kinds := {FP8[entry["dtype"]] for entry in entries.values() if entry["dtype"] in FP8}:

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,34 +84,29 @@ def _in_safetensors(path: Path) -> Iterator[tuple[str, Stored]]:
         dtype, shape, (first, last) = DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
         place = (path, start + first, last - first, dtype, shape)
         # a copy on writing: whoever changes the weights, as merging an adapter does, has pages of its own
-        mapped = _mapper(*place) if (start + first) % ALIGNMENT == 0 < last - first else None
-        yield name, Stored(shape, dtype, _reader(*place), mapped)
+        mapped = partial(_map_at, *place) if (start + first) % ALIGNMENT == 0 < last - first else None
+        yield name, Stored(shape, dtype, partial(_read_at, *place), mapped)
 
 
-def _reader(path: Path, offset: int, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Callable[[], Tensor]:
-    def read() -> Tensor:
-        content = torch.empty(size, dtype=torch.uint8)
-        view = content.numpy().data
-        with path.open("rb", buffering=0) as file:
-            file.seek(offset)
-            while view:  # the kernel gives at most 2 GiB at a time
-                taken = file.readinto(view)
-                if not taken:
-                    raise ModelError(f"{path} became shorter while it was read")
-                view = view[taken:]
-        return content.view(dtype).reshape(shape)
-
-    return read
+def _read_at(path: Path, offset: int, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    content = torch.empty(size, dtype=torch.uint8)
+    view = content.numpy().data
+    with path.open("rb", buffering=0) as file:
+        file.seek(offset)
+        while view:  # the kernel gives at most 2 GiB at a time
+            taken = file.readinto(view)
+            if not taken:
+                raise ModelError(f"{path} became shorter while it was read")
+            view = view[taken:]
+    return content.view(dtype).reshape(shape)
 
 
-def _mapper(path: Path, offset: int, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Callable[[], Tensor]:
-    def mapped() -> Tensor:
-        if os.path.getsize(path) < offset + size:
-            raise ModelError(f"{path} became shorter while it was read")
-        content = np.memmap(path, np.uint8, "c", offset, (size,))
-        return torch.from_numpy(content).view(dtype).reshape(shape)
-
-    return mapped
+def _map_at(path: Path, offset: int, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    # a page of a map beyond the end of its file would kill the process when it is touched, long after this
+    if os.path.getsize(path) < offset + size:
+        raise ModelError(f"{path} became shorter while it was read")
+    content = np.memmap(path, np.uint8, "c", offset, (size,))
+    return torch.from_numpy(content).view(dtype).reshape(shape)
 
 
 def _in_pickle(path: Path) -> Iterator[tuple[str, Stored]]:
@@ -324,12 +320,15 @@ def _refuse_misfit(module: nn.Module, sources: dict[str, Origin], stored: dict[s
 
 def _read(stored: dict[str, Stored], origin: Origin, device: torch.device, dtype: torch.dtype) -> Tensor:
     """One tensor on ``device`` in ``dtype``; fp8 is multiplied with its scale in float32, where it has one."""
+    # What stays on the CPU as it is stored is mapped, and shared with every process that maps it. All else is read, as a mapped
+    # page and the copy made of it would both count as this process's memory.
     entry = stored[origin.name]
     if entry.map and device.type == "cpu" and entry.dtype == dtype and origin.third is None:
         return entry.map()
     tensor = entry.read()
     if origin.third is not None:
         tensor = tensor.chunk(3)[origin.third].clone()  # a view would keep all three
+    # A checkpoint in fp8 has a scale beside each weight: one for the whole tensor, or one for each row of it.
     scale = next((stored[name] for name in _scale_names(origin.name) if name in stored), None)
     if scale is None or not tensor.dtype.is_floating_point or tensor.dtype.itemsize > 1:
         return tensor.to(device).to(dtype)  # converted where it is to be: a GPU does it in no time

@@ -84,6 +84,7 @@ def check_target(repository: str) -> None:
 
     Raises ``ConfigError``.
     """
+    # Asked before a run begins: hours later, at its end, is too late to learn that there is no token.
     from huggingface_hub import get_token
 
     if re.fullmatch(r"[\w.-]+/[\w.-]+", repository, re.ASCII) is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import statistics
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,3 +132,8 @@ def cells(row: Result, heading: list[str]) -> list[Any]:
         **row.numbers,
     }
     return ["" if known.get(name) is None else known[name] for name in heading]
+
+
+def middle(values: list[float]) -> float | None:
+    """The median, or None of nothing."""
+    return round(statistics.median(values), 5) if values else None

@@ -21,14 +21,16 @@ from cinelora.adapters.run_directory import adapters_of
 from cinelora.config.clip_request import ClipRequest, Take, prompts_of, seeds_of
 from cinelora.config.schema import LoraSpec, ScaleConfig, StudyConfig, shared_by
 from cinelora.errors import ConfigError
-from cinelora.io.hardware import fingerprint, gpu_at_hand, limit_gpu_memory, quiet_libraries
+from cinelora.geometry import IMAGE_TOKENS, LATENT_CHANNELS, TEXT_TOKENS, num_latent_frames
+from cinelora.io.hardware import default_device, fingerprint, gpu_at_hand, limit_gpu_memory, quiet_libraries
 from cinelora.io.tensor_files import load_tensors, save_tensors
 from cinelora.parallel.launch import Rank, barrier, launch, meeting_point, process_group, rank_info
 from cinelora.parallel.partition import Partition
+from cinelora.planning.estimate import Shape
 from cinelora.planning.planner import choose_drawing, partition_of
-from cinelora.studies.results import Result, Results, load_table, merged_results
+from cinelora.studies.results import Result, Results, load_table, merged_results, middle
 from cinelora.studies.study_report import BETWEEN_ROWS, between_rows, lines, show, to_wandb
-from cinelora.studies.variants import StudyVariant, baseline, key_of, model_of, sampler_of, study_variants
+from cinelora.studies.variants import StudyVariant, baseline, hung, key_of, model_of, sampler_of, study_variants
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,7 +131,6 @@ def from_rank_0(value: Any, rank: Rank) -> Any:
 
 def refuse_fp8(settings: Iterable[StudyVariant]) -> None:
     """Raise ``ConfigError`` before anything runs where a setting wants fp8 and the GPU has none."""
-    from cinelora.io.hardware import default_device
     from cinelora.nn.fp8 import missing_fp8
 
     if any(s.dtype == "fp8" for s in settings) and (reason := missing_fp8(default_device())):
@@ -182,9 +183,6 @@ def drawn_inputs(config: StudyConfig) -> list[Shown]:
     import torch
 
     from cinelora.families.wan.bundle import ImageCondition
-    from cinelora.geometry import IMAGE_TOKENS, LATENT_CHANNELS, TEXT_TOKENS, num_latent_frames
-    from cinelora.io.hardware import default_device
-    from cinelora.planning.estimate import Shape
     from cinelora.sampling.sampler import Shown, Texts
 
     device = default_device()
@@ -242,7 +240,7 @@ class Desk:
         from cinelora.adapters.resize_rank import at_rank
         from cinelora.families.wan.bundle import WanBundle
         from cinelora.sampling.sampler import Sampling, adapted_transformer
-        from cinelora.studies.timing import Bench, hung
+        from cinelora.studies.timing import Bench
 
         config, one, (kind, frames) = self.config, settings[0], ClipRequest.of(self.config).passes[-1]
         model, place = model_of(one, config), on_its_own(self.rank) if one.partition == "alone" else self.rank
@@ -278,8 +276,8 @@ def hang_drawn(transformer: Any, ranks: list[int]) -> None:
 
     from cinelora.adapters.lora_layers import adapter_state, add_adapter
     from cinelora.nn.flow_matching import keyed_generator
-    from cinelora.studies.timing import hung
 
+    # A fresh adapter has zeros in its second factor and would be no adapter at all for a cache that asks how much changes.
     for rank in ranks:
         add_adapter(transformer, hung(DRAWN, rank), LoraSpec(rank, 2.0 * rank), seed=0)
         for key, factor in adapter_state(transformer, hung(DRAWN, rank)).items():
@@ -290,8 +288,8 @@ def hang_drawn(transformer: Any, ranks: list[int]) -> None:
 
 def take_up(row: Result, timed: Timed, setting: StudyVariant, parts: dict[str, float]) -> None:
     """Put what was timed into the row."""
-    from cinelora.studies.timing import middle
-
+    # Medians, as a round after a pause, or beside a neighbour's burst, is slower and never faster. Parts that all settings share
+    # were timed once, and stand in every row beside the one that differs.
     row.trouble, row.ratios = timed.trouble, timed.ratios if setting.cache == "magcache" else []
     if not timed.seconds:
         return

@@ -6,7 +6,6 @@ that differ in what is loaded (dtype, partition) are for the caller to tell apar
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from cinelora.errors import ModelError
 from cinelora.io.hardware import forget_peak_memory, out_of_memory, peak_memory_mib
 from cinelora.planning.estimate import Drawing
 from cinelora.sampling.sampler import Sampling, Shown, acting
-from cinelora.studies.variants import StudyVariant, sampler_of
+from cinelora.studies.variants import StudyVariant, hung, sampler_of
 
 
 @dataclass
@@ -155,16 +154,6 @@ class Bench:
         """Latents of one clip, and ratios where they are measured."""
         sampling = replace(self.sampling, sampler=sampler)
         return sampling.draw(self.transformer, shown, label, self.drawing.together)
-
-
-def hung(kind: str, rank: int | None) -> str:
-    """What an adapter of a rank is called on the transformer."""
-    return kind if rank is None else f"{kind}-{rank}"
-
-
-def middle(values: list[float]) -> float | None:
-    """The median, or None of nothing."""
-    return round(statistics.median(values), 5) if values else None
 
 
 def synchronize() -> None:

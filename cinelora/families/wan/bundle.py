@@ -317,6 +317,8 @@ class WanBundle:
         That is: where it is the only one, where ``tile`` asks for tiles, whose seams are then the same on any number of
         ranks, where one has too little room for its share, and where there are fewer rows than ranks.
         """
+        # Every rank has to come to the same answer, or some would wait for the others inside the VAE. What follows from sizes and
+        # settings is the same everywhere; room on the GPU is not, so for that they ask each other.
         rows = vae_parallel.shares(height // SPATIAL, vae_parallel.ranks_here())
         if len(rows) == 1 or min(rows) == 0 or self.tile:
             return None
@@ -326,6 +328,8 @@ class WanBundle:
     @contextmanager
     def _laid_out(self, num_frames: int, height: int, width: int, rows: list[int] | None) -> Iterator[bool]:
         """The VAE ready for pictures of a size, by ``rows``, in tiles or neither; and whether it takes a clip as a whole."""
+        # Three ways, of which tiles exclude the others. By rows the largest part decides for all ranks whether it passes as one.
+        # The VAE is one object for all callers, so that tiling is switched on or off each time.
         vae = self._part(Part.VAE)
         height = max(in_pixels(rows)) if rows else height
         tile = self._too_large(num_frames, height, width) if self.tile is None and not rows else self.tile
@@ -383,6 +387,7 @@ class WanBundle:
     def _image_tokens(self, frame_BCHW: Tensor) -> Tensor:
         encoder = self._part(Part.IMAGE_ENCODER)
         size = encoder.config.image_size
+        # from [-1, 1] to [0, 1], which CLIP's mean and spread are of; the last layer but one is what Wan was trained on
         squashed = F.interpolate(frame_BCHW, size=(size, size), mode="bicubic", align_corners=False) / 2 + 0.5
         mean, std = torch.tensor([CLIP_MEAN, CLIP_STD], device=self.device).view(2, 1, 3, 1, 1)
         tokens: Tensor = encoder((squashed - mean) / std, output_hidden_states=True).hidden_states[-2]
@@ -429,27 +434,7 @@ def _fetch(repository: str, revision: str, part: Part) -> Path:
 
 def _patterns(part: Part) -> list[str]:
     """What a part is called in a repository of diffusers' layout, or of Wan's own."""
-    diffusers = [f"{part}/*.json", f"{part}/*.safetensors", f"{part}/*.model", f"{part}/*.txt"]
-    match part:
-        case Part.TRANSFORMER:
-            return [
-                *diffusers,
-                "model_index.json",
-                "config.json",
-                f"{checkpoint_layouts.WAN_SHARDS}*.safetensors",
-                f"{checkpoint_layouts.WAN_SHARDS}*.json",
-            ]
-        case Part.TOKENIZER:
-            return [
-                *diffusers,
-                f"{checkpoint_layouts.WAN_TOKENIZER}/*.json",
-                f"{checkpoint_layouts.WAN_TOKENIZER}/*.model",
-            ]
-    return [
-        *diffusers,
-        f"{checkpoint_layouts.WAN_FILES[part]}.safetensors",
-        f"{checkpoint_layouts.WAN_FILES[part]}.pth",
-    ]
+    return [f"{part}/*.{end}" for end in ("json", "safetensors", "model", "txt")] + NAMES["own_files"][part]
 
 
 def _fingerprint(files: Iterable[Path], blocks: int = 64, block_size: int = 65536) -> str:

@@ -170,6 +170,8 @@ def _weight_files(folder: Path, stem: str | None = None) -> tuple[tuple[Path, ..
         pickles = [path.name for path in folder.glob("*.bin")] + [path.name for path in folder.glob("*.pt")]
         pickled = f" but {pickles[0]}" if pickles else ""
         raise ModelError(f"no .safetensors file{pickled} in {folder.name}/; pickled weights are never loaded")
+    # A folder may hold the same weights in several precisions, whole or in shards. The set that is complete wins, in the order of
+    # ``_VARIANTS``; where none is, the first says what it lacks. Two different stems are two models, and a guess may be wrong.
     known = [key for key in sets if key.stem in (WAN_SHARDS, "model")] or list(sets)
     ranked = sorted(known, key=lambda key: (_VARIANTS.index(key.variant), key.total))
     if len(stems := {key.stem for key in ranked}) > 1:
@@ -192,6 +194,8 @@ class _Set(NamedTuple):
 
 def _weight_sets(folder: Path) -> dict[_Set, set[str]]:
     """File names by set: those there are, and those that an index or a shard's own name promises."""
+    # A missing shard has no file, but an index that names it, or a sibling whose own name says how many there are. So what is
+    # promised is counted like what is there, and looked for afterwards.
     sets: dict[_Set, set[str]] = {}
     promised = [name for index in folder.glob("*.safetensors.index*.json") for name in _promised(index)]
     for name in {*promised, *(path.name for path in folder.glob("*.safetensors"))}:
@@ -214,9 +218,8 @@ def _siblings(name: str, form: re.Match[str]) -> set[str]:
     """All shards of the count that a shard's name carries."""
     if form["shard"] is None:
         return {name}
-    return {
-        name.replace(form["shard"], f"-{number:05d}-of-{form['total']}") for number in range(1, int(form["total"]) + 1)
-    }
+    count = int(form["total"])
+    return {name.replace(form["shard"], f"-{number:05d}-of-{form['total']}") for number in range(1, count + 1)}
 
 
 # -- what it is --------------------------------------------------------------------------------------------------------
@@ -315,6 +318,8 @@ def survey(model: ModelConfig, kind: str, parts: Iterable[Part]) -> list[str]:
     Parts that are on the hub, embedded or random are not looked at. Raises ``ModelError``, one sentence that lists each
     part with what was found and what is missing.
     """
+    # Parts are read to the end even where one is wrong: whoever put a checkpoint together from files wants all that is missing at
+    # once, and not one part at each start.
     lines: list[str] = []
     verdicts: dict[str, str] = {}
     for part in parts:

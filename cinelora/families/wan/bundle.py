@@ -434,7 +434,8 @@ def _fetch(repository: str, revision: str, part: Part) -> Path:
 
 def _patterns(part: Part) -> list[str]:
     """What a part is called in a repository of diffusers' layout, or of Wan's own."""
-    return [f"{part}/*.{end}" for end in ("json", "safetensors", "model", "txt")] + NAMES["own_files"][part]
+    own: list[str] = NAMES["own_files"][part]
+    return [*(f"{part}/*.{end}" for end in ("json", "safetensors", "model", "txt")), *own]
 
 
 def _fingerprint(files: Iterable[Path], blocks: int = 64, block_size: int = 65536) -> str:

@@ -22,7 +22,7 @@ from train_step import MODEL, SMALL, Job, measure
 
 from cinelora.config.schema import MemoryConfig
 from cinelora.io.hardware import default_device, hardware
-from cinelora.planning.estimate import GIB, GPUS, Shape, gpu_named, peak_bytes, step_seconds
+from cinelora.planning.estimate import GIB, GPUS, gpu_named
 from cinelora.planning.planner import choose_policy, step_of
 
 WINDOW, LONG, STILLS, STILL = (
@@ -91,8 +91,8 @@ def main(words: list[str]) -> None:
         job, model = (SMALL_JOB, SMALL) if small else (case.job, MODEL)
         config = job.config(model, case.dtype, case.memory)
         policy, _ = choose_policy(config, total and total / GIB)
-        shape, step = Shape.of(config.model, "i2v"), step_of(config)
-        predicted = sum(peak_bytes(shape, step, case.dtype, policy).values()) / GIB
+        step = step_of(config)
+        predicted = sum(step.peak(policy).values()) / GIB
         if total:
             torch.cuda.set_per_process_memory_fraction(min(1.0, (case.memory.limit_gib or 1e9) * GIB / total), device)
         try:
@@ -107,7 +107,7 @@ def main(words: list[str]) -> None:
             "predicted_gib": predicted,
             "peak_gib": got["peak_gib"],
             "peak_off_by": predicted / got["peak_gib"] - 1 if got["peak_gib"] else None,
-            "predicted_s": step_seconds(shape, step, case.dtype, policy, known or GPUS[0]),
+            "predicted_s": step.seconds(policy, known or GPUS[0]),
             "seconds": got["seconds"],
             "median_s": seconds,
             "first_step_s": got["first"],

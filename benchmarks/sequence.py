@@ -36,7 +36,7 @@ from cinelora.io.hardware import default_device, gpu_at_hand
 from cinelora.parallel.launch import Rank, launch, process_group, rank_info
 from cinelora.parallel.partition import Partition
 from cinelora.parallel.sequence_parallel import SENT, alone, share, sharing_of
-from cinelora.planning.estimate import GIB, Shape, peak_bytes
+from cinelora.planning.estimate import GIB, Shape
 from cinelora.planning.planner import choose_policy, step_of
 from cinelora.sampling.denoise import GuidedAcrossRanks
 
@@ -256,7 +256,7 @@ def train_step(
 
 def foretold(config: TrainConfig, policy: Any) -> float:
     """GiB at the peak, by the plan."""
-    return sum(peak_bytes(Shape.of(config.model, "i2v"), step_of(config), "bf16", policy).values()) / GIB
+    return sum(step_of(config).peak(policy).values()) / GIB
 
 
 # -- reporting ---------------------------------------------------------------------------------------------------------

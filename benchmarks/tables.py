@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cinelora.config.schema import ModelConfig
-from cinelora.planning.estimate import Policy, Shape, described
+from cinelora.planning.estimate import Policy, Shape
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -128,7 +128,7 @@ def in_words(policy: str) -> str:
     """What the text of a ``Policy`` says."""
     values = dict(re.findall(r"(\w+)=(\w+)", policy))
     read = Policy(int(values["recompute"]), values["offload"] == "True", int(values["swap"]))
-    return described(read, Shape.of(ModelConfig(), "i2v"))
+    return read.in_words(Shape.of(ModelConfig(), "i2v"))
 
 
 # -- studies -----------------------------------------------------------------------------------------------------------

@@ -1,29 +1,17 @@
 """What a run takes, said before it runs: exact counts, and policies that fit or are refused in words."""
 
+from dataclasses import replace
+
 import pytest
 
 from cinelora.cli.compose import compose_infer, compose_train
 from cinelora.config.schema import TrainConfig
 from cinelora.errors import ConfigError
-from cinelora.planning.estimate import (
-    GIB,
-    GPUS,
-    Drawing,
-    Policy,
-    Shape,
-    Step,
-    drawing_bytes,
-    drawing_seconds,
-    fastest,
-    fastest_drawing,
-    peak_bytes,
-    step_seconds,
-    vae_bytes,
-)
+from cinelora.planning.estimate import GIB, GPUS, Drawing, Policy, Prediction, Shape, Step, vae_bytes
 from cinelora.planning.planner import choose_drawing, choose_policy, plan_lines, step_of
 
 I2V = Shape(40, 5120, 13824, 4096, 1280, 36)
-WINDOW = Step(14_040, 1, 8, "cross_attention")
+WINDOW = Step(I2V, "bf16", 14_040, 1, 8, "cross_attention")
 FULL = ["stage=motion", "data=noir", "model=wan21_14b_480p", "stage.batch_size=1"]
 
 
@@ -58,7 +46,7 @@ def test_the_embedded_shape_is_counted_as_it_is_built():
 
 
 def step(tokens: int, samples: int = 1) -> Step:
-    return Step(tokens, samples, 8, "cross_attention")
+    return Step(I2V, "bf16", tokens, samples, 8, "cross_attention")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +75,7 @@ def step(tokens: int, samples: int = 1) -> Step:
 )
 def test_peaks_measured_on_an_h200_come_out(work: Step, dtype: str, policy: Policy, gib: float):
     """Of the full I2V shape; the compiled ones are benchmarks/memory.py's, the others of plain diffusers and peft."""
-    assert sum(peak_bytes(I2V, work, dtype, policy).values()) / GIB == pytest.approx(gib, rel=0.02)
+    assert sum(replace(work, dtype=dtype).peak(policy).values()) / GIB == pytest.approx(gib, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -104,17 +92,17 @@ def test_peaks_measured_on_an_h200_come_out(work: Step, dtype: str, policy: Poli
     ],
 )
 def test_seconds_measured_on_an_h200_come_out(work: Step, dtype: str, recompute: int, seconds: float):
-    found = step_seconds(I2V, work, dtype, Policy(recompute, compile=True), GPUS[0])
+    found = replace(work, dtype=dtype).seconds(Policy(recompute, compile=True), GPUS[0])
     assert found == pytest.approx(seconds, rel=0.11)
 
 
 def test_more_memory_never_gives_a_slower_policy_and_all_of_them_fit():
     seconds = []
     for room in range(8, 160, 4):
-        policy = fastest(I2V, WINDOW, "bf16", room * GIB, compile=True)
+        policy = WINDOW.fastest(room * GIB, compile=True)
         assert policy is not None
-        assert sum(peak_bytes(I2V, WINDOW, "bf16", policy).values()) <= room * GIB
-        seconds.append(step_seconds(I2V, WINDOW, "bf16", policy, GPUS[0]))
+        assert sum(WINDOW.peak(policy).values()) <= room * GIB
+        seconds.append(WINDOW.seconds(policy, GPUS[0]))
     assert seconds == sorted(seconds, reverse=True)
     assert seconds[-1] < seconds[0]
 
@@ -162,8 +150,8 @@ def test_ranks_that_share_a_sequence_keep_and_compute_their_part_of_it():
     assert plan_lines(shared, None, None)[0].endswith("1 x 75,600 tokens (37,800 on each of 2 ranks), 1,000 steps of 4")
     policy, seconds, kept = Policy(40, compile=True), [], []
     for config in (one, shared):
-        seconds.append(step_seconds(I2V, step_of(config), "bf16", policy, GPUS[0]))
-        kept.append(peak_bytes(I2V, step_of(config), "bf16", policy)["inputs of recomputed blocks"])
+        seconds.append(step_of(config).seconds(policy, GPUS[0]))
+        kept.append(step_of(config).peak(policy)["inputs of recomputed blocks"])
     assert seconds[1] == pytest.approx(seconds[0] / 2, rel=0.01), "all but the context's projections are shared"
     assert kept[1] == kept[0] / 2
 
@@ -182,10 +170,10 @@ DRAW = ["model=wan21_14b_720p", "prompt=x"]
 def test_predictions_measured_on_an_h200_come_out(
     tokens: int, dtype: str, compile: bool, gib: float, seconds: float | None
 ):
-    peak = sum(drawing_bytes(I2V, tokens, dtype, Drawing(compile=compile)).values())
+    peak = sum(Prediction(I2V, tokens, dtype).peak(Drawing(compile=compile)).values())
     assert peak / GIB == pytest.approx(gib, rel=0.02)
     if seconds:
-        assert drawing_seconds(I2V, tokens, dtype, GPUS[0]) == pytest.approx(seconds, rel=0.05)
+        assert Prediction(I2V, tokens, dtype).seconds(GPUS[0]) == pytest.approx(seconds, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +185,7 @@ def test_the_vaes_memory_measured_on_an_h200_comes_out(frames: int, height: int,
 
 
 def test_a_clip_is_drawn_in_one_batch_then_in_turn_then_with_weights_on_the_host():
-    ways = [fastest_drawing(I2V, 75_600, True, "fp8", gib * GIB, True) for gib in (48, 22, 14, 8, 6)]
+    ways = [Prediction(I2V, 75_600, "fp8", True).fastest(gib * GIB, True) for gib in (48, 22, 14, 8, 6)]
     assert ways[:2] == [Drawing(True, 0, True), Drawing(False, 0, True)]
     assert ways[2] is not None
     assert ways[3] is not None
@@ -298,8 +286,8 @@ def test_a_plan_names_here_and_every_size_of_card():
 )
 def test_peaks_of_training_every_weight_measured_on_an_h200_come_out(samples, recompute, compile, mib):
     config = compose_train(["stage=pretrain", "data=rendered", f"stage.batch_size={samples}"])
-    shape, step = Shape.of(config.model, "t2v"), step_of(config)
-    peak = sum(peak_bytes(shape, step, "bf16", Policy(recompute, compile=compile)).values())
+    step = replace(step_of(config), dtype="bf16")
+    peak = sum(step.peak(Policy(recompute, compile=compile)).values())
     assert peak / 2**20 == pytest.approx(mib, rel=0.04)
 
 
@@ -307,13 +295,14 @@ def test_peaks_of_training_every_weight_measured_on_an_h100_come_out():
     config = compose_train(["stage=pretrain", "data=rendered", "model=wan21_1_3b", "model.weights=random"])
     shape, kept, recomputed = Shape.of(config.model, "t2v"), Policy(0), Policy(30)
     window, stills = (
-        Step(tokens, samples, 8, "all_linear", whole=True) for tokens, samples in ((14_040, 1), (1_560, 2))
+        Step(shape, "bf16", tokens, samples, 8, "all_linear", whole=True)
+        for tokens, samples in ((14_040, 1), (1_560, 2))
     )
     measured = (
         65_425 + 8 * shape.parameters / 2**20
     )  # the first step's, when AdamW has no moments yet; the next were stills
-    assert sum(peak_bytes(shape, window, "bf16", kept).values()) / 2**20 == pytest.approx(measured, rel=0.02)
-    assert sum(peak_bytes(shape, stills, "bf16", recomputed).values()) / 2**20 == pytest.approx(24_862, rel=0.02)
+    assert sum(window.peak(kept).values()) / 2**20 == pytest.approx(measured, rel=0.02)
+    assert sum(stills.peak(recomputed).values()) / 2**20 == pytest.approx(24_862, rel=0.02)
 
 
 def test_a_plan_of_training_every_weight_names_what_it_takes():
@@ -366,13 +355,13 @@ def test_shared_weights_leave_a_part_and_two_blocks_on_a_rank():
         step_of(compose_train(words)) for words in (FULL, asked, [*asked, "strategy.cpu_offload=true"])
     )
     policy = Policy(40)
-    base, parts, none = (peak_bytes(I2V, work, "bf16", policy)["weights"] for work in (alone, shared, parked))
+    base, parts, none = (work.peak(policy)["weights"] for work in (alone, shared, parked))
     matrices = I2V.block_matrices * 2
     assert base - parts == pytest.approx(40 * matrices * 7 / 8 - 2 * matrices)
     assert parts - none == pytest.approx(40 * matrices / 8)
     told = "\n".join(plan_lines(compose_train(asked), None, None))
     assert "strategy=zero3 over 8 ranks: each has 0.03 GiB of 0.22 of what AdamW keeps and 3.76 GiB of 30.08" in told
-    assert all(fastest(I2V, shared, "bf16", room * GIB, compile=True).recompute == 40 for room in (20, 80))
+    assert all(shared.fastest(room * GIB, compile=True).recompute == 40 for room in (20, 80))
 
 
 def test_shards_of_what_adamw_keeps_are_counted():
@@ -380,8 +369,5 @@ def test_shards_of_what_adamw_keeps_are_counted():
     sizes = {}
     for strategy in ("ddp", "zero1", "zero2", "zero3"):
         step = step_of(compose_train([*words, f"strategy={strategy}"]))
-        shape = Shape(30, 1536, 8960, 4096, None, 16)
-        sizes[strategy] = (
-            peak_bytes(shape, step, "fp32", Policy(30))["weights, gradients and optimizer"] / shape.parameters
-        )
+        sizes[strategy] = step.peak(Policy(30))["weights, gradients and optimizer"] / step.shape.parameters
     assert sizes == pytest.approx({"ddp": 18.0, "zero1": 13.0, "zero2": 10.0, "zero3": 5.0})

@@ -11,7 +11,7 @@ import json
 import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ QUESTIONS = {
     "motion": "Which moves better?",
     "prompt": "Which shows better what the text says?",
 }
+ASKED = ("pair", "question", "choice")
+"""What an answer in a file has."""
 MOST_PAIRS = 60
 """Half an hour of looking."""
 MOST_REFERENCES = 4
@@ -85,13 +87,11 @@ class Preference:
 
     def cells(self) -> Iterator[str]:
         """Share with Wilson's interval and the sign test, in words."""
-        yield from (self.question, self.rater, self.preferred, self.to)
+        words = ("", "", "")
         if self.votes:
             share = wilson(self.wins, self.votes)
-            yield from (f"{share.value:.0%}", bounds(share), f"p = {sign_test(self.wins, self.votes):.2g}")
-        else:
-            yield from ("", "", "")
-        yield from (str(self.votes), str(self.ties))
+            words = (f"{share.value:.0%}", bounds(share), f"p = {sign_test(self.wins, self.votes):.2g}")
+        yield from (self.question, self.rater, self.preferred, self.to, *words, str(self.votes), str(self.ties))
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
@@ -99,6 +99,8 @@ class Preference:
 
 def write_pairs(plan: Plan, run_dir: Path) -> Path | None:
     """Write page and key; None where there are no two variants of any take."""
+    # A page that is written again keeps its secret, so that pairs whose clips are the same keep their names, and answers to the
+    # earlier page still count. The key is written first: a page without its key could never be scored.
     secret = load_key(run_dir).secret if (run_dir / KEY).is_file() else secrets.token_hex(16)
     chosen = sorted(pairs_of(plan, run_dir, secret), key=lambda pair: pair.id)[:MOST_PAIRS]
     if not chosen:
@@ -131,6 +133,8 @@ def pairs_of(plan: Plan, run_dir: Path, secret: str) -> Iterator[Pair]:
         files = {name: clip_file(run_dir, take, name) for name in plan.names()}
         hashes = {name: sha256_file(file) for name, file in files.items() if file.is_file()}
         for one, other in combinations(hashes, 2):
+            # Everything about a pair follows from the secret and the clips: its name, the names of its sides, and which of them
+            # is on the left. Whoever has the page alone can work out none of it, nor tell variants apart across pairs.
             what = json.dumps([take.name, one, other, hashes[one], hashes[other]])
             sides = [Side(_opaque(secret, f"{what} {name}"), name) for name in (one, other)]
             if int(_opaque(secret, f"{what} turned"), 16) % 2:
@@ -164,15 +168,15 @@ def score(plan: Plan, run_dir: Path, source: Path) -> list[Preference]:
     files = sorted(source.glob("*.json")) if source.is_dir() else [source]
     if not files:
         raise ConfigError(f"answers={source} holds no .json file")
+    # Answers come from strangers' files. One rater's file copied under another name would count twice, and a rater who answered
+    # again may have changed their mind: which of both counts is not for this program to say.
     votes: dict[tuple[str, str, str], Vote] = {}
     for file in files:
         for vote in read_votes(file, key):
-            known = (vote.rater, vote.pair.id, vote.question)
-            if known in votes:
+            if votes.setdefault((vote.rater, vote.pair.id, vote.question), vote) is not vote:
                 raise ConfigError(
                     f"{file}: {vote.rater} has answered that already, in another file or twice: keep one of them"
                 )
-            votes[known] = vote
     found = preferences(plan, list(votes.values()))
     write_json(run_dir / PREFERENCES, [asdict(one) for one in found])
     return found
@@ -205,13 +209,14 @@ def read_votes(file: Path, key: PairsKey) -> Iterator[Vote]:
         raise ConfigError(f"{file} does not say who answered, or what")
     pairs = {pair.id: pair for pair in key.pairs}
     for number, answer in enumerate(told, start=1):
+        # whatever is no text becomes an empty one, which is no name of anything on the page
         fields = answer if isinstance(answer, dict) else {}
-        pair = pairs.get(_text(fields, "pair"))
+        named, question, choice = (found if isinstance(found := fields.get(name), str) else "" for name in ASKED)
+        pair = pairs.get(named)
         if pair is None:
             raise ConfigError(
                 f"{file}, answer {number} is to a pair that this page does not hold (were clips drawn anew since?)"
             )
-        question, choice = _text(fields, "question"), _text(fields, "choice")
         sides = {pair.left.id: pair.left.variant, pair.right.id: pair.right.variant}
         if question not in QUESTIONS or choice not in {*sides, SAME}:
             raise ConfigError(f"{file}, answer {number} is none that this page gives")
@@ -227,21 +232,13 @@ def _parsed(file: Path) -> Any:
         raise ConfigError(f"{file} cannot be read as JSON: {str(error).splitlines()[0]}") from error
 
 
-def _text(fields: dict[Any, Any], name: str) -> str:
-    found = fields.get(name)
-    return found if isinstance(found, str) else ""
-
-
 def preferences(plan: Plan, votes: list[Vote]) -> list[Preference]:
     """For each question and two variants, how often the later stage won: by all raters, then by each; ties stand apart."""
-    found, order = [], plan.names()
-    raters = sorted({vote.rater for vote in votes})
-    for question in QUESTIONS:
-        for earlier, later in combinations(order, 2):
-            asked = [v for v in votes if v.question == question and v.pair.variants == {earlier, later}]
-            for rater in [EVERYBODY, *(raters if len(raters) > 1 else [])]:
-                own = [vote.winner for vote in asked if rater in (EVERYBODY, vote.rater)]
-                if own:
-                    wins, ties = own.count(later), own.count(None)
-                    found.append(Preference(question, rater, later, earlier, wins, len(own) - ties, ties))
+    found, raters = [], sorted({vote.rater for vote in votes})
+    asked = product(QUESTIONS, combinations(plan.names(), 2), [EVERYBODY, *(raters if len(raters) > 1 else [])])
+    for question, (earlier, later), rater in asked:
+        of_both = [v for v in votes if v.question == question and v.pair.variants == {earlier, later}]
+        if own := [vote.winner for vote in of_both if rater in (EVERYBODY, vote.rater)]:
+            wins, ties = own.count(later), own.count(None)
+            found.append(Preference(question, rater, later, earlier, wins, len(own) - ties, ties))
     return found

@@ -111,6 +111,8 @@ def troubles(run_dir: Path, take: PlannedTake) -> dict[str, str]:
 
 def stages(adapters: list[str]) -> list[Variant]:
     """The base, and above it one adapter after the other: ``style``, then ``style+motion``."""
+    # Each stage adds one adapter to those before, so that neighbours differ by what that one does. A keyframe is a still: the
+    # style acts on it, the motion adapter does not.
     found = [Variant(BASE, BASE_SCALE)]
     if "style" in adapters:
         found.append(Variant("style", ScaleConfig(1.0, 1.0, 0.0)))

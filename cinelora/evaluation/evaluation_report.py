@@ -15,7 +15,7 @@ from PIL import Image
 
 from cinelora.evaluation.blind_test import load_preferences
 from cinelora.evaluation.clip_list import Plan, PlannedTake, clip_file, keyframe_file
-from cinelora.evaluation.measure import NUMBERS, REAL_CLIPS, Numbers, bounds, load_numbers
+from cinelora.evaluation.measure import NUMBERS, REAL_CLIPS, Numbers, in_words, load_numbers
 from cinelora.evaluation.page_clips import thumbnail, within_budget
 from cinelora.footage.video_reader import open_video
 from cinelora.io.atomic import read_json, write_text
@@ -33,29 +33,25 @@ def write_report(plan: Plan, run_dir: Path) -> Path:
     rows = {take: row_of(plan, run_dir, take) for take in plan.takes()}
     clips, note = within_budget([file for row in rows.values() for file in row.values()])
     about = {key: facts[key] for key in ("sources", "seconds", "hardware")} | {"networks": numbers.networks}
+    settings = facts["settings"]
+    called = Path(settings["ckpt"]).name if settings["ckpt"] else settings["model"]["name"]
     text = render(
         "evaluation_report.html.j2",
-        title=title(facts),
+        title=f"Evaluation of {called}",
         plan=plan,
-        settings=facts["settings"],
+        settings=settings,
         frames=open_video(next(iter(clips))).num_frames if clips else 0,
         sentences=[*numbers.sentences, *([note] if note else [])],
         takes=[(take, {name: clips.get(file) for name, file in row.items()}) for take, row in rows.items()],
         colours=COLOURS,
         charts=charts(numbers),
-        rows=rows_of(numbers),
+        rows=list(in_words(numbers)),
         preferences=[list(preference.cells()) for preference in load_preferences(run_dir)],
         keyframes=keyframes(plan, run_dir),
-        background={"Settings": in_yaml(facts["settings"]), "Machine, networks, files": in_yaml(about)},
+        background={"Settings": in_yaml(settings), "Machine, networks, files": in_yaml(about)},
     )
     write_text(run_dir / REPORT, text)
     return run_dir / REPORT
-
-
-def title(facts: dict[str, Any]) -> str:
-    """What the page is called."""
-    settings = facts["settings"]
-    return f"Evaluation of {Path(settings['ckpt']).name if settings['ckpt'] else settings['model']['name']}"
 
 
 def row_of(plan: Plan, run_dir: Path, take: PlannedTake) -> dict[str, Path]:
@@ -69,14 +65,10 @@ def keyframes(plan: Plan, run_dir: Path) -> list[tuple[str, dict[str, bytes]]]:
     rows = []
     for take in (take for take in plan.takes() if take.seed == plan.seeds[0]):
         files = {name: keyframe_file(run_dir, take, name) for name in plan.names()}
-        if pictures := {name: picture(file) for name, file in files.items() if file.is_file()}:
-            rows.append((take.prompt.text, pictures))
+        there = {name: np.asarray(Image.open(file).convert("RGB")) for name, file in files.items() if file.is_file()}
+        if there:
+            rows.append((take.prompt.text, {name: thumbnail(pixels) for name, pixels in there.items()}))
     return rows
-
-
-def picture(file: Path) -> bytes:
-    """A small copy of a PNG, as JPEG."""
-    return thumbnail(np.asarray(Image.open(file).convert("RGB")))
 
 
 def charts(numbers: Numbers) -> list[tuple[str, str, Markup]]:
@@ -87,18 +79,6 @@ def charts(numbers: Numbers) -> list[tuple[str, str, Markup]]:
         bars = [(row.variant, row.mean.value, row.mean.low, row.mean.high) for row in rows]
         chart = interval_figure(bars, [COLOURS[row.variant] for row in rows])
         found.append((measure, WAYS[rows[0].better], chart))
-    return found
-
-
-def rows_of(numbers: Numbers) -> list[list[str]]:
-    """The rows of the table in words, a measure's name in its first alone."""
-    found = []
-    for measure in numbers.measures():
-        for i, row in enumerate(numbers.of(measure)):
-            mean, more = row.mean, row.difference
-            change = [f"{more.value:+.4g}", bounds(more)] if more else ["", ""]
-            name = "" if i else measure
-            found.append([name, row.variant, f"{mean.value:.4g}", bounds(mean), *change, str(mean.count)])
     return found
 
 

@@ -6,6 +6,7 @@ is ``cinelora.sampling.scene``'s; what is there already is not drawn again.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,9 +37,7 @@ MOST_REAL = 200
 def plan(config: EvaluateConfig, run_dir: Path) -> Plan:
     """Choose what is drawn, and put the real clips beside it. Raises ``FootageError`` where nothing is held out."""
     adapters = list(adapters_of(config.ckpt))
-    prompts: list[Prompt] = []
-    real: list[str] = []
-    sentences: list[str] = []
+    prompts, real, sentences = list[Prompt](), list[str](), list[str]()
     if config.data.name:
         samples, sentences = heldout(config)
         chosen, others = chosen_and_others(samples, config.clips)
@@ -87,14 +86,15 @@ class Seen:
     def by(cls, manifest: Path) -> Seen:
         """The samples of a run's manifest; none where there is no such file."""
         found = read_manifest(manifest) if manifest.is_file() else Manifest((), ())
-        spans: dict[str, list[tuple[int, int]]] = {}
-        for sample in found.samples:
-            if sample.split == "train":
-                spans.setdefault(sample.file_hash, []).append((sample.frames[0], sample.frames[-1]))
+        spans = defaultdict[str, list[tuple[int, int]]](list)
+        for sample in (sample for sample in found.samples if sample.split == "train"):
+            spans[sample.file_hash].append((sample.frames[0], sample.frames[-1]))
         return cls(spans, frozenset(s.file_hash for s in found.samples if s.split == "heldout"))
 
     def __contains__(self, sample: Sample) -> bool:
         """Whether the run saw the sample's clip, or, where it was split by shot, frames of the sample."""
+        # A clip that lies on one side of the split as a whole was seen or was not. One that was split by shot has shots on both:
+        # then the frames decide, and a window that touches a trained one by a single frame was seen.
         spans = self.spans.get(sample.file_hash, [])
         if sample.file_hash not in self.shared:
             return bool(spans)
@@ -103,6 +103,7 @@ class Seen:
 
 def chosen_and_others(samples: Sequence[Sample], count: int) -> tuple[list[Sample], list[Sample]]:
     """The first window of ``count`` clips, spread over all of them, and all other windows."""
+    # the dictionary keeps the last sample of a path, which is the first of them when all pass in reverse
     first = list({sample.path: sample for sample in reversed(samples)}.values())[::-1]
     picks = set(np.linspace(0, len(first) - 1, min(count, len(first))).round().astype(int).tolist())
     chosen = [sample for i, sample in enumerate(first) if i in picks]
@@ -138,6 +139,7 @@ def draw_missing(config: EvaluateConfig, plan: Plan, run_dir: Path) -> None:
         one = Take(take.prompt.text, take.seed, take_folder(run_dir, take))
         files = [clip_file(run_dir, take, name) for name in variants]
         finished = {file.stem for file in files if file.is_file()} | set(troubles(run_dir, take))
+        # Done is what has a summary of these settings and adapters, and for each variant a clip or a reason why there is none.
         if not (one.is_done(request) and finished == set(variants)):
             for file in files:
                 file.unlink(missing_ok=True)  # an old clip must not pass for the new
@@ -150,14 +152,14 @@ def draw_missing(config: EvaluateConfig, plan: Plan, run_dir: Path) -> None:
 
 def write_clips(request: ClipRequest, done: Finished) -> None:
     """Write a take's variants as mp4 and first frame each, the summary last; latents that are not finite give no clip."""
+    # The summary says that a take is done, so it comes last: whatever stops this before, the take is drawn again.
     folder, trouble = done.take.folder, {}
-    folder.mkdir(parents=True, exist_ok=True)
     for name, made in done.made.items():
-        if not made.latents.isfinite().all():
+        if made.latents.isfinite().all():
+            write_png(folder / f"{name}.png", made.keyframe)
+            write_mp4(folder / f"{name}.mp4", made.video, request.config.model.fps)
+        else:
             trouble[name] = "its latents are not finite"
-            continue
-        write_png(folder / f"{name}.png", made.keyframe)
-        write_mp4(folder / f"{name}.mp4", made.video, request.config.model.fps)
     summary = {
         "settings": request.shown(done.take),
         "sources": request.sources,

@@ -6,7 +6,9 @@ measured as they lie there, real ones too, so that a codec's marks stand on both
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from cinelora.config.store import build
 from cinelora.evaluation.clip_list import BASE, Plan, PlannedTake, clip_file, troubles
 from cinelora.evaluation.statistics import Interval, bootstrap_mean
 from cinelora.footage.video_reader import UnreadableClip, open_video
-from cinelora.io.atomic import read_json, write_json
+from cinelora.io.atomic import read_json, write_json, write_text
 from cinelora.io.media import Pixels
 from cinelora.metrics.suite import MOST_SENTENCES, SETS, Report, Suite, as_clip, networks_of
 
@@ -70,7 +72,7 @@ class Numbers:
 
 @dataclass
 class Book:
-    """What is written down while clips are looked at."""
+    """What is written down while clips are measured."""
 
     clips: list[OneClip] = field(default_factory=list)
     networks: dict[str, str] = field(default_factory=dict)
@@ -83,8 +85,7 @@ class Book:
     def take_up(self, report: Report) -> None:
         """Keep what a report says beside its numbers."""
         self.networks |= report.networks
-        for sentence in report.sentences:
-            self.say(sentence)
+        self.sentences = {**self.sentences, **dict.fromkeys(report.sentences)}
 
     def told(self) -> list[str]:
         """The sentences, not more than can be read."""
@@ -95,9 +96,7 @@ class Book:
 
 def measure_clips(config: EvaluateConfig, plan: Plan, run_dir: Path) -> Numbers:
     """Measure every clip that is there; what is missing or cannot be measured becomes a sentence."""
-    book = Book()
-    for sentence in plan.sentences:
-        book.say(sentence)
+    book = Book(sentences=dict.fromkeys(plan.sentences))
     missing = [str(file.relative_to(run_dir)) for file in plan.missing(run_dir)]
     told_of = {f"{take.name} {name}": why for take in plan.takes() for name, why in troubles(run_dir, take).items()}
     for clip, why in told_of.items():
@@ -108,8 +107,9 @@ def measure_clips(config: EvaluateConfig, plan: Plan, run_dir: Path) -> Numbers:
             f"{unfinished} of {total} clips are not drawn yet: the numbers are of those that are; the same command without "
             "report=true goes on"
         )
-    one_by_one(config, plan, run_dir, book)
-    sets = as_sets(config, plan, run_dir, book)
+    measuring = Measuring(config, plan, run_dir, book)
+    measuring.one_by_one()
+    sets = measuring.as_sets()
     rows = [*rows_of_clips(plan, book.clips), *sets]
     for name in {row.variant for row in rows if row.mean.count == 1 and row.measure not in SETS}:
         book.say(f"{name}: a single clip has no interval; give more clips= or seeds=")
@@ -117,77 +117,71 @@ def measure_clips(config: EvaluateConfig, plan: Plan, run_dir: Path) -> Numbers:
     return Numbers(rows, book.clips, networks, missing, book.told())
 
 
-def one_by_one(config: EvaluateConfig, plan: Plan, run_dir: Path, book: Book) -> None:
-    """Measure each clip by itself, and beside its reference where its prompt has one; and the real clips by themselves."""
-    alone = config.metrics.names
-    paired = [name for name in config.against if name not in SETS]
-    if config.against and not plan.real:
-        book.say(f"{', '.join(config.against)} left out: there are no held-out clips to compare with; add data=")
-    for number, prompt in enumerate(tqdm(plan.prompts, "measuring", unit="prompt")):
-        reference = frames(run_dir / prompt.reference, prompt.reference, book) if prompt.reference else None
-        if reference is not None:
-            name = f"{number:04d}"
-            one_clip(config, alone, reference, None, prompt.text, (name, REAL_CLIPS), book)
-        for take in (take for take in plan.takes() if take.number == number):
-            for variant in plan.names():
-                video = drawn(run_dir, take, variant, book)
-                if video is not None:
-                    names = [*alone, *(paired if reference is not None else [])]
-                    one_clip(config, names, video, reference, prompt.text, (take.name, variant), book)
+@dataclass(frozen=True)
+class Measuring:
+    """An evaluation whose clips are measured, and the book that is kept of it."""
 
+    config: EvaluateConfig
+    plan: Plan
+    run_dir: Path
+    book: Book
 
-def one_clip(
-    config: EvaluateConfig,
-    names: list[str],
-    video: Pixels,
-    reference: Pixels | None,
-    prompt: str,
-    of: tuple[str, str],
-    book: Book,
-) -> None:
-    """Measure one clip in every way that it allows."""
-    suite = Suite.of(names, networks_of(config.metrics), sync_on_compute=False)
-    suite.add(as_clip(video, reference, prompt), " ".join(of))
-    lacking = set(suite.left_out)
-    report = suite.report()
-    book.take_up(
-        Report(
-            report.numbers,
-            report.clips,
-            report.networks,
-            # that no clip was measured is what the sentence about this clip says
-            [s for s in report.sentences if "no clip was measured" not in s or s.split()[0] in lacking],
-        )
-    )
-    book.clips.append(OneClip(*of, list(report.numbers), list(report.numbers.values())))
+    def one_by_one(self) -> None:
+        """Measure each clip by itself, and beside its reference where its prompt has one; and the real clips by themselves."""
+        alone, against = self.config.metrics.names, self.config.against
+        paired = [name for name in against if name not in SETS]
+        if against and not self.plan.real:
+            self.book.say(f"{', '.join(against)} left out: there are no held-out clips to compare with; add data=")
+        # A reference is decoded once and held while the takes of its prompt pass, which is why prompts are the outer loop.
+        for number, prompt in enumerate(tqdm(self.plan.prompts, "measuring", unit="prompt")):
+            shown = prompt.reference
+            reference = frames(self.run_dir / shown, shown, self.book) if shown else None
+            if reference is not None:
+                self.one_clip(alone, reference, None, prompt.text, (f"{number:04d}", REAL_CLIPS))
+            names = [*alone, *(paired if reference is not None else [])]
+            for take in (take for take in self.plan.takes() if take.number == number):
+                for variant in self.plan.names():
+                    if (video := self.drawn(take, variant)) is not None:
+                        self.one_clip(names, video, reference, prompt.text, (take.name, variant))
 
+    def one_clip(
+        self, names: list[str], video: Pixels, reference: Pixels | None, prompt: str, of: tuple[str, str]
+    ) -> None:
+        """Measure one clip in every way that it allows."""
+        suite = Suite.of(names, networks_of(self.config.metrics), sync_on_compute=False)
+        suite.add(as_clip(video, reference, prompt), " ".join(of))
+        lacking, report = set(suite.left_out), suite.report()
+        # Of a measure that this clip is not fit for, a suite of one says that no clip was measured. The sentence about the clip
+        # says it better; only where the measure could not be had at all is there no such sentence.
+        told = [s for s in report.sentences if "no clip was measured" not in s or s.split()[0] in lacking]
+        self.book.take_up(replace(report, sentences=told))
+        self.book.clips.append(OneClip(*of, list(report.numbers), list(report.numbers.values())))
 
-def as_sets(config: EvaluateConfig, plan: Plan, run_dir: Path, book: Book) -> list[Row]:
-    """The distances of each variant's clips, as a set, to the real ones."""
-    names, rows = [name for name in config.against if name in SETS], []
-    if not names or not plan.real:
-        return []
-    for variant in plan.names():
-        suite = Suite.of(names, networks_of(config.metrics), sync_on_compute=False)
-        for file in plan.real:
-            if (video := frames(run_dir / file, file, book)) is not None:
-                suite.add_real(as_clip(video), file)
-        for take in plan.takes():
-            if (video := drawn(run_dir, take, variant, book)) is not None:
-                suite.add(as_clip(video), f"{take.name} {variant}")
-        report = suite.report()
-        book.take_up(report)
-        rows += [
-            Row(name, better(f"heldout/{name}"), variant, Interval(value, None, None, report.clips[name]))
-            for name, value in report.numbers.items()
-        ]
-    return sorted(rows, key=lambda row: names.index(row.measure))
+    def as_sets(self) -> list[Row]:
+        """The distances of each variant's clips, as a set, to the real ones."""
+        names, rows = [name for name in self.config.against if name in SETS], []
+        if not names or not self.plan.real:
+            return []
+        for variant in self.plan.names():
+            # Real clips go in again for every variant: what is kept of a set is its statistics, and no clip stays in memory.
+            suite = Suite.of(names, networks_of(self.config.metrics), sync_on_compute=False)
+            for file in self.plan.real:
+                if (video := frames(self.run_dir / file, file, self.book)) is not None:
+                    suite.add_real(as_clip(video), file)
+            for take in self.plan.takes():
+                if (video := self.drawn(take, variant)) is not None:
+                    suite.add(as_clip(video), f"{take.name} {variant}")
+            report = suite.report()
+            self.book.take_up(report)
+            for name, value in report.numbers.items():
+                mean = Interval(value, None, None, report.clips[name])
+                rows.append(Row(name, better(f"heldout/{name}"), variant, mean))
+        return sorted(rows, key=lambda row: names.index(row.measure))
 
-
-def drawn(run_dir: Path, take: PlannedTake, variant: str, book: Book) -> Pixels | None:
-    """A variant's clip, or None where it is not there."""
-    file = clip_file(run_dir, take, variant)
-    return frames(file, f"{take.name} {variant}", book) if file.is_file() else None
+    def drawn(self, take: PlannedTake, variant: str) -> Pixels | None:
+        """A variant's clip, or None where it is not there."""
+        file = clip_file(self.run_dir, take, variant)
+        return frames(file, f"{take.name} {variant}", self.book) if file.is_file() else None
 
 
 def frames(file: Path, called: str, book: Book) -> Pixels | None:
@@ -208,25 +202,25 @@ def frames(file: Path, called: str, book: Book) -> Pixels | None:
 
 def rows_of_clips(plan: Plan, clips: list[OneClip]) -> list[Row]:
     """Means over clips with their intervals, and over takes that both have the differences from the base."""
-    found = {(clip.variant, clip.take): dict(zip(clip.names, clip.values, strict=True)) for clip in clips}
-    measures = dict.fromkeys(name for clip in clips for name in clip.names)
+    # By measure and variant the values of takes: a clip that a measure had nothing to say of is simply not among them.
+    found: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    for clip in clips:
+        for name, value in zip(clip.names, clip.values, strict=True):
+            found[name][clip.variant][clip.take] = value
     rows = []
-    for name in measures:
-        by_variant = {
-            variant: {take: numbers[name] for (v, take), numbers in found.items() if v == variant and name in numbers}
-            for variant in (REAL_CLIPS, *plan.names())
-        }
-        for variant, values in by_variant.items():
-            if values:
-                mean = bootstrap_mean(np.array(list(values.values())))
-                rows.append(
-                    Row(name, better(f"heldout/{name}"), variant, mean, against_base(variant, values, by_variant[BASE]))
-                )
+    for name, by_variant in found.items():
+        for variant in (REAL_CLIPS, *plan.names()):
+            if values := by_variant[variant]:
+                mean, change = bootstrap_mean(np.array([*values.values()])), against_base(variant, by_variant)
+                rows.append(Row(name, better(f"heldout/{name}"), variant, mean, change))
     return rows
 
 
-def against_base(variant: str, values: dict[str, float], base: dict[str, float]) -> Interval | None:
+def against_base(variant: str, by_variant: dict[str, dict[str, float]]) -> Interval | None:
     """The mean of what a variant adds to the base, take by take: the same prompt, the same noise."""
+    # Clips differ from each other far more than variants of one clip do. Differences of pairs leave that out, and their interval
+    # is so much narrower that it says whether an adapter did anything.
+    values, base = by_variant[variant], by_variant[BASE]
     both = [take for take in values if take in base]
     if variant in (BASE, REAL_CLIPS) or not both:
         return None
@@ -238,8 +232,6 @@ def against_base(variant: str, values: dict[str, float], base: dict[str, float])
 
 def save_numbers(numbers: Numbers, run_dir: Path, facts: dict[str, Any]) -> None:
     """Write ``numbers.json`` (with ``facts``: settings and hardware) and ``numbers.csv``, a line a row."""
-    from cinelora.io.atomic import write_text
-
     write_json(run_dir / NUMBERS, {"format": "cinelora-evaluation/1", **facts, "numbers": asdict(numbers)})
     write_text(run_dir / "numbers.csv", "".join(f"{line}\n" for line in csv_lines(numbers)))
 
@@ -256,26 +248,30 @@ def csv_lines(numbers: Numbers) -> list[str]:
 
 
 def _fields(row: Row) -> list[str]:
-    def shown(value: float | None) -> str:
-        return "" if value is None else f"{value:.6g}"
+    def shown(of: Interval) -> list[str]:
+        return ["" if number is None else f"{number:.6g}" for number in (of.value, of.low, of.high)]
 
-    mean, more = row.mean, row.difference
-    bounds = [shown(mean.value), shown(mean.low), shown(mean.high)]
-    change = [shown(more.value), shown(more.low), shown(more.high), str(more.count)] if more else [""] * 4
-    return [row.measure, row.better or "", row.variant, str(mean.count), *bounds, *change]
+    change = [*shown(row.difference), str(row.difference.count)] if row.difference else [""] * 4
+    return [row.measure, row.better or "", row.variant, str(row.mean.count), *shown(row.mean), *change]
+
+
+HEADING = ("measure", "variant", "mean", "95 %", "against base", "95 %", "clips")
+
+
+def in_words(numbers: Numbers) -> Iterator[tuple[str, ...]]:
+    """The rows under ``HEADING``: means and differences from the base with their 95 % intervals; a measure's name once."""
+    for measure in numbers.measures():
+        for i, row in enumerate(numbers.of(measure)):
+            mean, more = row.mean, row.difference
+            change = (f"{more.value:+.4g}", bounds(more)) if more else ("", "")
+            yield "" if i else measure, row.variant, f"{mean.value:.4g}", bounds(mean), *change, str(mean.count)
 
 
 def table(numbers: Numbers) -> list[str]:
-    """The rows as a text table: a measure, its variants, means and differences from the base with their 95 % intervals."""
-    lines = [("measure", "variant", "mean", "95 %", "against base", "95 %", "clips")]
-    for measure_ in numbers.measures():
-        for i, row in enumerate(numbers.of(measure_)):
-            way = {"max": " (higher)", "min": " (lower)", None: ""}[row.better]
-            mean, more = row.mean, row.difference
-            name = f"{row.measure}{way}" if i == 0 else ""
-            change = (f"{more.value:+.4g}", bounds(more)) if more else ("", "")
-            lines.append((name, row.variant, f"{mean.value:.4g}", bounds(mean), *change, str(mean.count)))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    """The rows as a text table, each measure with the way that is better."""
+    ways = {row.measure: {"max": " (higher)", "min": " (lower)", None: ""}[row.better] for row in numbers.rows}
+    lines = [HEADING, *((f"{name}{ways.get(name, '')}", *rest) for name, *rest in in_words(numbers))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 

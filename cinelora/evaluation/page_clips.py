@@ -27,6 +27,8 @@ def within_budget(files: list[Path], budget: int = BUDGET) -> tuple[dict[Path, b
     there = {file: file.read_bytes() for file in dict.fromkeys(files) if is_readable(file)}
     if _size(there) <= budget:
         return there, None
+    # Each step of the ladder starts from the files, not from the step before: a copy of a copy would lose twice. A step is given
+    # up as soon as it is too large, and the last one's clips are dropped from the end until the rest fits.
     for side, quality in LADDER:
         smaller = {}
         for file in there:
@@ -34,17 +36,12 @@ def within_budget(files: list[Path], budget: int = BUDGET) -> tuple[dict[Path, b
             if _size(smaller) > budget:
                 break
         else:
-            return (
-                smaller,
-                f"the clips in this page are copies of at most {side} pixels a side; the files beside it are whole",
-            )
+            note = f"the clips in this page are copies of at most {side} pixels a side; the files beside it are whole"
+            return smaller, note
     while _size(smaller) > budget:
         smaller.popitem()
-    left_out = len(there) - len(smaller)
-    return (
-        smaller,
-        f"{left_out} clips are not in this page, which would grow too large to open; they lie in clips/ beside it",
-    )
+    left_out = f"{len(there) - len(smaller)} clips are not in this page, which would grow too large to open"
+    return smaller, f"{left_out}; they lie in clips/ beside it"
 
 
 def is_readable(file: Path) -> bool:
@@ -61,13 +58,11 @@ def shrunk(file: Path, longest: int, quality: int) -> bytes:
     height, width = reader.size
     factor = min(1.0, longest / max(height, width))
     size = (2 * round(width * factor / 2), 2 * round(height * factor / 2))
-    frames = [
-        Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS)
-        for frame in reader.frames(range(reader.num_frames))
-    ]
+    frames = map(Image.fromarray, reader.frames(range(reader.num_frames)))
+    smaller = np.stack([np.asarray(frame.resize(size, Image.Resampling.LANCZOS)) for frame in frames])
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "clip.mp4"
-        write_mp4(copy, np.stack([np.asarray(frame) for frame in frames]), round(reader.fps), quality)
+        write_mp4(copy, smaller, round(reader.fps), quality)
         return copy.read_bytes()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cinelora.config.schema import EvaluateConfig
-from cinelora.evaluation.blind_test import Preference, score, write_pairs
+from cinelora.evaluation.blind_test import score, write_pairs
 from cinelora.evaluation.clip_list import Plan, load_plan, take_folder
 from cinelora.evaluation.evaluation_report import write_report
 from cinelora.evaluation.generate import draw_missing, plan
@@ -47,16 +47,14 @@ def evaluate(config: EvaluateConfig, run_dir: Path) -> int:
 def count_votes(planned: Plan, run_dir: Path, answers: Path) -> int:
     """Score answers, print them, and put them into the report."""
     found = score(planned, run_dir, answers)
-    print("\n".join(preference_line(one) for one in found) or "no answers in there")
+    for one in found:
+        question, rater, preferred, to, share, interval, p, votes, ties = one.cells()
+        said = f"{preferred} preferred to {to} in {share} ({interval}), sign test {p}, " if share else "no preference, "
+        print(f"{question}, {rater}: {said}{votes} votes, {ties} without a difference")
+    if not found:
+        print("no answers in there")
     print(f"preferences {run_dir / 'preferences.json'}\nreport {write_report(planned, run_dir)}")
     return 0
-
-
-def preference_line(one: Preference) -> str:
-    """A preference as a line."""
-    question, rater, preferred, to, share, interval, p, votes, ties = one.cells()
-    said = f"{preferred} preferred to {to} in {share} ({interval}), sign test {p}, " if share else "no preference, "
-    return f"{question}, {rater}: {said}{votes} votes, {ties} without a difference"
 
 
 def evaluation_facts(config: EvaluateConfig, planned: Plan, run_dir: Path) -> dict[str, Any]:

@@ -26,11 +26,6 @@ class Interval:
     high: float | None
     count: int
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether zero lies outside the bounds."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
-
 
 def bootstrap_mean(values: NDArray[np.float64], seed: int = 0) -> Interval:
     """Mean of ``values`` (N) with its 95 % percentile bootstrap interval.
@@ -41,6 +36,8 @@ def bootstrap_mean(values: NDArray[np.float64], seed: int = 0) -> Interval:
     """
     if len(values) < 2:
         return Interval(float(values.mean()), None, None, len(values))
+    # Every draw is a row of N picks, and its mean one mean that might have come out: so the spread of all of them is that of the
+    # mean. The seed is fixed, so that the same clips give the same interval.
     picks = np.random.default_rng(seed).integers(0, len(values), (DRAWS, len(values)))
     low, high = np.quantile(values[picks].mean(axis=1), [0.025, 0.975])
     return Interval(float(values.mean()), float(low), float(high), len(values))
@@ -51,6 +48,7 @@ def wilson(wins: int, count: int) -> Interval:
 
     ``(p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)``. Source: Wilson 1927.
     """
+    # Unlike the usual share plus and minus its error, it stays within 0 and 1 and is right for few votes and for none lost.
     share, z2 = wins / count, Z95**2
     centre = share + z2 / (2 * count)
     half = Z95 * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
@@ -63,6 +61,7 @@ def sign_test(wins: int, count: int) -> float:
 
     ``min(1, 2 sum_k<=m C(n, k) / 2^n)`` with m the rarer side; ties are left out beforehand. Source: Dixon and Mood 1946.
     """
+    # in whole numbers to the end: the powers of two are beyond a float's range from 1,024 votes on
     rarer = min(wins, count - wins)
     tails = Fraction(2 * sum(math.comb(count, k) for k in range(rarer + 1)), 2**count)
     return min(1.0, float(tails))

@@ -32,6 +32,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     ``write`` receives a path with the same suffix. Raises ``TrainingError`` where the disk is full and ``FileError``
     where the folder cannot be written; the previous file is then untouched and nothing is left behind.
     """
+    # The content reaches the disk before the name does: were the rename first, a power cut could leave the new name with an
+    # empty file behind it.
     with _temporary(path) as draft:
         write(draft)
         with draft.open("rb") as written:
@@ -42,6 +44,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 def sweep_temporaries(folder: Path) -> None:
     """Remove what killed writers left below ``folder``; a temporary that is still being written is left alone."""
+    # Whoever writes holds a lock on the file. A lock that can be had is a dead writer's, on this machine or another; the kernel,
+    # or the file server, took it back.
     for leftover in folder.rglob(f"{TEMPORARY}*"):
         if leftover.is_symlink():
             leftover.unlink(missing_ok=True)
@@ -98,15 +102,10 @@ def _disk_full(path: Path, error: Exception) -> TrainingError:
 
 
 def _fsync_directory(folder: Path) -> None:
-    with _opened(folder) as descriptor:
-        os.fsync(descriptor)
-
-
-@contextmanager
-def _opened(folder: Path) -> Iterator[int]:
+    # a rename is on the disk once its directory is: without this, a power cut may undo what was reported as saved
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield descriptor
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -119,6 +118,7 @@ def point_to(link: Path, target: Path) -> None:
     if link.exists() and not link.is_symlink():
         raise FileError(f"{link} is no link, so it is left alone: move it away, it is to point at the newest run")
     link.parent.mkdir(parents=True, exist_ok=True)
+    # A link cannot be changed in place. Made under another name and renamed, it points at the old run or the new one at any time.
     draft = _beside(link)
     os.symlink(os.path.relpath(target.resolve(), link.parent.resolve()), draft)
     os.replace(draft, link)

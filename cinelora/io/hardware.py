@@ -29,6 +29,15 @@ CONTEXT_GIB = 1.0
 """More than CUDA itself takes in a process (0.5 to 0.7 GiB on an H200)."""
 
 
+def _cuda() -> Any:
+    """torch's side of CUDA where there is a GPU, else None."""
+    # torch is imported when somebody asks for a GPU, and not with this module: a command line, and processes that decode
+    # footage, want their death tied to their parent's and no second and a half of imports.
+    import torch
+
+    return torch.cuda if torch.cuda.is_available() else None
+
+
 def hardware() -> dict[str, Any]:
     """Devices, memory and the versions that matter for speed and results."""
     import torch
@@ -53,54 +62,46 @@ def fingerprint() -> dict[str, Any]:
 
 def forget_peak_memory() -> None:
     """Let ``peak_memory_mib`` count from here on; on the host where the kernel lets a process do so."""
-    import torch
-
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): 5 sets the high-water mark to what is resident now
+    if cuda := _cuda():
+        cuda.reset_peak_memory_stats()
 
 
 def gpu_at_hand() -> tuple[str | None, float | None]:
     """Name of the current GPU, and GiB of it that are not in other processes' hands; None where there is none."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return None, None
-    name, total = torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1]
-    return name, total / 2**30 - gib_of_others()
+    if cuda := _cuda():
+        return cuda.get_device_name(), cuda.mem_get_info()[1] / 2**30 - gib_of_others()
+    return None, None
 
 
 def gib_of_others() -> float:
     """What other processes hold of the current GPU, in GiB; nothing below what may be CUDA's own."""
-    import torch
-
-    free, total = torch.cuda.mem_get_info()
-    others = (total - free - torch.cuda.memory_reserved()) / 2**30 - CONTEXT_GIB
+    # The driver says what is taken in all. Less what torch has reserved here, and what CUDA took for this process, the rest is
+    # others'. As CUDA's own part is known only roughly, as much again is let pass before anybody is accused of anything.
+    cuda = _cuda()
+    free, total = cuda.mem_get_info()
+    others: float = (total - free - cuda.memory_reserved()) / 2**30 - CONTEXT_GIB
     return others if others > CONTEXT_GIB else 0.0
 
 
 def say_of_others() -> None:
     """Print what other processes hold of the current GPU, where there is one and they do."""
-    import torch
-
-    if torch.cuda.is_available() and (gib := gib_of_others()):
+    if _cuda() and (gib := gib_of_others()):
         print(f"WARNING: other processes hold {gib:.1f} GiB of this GPU, and the rest is planned with", flush=True)
 
 
 def limit_gpu_memory(gib: float | None) -> None:
     """Let this process keep to so many GiB of its GPU, as on a smaller one; None, or no GPU: no limit."""
-    import torch
-
-    if gib and torch.cuda.is_available():
-        there = torch.cuda.mem_get_info()[1] / 2**30
-        torch.cuda.set_per_process_memory_fraction(min(1.0, gib / there))
+    if gib and (cuda := _cuda()):
+        cuda.set_per_process_memory_fraction(min(1.0, gib / (cuda.mem_get_info()[1] / 2**30)))
 
 
 def free_gpu_bytes(device: Any) -> float:
     """Memory of a GPU that this process can still take."""
     import torch
 
+    # What is free on the card, and what torch reserved and has not given out; but no more than a limit on this process leaves.
     free, total = torch.cuda.mem_get_info(device)
     held, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
     return min(free + held - used, total * torch.cuda.get_per_process_memory_fraction(device) - used)
@@ -108,12 +109,8 @@ def free_gpu_bytes(device: Any) -> float:
 
 def peak_memory_mib() -> dict[str, int]:
     """Highest memory of this process so far: resident on the host, allocated on the GPU."""
-    import torch
-
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
-    if torch.cuda.is_available():
-        peak["gpu"] = torch.cuda.max_memory_allocated() // 2**20
-    return peak
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}  # Linux counts in KiB
+    return peak | {"gpu": cuda.max_memory_allocated() // 2**20} if (cuda := _cuda()) else peak
 
 
 def out_of_memory(where: str = "") -> str:
@@ -140,6 +137,7 @@ def explained_out_of_memory(error_type: type[CineloraError], advice: Callable[[]
 
 def quiet_libraries() -> None:
     """Keep the libraries' advice to programmers from drowning our own lines to users, be they imported already or not."""
+    # The variables count at the libraries' import, here and in child processes; the levels, where they were imported already.
     for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(variable, "error")
     from transformers.utils.logging import disable_progress_bar
@@ -163,7 +161,9 @@ def die_with(parent: int) -> None:
     """Let the kernel kill this process when its parent dies, whatever signals it traps (prctl(2))."""
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:  # it died before the kernel knew
+    # The kernel kills at the parent's death. Where the parent died before the call above, that moment is over, and somebody
+    # else is the parent by now.
+    if os.getppid() != parent:
         os._exit(1)
 
 

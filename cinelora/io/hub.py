@@ -54,17 +54,29 @@ def resolve(source: str, key: str = "ckpt") -> Path:
         ModelError: the hub cannot be reached, or has no such repository.
     """
     path = _fetch(source, key) if source.startswith(PREFIX) else Path(source)
-    if is_run(path) or any((path / name).is_file() for name in _ADAPTERS):
+    is_file = path.is_file()
+    if (
+        is_run(path)
+        or any((path / name).is_file() for name in _ADAPTERS)
+        or (is_file and path.suffix == ".safetensors")
+    ):
         return path
-    if path.is_file() and path.suffix == ".safetensors":
-        return path
-    if path.is_file():
+    if is_file:
         raise ConfigError(f"{key}={source} is not an adapter file: it should end in .safetensors")
     if not path.is_dir():
         raise ConfigError(
             f"{key}={source}: there is no {path.absolute()}; give a run, a .safetensors file or hub:owner/name"
         )
-    return _only_adapter(path, source, key)
+    # A folder that is no run: somebody's repository, or a folder for one adapter. What it holds decides, and never the order of
+    # names in it, as the wrong adapter would draw without a complaint.
+    match sorted(path.glob("*.safetensors")):
+        case [single]:
+            return single
+        case []:
+            raise ConfigError(f"{key}={source} holds neither {CONFIG_FILE} nor an adapter: it is no run of train.py")
+        case found:
+            names = ", ".join(path.name for path in found)
+            raise ConfigError(f"{key}={source} holds several adapter files: name one of {names}")
 
 
 def check_target(repository: str) -> None:
@@ -72,6 +84,7 @@ def check_target(repository: str) -> None:
 
     Raises ``ConfigError``.
     """
+    # Asked before a run begins: hours later, at its end, is too late to learn that there is no token.
     from huggingface_hub import get_token
 
     if re.fullmatch(r"[\w.-]+/[\w.-]+", repository, re.ASCII) is None:
@@ -98,18 +111,6 @@ def publish(repository: str, files: Mapping[str, Path | bytes], message: str, pr
         return api.create_commit(repository, operations, commit_message=message).commit_url
     except Exception as error:  # as in ``_fetch``
         raise ConfigError(f"push={repository}: nothing was uploaded: {first_line(error)}") from error
-
-
-def _only_adapter(folder: Path, source: str, key: str) -> Path:
-    found = sorted(folder.glob("*.safetensors"))
-    match found:
-        case [single]:
-            return single
-        case []:
-            raise ConfigError(f"{key}={source} holds neither {CONFIG_FILE} nor an adapter: it is no run of train.py")
-        case _:
-            names = ", ".join(path.name for path in found)
-            raise ConfigError(f"{key}={source} holds several adapter files: name one of {names}")
 
 
 def _fetch(source: str, key: str) -> Path:

@@ -22,12 +22,15 @@ TEMPORARY, HELD = ".partial-", ".in-use"
 @contextmanager
 def own_folder(prefix: str) -> Iterator[Path]:
     """A temporary folder that only this user can enter, for the block; what killed processes left of that kind goes first."""
+    # What a killed process left is known by its lock, which the kernel took back. Folders in the system's temporary folder are
+    # anybody's, so only real ones of this user are looked into, and never a link that leads elsewhere.
     for held in Path(tempfile.gettempdir()).glob(f"{prefix}*/{HELD}"):
         with suppress(FileNotFoundError):  # another start may sweep as well
-            if not held.parent.is_symlink() and held.stat().st_uid == os.getuid():
-                with held.open("r+") as mark:
-                    if try_flock(mark.fileno()):
-                        shutil.rmtree(held.parent, ignore_errors=True)
+            if held.parent.is_symlink() or held.stat().st_uid != os.getuid():
+                continue
+            with held.open("r+") as mark:
+                if try_flock(mark.fileno()):
+                    shutil.rmtree(held.parent, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=prefix))
     try:
         with (folder / f"{HELD}-soon").open("w") as mark:
@@ -61,6 +64,7 @@ def lock(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[N
         raise unwritable(path, error) from error
     with file:
         if not try_flock(file.fileno()):
+            # the holder has written who it is; one that locked the file a moment ago has not yet
             file.seek(0)
             in_use = f"{path.parent} is in use by another run ({file.read().strip() or 'just started'}): "
             if waiting is None:

@@ -71,14 +71,13 @@ def contact_sheet(rows: list[tuple[str, Pixels]], columns: int = 6) -> Pixels:
     """
     from PIL import Image, ImageDraw, ImageFont
 
+    # Strips first, then their labels, as a label is broken where the widest strip ends; the heights of both say how tall it gets.
     strips = [np.concatenate(_with_gaps(_spread(video_THWC, columns)), axis=1) for _, video_THWC in rows]
     width = max(strip.shape[1] for strip in strips)
     font = ImageFont.load_default(SHEET_TEXT)
     labels = [_wrap(label, width, font.getlength) for label, _ in rows]
     line_height = math.ceil(SHEET_TEXT * 1.4)
-    heights = [
-        len(lines) * line_height + strip.shape[0] + SHEET_GAP for lines, strip in zip(labels, strips, strict=True)
-    ]
+    heights = [len(lines) * line_height + len(strip) + SHEET_GAP for lines, strip in zip(labels, strips, strict=True)]
     sheet = Image.new("RGB", (width, sum(heights)), "white")
     draw, top = ImageDraw.Draw(sheet), 0
     for lines, strip, height in zip(labels, strips, heights, strict=True):

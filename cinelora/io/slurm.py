@@ -63,6 +63,8 @@ def leave(run_dir: Path, *, goes_on: bool, moved: bool) -> int:
         return _stay(
             f"SLURM job {number} was told to end, and is not requeued: there is no scontrol here, as in a container"
         )
+    # A preemption and a time limit send the same signals, so the job itself is asked. Cancelled by its user it has neither a time
+    # of preemption, nor was it sent one of the warnings: it ends for good.
     job = facts(number)
     preempted = job.get("PreemptTime", "None") != "None"
     if not preempted and not _told & {*WARNINGS}:
@@ -72,6 +74,7 @@ def leave(run_dir: Path, *, goes_on: bool, moved: bool) -> int:
         return _stay(f"{what}, and would begin anew: to have it go on by itself, write out=<directory> resume=auto")
     if job.get("BatchFlag") != "1" or job.get("Requeue") != "1":
         return _stay(f"{what}, and may not be requeued: hand it in with sbatch --requeue")
+    # A job that gets no further in all of its time would be requeued for ever, at the cost of everybody who waits.
     if not preempted and not moved and int(job.get("Restarts", "0")) + 1 >= FUTILE_STARTS:
         return _stay(f"{what} for another time, without having saved a step: give it more with --time")
     print(f"{what} and is requeued: it goes on in {run_dir} by itself", flush=True)

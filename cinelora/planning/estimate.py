@@ -44,7 +44,7 @@ ADAPTER_EAGER = Kept(17.03, 1.97, 1.0, 0.0, 9.8)
 WHOLE, WHOLE_EAGER = Kept(19.4, 0.0, 2.0, 2.0, 5.3), Kept(33.8, 0.0, 2.16, 6.9, 10.9)
 """Where every weight is trained, under autocast: inputs of all products are kept for the weights' gradients. From six peaks of
 the embedded model (H200: batches of 32 and 64 windows, kept and recomputed), shared out by counting saved tensors; the eager one
-foretells the 1.3B shape within 1 % (H100, one window of 33 frames: 63.9 GiB in the first step, and AdamW's moments after it)."""
+predicts the 1.3B shape within 1 % (H100, one window of 33 frames: 63.9 GiB in the first step, and AdamW's moments after it)."""
 WHOLE_COPY = 2.0
 """Bytes of the bf16 copy that a trained weight computes with. Beside it are itself and AdamW's two moments in float32 when its
 step's backward pass begins, and its gradient when that ends (1.3B shape: 24.3 GiB for stills, recomputed)."""
@@ -79,6 +79,17 @@ class Policy:
     def __post_init__(self) -> None:
         if not 0 <= self.swap <= self.recompute:
             raise ValueError(f"{self.swap} swapped blocks want as many recomputed ones, not {self.recompute}")
+
+    def in_words(self, shape: Shape) -> str:
+        """The policy in words."""
+        if not self.recompute:
+            return "all activations kept"
+        words = [f"{self.recompute} of {shape.layers} blocks recomputed"]
+        if self.offload:
+            words.append("their inputs on the host")
+        if self.swap:
+            words.append(f"weights of {self.swap} blocks on the host")
+        return ", ".join(words)
 
 
 @dataclass(frozen=True)
@@ -141,15 +152,122 @@ class Shape:
         return self.layers * (projections * wide + ffn)
 
 
+# -- GPUs --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Link:
+    """What one GPU can send, in bytes a second each way as published, and what an exchange takes however small it is."""
+
+    name: str
+    rate: float
+    latency_s: float = 20e-6
+
+    def seconds(self, sent: float) -> float:
+        """For ``sent`` bytes, without the latency."""
+        return sent / (REACHED * self.rate)
+
+
+REACHED = 0.74
+"""The fraction of a link's rate that an all-to-all gets: 335 of 450 GB/s on four H100 (nccl issue 2169, 524 MB). An all-reduce of
+eight A100 gets 230 to 250 of 300."""
+NVLINK3, NVLINK4 = Link("NVLink 3", 300e9), Link("NVLink 4", 450e9)
+PCIE4, PCIE5 = Link("PCIe 4", 32e9), Link("PCIe 5", 64e9)
+"""Half of what NVIDIA's data sheets give for both ways together: 600 and 900 GB/s, and 64 and 128 GB/s for 16 lanes."""
+HDR, NDR = Link("InfiniBand HDR", 25e9, 40e-6), Link("InfiniBand NDR", 50e9, 40e-6)
+"""One adapter of 200 or 400 Gb/s for each GPU, as in NVIDIA's DGX A100 and DGX H100."""
+ETHERNET = Link("100 Gb Ethernet for a node", 12.5e9 / 8, 60e-6)
+"""Assumed for cards that are not sold in such systems. All latencies are assumed too; at 720p they are 1 % of a step."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A kind of GPU, all as published (SXM boards, where a card is sold in several forms).
+
+    Memory; dense FLOP/s for bf16 and fp8 with float32 accumulation; the links within a node and between nodes; and bytes a
+    second of its own memory.
+    """
+
+    name: str
+    gib: float
+    bf16: float
+    fp8: float | None
+    link: Link
+    network: Link
+    memory_rate: float
+
+
+GPUS = (
+    Gpu("H200", 141, 989e12, 1979e12, NVLINK4, NDR, 4.8e12),
+    Gpu("H100", 80, 989e12, 1979e12, NVLINK4, NDR, 3.35e12),
+    Gpu("A100", 80, 312e12, None, NVLINK3, HDR, 2.04e12),
+    Gpu("L40S", 48, 362e12, 733e12, PCIE4, ETHERNET, 0.864e12),
+    Gpu("RTX 5090", 32, 209.5e12, 419e12, PCIE5, ETHERNET, 1.79e12),
+    Gpu("RTX 4090", 24, 165.2e12, 330.3e12, PCIE4, ETHERNET, 1.01e12),
+)
+LINEAR = {"bf16": 590 / 989, "fp8": 830 / 1979}
+"""The fraction of the published rate that linear layers, with all that is not attention, reach in compiled blocks (H200)."""
+ATTENTION, ATTENTION_BACKWARD = 575 / 989, 530 / 989
+"""The same for attention, forward and backward (H200, cuDNN)."""
+
+
+def gpu_named(name: str | None) -> Gpu | None:
+    """The kind of GPU that a driver's name means, or None."""
+    return next((gpu for gpu in GPUS if name and gpu.name in name), None)
+
+
+def block_seconds(shape: Shape, tokens: int, dtype: str, gpu: Gpu, own: int | None = None) -> tuple[float, float]:
+    """Seconds of one block without gradients: its linear layers with all that is not attention, and its attention.
+
+    Of a rank that computes ``own`` of the tokens, or as many heads' worth of attention, where ranks share a sequence.
+    """
+    linear, attention = _products(shape, tokens, dtype, gpu, tokens if own is None else own)
+    return linear, attention / (ATTENTION * gpu.bf16)
+
+
+def _products(shape: Shape, tokens: int, dtype: str, gpu: Gpu, own: int) -> tuple[float, float]:
+    """Of one block and ``own`` of the tokens: seconds of its linear layers forward, and attention's operations."""
+    # A multiply and an add for each value of a matrix and each token. Six of the eight square matrices see the block's own
+    # tokens; keys and values of cross-attention see the context, which every rank has as a whole. Attention has two products,
+    # scores and what they weigh, each of every own query with every key of the sequence and of the context.
+    width, context = shape.hidden, shape.context
+    linear = own * 2 * (6 * width**2 + 2 * width * shape.ffn) + context * 4 * width**2
+    rate = LINEAR[dtype] * ((gpu.fp8 or gpu.bf16) if dtype == "fp8" else gpu.bf16)
+    return linear / rate, 4 * width * own * (tokens + context)
+
+
+WIDTHS = {"bf16": 2.0, "fp32": 4.0, "fp8": 1.0}
+
+
+def weight_bytes(shape: Shape, dtype: str, swap: int = 0) -> float:
+    """Bytes of the frozen weights on the device, ``swap`` of the blocks having theirs elsewhere."""
+    width, rest = WIDTHS[dtype], 4.0 if dtype == "fp32" else 2.0
+    # two blocks are on the device at any time: the one that computes, and the next one on its way
+    there = shape.layers - swap + min(2, swap)
+    return there * shape.block_matrices * width + (shape.layers * shape.block_rest + shape.around) * rest
+
+
+def shared_weight_bytes(shape: Shape, dtype: str, ranks: int, parked: bool) -> float:
+    """The same where ``ranks`` share the blocks' matrices: a piece of all, or none where it is parked, and two blocks whole."""
+    pieces = 0.0 if parked else shape.layers / ranks
+    return weight_bytes(shape, dtype, shape.layers) + pieces * shape.block_matrices * WIDTHS[dtype]
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Step:
-    """What one training step on one device is of: samples of so many tokens, and an adapter, or the ``whole`` transformer.
+    """What one training step on one device is of, and what it takes there: samples of so many tokens, on a transformer of a
+    shape and dtype, and an adapter, or the ``whole`` transformer.
 
     ``averaged``: what is trained has a moving average beside it. The ``tokens`` are this device's, of a sequence that so
     many others like it share: ``sequence`` in all, ``ring`` of them or of groups of them in a ring. ``zero`` is the level of
     ZeRO over ``ranks``, 0 for none; ``parked``: what it shards lies on the host.
     """
 
+    shape: Shape
+    dtype: str
     tokens: int
     samples: int
     rank: int
@@ -168,6 +286,11 @@ class Step:
         return self.zero == 3
 
     @property
+    def stays(self) -> bool:
+        """Whether no block's weights can be swapped: those that are trained, or lie in the ranks' pieces."""
+        return self.whole or self.shared
+
+    @property
     def kept(self) -> float:
         """Bytes of a trained float32 value and AdamW's two moments; ZeRO has the value once more, in shards with the moments."""
         if not self.zero:
@@ -180,60 +303,67 @@ class Step:
         """Bytes of its gradient."""
         return 4.0 / self.ranks if self.zero >= 2 else 4.0
 
+    def peak(self, policy: Policy) -> dict[str, float]:
+        """Bytes on the device at the height of the step, by what they are for."""
+        shape, dtype = self.shape, self.dtype
+        # The unit is one tensor as wide as the transformer, of all tokens of the micro-batch; ``block`` is what a block keeps
+        # for its backward pass, ``passing`` what comes and goes while one is computed.
+        row = self.samples * shape.hidden * (4 if dtype == "fp32" and not self.whole else 2)
+        unit, context = self.tokens * row, shape.context * row
+        trained, eager = (WHOLE, WHOLE_EAGER) if self.whole else (ADAPTER, ADAPTER_EAGER)
+        kept = trained if policy.compile else eager
+        wide = kept.tokens + kept.ffn * shape.ffn / shape.hidden + (kept.image if shape.image else 0.0)
+        block = wide * unit + kept.context * context
+        exchanged = 0.0 if self.sequence == 1 else EXCHANGED if self.ring == 1 else EXCHANGED_IN_A_RING
+        passing = unit * (exchanged + (PASSING_FP8 if dtype == "fp8" and policy.compile else kept.passing))
+        # A recomputed block keeps its input alone. While it is computed again it is a kept one for a moment, so one block's
+        # activations are there at the least; and of inputs that wait on the host, those on their way are still here.
+        plain = shape.layers - policy.recompute
+        inputs = min(IN_FLIGHT, policy.recompute) if policy.offload else policy.recompute
+        activations = {"inputs of recomputed blocks": unit * inputs, "activations": block * max(plain, 1) + passing}
+        average = 4.0 if self.averaged else 0.0
+        if self.whole:
+            # The bf16 copies, and the values themselves where they are in pieces, are there for one block at a time. The height
+            # is where the backward pass begins, with all activations, or where it ends, with all gradients.
+            average = average / self.ranks if self.shared else average
+            held = self.kept + average + (0.0 if self.shared else WHOLE_COPY)
+            first = {"weights and optimizer": held * shape.parameters} | activations
+            ended = (held + self.gradient) * shape.parameters
+            last = {"weights, gradients and optimizer": ended, "activations": block + passing}
+            return max(first, last, key=lambda parts: sum(parts.values()))
+        shared = shared_weight_bytes(shape, dtype, self.ranks, self.parked) if self.shared else None
+        adapter = (self.kept + self.gradient + average) * shape.adapter(self.rank, self.targets)
+        weights = weight_bytes(shape, dtype, policy.swap) if shared is None else shared
+        return {"weights": weights, "adapter, gradients and optimizer": adapter} | activations
 
-WIDTHS = {"bf16": 2.0, "fp32": 4.0, "fp8": 1.0}
+    def seconds(self, policy: Policy, gpu: Gpu) -> float:
+        """Seconds of one micro-batch in bf16 or fp8, from its products; blocks are taken to be compiled, transfers and
+        exchanges to be hidden.
 
+        Trained weights take as much again in the backward pass as what lies before them.
+        """
+        dtype = "fp8" if self.dtype == "fp8" and not self.whole else "bf16"
+        linear, attention = _products(self.shape, self.tokens * self.sequence, dtype, gpu, self.tokens)
+        forward = linear + attention / (ATTENTION * gpu.bf16)
+        backward = (2 if self.whole else 1) * linear + 2.5 * attention / (ATTENTION_BACKWARD * gpu.bf16)
+        return self.samples * (forward * (self.shape.layers + policy.recompute) + backward * self.shape.layers)
 
-def weight_bytes(shape: Shape, dtype: str, swap: int = 0) -> float:
-    """Bytes of the frozen weights on the device, ``swap`` of the blocks having theirs elsewhere."""
-    width, rest = WIDTHS[dtype], 4.0 if dtype == "fp32" else 2.0
-    there = shape.layers - swap + min(2, swap)
-    return there * shape.block_matrices * width + (shape.layers * shape.block_rest + shape.around) * rest
+    def fastest(self, room: float, compile: bool) -> Policy | None:
+        """The policy that costs least time of those that fit into ``room`` bytes; None where none does.
 
+        In order of what a block costs: nothing kept back, one more forward pass for as few blocks as will do, transfers of
+        inputs, transfers of weights, which trained ones do not make. Blocks whose weights ranks share are recomputed, as a
+        graph would hold what is brought.
+        """
+        layers = self.shape.layers
+        ways = [Policy(count, compile=compile) for count in range(layers if self.shared else 0, layers + 1)]
+        ways += [Policy(layers, True, count, compile) for count in range(1 if self.stays else layers + 1)]
+        return next((way for way in ways if sum(self.peak(way).values()) <= room), None)
 
-def shared_weight_bytes(shape: Shape, dtype: str, ranks: int, parked: bool) -> float:
-    """The same where ``ranks`` share the blocks' matrices: a piece of all, or none where it is parked, and two blocks whole."""
-    whole = min(2, shape.layers) + (0 if parked else shape.layers / ranks)
-    return (
-        weight_bytes(shape, dtype, shape.layers) + (whole - min(2, shape.layers)) * shape.block_matrices * WIDTHS[dtype]
-    )
-
-
-def peak_bytes(shape: Shape, step: Step, dtype: str, policy: Policy) -> dict[str, float]:
-    """Bytes on the device at the height of a training step, by what they are for."""
-    row = step.samples * shape.hidden * (4 if dtype == "fp32" and not step.whole else 2)
-    unit, context = step.tokens * row, shape.context * row
-    trained, eager = (WHOLE, WHOLE_EAGER) if step.whole else (ADAPTER, ADAPTER_EAGER)
-    kept = trained if policy.compile else eager
-    wide = kept.tokens + kept.ffn * shape.ffn / shape.hidden + (kept.image if shape.image else 0.0)
-    block = wide * unit + kept.context * context
-    exchanged = 0.0 if step.sequence == 1 else EXCHANGED if step.ring == 1 else EXCHANGED_IN_A_RING
-    passing = unit * (exchanged + (PASSING_FP8 if dtype == "fp8" and policy.compile else kept.passing))
-    plain = shape.layers - policy.recompute
-    inputs = min(IN_FLIGHT, policy.recompute) if policy.offload else policy.recompute
-    activations = {"inputs of recomputed blocks": unit * inputs, "activations": block * max(plain, 1) + passing}
-    average = 4.0 if step.averaged else 0.0
-    if step.whole and step.shared:
-        average /= step.ranks
-    if step.whole:
-        # the bf16 copies, and the values themselves where they are in pieces, are there for one block at a time
-        held = step.kept + average + (0.0 if step.shared else WHOLE_COPY)
-        first = {"weights and optimizer": held * shape.parameters} | activations
-        last = {
-            "weights, gradients and optimizer": (held + step.gradient) * shape.parameters,
-            "activations": block + passing,
-        }
-        return max(first, last, key=lambda parts: sum(parts.values()))
-    weights = (
-        shared_weight_bytes(shape, dtype, step.ranks, step.parked)
-        if step.shared
-        else weight_bytes(shape, dtype, policy.swap)
-    )
-    return {
-        "weights": weights,
-        "adapter, gradients and optimizer": (step.kept + step.gradient + average)
-        * shape.adapter(step.rank, step.targets),
-    } | activations
+    def least(self, compile: bool) -> float:
+        """Bytes that the leanest policy takes."""
+        layers = self.shape.layers
+        return sum(self.peak(Policy(layers, True, 0 if self.stays else layers, compile)).values())
 
 
 def vae_bytes(num_frames: int, height: int, width: int) -> float:
@@ -251,25 +381,6 @@ def usable_bytes(gib: float) -> float:
     return (gib * (1 - IN_PIECES) - CONTEXT_GIB) * GIB
 
 
-def fastest(shape: Shape, step: Step, dtype: str, room: float, compile: bool) -> Policy | None:
-    """The policy that costs least time of those that fit into ``room`` bytes; None where none does.
-
-    In order of what a block costs: nothing kept back, one more forward pass for as few blocks as will do, journeys of
-    inputs, journeys of weights, which trained ones do not make. Blocks whose weights ranks share are recomputed, as a graph
-    would hold what is brought.
-    """
-    layers = shape.layers
-    ways = [Policy(count, compile=compile) for count in range(layers if step.shared else 0, layers + 1)]
-    ways += [Policy(layers, True, count, compile) for count in range(1 if step.whole or step.shared else layers + 1)]
-    return next((way for way in ways if sum(peak_bytes(shape, step, dtype, way).values()) <= room), None)
-
-
-def least_bytes(shape: Shape, step: Step, dtype: str, compile: bool) -> float:
-    """What the leanest policy takes."""
-    leanest = Policy(shape.layers, True, 0 if step.whole or step.shared else shape.layers, compile)
-    return sum(peak_bytes(shape, step, dtype, leanest).values())
-
-
 @dataclass(frozen=True)
 class Drawing:
     """How a transformer draws: both halves of guidance in one batch or in turn, and blocks with weights on the host."""
@@ -279,36 +390,44 @@ class Drawing:
     compile: bool = False
 
 
-def drawing_bytes(shape: Shape, tokens: int, dtype: str, drawing: Drawing) -> dict[str, float]:
-    """Bytes on the device while a prediction is made, by what they are for."""
-    unit = tokens * shape.hidden * (4 if dtype == "fp32" else 2) * (2 if drawing.together else 1)
-    passing = DRAWN_EAGER if not drawing.compile else DRAWN_FP8 if dtype == "fp8" else DRAWN
-    return {"weights": weight_bytes(shape, dtype, drawing.swap), "activations": unit * passing}
+@dataclass(frozen=True)
+class Prediction:
+    """One prediction without gradients on one device: so many tokens, both halves of guidance where it is ``guided``."""
 
+    shape: Shape
+    tokens: int
+    dtype: str
+    guided: bool = False
 
-def fastest_drawing(
-    shape: Shape, tokens: int, guided: bool, dtype: str, room: float, compile: bool, swap: int | None = None
-) -> Drawing | None:
-    """The way to draw that costs least time of those that fit into ``room`` bytes; None where none does.
+    def peak(self, drawing: Drawing) -> dict[str, float]:
+        """Bytes on the device while it is made, by what they are for."""
+        unit = self.tokens * self.shape.hidden * (4 if self.dtype == "fp32" else 2) * (2 if drawing.together else 1)
+        passing = DRAWN_EAGER if not drawing.compile else DRAWN_FP8 if self.dtype == "fp8" else DRAWN
+        return {"weights": weight_bytes(self.shape, self.dtype, drawing.swap), "activations": unit * passing}
 
-    Both halves of guidance in one batch (which small pictures gain by), in turn, then journeys of weights; ``swap`` says
-    of how many blocks these are.
-    """
-    swaps = range(shape.layers + 1) if swap is None else [swap]
-    ways = [Drawing(guided, swaps[0], compile), *(Drawing(False, count, compile) for count in swaps)]
-    return next((way for way in ways if sum(drawing_bytes(shape, tokens, dtype, way).values()) <= room), None)
+    def fastest(self, room: float, compile: bool, swap: int | None = None) -> Drawing | None:
+        """The way to draw that costs least time of those that fit into ``room`` bytes; None where none does.
 
+        Both halves of guidance in one batch (which small pictures gain by), in turn, then transfers of weights; ``swap`` says
+        of how many blocks these are.
+        """
+        swaps = range(self.shape.layers + 1) if swap is None else [swap]
+        ways = [Drawing(self.guided, swaps[0], compile), *(Drawing(False, count, compile) for count in swaps)]
+        return next((way for way in ways if sum(self.peak(way).values()) <= room), None)
 
-def described(policy: Policy, shape: Shape) -> str:
-    """A policy in words."""
-    if not policy.recompute:
-        return "all activations kept"
-    words = [f"{policy.recompute} of {shape.layers} blocks recomputed"]
-    if policy.offload:
-        words.append("their inputs on the host")
-    if policy.swap:
-        words.append(f"weights of {policy.swap} blocks on the host")
-    return ", ".join(words)
+    def seconds(self, gpu: Gpu) -> float:
+        """Seconds in bf16 or fp8; guidance makes two of them a step."""
+        dtype = "fp8" if self.dtype == "fp8" else "bf16"
+        return self.shape.layers * sum(block_seconds(self.shape, self.tokens, dtype, gpu))
+
+    def in_words(self, drawing: Drawing) -> str:
+        """A way to draw it in words."""
+        words = ["blocks compiled" if drawing.compile else "blocks not compiled"]
+        if self.guided:
+            words.append(f"both halves of guidance {'in one batch' if drawing.together else 'in turn'}")
+        if drawing.swap:
+            words.append(f"weights of {drawing.swap} of {self.shape.layers} blocks on the host")
+        return ", ".join(words)
 
 
 def leaner(policy: Policy, shape: Shape) -> str | None:
@@ -323,69 +442,3 @@ def leaner(policy: Policy, shape: Shape) -> str | None:
 def share_of(blocks: int, share: float) -> int:
     """How many of ``blocks`` a share is, rounded up."""
     return math.ceil(round(blocks * share, 6))
-
-
-# -- time --------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A kind of GPU: memory, and dense FLOP/s as published, for bf16 and fp8 with float32 accumulation."""
-
-    name: str
-    gib: float
-    bf16: float
-    fp8: float | None
-
-
-GPUS = (
-    Gpu("H200", 141, 989e12, 1979e12),
-    Gpu("H100", 80, 989e12, 1979e12),
-    Gpu("A100", 80, 312e12, None),
-    Gpu("L40S", 48, 362e12, 733e12),
-    Gpu("RTX 5090", 32, 209.5e12, 419e12),
-    Gpu("RTX 4090", 24, 165.2e12, 330.3e12),
-)
-LINEAR = {"bf16": 590 / 989, "fp8": 830 / 1979}
-"""The share of the published rate that linear layers, with all that is not attention, reach in compiled blocks (H200)."""
-ATTENTION, ATTENTION_BACKWARD = 575 / 989, 530 / 989
-"""The same for attention, forward and backward (H200, cuDNN)."""
-
-
-def step_seconds(shape: Shape, step: Step, dtype: str, policy: Policy, gpu: Gpu) -> float:
-    """Seconds of one micro-batch in bf16 or fp8, from its products; blocks are taken to be compiled, journeys and exchanges to
-    be hidden.
-
-    Trained weights take as much again in the backward pass as what lies before them.
-    """
-    linear, attention = _products(shape, step.tokens * step.sequence, dtype, gpu, step.tokens)
-    forward = linear + attention / (ATTENTION * gpu.bf16)
-    backward = (2 if step.whole else 1) * linear + 2.5 * attention / (ATTENTION_BACKWARD * gpu.bf16)
-    return step.samples * (forward * (shape.layers + policy.recompute) + backward * shape.layers)
-
-
-def drawing_seconds(shape: Shape, tokens: int, dtype: str, gpu: Gpu, own: int | None = None) -> float:
-    """Seconds of one prediction without gradients, likewise; guidance makes two of them a step.
-
-    Of a rank that computes ``own`` of the tokens, or as many heads' worth of attention, where ranks share a sequence.
-    """
-    return shape.layers * sum(block_seconds(shape, tokens, dtype, gpu, own))
-
-
-def block_seconds(shape: Shape, tokens: int, dtype: str, gpu: Gpu, own: int | None = None) -> tuple[float, float]:
-    """One block's part of ``drawing_seconds``: linear layers with all that is not attention, and attention."""
-    linear, attention = _products(shape, tokens, dtype, gpu, tokens if own is None else own)
-    return linear, attention / (ATTENTION * gpu.bf16)
-
-
-def _products(shape: Shape, tokens: int, dtype: str, gpu: Gpu, own: int) -> tuple[float, float]:
-    """Of one block and ``own`` of the tokens: seconds of its linear layers forward, and attention's operations."""
-    width, context = shape.hidden, shape.context
-    linear = own * 2 * (6 * width**2 + 2 * width * shape.ffn) + context * 4 * width**2
-    rate = LINEAR[dtype] * ((gpu.fp8 or gpu.bf16) if dtype == "fp8" else gpu.bf16)
-    return linear / rate, 4 * width * own * (tokens + context)
-
-
-def gpu_named(name: str) -> Gpu | None:
-    """The kind of GPU that a driver's name tells, or None."""
-    return next((gpu for gpu in GPUS if gpu.name in name), None)

@@ -1,11 +1,11 @@
-"""Which partition several GPUs draw a clip by: the one that is foretold to be fastest, or the one asked for; and why.
+"""Which partition several GPUs draw a clip by: the one that is estimated fastest, or the one asked for; and why.
 
 Enters: a clip, the sampler's settings, heads, GPUs of a node and nodes. Leaves: a partition and a line, or a refusal that
 names what works; no torch, so that a command line can be refused at once.
 
 Ranks are split between the halves of guidance, which exchange a velocity a step and nothing else, then Ulysses and a ring
 share each half's sequence. Ulysses sends less but wants whole heads for everyone; a ring takes any number, hides what it
-sends behind attention, and merges what it finds. What is chosen must not differ between nodes, so it is foretold for one
+sends behind attention, and merges what it finds. What is chosen must not differ between nodes, so it is estimated for one
 kind of GPU, whatever there is.
 """
 
@@ -22,21 +22,24 @@ def choose_partition(clip: ClipShape, sampler: SamplerConfig, gpus: int, nodes: 
 
     Raises ``ConfigError`` for what cannot be, naming what can.
     """
-    _check_split(clip, sampler, gpus * nodes)
+    ranks, machine = gpus * nodes, Machine(NOMINAL, gpus)
+    _check_split(clip, sampler, ranks)
+    # In float32 a ring holds all scores of a block at once: it is the last resort then, and the shorter the better.
     ranked = sorted(
-        (way for way in ways(clip, sampler, gpus * nodes) if _as_asked(way, sampler)),
-        key=lambda way: (_scores_held(clip, way), step_cost(clip, way, Machine(NOMINAL, gpus)).seconds),
+        (way for way in ways(clip, sampler, ranks) if _as_asked(way, sampler)),
+        key=lambda way: (way.ring if clip.dtype == "fp32" else 1, step_cost(clip, way, machine).seconds),
     )
     if not ranked:
-        raise ConfigError(_refusal(clip, sampler, gpus * nodes))
-    asked = len(ranked) == 1 and gpus * nodes > 1 and _any_asked(sampler)
-    why = "as asked for" if asked else _why(clip, ranked, Machine(NOMINAL, gpus))
-    return ranked[0], f"{gpus * nodes} ranks: {partition_in_words(ranked[0], clip.heads)}: {why}"
+        raise ConfigError(_refusal(clip, sampler, ranks))
+    any_asked = sampler.guidance_mode != "auto" or sampler.ulysses is not None or sampler.ring is not None
+    why = "as asked for" if len(ranked) == 1 and ranks > 1 and any_asked else _why(clip, ranked, machine)
+    return ranked[0], f"{ranks} ranks: {partition_in_words(ranked[0], clip.heads)}: {why}"
 
 
 def ways(clip: ClipShape, sampler: SamplerConfig, ranks: int) -> list[Partition]:
     """Every partition that works, whatever ``ulysses`` and ``ring`` ask for."""
     found = []
+    # Ulysses needs whole heads on every rank, so its degree divides both the heads and the ranks; the ring takes the rest.
     for groups in _groups(clip, sampler, ranks):
         sequence = ranks // groups
         degrees = [n for n in range(1, sequence + 1) if sequence % n == 0 and clip.heads % n == 0]
@@ -71,25 +74,13 @@ def _check_split(clip: ClipShape, sampler: SamplerConfig, ranks: int) -> None:
 
 
 def _groups(clip: ClipShape, sampler: SamplerConfig, ranks: int) -> list[int]:
-    match sampler.guidance_mode:
-        case "split":
-            return [2]
-        case "auto" if clip.guided and ranks % 2 == 0:
-            return [1, 2]
-    return [1]
+    if sampler.guidance_mode == "split":
+        return [2]
+    return [1, 2] if sampler.guidance_mode == "auto" and clip.guided and ranks % 2 == 0 else [1]
 
 
 def _as_asked(way: Partition, sampler: SamplerConfig) -> bool:
     return sampler.ulysses in (None, way.ulysses) and sampler.ring in (None, way.ring)
-
-
-def _any_asked(sampler: SamplerConfig) -> bool:
-    return sampler.guidance_mode != "auto" or sampler.ulysses is not None or sampler.ring is not None
-
-
-def _scores_held(clip: ClipShape, way: Partition) -> int:
-    """In float32 a ring holds all scores of a block at once: the last resort, and the shorter the better."""
-    return way.ring if clip.dtype == "fp32" else 1
 
 
 def _refusal(clip: ClipShape, sampler: SamplerConfig, ranks: int) -> str:
@@ -111,6 +102,8 @@ def _why(clip: ClipShape, ranked: list[Partition], machine: Machine) -> str:
     if not others:
         return f"the only way that works, sends {_gb(clip, best)} a step and rank"
     seconds = step_cost(clip, best, machine).seconds
+    # Whoever doubts the choice wonders about the other kinds: the best one that splits guidance where this does not, or the
+    # other way about, and the best one with a ring where this has none, or the other way about.
     kinds = (lambda way: way.groups != best.groups, lambda way: (way.ring > 1) != (best.ring > 1))
     rivals = dict.fromkeys(way for kind in kinds if (way := next(filter(kind, others), None)))
     longer = {way: step_cost(clip, way, machine).seconds / seconds - 1 for way in rivals or others[:1]}

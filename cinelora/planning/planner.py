@@ -6,6 +6,7 @@ nor weights.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from cinelora.config.clip_request import ClipRequest
@@ -13,46 +14,25 @@ from cinelora.config.schema import InferConfig, TrainConfig, zero_level
 from cinelora.errors import ConfigError
 from cinelora.geometry import SPATIAL, num_tokens
 from cinelora.parallel.partition import Partition, share_samples
-from cinelora.planning.estimate import (
-    GIB,
-    GPUS,
-    WIDTHS,
-    Drawing,
-    Gpu,
-    Policy,
-    Shape,
-    Step,
-    described,
-    drawing_bytes,
-    drawing_seconds,
-    fastest,
-    fastest_drawing,
-    gpu_named,
-    least_bytes,
-    peak_bytes,
-    share_of,
-    step_seconds,
-    tiled_vae_bytes,
-    usable_bytes,
-    vae_bytes,
-)
+from cinelora.planning import estimate
+from cinelora.planning.estimate import GIB, GPUS, Drawing, Gpu, Policy, Prediction, Shape, Step, gpu_named, share_of
 from cinelora.planning.parallel_layout import choose_partition, partition_in_words
-from cinelora.planning.step_time import ClipShape, Machine, clip_seconds, step_cost, tokens_a_rank
+from cinelora.planning.step_time import ClipShape, Machine, clip_seconds, step_cost
 
 FULL_SIZE = 1e9
 """Parameters from which training on a CPU is refused: a step would take hours."""
 
 
 def step_of(config: TrainConfig) -> Step:
-    """One micro-batch of a run, as one rank sees it: its share of the tokens."""
-    model, lora = config.model, config.lora
-    tokens = -(-num_tokens(config.stage.num_frames, model.height, model.width) // config.strategy.sequence)
-    whole, averaged = config.stage.trains_every_weight, config.ema_decay > 0
+    """One micro-batch of a run, as one rank sees it: its part of the tokens."""
+    model, lora, stage = config.model, config.lora, config.stage
     plan, zero = share_samples(config), zero_level(config.strategy)
-    shared = {"sequence": plan.sequence, "ring": plan.ring}
-    shards = {"zero": zero, "ranks": config.gpus * config.nodes if zero else 1}
-    parked, samples = config.strategy.cpu_offload, config.stage.batch_size
-    return Step(tokens, samples, lora.rank, lora.targets, whole, averaged, **shared, **shards, parked=parked)
+    # a sequence that its ranks cannot split evenly is filled up, so every rank has as many tokens as the first
+    tokens = -(-num_tokens(stage.num_frames, model.height, model.width) // config.strategy.sequence)
+    trained = (lora.rank, lora.targets, stage.trains_every_weight, config.ema_decay > 0)
+    shared = (plan.sequence, plan.ring, zero, config.gpus * config.nodes if zero else 1, config.strategy.cpu_offload)
+    facts = (Shape.of(model, stage.transformer), model.dtype, tokens, stage.batch_size, *trained, *shared)
+    return Step(*facts)
 
 
 def choose_policy(config: TrainConfig, room_gib: float | None) -> tuple[Policy, str]:
@@ -60,45 +40,46 @@ def choose_policy(config: TrainConfig, room_gib: float | None) -> tuple[Policy, 
 
     Raises ``ConfigError`` where none fits, with what would.
     """
-    memory, shape, step = config.memory, Shape.of(config.model, config.stage.transformer), step_of(config)
+    memory, step = config.memory, step_of(config)
+    shape = step.shape
     compile = config.model.compile_blocks if config.model.compile_blocks is not None else room_gib is not None
     if room_gib is None and shape.parameters > FULL_SIZE:
-        needs = least_bytes(shape, step, config.model.dtype, compile=True) / GIB
-        speed = "fp8" if config.model.dtype == "fp8" else "bf16"
-        seconds = step_seconds(shape, step, speed, Policy(shape.layers, compile=True), GPUS[0])
+        seconds = step.seconds(Policy(shape.layers, compile=True), GPUS[0])
         raise ConfigError(
             f"model={config.model.name} has {shape.parameters / 1e9:.1f} billion parameters and there is no GPU here: a step of "
-            f"{step.samples} x {step.tokens} tokens wants {needs:.1f} GiB of one at the least, and takes about {seconds:.1f} s "
-            f"on an {GPUS[0].name}; plan=true says it of others, and model=tiny runs on two cores"
+            f"{step.samples} x {step.tokens} tokens wants {step.least(compile=True) / GIB:.1f} GiB of one at the least, and "
+            f"takes about {seconds:.1f} s on an {GPUS[0].name}; plan=true says it of others, and model=tiny runs on two cores"
         )
     if room_gib is None or memory.recompute is not None:
+        # Without a GPU nothing is saved that nobody asked for. Where ranks share the weights, every block is recomputed all the
+        # same: a graph of it would hold the weights that were brought for it.
         least = 1.0 if step.shared else 0.0
         recompute, swap = (share_of(shape.layers, share or 0.0) for share in (memory.recompute or least, memory.swap))
         policy = Policy(recompute, bool(memory.offload), swap, compile)
-        return policy, f"memory={memory.name}: {described(policy, shape)}"
-    room = usable_bytes(min(room_gib, memory.limit_gib or room_gib))
-    chosen = fastest(shape, step, config.model.dtype, room, compile)
+        return policy, f"memory={memory.name}: {policy.in_words(shape)}"
+    room = estimate.usable_bytes(min(room_gib, memory.limit_gib or room_gib))
+    chosen = step.fastest(room, compile)
     if chosen is None:
-        raise ConfigError(refusal(config, shape, step, room, compile))
-    parts = peak_bytes(shape, step, config.model.dtype, chosen)
+        raise ConfigError(_refusal(step, room, compile))
+    parts = step.peak(chosen)
     told = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items() if size >= GIB / 20)
     return chosen, (
-        f"memory=auto: {described(chosen, shape)}, the fastest that fits {room / GIB:.1f} GiB: "
+        f"memory=auto: {chosen.in_words(shape)}, the fastest that fits {room / GIB:.1f} GiB: "
         f"{sum(parts.values()) / GIB:.1f} GiB at the peak ({told})"
     )
 
 
-def refusal(config: TrainConfig, shape: Shape, step: Step, room: float, compile: bool) -> str:
+def _refusal(step: Step, room: float, compile: bool) -> str:
     """What does not fit, and the nearest setting that does."""
-    needs = least_bytes(shape, step, config.model.dtype, compile)
     ways = []
-    if config.model.dtype != "fp8" and not step.whole and fastest(shape, step, "fp8", room, compile):
+    if step.dtype != "fp8" and not step.whole and replace(step, dtype="fp8").fastest(room, compile):
         ways.append("model.dtype=fp8")
-    smaller = (replace(step, samples=samples) for samples in range(step.samples - 1, 0, -1))
-    if fit := next((s for s in smaller if fastest(shape, s, config.model.dtype, room, compile)), None):
-        ways.append(f"stage.batch_size={fit.samples} with stage.accumulation")
+    if fit := next(
+        (n for n in range(step.samples - 1, 0, -1) if replace(step, samples=n).fastest(room, compile)), None
+    ):
+        ways.append(f"stage.batch_size={fit} with stage.accumulation")
     return (
-        f"a step of {step.samples} x {step.tokens} tokens takes {needs / GIB:.1f} GiB at the least, and "
+        f"a step of {step.samples} x {step.tokens} tokens takes {step.least(compile) / GIB:.1f} GiB at the least, and "
         f"{room / GIB:.1f} GiB can be used here: choose {' or '.join(ways) or 'fewer frames or a smaller size'}"
     )
 
@@ -117,33 +98,34 @@ def choose_drawing(
     Raises ``ConfigError`` where nothing fits, with what would.
     """
     clip, plan = clip_of(config, kind, num_frames), partition_of(config)[0]
-    shape, tokens, guided = clip.shape, tokens_a_rank(clip.tokens, plan), clip.predictions(plan) == 2
-    swap = None if config.memory.swap is None else share_of(shape.layers, config.memory.swap)
+    one = clip.on_a_rank(plan)
+    swap = None if config.memory.swap is None else share_of(one.shape.layers, config.memory.swap)
     if room_gib is None:
-        as_asked = Drawing(guided, swap or 0, bool(config.model.compile_blocks))
-        return as_asked, _drawing_in_words(as_asked, shape, guided)
-    room = usable_bytes(min(room_gib, config.memory.limit_gib or room_gib))
-    machine = Machine(gpu_named(gpu or "") or GPUS[0], config.gpus)
+        as_asked = Drawing(one.guided, swap or 0, bool(config.model.compile_blocks))
+        return as_asked, one.in_words(as_asked)
+    room = estimate.usable_bytes(min(room_gib, config.memory.limit_gib or room_gib))
+    # Compiling takes half a minute and saves a tenth of what is drawn afterwards, so all clips together have to be long. Where
+    # fp8 was asked for it is compiled in any case, and where several ranks share a clip only if the user says so.
+    machine = Machine(gpu_named(gpu) or GPUS[0], config.gpus)
     seconds = clips * config.sampler.steps * step_cost(clip, plan, machine).seconds
     pays = config.gpus * config.nodes == 1 and (config.model.dtype == "fp8" or seconds * COMPILED_SAVES > COMPILING_S)
     compile = pays if config.model.compile_blocks is None else config.model.compile_blocks
-    drawing = fastest_drawing(shape, tokens, guided, config.model.dtype, room, compile, swap)
+    drawing = one.fastest(room, compile, swap)
     if drawing is None:
         size = f"{num_frames} frames of {config.model.height}x{config.model.width}"
-        raise ConfigError(f"{size} take {_drawing_refusal(config, shape, tokens, room, compile, swap)}")
-    peak = sum(drawing_bytes(shape, tokens, config.model.dtype, drawing).values()) / GIB
-    return drawing, f"{_drawing_in_words(drawing, shape, guided)}: {peak:.1f} of {room / GIB:.1f} GiB"
+        raise ConfigError(f"{size} take {_drawing_refusal(one, room, compile, swap)}")
+    peak = sum(one.peak(drawing).values()) / GIB
+    return drawing, f"{one.in_words(drawing)}: {peak:.1f} of {room / GIB:.1f} GiB"
 
 
-def _drawing_refusal(
-    config: InferConfig, shape: Shape, tokens: int, room: float, compile: bool, swap: int | None
-) -> str:
+def _drawing_refusal(one: Prediction, room: float, compile: bool, swap: int | None) -> str:
     """What does not fit, and the nearest settings that do."""
-    dtype, leanest = config.model.dtype, Drawing(False, shape.layers if swap is None else swap, compile)
-    least = sum(drawing_bytes(shape, tokens, dtype, leanest).values()) / GIB
+    least = sum(one.peak(Drawing(False, one.shape.layers if swap is None else swap, compile)).values()) / GIB
     ways = ["fewer frames", "a smaller size"]
-    for setting, others in (("memory.swap=null", (dtype, None)), ("model.dtype=fp8", ("fp8", swap))):
-        if others != (dtype, swap) and fastest_drawing(shape, tokens, True, others[0], room, compile, others[1]):
+    # one change at a time, and the last that helps is named: fp8 costs less than weights on the host
+    for setting, dtype, count in (("memory.swap=null", one.dtype, None), ("model.dtype=fp8", "fp8", swap)):
+        changed = replace(one, dtype=dtype, guided=True)
+        if (dtype, count) != (one.dtype, swap) and changed.fastest(room, compile, count):
             ways = [setting]
     return f"{least:.1f} GiB at the least, and {room / GIB:.1f} GiB can be used here: choose {' or '.join(ways)}"
 
@@ -160,15 +142,6 @@ def partition_of(config: InferConfig) -> tuple[Partition, str]:
     return choose_partition(clip_of(config, *ClipRequest(config).passes[-1]), config.sampler, config.gpus, config.nodes)
 
 
-def _drawing_in_words(drawing: Drawing, shape: Shape, guided: bool) -> str:
-    words = ["blocks compiled" if drawing.compile else "blocks not compiled"]
-    if guided:
-        words.append(f"both halves of guidance {'in one batch' if drawing.together else 'in turn'}")
-    if drawing.swap:
-        words.append(f"weights of {drawing.swap} of {shape.layers} blocks on the host")
-    return ", ".join(words)
-
-
 # -- plan=true ---------------------------------------------------------------------------------------------------------
 
 CARDS = (16, 24, 48, 80, 141)
@@ -176,113 +149,120 @@ CARDS = (16, 24, 48, 80, 141)
 
 def plan_lines(config: TrainConfig, gpu: str | None, room_gib: float | None) -> list[str]:
     """What a training run takes on the GPU at hand (its driver's name and GiB, or None), and on cards of other sizes."""
-    shape, step = Shape.of(config.model, config.stage.transformer), step_of(config)
-    known = gpu_named(gpu or "") or GPUS[0]
-    lora, stage = config.lora, config.stage
+    step, lora, stage = step_of(config), config.lora, config.stage
+    shape, known = step.shape, gpu_named(gpu) or GPUS[0]
     adapter = f"adapter {shape.adapter(lora.rank, lora.targets) / 1e6:.2f} million, rank {lora.rank} on {lora.targets}"
+    shared = f" ({step.tokens:,} on each of {step.sequence} ranks)" if step.sequence > 1 else ""
     lines = [
-        f"plan of stage={stage.name} on {config.model.name}, {stage.transformer}: {_tokens_of(step)}, "
-        f"{stage.steps:,} steps of {stage.accumulation}",
+        f"plan of stage={stage.name} on {config.model.name}, {stage.transformer}: {step.samples} x "
+        f"{step.tokens * step.sequence:,} tokens{shared}, {stage.steps:,} steps of {stage.accumulation}",
         f"transformer {shape.parameters / 1e6:,.1f} million parameters; {'all trained' if step.whole else adapter}",
     ]
     if step.zero:
-        lines.append(_strategy_line(config, shape, step))
+        lines.append(_strategy_line(config, step))
     if every := config.preview.every_steps:
-        lines.append(_preview_line(config, shape, step, known, stage.steps // every))
-    if room_gib is not None:
-        lines.append(f"here, {gpu}, {room_gib:.0f} GiB: {_here(config, shape, step, known, room_gib)}")
-    else:
-        lines.append(_no_gpu(shape))
-    lines.append(
-        f"{'GiB':>4}  {'dtype':5}  {'peak':>5}  {'s/step':>6}  {'hours':>6}  how (seconds as on {_where(gpu)}, from its rates)"
-    )
+        lines.append(_preview_line(config, step, known, stage.steps // every))
+    lines.append(_here_line(shape, gpu, room_gib, lambda: _here(config, step, known, room_gib)))
+
+    def row(room: float, dtype: str) -> Row | None:
+        own = replace(step, dtype=dtype)
+        if policy := own.fastest(room, compile=True):
+            seconds = own.seconds(policy, known) * stage.accumulation
+            return own.peak(policy), seconds, seconds * stage.steps / 3600, policy.in_words(shape)
+        return None
+
+    advice = f"fewer frames, a smaller size or stage.batch_size={max(1, step.samples // 2)}"
+    return [*lines, *_cards(gpu, "hours", ["bf16"] if step.whole else ["bf16", "fp8"], row, advice)]
+
+
+Row = tuple[dict[str, float], float, float, str]
+"""Of a card: bytes by what they are for, seconds of a step, how long it takes in all, and the way in words."""
+
+
+def _cards(
+    gpu: str | None, unit: str, dtypes: list[str], row: Callable[[float, str], Row | None], advice: str
+) -> list[str]:
+    """A table of cards with a line for each dtype that fits; ``row`` says what fits into so many bytes, ``unit`` its total's."""
+    # Most of these cards are not here, so seconds are those of the kind of GPU that is, or of an H200. What differs from line to
+    # line is how much has to be recomputed or swapped in so much memory.
+    known = gpu_named(gpu)
+    where = f"this {known.name}" if known else f"an {GPUS[0].name}"
+    heads = f"{'GiB':>4}  {'dtype':5}  {'peak':>5}  {'s/step':>6}  {unit:>6}"
+    lines = [f"{heads}  how (seconds as on {where}, from its rates)"]
     for card in CARDS:
-        rows = [
-            row
-            for dtype in (("bf16",) if step.whole else ("bf16", "fp8"))
-            if (row := _row(config, shape, step, known, card, dtype))
-        ]
-        lines += rows or [
-            f"{card:>4}  nothing fits: fewer frames, a smaller size or stage.batch_size={max(1, step.samples // 2)}"
-        ]
+        fitting = []
+        for dtype in dtypes:
+            if found := row(estimate.usable_bytes(card), dtype):
+                parts, seconds, total, how = found
+                peak = sum(parts.values()) / GIB
+                fitting.append(f"{card:>4}  {dtype:5}  {peak:>5.1f}  {seconds:>6.2f}  {total:>6.1f}  {how}")
+        lines += fitting or [f"{card:>4}  nothing fits: {advice}"]
     return lines
 
 
-def _tokens_of(step: Step) -> str:
-    shared = f" ({step.tokens:,} on each of {step.sequence} ranks)" if step.sequence > 1 else ""
-    return f"{step.samples} x {step.tokens * step.sequence:,} tokens{shared}"
+def _here_line(shape: Shape, gpu: str | None, room_gib: float | None, what: Callable[[], str]) -> str:
+    """What there is to say of the GPU at hand; ``what`` may be a refusal."""
+    if room_gib is None:
+        return f"here: no GPU, {'which this takes' if shape.parameters > FULL_SIZE else 'and none is needed'}"
+    try:
+        return f"here, {gpu}, {room_gib:.0f} GiB: {what()}"
+    except ConfigError as error:
+        return f"here, {gpu}, {room_gib:.0f} GiB: {error}"
 
 
-def _where(gpu: str | None) -> str:
-    known = gpu_named(gpu or "")
-    return f"this {known.name}" if known else f"an {GPUS[0].name}"
-
-
-def _no_gpu(shape: Shape) -> str:
-    return f"here: no GPU, {'which this takes' if shape.parameters > FULL_SIZE else 'and none is needed'}"
-
-
-def _strategy_line(config: TrainConfig, shape: Shape, step: Step) -> str:
+def _strategy_line(config: TrainConfig, step: Step) -> str:
     """What ZeRO leaves of what is sharded on a rank."""
+    shape = step.shape
     trained = shape.parameters if step.whole else shape.adapter(step.rank, step.targets)
     shards = {"what AdamW keeps": 12.0 * trained}
     if step.shared and step.whole:
         shards |= {"the weights": 4.0 * trained}
     elif step.shared:
-        shards |= {"the frozen matrices": shape.layers * shape.block_matrices * WIDTHS[config.model.dtype]}
+        shards |= {"the frozen matrices": shape.layers * shape.block_matrices * estimate.WIDTHS[step.dtype]}
     parts = [f"{size / step.ranks / GIB:.2f} GiB of {size / GIB:.2f} of {what}" for what, size in shards.items()]
     where = "on the host" if step.parked else "on its GPU"
     return f"strategy={config.strategy.name} over {step.ranks} ranks: each has {' and '.join(parts)} {where}"
 
 
-def _preview_line(config: TrainConfig, shape: Shape, step: Step, gpu: Gpu, count: int) -> str:
+def _preview_line(config: TrainConfig, step: Step, gpu: Gpu, count: int) -> str:
     """What the previews of a run take, when a step's activations are gone; they run uncompiled."""
-    dtype, frames = "fp8" if config.model.dtype == "fp8" else "bf16", config.stage.num_frames
-    tokens = step.tokens * step.sequence  # one rank draws them, alone
-    seconds = 2 * config.preview.sampler_steps * drawing_seconds(shape, tokens, dtype, gpu)
-    drawing = drawing_bytes(shape, tokens, config.model.dtype, Drawing(together=True))["activations"]
-    vae = vae_bytes(frames, config.model.height, config.model.width)
+    model, frames = config.model, config.stage.num_frames
+    one = Prediction(step.shape, step.tokens * step.sequence, step.dtype)  # one rank draws them, alone
+    seconds = 2 * config.preview.sampler_steps * one.seconds(gpu)
+    drawing = one.peak(Drawing(together=True))["activations"]
+    vae, tiled = _vae_gib(frames, model.height, model.width)
     return (
         f"previews: {count} of {frames} frames, {seconds:.0f} s or more each, {drawing / GIB:.1f} GiB beside the weights, then "
-        f"{vae / GIB:.1f} GiB for the VAE, or in tiles {tiled_vae_bytes(config.model.height, config.model.width) / GIB:.1f}"
+        f"{vae:.1f} GiB for the VAE, or in tiles {tiled:.1f}"
     )
 
 
-def _here(config: TrainConfig, shape: Shape, step: Step, gpu: Gpu, room_gib: float) -> str:
-    try:
-        policy, why = choose_policy(config, room_gib)
-    except ConfigError as error:
-        return str(error)
-    if config.model.dtype == "fp32" and not step.whole:
+def _here(config: TrainConfig, step: Step, gpu: Gpu, room_gib: float | None) -> str:
+    policy, why = choose_policy(config, room_gib)
+    if step.dtype == "fp32" and not step.whole:
         return f"{why}; what fp32 takes in time was never measured"
-    dtype = "bf16" if step.whole else config.model.dtype
-    seconds = step_seconds(shape, step, dtype, policy, gpu) * config.stage.accumulation
+    seconds = step.seconds(policy, gpu) * config.stage.accumulation
     return f"{why}; about {seconds:.2f} s a step, {seconds * config.stage.steps / 3600:.1f} h"
-
-
-def _row(config: TrainConfig, shape: Shape, step: Step, gpu: Gpu, card: int, dtype: str) -> str | None:
-    policy = fastest(shape, step, dtype, usable_bytes(card), compile=True)
-    if policy is None:
-        return None
-    peak = sum(peak_bytes(shape, step, dtype, policy).values()) / GIB
-    seconds = step_seconds(shape, step, dtype, policy, gpu) * config.stage.accumulation
-    hours = seconds * config.stage.steps / 3600
-    return f"{card:>4}  {dtype:5}  {peak:>5.1f}  {seconds:>6.2f}  {hours:>6.1f}  {described(policy, shape)}"
 
 
 def drawing_lines(config: InferConfig, gpu: str | None, room_gib: float | None) -> list[str]:
     """What a clip takes on the GPU at hand (its driver's name and GiB, or None), part by part, and on other cards."""
-    model, sampler, known = config.model, config.sampler, gpu_named(gpu or "") or GPUS[0]
-    frames = ClipRequest(config).num_frames
+    model, sampler, request = config.model, config.sampler, ClipRequest(config)
+    vae, tiled = _vae_gib(request.num_frames, model.height, model.width)
     lines = [
-        f"plan of a clip by {model.name}: {frames} frames of {model.height}x{model.width}, {sampler.steps} steps, "
+        f"plan of a clip by {model.name}: {request.num_frames} frames of {model.height}x{model.width}, {sampler.steps} steps, "
         f"guidance {sampler.guidance:g}; one network is in memory at a time",
-        f"VAE: {vae_bytes(frames, model.height, model.width) / GIB:.1f} GiB for the clip as a whole; where a GPU has less, in "
-        f"tiles, {tiled_vae_bytes(model.height, model.width) / GIB:.1f} GiB and twice the time{_by_rows(config, frames)}",
+        f"VAE: {vae:.1f} GiB for the clip as a whole; where a GPU has less, in tiles, {tiled:.1f} GiB and twice the time"
+        f"{_by_rows(config, request.num_frames)}",
     ]
-    for kind, count in ClipRequest(config).passes:
-        lines += _transformer_lines(config, kind, count, known, gpu, room_gib)
+    for kind, count in request.passes:
+        lines += _transformer_lines(config, kind, count, gpu, room_gib)
     return [*lines, *sharing_lines(config, gpu)]
+
+
+def _vae_gib(num_frames: int, height: int, width: int) -> tuple[float, float]:
+    """GiB that the VAE takes for a clip: as a whole, and in tiles."""
+    return estimate.vae_bytes(num_frames, height, width) / GIB, estimate.tiled_vae_bytes(height, width) / GIB
 
 
 def _by_rows(config: InferConfig, frames: int) -> str:
@@ -291,40 +271,27 @@ def _by_rows(config: InferConfig, frames: int) -> str:
     if not 1 < ranks <= rows:
         return ""
     share = SPATIAL * -(-rows // ranks)
-    return f"; by rows on {ranks} ranks {vae_bytes(frames, share, config.model.width) / GIB:.1f} GiB each"
+    return f"; by rows on {ranks} ranks {_vae_gib(frames, share, config.model.width)[0]:.1f} GiB each"
 
 
 def _transformer_lines(
-    config: InferConfig, kind: str, frames: int, known: Gpu, gpu: str | None, room_gib: float | None
+    config: InferConfig, kind: str, frames: int, gpu: str | None, room_gib: float | None
 ) -> list[str]:
     clip, plan = clip_of(config, kind, frames), partition_of(config)[0]
-    tokens, guided = tokens_a_rank(clip.tokens, plan), clip.predictions(plan) == 2
+    one = clip.on_a_rank(plan)
     what = "keyframe" if (kind, frames) == ("t2v", 1) else "clip"
-    lines = [f"{what}: {kind}, {clip.shape.parameters / 1e6:,.1f} million parameters, {tokens:,} tokens a rank"]
-    try:
-        here = choose_drawing(config, kind, frames, 1, gpu, room_gib)[1]
-    except ConfigError as error:
-        here = str(error)
-    lines.append(_no_gpu(clip.shape) if room_gib is None else f"here, {gpu}, {room_gib:.0f} GiB: {here}")
-    lines.append(
-        f"{'GiB':>4}  {'dtype':5}  {'peak':>5}  {'s/step':>6}  {'min':>6}  how (seconds as on {_where(gpu)}, from its rates)"
-    )
-    for card in CARDS:
-        rows = [
-            _drawing_row(config, replace(clip, dtype=dtype), plan, known, card, drawing)
-            for dtype in ("bf16", "fp8")
-            if (drawing := fastest_drawing(clip.shape, tokens, guided, dtype, usable_bytes(card), True, None))
-        ]
-        lines += rows or [f"{card:>4}  nothing fits: fewer frames or a smaller size"]
-    return lines
+    head = f"{what}: {kind}, {one.shape.parameters / 1e6:,.1f} million parameters, {one.tokens:,} tokens a rank"
+    here = _here_line(one.shape, gpu, room_gib, lambda: choose_drawing(config, kind, frames, 1, gpu, room_gib)[1])
+    machine = Machine(gpu_named(gpu) or GPUS[0], config.gpus)
 
+    def row(room: float, dtype: str) -> Row | None:
+        own = replace(one, dtype=dtype)
+        if drawing := own.fastest(room, compile=True):
+            seconds = step_cost(replace(clip, dtype=dtype), plan, machine).seconds
+            return own.peak(drawing), seconds, seconds * config.sampler.steps / 60, own.in_words(drawing)
+        return None
 
-def _drawing_row(config: InferConfig, clip: ClipShape, plan: Partition, gpu: Gpu, card: int, drawing: Drawing) -> str:
-    peak = sum(drawing_bytes(clip.shape, tokens_a_rank(clip.tokens, plan), clip.dtype, drawing).values()) / GIB
-    seconds = step_cost(clip, plan, Machine(gpu, config.gpus)).seconds
-    minutes = seconds * config.sampler.steps / 60
-    how = _drawing_in_words(drawing, clip.shape, clip.predictions(plan) == 2)
-    return f"{card:>4}  {clip.dtype:5}  {peak:>5.1f}  {seconds:>6.2f}  {minutes:>6.1f}  {how}"
+    return [head, here, *_cards(gpu, "min", ["bf16", "fp8"], row, "fewer frames or a smaller size")]
 
 
 # -- many GPUs ---------------------------------------------------------------------------------------------------------
@@ -334,15 +301,16 @@ ALONE = Partition(1, 1, 1)
 
 
 def sharing_lines(config: InferConfig, gpu: str | None) -> list[str]:
-    """What is foretold of the partition that is chosen, and of others on 1 to 64 GPUs like the one at hand."""
-    known, clip = gpu_named(gpu or "") or GPUS[0], clip_of(config, *ClipRequest(config).passes[-1])
-    ranks, machine, chosen = config.gpus * config.nodes, Machine(known), partition_of(config)[0]
+    """What is estimated of the partition that is chosen, and of others on 1 to 64 GPUs like the one at hand."""
+    known, clip = gpu_named(gpu) or GPUS[0], clip_of(config, *ClipRequest(config).passes[-1])
+    ranks, chosen = config.gpus * config.nodes, partition_of(config)[0]
     lines = [
-        f"predicted, not measured, on {known.name}s with {machine.link.name}, nodes of {PER_NODE} with {machine.network.name}; "
+        f"predicted, not measured, on {known.name}s with {known.link.name}, nodes of {PER_NODE} with {known.network.name}; "
         "a clip is from prompt to pixels, its keyframe aside",
         f"{'GPUs':>4}  {'s/step':>7}  {'times':>5}  {'s/clip':>7}  {'times':>5}  {'GB sent':>7}  "
         "partition (times one GPU's; GB a step and rank)",
     ]
+    # Others are chosen as they would be if nothing were asked for; the chosen one stands among them as it is, whatever was.
     free = replace(config.sampler, guidance_mode="auto", ulysses=None, ring=None)
     for count in sorted({*(count for count in COUNTS if count <= clip.tokens), ranks}):
         per_node = config.gpus if count == ranks else min(count, PER_NODE)

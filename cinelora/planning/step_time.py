@@ -1,10 +1,10 @@
-"""What a denoising step costs when several GPUs share a clip: arithmetic, bytes between them, seconds. All of it foretold.
+"""What a denoising step costs when several GPUs share a clip: arithmetic, bytes between them, seconds. All of it estimated.
 
 Enters: a transformer's shape, tokens, a partition, a kind of GPU and what lies between two of them. Leaves: numbers, before
 anything is loaded; no torch.
 
-- Arithmetic is that of ``footprint``, at the rates measured on one H200 and scaled by what is published for other cards.
-- Bytes are those that one rank sends, exactly as ``models.sequence`` counts them.
+- Arithmetic is that of ``estimate``, at the rates measured on one H200 and scaled by what is published for other cards.
+- Bytes are those that one rank sends, exactly as ``parallel.sequence_parallel`` counts them.
 - An exchange for Ulysses is waited for. A ring's is hidden behind the attention of one block of keys, as far as that lasts.
 - Links are published rates, times the share of them that NCCL is known to reach.
 
@@ -18,43 +18,8 @@ from dataclasses import dataclass
 
 from cinelora.geometry import CHANNELS, num_latent_frames, num_tokens
 from cinelora.parallel.partition import Partition
-from cinelora.planning.estimate import GPUS, Gpu, Shape, block_seconds
+from cinelora.planning.estimate import GPUS, Gpu, Link, Prediction, Shape, block_seconds
 
-
-@dataclass(frozen=True)
-class Link:
-    """What one GPU can send, in bytes a second each way as published, and what an exchange takes however small it is."""
-
-    name: str
-    rate: float
-    latency_s: float = 20e-6
-
-    def seconds(self, sent: float) -> float:
-        """For ``sent`` bytes, without the latency."""
-        return sent / (REACHED * self.rate)
-
-
-REACHED = 0.74
-"""The share of a link's rate that an all-to-all gets: 335 of 450 GB/s on four H100 (nccl issue 2169, 524 MB). An all-reduce of
-eight A100 gets 230 to 250 of 300."""
-NVLINK3, NVLINK4 = Link("NVLink 3", 300e9), Link("NVLink 4", 450e9)
-PCIE4, PCIE5 = Link("PCIe 4", 32e9), Link("PCIe 5", 64e9)
-"""Half of what NVIDIA's data sheets give for both ways together: 600 and 900 GB/s, and 64 and 128 GB/s for 16 lanes."""
-HDR, NDR = Link("InfiniBand HDR", 25e9, 40e-6), Link("InfiniBand NDR", 50e9, 40e-6)
-"""One adapter of 200 or 400 Gb/s for each GPU, as in NVIDIA's DGX A100 and DGX H100."""
-ETHERNET = Link("100 Gb Ethernet for a node", 12.5e9 / 8, 60e-6)
-"""Assumed for cards that are not sold in such systems. All latencies are assumed too; at 720p they are 1 % of a step."""
-
-SURROUNDINGS = {
-    "H200": (NVLINK4, NDR, 4.8e12),
-    "H100": (NVLINK4, NDR, 3.35e12),
-    "A100": (NVLINK3, HDR, 2.04e12),
-    "L40S": (PCIE4, ETHERNET, 0.864e12),
-    "RTX 5090": (PCIE5, ETHERNET, 1.79e12),
-    "RTX 4090": (PCIE4, ETHERNET, 1.01e12),
-}
-"""Of each of ``GPUS``: links within a node and between nodes, and bytes a second of its own memory, as published; SXM boards,
-where a card is sold in several forms."""
 MERGE_BYTES = 30
 """Bytes of its memory that a GPU moves for each value that a ring merges into another, in float32: two read, one written, and
 what comes and goes between."""
@@ -69,24 +34,10 @@ class Machine:
     gpu: Gpu
     per_node: int = 8
 
-    @property
-    def link(self) -> Link:
-        """Between two GPUs of a node."""
-        return SURROUNDINGS[self.gpu.name][0]
-
-    @property
-    def network(self) -> Link:
-        """Between GPUs of two nodes."""
-        return SURROUNDINGS[self.gpu.name][1]
-
-    @property
-    def memory_rate(self) -> float:
-        """Bytes a second of a GPU's own memory."""
-        return SURROUNDINGS[self.gpu.name][2]
-
     def between(self, ranks: Iterator[tuple[int, int]]) -> Link:
         """The slower link, if any of these pairs of ranks needs it."""
-        return self.network if any(a // self.per_node != b // self.per_node for a, b in ranks) else self.link
+        apart = any(a // self.per_node != b // self.per_node for a, b in ranks)
+        return self.gpu.network if apart else self.gpu.link
 
 
 NOMINAL = GPUS[0]
@@ -118,6 +69,10 @@ class ClipShape:
     def predictions(self, plan: Partition) -> int:
         """That a rank takes part in, in each step."""
         return 2 if self.guided and plan.groups == 1 else 1
+
+    def on_a_rank(self, plan: Partition) -> Prediction:
+        """What each rank computes at once: its tokens, of both halves of guidance where it has both."""
+        return Prediction(self.shape, tokens_a_rank(self.tokens, plan), self.dtype, self.predictions(plan) == 2)
 
 
 @dataclass(frozen=True)
@@ -159,10 +114,14 @@ def sent_bytes(clip: ClipShape, plan: Partition) -> dict[str, int]:
 
 def step_cost(clip: ClipShape, plan: Partition, machine: Machine) -> Cost:
     """One denoising step of ``clip`` by ``plan``."""
+    # What is paid for: arithmetic of every block and prediction; then, one after the other, exchanges that nothing hides. Ulysses
+    # exchanges before and after attention, the output is gathered once a prediction, the halves of guidance meet once a step.
     own, times, sent = tokens_a_rank(clip.tokens, plan), clip.predictions(plan), sent_bytes(clip, plan)
     dtype = "fp8" if clip.dtype == "fp8" else "bf16"
     linear, attention = block_seconds(clip.shape, clip.tokens, dtype, machine.gpu, own)
-    merging = own * clip.shape.hidden * MERGE_BYTES / machine.memory_rate if plan.ring > 1 else 0.0
+    merging = own * clip.shape.hidden * MERGE_BYTES / machine.gpu.memory_rate if plan.ring > 1 else 0.0
+    # A ring hops as often as it has ranks. While a hop's attention is computed, the next keys and values travel: only what they
+    # take longer than it is waited for. What each hop finds is merged into what the earlier ones found.
     hop_s = attention / plan.ring + merging
     blocks = times * clip.shape.layers
     ring = machine.between(_next_in_ring(plan))
@@ -182,13 +141,15 @@ def _heads_seconds(sent: int, exchanges: int, plan: Partition, machine: Machine)
     """Of Ulysses' all-to-alls: what stays in a node and what leaves it go at once, each over its own link."""
     if plan.ulysses == 1:
         return 0.0
+    # How many of a rank's partners are in another node, for the rank that has most: all wait for it. Each partner gets an equal
+    # part, and the two links carry theirs at the same time.
     strangers = max(
         sum(rank // machine.per_node != other // machine.per_node for other in _ulysses_group(rank, plan))
         for rank in range(plan.ranks)
     )
     away = sent * strangers / (plan.ulysses - 1)
-    slowest = machine.network if strangers else machine.link
-    return max(machine.link.seconds(sent - away), machine.network.seconds(away)) + exchanges * slowest.latency_s
+    slowest = machine.gpu.network if strangers else machine.gpu.link
+    return max(machine.gpu.link.seconds(sent - away), machine.gpu.network.seconds(away)) + exchanges * slowest.latency_s
 
 
 def _ulysses_group(rank: int, plan: Partition) -> range:
@@ -217,8 +178,9 @@ def rest_seconds(clip: ClipShape, ranks: int, machine: Machine) -> float:
     slower = NOMINAL.bf16 / machine.gpu.bf16
     size = clip.num_frames * clip.height * clip.width / MEASURED_PIXELS
     rows, conditioned = clip.height // 8, clip.shape.image is not None
+    # The rank with most rows sets the pace, and a convolution that sees neighbouring rows waits for them at every latent frame.
     shared = (DECODE_S + (ENCODE_S if conditioned else 0.0)) * size * -(-rows // min(ranks, rows)) / rows
-    latency = machine.link.latency_s if ranks <= machine.per_node else machine.network.latency_s
+    latency = machine.gpu.link.latency_s if ranks <= machine.per_node else machine.gpu.network.latency_s
     exchanges = DECODER_ROWS + (ENCODER_ROWS if conditioned else 0) if ranks > 1 else 0
     return slower * (TEXT_S + shared) + num_latent_frames(clip.num_frames) * exchanges * latency
 

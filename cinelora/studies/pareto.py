@@ -35,6 +35,8 @@ class Spot:
 
 def front(spots: list[Spot], more_is_better: bool) -> list[Spot]:
     """What no other spot beats: those that take less time have less of the value; by seconds."""
+    # From the fastest on, whoever has more of the value than all before is beaten by nobody. Of spots that take equally long, the
+    # best comes first, so that the others do not get on the front.
     sign = 1.0 if more_is_better else -1.0
     found: list[Spot] = []
     for spot in sorted(spots, key=lambda spot: (spot.seconds, -sign * spot.value)):
@@ -51,11 +53,9 @@ def marks(spots: list[Spot], title: str, across: str, more_is_better: bool) -> l
         Words(LEFT, 28, f"{title} ({'higher' if more_is_better else 'lower'} is better)", "start"),
         Words(LEFT, 46, "filled: no other setting beats it in both; numbers are rows of the table", "start", OTHERS),
     ]
-    for one, two in pairwise(best):
-        drawn.append(Line(x(one.seconds), y(one.value), x(two.seconds), y(two.value), FRONT, 2))
-    for spot in spots:
-        colour = FRONT if spot in best else OTHERS
-        drawn.append(Dot(x(spot.seconds), y(spot.value), colour, spot in best))
+    # What is drawn later lies on top: the front's line below all dots, and words above everything.
+    drawn += [Line(x(one.seconds), y(one.value), x(two.seconds), y(two.value), FRONT, 2) for one, two in pairwise(best)]
+    drawn += [Dot(x(s.seconds), y(s.value), FRONT if s in best else OTHERS, s in best) for s in spots]
     for at_x, at_y, words, leads in labels([(x(s.seconds), y(s.value), s.number, s in best) for s in spots]):
         fits = at_x + 8 + LETTER * len(words) < WIDTH
         end, anchor = (at_x + 8, "start") if fits else (WIDTH - 4.0, "end")
@@ -65,6 +65,7 @@ def marks(spots: list[Spot], title: str, across: str, more_is_better: bool) -> l
 
 def labels(dots: list[tuple[float, float, int, bool]]) -> list[tuple[float, float, str, bool]]:
     """Numbers of dots, those of dots that lie too close for a label each in one, at the right-most; what leads is told so."""
+    # Dots pass from left to right, so that a group's last dot is its right-most, and closeness to that one is enough.
     groups: list[list[tuple[float, float, int, bool]]] = []
     for dot in sorted(dots):
         near = (group for group in groups if dot[0] - group[-1][0] < APART[0] and abs(dot[1] - group[-1][1]) < APART[1])
@@ -72,14 +73,12 @@ def labels(dots: list[tuple[float, float, int, bool]]) -> list[tuple[float, floa
             group.append(dot)
         else:
             groups.append([dot])
-    return [
-        (
-            *group[-1][:2],
-            ", ".join(str(number) for number in sorted(dot[2] for dot in group)),
-            any(dot[3] for dot in group),
-        )
-        for group in groups
-    ]
+    # one label for a group: at the dot that is furthest to the right, where nothing of the group lies under it
+    found = []
+    for group in groups:
+        numbers = ", ".join(str(number) for number in sorted(dot[2] for dot in group))
+        found.append((*group[-1][:2], numbers, any(dot[3] for dot in group)))
+    return found
 
 
 def as_png(drawn: list[Mark]) -> Pixels:

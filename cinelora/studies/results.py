@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import statistics
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,8 @@ class Results:
 
     def put(self, row: Result) -> None:
         """Add ``row``, or put it in the place of an older one."""
-        places = [one.place for one in self.rows]
-        if row.place in places:
-            self.rows[places.index(row.place)] = row
-        else:
-            self.rows.append(row)
+        # A dictionary keeps the place of a key that it has already, so a row that was run again stays where it was in the table.
+        self.rows = list(({one.place: one for one in self.rows} | {row.place: row}).values())
 
     def say(self, *sentences: str) -> None:
         """Add sentences that are not there yet."""
@@ -98,47 +96,44 @@ def merged_results(tables: list[Results]) -> Results:
     return whole
 
 
+SETTING = ("steps", "scale", "rank", "merged", "cache", "threshold", "dtype", "partition", "ranks", "compiled", "swap")
+TIMES = (
+    "denoise_min_s",
+    "denoise_max_s",
+    "step_s",
+    "whole_prediction_s",
+    "skipped_prediction_s",
+    "computed",
+    "peak_gib",
+)
+ENDS = ("trouble", "hardware", "key")
+
+
 def columns(rows: list[Result]) -> list[str]:
     """The head of the table: what every row has, then the numbers that any has."""
+    parts = [f"{part}_s" for part in PARTS if any(part in row.seconds for row in rows)]
     numbers = dict.fromkeys(name for row in rows for name in row.numbers)
-    parts = [part for part in PARTS if any(part in row.seconds for row in rows)]
-    fixed = [*(f"{part}_s" for part in parts), "denoise_min_s", "denoise_max_s", "step_s", "whole_prediction_s"]
-    return [
-        "name",
-        "model",
-        "device",
-        *SETTING,
-        *fixed,
-        "skipped_prediction_s",
-        "computed",
-        "peak_gib",
-        *numbers,
-        *ENDS,
-    ]
-
-
-SETTING = ("steps", "scale", "rank", "merged", "cache", "threshold", "dtype", "partition", "ranks", "compiled", "swap")
-ENDS = ("trouble", "hardware", "key")
+    return ["name", "model", "device", *SETTING, *parts, *TIMES, *numbers, *ENDS]
 
 
 def cells(row: Result, heading: list[str]) -> list[Any]:
     """A row as values; empty where it has none."""
     known = {
-        "name": row.name,
         **row.facts,
         **row.setting,
-        "device": row.machine.get("device"),
+        **{name: getattr(row, name) for name in ("name", "step_s", "computed", "peak_gib", "trouble", "key")},
         **{f"{part}_s": seconds for part, seconds in row.seconds.items()},
+        "device": row.machine.get("device"),
+        "hardware": row.place[1],
         "denoise_min_s": min(row.denoise_s, default=None),
         "denoise_max_s": max(row.denoise_s, default=None),
-        "step_s": row.step_s,
         "whole_prediction_s": row.whole_s,
         "skipped_prediction_s": row.skipped_s,
-        "computed": row.computed,
-        "peak_gib": row.peak_gib,
         **row.numbers,
-        "trouble": row.trouble,
-        "hardware": row.place[1],
-        "key": row.key,
     }
     return ["" if known.get(name) is None else known[name] for name in heading]
+
+
+def middle(values: list[float]) -> float | None:
+    """The median, or None of nothing."""
+    return round(statistics.median(values), 5) if values else None

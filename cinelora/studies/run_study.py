@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +21,16 @@ from cinelora.adapters.run_directory import adapters_of
 from cinelora.config.clip_request import ClipRequest, Take, prompts_of, seeds_of
 from cinelora.config.schema import LoraSpec, ScaleConfig, StudyConfig, shared_by
 from cinelora.errors import ConfigError
-from cinelora.io.hardware import fingerprint, gpu_at_hand, limit_gpu_memory, quiet_libraries
+from cinelora.geometry import IMAGE_TOKENS, LATENT_CHANNELS, TEXT_TOKENS, num_latent_frames
+from cinelora.io.hardware import default_device, fingerprint, gpu_at_hand, limit_gpu_memory, quiet_libraries
 from cinelora.io.tensor_files import load_tensors, save_tensors
 from cinelora.parallel.launch import Rank, barrier, launch, meeting_point, process_group, rank_info
 from cinelora.parallel.partition import Partition
+from cinelora.planning.estimate import Shape
 from cinelora.planning.planner import choose_drawing, partition_of
-from cinelora.studies.results import Result, Results, load_table, merged_results
+from cinelora.studies.results import Result, Results, load_table, merged_results, middle
 from cinelora.studies.study_report import BETWEEN_ROWS, between_rows, lines, show, to_wandb
-from cinelora.studies.variants import StudyVariant, baseline, key_of, model_of, sampler_of, study_variants
+from cinelora.studies.variants import StudyVariant, baseline, hung, key_of, model_of, sampler_of, study_variants
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,18 +87,20 @@ def study_rank(config: StudyConfig, adapter_files: dict[str, Path], run_dir: Pat
     refuse_fp8(keys)
     with process_group(rank) if rank.world_size > 1 else nullcontext():
         machine = from_rank_0(machine, rank)  # nodes may differ in what is theirs, and must agree on what is there
-        fresh = {
-            s: Result(key, s.named(first), asdict(s), facts_of_result(config, s), machine) for s, key in keys.items()
-        }
+        names = {setting: setting.named(first) for setting in keys}
+        fresh = {s: Result(key, names[s], asdict(s), facts_of_result(config, s), machine) for s, key in keys.items()}
+        # A row that is there is kept, whatever is told of it by now; one that ran into trouble is run again.
         kept = {row.place: row for row in table.rows if not row.trouble}
         rows = {setting: kept.get(row.place, row) for setting, row in fresh.items()}
         todo = from_rank_0([setting for setting, row in rows.items() if not row.denoise_s], rank)
         if rank.global_rank == 0:
             print(f"{len(keys)} settings: {len(keys) - len(todo)} are there, {len(todo)} to run", flush=True)
+        shown, seconds = list[Any](), dict[str, float]()
         if todo:
             shown, seconds = (drawn_inputs(config), {}) if config.latency_only else real_inputs(config, adapters, rank)
+        desk = Desk(config, adapters, shown, rank, names)
         for settings in of_one_load(todo):
-            for setting, timed in timed_settings(config, adapters, settings, len(keys), first, shown, rank).items():
+            for setting, timed in desk.timed(settings).items():
                 row = rows[setting]
                 row.facts["sitting"] = sitting
                 take_up(row, timed, setting, seconds)
@@ -126,7 +131,6 @@ def from_rank_0(value: Any, rank: Rank) -> Any:
 
 def refuse_fp8(settings: Iterable[StudyVariant]) -> None:
     """Raise ``ConfigError`` before anything runs where a setting wants fp8 and the GPU has none."""
-    from cinelora.io.hardware import default_device
     from cinelora.nn.fp8 import missing_fp8
 
     if any(s.dtype == "fp8" for s in settings) and (reason := missing_fp8(default_device())):
@@ -135,9 +139,9 @@ def refuse_fp8(settings: Iterable[StudyVariant]) -> None:
 
 def of_one_load(settings: list[StudyVariant]) -> Iterable[list[StudyVariant]]:
     """The settings that share a transformer as it is loaded, those of the first one first."""
-    groups: dict[tuple[str, str], list[StudyVariant]] = {}
+    groups = defaultdict[tuple[str, str], list[StudyVariant]](list)
     for setting in settings:
-        groups.setdefault((setting.dtype, setting.partition), []).append(setting)
+        groups[setting.dtype, setting.partition].append(setting)
     return groups.values()
 
 
@@ -179,9 +183,6 @@ def drawn_inputs(config: StudyConfig) -> list[Shown]:
     import torch
 
     from cinelora.families.wan.bundle import ImageCondition
-    from cinelora.geometry import IMAGE_TOKENS, LATENT_CHANNELS, TEXT_TOKENS, num_latent_frames
-    from cinelora.io.hardware import default_device
-    from cinelora.planning.estimate import Shape
     from cinelora.sampling.sampler import Shown, Texts
 
     device = default_device()
@@ -204,10 +205,11 @@ def real_inputs(
     from cinelora.sampling.sampler import Sampling
     from cinelora.sampling.scene import TakeMaker
 
+    # Every setting is shown the same keyframe and the same embeddings, so that clips differ by what draws them alone. Each rank
+    # makes them for itself: what the ranks of a partition share is the clip, and settings that draw alone have rank 0's.
     request, sampler = ClipRequest(shared_by(config, "alone")), sampler_of(baseline(config), config, [])
-    maker = TakeMaker.on_this_rank(
-        request, adapters, Sampling(config.model, sampler, Partition(1, 1, 1), on_its_own(rank))
-    )
+    sampling = Sampling(config.model, sampler, Partition(1, 1, 1), on_its_own(rank))
+    maker = TakeMaker.on_this_rank(request, adapters, sampling)
     takes = [Take(prompt, seed, Path()) for prompt in prompts_of(config) for seed in seeds_of(config)]
     clips = [planned["adapted"] for planned in maker.planned(takes, {"adapted": ScaleConfig()})]
     images = maker.conditions(maker.keyframes(clips)) if request.is_scene else {}
@@ -223,47 +225,49 @@ def on_its_own(rank: Rank) -> Rank:
 # -- timing ------------------------------------------------------------------------------------------------------------
 
 
-def timed_settings(
-    config: StudyConfig,
-    adapters: dict[str, AdapterFile],
-    settings: list[StudyVariant],
-    every: int,
-    first: StudyVariant,
-    shown: list[Shown],
-    rank: Rank,
-) -> dict[StudyVariant, Timed]:
-    """Load the transformer as ``settings``, of ``every`` one in the study, want it, and time them."""
-    from cinelora.adapters.resize_rank import at_rank
-    from cinelora.families.wan.bundle import WanBundle
-    from cinelora.sampling.sampler import Sampling, adapted_transformer
-    from cinelora.studies.timing import Bench, hung
+@dataclass(frozen=True)
+class Desk:
+    """What every setting of a study is timed with: the adapters, what the transformer is shown, the rank; and their names."""
 
-    one, (kind, frames) = settings[0], ClipRequest.of(config).passes[-1]
-    model = model_of(one, config)
-    place = on_its_own(rank) if one.partition == "alone" else rank
-    sampler = sampler_of(replace(one, cache="none", threshold=None), config, [])
-    request = replace(shared_by(config, one.partition), model=model, sampler=sampler)
-    plan, shared = partition_of(request)
-    sampling = Sampling(model, sampler, plan, place)
-    clips = every * (config.repetitions + len(shown))  # whether compiling pays is decided alike for all that is loaded
-    drawing, why = choose_drawing(request, kind, frames, clips, *gpu_at_hand())
-    if rank.global_rank == 0:
-        told = f"{shared}; {why}" if plan.ranks > 1 else why
-        print(f"{one.dtype}, {one.partition}, {len(settings)} settings: {told}", flush=True)
-    ranks = list(dict.fromkeys(setting.rank for setting in settings if setting.scale))
-    files = {
-        hung(name, r): adapter if r is None else at_rank(adapter, r)
-        for name, adapter in adapters.items()
-        for r in ranks
-    }
-    bundle = WanBundle.from_config(model, kind, Path(config.cache))
-    with adapted_transformer(bundle, files, sampling, drawing, frames) as transformer:
-        kinds = list(adapters)
-        if not adapters and any(ranks):
-            hang_drawn(transformer, [r for r in ranks if r])
-            kinds = [DRAWN]
-        bench = Bench(config, transformer, sampling, drawing, shown, kinds)
-        return bench.run({setting: setting.named(first) for setting in settings})
+    config: StudyConfig
+    adapters: dict[str, AdapterFile]
+    shown: list[Shown]
+    rank: Rank
+    names: dict[StudyVariant, str]
+
+    def timed(self, settings: list[StudyVariant]) -> dict[StudyVariant, Timed]:
+        """Load the transformer as ``settings``, which are alike in that, want it, and time them."""
+        from cinelora.adapters.resize_rank import at_rank
+        from cinelora.families.wan.bundle import WanBundle
+        from cinelora.sampling.sampler import Sampling, adapted_transformer
+        from cinelora.studies.timing import Bench
+
+        config, one, (kind, frames) = self.config, settings[0], ClipRequest.of(self.config).passes[-1]
+        model, place = model_of(one, config), on_its_own(self.rank) if one.partition == "alone" else self.rank
+        sampler = sampler_of(replace(one, cache="none", threshold=None), config, [])
+        request = replace(shared_by(config, one.partition), model=model, sampler=sampler)
+        plan, shared = partition_of(request)
+        sampling = Sampling(model, sampler, plan, place)
+        # Whether compiling pays is decided from all clips of the study, and so alike for everything that is loaded: rows of
+        # compiled and of other blocks could not be compared.
+        clips = len(self.names) * (config.repetitions + len(self.shown))
+        drawing, why = choose_drawing(request, kind, frames, clips, *gpu_at_hand())
+        if self.rank.global_rank == 0:
+            told = f"{shared}; {why}" if plan.ranks > 1 else why
+            print(f"{one.dtype}, {one.partition}, {len(settings)} settings: {told}", flush=True)
+        # Adapters of every rank that is asked for hang on it at the same time, and those of a setting act in its turn: so the
+        # transformer is loaded once, and neighbours in a round differ in nothing else.
+        ranks = list(dict.fromkeys(setting.rank for setting in settings if setting.scale))
+        named = ((name, adapter, r) for name, adapter in self.adapters.items() for r in ranks)
+        files = {hung(name, r): adapter if r is None else at_rank(adapter, r) for name, adapter, r in named}
+        bundle = WanBundle.from_config(model, kind, Path(config.cache))
+        with adapted_transformer(bundle, files, sampling, drawing, frames) as transformer:
+            kinds = list(self.adapters)
+            if not kinds and any(ranks):
+                hang_drawn(transformer, [r for r in ranks if r])
+                kinds = [DRAWN]
+            bench = Bench(config, transformer, sampling, drawing, self.shown, kinds)
+            return bench.run({setting: self.names[setting] for setting in settings})
 
 
 def hang_drawn(transformer: Any, ranks: list[int]) -> None:
@@ -272,8 +276,8 @@ def hang_drawn(transformer: Any, ranks: list[int]) -> None:
 
     from cinelora.adapters.lora_layers import adapter_state, add_adapter
     from cinelora.nn.flow_matching import keyed_generator
-    from cinelora.studies.timing import hung
 
+    # A fresh adapter has zeros in its second factor and would be no adapter at all for a cache that asks how much changes.
     for rank in ranks:
         add_adapter(transformer, hung(DRAWN, rank), LoraSpec(rank, 2.0 * rank), seed=0)
         for key, factor in adapter_state(transformer, hung(DRAWN, rank)).items():
@@ -284,8 +288,8 @@ def hang_drawn(transformer: Any, ranks: list[int]) -> None:
 
 def take_up(row: Result, timed: Timed, setting: StudyVariant, parts: dict[str, float]) -> None:
     """Put what was timed into the row."""
-    from cinelora.studies.timing import middle
-
+    # Medians, as a round after a pause, or beside a neighbour's burst, is slower and never faster. Parts that all settings share
+    # were timed once, and stand in every row beside the one that differs.
     row.trouble, row.ratios = timed.trouble, timed.ratios if setting.cache == "magcache" else []
     if not timed.seconds:
         return
@@ -317,15 +321,15 @@ def look(config: StudyConfig, run_dir: Path, table: Results, rows: list[Result],
 
     def decoded(key: str) -> tuple[list[np.ndarray], float]:
         path, videos, seconds = run_dir / LATENTS / f"{key}.safetensors", [], []
-        if not path.is_file():
-            return [], 0.0
-        tensors, _ = load_tensors(path)
+        tensors = load_tensors(path)[0] if path.is_file() else {}
         for number in range(len(tensors)):
             begun = time.perf_counter()
             videos.append(range_to_pixels(bundle.decode(tensors[f"clip-{number}"])))
             seconds.append(time.perf_counter() - begun)
-        return videos, statistics.median(seconds)
+        return videos, statistics.median(seconds or [0.0])
 
+    # Unseen is a row without a number that is asked for by now, and without having been asked for it before; then a row that was
+    # never decoded.
     names = [] if config.model.weights == "random" else [*config.metrics.names, *config.against]
     unseen = [row for row in rows if not row.trouble and not set(names) <= set(row.facts.get(LOOKED, row.numbers))]
     unseen += [row for row in rows if not row.trouble and "decode" not in row.seconds and row not in unseen]

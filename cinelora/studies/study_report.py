@@ -6,11 +6,13 @@ Enters: the ``Results``. Leaves: the files. It measures nothing.
 from __future__ import annotations
 
 import json
+from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cinelora.config.metric_names import better
 from cinelora.config.schema import StudyConfig
+from cinelora.errors import first_line
 from cinelora.io.atomic import write_text
 from cinelora.io.html.figure import Mark, as_svg
 from cinelora.io.html.template import render
@@ -29,11 +31,13 @@ HIDDEN = ("key", "model", "text_s", "keyframe_s", "condition_s", "denoise_min_s"
 def show(table: Results, config: StudyConfig, folder: Path) -> list[Path]:
     """Write page and picture of ``table``; the files there are."""
     drawn = plots(table.rows)
+    models = dict.fromkeys(row.facts["clip"] for row in table.rows)
+    source = Path(config.ckpt).name if config.ckpt else config.model.name
     heading = [name for name in columns(table.rows) if name not in HIDDEN]
     text = render(
         "study_report.html.j2",
-        title=title(config),
-        about=about(table.rows),
+        title=f"Study of {len(config.merge)} runs" if config.merge else f"Study of {source}",
+        about=f"{len(table.rows)} rows on {len(machines(table.rows))} machines; {', '.join(models)}",
         sentences=table.sentences,
         plots=[as_svg(one) for one in drawn],
         head=["row", *heading],
@@ -44,19 +48,6 @@ def show(table: Results, config: StudyConfig, folder: Path) -> list[Path]:
     if drawn:
         write_png(folder / PICTURE, as_png(drawn[0]))
     return [folder / REPORT, *([folder / PICTURE] if drawn else [])]
-
-
-def title(config: StudyConfig) -> str:
-    """What the page is called."""
-    if config.merge:
-        return f"Study of {len(config.merge)} runs"
-    return f"Study of {Path(config.ckpt).name if config.ckpt else config.model.name}"
-
-
-def about(rows: list[Result]) -> str:
-    """How much there is."""
-    models = ", ".join(dict.fromkeys(row.facts["clip"] for row in rows))
-    return f"{len(rows)} rows on {len(machines(rows))} machines; {models}"
 
 
 def plots(rows: list[Result]) -> list[list[Mark]]:
@@ -73,9 +64,8 @@ def plots(rows: list[Result]) -> list[list[Mark]]:
         drawn = []
         for name in UPWARDS:
             spots = [Spot(n, row.seconds["denoise"], row.numbers[name]) for n, row in timed if name in row.numbers]
-            if len(spots) > 1:
-                more = better(f"heldout/{name}") == "max"
-                drawn.append(marks(spots, name, "seconds to denoise a clip", more))
+            if len(spots) > 1:  # one dot compares nothing
+                drawn.append(marks(spots, name, "seconds to denoise a clip", better(f"heldout/{name}") == "max"))
         found += drawn
         held = [Spot(number, row.step_s or 0.0, row.peak_gib) for number, row in timed if row.peak_gib]
         if not drawn and len(held) > 1:
@@ -97,15 +87,13 @@ def comparable(row: Result) -> tuple[object, ...]:
 
 def between_rows(rows: list[Result]) -> list[str]:
     """What must be read beside rows that were not made alike."""
-    compiled, sittings, swapped = BETWEEN_ROWS
-    found = []
-    if len({row.facts["compiled"] for row in rows if "compiled" in row.facts}) > 1:
-        found.append(compiled)
-    if any(len({r.facts.get("sitting") for r in rows if r.place[1] == machine}) > 1 for machine in machines(rows)):
-        found.append(sittings)
-    if any(row.facts.get("swap") for row in rows):
-        found.append(swapped)
-    return found
+    # in the order of the sentences: each with whether it holds of these rows
+    holds = (
+        len({row.facts["compiled"] for row in rows if "compiled" in row.facts}) > 1,
+        any(len({r.facts.get("sitting") for r in rows if r.place[1] == machine}) > 1 for machine in machines(rows)),
+        any(row.facts.get("swap") for row in rows),
+    )
+    return list(compress(BETWEEN_ROWS, holds))
 
 
 def machines(rows: list[Result]) -> dict[str, Any]:
@@ -142,17 +130,11 @@ def to_wandb(table: Results, config: StudyConfig, folder: Path) -> None:
     offline = not wandb_key_exists() if config.logger.offline is None else config.logger.offline
     heading = columns(table.rows)
     data = [[str(cell) for cell in cells(row, heading)] for row in table.rows]
+    to, name = config.logger, f"study-{folder.name}"
+    mode: Literal["offline", "online"] = "offline" if offline else "online"
     try:
-        run = wandb.init(
-            project=config.logger.project,
-            name=f"study-{folder.name}",
-            group=config.logger.group,
-            dir=folder,
-            mode="offline" if offline else "online",
-            settings=WANDB_PATIENCE,
-        )
+        run = wandb.init(project=to.project, group=to.group, name=name, dir=folder, mode=mode, settings=WANDB_PATIENCE)
         run.log({"study": wandb.Table(columns=[*heading], data=data)})
         run.finish()
     except Exception as error:  # whatever it is: the study is done and lies in its files
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        print(f"WARNING: W&B failed ({reason}); the rows are in {folder}")
+        print(f"WARNING: W&B failed ({first_line(error)}); the rows are in {folder}")

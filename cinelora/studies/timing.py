@@ -6,7 +6,6 @@ that differ in what is loaded (dtype, partition) are for the caller to tell apar
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from cinelora.errors import ModelError
 from cinelora.io.hardware import forget_peak_memory, out_of_memory, peak_memory_mib
 from cinelora.planning.estimate import Drawing
 from cinelora.sampling.sampler import Sampling, Shown, acting
-from cinelora.studies.variants import StudyVariant, sampler_of
+from cinelora.studies.variants import StudyVariant, hung, sampler_of
 
 
 @dataclass
@@ -73,14 +72,14 @@ class Predictions:
             synchronize()
             watch.took.append((time.perf_counter() - begun[0], watch.computed))
 
-        hooks = [transformer.register_forward_pre_hook(before), transformer.register_forward_hook(after)]
-        last.forward = computing
-        try:
-            yield watch
-        finally:
-            last.forward = forward
-            for hook in hooks:
-                hook.remove()
+        # A GPU works on after its calls have returned, so the clock is read when it is idle. A cache lays its own forward over a
+        # block's: what is put on the last block now is called only where the cache lets a prediction through to it.
+        with transformer.register_forward_pre_hook(before), transformer.register_forward_hook(after):
+            last.forward = computing
+            try:
+                yield watch
+            finally:
+                last.forward = forward
 
 
 @dataclass(frozen=True)
@@ -118,6 +117,8 @@ class Bench:
         """One round of one setting; the first, number 0, is not timed but draws what is looked at."""
         if timed.trouble:
             return
+        # The first round warms up: kernels are chosen, blocks compiled, and magcache's ratios measured on one clip, where nobody
+        # gave any. All clips are drawn in it, to be looked at; rounds that are timed draw the first one again.
         sampler = sampler_of(setting, self.config, timed.ratios)
         try:
             if number == 0 and sampler.cache == "magcache" and not timed.ratios:
@@ -130,15 +131,13 @@ class Bench:
             watch.took.clear()
             synchronize()
             begun = time.perf_counter()
-            drawn = [
-                self.draw(sampler, shown, f"{name}, round {number}")[0] for shown in self.shown[: 1 if number else None]
-            ]
+            clips = self.shown[:1] if number else self.shown
+            drawn = [self.draw(sampler, shown, f"{name}, round {number}")[0] for shown in clips]
         except torch.OutOfMemoryError as error:
             timed.trouble = out_of_memory()
             if self.sampling.rank.world_size > 1:  # the others wait for this rank inside the clip
-                raise ModelError(
-                    f"{name}: {timed.trouble}, on several ranks at once: leave that setting away"
-                ) from error
+                why = f"{name}: {timed.trouble}, on several ranks at once: leave that setting away"
+                raise ModelError(why) from error
             torch.cuda.empty_cache()
             return
         synchronize()
@@ -155,16 +154,6 @@ class Bench:
         """Latents of one clip, and ratios where they are measured."""
         sampling = replace(self.sampling, sampler=sampler)
         return sampling.draw(self.transformer, shown, label, self.drawing.together)
-
-
-def hung(kind: str, rank: int | None) -> str:
-    """What an adapter of a rank is called on the transformer."""
-    return kind if rank is None else f"{kind}-{rank}"
-
-
-def middle(values: list[float]) -> float | None:
-    """The median, or None of nothing."""
-    return round(statistics.median(values), 5) if values else None
 
 
 def synchronize() -> None:

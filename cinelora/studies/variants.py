@@ -87,6 +87,8 @@ def axes(config: StudyConfig) -> list[list[dict[str, Any]]]:
     """The changes of the baseline, list by list."""
     ranks: list[dict[str, Any]] = [{"rank": rank} for rank in config.ranks] or [{}]
     merged: list[dict[str, Any]] = [{"merged": merged} for merged in config.merged] or [{}]
+    # A list is an axis. Ranks and merged are one axis together: what an adapter costs depends on its rank where it is live, and
+    # hardly at all where it is folded in.
     thresholds = {name: getattr(config, name) for name in CACHE_THRESHOLDS}
     ways = config.partitions or (["alone", "sequence"] if config.gpus * config.nodes > 1 else [])
     return [
@@ -115,6 +117,11 @@ def sampler_of(setting: StudyVariant, config: StudyConfig, ratios: list[float]) 
     )
 
 
+def hung(kind: str, rank: int | None) -> str:
+    """What an adapter of a rank is called on the transformer."""
+    return kind if rank is None else f"{kind}-{rank}"
+
+
 def model_of(setting: StudyVariant, config: StudyConfig) -> ModelConfig:
     """The model that ``setting`` is drawn by."""
     return replace(config.model, dtype=setting.dtype)
@@ -122,6 +129,8 @@ def model_of(setting: StudyVariant, config: StudyConfig) -> ModelConfig:
 
 def key_of(setting: StudyVariant, config: StudyConfig, adapters: dict[str, Path]) -> str:
     """A hash of everything that a row rests on, but for the machine."""
+    # What the setting itself says, or what changes no clip, is left out, so that a row is found again by a study that asks for
+    # other settings beside it. Files count by their content, and so do adapters: a run that went on gives other rows.
     shared = as_stored(drawn_by(config))
     for key in ("sampler", "gpus", "nodes", "cache", "ckpt", "prompts", "out", "metrics"):
         del shared[key]

@@ -8,7 +8,7 @@ from torch import nn
 
 from cinelora.families.wan.bundle import WanBundle
 from cinelora.families.wan.checkpoint_layouts import Part, locate
-from cinelora.families.wan.load_weights import load_part, random_part
+from cinelora.families.wan.load_weights import Destination, load_part, random_part
 from cinelora.memory.block_swap import large_frozen, views
 from cinelora.memory.weight_sharding import Shares
 
@@ -47,14 +47,16 @@ def test_pieces_of_all_ranks_are_the_weights(dtype: str, ranks: int, cache: Path
 def test_random_values_are_shared_too():
     settings = {"num_attention_heads": 4, "attention_head_dim": 16, "ffn_dim": 96, "num_layers": 2, "text_dim": 32}
     pieces = [Shares(rank, 2) for rank in range(2)]
-    parts = [random_part(Part.TRANSFORMER, settings, CPU, torch.bfloat16, shares=shares) for shares in pieces]
-    assert_together_whole(pieces, parts, random_part(Part.TRANSFORMER, settings, CPU, torch.bfloat16))
+    parts = [
+        random_part(Part.TRANSFORMER, settings, Destination(CPU, torch.bfloat16, shares=shares)) for shares in pieces
+    ]
+    assert_together_whole(pieces, parts, random_part(Part.TRANSFORMER, settings, Destination(CPU, torch.bfloat16)))
 
 
 def test_a_rank_keeps_and_reads_its_part_alone(t2v: WanBundle):
     found = locate(Part.TRANSFORMER, t2v.directory(Part.TRANSFORMER))
     shares = Shares(1, 4)
-    part = load_part(found, CPU, torch.float32, shares=shares)
+    part = load_part(found, Destination(CPU, torch.float32, shares=shares))
     kept = sum(len(shard.piece) for shard in shares.shards)
     matrices = sum(weight.nbytes for block in part.blocks for weight in large_frozen(block))
     assert matrices / 4 <= kept < matrices / 4 * 1.01

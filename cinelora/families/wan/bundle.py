@@ -28,17 +28,9 @@ from transformers import AutoTokenizer, ByT5Tokenizer
 
 from cinelora.config.schema import ModelConfig
 from cinelora.errors import CineloraError, ModelError, first_line
-from cinelora.families.wan.checkpoint_layouts import (
-    WAN_FILES,
-    WAN_SHARDS,
-    WAN_TOKENIZER,
-    FoundPart,
-    Part,
-    inspect,
-    locate,
-    source_of,
-)
-from cinelora.families.wan.load_weights import load_part, random_part, settings_of
+from cinelora.families.wan import checkpoint_layouts
+from cinelora.families.wan.checkpoint_layouts import NAMES, FoundPart, Part
+from cinelora.families.wan.load_weights import Destination, load_part, random_part, settings_of
 from cinelora.geometry import CHANNELS, SPATIAL, TEMPORAL, TEXT_TOKENS
 from cinelora.io.atomic import sha256_json
 from cinelora.io.hardware import default_device, free_gpu_bytes
@@ -54,27 +46,6 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 AT_ONCE_BYTES = 2**27
 """The largest tensor of a VAE that sees a clip as a whole: 33 frames of 112x192 have 68 MB in the embedded model."""
-
-
-UMT5_XXL: dict[str, Any] = {
-    "vocab_size": 256384,
-    "d_model": 4096,
-    "d_kv": 64,
-    "d_ff": 10240,
-    "num_layers": 24,
-    "num_heads": 64,
-    "feed_forward_proj": "gated-gelu",
-}
-VIT_H: dict[str, Any] = {
-    "hidden_size": 1280,
-    "intermediate_size": 5120,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 16,
-    "image_size": 224,
-    "patch_size": 14,
-    "hidden_act": "gelu",
-}
-"""The full shapes of the encoders, for random values. Source: Wan2.1 ``t5.py`` and ``clip.py``."""
 
 
 @dataclass(frozen=True)
@@ -114,14 +85,13 @@ def predict_velocity(
     ``condition.image`` sees zero mask and zero condition latents and no image tokens (zero tokens would say something
     else). Source: Wan2.1 ``image2video.py``.
     """
-    latents = latents_BCTHW
-    tokens = None
-    dtype = (
-        transformer.patch_embedding.weight.dtype
-    )  # transformer.dtype walks over every module, which a small model feels
-    if transformer.config.in_channels > latents.shape[1]:
+    latents, tokens = latents_BCTHW, None
+    # transformer.dtype would walk over every module, which a small model feels
+    dtype = transformer.patch_embedding.weight.dtype
+    # What an I2V transformer takes more than the noisy latents: 4 channels of mask and 16 of condition latents, in this order.
+    if (more := transformer.config.in_channels - latents.shape[1]) > 0:
         if condition.image is None:
-            latents = F.pad(latents, (0, 0, 0, 0, 0, 0, 0, transformer.config.in_channels - latents.shape[1]))
+            latents = F.pad(latents, (0, 0, 0, 0, 0, 0, 0, more))
         else:
             latents = torch.cat([latents, first_frame_mask(latents), condition.image.latents.to(latents)], dim=1)
             tokens = condition.image.tokens.to(dtype)
@@ -150,9 +120,9 @@ def clean_prompt(prompt: str) -> str:
 
 def pixels_to_range(video_THWC: np.ndarray | Tensor, device: torch.device) -> Tensor:
     """uint8 frames (T, H, W, 3) as float32 (1, 3, T, H, W) in [-1, 1]."""
+    # frames of a decoder may not be writable, and torch warns of sharing their memory: so an array is copied
     video = torch.as_tensor(np.array(video_THWC) if isinstance(video_THWC, np.ndarray) else video_THWC, device=device)
-    video = video.permute(3, 0, 1, 2)[None]
-    return video.float() / 127.5 - 1
+    return video.permute(3, 0, 1, 2)[None].float() / 127.5 - 1
 
 
 def range_to_pixels(video_BCTHW: Tensor) -> np.ndarray:
@@ -186,12 +156,11 @@ class WanBundle:
     @classmethod
     def from_config(cls, model: ModelConfig, kind: str, cache: Path, device: torch.device | None = None) -> WanBundle:
         """The ``t2v`` or ``i2v`` checkpoint of ``model``. Raises ``ModelError`` where the family has none."""
-        source = model.t2v if kind == "t2v" else model.i2v
+        source, revision = getattr(model, kind), getattr(model, f"{kind}_revision")
         if source is None:
             raise ModelError(
                 f"model={model.name} has no {kind} checkpoint; set model.{kind}=<directory, file or hub repository>"
             )
-        revision = model.t2v_revision if kind == "t2v" else model.i2v_revision
         bundle = cls(source, revision, dtype=model.dtype, cache=cache, device=device)
         bundle.model, bundle.kind = model, kind
         return bundle
@@ -200,7 +169,7 @@ class WanBundle:
 
     def part_source(self, part: Part) -> str | None:
         """Where ``part`` comes from, as the user named it; None where its values are random."""
-        return source_of(self.model, self.kind, part) if self.model else self.source
+        return checkpoint_layouts.source_of(self.model, self.kind, part) if self.model else self.source
 
     def found(self, part: Part) -> FoundPart:
         """The files of ``part``; fetched from the hub, that part alone, where its source is a repository.
@@ -214,8 +183,8 @@ class WanBundle:
         path = _on_this_machine(source, revision, part, self.cache)
         try:
             if self.kind:
-                inspect(part, path, self.kind, self.model)
-            return locate(part, path)
+                checkpoint_layouts.inspect(part, path, self.kind, self.model)
+            return checkpoint_layouts.locate(part, path)
         except CineloraError as error:
             raise ModelError(f"{part} of {source}: {error}") from error
 
@@ -264,28 +233,24 @@ class WanBundle:
         fp8 = self.fp8 and part is Part.TRANSFORMER
         if fp8 and (reason := missing_fp8(self.device)):
             raise ModelError(f"model.dtype=fp8: {reason}; choose model.dtype=bf16")
+        to = Destination(self.device, dtype, fp8, on_host, shares)
         if self.part_source(part) is None:
             if part is Part.TOKENIZER:
                 return ByT5Tokenizer()  # bytes: the one tokenizer that needs no file
-            return random_part(part, self._random_settings(part), self.device, dtype, fp8, on_host, shares)
+            return random_part(part, self._random_settings(part), to)
         found = self.found(part)
         try:
             if part is Part.TOKENIZER:
                 return AutoTokenizer.from_pretrained(found.folder)
             heads = self.model.num_heads if self.model else None
-            return load_part(found, self.device, dtype, heads, fp8, on_host, shares)
+            return load_part(found, to, heads)
         except (CineloraError, OSError, ValueError, RuntimeError, KeyError) as error:
             raise ModelError(f"{part} of {self.part_source(part)} does not load: {first_line(error)}") from error
 
     def _random_settings(self, part: Part) -> dict[str, Any]:
         """The full shape of ``part``; a transformer fits the encoders that are given beside it."""
-        match part:
-            case Part.VAE:
-                return {}  # diffusers' own default is Wan2.1's
-            case Part.TEXT_ENCODER:
-                return UMT5_XXL
-            case Part.IMAGE_ENCODER:
-                return VIT_H
+        if part is not Part.TRANSFORMER:
+            return dict(NAMES["full_shapes"][part])  # of the VAE nothing: diffusers' own default is Wan2.1's
         model = self.model
         assert model is not None  # nothing else has a part without a source
         settings = {
@@ -296,13 +261,10 @@ class WanBundle:
             "ffn_dim": model.ffn_dim,
             "num_layers": model.num_layers,
         }
-        if self.kind == "t2v":
-            return settings
-        return {
-            **settings,
-            "image_dim": self._width(Part.IMAGE_ENCODER, "hidden_size"),
-            "added_kv_proj_dim": model.hidden_size,
-        }
+        if self.kind == "i2v":
+            settings["image_dim"] = self._width(Part.IMAGE_ENCODER, "hidden_size")
+            settings["added_kv_proj_dim"] = model.hidden_size
+        return settings
 
     def _width(self, part: Part, name: str) -> int:
         settings = self._random_settings(part) if self.part_source(part) is None else settings_of(self.found(part))
@@ -355,6 +317,8 @@ class WanBundle:
         That is: where it is the only one, where ``tile`` asks for tiles, whose seams are then the same on any number of
         ranks, where one has too little room for its share, and where there are fewer rows than ranks.
         """
+        # Every rank has to come to the same answer, or some would wait for the others inside the VAE. What follows from sizes and
+        # settings is the same everywhere; room on the GPU is not, so for that they ask each other.
         rows = vae_parallel.shares(height // SPATIAL, vae_parallel.ranks_here())
         if len(rows) == 1 or min(rows) == 0 or self.tile:
             return None
@@ -364,6 +328,8 @@ class WanBundle:
     @contextmanager
     def _laid_out(self, num_frames: int, height: int, width: int, rows: list[int] | None) -> Iterator[bool]:
         """The VAE ready for pictures of a size, by ``rows``, in tiles or neither; and whether it takes a clip as a whole."""
+        # Three ways, of which tiles exclude the others. By rows the largest part decides for all ranks whether it passes as one.
+        # The VAE is one object for all callers, so that tiling is switched on or off each time.
         vae = self._part(Part.VAE)
         height = max(in_pixels(rows)) if rows else height
         tile = self._too_large(num_frames, height, width) if self.tile is None and not rows else self.tile
@@ -386,21 +352,17 @@ class WanBundle:
 
     def _latent_statistics(self) -> tuple[Tensor, Tensor]:
         config = self._part(Part.VAE).config
-        statistics = torch.tensor([config.latents_mean, config.latents_std], device=self.device)
-        return statistics[0].view(1, -1, 1, 1, 1), statistics[1].view(1, -1, 1, 1, 1)
+        mean, std = torch.tensor([config.latents_mean, config.latents_std], device=self.device).view(2, 1, -1, 1, 1, 1)
+        return mean, std
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> list[Tensor]:
         """UMT5 features (n, D) of each prompt, cut at its true length (at most 512 tokens)."""
         tokenizer, encoder = self._part(Part.TOKENIZER), self._part(Part.TEXT_ENCODER)
-        tokens = tokenizer(
-            [clean_prompt(prompt) for prompt in prompts],
-            padding="max_length",
-            max_length=TEXT_TOKENS,
-            truncation=True,
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
+        # Padded to 512 as in training of Wan, and cut afterwards: the encoder sees the mask, the transformer zeros instead.
+        length = {"padding": "max_length", "max_length": TEXT_TOKENS, "truncation": True}
+        cleaned = [clean_prompt(prompt) for prompt in prompts]
+        tokens = tokenizer(cleaned, return_attention_mask=True, return_tensors="pt", **length)
         mask = tokens.attention_mask.to(self.device)
         features = encoder(tokens.input_ids.to(self.device), mask).last_hidden_state
         return [f[:n] for f, n in zip(features, mask.sum(dim=1).tolist(), strict=True)]
@@ -425,9 +387,9 @@ class WanBundle:
     def _image_tokens(self, frame_BCHW: Tensor) -> Tensor:
         encoder = self._part(Part.IMAGE_ENCODER)
         size = encoder.config.image_size
+        # from [-1, 1] to [0, 1], which CLIP's mean and spread are of; the last layer but one is what Wan was trained on
         squashed = F.interpolate(frame_BCHW, size=(size, size), mode="bicubic", align_corners=False) / 2 + 0.5
-        mean = torch.tensor(CLIP_MEAN, device=self.device).view(1, 3, 1, 1)
-        std = torch.tensor(CLIP_STD, device=self.device).view(1, 3, 1, 1)
+        mean, std = torch.tensor([CLIP_MEAN, CLIP_STD], device=self.device).view(2, 1, 3, 1, 1)
         tokens: Tensor = encoder((squashed - mean) / std, output_hidden_states=True).hidden_states[-2]
         return tokens
 
@@ -472,13 +434,8 @@ def _fetch(repository: str, revision: str, part: Part) -> Path:
 
 def _patterns(part: Part) -> list[str]:
     """What a part is called in a repository of diffusers' layout, or of Wan's own."""
-    diffusers = [f"{part}/*.json", f"{part}/*.safetensors", f"{part}/*.model", f"{part}/*.txt"]
-    match part:
-        case Part.TRANSFORMER:
-            return [*diffusers, "model_index.json", "config.json", f"{WAN_SHARDS}*.safetensors", f"{WAN_SHARDS}*.json"]
-        case Part.TOKENIZER:
-            return [*diffusers, f"{WAN_TOKENIZER}/*.json", f"{WAN_TOKENIZER}/*.model"]
-    return [*diffusers, f"{WAN_FILES[part]}.safetensors", f"{WAN_FILES[part]}.pth"]
+    own: list[str] = NAMES["own_files"][part]
+    return [*(f"{part}/*.{end}" for end in ("json", "safetensors", "model", "txt")), *own]
 
 
 def _fingerprint(files: Iterable[Path], blocks: int = 64, block_size: int = 65536) -> str:
@@ -487,10 +444,10 @@ def _fingerprint(files: Iterable[Path], blocks: int = 64, block_size: int = 6553
         size = path.stat().st_size
         digest.update(f"{path.name}:{size};".encode())
         with path.open("rb") as file:
-            if size <= blocks * block_size:
-                digest.update(file.read())
-            else:
-                for i in range(blocks):
-                    file.seek(i * (size - block_size) // (blocks - 1))
-                    digest.update(file.read(block_size))
+            # Tens of gigabytes would take minutes. A file that was changed or cut short differs in its size, or in some of the
+            # samples, the first of which has its header and the last its end.
+            whole = size <= blocks * block_size
+            for place in [0] if whole else [i * (size - block_size) // (blocks - 1) for i in range(blocks)]:
+                file.seek(place)
+                digest.update(file.read(size if whole else block_size))
     return digest.hexdigest()[:12]

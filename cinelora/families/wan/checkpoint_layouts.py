@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -32,11 +32,9 @@ class Part(StrEnum):
     IMAGE_ENCODER = "image_encoder"
 
 
-WAN_FILES = {
-    Part.VAE: "Wan2.1_VAE",
-    Part.TEXT_ENCODER: "models_t5_umt5-xxl-enc-bf16",
-    Part.IMAGE_ENCODER: "models_clip_open-clip-xlm-roberta-large-vit-huge-14",
-}
+NAMES: dict[str, Any] = read_json(Path(__file__).with_name("names.json"))
+"""What the files, classes and tensors of checkpoints are called, by what is asked of them (``names.json``)."""
+WAN_FILES: dict[str, str] = NAMES["files"]
 """File names, less their ending, of the parts in Wan's own checkpoint directories."""
 WAN_TOKENIZER = Path("google", "umt5-xxl")
 WAN_SHARDS = "diffusion_pytorch_model"
@@ -97,7 +95,7 @@ def _single_file(part: Part, path: Path) -> FoundPart:
         return FoundPart(part, path.parent)
     if path.suffix == ".safetensors":
         thing = identify(name for name in read_header(path) if name != "__metadata__")
-        if part is not Part.TRANSFORMER and thing and thing.part is Part.TRANSFORMER:
+        if part is not Part.TRANSFORMER and thing and thing.part == Part.TRANSFORMER:
             raise ModelError(f"not in {path.name}, which is the transformer alone: give model.{part}=<file or folder>")
         if shard := _FORM.fullmatch(path.name).group("shard"):  # type: ignore[union-attr]  # the form takes any such name
             raise ModelError(f"{path.name} is one shard ({shard[1:]}) of several: give their folder")
@@ -148,13 +146,7 @@ def _is_folder_of(part: Part, folder: Path) -> bool:
     """Whether a directory is the folder of this one part: what its ``config.json`` says it is."""
     if part is Part.TOKENIZER:
         return any((folder / name).is_file() for name in _TOKENIZER_FILES)
-    classes = {
-        Part.TRANSFORMER: "WanTransformer3DModel",
-        Part.VAE: "AutoencoderKLWan",
-        Part.TEXT_ENCODER: "UMT5",
-        Part.IMAGE_ENCODER: "CLIP",
-    }
-    return _class_name(folder / "config.json").startswith(classes[part])
+    return _class_name(folder / "config.json").startswith(NAMES["classes"][part])
 
 
 def _class_name(config: Path) -> str:
@@ -178,6 +170,8 @@ def _weight_files(folder: Path, stem: str | None = None) -> tuple[tuple[Path, ..
         pickles = [path.name for path in folder.glob("*.bin")] + [path.name for path in folder.glob("*.pt")]
         pickled = f" but {pickles[0]}" if pickles else ""
         raise ModelError(f"no .safetensors file{pickled} in {folder.name}/; pickled weights are never loaded")
+    # A folder may hold the same weights in several precisions, whole or in shards. The set that is complete wins, in the order of
+    # ``_VARIANTS``; where none is, the first says what it lacks. Two different stems are two models, and a guess may be wrong.
     known = [key for key in sets if key.stem in (WAN_SHARDS, "model")] or list(sets)
     ranked = sorted(known, key=lambda key: (_VARIANTS.index(key.variant), key.total))
     if len(stems := {key.stem for key in ranked}) > 1:
@@ -200,6 +194,8 @@ class _Set(NamedTuple):
 
 def _weight_sets(folder: Path) -> dict[_Set, set[str]]:
     """File names by set: those there are, and those that an index or a shard's own name promises."""
+    # A missing shard has no file, but an index that names it, or a sibling whose own name says how many there are. So what is
+    # promised is counted like what is there, and looked for afterwards.
     sets: dict[_Set, set[str]] = {}
     promised = [name for index in folder.glob("*.safetensors.index*.json") for name in _promised(index)]
     for name in {*promised, *(path.name for path in folder.glob("*.safetensors"))}:
@@ -222,9 +218,8 @@ def _siblings(name: str, form: re.Match[str]) -> set[str]:
     """All shards of the count that a shard's name carries."""
     if form["shard"] is None:
         return {name}
-    return {
-        name.replace(form["shard"], f"-{number:05d}-of-{form['total']}") for number in range(1, int(form["total"]) + 1)
-    }
+    count = int(form["total"])
+    return {name.replace(form["shard"], f"-{number:05d}-of-{form['total']}") for number in range(1, count + 1)}
 
 
 # -- what it is --------------------------------------------------------------------------------------------------------
@@ -235,56 +230,28 @@ class Thing:
     """What a set of tensor names belongs to, in words; ``part`` where it is a part that this project loads."""
 
     words: str
-    test: Callable[[frozenset[str]], bool]
-    part: Part | None = None
+    part: str | None = None
+    ways: tuple[tuple[str, ...], ...] = ()
+    pattern: str | None = None
+    lacks: str | None = None
+
+    def holds(self, names: str) -> bool:
+        """Whether tensors of these names, a line each, are such a thing.
+
+        One of the ``ways`` has to fit, which lists how names begin that must all occur, or the ``pattern``; no name may
+        begin as what it ``lacks``.
+        """
+        # Every name has a line break on both sides, so that a beginning is looked for with the break before it; what stands
+        # for a whole name in the table carries the break at its end, too.
+        found = any(all(f"\n{start}" in names for start in way) for way in self.ways)
+        found = found or (self.pattern is not None and re.search(self.pattern, names, re.MULTILINE) is not None)
+        return found and (self.lacks is None or f"\n{self.lacks}" not in names)
 
 
-def _has(*beginnings: str) -> Callable[[frozenset[str]], bool]:
-    """A test for names: each beginning must occur."""
-    return lambda names: all(any(name.startswith(start) for name in names) for start in beginnings)
-
-
-def _is_lora(names: frozenset[str]) -> bool:
-    return any(re.search(r"\.(lora_[AB]|lora_down|lora_up|hada_w1_a|lokr_w1)\b|^lora_unet_", name) for name in names)
-
-
-def _is_t5_without_own_bias(names: frozenset[str]) -> bool:
-    second = "encoder.block.1.layer.0.SelfAttention."
-    return f"{second}q.weight" in names and f"{second}relative_attention_bias.weight" not in names
-
-
-THINGS = (
-    Thing("a LoRA adapter and no base model: give it as ckpt= or adapter=", _is_lora),
-    Thing("a Wan VACE checkpoint, whose control blocks are not in this version", _has("vace_")),
-    Thing("a Wan-Animate checkpoint, whose face and motion encoders are not in this version", _has("face_adapter.")),
-    Thing("a Wan S2V checkpoint, whose audio blocks are not in this version", _has("audio_injector.")),
-    Thing("a first-and-last-frame (FLF2V) checkpoint of Wan, not image-to-video", _has("img_emb.emb_pos")),
-    Thing(
-        "a first-and-last-frame (FLF2V) checkpoint of Wan, not image-to-video",
-        _has("condition_embedder.image_embedder.pos_embed"),
-    ),
-    Thing("a Wan Fun camera checkpoint, whose control adapter is not in this version", _has("control_adapter.")),
-    Thing("a Wan transformer", _has("patch_embedding.weight", "blocks.0."), Part.TRANSFORMER),
-    Thing("the VAE of Wan2.2, of 48 latent channels where Wan2.1 has 16", _has("decoder.upsamples.0.upsamples.")),
-    Thing("a Wan VAE", _has("decoder.middle.0.residual.0.gamma"), Part.VAE),
-    Thing("a Wan VAE", _has("decoder.mid_block.resnets.0.norm1.gamma"), Part.VAE),
-    Thing("a T5 text encoder, where Wan reads UMT5", _is_t5_without_own_bias),
-    Thing("a UMT5 text encoder", _has("token_embedding.weight", "blocks.0.attn.q."), Part.TEXT_ENCODER),
-    Thing("a UMT5 text encoder", _has("encoder.block.0.layer.0.SelfAttention."), Part.TEXT_ENCODER),
-    Thing("a CLIP image encoder", _has("visual.transformer.0.attn.to_qkv."), Part.IMAGE_ENCODER),
-    Thing("a CLIP image encoder", _has("vision_model.encoder.layers.0."), Part.IMAGE_ENCODER),
-    Thing("a CLIP image encoder", _has("pre_layrnorm.", "encoder.layers.0."), Part.IMAGE_ENCODER),
-    Thing("an LTX-Video checkpoint and no Wan", _has("patchify_proj.")),
-    Thing("an LTX-Video checkpoint and no Wan", _has("transformer_blocks.0.", "caption_projection.", "proj_in.")),
-    Thing("a HunyuanVideo checkpoint and no Wan", _has("double_blocks.0.", "txt_in.individual_token_refiner.")),
-    Thing("a HunyuanVideo checkpoint and no Wan", _has("context_embedder.token_refiner.")),
-    Thing("a Flux checkpoint and no Wan", _has("double_blocks.0.")),
-    Thing("a Flux checkpoint and no Wan", _has("single_transformer_blocks.0.")),
-    Thing("a CogVideoX checkpoint and no Wan", _has("transformer_blocks.0.", "patch_embed.")),
-    Thing("a Stable Diffusion UNet and no Wan", _has("input_blocks.0.")),
-    Thing("an image VAE and no Wan VAE", _has("decoder.mid_block.resnets.0.norm1.weight")),
-)
-"""What files are, in the order they are tried; Wan's derivatives come before Wan, whose names they also hold."""
+# The order decides. Wan's derivatives hold all names of Wan and some of their own, so they are tried before it; a T5 is a UMT5
+# that lacks a table of positions in its second block; and the image VAE has every name of Wan's but for its norms.
+THINGS = tuple(Thing(**facts) for facts in NAMES["things"])
+"""What files are, in the order they are tried."""
 
 
 def bare(name: str) -> str:
@@ -294,8 +261,8 @@ def bare(name: str) -> str:
 
 def identify(names: Iterable[str]) -> Thing | None:
     """What tensors of these names belong to, or None where that is not known."""
-    held = frozenset(map(bare, names))
-    return next((thing for thing in THINGS if thing.test(held)), None)
+    held = "".join(f"\n{bare(name)}\n" for name in names)
+    return next((thing for thing in THINGS if thing.holds(held)), None)
 
 
 def refuse_other_part(part: Part, names: Iterable[str]) -> None:
@@ -305,46 +272,32 @@ def refuse_other_part(part: Part, names: Iterable[str]) -> None:
     if thing is None:
         some = ", ".join(sorted(names)[:2]) or "nothing"
         raise ModelError(f"no {part} of Wan that is known here (it holds {some})")
-    if thing.part is not part:
+    if thing.part != part:
         raise ModelError(f"this is {thing.words}")
 
 
-@dataclass(frozen=True)
-class StoredShape:
-    """The size of a transformer, read off the shapes of its tensors."""
-
-    in_channels: int
-    hidden_size: int
-    num_layers: int
-    takes_image: bool
-
-
-def transformer_shape(shapes: dict[str, tuple[int, ...]]) -> StoredShape:
-    """The size of the transformer whose tensors have these shapes, in diffusers' names or in Wan's."""
+def refuse_other_transformer(shapes: dict[str, tuple[int, ...]], kind: str, model: ModelConfig | None) -> None:
+    """Raise ``ModelError`` where the transformer whose tensors have these shapes is of another kind or size than is asked for."""
+    # Names are diffusers' or Wan's own: the first layer and the blocks are called alike in both, the image's embedding is not.
     shapes = {bare(name): shape for name, shape in shapes.items()}
     hidden, channels = shapes["patch_embedding.weight"][:2]
-    blocks = {int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")}
-    image = any(name.startswith(("img_emb.", "condition_embedder.image_embedder.")) for name in shapes)
-    return StoredShape(channels, hidden, max(blocks) + 1, image)
-
-
-def refuse_other_transformer(shape: StoredShape, kind: str, model: ModelConfig | None) -> None:
-    """Raise ``ModelError`` where a transformer is of another kind or size than is asked for."""
+    layers = max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")) + 1
+    takes_image = any(name.startswith(("img_emb.", "condition_embedder.image_embedder.")) for name in shapes)
     wanted = CHANNELS[kind]
-    if shape.in_channels == CHANNELS["i2v"] and not shape.takes_image:
+    if channels == CHANNELS["i2v"] and not takes_image:
         raise ModelError("this is an expert of Wan2.2 I2V (36 channels, no image tokens), not Wan2.1")
-    if shape.in_channels not in CHANNELS.values():
-        size = "Wan2.2 TI2V-5B" if shape.hidden_size == 3072 else "another Wan, such as Fun Control or Inpaint"
-        raise ModelError(f"its first layer takes {shape.in_channels} channels, {kind} of Wan2.1 {wanted}: {size}")
-    if shape.in_channels != wanted:
+    if channels not in CHANNELS.values():
+        size = "Wan2.2 TI2V-5B" if hidden == 3072 else "another Wan, such as Fun Control or Inpaint"
+        raise ModelError(f"its first layer takes {channels} channels, {kind} of Wan2.1 {wanted}: {size}")
+    if channels != wanted:
         other = "i2v" if kind == "t2v" else "t2v"
         raise ModelError(
-            f"this is the {_KIND_WORDS[other]} transformer: its first layer takes {shape.in_channels} channels, "
+            f"this is the {_KIND_WORDS[other]} transformer: its first layer takes {channels} channels, "
             f"{_KIND_WORDS[kind]} takes {wanted}; give it as model.{other}"
         )
-    if model and (shape.num_layers, shape.hidden_size) != (model.num_layers, model.hidden_size):
+    if model and (layers, hidden) != (model.num_layers, model.hidden_size):
         raise ModelError(
-            f"it has {shape.num_layers} blocks of width {shape.hidden_size}, model={model.name} has {model.num_layers} "
+            f"it has {layers} blocks of width {hidden}, model={model.name} has {model.num_layers} "
             f"of width {model.hidden_size}: choose the model that it is"
         )
 
@@ -354,12 +307,8 @@ def refuse_other_transformer(shape: StoredShape, kind: str, model: ModelConfig |
 
 def source_of(model: ModelConfig, kind: str, part: Part) -> str | None:
     """Where a part is to come from: its own setting, or the checkpoint of ``kind``; None = drawn at random."""
-    own = {
-        Part.VAE: model.vae,
-        Part.TEXT_ENCODER: model.text_encoder,
-        Part.TOKENIZER: model.tokenizer,
-        Part.IMAGE_ENCODER: model.image_encoder,
-    }.get(part)
+    # each part but the transformer has a setting of its name; a transformer is what the checkpoint itself is named for
+    own: str | None = getattr(model, part, None)
     return own or (None if model.weights == "random" else model.t2v if kind == "t2v" else model.i2v)
 
 
@@ -369,6 +318,8 @@ def survey(model: ModelConfig, kind: str, parts: Iterable[Part]) -> list[str]:
     Parts that are on the hub, embedded or random are not looked at. Raises ``ModelError``, one sentence that lists each
     part with what was found and what is missing.
     """
+    # Parts are read to the end even where one is wrong: whoever put a checkpoint together from files wants all that is missing at
+    # once, and not one part at each start.
     lines: list[str] = []
     verdicts: dict[str, str] = {}
     for part in parts:
@@ -403,7 +354,7 @@ def inspect(part: Part, source: Path, kind: str, model: ModelConfig | None = Non
     shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
     refuse_other_part(part, shapes)
     if part is Part.TRANSFORMER:
-        refuse_other_transformer(transformer_shape(shapes), kind, model)
+        refuse_other_transformer(shapes, kind, model)
     if part is Part.VAE:
         refuse_other_vae(shapes)
     if kinds := {FP8[entry["dtype"]] for entry in entries.values() if entry["dtype"] in FP8}:

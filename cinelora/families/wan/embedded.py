@@ -79,6 +79,7 @@ def check_shipped(home: Path) -> None:
                 f"{path} of the embedded model is damaged: its SHA-256 is {found[:12]}, {expected[:12]} was shipped; "
                 f"{RESTORE}"
             )
+    # A clone without symbolic links has small text files in their place, which no loader explains.
     for part in SHARED:
         if not (home / "i2v" / part).is_dir():
             raise ModelError(

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,30 +27,15 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from cinelora.errors import ModelError
-from cinelora.families.wan.checkpoint_layouts import (
-    FoundPart,
-    Part,
-    bare,
-    config_facts,
-    refuse_other_part,
-    refuse_other_vae,
-)
-from cinelora.io.tensor_files import read_header
+from cinelora.families.wan import checkpoint_layouts
+from cinelora.families.wan.checkpoint_layouts import NAMES, FoundPart, Part, bare, config_facts
+from cinelora.io.tensor_files import TENSOR_DTYPES, read_header
 from cinelora.memory.weight_sharding import Shares
 from cinelora.nn.fp8 import FP8, Fp8Linear, fp8_layers, swap_linears
 
 Shapes = dict[str, tuple[int, ...]]
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "U8": torch.uint8,
-}
+# I16, I8 and bool are written by nobody who publishes a Wan: a file that holds them is something else
+DTYPES = {theirs: getattr(torch, ours) for ours, theirs in TENSOR_DTYPES.items() if theirs not in ("I16", "I8", "BOOL")}
 HEAD_DIM = 128
 """Channels of an attention head of every published Wan; shapes alone do not say it."""
 CLIP_HEADS = 16
@@ -98,34 +84,29 @@ def _in_safetensors(path: Path) -> Iterator[tuple[str, Stored]]:
         dtype, shape, (first, last) = DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
         place = (path, start + first, last - first, dtype, shape)
         # a copy on writing: whoever changes the weights, as merging an adapter does, has pages of its own
-        mapped = _mapper(*place) if (start + first) % ALIGNMENT == 0 < last - first else None
-        yield name, Stored(shape, dtype, _reader(*place), mapped)
+        mapped = partial(_map_at, *place) if (start + first) % ALIGNMENT == 0 < last - first else None
+        yield name, Stored(shape, dtype, partial(_read_at, *place), mapped)
 
 
-def _reader(path: Path, offset: int, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Callable[[], Tensor]:
-    def read() -> Tensor:
-        content = torch.empty(size, dtype=torch.uint8)
-        view = content.numpy().data
-        with path.open("rb", buffering=0) as file:
-            file.seek(offset)
-            while view:  # the kernel gives at most 2 GiB at a time
-                taken = file.readinto(view)
-                if not taken:
-                    raise ModelError(f"{path} became shorter while it was read")
-                view = view[taken:]
-        return content.view(dtype).reshape(shape)
-
-    return read
+def _read_at(path: Path, offset: int, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    content = torch.empty(size, dtype=torch.uint8)
+    view = content.numpy().data
+    with path.open("rb", buffering=0) as file:
+        file.seek(offset)
+        while view:  # the kernel gives at most 2 GiB at a time
+            taken = file.readinto(view)
+            if not taken:
+                raise ModelError(f"{path} became shorter while it was read")
+            view = view[taken:]
+    return content.view(dtype).reshape(shape)
 
 
-def _mapper(path: Path, offset: int, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Callable[[], Tensor]:
-    def mapped() -> Tensor:
-        if os.path.getsize(path) < offset + size:
-            raise ModelError(f"{path} became shorter while it was read")
-        content = np.memmap(path, np.uint8, "c", offset, (size,))
-        return torch.from_numpy(content).view(dtype).reshape(shape)
-
-    return mapped
+def _map_at(path: Path, offset: int, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    # a page of a map beyond the end of its file would kill the process when it is touched, long after this
+    if os.path.getsize(path) < offset + size:
+        raise ModelError(f"{path} became shorter while it was read")
+    content = np.memmap(path, np.uint8, "c", offset, (size,))
+    return torch.from_numpy(content).view(dtype).reshape(shape)
 
 
 def _in_pickle(path: Path) -> Iterator[tuple[str, Stored]]:
@@ -173,108 +154,118 @@ def _renamed(table: dict[str, str]) -> dict[str, Origin]:
     return {name: Origin(old) for name, old in table.items()}
 
 
-_WAN_TEXT = {
-    "norm1": "layer.0.layer_norm",
-    "attn": "layer.0.SelfAttention",
-    "pos_embedding.embedding": "layer.0.SelfAttention.relative_attention_bias",
-    "norm2": "layer.1.layer_norm",
-    "ffn.gate.0": "layer.1.DenseReluDense.wi_0",
-    "ffn.fc1": "layer.1.DenseReluDense.wi_1",
-    "ffn.fc2": "layer.1.DenseReluDense.wo",
-}
-"""Inside a block: Wan's ``t5.py`` -> transformers; ``gate`` is what passes through the GELU, as ``wi_0`` is."""
-
-
 def _text_names(names: list[str]) -> dict[str, Origin]:
+    """Names of UMT5 in Wan's ``t5.py`` or in transformers -> those of transformers."""
+
+    # Wan's file numbers blocks at its top level and names what lies in them flatly; transformers nests each block's two
+    # layers. The gate of the feed-forward layer is what passes through the GELU there, as ``wi_0`` is here.
     def theirs(name: str) -> str:
-        if name in ("token_embedding.weight", "encoder.embed_tokens.weight"):
-            return "shared.weight"
-        if name == "norm.weight":
-            return "encoder.final_layer_norm.weight"
-        if form := re.fullmatch(r"blocks\.(\d+)\.(.+?)((?:\.[qkvo])?\.weight)", name):
-            return f"encoder.block.{form[1]}.{_WAN_TEXT.get(form[2], form[2])}{form[3]}"
-        return name
+        form = re.fullmatch(r"blocks\.(\d+)\.(.+?)((?:\.[qkvo])?\.weight)", name)
+        if form is None:
+            return str(NAMES["text_ends"].get(name, name))
+        return f"encoder.block.{form[1]}.{NAMES['text_block'].get(form[2], form[2])}{form[3]}"
 
     return {theirs(name): Origin(name) for name in names}
 
 
-_WAN_IMAGE = {
-    "norm1": "layer_norm1",
-    "attn.proj": "self_attn.out_proj",
-    "norm2": "layer_norm2",
-    "mlp.0": "mlp.fc1",
-    "mlp.2": "mlp.fc2",
-}
-_WAN_IMAGE_ENDS = {
-    "visual.cls_embedding": "embeddings.class_embedding",
-    "visual.patch_embedding.weight": "embeddings.patch_embedding.weight",
-    "visual.pos_embedding": "embeddings.position_embedding.weight",
-    "visual.pre_norm": "pre_layrnorm",
-    "visual.post_norm": "post_layernorm",
-}
-"""Wan's ``clip.py`` -> transformers (which spells it so)."""
-
-
 def _image_names(names: list[str]) -> dict[str, Origin]:
+    """Names of CLIP in Wan's ``clip.py`` or in transformers -> those of transformers."""
     found: dict[str, Origin] = {}
+    ends: dict[str, str] = NAMES["image_ends"]
     for name in names:
         module, _, kind = name.rpartition(".")
         form = re.fullmatch(r"visual\.transformer\.(\d+)\.(.+)", module)
         if form and form[2] == "attn.to_qkv":
+            # one tensor of Wan's makes three here: queries, keys and values lie in it one below the other
             for third, letter in enumerate("qkv"):
                 found[f"encoder.layers.{form[1]}.self_attn.{letter}_proj.{kind}"] = Origin(name, third)
         elif form:
-            found[f"encoder.layers.{form[1]}.{_WAN_IMAGE.get(form[2], form[2])}.{kind}"] = Origin(name)
-        elif module in _WAN_IMAGE_ENDS:
-            found[f"{_WAN_IMAGE_ENDS[module]}.{kind}"] = Origin(name)
-        else:
-            found[_WAN_IMAGE_ENDS.get(name, name.removeprefix("vision_model."))] = Origin(name)
+            found[f"encoder.layers.{form[1]}.{NAMES['image_block'].get(form[2], form[2])}.{kind}"] = Origin(name)
+        elif module in ends:
+            found[f"{ends[module]}.{kind}"] = Origin(name)
+        else:  # a parameter without a module, or a file of transformers'
+            found[ends.get(name, name.removeprefix("vision_model."))] = Origin(name)
     return found
 
 
 # -- modules -----------------------------------------------------------------------------------------------------------
 
 
-def load_part(
-    found: FoundPart,
-    device: torch.device,
-    dtype: torch.dtype,
-    num_heads: int | None = None,
-    fp8: bool = False,
-    on_host: int = 0,
-    shares: Shares | None = None,
-) -> nn.Module:
-    """The part as a frozen module on ``device``; ``num_heads`` is the transformer's, where no ``config.json`` says it.
+@dataclass(frozen=True)
+class Destination:
+    """Where a part's tensors go, and as what.
 
     With ``fp8`` the linear layers of a transformer's blocks are ``Fp8Linear``, each filled as it is read. The matrices of
-    its first ``on_host`` blocks go back to the host one by one; with ``shares`` this rank keeps its pieces of all of them, and
-    reads only what it has a part of.
+    its first ``on_host`` blocks go back to the host one by one; with ``shares`` this rank keeps its pieces of all of them.
+    """
 
-    Raises ``ModelError`` or ``FileError``, before a tensor is read, where names or shapes are not those of the part.
+    device: torch.device
+    dtype: torch.dtype
+    fp8: bool = False
+    on_host: int = 0
+    shares: Shares | None = None
+
+    def filled(self, module: nn.Module, value: Callable[[str, nn.Parameter, torch.dtype], Tensor | None]) -> nn.Module:
+        """The empty ``module`` with all values in it, frozen; ``value`` gives one by its name, or None where none is kept."""
+        if self.shares:
+            # every rank works out the same layout from names and dtypes alone, before any value is there
+            dtypes = {name: self.dtype_of(module, name) for name, _ in module.named_parameters()}
+            self.shares.lay_out(module, dtypes | {f"{name}.weight": FP8 for name, _ in fp8_layers(module)}, self.device)
+        for name, parameter in _to_fill(module):
+            self._place(module, name, value(name, parameter, self.dtype_of(module, name)))
+        if isinstance(module, UMT5EncoderModel):
+            module.encoder.embed_tokens.weight = module.shared.weight
+        for owner in module.modules():  # parameters are where they should be
+            for name, buffer in owner.named_buffers(recurse=False):
+                setattr(owner, name, buffer.to(self.device))
+        return module.eval().requires_grad_(False)
+
+    def dtype_of(self, module: nn.Module, name: str) -> torch.dtype:
+        """``dtype``, or float32 for what diffusers keeps so in every precision (norms, modulation, time embedding)."""
+        kept = module._keep_in_fp32_modules if isinstance(module, WanTransformer3DModel) else ()
+        return torch.float32 if set(name.split(".")) & set(kept) else self.dtype
+
+    def _place(self, module: nn.Module, name: str, tensor: Tensor | None) -> None:
+        owner, _, leaf = name.rpartition(".")
+        layer, block = module.get_submodule(owner), re.match(r"blocks\.(\d+)\.", name)
+        if tensor is None:
+            assert self.shares is not None  # nothing else leaves tensors out
+        elif leaf == "weight" and isinstance(layer, Fp8Linear):
+            layer.fill(tensor)
+        else:
+            setattr(layer, leaf, nn.Parameter(tensor, requires_grad=False))
+        if self.shares:
+            self.shares.take(name, layer, leaf)
+        elif block and int(block[1]) < self.on_host and tensor is not None and tensor.ndim == 2:
+            # A matrix of a swapped block was converted, or turned to fp8, where that is fast. It goes back at once, so that the
+            # device never holds more than one of them.
+            parameter = getattr(layer, leaf)
+            parameter.data = parameter.data.cpu()
+
+
+def load_part(found: FoundPart, to: Destination, num_heads: int | None = None) -> nn.Module:
+    """The part as a frozen module; ``num_heads`` is the transformer's, where no ``config.json`` says it.
+
+    Of a part that ranks share, only what this one has a piece of is read. Raises ``ModelError`` or ``FileError``, before a
+    tensor is read, where names or shapes are not those of the part.
     """
     stored = stored_tensors(found.weights)
-    refuse_other_part(found.part, stored)
+    checkpoint_layouts.refuse_other_part(found.part, stored)
     if found.part is Part.VAE:
-        refuse_other_vae({name: entry.shape for name, entry in stored.items()})
+        checkpoint_layouts.refuse_other_vae({name: entry.shape for name, entry in stored.items()})
+    # Names and shapes first, values last: what is wrong with a file is said in a second, and not after gigabytes of it.
     sources = tensor_origins(found.part, stored)
     shapes = {name: _shape(stored, origin) for name, origin in sources.items()}
-    module = empty_module(found.part, _settings(found, shapes, num_heads), fp8)
+    module = empty_module(found.part, _settings(found, shapes, num_heads), to.fp8)
     sources = _as_spelt(module, sources)
     _refuse_misfit(module, sources, stored)
-    _lay_out(module, dtype, device, shares)
-    for name, parameter in _to_fill(module):
-        tensor = None
-        if not shares or fp8 or shares.has_part_of(name):  # scales of fp8 are every rank's
-            tensor = _read(stored, sources[name], device, _dtype_of(module, name, dtype)).reshape(parameter.shape)
-        _place(module, name, tensor, on_host, shares)
-    return _finished(module, device)
 
+    def value(name: str, parameter: nn.Parameter, dtype: torch.dtype) -> Tensor | None:
+        if to.shares and not to.fp8 and not to.shares.has_part_of(name):  # scales of fp8 are every rank's
+            return None
+        return _read(stored, sources[name], to.device, dtype).reshape(parameter.shape)
 
-def _lay_out(module: nn.Module, dtype: torch.dtype, device: torch.device, shares: Shares | None) -> None:
-    """Find a place in the ranks' pieces for each parameter, by what its values will be held in."""
-    if shares:
-        dtypes = {name: _dtype_of(module, name, dtype) for name, _ in module.named_parameters()}
-        shares.lay_out(module, dtypes | {f"{name}.weight": FP8 for name, _ in fp8_layers(module)}, device)
+    return to.filled(module, value)
 
 
 def _shape(stored: dict[str, Stored], origin: Origin) -> tuple[int, ...]:
@@ -329,12 +320,15 @@ def _refuse_misfit(module: nn.Module, sources: dict[str, Origin], stored: dict[s
 
 def _read(stored: dict[str, Stored], origin: Origin, device: torch.device, dtype: torch.dtype) -> Tensor:
     """One tensor on ``device`` in ``dtype``; fp8 is multiplied with its scale in float32, where it has one."""
+    # What stays on the CPU as it is stored is mapped, and shared with every process that maps it. All else is read, as a mapped
+    # page and the copy made of it would both count as this process's memory.
     entry = stored[origin.name]
     if entry.map and device.type == "cpu" and entry.dtype == dtype and origin.third is None:
         return entry.map()
     tensor = entry.read()
     if origin.third is not None:
         tensor = tensor.chunk(3)[origin.third].clone()  # a view would keep all three
+    # A checkpoint in fp8 has a scale beside each weight: one for the whole tensor, or one for each row of it.
     scale = next((stored[name] for name in _scale_names(origin.name) if name in stored), None)
     if scale is None or not tensor.dtype.is_floating_point or tensor.dtype.itemsize > 1:
         return tensor.to(device).to(dtype)  # converted where it is to be: a GPU does it in no time
@@ -345,42 +339,6 @@ def _read(stored: dict[str, Stored], origin: Origin, device: torch.device, dtype
 
 def _scale_names(name: str) -> list[str]:
     return [name.removesuffix(".weight") + end for end in _SCALES] if name.endswith(".weight") else []
-
-
-def _dtype_of(module: nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:
-    """``dtype``, or float32 for what diffusers keeps so in every precision (norms, modulation, time embedding)."""
-    kept = module._keep_in_fp32_modules if isinstance(module, WanTransformer3DModel) else ()
-    return torch.float32 if set(name.split(".")) & set(kept) else dtype
-
-
-def _place(module: nn.Module, name: str, tensor: Tensor | None, on_host: int = 0, shares: Shares | None = None) -> None:
-    owner, _, leaf = name.rpartition(".")
-    layer = module.get_submodule(owner)
-    if tensor is None:
-        assert shares is not None  # nothing else leaves tensors out
-    elif leaf == "weight" and isinstance(layer, Fp8Linear):
-        layer.fill(tensor)
-    else:
-        setattr(layer, leaf, nn.Parameter(tensor, requires_grad=False))
-    if shares:
-        shares.take(name, layer, leaf)
-    elif (
-        tensor is not None
-        and tensor.ndim == 2
-        and (block := re.match(r"blocks\.(\d+)\.", name))
-        and int(block[1]) < on_host
-    ):
-        parameter = getattr(layer, leaf)
-        parameter.data = parameter.data.cpu()
-
-
-def _finished(module: nn.Module, device: torch.device) -> nn.Module:
-    if isinstance(module, UMT5EncoderModel):
-        module.encoder.embed_tokens.weight = module.shared.weight
-    for owner in module.modules():  # parameters are where they should be
-        for name, buffer in owner.named_buffers(recurse=False):
-            setattr(owner, name, buffer.to(device))
-    return module.eval().requires_grad_(False)
 
 
 # -- shapes ------------------------------------------------------------------------------------------------------------
@@ -472,37 +430,24 @@ def image_settings(shapes: Shapes) -> dict[str, Any]:
 # -- random values -----------------------------------------------------------------------------------------------------
 
 
-def random_part(
-    part: Part,
-    settings: dict[str, Any],
-    device: torch.device,
-    dtype: torch.dtype,
-    fp8: bool = False,
-    on_host: int = 0,
-    shares: Shares | None = None,
-) -> nn.Module:
-    """The part at its full shape with values drawn on ``device`` from a fixed seed: right in time and memory, no more.
+def random_part(part: Part, settings: dict[str, Any], to: Destination) -> nn.Module:
+    """The part at its full shape with values drawn on its device from a fixed seed: right in time and memory, no more.
 
     Matrices have a spread of one over the square root of their inputs, norms are one, biases zero: activations then
     keep their size from layer to layer, so that bf16 stays finite.
     """
-    module = empty_module(part, settings, fp8)
-    _lay_out(module, dtype, device, shares)
-    generator = torch.Generator(device).manual_seed(0)
-    for name, parameter in _to_fill(module):
-        tensor = torch.empty(parameter.shape, device=device, dtype=_dtype_of(module, name, dtype))
-        _draw(name, tensor, generator)
-        _place(module, name, tensor, on_host, shares)
-    return _finished(module, device)
+    generator = torch.Generator(to.device).manual_seed(0)
 
+    def value(name: str, parameter: nn.Parameter, dtype: torch.dtype) -> Tensor:
+        # all ranks draw all values, also those that another one keeps: the generators then stay in step
+        tensor = torch.empty(parameter.shape, device=to.device, dtype=dtype)
+        if name.endswith(".bias"):
+            return tensor.zero_()
+        if name.endswith("gamma") or (tensor.ndim == 1 and name.endswith(".weight")):
+            return tensor.fill_(1)
+        return tensor.normal_(std=math.prod(tensor.shape[1:]) ** -0.5, generator=generator)
 
-def _draw(name: str, tensor: Tensor, generator: torch.Generator) -> None:
-    if name.endswith(".bias"):
-        tensor.zero_()
-    elif name.endswith("gamma") or (tensor.ndim == 1 and name.endswith(".weight")):
-        tensor.fill_(1)
-    else:
-        tensor.normal_(std=math.prod(tensor.shape[1:]) ** -0.5, generator=generator)
+    return to.filled(empty_module(part, settings, to.fp8), value)
 
 
 def num_parameters(module: nn.Module) -> int:

@@ -86,10 +86,10 @@ def counted(number: int, what: str) -> str:
 
 
 ENVIRONMENT = Environment(
-    loader=FileSystemLoader(
-        HERE / "templates"
-    ),  # no template comes from anywhere else, so none can be typed by somebody
-    autoescape=True,  # also where the text is no HTML: it is what makes the results of macros Markup
+    # no template comes from anywhere else, so none can be typed by somebody
+    loader=FileSystemLoader(HERE / "templates"),
+    # also where the text is no HTML: it is what makes the results of macros Markup
+    autoescape=True,
     finalize=escaped,
     undefined=StrictUndefined,
     trim_blocks=True,

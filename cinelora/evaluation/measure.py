@@ -111,7 +111,7 @@ def measure_clips(config: EvaluateConfig, plan: Plan, run_dir: Path) -> Numbers:
     measuring.one_by_one()
     sets = measuring.as_sets()
     rows = [*rows_of_clips(plan, book.clips), *sets]
-    for name in {row.variant for row in rows if row.mean.count == 1 and row.measure not in SETS}:
+    for name in dict.fromkeys(row.variant for row in rows if row.mean.count == 1 and row.measure not in SETS):
         book.say(f"{name}: a single clip has no interval; give more clips= or seeds=")
     networks = [f"{name}: {source}" for name, source in book.networks.items()]
     return Numbers(rows, book.clips, networks, missing, book.told())

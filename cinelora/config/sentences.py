@@ -1,0 +1,20 @@
+"""The sentences in which settings are refused or named as unread: ``sentences.yaml``, which says in its head how to read it.
+
+Leaves: texts with blanks, by section and name; ``rules`` and ``unread`` fill these in.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@cache
+def sentences(section: str) -> dict[str, Any]:
+    """The sentences of one section by their names, in the order of the file."""
+    # read at the first mistake or warning alone: a command line without any never waits for it
+    everything = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+    return dict(everything[section])

@@ -1,8 +1,9 @@
 """What a run takes, said before it runs: exact counts, and policies that fit or are refused in words."""
 
 import pytest
+from composed import compose_infer
 
-from cinelora.cli.compose import compose_infer, compose_train
+from cinelora.cli.compose import compose_train
 from cinelora.config.schema import TrainConfig
 from cinelora.errors import ConfigError
 from cinelora.planning.estimate import (

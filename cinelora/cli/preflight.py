@@ -13,21 +13,10 @@ from pathlib import Path
 
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths, trained_on
 from cinelora.clone_only import need_clone, scale_model
+from cinelora.config import schema
 from cinelora.config.clip_request import ClipRequest, read_prompts
 from cinelora.config.fields import fields_of, pick
 from cinelora.config.rules import clip_line, reach_lines, refuse, tokens_of, training_lines
-from cinelora.config.schema import (
-    DataConfig,
-    EvaluateConfig,
-    InferConfig,
-    ModelConfig,
-    PrepareConfig,
-    StudyConfig,
-    TrainConfig,
-    drawn_by,
-    shared_by,
-    zero_level,
-)
 from cinelora.config.store import load_config
 from cinelora.errors import ConfigError, ModelError
 from cinelora.families.wan.checkpoint_layouts import Part, source_of, survey
@@ -35,7 +24,7 @@ from cinelora.io.hub import EMBEDDED, check_target, is_model_source, is_run, res
 from cinelora.planning.planner import partition_of
 
 
-def check_train(config: TrainConfig) -> list[str]:
+def check_train(config: schema.TrainConfig) -> list[str]:
     """Refuse training settings that contradict each other, or name what is not there; the lines to print otherwise.
 
     Raises:
@@ -45,7 +34,7 @@ def check_train(config: TrainConfig) -> list[str]:
     stage, model = config.stage, config.model
     if stage.trains_every_weight:
         scale_model("pretrain", f"stage={stage.name}").check(config)
-    if zero_level(config.strategy) and importlib.util.find_spec("deepspeed") is None:
+    if schema.zero_level(config.strategy) and importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(
             f'strategy={config.strategy.name} is DeepSpeed, which is not installed: pip install "cinelora[sharding]"'
         )
@@ -66,7 +55,7 @@ def check_train(config: TrainConfig) -> list[str]:
     return [*lines, *_model_lines(model, {stage.transformer: parts})]
 
 
-def check_infer(config: InferConfig) -> list[str]:
+def check_infer(config: schema.InferConfig) -> list[str]:
     """Refuse inference settings that cannot be drawn; the lines to print otherwise.
 
     Raises:
@@ -78,7 +67,7 @@ def check_infer(config: InferConfig) -> list[str]:
     return _drawing_lines(config)
 
 
-def check_evaluate(config: EvaluateConfig) -> list[str]:
+def check_evaluate(config: schema.EvaluateConfig) -> list[str]:
     """Refuse an evaluation's settings that contradict each other; the lines to print otherwise; raises as ``check_infer``."""
     refuse(config)
     _check_files(config)
@@ -86,17 +75,17 @@ def check_evaluate(config: EvaluateConfig) -> list[str]:
         return []
     if config.data.name:
         _check_data(config)
-    return _drawing_lines(drawn_by(config))
+    return _drawing_lines(schema.drawn_by(config))
 
 
-def check_prepare(config: PrepareConfig) -> list[str]:
+def check_prepare(config: schema.PrepareConfig) -> list[str]:
     """Refuse settings of what is prepared that contradict each other; there are no lines; raises as ``check_train``."""
     refuse(config)
     _check_folder(config.data)
     return []
 
 
-def check_study(config: StudyConfig) -> list[str]:
+def check_study(config: schema.StudyConfig) -> list[str]:
     """Refuse a study's settings that contradict each other; the lines to print otherwise; raises as ``check_infer``."""
     refuse(config)
     _check_files(config)
@@ -106,8 +95,8 @@ def check_study(config: StudyConfig) -> list[str]:
     if config.merge:
         return []
     for way in config.partitions:
-        partition_of(shared_by(config, way))
-    drawing = drawn_by(config)
+        partition_of(schema.shared_by(config, way))
+    drawing = schema.drawn_by(config)
     maker = ClipRequest(drawing).clip_maker
     return _drawing_lines(drawing, {maker: [Part.TRANSFORMER]} if config.latency_only else None)
 
@@ -115,7 +104,7 @@ def check_study(config: StudyConfig) -> list[str]:
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
-def _check_files(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig) -> None:
+def _check_files(config: schema.TrainConfig | schema.InferConfig | schema.EvaluateConfig | schema.StudyConfig) -> None:
     """Refuse files that are not there, and a program without the hash of the one that may be run."""
     metrics = config.metrics
     for key in ("metrics.alexnet", "metrics.i3d", "image", "answers"):
@@ -133,11 +122,11 @@ def _check_files(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfi
             f"metrics.i3d={metrics.i3d} is a program, and is run only where its SHA-256 is stated: add metrics.i3d_sha256=<what "
             "sha256sum prints of it>"
         )
-    if not isinstance(config, TrainConfig) and config.prompts is not None:
+    if not isinstance(config, schema.TrainConfig) and config.prompts is not None:
         read_prompts(config.prompts)
 
 
-def _check_data(config: TrainConfig | EvaluateConfig) -> None:
+def _check_data(config: schema.TrainConfig | schema.EvaluateConfig) -> None:
     if config.data.look is None:
         _check_folder(config.data)
     else:
@@ -151,7 +140,7 @@ def _check_data(config: TrainConfig | EvaluateConfig) -> None:
         raise ConfigError(f"cache={config.cache}: {there} cannot be written; give a folder that can")
 
 
-def _check_folder(data: DataConfig) -> None:
+def _check_folder(data: schema.DataConfig) -> None:
     if data.root is None:
         raise ConfigError(f"data={data.name} needs a folder with clips: data.root=<folder>")
     if not Path(data.root).is_dir():
@@ -172,7 +161,7 @@ def _check_folder(data: DataConfig) -> None:
 # Models and adapters --------------------------------------------------------------------------------------------------
 
 
-def _check_source(model: ModelConfig, kind: str) -> None:
+def _check_source(model: schema.ModelConfig, kind: str) -> None:
     for key in (kind, "vae", "text_encoder", "tokenizer", "image_encoder"):
         source = getattr(model, key)
         if source is not None and not is_model_source(source):
@@ -190,7 +179,7 @@ def _check_style_adapter(text: str, source: Path) -> None:
         )
 
 
-def _check_fits(key: str, text: str, model: ModelConfig) -> None:
+def _check_fits(key: str, text: str, model: schema.ModelConfig) -> None:
     """Refuse an adapter of a model of another shape, where it says what it was trained on."""
     theirs = trained_on(resolve(text, key))
     if theirs is not None and (theirs.num_layers, theirs.hidden_size) != (model.num_layers, model.hidden_size):
@@ -200,11 +189,11 @@ def _check_fits(key: str, text: str, model: ModelConfig) -> None:
         )
 
 
-def _described(model: ModelConfig) -> str:
+def _described(model: schema.ModelConfig) -> str:
     return f"{model.name} ({model.num_layers} blocks of width {model.hidden_size})"
 
 
-def _drawing_lines(config: InferConfig, parts: dict[str, list[Part]] | None = None) -> list[str]:
+def _drawing_lines(config: schema.InferConfig, parts: dict[str, list[Part]] | None = None) -> list[str]:
     """What follows for clips from how they are drawn, by ``parts`` or all it takes; refuses what cannot be."""
     whole = _drawing_parts(config)
     for kind in whole:
@@ -218,7 +207,7 @@ def _drawing_lines(config: InferConfig, parts: dict[str, list[Part]] | None = No
     return [clip_line(config), *reach, *([shared] if config.gpus * config.nodes > 1 else []), *model]
 
 
-def _drawing_parts(config: InferConfig) -> dict[str, list[Part]]:
+def _drawing_parts(config: schema.InferConfig) -> dict[str, list[Part]]:
     """The parts that make clips, of each checkpoint that takes part; the first one's encoders read the prompts."""
     request = ClipRequest(config)
     text = {request.prompt_reader: [Part.TEXT_ENCODER, Part.TOKENIZER]}
@@ -228,7 +217,7 @@ def _drawing_parts(config: InferConfig) -> dict[str, list[Part]]:
     }
 
 
-def _model_lines(model: ModelConfig, parts: dict[str, list[Part]]) -> list[str]:
+def _model_lines(model: schema.ModelConfig, parts: dict[str, list[Part]]) -> list[str]:
     """Refuse parts that lie on this machine and are not whole, or not what they should be; a word on how they are read."""
     lines: list[str] = []
     for kind, wanted in parts.items():
@@ -240,7 +229,7 @@ def _model_lines(model: ModelConfig, parts: dict[str, list[Part]]) -> list[str]:
     return [*dict.fromkeys(lines), *_random_lines(model, list(drawn))]
 
 
-def _random_lines(model: ModelConfig, drawn: list[Part]) -> list[str]:
+def _random_lines(model: schema.ModelConfig, drawn: list[Part]) -> list[str]:
     if model.weights != "random":
         return []
     lines = [
@@ -253,7 +242,7 @@ def _random_lines(model: ModelConfig, drawn: list[Part]) -> list[str]:
     return lines
 
 
-def _sequence_lines(config: TrainConfig) -> list[str]:
+def _sequence_lines(config: schema.TrainConfig) -> list[str]:
     """How ranks share each sample's sequence, and why so."""
     sequence, heads = config.strategy.sequence, config.model.num_heads
     if sequence == 1:

@@ -12,25 +12,10 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from cinelora.config import schema
 from cinelora.config.clip_request import ClipRequest
 from cinelora.config.fields import Field, fields_of, pick
 from cinelora.config.metric_names import better, logged, update_of_block
-from cinelora.config.schema import (
-    CACHE_THRESHOLDS,
-    PARTITIONS,
-    SHARING,
-    EvaluateConfig,
-    InferConfig,
-    ModelConfig,
-    PrepareConfig,
-    StoppingConfig,
-    StudyConfig,
-    TrainConfig,
-    drawn_by,
-    effective_lr,
-    samples_per_step,
-    zero_level,
-)
 from cinelora.config.sentences import sentences
 from cinelora.config.shipped import models_with_i2v, trained_shape
 from cinelora.errors import ConfigError
@@ -105,11 +90,11 @@ _ONE_WORD = re.compile(r"[\w-][\w.-]*")
 # true refuses them; a dict of words fills blanks of the sentence that settings alone do not. A user reads the first sentence
 # only, so that the order of lines counts: a rule may rest on what those above it refuse.
 
-_NAMES: Rules[TrainConfig | EvaluateConfig] = (
+_NAMES: Rules[schema.TrainConfig | schema.EvaluateConfig] = (
     ("name", lambda c: _first(c, "data.name", "model.name", where=lambda name: not _ONE_WORD.fullmatch(name))),
     ("look_and_root", lambda c: c.data.look is not None and c.data.root is not None),
 )
-_TRAINING: Rules[TrainConfig] = (
+_TRAINING: Rules[schema.TrainConfig] = (
     ("recipe", lambda c: c.recipe.stage not in (None, c.stage.name)),
     # what is learnt; of stage=pretrain the clone's factory has rules of its own, see ``cli.preflight``
     ("style_without_i2v", lambda c: c.stage.name == "style" and _lacks(c, "i2v")),
@@ -126,7 +111,7 @@ _TRAINING: Rules[TrainConfig] = (
     # ranks
     ("single", lambda c: c.strategy.name == "single" and c.gpus * c.nodes > 1),
     ("sequence", lambda c: _undivided(c)),
-    ("cpu_offload", lambda c: c.strategy.cpu_offload and not zero_level(c.strategy)),
+    ("cpu_offload", lambda c: c.strategy.cpu_offload and not schema.zero_level(c.strategy)),
     # zero3: every rank has a part of the weights, and all of them meet at each block to bring it together. A rank that goes
     # another way for a while, to draw a clip or to run some samples apart, would be waited for without end.
     ("zero3_swap", lambda c: c.strategy.name == "zero3" and c.memory.swap),
@@ -140,8 +125,8 @@ _TRAINING: Rules[TrainConfig] = (
     ("swap", lambda c: (c.memory.swap or 0) > (c.memory.recompute or 0)),
     ("offload", lambda c: c.memory.offload and not c.memory.recompute),
 )
-_WATCHED: Rules[TrainConfig] = (
-    ("stopping", lambda c: c.stopping.monitor is None and c.stopping != StoppingConfig()),
+_WATCHED: Rules[schema.TrainConfig] = (
+    ("stopping", lambda c: c.stopping.monitor is None and c.stopping != schema.StoppingConfig()),
     ("best_mode", lambda c: c.checkpoint.best is None and c.checkpoint.best_mode is not None),
     ("validation_clips", lambda c: c.validation.clips and not c.validation.every_steps),
     # a run must not wait for a number that is never logged, or of which nobody says whether more or less of it is better
@@ -151,31 +136,31 @@ _WATCHED: Rules[TrainConfig] = (
     ("undirected", lambda c: _undirected(c, "checkpoint.best", "checkpoint.best_mode")),
     ("private", lambda c: c.private and not c.push),
 )
-_REQUEST: Rules[InferConfig | StudyConfig] = (
+_REQUEST: Rules[schema.InferConfig | schema.StudyConfig] = (
     ("no_prompt", lambda c: c.prompt is None and c.prompts is None),
     ("two_prompts", lambda c: c.prompt is not None and c.prompts is not None),
-    ("image", lambda c: isinstance(c, InferConfig) and c.image is not None and c.mode == "t2v"),
+    ("image", lambda c: isinstance(c, schema.InferConfig) and c.image is not None and c.mode == "t2v"),
 )
-_DRAWING: Rules[InferConfig] = (
+_DRAWING: Rules[schema.InferConfig] = (
     ("scene_without_i2v", lambda c: ClipRequest(c).is_scene and c.model.i2v is None),
     ("clip_without_t2v", lambda c: c.model.t2v is None and "t2v" in ClipRequest(c).transformers),
     # a cache that would do nothing, or what it cannot do
-    ("threshold", lambda c: c.sampler.cache_threshold is not None and c.sampler.cache not in CACHE_THRESHOLDS),
+    ("threshold", lambda c: c.sampler.cache_threshold is not None and c.sampler.cache not in schema.CACHE_THRESHOLDS),
     ("whole_threshold", lambda c: c.sampler.cache == "taylorseer" and (c.sampler.cache_threshold or 0) % 1),
     ("no_ratios", lambda c: c.sampler.cache == "magcache" and not c.sampler.cache_ratios),
     ("needless_ratios", lambda c: c.sampler.cache != "magcache" and c.sampler.cache_ratios),
     ("ratios", lambda c: not all(math.isfinite(ratio) and ratio > 0 for ratio in c.sampler.cache_ratios)),
 )
-_EVALUATION: Rules[EvaluateConfig] = (
+_EVALUATION: Rules[schema.EvaluateConfig] = (
     ("root_without_data", lambda c: not c.data.name and (c.data.root or c.data.look)),
     ("nothing_to_draw", lambda c: not c.data.name and c.prompts is None),
 )
-_MERGING: Rules[StudyConfig] = (("merge", lambda c: c.out is None),)
-_LATENCY: Rules[StudyConfig] = (
+_MERGING: Rules[schema.StudyConfig] = (("merge", lambda c: c.out is None),)
+_LATENCY: Rules[schema.StudyConfig] = (
     ("latency_prompt", lambda c: c.prompt is not None or c.prompts is not None),
     ("latency_steps", lambda c: c.steps),
 )
-_AXES: Rules[StudyConfig] = (
+_AXES: Rules[schema.StudyConfig] = (
     # lists that have nothing to act on; with latency_only, ``ranks`` makes adapters out of random values
     ("no_adapter", lambda c: c.ckpt is None and not c.latency_only and _first(c, "ranks", "scales", "merged")),
     (
@@ -184,9 +169,12 @@ _AXES: Rules[StudyConfig] = (
     ),
     ("study_cache", lambda c: c.sampler.cache != "none"),
     ("one_rank", lambda c: c.gpus * c.nodes == 1 and {*c.partitions} - {"alone"}),
-    ("sharing", lambda c: _first(c, *(f"sampler.{name}" for name in SHARING), where=lambda v: v not in (None, "auto"))),
+    (
+        "sharing",
+        lambda c: _first(c, *(f"sampler.{name}" for name in schema.SHARING), where=lambda v: v not in (None, "auto")),
+    ),
 )
-_PREPARATION: Rules[PrepareConfig] = (
+_PREPARATION: Rules[schema.PrepareConfig] = (
     ("rendered", lambda c: c.data.look is not None),
     ("prepared", lambda c: c.data.manifest is not None),
 )
@@ -209,28 +197,28 @@ def refuse(config: Any) -> None:
 def _rules_for(config: Any) -> Iterator[tuple[Any, Rules[Any]]]:
     """The rules for the settings of a command, in their order, each table with the settings that it is about."""
     match config:
-        case TrainConfig():
+        case schema.TrainConfig():
             yield from ((config, rules) for rules in (_TRAINING, _NAMES, _WATCHED))
-        case InferConfig():
+        case schema.InferConfig():
             yield from ((config, rules) for rules in (_REQUEST, _DRAWING))
-        case PrepareConfig():
+        case schema.PrepareConfig():
             yield config, _PREPARATION
         # an evaluation that is looked at again, or studies that are put into one, make no clip that could contradict itself
-        case EvaluateConfig() if not (config.report or config.answers):
+        case schema.EvaluateConfig() if not (config.report or config.answers):
             yield from ((config, rules) for rules in (_EVALUATION, *([_NAMES] if config.data.name else [])))
-            yield drawn_by(config), _DRAWING
-        case StudyConfig() if config.merge:
+            yield schema.drawn_by(config), _DRAWING
+        case schema.StudyConfig() if config.merge:
             yield config, _MERGING
-        case StudyConfig():
+        case schema.StudyConfig():
             yield from ((config, rules) for rules in (_LATENCY if config.latency_only else _REQUEST, _AXES))
-            yield drawn_by(config), _DRAWING
+            yield schema.drawn_by(config), _DRAWING
 
 
 def _words(config: Any) -> dict[str, str]:
     """Words for blanks of a sentence that several rules share."""
-    words = {"i2v_models": "|".join(models_with_i2v()), "caches": "|".join(CACHE_THRESHOLDS)}
-    words["partitions"] = str(list(PARTITIONS))
-    if isinstance(config, TrainConfig):
+    words = {"i2v_models": "|".join(models_with_i2v()), "caches": "|".join(schema.CACHE_THRESHOLDS)}
+    words["partitions"] = str(list(schema.PARTITIONS))
+    if isinstance(config, schema.TrainConfig):
         recompute = config.memory.recompute
         words |= {
             "ranks": str(config.gpus * config.nodes),
@@ -244,12 +232,12 @@ def _first(config: Any, *keys: str, where: Callable[[Any], object] = bool) -> di
     return next(({"key": key, "value": pick(config, key)} for key in keys if where(pick(config, key))), None)
 
 
-def _lacks(config: TrainConfig, transformer: str) -> bool:
+def _lacks(config: schema.TrainConfig, transformer: str) -> bool:
     """Whether it trains a transformer that its model does not have."""
     return config.stage.transformer == transformer and getattr(config.model, transformer) is None
 
 
-def _undivided(config: TrainConfig) -> dict[str, str] | None:
+def _undivided(config: schema.TrainConfig) -> dict[str, str] | None:
     """The ranks that do not divide into groups of ``strategy.sequence``, and the groups that they do divide into."""
     ranks = config.gpus * config.nodes
     if ranks % config.strategy.sequence == 0:
@@ -258,7 +246,7 @@ def _undivided(config: TrainConfig) -> dict[str, str] | None:
     return {"counted": counted(ranks, "rank"), "divisors": ", ".join(divisors)}
 
 
-def _unlogged(config: TrainConfig, key: str) -> dict[str, Any] | None:
+def _unlogged(config: schema.TrainConfig, key: str) -> dict[str, Any] | None:
     """The number that a setting names and this run does not log, with the likeliest one that is meant, and all there are."""
     name, there = pick(config, key), logged(config)
     if name is None or name in there:
@@ -267,7 +255,7 @@ def _unlogged(config: TrainConfig, key: str) -> dict[str, Any] | None:
     return {"key": key, "name": name, "guess": f", did you mean {near[0]}" if near else "", "there": _listed(there)}
 
 
-def _undirected(config: TrainConfig, key: str, mode: str) -> dict[str, Any] | None:
+def _undirected(config: schema.TrainConfig, key: str, mode: str) -> dict[str, Any] | None:
     """The number that a setting names where nothing says which way is better, not even the setting ``mode``."""
     name = pick(config, key)
     is_open = name is not None and better(name) is None and pick(config, mode) is None
@@ -284,30 +272,30 @@ def _listed(names: list[str]) -> str:
 # What follows from settings alone -------------------------------------------------------------------------------------
 
 
-def training_lines(config: TrainConfig) -> list[str]:
+def training_lines(config: schema.TrainConfig) -> list[str]:
     """The recipe, the batch and the rate, each with its reason."""
     return [*_recipe_lines(config), _batch_line(config), _rate_line(config)]
 
 
-def _batch_line(config: TrainConfig) -> str:
+def _batch_line(config: schema.TrainConfig) -> str:
     stage = config.stage
     parts = [f"batch {stage.batch_size}", counted(config.gpus, "GPU")]
     parts += [counted(config.nodes, "node")] if config.nodes > 1 else []
     shared = f" / {config.strategy.sequence} a sequence" if config.strategy.sequence > 1 else ""
-    return " x ".join(parts) + f"{shared} x {stage.accumulation} accumulation = {samples_per_step(config)}"
+    return " x ".join(parts) + f"{shared} x {stage.accumulation} accumulation = {schema.samples_per_step(config)}"
 
 
-def _rate_line(config: TrainConfig) -> str:
+def _rate_line(config: schema.TrainConfig) -> str:
     rate, width = config.optimizer, config.model.hidden_size
     if rate.lr_for_width is None:
         return f"lr {rate.lr:g}, as given"
     return (
-        f"lr {rate.lr:g} x {rate.lr_for_width} / {width} = {effective_lr(config):g}: "
+        f"lr {rate.lr:g} x {rate.lr_for_width} / {width} = {schema.effective_lr(config):g}: "
         f"the rate found at width {rate.lr_for_width} holds at width {width}"
     )
 
 
-def _recipe_lines(config: TrainConfig) -> list[str]:
+def _recipe_lines(config: schema.TrainConfig) -> list[str]:
     recipe = config.recipe
     if recipe.name is None:
         return []
@@ -315,7 +303,7 @@ def _recipe_lines(config: TrainConfig) -> list[str]:
     return [f"recipe={recipe.name}: the source states", *known, "it does not state, and we chose", *ours]
 
 
-def reach_lines(key: str, num_frames: int, model: ModelConfig) -> list[str]:
+def reach_lines(key: str, num_frames: int, model: schema.ModelConfig) -> list[str]:
     """A word about clips that are longer or larger than those the model was trained on."""
     made_for = trained_shape(model.name)
     if made_for is None:
@@ -334,7 +322,7 @@ def reach_lines(key: str, num_frames: int, model: ModelConfig) -> list[str]:
     return lines
 
 
-def clip_line(config: InferConfig) -> str:
+def clip_line(config: schema.InferConfig) -> str:
     """Frames, size and seconds of a clip, and how long a sequence that is."""
     model, frames = config.model, ClipRequest(config).num_frames
     seconds = frames / model.fps
@@ -342,7 +330,7 @@ def clip_line(config: InferConfig) -> str:
     return f"{frames} frames of {model.height}x{model.width} at {model.fps} fps = {seconds:.2f} s, {tokens} tokens"
 
 
-def tokens_of(model: ModelConfig, num_frames: int) -> int:
+def tokens_of(model: schema.ModelConfig, num_frames: int) -> int:
     """Sequence length of a clip: latent frames x patches; the VAE takes 8x8x4, a patch 2x2 of that."""
     return ((num_frames - 1) // 4 + 1) * (model.height // 16) * (model.width // 16)
 

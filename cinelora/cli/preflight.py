@@ -17,6 +17,7 @@ from cinelora.config import schema
 from cinelora.config.clip_request import ClipRequest, read_prompts
 from cinelora.config.fields import fields_of, pick
 from cinelora.config.rules import clip_line, reach_lines, refuse, tokens_of, training_lines
+from cinelora.config.sentences import sentence
 from cinelora.config.store import load_config
 from cinelora.errors import ConfigError, ModelError
 from cinelora.families.wan.checkpoint_layouts import Part, source_of, survey
@@ -35,9 +36,7 @@ def check_train(config: schema.TrainConfig) -> list[str]:
     if stage.trains_every_weight:
         scale_model("pretrain", f"stage={stage.name}").check(config)
     if schema.zero_level(config.strategy) and importlib.util.find_spec("deepspeed") is None:
-        raise ConfigError(
-            f'strategy={config.strategy.name} is DeepSpeed, which is not installed: pip install "cinelora[sharding]"'
-        )
+        raise ConfigError(sentence("files", "deepspeed", c=config))
     _check_source(model, stage.transformer)
     if config.adapter is not None:
         _check_style_adapter(config.adapter, resolve(config.adapter, "adapter"))
@@ -96,6 +95,7 @@ def check_study(config: schema.StudyConfig) -> list[str]:
         return []
     for way in config.partitions:
         partition_of(schema.shared_by(config, way))
+    # steps are timed on the transformer that makes the clip, from values drawn in the shape of its inputs
     drawing = schema.drawn_by(config)
     maker = ClipRequest(drawing).clip_maker
     return _drawing_lines(drawing, {maker: [Part.TRANSFORMER]} if config.latency_only else None)
@@ -112,16 +112,12 @@ def _check_files(config: schema.TrainConfig | schema.InferConfig | schema.Evalua
         if file is None or Path(file).is_file() or (key == "answers" and Path(file).is_dir()):
             continue
         what = "file or folder" if key == "answers" else "file"
-        raise ConfigError(f"{key}={file}: there is no {what} {Path(file).absolute()}")
+        raise ConfigError(sentence("files", "missing", key=key, file=file, what=what, path=Path(file).absolute()))
+    # i3d comes as a TorchScript file: loading it runs whatever stands in it, so that the user has to name the one he trusts
     if metrics.i3d_sha256 is not None and re.fullmatch(r"[0-9a-fA-F]{64}", metrics.i3d_sha256) is None:
-        raise ConfigError(
-            f"metrics.i3d_sha256={metrics.i3d_sha256}: wants 64 hexadecimal digits, as sha256sum prints them"
-        )
+        raise ConfigError(sentence("files", "no_sha256", c=config))
     if metrics.i3d is not None and metrics.i3d_sha256 is None:
-        raise ConfigError(
-            f"metrics.i3d={metrics.i3d} is a program, and is run only where its SHA-256 is stated: add metrics.i3d_sha256=<what "
-            "sha256sum prints of it>"
-        )
+        raise ConfigError(sentence("files", "program", c=config))
     if not isinstance(config, schema.TrainConfig) and config.prompts is not None:
         read_prompts(config.prompts)
 
@@ -132,6 +128,8 @@ def _check_data(config: schema.TrainConfig | schema.EvaluateConfig) -> None:
     else:
         need_clone(f"data={config.data.name}")
     cache = Path(config.cache)
+    # The cache may be several folders deep and none of them there yet. Whether it can be made is decided by the nearest one
+    # that is, and is found out now, not after the models were loaded.
     there = next(path for path in (cache, *cache.absolute().parents) if path.exists())
     if not there.is_dir():
         what = "" if there == cache else f": {there}"
@@ -166,27 +164,20 @@ def _check_source(model: schema.ModelConfig, kind: str) -> None:
         source = getattr(model, key)
         if source is not None and not is_model_source(source):
             embedded = f", or one of {', '.join(EMBEDDED)}" if key == kind else ""
-            raise ConfigError(
-                f"model.{key}={source}: wants a directory or file that is there, a hub repository owner/name{embedded}"
-            )
+            raise ConfigError(sentence("files", "source", key=key, source=source, embedded=embedded))
 
 
 def _check_style_adapter(text: str, source: Path) -> None:
     if is_run(source) and not RunDirectory(source).adapter("style").is_file():
-        raise ConfigError(
-            f"adapter={text}: that run of stage={load_config(source).stage.name} holds no style.safetensors; "
-            "give a finished run of stage=style"
-        )
+        raise ConfigError(sentence("files", "no_style", text=text, stage=load_config(source).stage.name))
 
 
 def _check_fits(key: str, text: str, model: schema.ModelConfig) -> None:
     """Refuse an adapter of a model of another shape, where it says what it was trained on."""
     theirs = trained_on(resolve(text, key))
     if theirs is not None and (theirs.num_layers, theirs.hidden_size) != (model.num_layers, model.hidden_size):
-        raise ConfigError(
-            f"{key}={text} was trained on {_described(theirs)}, this run is on {_described(model)}: "
-            f"choose model={theirs.name}"
-        )
+        words = {"key": key, "text": text, "theirs": _described(theirs), "ours": _described(model), "name": theirs.name}
+        raise ConfigError(sentence("files", "other_model", **words))
 
 
 def _described(model: schema.ModelConfig) -> str:
@@ -210,16 +201,16 @@ def _drawing_lines(config: schema.InferConfig, parts: dict[str, list[Part]] | No
 def _drawing_parts(config: schema.InferConfig) -> dict[str, list[Part]]:
     """The parts that make clips, of each checkpoint that takes part; the first one's encoders read the prompts."""
     request = ClipRequest(config)
-    text = {request.prompt_reader: [Part.TEXT_ENCODER, Part.TOKENIZER]}
-    image = {"i2v": [Part.IMAGE_ENCODER]}
-    return {
-        kind: [Part.TRANSFORMER, *text.get(kind, []), Part.VAE, *image.get(kind, [])] for kind in request.transformers
-    }
+    text, image = {request.prompt_reader: [Part.TEXT_ENCODER, Part.TOKENIZER]}, {"i2v": [Part.IMAGE_ENCODER]}
+    # the VAE of each, too: i2v encodes the keyframe that t2v's has decoded, and the two may come from different files
+    wanted = ([Part.TRANSFORMER, *text.get(kind, []), Part.VAE, *image.get(kind, [])] for kind in request.transformers)
+    return dict(zip(request.transformers, wanted, strict=True))
 
 
 def _model_lines(model: schema.ModelConfig, parts: dict[str, list[Part]]) -> list[str]:
     """Refuse parts that lie on this machine and are not whole, or not what they should be; a word on how they are read."""
     lines: list[str] = []
+    # headers alone are read, also of files that turn out to hold something else: a mistake costs a second, not a loading
     for kind, wanted in parts.items():
         try:
             lines += survey(model, kind, wanted)
@@ -232,13 +223,9 @@ def _model_lines(model: schema.ModelConfig, parts: dict[str, list[Part]]) -> lis
 def _random_lines(model: schema.ModelConfig, drawn: list[Part]) -> list[str]:
     if model.weights != "random":
         return []
-    lines = [
-        f"WARNING: model.weights=random: the values of {', '.join(drawn)} are drawn, nothing in them was learnt: time and "
-        "memory are those of the real shapes, clips are noise and adapters worth nothing"
-    ]
+    lines = [sentence("files", "random", parts=", ".join(drawn))]
     if Part.TEXT_ENCODER in drawn:
-        size = "23 GB" if model.dtype == "fp32" else "11 GB"
-        lines.append(f"prompts are encoded by a whole UMT5-XXL, {size}; model.text_encoder=<folder> takes another")
+        lines.append(sentence("files", "whole_encoder", size="23 GB" if model.dtype == "fp32" else "11 GB"))
     return lines
 
 

@@ -78,8 +78,7 @@ def run_sweep(command: Command, run: Run) -> int:
         launch(todo, functools.partial(_run_member, run=run), tell, folder)
     finally:
         print("\n".join([*table.lines(), f"table {folder / launchers.TABLE}"]), flush=True)
-        failed = [member for member in todo if member.number in endings and endings[member.number].code]
-        _say_failed(command, failed, [endings[member.number] for member in failed], len(todo))
+        _say_failed(command, todo, endings)
     return max((ending.code for ending in endings.values()), default=0)
 
 
@@ -127,12 +126,14 @@ def _run_member(member: Member, run: Run) -> Ending:
         return Ending(1, traceback.format_exception_only(error)[-1].strip())
 
 
-def _say_failed(command: Command, failed: list[Member], endings: list[Ending], number: int) -> None:
+def _say_failed(command: Command, todo: list[Member], endings: dict[int, Ending]) -> None:
+    # a sweep that was stopped has members without an ending, which have not failed: they were never started
+    failed = [member for member in todo if member.number in endings and endings[member.number].code]
     if not failed:
         return
     listed = ", ".join(f"{member.number} ({member.name})" for member in failed)
-    ended = "failed" if any(ending.code != INTERRUPTED for ending in endings) else "were stopped"
-    lines = [f"{command.program.name}: {len(failed)} of {number} runs {ended}: {listed}"]
+    ended = "failed" if any(endings[member.number].code != INTERRUPTED for member in failed) else "were stopped"
+    lines = [f"{command.program.name}: {len(failed)} of {len(todo)} runs {ended}: {listed}"]
     lines += [f"{member.number} again, alone: {_again(command, member)}" for member in failed]
     print("\n".join(lines), file=sys.stderr)
 

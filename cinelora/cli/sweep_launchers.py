@@ -8,6 +8,7 @@ not known here: ``run`` is called for it, in a process of its own where there is
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import os
 import shlex
@@ -105,7 +106,8 @@ def run_locally(members: Sequence[Member], run: Run, tell: Tell, folder: Path, r
         while waiting or running:
             while free and waiting:
                 gpus, member = free.pop(), waiting.pop(0)
-                running[_submitted(executor, _InJob(run, gpus, os.getpid()), member)] = (member, gpus)
+                call = functools.partial(_in_job, run=run, gpus=gpus, parent=os.getpid())
+                running[_submitted(executor, call, member)] = (member, gpus)
             collect()
     except KeyboardInterrupt:
         # SIGTERM reaches submitit's process of each job, where it becomes a Ctrl-C of the run: that saves, and ends
@@ -157,7 +159,7 @@ def run_on_slurm(members: Sequence[Member], run: Run, tell: Tell, folder: Path, 
     asked = {key: value for key, value in settings.items() if key not in _OURS}
     executor.update_parameters(**{key if key in _SHARED else f"slurm_{key}": value for key, value in asked.items()})
     try:
-        jobs = executor.map_array(_InJob(run), members)
+        jobs = executor.map_array(functools.partial(_in_job, run=run), members)
     except FailedJobError as error:
         raise ConfigError(f"SLURM refused the jobs: {str(error).strip().splitlines()[-1]}") from error
     running = {job.task(0): member for job, member in zip(jobs, members, strict=True)}
@@ -222,31 +224,24 @@ def _ending(job: Any) -> Ending | None:
     return value if outcome == "success" else Ending(1, f"{value.strip().splitlines()[-1]}; {log}")
 
 
-@dataclass(frozen=True)
-class _InJob:
+def _in_job(member: Member, run: Run, gpus: str | None = None, parent: int | None = None) -> Ending:
     """What submitit calls in a job's process: ``run``, on ``gpus`` and for as long as ``parent`` lives, where they are given."""
-
-    run: Run
-    gpus: str | None = None
-    parent: int | None = None
-
-    def __call__(self, member: Member) -> Ending:
-        if self.gpus is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus
-        # Both signals end a run as Ctrl-C does, with a save. In a job of SLURM, ``listen`` then takes SIGTERM and the
-        # warnings: the run saves, and its exit code says that the job goes back into the queue.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler)
-        slurm.listen()  # over submitit's handler, which requeues at once, without a save
-        if self.parent is not None:
-            threading.Thread(target=_end_with, args=(self.parent,), daemon=True).start()
-        try:
-            ending = self.run(member)
-        except KeyboardInterrupt:
-            return Ending(slurm.STOPPED)
-        if ending.code == slurm.REQUEUED:
-            sys.exit(slurm.REQUEUED)  # without a result, which would be taken for the member's last
-        return ending
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    # Both signals end a run as Ctrl-C does, with a save. In a job of SLURM, ``listen`` then takes SIGTERM and the
+    # warnings: the run saves, and its exit code says that the job goes back into the queue.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    slurm.listen()  # over submitit's handler, which requeues at once, without a save
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    try:
+        ending = run(member)
+    except KeyboardInterrupt:
+        return Ending(slurm.STOPPED)
+    if ending.code == slurm.REQUEUED:
+        sys.exit(slurm.REQUEUED)  # without a result, which would be taken for the member's last
+    return ending
 
 
 def _end_with(parent: int) -> None:

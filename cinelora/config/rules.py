@@ -16,7 +16,7 @@ from cinelora.config import schema
 from cinelora.config.clip_request import ClipRequest
 from cinelora.config.fields import Field, fields_of, pick
 from cinelora.config.metric_names import better, logged, update_of_block
-from cinelora.config.sentences import sentences
+from cinelora.config.sentences import sentence
 from cinelora.config.shipped import models_with_i2v, trained_shape
 from cinelora.errors import ConfigError
 
@@ -41,6 +41,7 @@ def check_values(config: Any) -> None:
 def _check_number(field: Field, value: float) -> None:
     if not math.isfinite(value):
         raise field.refuses(value, "a finite number")
+    # from the widest bound to the narrowest, so that the way out of one does not run into the next
     step = field.multiple_of
     bounds = [
         (_is_within(field, value), _range_in_words(field)),
@@ -53,6 +54,7 @@ def _check_number(field: Field, value: float) -> None:
 
 
 def _is_within(field: Field, value: float) -> bool:
+    # a bound that is not declared is one that every number keeps
     at_least, above = (-math.inf if low is None else low for low in (field.at_least, field.above))
     at_most, below = (math.inf if high is None else high for high in (field.at_most, field.below))
     return at_least <= value <= at_most and above < value < below
@@ -84,6 +86,7 @@ def _check_text(key: str, text: str) -> None:
 T = TypeVar("T")
 Rules = tuple[tuple[str, Callable[[T], object]], ...]
 """Names of sentences, each with what holds where settings contradict each other in this way."""
+_SHARING = tuple(f"sampler.{name}" for name in schema.SHARING)
 _ONE_WORD = re.compile(r"[\w-][\w.-]*")
 
 # A rule is a line: the name of its sentence in sentences.yaml, and a test of the settings. Whatever the test finds that is
@@ -108,7 +111,7 @@ _TRAINING: Rules[schema.TrainConfig] = (
     ("motion_t2v", lambda c: c.stage.name == "motion" and c.stage.transformer != "i2v"),
     ("motion_unconditioned", lambda c: c.stage.name == "motion" and not c.stage.image_condition),
     ("motion_stills", lambda c: c.stage.name == "motion" and c.stage.num_frames == 1),
-    # ranks
+    # how ranks share the work
     ("single", lambda c: c.strategy.name == "single" and c.gpus * c.nodes > 1),
     ("sequence", lambda c: _undivided(c)),
     ("cpu_offload", lambda c: c.strategy.cpu_offload and not schema.zero_level(c.strategy)),
@@ -163,16 +166,10 @@ _LATENCY: Rules[schema.StudyConfig] = (
 _AXES: Rules[schema.StudyConfig] = (
     # lists that have nothing to act on; with latency_only, ``ranks`` makes adapters out of random values
     ("no_adapter", lambda c: c.ckpt is None and not c.latency_only and _first(c, "ranks", "scales", "merged")),
-    (
-        "no_adapter_to_time",
-        lambda c: c.ckpt is None and c.latency_only and not c.ranks and _first(c, "scales", "merged"),
-    ),
+    ("no_adapter_timed", lambda c: c.ckpt is None and c.latency_only and not c.ranks and _first(c, "scales", "merged")),
     ("study_cache", lambda c: c.sampler.cache != "none"),
     ("one_rank", lambda c: c.gpus * c.nodes == 1 and {*c.partitions} - {"alone"}),
-    (
-        "sharing",
-        lambda c: _first(c, *(f"sampler.{name}" for name in schema.SHARING), where=lambda v: v not in (None, "auto")),
-    ),
+    ("sharing", lambda c: _first(c, *_SHARING, where=lambda value: value not in (None, "auto"))),
 )
 _PREPARATION: Rules[schema.PrepareConfig] = (
     ("rendered", lambda c: c.data.look is not None),
@@ -191,7 +188,7 @@ def refuse(config: Any) -> None:
         for name, contradicts in rules:
             if found := contradicts(about):
                 words = _words(about) | (found if isinstance(found, dict) else {})
-                raise ConfigError(sentences("contradictions")[name].format(c=about, **words))
+                raise ConfigError(sentence("contradictions", name, c=about, **words))
 
 
 def _rules_for(config: Any) -> Iterator[tuple[Any, Rules[Any]]]:
@@ -219,11 +216,8 @@ def _words(config: Any) -> dict[str, str]:
     words = {"i2v_models": "|".join(models_with_i2v()), "caches": "|".join(schema.CACHE_THRESHOLDS)}
     words["partitions"] = str(list(schema.PARTITIONS))
     if isinstance(config, schema.TrainConfig):
-        recompute = config.memory.recompute
-        words |= {
-            "ranks": str(config.gpus * config.nodes),
-            "recompute": "null" if recompute is None else f"{recompute:g}",
-        }
+        recompute, words["ranks"] = config.memory.recompute, str(config.gpus * config.nodes)
+        words["recompute"] = "null" if recompute is None else f"{recompute:g}"
     return words
 
 
@@ -264,6 +258,7 @@ def _undirected(config: schema.TrainConfig, key: str, mode: str) -> dict[str, An
 
 def _listed(names: list[str]) -> str:
     """The names, blocks as a range."""
+    # a run logs a number for each of its blocks, forty in a large model: the first and the last of them say enough
     blocks = [name for name in names if name.startswith(update_of_block(0)[:-2])]
     listed = [name for name in names if name not in blocks[1:-1]]
     return ", ".join(f"... {name}" if name in blocks[1:] else name for name in listed)
@@ -286,13 +281,9 @@ def _batch_line(config: schema.TrainConfig) -> str:
 
 
 def _rate_line(config: schema.TrainConfig) -> str:
-    rate, width = config.optimizer, config.model.hidden_size
-    if rate.lr_for_width is None:
-        return f"lr {rate.lr:g}, as given"
-    return (
-        f"lr {rate.lr:g} x {rate.lr_for_width} / {width} = {schema.effective_lr(config):g}: "
-        f"the rate found at width {rate.lr_for_width} holds at width {width}"
-    )
+    if config.optimizer.lr_for_width is None:
+        return f"lr {config.optimizer.lr:g}, as given"
+    return sentence("follows", "rate", c=config, rate=schema.effective_lr(config))
 
 
 def _recipe_lines(config: schema.TrainConfig) -> list[str]:
@@ -308,18 +299,10 @@ def reach_lines(key: str, num_frames: int, model: schema.ModelConfig) -> list[st
     made_for = trained_shape(model.name)
     if made_for is None:
         return []
-    lines, (frames, height, width) = [], made_for
-    if num_frames > frames:
-        lines.append(
-            f"WARNING: {key}={num_frames} is longer than the {frames} frames {model.name} was trained on: "
-            f"expect the end to repeat or fall apart; {key}={frames} is safe"
-        )
-    if model.height * model.width > height * width:
-        lines.append(
-            f"WARNING: {model.height}x{model.width} is larger than the {height}x{width} {model.name} was trained on: "
-            f"expect things twice or out of shape; model.height={height} model.width={width} is safe"
-        )
-    return lines
+    frames, height, width = made_for
+    words = {"key": key, "num_frames": num_frames, "model": model, "frames": frames, "height": height, "width": width}
+    found = {"longer": num_frames > frames, "larger": model.height * model.width > height * width}
+    return [sentence("follows", name, **words) for name, holds in found.items() if holds]
 
 
 def clip_line(config: schema.InferConfig) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from cinelora.config.fields import fields_of, pick
 from cinelora.config.schema import CACHE_THRESHOLDS, EvaluateConfig, PrepareConfig, StudyConfig, TrainConfig
-from cinelora.config.sentences import sentences
+from cinelora.config.sentences import sentence
 from cinelora.io.hub import is_hub_name
 
 
@@ -36,9 +36,9 @@ def _why(config: Any, key: str, adapters: Collection[str]) -> str | None:
             # the one condition about the value itself: a step that never comes
             if pick(config, key) > config.stage.steps:
                 end = f"is beyond the end of the run, stage.steps={config.stage.steps}"
-                return f"{end}: {sentences('beyond_the_end')[key]}"
+                return f"{end}: {sentence('beyond_the_end', key)}"
         elif not (OF_ADAPTERS[name](config, adapters) if name in OF_ADAPTERS else OF_SETTINGS[name](config)):
-            return f"is not read: {sentences('unread')[name].format(c=config)}"
+            return f"is not read: {sentence('unread', name, c=config)}"
     return None
 
 
@@ -124,7 +124,7 @@ OF_SETTINGS: dict[str, Callable[[Any], object]] = {
     "several_ranks": lambda c: c.gpus * c.nodes > 1,
     # one rank may name a strategy that shares nothing, and ZeRO for what it keeps on the host
     "strategy_shares": lambda c: (
-        c.gpus * c.nodes > 1 or c.strategy.name in ("auto", "single") or c.strategy.cpu_offload
+        c.gpus * c.nodes > 1 or c.strategy.cpu_offload or c.strategy.name in ("auto", "single")
     ),
     "one_machine": lambda c: c.nodes == 1,
     "wandb": lambda c: c.logger.name == "wandb",

@@ -20,6 +20,6 @@ def sentences(section: str) -> dict[str, Any]:
     return dict(everything[section])
 
 
-def sentence(section: str, name: str, **words: Any) -> str:
+def sentence(section: str, name: str, /, **words: Any) -> str:
     """A sentence with its blanks filled in; those of ``words`` that it has no blank for are left out."""
     return str(sentences(section)[name].format(**words))

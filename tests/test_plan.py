@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 import pytest
+from composed import compose_infer
 
-from cinelora.cli.compose import compose_infer, compose_train
+from cinelora.cli.compose import compose_train
 from cinelora.config.schema import TrainConfig
 from cinelora.errors import ConfigError
 from cinelora.planning.estimate import GIB, GPUS, Drawing, Policy, Prediction, Shape, Step, vae_bytes

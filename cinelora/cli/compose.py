@@ -44,11 +44,11 @@ AUTO = "auto"
 RESOURCES = ("gpus", "nodes", "workers")
 """What decides how large a job is."""
 
-_PLUGIN = "hydra_plugins.hydra_submitit_launcher"
-
 
 def compose(command: Command) -> Config:
     """The settings of one run, whichever script it is."""
+    # Each value is read by itself first, so that a mistake is named by its own key. Hydra would find it too, but speaks of
+    # files and nodes of a tree that the user has never seen.
     for text in command.overrides:
         _refuse_value(_parsed(text), command.program)
     # a run that is resumed has its own settings, and takes from the command line what may change
@@ -79,22 +79,8 @@ def compose_train(argv: list[str]) -> TrainConfig:
     return cast(TrainConfig, compose(parse(PROGRAMS["train"], argv)))
 
 
-def compose_infer(argv: list[str]) -> InferConfig:
-    """The settings of one inference run; raises as ``compose_train``."""
-    return cast(InferConfig, compose(parse(PROGRAMS["infer"], argv)))
-
-
-def compose_evaluate(argv: list[str]) -> EvaluateConfig:
-    """The settings of one evaluation; raises as ``compose_train``."""
-    return cast(EvaluateConfig, compose(parse(PROGRAMS["evaluate"], argv)))
-
-
-def compose_study(argv: list[str]) -> StudyConfig:
-    """The settings of one study; raises as ``compose_train``."""
-    return cast(StudyConfig, compose(parse(PROGRAMS["study"], argv)))
-
-
 def _composed(program: Program, overrides: Sequence[str]) -> Config:
+    # To an object here already: what OmegaConf leaves behind holds no references, and every other module sees dataclasses.
     with _composing(program):
         tree = hydra_compose(program.conf, [text for text in overrides if not _is_null_group(text, program)])
         return cast(Config, OmegaConf.to_object(tree))
@@ -126,6 +112,7 @@ def _hydra_errors() -> Iterator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
+        # Hydra wraps what OmegaConf says, and each writes several lines: the first line of both is the sentence
         causes = [str(cause).strip().rstrip(".") for cause in (error, error.__cause__) if cause is not None]
         raise ConfigError("; ".join(cause.splitlines()[0] for cause in causes if cause)) from error
 
@@ -139,10 +126,8 @@ def _parsed(text: str) -> Override:
         override.value()
         return override
     except HydraException as error:
-        key, _, value = text.partition("=")
-        raise ConfigError(
-            f"{key}={value} cannot be read; quote the value for the settings too: {key}=\"'...'\""
-        ) from error
+        way_out = "quote the value for the settings too"
+        raise ConfigError(f"{text} cannot be read; {way_out}: {text.partition('=')[0]}=\"'...'\"") from error
 
 
 def _refuse_value(override: Override, program: Program) -> None:
@@ -150,13 +135,13 @@ def _refuse_value(override: Override, program: Program) -> None:
     key = override.key_or_group
     if override.is_sweep_override():
         raise ConfigError(f"{override.input_line} is several values: add -m to run once for each")
+    if key in program.fields:
+        return _refuse_type(override, program)
     text = override.get_value_element_as_str()
-    if key in program.groups:
-        optional = program.defaults[key] is None
-        if text not in program.groups[key] and not (optional and override.value() is None):
-            raise ConfigError(unknown_choice(key, text, program))
-    elif key in program.fields:
-        _refuse_type(override, program)
+    # a group without a default, such as recipe, may be null: nothing of it is chosen
+    is_none = override.value() is None and program.defaults.get(key) is None
+    if key in program.groups and text not in program.groups[key] and not is_none:
+        raise ConfigError(unknown_choice(key, text, program))
 
 
 def _refuse_type(override: Override, program: Program) -> None:
@@ -174,7 +159,7 @@ def _refuse_type(override: Override, program: Program) -> None:
 
 
 def _refuse_launcher(command: Command) -> None:
-    launcher = _launcher(command)
+    launcher = command.launcher
     options = [key for key in command.given if key.startswith("hydra.launcher.")]
     if launcher == "basic" and options:
         raise ConfigError(f"{options[0]} belongs to a launcher: choose {LAUNCHER}=slurm or {LAUNCHER}=local")
@@ -186,15 +171,9 @@ def _refuse_launcher(command: Command) -> None:
         raise ConfigError(f"{LAUNCHER}={launcher} starts the members of a sweep: add -m (a sweep may have one member)")
 
 
-def _launcher(command: Command) -> str:
-    return command.given.get(LAUNCHER, "basic")
-
-
 def _has_plugin() -> bool:
-    try:
-        return importlib.util.find_spec(_PLUGIN) is not None
-    except ModuleNotFoundError:
-        return False
+    # one name after the other: looking for a module in a package that is not there is an error
+    return all(map(importlib.util.find_spec, ("hydra_plugins", "hydra_plugins.hydra_submitit_launcher")))
 
 
 # After Hydra ----------------------------------------------------------------------------------------------------------
@@ -225,6 +204,8 @@ def _fetch_adapters(config: Config) -> None:
 
 def _take_model(config: InferConfig | EvaluateConfig | StudyConfig, source: Path, command: Command) -> None:
     """The model a checkpoint was trained on, with the user's ``model.*`` on top."""
+    # A checkpoint knows its model, down to the directory that the weights came from. What was typed still goes above it, such
+    # as another dtype; the values are those that Hydra has converted already, in the model that it composed by default.
     composed, found = config.model, trained_on(resolve(str(source)))
     if found is None:
         choices = "|".join(command.program.groups["model"])
@@ -249,11 +230,10 @@ def _resumed(command: Command) -> TrainConfig:
     """A run's own settings, with the few that may change taken from the command line."""
     given = [*command.given, *command.texts]
     for key in given:
-        if not _may_change(key):
-            _refuse_change(key)
+        _refuse_change(key)
     run = _run_of(command.texts["resume"])
     config = load_config(run)
-    before = samples_per_step(config)
+    before = samples_per_step(config)  # now, as the command line may change the ranks below
     own_style = RunDirectory(run).adapter("style")
     if config.adapter and own_style.is_file():
         config.adapter = str(own_style)  # the run it was copied from may be gone, or trained further, by now
@@ -276,9 +256,11 @@ def _begun_or_resumed(command: Command) -> TrainConfig:
         raise ConfigError("resume=auto goes on with what its directory holds, or begins there: add out=<directory>")
     rest = {key: text for key, text in command.texts.items() if key not in ("out", "resume")}
     fresh = cast(TrainConfig, compose(dataclasses.replace(command, texts={**rest, "out": out})))
+    # Without a checkpoint there is nothing to resume from, whatever else a run wrote before it was killed: it begins again.
     if not (Path(out) / CONFIG_FILE).is_file() or not list(Path(out).glob("checkpoints/step-*")):
         return fresh
     _refuse_other_run(command, load_config(Path(out)), fresh)
+    # What may not change has just been compared, and is the same: it is dropped here, as a resume refuses to hear of it.
     may_change = [text for text in command.overrides if _may_change(text.partition("=")[0])]
     texts = {key: text for key, text in rest.items() if _may_change(key)}
     return _resumed(dataclasses.replace(command, overrides=may_change, texts={**texts, "resume": out}))
@@ -297,6 +279,7 @@ def _refuse_other_run(command: Command, there: TrainConfig, asked: TrainConfig) 
     for key in [*command.given, *command.texts]:
         if _may_change(key) or key == LAUNCHER:
             continue
+        # a group that was typed is compared by the name of its choice, which its section keeps
         name = next(name for name in (key, f"{key}.name", f"{key}.names") if name in fields)
         if fields[name].role not in ("path", "run", "model") and pick(there, name) != pick(asked, name):
             raise ConfigError(
@@ -306,6 +289,9 @@ def _refuse_other_run(command: Command, there: TrainConfig, asked: TrainConfig) 
 
 
 def _refuse_change(key: str) -> None:
+    if _may_change(key):
+        return
+    # sections that may change whole are listed as such, and single settings of the others by name
     program = PROGRAMS["train"]
     whole = [name for name in sections(program.schema) if _may_change(name)]
     single = [name for name in program.fields if _may_change(name) and name.partition(".")[0] not in whole]
@@ -318,30 +304,28 @@ def _refuse_other_steps(config: TrainConfig, samples: int) -> None:
     counts = (config.gpus, config.nodes, config.strategy.sequence, config.stage.batch_size, config.stage.accumulation)
     if min(counts) < 1 or config.gpus * config.nodes % config.strategy.sequence or samples_per_step(config) == samples:
         return
+    # The order of samples is that of whole steps: the first N go to step 1, the next N to step 2, however many ranks there
+    # are. So the ranks may change as long as N = batch x ranks x accumulation stays, and a way to keep it is worked out.
     ranks, batch_size = data_ranks(config), config.stage.batch_size
     shared = f" / {config.strategy.sequence} a sequence" if config.strategy.sequence > 1 else ""
     parts = f"{batch_size} x {config.gpus * config.nodes} ranks{shared} x {config.stage.accumulation}"
-    asked = f"{parts} = {samples_per_step(config)}"
     if samples % ranks:
         way_out = f"take a number of ranks{shared} that divides {samples}"
     else:
+        # the largest batch up to the one asked for, which is known to fit, that divides a rank's samples of a step
         batch = max(size for size in range(1, batch_size + 1) if samples // ranks % size == 0)
         way_out = f"add stage.batch_size={batch} stage.accumulation={samples // ranks // batch}"
-    raise ConfigError(
-        f"resume goes on with {samples} samples a step, and stage.batch_size x ranks x stage.accumulation is {asked}: "
-        f"{way_out}"
-    )
+    asked = f"stage.batch_size x ranks x stage.accumulation is {parts} = {samples_per_step(config)}"
+    raise ConfigError(f"resume goes on with {samples} samples a step, and {asked}: {way_out}")
 
 
 def _run_of(source: str) -> Path:
     """The run directory behind ``resume=``: the run itself, or the run an adapter file lies in."""
     path = resolve(source, "resume")
     run = path.parent if path.is_file() else path
-    if not is_run(run):
-        raise ConfigError(
-            f"resume={source} holds an adapter but no run: without its optimizer there is nothing to go on"
-        )
-    return run
+    if is_run(run):
+        return run
+    raise ConfigError(f"resume={source} holds an adapter but no run: without its optimizer there is nothing to go on")
 
 
 # Looking at an evaluation anew ------------------------------------------------------------------------------------------
@@ -349,23 +333,20 @@ def _run_of(source: str) -> Path:
 
 def _looked_at_anew(fresh: EvaluateConfig, command: Command) -> EvaluateConfig:
     """The settings of the evaluation in ``out=``, with what is measured taken from the command line."""
-    given = [*command.given, *command.texts]
+    given, what = [*command.given, *command.texts], "report=true and answers="
     if fresh.out is None:
-        raise ConfigError(
-            "report=true and answers= look at clips that are drawn: add out=<an evaluation's run directory>"
-        )
-    may = dict.fromkeys(
-        name.partition(".")[0] for name, field in command.program.fields.items() if field.without_drawing
-    )
+        raise ConfigError(f"{what} look at clips that are drawn: add out=<an evaluation's run directory>")
+    # Clips are there and stay as they are. So all that decides them is read from the run, and a command line may change what
+    # is measured of them, and where networks for that lie. Sections are refused or allowed whole.
+    free = (name for name, field in command.program.fields.items() if field.without_drawing)
+    may = dict.fromkeys(name.partition(".")[0] for name in free)
     for key in given:
         if key.partition(".")[0] not in may:
-            raise ConfigError(
-                f"report=true and answers= draw nothing, so {key} cannot change; these can: {', '.join(may)}"
-            )
+            raise ConfigError(f"{what} draw nothing, so {key} cannot change; these can: {', '.join(may)}")
     if not is_run(Path(fresh.out)):
         raise ConfigError(f"out={fresh.out} holds no {CONFIG_FILE}: it is no run of {PROGRAMS['evaluate'].name}")
     config = load(EvaluateConfig, Path(fresh.out) / CONFIG_FILE)
-    config.answers = None
+    config.answers = None  # those of the last time: a report that is asked for now counts none
     for key in given:
         assign(config, key, pick(fresh, key))
     return config
@@ -384,23 +365,20 @@ def members(command: Command) -> list[Command]:
         raise ConfigError("resume goes on with one run: leave -m away")
     _refuse_launcher(command)
     overrides = [_parsed(text) for text in command.overrides]
-    for override in overrides:
-        launcher = override.key_or_group.startswith("hydra")
-        if launcher and override.is_sweep_override():
+    for override in filter(Override.is_sweep_override, overrides):
+        if override.key_or_group.startswith("hydra"):
             raise ConfigError(f"{override.key_or_group} is one for the whole sweep")
-        if override.is_sweep_override() and override.key_or_group in RESOURCES and _launcher(command) == "slurm":
+        if override.key_or_group in RESOURCES and command.launcher == "slurm":
             raise ConfigError(
                 f"{override.input_line} would ask SLURM for jobs of different sizes, and a sweep is one job array: "
                 f"choose one {override.key_or_group}=, or start a sweep for each"
             )
-    options = [override.input_line or "" for override in overrides if override.key_or_group.startswith("hydra")]
-    if options:
-        launcher_settings(command)
     task = [override for override in overrides if not override.key_or_group.startswith("hydra")]
-    return [
-        dataclasses.replace(command, overrides=list(combination), multirun=False)
-        for combination in itertools.product(*(list(_values(override)) for override in task))
-    ]
+    if len(task) < len(overrides):
+        launcher_settings(command)  # composed to be refused here, where it may be, and not after members were checked
+    # the last of the swept keys varies fastest, as in Hydra's own sweeps
+    combinations = itertools.product(*map(_values, task))
+    return [dataclasses.replace(command, overrides=list(values), multirun=False) for values in combinations]
 
 
 def _values(override: Override) -> Iterator[str]:

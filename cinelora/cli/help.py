@@ -37,15 +37,15 @@ def usage(program: Program) -> str:
 
 def help_text(program: Program) -> str:
     """Everything a command takes: groups with choices, then every key with its default and meaning."""
+    hidden = ("by_group", "not_in_training") if program.conf == "train" else ("by_group",)
+    fields = [field for field in program.fields.values() if not any(getattr(field, why) for why in hidden)]
+    keys = [_key_line(field, program) for field in fields]
     if not program.conf:
-        keys = [_key_line(field, program) for field in program.fields.values()]
         return "\n".join([program.about, "", f"{_TEXTS}; --help is this.", "", "Settings", *keys])
+    # Footage is prepared a folder at a time, without sweeps. What a group sets is shown with the group, and what training does
+    # not read of a section that it shares with inference is not offered there.
     sweeps = "" if program.conf == "prepare" else _SWEEPS
     shown = [group for group in program.groups if not (program.conf == "prepare" and group == LAUNCHER)]
-    hidden = ("by_group", "not_in_training") if program.conf == "train" else ("by_group",)
-    keys = [
-        _key_line(field, program) for field in program.fields.values() if not any(getattr(field, why) for why in hidden)
-    ]
     notes = f"{_TEXTS}; `adapter=` with nothing behind it is none.\n{sweeps}--show prints the settings and stops; --help is this."
     groups = [_group_line(group, program) for group in shown]
     return "\n".join([program.about, "", notes, "", "Groups", *groups, "", "Settings", *keys])
@@ -65,6 +65,8 @@ def _key_line(field: Field, program: Program) -> str:
 
 def _default_shown(field: Field, program: Program) -> str:
     """A key's value when only the mandatory groups are given: the chosen group's, the command's own, or the schema's."""
+    # A mandatory group has no default, so that neither have its settings. A setting of another group has the value in the
+    # file of the group's default choice; one outside of all groups may be set in the command's own file.
     group, dot, name = field.key.partition(".")
     if group in program.mandatory:
         return f"by {group}="

@@ -69,10 +69,13 @@ def run_one(command: Command, run: Run) -> int:
         return run(anchored(config), Path())
     if config.plan:
         return say("\n".join([*lines, *planned(config)]))
+    # From here on the working directory no longer counts: settings are kept with whole paths, in a directory that is there.
     config = anchored(config)
     place = make_run_dir(config)
     if isinstance(config, TrainConfig) and command.texts.get("resume") == AUTO and is_complete(config, place.path):
         return say(f"{place.path} has all its {config.stage.steps} steps: nothing is left to do")
+    # A job of SLURM that is asked to end saves and comes back into the queue, where the same command would resume it. One
+    # that is asked to as often as it starts, without a new checkpoint, would do so for ever: hence the name of the latest.
     before = _latest(place.path)
     try:
         code = _run_in(place, config, lines, run)
@@ -87,6 +90,7 @@ def run_one(command: Command, run: Run) -> int:
 
 def _run_in(place: RunPlace, config: Config, lines: list[str], run: Run) -> int:
     run_dir = place.path
+    # The lock comes before anything is written: two commands with the same out= must not mix their files.
     with ExitStack() as held:
         try:
             if config.nodes == 1:  # the nodes of one run all come here
@@ -96,9 +100,8 @@ def _run_in(place: RunPlace, config: Config, lines: list[str], run: Run) -> int:
                 run_dir.rmdir()  # if it is empty: another run may have its lock in it
             if isinstance(error, CineloraError):
                 raise
-            raise ConfigError(
-                f"{run_dir} cannot be written: {error.strerror}; choose another out=<directory>"
-            ) from error
+            what = f"{run_dir} cannot be written: {error.strerror}"
+            raise ConfigError(f"{what}; choose another out=<directory>") from error
         try:
             save_config(config, run_dir / CONFIG_FILE)
             print("\n".join([*lines, f"run directory: {run_dir}"]), flush=True)

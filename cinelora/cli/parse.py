@@ -32,6 +32,11 @@ class Command:
         """Key to value, as typed, of what is not free text."""
         return {key: value for key, _, value in (override.partition("=") for override in self.overrides)}
 
+    @property
+    def launcher(self) -> str:
+        """What starts the members of a sweep; ``basic`` is this process."""
+        return self.given.get(LAUNCHER, "basic")
+
 
 def parse(program: Program, argv: list[str]) -> Command:
     """Sort a command line: flags, free texts (verbatim), and overrides whose keys are in the schema or ``conf/``.

@@ -13,21 +13,11 @@ from pathlib import Path
 
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths, trained_on
 from cinelora.clone_only import need_clone
+from cinelora.config import schema
 from cinelora.config.clip_request import ClipRequest, read_prompts
 from cinelora.config.fields import fields_of, pick
 from cinelora.config.rules import clip_line, reach_lines, refuse, tokens_of, training_lines
-from cinelora.config.schema import (
-    DataConfig,
-    EvaluateConfig,
-    InferConfig,
-    ModelConfig,
-    PrepareConfig,
-    StudyConfig,
-    TrainConfig,
-    drawn_by,
-    shared_by,
-    zero_level,
-)
+from cinelora.config.sentences import sentence
 from cinelora.config.store import load_config
 from cinelora.errors import ConfigError, ModelError
 from cinelora.families.wan.checkpoint_layouts import Part, source_of, survey
@@ -35,7 +25,7 @@ from cinelora.io.hub import EMBEDDED, check_target, is_model_source, is_run, res
 from cinelora.planning.planner import partition_of
 
 
-def check_train(config: TrainConfig) -> list[str]:
+def check_train(config: schema.TrainConfig) -> list[str]:
     """Refuse training settings that contradict each other, or name what is not there; the lines to print otherwise.
 
     Raises:
@@ -43,10 +33,8 @@ def check_train(config: TrainConfig) -> list[str]:
     """
     refuse(config)
     stage, model = config.stage, config.model
-    if zero_level(config.strategy) and importlib.util.find_spec("deepspeed") is None:
-        raise ConfigError(
-            f'strategy={config.strategy.name} is DeepSpeed, which is not installed: pip install "cinelora[sharding]"'
-        )
+    if schema.zero_level(config.strategy) and importlib.util.find_spec("deepspeed") is None:
+        raise ConfigError(sentence("files", "deepspeed", c=config))
     _check_source(model, stage.transformer)
     if config.adapter is not None:
         _check_style_adapter(config.adapter, resolve(config.adapter, "adapter"))
@@ -64,7 +52,7 @@ def check_train(config: TrainConfig) -> list[str]:
     return [*lines, *_model_lines(model, {stage.transformer: parts})]
 
 
-def check_infer(config: InferConfig) -> list[str]:
+def check_infer(config: schema.InferConfig) -> list[str]:
     """Refuse inference settings that cannot be drawn; the lines to print otherwise.
 
     Raises:
@@ -76,7 +64,7 @@ def check_infer(config: InferConfig) -> list[str]:
     return _drawing_lines(config)
 
 
-def check_evaluate(config: EvaluateConfig) -> list[str]:
+def check_evaluate(config: schema.EvaluateConfig) -> list[str]:
     """Refuse an evaluation's settings that contradict each other; the lines to print otherwise; raises as ``check_infer``."""
     refuse(config)
     _check_files(config)
@@ -84,17 +72,17 @@ def check_evaluate(config: EvaluateConfig) -> list[str]:
         return []
     if config.data.name:
         _check_data(config)
-    return _drawing_lines(drawn_by(config))
+    return _drawing_lines(schema.drawn_by(config))
 
 
-def check_prepare(config: PrepareConfig) -> list[str]:
+def check_prepare(config: schema.PrepareConfig) -> list[str]:
     """Refuse settings of what is prepared that contradict each other; there are no lines; raises as ``check_train``."""
     refuse(config)
     _check_folder(config.data)
     return []
 
 
-def check_study(config: StudyConfig) -> list[str]:
+def check_study(config: schema.StudyConfig) -> list[str]:
     """Refuse a study's settings that contradict each other; the lines to print otherwise; raises as ``check_infer``."""
     refuse(config)
     _check_files(config)
@@ -104,8 +92,9 @@ def check_study(config: StudyConfig) -> list[str]:
     if config.merge:
         return []
     for way in config.partitions:
-        partition_of(shared_by(config, way))
-    drawing = drawn_by(config)
+        partition_of(schema.shared_by(config, way))
+    # steps are timed on the transformer that makes the clip, from values drawn in the shape of its inputs
+    drawing = schema.drawn_by(config)
     maker = ClipRequest(drawing).clip_maker
     return _drawing_lines(drawing, {maker: [Part.TRANSFORMER]} if config.latency_only else None)
 
@@ -113,7 +102,7 @@ def check_study(config: StudyConfig) -> list[str]:
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
-def _check_files(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig) -> None:
+def _check_files(config: schema.TrainConfig | schema.InferConfig | schema.EvaluateConfig | schema.StudyConfig) -> None:
     """Refuse files that are not there, and a program without the hash of the one that may be run."""
     metrics = config.metrics
     for key in ("metrics.alexnet", "metrics.i3d", "image", "answers"):
@@ -121,26 +110,24 @@ def _check_files(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfi
         if file is None or Path(file).is_file() or (key == "answers" and Path(file).is_dir()):
             continue
         what = "file or folder" if key == "answers" else "file"
-        raise ConfigError(f"{key}={file}: there is no {what} {Path(file).absolute()}")
+        raise ConfigError(sentence("files", "missing", key=key, file=file, what=what, path=Path(file).absolute()))
+    # i3d comes as a TorchScript file: loading it runs whatever stands in it, so that the user has to name the one he trusts
     if metrics.i3d_sha256 is not None and re.fullmatch(r"[0-9a-fA-F]{64}", metrics.i3d_sha256) is None:
-        raise ConfigError(
-            f"metrics.i3d_sha256={metrics.i3d_sha256}: wants 64 hexadecimal digits, as sha256sum prints them"
-        )
+        raise ConfigError(sentence("files", "no_sha256", c=config))
     if metrics.i3d is not None and metrics.i3d_sha256 is None:
-        raise ConfigError(
-            f"metrics.i3d={metrics.i3d} is a program, and is run only where its SHA-256 is stated: add metrics.i3d_sha256=<what "
-            "sha256sum prints of it>"
-        )
-    if not isinstance(config, TrainConfig) and config.prompts is not None:
+        raise ConfigError(sentence("files", "program", c=config))
+    if not isinstance(config, schema.TrainConfig) and config.prompts is not None:
         read_prompts(config.prompts)
 
 
-def _check_data(config: TrainConfig | EvaluateConfig) -> None:
+def _check_data(config: schema.TrainConfig | schema.EvaluateConfig) -> None:
     if config.data.look is None:
         _check_folder(config.data)
     else:
         need_clone(f"data={config.data.name}")
     cache = Path(config.cache)
+    # The cache may be several folders deep and none of them there yet. Whether it can be made is decided by the nearest one
+    # that is, and is found out now, not after the models were loaded.
     there = next(path for path in (cache, *cache.absolute().parents) if path.exists())
     if not there.is_dir():
         what = "" if there == cache else f": {there}"
@@ -149,7 +136,7 @@ def _check_data(config: TrainConfig | EvaluateConfig) -> None:
         raise ConfigError(f"cache={config.cache}: {there} cannot be written; give a folder that can")
 
 
-def _check_folder(data: DataConfig) -> None:
+def _check_folder(data: schema.DataConfig) -> None:
     if data.root is None:
         raise ConfigError(f"data={data.name} needs a folder with clips: data.root=<folder>")
     if not Path(data.root).is_dir():
@@ -170,39 +157,32 @@ def _check_folder(data: DataConfig) -> None:
 # Models and adapters --------------------------------------------------------------------------------------------------
 
 
-def _check_source(model: ModelConfig, kind: str) -> None:
+def _check_source(model: schema.ModelConfig, kind: str) -> None:
     for key in (kind, "vae", "text_encoder", "tokenizer", "image_encoder"):
         source = getattr(model, key)
         if source is not None and not is_model_source(source):
             embedded = f", or one of {', '.join(EMBEDDED)}" if key == kind else ""
-            raise ConfigError(
-                f"model.{key}={source}: wants a directory or file that is there, a hub repository owner/name{embedded}"
-            )
+            raise ConfigError(sentence("files", "source", key=key, source=source, embedded=embedded))
 
 
 def _check_style_adapter(text: str, source: Path) -> None:
     if is_run(source) and not RunDirectory(source).adapter("style").is_file():
-        raise ConfigError(
-            f"adapter={text}: that run of stage={load_config(source).stage.name} holds no style.safetensors; "
-            "give a finished run of stage=style"
-        )
+        raise ConfigError(sentence("files", "no_style", text=text, stage=load_config(source).stage.name))
 
 
-def _check_fits(key: str, text: str, model: ModelConfig) -> None:
+def _check_fits(key: str, text: str, model: schema.ModelConfig) -> None:
     """Refuse an adapter of a model of another shape, where it says what it was trained on."""
     theirs = trained_on(resolve(text, key))
     if theirs is not None and (theirs.num_layers, theirs.hidden_size) != (model.num_layers, model.hidden_size):
-        raise ConfigError(
-            f"{key}={text} was trained on {_described(theirs)}, this run is on {_described(model)}: "
-            f"choose model={theirs.name}"
-        )
+        words = {"key": key, "text": text, "theirs": _described(theirs), "ours": _described(model), "name": theirs.name}
+        raise ConfigError(sentence("files", "other_model", **words))
 
 
-def _described(model: ModelConfig) -> str:
+def _described(model: schema.ModelConfig) -> str:
     return f"{model.name} ({model.num_layers} blocks of width {model.hidden_size})"
 
 
-def _drawing_lines(config: InferConfig, parts: dict[str, list[Part]] | None = None) -> list[str]:
+def _drawing_lines(config: schema.InferConfig, parts: dict[str, list[Part]] | None = None) -> list[str]:
     """What follows for clips from how they are drawn, by ``parts`` or all it takes; refuses what cannot be."""
     whole = _drawing_parts(config)
     for kind in whole:
@@ -216,19 +196,19 @@ def _drawing_lines(config: InferConfig, parts: dict[str, list[Part]] | None = No
     return [clip_line(config), *reach, *([shared] if config.gpus * config.nodes > 1 else []), *model]
 
 
-def _drawing_parts(config: InferConfig) -> dict[str, list[Part]]:
+def _drawing_parts(config: schema.InferConfig) -> dict[str, list[Part]]:
     """The parts that make clips, of each checkpoint that takes part; the first one's encoders read the prompts."""
     request = ClipRequest(config)
-    text = {request.prompt_reader: [Part.TEXT_ENCODER, Part.TOKENIZER]}
-    image = {"i2v": [Part.IMAGE_ENCODER]}
-    return {
-        kind: [Part.TRANSFORMER, *text.get(kind, []), Part.VAE, *image.get(kind, [])] for kind in request.transformers
-    }
+    text, image = {request.prompt_reader: [Part.TEXT_ENCODER, Part.TOKENIZER]}, {"i2v": [Part.IMAGE_ENCODER]}
+    # the VAE of each, too: i2v encodes the keyframe that t2v's has decoded, and the two may come from different files
+    wanted = ([Part.TRANSFORMER, *text.get(kind, []), Part.VAE, *image.get(kind, [])] for kind in request.transformers)
+    return dict(zip(request.transformers, wanted, strict=True))
 
 
-def _model_lines(model: ModelConfig, parts: dict[str, list[Part]]) -> list[str]:
+def _model_lines(model: schema.ModelConfig, parts: dict[str, list[Part]]) -> list[str]:
     """Refuse parts that lie on this machine and are not whole, or not what they should be; a word on how they are read."""
     lines: list[str] = []
+    # headers alone are read, also of files that turn out to hold something else: a mistake costs a second, not a loading
     for kind, wanted in parts.items():
         try:
             lines += survey(model, kind, wanted)
@@ -238,20 +218,16 @@ def _model_lines(model: ModelConfig, parts: dict[str, list[Part]]) -> list[str]:
     return [*dict.fromkeys(lines), *_random_lines(model, list(drawn))]
 
 
-def _random_lines(model: ModelConfig, drawn: list[Part]) -> list[str]:
+def _random_lines(model: schema.ModelConfig, drawn: list[Part]) -> list[str]:
     if model.weights != "random":
         return []
-    lines = [
-        f"WARNING: model.weights=random: the values of {', '.join(drawn)} are drawn, nothing in them was learnt: time and "
-        "memory are those of the real shapes, clips are noise and adapters worth nothing"
-    ]
+    lines = [sentence("files", "random", parts=", ".join(drawn))]
     if Part.TEXT_ENCODER in drawn:
-        size = "23 GB" if model.dtype == "fp32" else "11 GB"
-        lines.append(f"prompts are encoded by a whole UMT5-XXL, {size}; model.text_encoder=<folder> takes another")
+        lines.append(sentence("files", "whole_encoder", size="23 GB" if model.dtype == "fp32" else "11 GB"))
     return lines
 
 
-def _sequence_lines(config: TrainConfig) -> list[str]:
+def _sequence_lines(config: schema.TrainConfig) -> list[str]:
     """How ranks share each sample's sequence, and why so."""
     sequence, heads = config.strategy.sequence, config.model.num_heads
     if sequence == 1:

@@ -11,7 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,12 +54,13 @@ class RunPlace:
             return
 
         def watch() -> None:
+            # Looks until something is there or the block has ended, and then once more: what came in the last half second
+            # counts as well. A link that cannot be moved is no reason to lose the run.
             while not products(self.path) and not ended.wait(LOOK_S):
                 pass
-            if not products(self.path):  # not even now that the run has ended
-                return
             try:
-                point_to(last, self.path)
+                if products(self.path):
+                    point_to(last, self.path)
             except (OSError, CineloraError) as error:
                 print(f"WARNING: {last} does not point at {self.path}: {error}", flush=True)
 
@@ -77,9 +78,10 @@ class RunPlace:
         Curves tell why a run ended before its first checkpoint, so they are kept. Folders of ``outputs`` that are empty then
         go with it.
         """
-        if not self.is_new or products(self.path) | curves(self.path) != self.held:
+        if not self.is_new or _held(self.path) != self.held:
             return
         shutil.rmtree(self.path, ignore_errors=True)
+        # from the inside out, and only below outputs/: an out= somewhere else leaves the user's folders as they were
         for folder in self.path.parents:
             if OUTPUTS in (folder, *folder.parents) and folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
@@ -91,9 +93,9 @@ def products(run_dir: Path) -> frozenset[Path]:
     return frozenset(path for kind in kinds for path in run_dir.glob(kind))
 
 
-def curves(run_dir: Path) -> frozenset[Path]:
-    """What a training run logged."""
-    return frozenset(run_dir.glob("logs/csv/*"))
+def _held(run_dir: Path) -> frozenset[Path]:
+    """What would be lost with a run's directory: products, and the curves of a training run."""
+    return products(run_dir) | {*run_dir.glob("logs/csv/*")}
 
 
 def make_run_dir(config: Config) -> RunPlace:
@@ -106,27 +108,26 @@ def make_run_dir(config: Config) -> RunPlace:
     if isinstance(config, TrainConfig) and config.resume:
         return _resumed_dir(Path(config.resume), out)
     if isinstance(config, EvaluateConfig) and config.out and (config.report or config.answers):
-        return _place(Path(config.out), is_new=False)
+        return _place(Path(config.out))
     if out is not None:
         _refuse_other(config, out)
-        return _place_in(out)
+        return _place(out)
+    # Without out=, a run of many clips goes where the same request has gone before, so that it resumes; every other run
+    # gets a directory of its own, named after the time. Both are what ``last`` is to point at; a run in out= is not.
     last = OUTPUTS / place_of(config) / "last"
     if last.exists() and not last.is_symlink():
         raise ConfigError(f"{last} is no link, so it is left alone: move it away, it is to point at the newest run")
     if not isinstance(config, TrainConfig) and (many := word_of_many(config)):
         found = _found_again(config, many)
         _refuse_other(config, found)
-        return _place_in(found, last)
-    return _place(new_dir(last.parent), is_new=True, last=last)
+        return _place(found, last)
+    return _place(new_dir(last.parent), last)
 
 
-def _place_in(folder: Path, last: Path | None = None) -> RunPlace:
-    is_new = not folder.exists() or not any(folder.iterdir())
-    return _place(made(folder), is_new, last)
-
-
-def _place(path: Path, is_new: bool, last: Path | None = None) -> RunPlace:
-    return RunPlace(path, is_new, last, products(path) | curves(path))
+def _place(path: Path, last: Path | None = None, is_copy: bool = False) -> RunPlace:
+    # a copy of another run holds much already, and is new all the same: a refused command takes it away again
+    is_new = is_copy or not path.exists() or not any(path.iterdir())
+    return RunPlace(made(path), is_new, last, _held(path))
 
 
 def place_of(config: Config) -> Path:
@@ -146,6 +147,8 @@ def word_of_many(config: InferConfig | EvaluateConfig | StudyConfig) -> str | No
 def _found_again(config: InferConfig | EvaluateConfig | StudyConfig, many: str) -> Path:
     """The directory of this very request, also where an older version named it after settings that change no clip."""
     folder, word = OUTPUTS / place_of(config), re.sub(r"[^\w-]+", "_", many)
+    # Which settings count in the name has changed between versions. An older directory is known by its config.yaml: read
+    # today, and hashed as today, it gives the same hash.
     named = folder / f"{word}-{clip_hash(config)[:8]}"
     others = sorted(folder.glob(f"{word}-{'?' * 8}"))
     return named if named.exists() else next((one for one in others if _same_request(config, one)), named)
@@ -185,6 +188,8 @@ def _refuse_other(config: Config, out: Path) -> None:
         return
     if not out.is_dir():
         raise ConfigError(f"out={out} is a file; choose a directory, new or empty")
+    # A training run is resumed in so many words, as it goes on changing what is there; clips that are there stay as they
+    # are, so that the same request may come back to them at any time.
     held = {path.name for path in out.iterdir()} - {LOCK}
     if isinstance(config, TrainConfig):
         saved = any((out / "checkpoints").glob("step-*"))
@@ -197,16 +202,15 @@ def _refuse_other(config: Config, out: Path) -> None:
 
 
 def _same_request(config: InferConfig | EvaluateConfig | StudyConfig, out: Path) -> bool:
-    try:
+    with suppress(ConfigError):  # no settings there, or not those of this command
         return clip_hash(load(type(config), out / CONFIG_FILE)) == clip_hash(config)
-    except ConfigError:
-        return False
+    return False
 
 
 def _resumed_dir(run: Path, out: Path | None) -> RunPlace:
     if out is None or out.resolve() == run.resolve():
-        return _place(run, is_new=False)
+        return _place(run)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"out={out} is not empty; resume={run} goes on in a copy there: choose another out=")
     shutil.copytree(run, made(out), dirs_exist_ok=True)
-    return _place(out, is_new=True)
+    return _place(out, is_copy=True)

@@ -20,9 +20,9 @@ from cinelora.cli.compose import AUTO, compose, launcher_settings, members
 from cinelora.cli.help import say
 from cinelora.cli.one_run import INTERRUPTED, Run, accepted, is_complete, planned, run_one
 from cinelora.cli.parse import Command
-from cinelora.cli.programs import LAUNCHER, Config
+from cinelora.cli.programs import Config
 from cinelora.cli.run_dir import OUTPUTS, made, new_dir, place_of
-from cinelora.cli.sweep_launchers import Ending, Member, Table, Tell
+from cinelora.cli.sweep_launchers import Ending, Member, Table, Tell, apart
 from cinelora.config.schema import TrainConfig
 from cinelora.config.store import to_yaml
 from cinelora.errors import CineloraError, ConfigError
@@ -39,16 +39,17 @@ def run_sweep(command: Command, run: Run) -> int:
             f"push={target} is one repository for {len(runs)} runs: leave it away, and upload the run that you choose with "
             f"python -m cinelora.card run=<run> push={target}"
         )
+    # Every member is checked before anything is made: a mistake in the last of forty is found now, and not in two days.
     names = [_name(member, runs) for member in runs]
-    configs = [
-        _accepted_member(number, name, member) for number, (name, member) in enumerate(zip(names, runs, strict=True))
-    ]
+    configs = [_accepted_member(number, *named) for number, named in enumerate(zip(names, runs, strict=True))]
     launch = _launcher(command, configs[0])
     if configs[0].plan:
         return say("\n\n".join("\n".join([f"[{n}]", *planned(c)]) for n, c in zip(names, configs, strict=True)))
     folder = _sweep_dir(command, runs)
     table = Table.of(folder)
     todo, places = list[Member](), dict[int, Path]()
+    # A member keeps the number, and so the directory, that it has had since the first start of its sweep, also where the
+    # command line now lists its values in another order, or lists more of them.
     for name, member, config in zip(names, runs, configs, strict=True):
         number = table.place(member.overrides)
         places[number] = place_of(config)
@@ -61,7 +62,8 @@ def run_sweep(command: Command, run: Run) -> int:
 
     def tell(member: Member, ending: Ending) -> None:
         endings[member.number] = ending
-        table.put(member.number, ending.status)
+        table.statuses[member.number] = ending.status
+        table.save()
         if ending.code == 0 and not command.texts.get("out"):
             point_to(OUTPUTS / places[member.number] / "last", member.folder)
         print(f"{member.number} ({member.name}): {ending.status}", flush=True)
@@ -69,15 +71,14 @@ def run_sweep(command: Command, run: Run) -> int:
     try:
         table.save()
     except CineloraError:
-        with suppress(OSError):
+        with suppress(OSError):  # a full disk: nothing has begun, so an empty directory is not left there
             folder.rmdir()
         raise
     try:
         launch(todo, functools.partial(_run_member, run=run), tell, folder)
     finally:
         print("\n".join([*table.lines(), f"table {folder / launchers.TABLE}"]), flush=True)
-        failed = [member for member in todo if member.number in endings and endings[member.number].code]
-        _say_failed(command, failed, [endings[member.number] for member in failed], len(todo))
+        _say_failed(command, todo, endings)
     return max((ending.code for ending in endings.values()), default=0)
 
 
@@ -91,6 +92,7 @@ def _accepted_member(number: int, name: str, member: Command) -> Config:
 
 def _alone(member: Command, folder: Path, number: int) -> Command:
     """The command line of a member by itself, which goes on where it was stopped."""
+    # resume=auto makes the same words begin a member, resume it after a kill, and answer at once where it is done
     texts = {**member.texts, "out": str(folder / str(number))}
     if member.program.conf == "train":
         place = folder.relative_to(OUTPUTS) if folder.is_relative_to(OUTPUTS) else folder
@@ -98,15 +100,12 @@ def _alone(member: Command, folder: Path, number: int) -> Command:
     return dataclasses.replace(member, texts=texts, added=frozenset(texts.keys() - member.texts.keys()))
 
 
-def _launcher(
-    command: Command, config: Config
-) -> Callable[[list[Member], Callable[[Member], Ending], Tell, Path], None]:
+def _launcher(command: Command, config: Config) -> Callable[[list[Member], launchers.Run, Tell, Path], None]:
     """What runs the members; what it cannot be asked for is refused here."""
-    launcher = command.given.get(LAUNCHER, "basic")
-    if launcher == "basic":
+    if command.launcher == "basic":
         return launchers.run_here
     settings = launcher_settings(command)
-    if launcher == "local":
+    if command.launcher == "local":
         return functools.partial(launchers.run_locally, ranks=config.gpus, minutes=settings["timeout_min"])
     asked = launchers.request(settings, list(command.given), config.gpus, config.nodes, getattr(config, "workers", 0))
     return functools.partial(launchers.run_on_slurm, settings=asked)
@@ -127,18 +126,22 @@ def _run_member(member: Member, run: Run) -> Ending:
         return Ending(1, traceback.format_exception_only(error)[-1].strip())
 
 
-def _say_failed(command: Command, failed: list[Member], endings: list[Ending], number: int) -> None:
+def _say_failed(command: Command, todo: list[Member], endings: dict[int, Ending]) -> None:
+    # a sweep that was stopped has members without an ending, which have not failed: they were never started
+    failed = [member for member in todo if member.number in endings and endings[member.number].code]
     if not failed:
         return
     listed = ", ".join(f"{member.number} ({member.name})" for member in failed)
-    ended = "failed" if any(ending.code != INTERRUPTED for ending in endings) else "were stopped"
-    lines = [f"{command.program.name}: {len(failed)} of {number} runs {ended}: {listed}"]
+    ended = "failed" if any(endings[member.number].code != INTERRUPTED for member in failed) else "were stopped"
+    lines = [f"{command.program.name}: {len(failed)} of {len(todo)} runs {ended}: {listed}"]
     lines += [f"{member.number} again, alone: {_again(command, member)}" for member in failed]
     print("\n".join(lines), file=sys.stderr)
 
 
 def _again(command: Command, member: Member) -> str:
     """What runs one member once more: in its sweep, through the launcher, where that can go on."""
+    # A member of a sweep of trainings is best started as it was: the sweep itself with resume=auto, which leaves out all
+    # members that are done, and with the launcher's settings, which the member's own command line does not have.
     texts, flags = member.command.texts, list[str]()
     if command.program.conf == "train":
         flags = ["-m", *(text for text in command.overrides if text.startswith("hydra"))]
@@ -149,8 +152,7 @@ def _again(command: Command, member: Member) -> str:
 
 def _name(member: Command, runs: list[Command]) -> str:
     """What sets a member apart from the others."""
-    shared = set.intersection(*(set(other.overrides) for other in runs))
-    return " ".join(override for override in member.overrides if override not in shared) or "as given"
+    return apart(member.overrides, [other.overrides for other in runs])
 
 
 def _sweep_dir(command: Command, runs: list[Command]) -> Path:
@@ -161,9 +163,8 @@ def _sweep_dir(command: Command, runs: list[Command]) -> Path:
     if (Path(out) / launchers.RECORD).is_file() and (command.texts.get("resume") == AUTO or not begun):
         return Path(out)
     if Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
-        raise ConfigError(
-            f"out={out} is not empty; a sweep wants a directory of its own, or resume=auto to go on with one"
-        )
+        way_out = "a sweep wants a directory of its own, or resume=auto to go on with one"
+        raise ConfigError(f"out={out} is not empty; {way_out}")
     return made(Path(out))
 
 

@@ -8,6 +8,8 @@ not known here: ``run`` is called for it, in a process of its own where there is
 from __future__ import annotations
 
 import csv
+import functools
+import io
 import os
 import shlex
 import signal
@@ -23,22 +25,16 @@ from typing import Any
 from cinelora.cli.parse import Command
 from cinelora.errors import ConfigError
 from cinelora.io import slurm
-from cinelora.io.atomic import read_json, write_json, write_whole
+from cinelora.io.atomic import read_json, write_json, write_text
 from cinelora.parallel.launch import usable_cores
 
-COLUMNS = (
-    *("member", "overrides", "status", "loss", "heldout_loss", "adapter_effect", "seconds", "peak_memory_mib"),
-    "run_directory",
-)
+COLUMNS = "member overrides status loss heldout_loss adapter_effect seconds peak_memory_mib run_directory".split()
 RECORD, TABLE, JOB_LOGS = "sweep.json", "sweep.csv", ".submitit"
 LOOK_S = 10.0
 """How often SLURM is asked which jobs are left: it advises against asking often."""
 LAG_S = 15.0
 """How long a result may take to be seen on a shared file system."""
-_SHARED = (
-    *("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name"),
-    "stderr_to_stdout",
-)
+_SHARED = "timeout_min cpus_per_task gpus_per_node tasks_per_node mem_gb nodes name stderr_to_stdout".split()
 """What submitit calls alike for every kind of cluster."""
 _PATIENT = """bash -c 'trap "" TERM USR1 USR2; exec "$0" "$@"'"""
 """Starts a program that no warning ends before it listens: SLURM itself then requeues it at the end of its grace."""
@@ -92,6 +88,8 @@ def run_locally(members: Sequence[Member], run: Run, tell: Tell, folder: Path, r
     """
     import submitit
 
+    # Every place is a set of GPUs, or None for as many cores as a member has ranks. A member takes a place as it starts and
+    # gives it back as it ends, so that no two members ever share a GPU.
     executor = submitit.LocalExecutor(folder / JOB_LOGS / "%j")
     executor.update_parameters(timeout_min=minutes, tasks_per_node=1)
     print(f"what each prints: {folder / JOB_LOGS}", flush=True)
@@ -108,9 +106,11 @@ def run_locally(members: Sequence[Member], run: Run, tell: Tell, folder: Path, r
         while waiting or running:
             while free and waiting:
                 gpus, member = free.pop(), waiting.pop(0)
-                running[_submitted(executor, _InJob(run, gpus, os.getpid()), member)] = (member, gpus)
+                call = functools.partial(_in_job, run=run, gpus=gpus, parent=os.getpid())
+                running[_submitted(executor, call, member)] = (member, gpus)
             collect()
     except KeyboardInterrupt:
+        # SIGTERM reaches submitit's process of each job, where it becomes a Ctrl-C of the run: that saves, and ends
         for job in running:
             os.kill(int(job.job_id), signal.SIGTERM)
         while running:
@@ -125,6 +125,7 @@ def _places(ranks: int) -> list[str | None]:
     count = torch.cuda.device_count()
     if not count:
         return [None] * max(1, usable_cores() // ranks)
+    # a parent that was given some GPUs alone passes these on, by the names that it was given
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
     return [",".join(gpus[start : start + ranks]) for start in range(0, max(1, count - ranks + 1), ranks)]
 
@@ -151,14 +152,14 @@ def run_on_slurm(members: Sequence[Member], run: Run, tell: Tell, folder: Path, 
         return
     print(f"{_request_line(settings)}; what each prints: {folder / JOB_LOGS}", flush=True)
 
-    executor = submitit.AutoExecutor(
-        folder / JOB_LOGS / "%j", cluster="slurm", slurm_python=f"{_PATIENT} {shlex.quote(sys.executable)}"
-    )
-    executor.update_parameters(
-        **{key if key in _SHARED else f"slurm_{key}": value for key, value in settings.items() if key not in _OURS}
-    )
+    # The plugin's settings are used without the plugin, which would start Hydra again in each job. To submitit, those that
+    # other clusters have too go by their own names, and all others carry the name of SLURM.
+    python = f"{_PATIENT} {shlex.quote(sys.executable)}"
+    executor = submitit.AutoExecutor(folder / JOB_LOGS / "%j", cluster="slurm", slurm_python=python)
+    asked = {key: value for key, value in settings.items() if key not in _OURS}
+    executor.update_parameters(**{key if key in _SHARED else f"slurm_{key}": value for key, value in asked.items()})
     try:
-        jobs = executor.map_array(_InJob(run), members)
+        jobs = executor.map_array(functools.partial(_in_job, run=run), members)
     except FailedJobError as error:
         raise ConfigError(f"SLURM refused the jobs: {str(error).strip().splitlines()[-1]}") from error
     running = {job.task(0): member for job, member in zip(jobs, members, strict=True)}
@@ -174,6 +175,9 @@ def run_on_slurm(members: Sequence[Member], run: Run, tell: Tell, folder: Path, 
 
 
 def _await_slurm(array: str, running: dict[Any, Member], tell: Tell) -> None:
+    # Two ways in which a job can end. As a rule it leaves a result file, which is looked for often. A job that was killed
+    # leaves none: SLURM no longer lists it, and ``left_at`` notes when that was first seen. Its result may still be on the
+    # way through a shared file system, so that SLURM's own word on it is asked for only some seconds later.
     asked, left_at, told = time.monotonic(), dict[Any, float](), set[str]()
     while running:
         time.sleep(0.5)
@@ -195,6 +199,7 @@ def _listed(array: str) -> dict[str, str] | None:
     """The jobs of an array that wait or run, and what each waits for; None where SLURM does not answer."""
     command = ["squeue", "--noheader", "--array", "--format=%i %r", f"--jobs={array}"]
     done = subprocess.run(command, capture_output=True, text=True)
+    # an id that SLURM no longer knows is an answer: minutes after their end it forgets jobs, and none is left
     if done.returncode and "Invalid job id" not in done.stderr:
         return None
     return dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
@@ -204,10 +209,8 @@ def _fate(job: Any) -> Ending:
     """What SLURM says of a job that has ended without a result."""
     facts = slurm.facts(job.job_id)
     state = facts.get("JobState", "no longer known to SLURM")
-    code = slurm.STOPPED if state == "CANCELLED" else 1
-    return Ending(
-        code, f"job {job.job_id} ended as {state}, exit code {facts.get('ExitCode')}; its log is {job.paths.stderr}"
-    )
+    ended = f"job {job.job_id} ended as {state}, exit code {facts.get('ExitCode')}"
+    return Ending(slurm.STOPPED if state == "CANCELLED" else 1, f"{ended}; its log is {job.paths.stderr}")
 
 
 def _ending(job: Any) -> Ending | None:
@@ -217,37 +220,33 @@ def _ending(job: Any) -> Ending | None:
     if not job.paths.result_pickle.exists():
         return None
     outcome, value = pickle_load(job.paths.result_pickle)
-    return (
-        value if outcome == "success" else Ending(1, f"{value.strip().splitlines()[-1]}; its log is {job.paths.stderr}")
-    )
+    log = f"its log is {job.paths.stderr}"
+    return value if outcome == "success" else Ending(1, f"{value.strip().splitlines()[-1]}; {log}")
 
 
-@dataclass(frozen=True)
-class _InJob:
+def _in_job(member: Member, run: Run, gpus: str | None = None, parent: int | None = None) -> Ending:
     """What submitit calls in a job's process: ``run``, on ``gpus`` and for as long as ``parent`` lives, where they are given."""
-
-    run: Run
-    gpus: str | None = None
-    parent: int | None = None
-
-    def __call__(self, member: Member) -> Ending:
-        if self.gpus is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler)
-        slurm.listen()  # over submitit's handler, which requeues at once, without a save
-        if self.parent is not None:
-            threading.Thread(target=_end_with, args=(self.parent,), daemon=True).start()
-        try:
-            ending = self.run(member)
-        except KeyboardInterrupt:
-            return Ending(slurm.STOPPED)
-        if ending.code == slurm.REQUEUED:
-            sys.exit(slurm.REQUEUED)  # without a result, which would be taken for the member's last
-        return ending
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    # Both signals end a run as Ctrl-C does, with a save. In a job of SLURM, ``listen`` then takes SIGTERM and the
+    # warnings: the run saves, and its exit code says that the job goes back into the queue.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    slurm.listen()  # over submitit's handler, which requeues at once, without a save
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    try:
+        ending = run(member)
+    except KeyboardInterrupt:
+        return Ending(slurm.STOPPED)
+    if ending.code == slurm.REQUEUED:
+        sys.exit(slurm.REQUEUED)  # without a result, which would be taken for the member's last
+    return ending
 
 
 def _end_with(parent: int) -> None:
+    # A parent that is killed cannot tell its members to end. They watch it from here, by the one sign that no signal can
+    # hold back: the folder of a process in /proc goes with the process.
     while os.path.exists(f"/proc/{parent}"):
         time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -261,13 +260,15 @@ def request(settings: dict[str, Any], given: Sequence[str], gpus: int, nodes: in
 
     Raises ``ConfigError`` where ``given``, the keys on the command line, say these a second time.
     """
-    for key, instead in {"nodes": f"nodes={nodes}", "tasks_per_node": "gpus=<ranks on each node>"}.items():
+    refused = {
+        "nodes": f" follows from the run's own settings: write nodes={nodes} alone",
+        "tasks_per_node": " follows from the run's own settings: write gpus=<ranks on each node> alone",
+        "max_num_timeout": ": a member goes on after a time limit as long as it gets further",
+    }
+    for key, why in refused.items():
         if f"hydra.launcher.{key}" in given:
-            raise ConfigError(f"hydra.launcher.{key} follows from the run's own settings: write {instead} alone")
-    if "hydra.launcher.max_num_timeout" in given:
-        raise ConfigError(
-            "hydra.launcher.max_num_timeout: a member goes on after a time limit as long as it gets further"
-        )
+            raise ConfigError(f"hydra.launcher.{key}{why}")
+    # one task a node: it is ours, and starts the ranks of its node itself, as on a machine without SLURM
     asked = {**settings, "nodes": nodes, "tasks_per_node": 1}
     if asked["cpus_per_task"] is None:
         asked["cpus_per_task"] = gpus * (1 + workers)
@@ -316,43 +317,31 @@ class Table:
             self.statuses.append("not finished")
         return self.overrides.index(overrides)
 
-    def put(self, number: int, status: str) -> None:
-        """Note how a member ended, and write what is known by now."""
-        self.statuses[number] = status
-        self.save()
-
     def save(self) -> None:
         """Write ``sweep.json`` and ``sweep.csv``."""
         write_json(self.folder / RECORD, {"overrides": self.overrides, "statuses": self.statuses})
-
-        def write(draft: Path) -> None:
-            with draft.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, COLUMNS)
-                writer.writeheader()
-                writer.writerows(self.rows())
-
-        write_whole(self.folder / TABLE, write)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS)
+        writer.writeheader()
+        writer.writerows(self.rows())
+        write_text(self.folder / TABLE, text.getvalue())
 
     def rows(self) -> list[dict[str, Any]]:
         """A row a member, the best first: by held-out loss where it was measured, else by loss; then those that failed."""
         rows = [self._row(number) for number in range(len(self.overrides))]
         measure = "heldout_loss" if any(row["heldout_loss"] is not None for row in rows) else "loss"
 
-        def rank(row: dict[str, Any]) -> tuple[bool, bool, float]:
-            return row["status"] != "done", row[measure] is None, row[measure] or 0.0
-
-        return sorted(rows, key=rank)
+        return sorted(rows, key=lambda row: (row["status"] != "done", row[measure] is None, row[measure] or 0.0))
 
     def _row(self, number: int) -> dict[str, Any]:
         run_directory, summary = self.folder / str(number), dict[str, Any]()
+        # a member that failed may lie over a summary of an earlier start, whose numbers are not those of this one
         if not self.statuses[number].startswith("failed") and (run_directory / "summary.json").is_file():
             summary = read_json(run_directory / "summary.json")
-        shared = set.intersection(*map(set, self.overrides))
-        apart = " ".join(override for override in self.overrides[number] if override not in shared)
         memory, seconds = summary.get("peak_memory_mib", {}), summary.get("seconds")
         facts = {
             "member": number,
-            "overrides": apart or "as given",
+            "overrides": apart(self.overrides[number], self.overrides),
             "status": self.statuses[number],
             "seconds": sum(seconds.values()) if isinstance(seconds, dict) else seconds,
             "peak_memory_mib": memory.get("gpu", memory.get("host")),
@@ -366,6 +355,12 @@ class Table:
         texts = [list(COLUMNS), *([_short(row[column]) for column in COLUMNS] for row in rows)]
         widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
         return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in texts]
+
+
+def apart(overrides: list[str], of_all: list[list[str]]) -> str:
+    """What sets a member apart from the others: the overrides that not all of them have."""
+    shared = set.intersection(*map(set, of_all))
+    return " ".join(override for override in overrides if override not in shared) or "as given"
 
 
 def _short(value: Any) -> str:

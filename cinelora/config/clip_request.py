@@ -159,11 +159,9 @@ def read_prompts(file: str) -> dict[int, str]:
     Raises:
         ConfigError: there is no such file, it is not UTF-8 text, or it holds no prompt.
     """
-    path = Path(file)
+    path, one = Path(file), "a single prompt is given as prompt='...'"
     if not path.is_file():
-        raise ConfigError(
-            f"prompts={file}: there is no file {path.absolute()}; a single prompt is given as prompt='...'"
-        )
+        raise ConfigError(f"prompts={file}: there is no file {path.absolute()}; {one}")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import itertools
+import operator
 import sys
 import types
 import typing
@@ -125,10 +126,12 @@ def _walk(schema: type, prefix: str, of_section: dict[str, Any]) -> Iterator[Fie
         kinds = [part for part in typing.get_args(hint) if part is not types.NoneType] or [hint]
         is_list = typing.get_origin(hint) is list
         default = [] if is_list else entry.default
+        # a command may read a few settings of a section alone: no network stands behind the others there
         if entry.name not in about.pop("only", (entry.name,)):
             about["read_when"] = f"network {about['read_when']}"
         if "was" in of_section:
             about["was"] = f"{of_section['was']}.{entry.name}"
+        # for a whole section that changes no clip: the values that stand in hashes, by name, and defaults for the rest
         if isinstance(of_section.get("hashed_as"), dict):
             about["hashed_as"] = of_section["hashed_as"].get(entry.name, default)
         about["read_when"] = tuple(about["read_when"].split())
@@ -139,19 +142,14 @@ def _walk(schema: type, prefix: str, of_section: dict[str, Any]) -> Iterator[Fie
 @cache
 def sections(schema: Any) -> dict[str, list[str]]:
     """The sections of a schema with their keys, dotted."""
-    found: dict[str, list[str]] = {}
-    for key in fields_of(schema):
-        head, dot, _ = key.partition(".")
-        if dot:
-            found.setdefault(head, []).append(key)
-    return found
+    # the keys of a section stand side by side, in the order of the declarations
+    dotted = [key for key in fields_of(schema) if "." in key]
+    return {head: list(keys) for head, keys in itertools.groupby(dotted, lambda key: key.partition(".")[0])}
 
 
 def pick(config: Any, key: str) -> Any:
     """The value of a dotted key."""
-    for name in key.split("."):
-        config = getattr(config, name)
-    return config
+    return operator.attrgetter(key)(config)
 
 
 def assign(config: Any, key: str, value: Any) -> None:

@@ -13,13 +13,11 @@ PAIRED_METRICS = ("psnr", "ssim", "perceptual_scale", "temporal_perceptual_scale
 """Measures of a clip beside the real one that it was drawn from, offline; see ``cinelora.metrics.suite``."""
 SET_METRICS = ("frechet_scale",)
 """Measures of many clips beside as many real ones, offline."""
-HIGHER_IS_BETTER = frozenset(
-    {
-        *("psnr", "ssim", "tssim", "tssim_warped", "temporal_flickering", "frames_scale", "consistency_scale"),
-        *("clip_sim_frames", "clip_sim_text", "subject_consistency", "background_consistency"),
-    }
+HIGHER_IS_BETTER = (
+    *"psnr ssim tssim tssim_warped temporal_flickering frames_scale consistency_scale clip_sim_frames".split(),
+    *"clip_sim_text subject_consistency background_consistency".split(),
 )
-NEITHER_IS_BETTER = frozenset({"motion", "flow_motion"})
+NEITHER_IS_BETTER = ("motion", "flow_motion")
 """Of motion there can be too little and too much."""
 
 

@@ -13,15 +13,13 @@ from functools import partial
 from typing import Any
 
 CLIP_METRICS = (
-    *("flicker", "tssim", "motion", "tssim_warped", "warping_error", "flow_motion", "shake", "temporal_flickering"),
-    *("frames_scale", "consistency_scale", "clip_sim_frames", "clip_sim_text"),
-    *("subject_consistency", "background_consistency"),
+    *"flicker tssim motion tssim_warped warping_error flow_motion shake temporal_flickering frames_scale".split(),
+    *"consistency_scale clip_sim_frames clip_sim_text subject_consistency background_consistency".split(),
 )
 """The measures that need one clip and at most its prompt; ``cinelora.metrics.suite`` knows how each is worked out."""
 
 AGAINST_METRICS = (
-    *("psnr", "ssim", "perceptual_scale", "temporal_perceptual_scale", "lpips_alex", "tlp_alex"),
-    *("frechet_scale", "fvd_i3d"),
+    *"psnr ssim perceptual_scale temporal_perceptual_scale lpips_alex tlp_alex frechet_scale fvd_i3d".split(),
 )
 """The measures that need the real clips: one that is like the clip, or a set of them."""
 
@@ -38,11 +36,9 @@ CACHE_THRESHOLDS = {"first_block": 0.05, "taylorseer": 4.0, "magcache": 0.06}
 
 def setting(default: Any = None, choices: tuple[str, ...] = (), **about: Any) -> Any:
     """A dataclass field with all that is known of it: see ``fields.Field``. Its help is the docstring after it."""
-    metadata = {"choices": choices, **about}
-    # a list is made anew for each object, any other default is shared
-    return (
-        field(default_factory=list, metadata=metadata) if default == [] else field(default=default, metadata=metadata)
-    )
+    # every object gets a list of its own; any other default is a value that cannot change, and all objects share it
+    value = {"default_factory": list} if default == [] else {"default": default}
+    return field(metadata={"choices": choices, **about}, **value)
 
 
 def section(schema: type, **about: Any) -> Any:
@@ -174,6 +170,9 @@ class FootageLimits:
     """shortest shot"""
 
 
+_DESCRIBE = "Describe this shot in one sentence: who, what they do, where, light and camera."
+
+
 @dataclass
 class DataConfig:
     """Where clips and captions come from, and how samples are cut out of them."""
@@ -219,10 +218,7 @@ class DataConfig:
     """the look, described once: put behind every caption"""
     captioner: str | None = _path(read_when="surveyed uncaptioned")
     """folder of a vision-language model that captions what has no caption"""
-    captioner_prompt: str = _text(
-        "Describe this shot in one sentence: who, what they do, where, light and camera.",
-        read_when="surveyed uncaptioned captioner",
-    )
+    captioner_prompt: str = _text(_DESCRIBE, read_when="surveyed uncaptioned captioner")
     """what it is asked"""
     holdout: float = _fraction(0.1, read_when="surveyed")
     """share of the footage kept for validation; folders named train and heldout decide instead"""
@@ -358,13 +354,14 @@ class PreviewConfig:
     """denoising steps of a preview, or of a held-out clip"""
 
 
+_STRATEGIES = ("auto", "single", "ddp", "zero1", "zero2", "zero3")
+
+
 @dataclass
 class StrategyConfig:
     """How ranks share the work."""
 
-    name: str = setting(
-        "auto", ("auto", "single", "ddp", "zero1", "zero2", "zero3"), by_group=True, read_when="strategy_shares"
-    )
+    name: str = setting("auto", _STRATEGIES, by_group=True, read_when="strategy_shares")
     """auto = ddp when there are several ranks; zero = DeepSpeed, which shards what training keeps (docs/strategies.md)"""
     sequence: int = _count(1, read_when="several_ranks")
     """ranks that share each sample's sequence, a divisor of gpus x nodes"""
@@ -777,6 +774,8 @@ def drawn_by(config: EvaluateConfig | StudyConfig) -> InferConfig:
 
 def shared_by(config: StudyConfig, partition: str) -> InferConfig:
     """``drawn_by`` on ranks that share a clip by one of ``PARTITIONS``."""
+    # Halves of guidance on two groups of ranks, and keys round a ring, are both laws of the sampler. What a study does not
+    # name stays open, so that the rest is decided as for any other clip on as many ranks.
     drawing = drawn_by(config)
     if partition == "alone":
         return replace(drawing, gpus=1, nodes=1)

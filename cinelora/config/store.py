@@ -32,16 +32,15 @@ def to_yaml(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig) ->
 
 def portable(settings: dict[str, Any]) -> dict[str, Any]:
     """A training run's settings as plain data for others, without places on this machine; what is left out takes its default."""
-    kept: dict[str, Any] = {}
+    return _portable(settings, "")
+
+
+def _portable(settings: dict[str, Any], prefix: str) -> dict[str, Any]:
     fields = fields_of(TrainConfig)
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            kept[name] = {
-                key: entry for key, entry in value.items() if _is_portable(fields.get(f"{name}.{key}"), entry)
-            }
-        elif _is_portable(fields.get(name), value):
-            kept[name] = value
-    return kept
+    kept = {name: value for name, value in settings.items() if _is_portable(fields.get(prefix + name), value)}
+    return {
+        name: _portable(value, f"{prefix}{name}.") if isinstance(value, dict) else value for name, value in kept.items()
+    }
 
 
 def _is_portable(field: Field | None, value: Any) -> bool:
@@ -103,6 +102,8 @@ def build(schema: type[T], data: Any, origin: Path) -> T:
 
 
 def _build(hint: Any, value: Any, key: str, path: Path) -> Any:
+    # A file is data that anybody may have written: every key has to be declared, and every value to be of the type that its
+    # declaration names. Nothing in it is ever run, or looked up by name.
     if isinstance(hint, types.UnionType) and value is not None:  # a section that may be missing
         hint = next((kind for kind in typing.get_args(hint) if dataclasses.is_dataclass(kind)), hint)
     if dataclasses.is_dataclass(hint):

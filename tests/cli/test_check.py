@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from composed import compose_infer
 
-from cinelora.cli.compose import compose_infer, compose_train
+from cinelora.cli.compose import compose_train
 from cinelora.cli.preflight import check_infer, check_train
 from cinelora.config.schema import effective_lr
 from cinelora.config.store import save_config

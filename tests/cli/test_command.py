@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 import yaml
+from composed import compose_evaluate, compose_infer
 
-from cinelora.cli.compose import compose_evaluate, compose_infer
 from cinelora.cli.help import NOBODY_READS
 from cinelora.cli.main import main
 from cinelora.config.clip_facts import clip_hash

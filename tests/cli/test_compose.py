@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from composed import compose_infer
 from safetensors.numpy import save_file
 
-from cinelora.cli.compose import compose_infer, compose_train
+from cinelora.cli.compose import compose_train
 from cinelora.cli.preflight import check_infer, check_train
 from cinelora.cli.programs import LAUNCHER, PROGRAMS
 from cinelora.config import shipped

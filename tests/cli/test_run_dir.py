@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from composed import compose_evaluate, compose_infer, compose_study
 
-from cinelora.cli.compose import compose_evaluate, compose_infer, compose_study
 from cinelora.cli.main import main
 from cinelora.config.clip_facts import clip_facts, clip_hash
 from cinelora.config.schema import InferConfig

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from composed import compose_infer
 
-from cinelora.cli.compose import compose, compose_infer, compose_train
+from cinelora.cli.compose import compose, compose_train
 from cinelora.cli.parse import parse
 from cinelora.cli.programs import PROGRAMS
 from cinelora.config.fields import MAY_BE_NONE, pick

@@ -8,6 +8,7 @@ from cinelora.cli.compose import compose
 from cinelora.cli.parse import parse
 from cinelora.cli.programs import PROGRAMS
 from cinelora.config import unread
+from cinelora.config.sentences import sentences
 from cinelora.config.unread import unread_lines
 
 TRAIN = "stage=style data=noir "
@@ -149,6 +150,7 @@ def test_a_key_that_is_read_is_not_named(script: str, words: str, adapters: tupl
 
 def test_every_condition_that_a_setting_names_is_known_and_every_one_is_named() -> None:
     named = {name for program in PROGRAMS.values() for field in program.fields.values() for name in field.read_when}
-    assert named == {*unread._CONDITIONS, "within_run"}
+    assert named == {*unread.OF_SETTINGS, *unread.OF_ADAPTERS, "within_run"}
+    assert {*sentences("unread")} == named - {"within_run"}
     beyond = {key for key, field in PROGRAMS["train"].fields.items() if "within_run" in field.read_when}
-    assert beyond == set(unread._BEYOND_THE_END)
+    assert beyond == {*sentences("beyond_the_end")}

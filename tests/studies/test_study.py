@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from composed import compose_study
 from rounding import LAYERS, units
 
 from cinelora.adapters.adapter_file import AdapterFile
 from cinelora.adapters.resize_rank import at_rank
-from cinelora.cli.compose import compose_study
 from cinelora.cli.preflight import check_study
 from cinelora.config.clip_facts import clip_hash
 from cinelora.config.schema import LoggerConfig, LoraSpec, MetricsConfig, ModelConfig, SamplerConfig, StudyConfig

@@ -56,8 +56,8 @@ def pane_x(scene: Scene) -> float:
 def window_light(stage: Stage, x: Tensor, y: Tensor | float, z: Tensor | float, softness: float = 0.012) -> Tensor:
     """What the window at the side lets through to points of the room, 0..1: the ray is followed back to its plane."""
     from_x, from_y, from_z = stage.sun_from
-    # From a point the ray goes back towards the sun until it meets the window's wall, ``way`` metres of x away. Inside the window's
-    # rectangle it comes from outside; its edge is softer, the farther away the window is.
+    # From a point the ray goes back towards the sun until it meets the window's wall, ``way`` along it. Inside the rectangle of the
+    # window it comes from outside; the edge is softer, the farther away the window is.
     way = (x + HALF * stage.scene.side) / -from_x
     y_window, z_window = y + way * from_y, z + way * from_z
     blur = softness + 0.0035 * way.abs()
@@ -218,8 +218,8 @@ def draw_chair(canvas: Canvas, view: View, stage: Stage) -> None:
 
 def draw_beam(image: Tensor, view: View, stage: Stage) -> Tensor:
     """Light of the window on the dust before the subject, added up over a few depths at once."""
-    # Light on dust is an integral along the ray: four samples before the subject, each with a soft edge so that the shaft of light
-    # has no steps.
+    # Light on dust is an integral along the ray: four samples before the subject, each with a soft edge so that the shaft has no
+    # steps.
     depths = constant((1.5, 2.1, 2.7, 3.3), image.device).view(-1, 1, 1, 1)
     x, y, z = view.at(depths)
     dust = (window_light(stage, x, y, z, softness=0.06) * (x.abs() < HALF)).sum(0)

@@ -70,7 +70,7 @@ scale-model: $(READY)  ## train the embedded model again, into outputs/scale-mod
 test test-system: export OMP_NUM_THREADS = 1
 
 test: $(READY)  ## the test suite: Python only, no root, no network
-	$(PYTEST) -m "not system" -n $(TEST_WORKERS)
+	$(PYTEST) -m "not system" -n $(TEST_WORKERS) --dist worksteal
 
 test-system: $(READY) system-packages  ## what needs root and Debian packages; says what it skips and why
 	$(PYTEST) -m system tests/system

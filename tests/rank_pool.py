@@ -42,7 +42,7 @@ PROCESSES.set_forkserver_preload(
         "cinelora.metrics.suite",
         "cinelora.families.wan.embedded",
         "lightning.pytorch",
-        "torch.distributed.nn",
+        "torch._dynamo",
         "diffusers.models.transformers.transformer_wan",
         "diffusers.models.autoencoders.autoencoder_kl_wan",
     ]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from rank_pool import on_ranks
-from rounding import units_of
+from rounding import SUMS, units_of
 from torch import Tensor
 
 from cinelora.adapters.run_directory import RunDirectory
@@ -80,17 +80,20 @@ def assert_same_adapter(one: RunDirectory, other: RunDirectory, kind: str, units
 
 
 def _assert_alike(ours: dict[str, Tensor], theirs: dict[str, Tensor], units: float) -> None:
-    # weights, first and second moments differ in size by orders: each group has its own largest number
+    # factors and first and second moments differ in size by orders: each group has its own largest number
     for group in {group_of(name) for name in ours}:
         names = [name for name in ours if group_of(name) == group]
         found = units_of([theirs[name] for name in names], [ours[name] for name in names])
-        assert found <= units, group
+        # a transformer's own weights are large, and a few steps hardly move them: of their size, that is little
+        assert found <= (min(units, SUMS) if group[1] == "weights" else units), (group, found)
 
 
-def group_of(name: str) -> tuple[str, ...]:
-    """What tensors of about one size share in their names: ``("moments", "exp_avg")``, ``("adapter", "lora_B", "weight")``."""
-    first, *_, last_but_one, last = name.split(".")
-    return (first, last) if first == "moments" else (first, last_but_one, last)
+def group_of(name: str) -> tuple[str, str]:
+    """What tensors of about one size have in common: ``("moments", "exp_avg")``, ``("ema", "lora_B")``, ``(.., "weights")``."""
+    first, *rest = name.split(".")
+    if first == "moments":
+        return first, rest[-1]
+    return first, next((part for part in rest if part.startswith("lora_")), "weights")
 
 
 def logged(run: RunDirectory, name: str, first_step: int = 0) -> list[float]:

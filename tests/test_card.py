@@ -330,7 +330,7 @@ def test_what_cannot_be_uploaded_is_a_sentence(
     words, environment, sentence = REFUSED[case]
     done = pushed(style_run, tmp_path, *words, **({"HF_ENDPOINT": hub} | environment))
     assert done.returncode == 2
-    assert done.stderr.startswith(sentence)
+    assert done.stderr.startswith(f"cinelora.card: {sentence}")
     assert len(done.stderr.splitlines()) == 1
     assert (files, asked) == ({}, [])
 

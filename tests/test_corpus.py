@@ -6,6 +6,7 @@ changes a format teaches this version to read the old one too, or to refuse it i
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -15,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from cinelora.adapters.adapter_file import read_adapter, read_adapter_facts
+from cinelora.adapters.adapter_file import AdapterFile, read_adapter, read_adapter_facts
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths
+from cinelora.config.clip_request import ClipRequest
 from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig
 from cinelora.config.store import load, load_config
 from cinelora.evaluation.clip_list import load_plan
@@ -28,7 +30,8 @@ from cinelora.footage.sample_source import wanted_by
 from cinelora.io.atomic import read_json
 from cinelora.io.tensor_files import load_tensors
 from cinelora.latents.cache import Index
-from cinelora.sampling.make_clips import draw_rank, source_hashes, takes, write_take
+from cinelora.sampling.make_clips import write_take
+from cinelora.sampling.scene import rank_makes
 from cinelora.studies.results import load_table
 from cinelora.studies.run_study import study
 from cinelora.training.checkpoint_files import load_checkpoint, read_checkpoint
@@ -93,7 +96,8 @@ def test_a_run_is_read(corpus: Path, name: str, steps: int):
 
 def test_a_finished_run_writes_the_same_card(corpus: Path):
     record = read_record(RunDirectory(corpus / "style"))
-    assert card(record, ".") == record.run.card.read_text()
+    words = [re.sub(r"\s+", "", text) for text in (card(record, "."), record.run.card.read_text())]
+    assert words[0] == words[1]  # lines may break elsewhere
 
 
 def test_every_encoding_is_found_in_the_cache_and_none_is_made(corpus: Path, tmp_path: Path):
@@ -126,18 +130,19 @@ def test_a_run_that_was_killed_after_two_steps_ends_where_it_would_have(corpus: 
 
 def test_an_adapter_is_the_same_in_every_layout(corpus: Path):
     ours = read_adapter(corpus / "style/style.safetensors")
-    files = sorted((corpus / "adapters").iterdir())
-    tools = [read_adapter_facts(file)["tool"] for file in files]
-    assert tools == ["ComfyUI", "cinelora", "diffusers", "DiffSynth", "musubi-tuner"]
-    for file in files:
-        adapter = read_adapter(file)
-        assert adapter.modules == ours.modules
-        for module in ours.modules:
-            one, other = (
-                found.spec.scale * found.state[f"{module}.lora_B.weight"] @ found.state[f"{module}.lora_A.weight"]
-                for found in (adapter, ours)
-            )
+    first = [module for module in ours.modules if module.startswith("blocks.0.")]
+    files = {str(read_adapter_facts(file)["tool"]): file for file in (corpus / "adapters").iterdir()}
+    assert sorted(files) == ["ComfyUI", "DiffSynth", "cinelora", "diffusers", "musubi-tuner"]
+    for adapter in map(read_adapter, files.values()):
+        assert sorted(adapter.modules) == sorted(first)
+        for module in first:
+            one, other = (update(found, module) for found in (adapter, ours))
             torch.testing.assert_close(one, other)
+
+
+def update(adapter: AdapterFile, module: str) -> torch.Tensor:
+    """What an adapter adds to the weights of a projection."""
+    return adapter.spec.scale * adapter.state[f"{module}.lora_B.weight"] @ adapter.state[f"{module}.lora_A.weight"]
 
 
 # -- footage -----------------------------------------------------------------------------------------------------------
@@ -149,10 +154,10 @@ def test_prepared_footage_is_taken_up_with_the_verdicts_by_hand(corpus: Path):
     assert sorted(Counter(verdicts.values()).items()) == [("keep", 1), ("reject", 1)]
     surveys = {path: path.stat().st_mtime_ns for path in (folder / "surveys").rglob("*") if path.is_file()}
     wanted = wanted_by(config.model, 9, config.seed)
-    prepared = prepare(config.data, wanted, 0, show=False)
+    prepared = prepare(config.data, wanted, 0)
     assert {shot.id: shot.by_hand for shot in prepared.shots if shot.by_hand} == verdicts
     assert not prepared.notes
-    stills = prepare(config.data, wanted_by(config.model, 1, config.seed), 0, show=False)
+    stills = prepare(config.data, wanted_by(config.model, 1, config.seed), 0)
     manifest = whole_dataset(prepared, stills, config.data, wanted)
     assert manifest == read_manifest(folder / "manifest.jsonl")
     assert {path: path.stat().st_mtime_ns for path in (folder / "surveys").rglob("*") if path.is_file()} == surveys
@@ -162,16 +167,20 @@ def test_prepared_footage_is_taken_up_with_the_verdicts_by_hand(corpus: Path):
 
 
 def test_clips_that_were_begun_are_made_from_their_drafts(own_corpus: Path, corpus: Path):
-    config = load(InferConfig, corpus / "clips/config.yaml")
-    adapters = adapter_paths(Path(str(config.ckpt)))
-    sources = source_hashes(config, adapters)
-    todo = [take for take in takes(config, own_corpus / "clips") if not take.is_done(config, sources)]
+    # a draft is known by a hash of the settings, and so of the places that stood in them
+    here, as_written = (load(InferConfig, folder / "clips/config.yaml") for folder in (corpus, SHIPPED))
+    clips = own_corpus / "as-written"
+    shutil.copytree(SHIPPED / "clips", clips)
+    adapters = adapter_paths(Path(str(here.ckpt)))
+    sources = ClipRequest.with_files(here, adapters).sources
+    request = ClipRequest(replace(as_written, cache=here.cache), adapters, sources)
+    todo = [take for take in ClipRequest(here).takes(clips) if not take.is_done(request)]
     assert [take.folder.name for take in todo] == ["0001"]
     draft = todo[0].folder / "adapted.latents"
     assert draft.exists()
-    draw_rank(config, todo, adapters, sources, {"adapted": config.weights}, write_take)
+    rank_makes(request, todo, {"adapted": here.scale}, write_take)
     assert not draft.exists()
-    made, whole = (read_json(own_corpus / "clips" / take / "summary.json") for take in ("0001", "0000"))
+    made, whole = (read_json(clips / take / "summary.json") for take in ("0001", "0000"))
     assert "decode" in made["seconds"]
     assert "denoise" not in made["seconds"]
     assert {key: made[key] for key in ("sources", "adapters")} == {key: whole[key] for key in ("sources", "adapters")}

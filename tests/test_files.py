@@ -20,13 +20,13 @@ from rank_pool import PROCESSES, forked
 from safetensors.torch import load_file
 
 from cinelora.errors import FileError, TrainingError
-from cinelora.io import atomic
+from cinelora.io import atomic, locks, media, tensor_files
 
 MEGABYTE = 1 << 20
 
 
 def leftovers(folder: Path) -> list[Path]:
-    return list(folder.glob(f"{atomic.TEMPORARY}*"))
+    return list(folder.glob(f"{locks.TEMPORARY}*"))
 
 
 def gradient(num_frames: int, height: int = 48, width: int = 64) -> np.ndarray:
@@ -86,9 +86,9 @@ def fill_the_disk(folder: Path, errors: Connection) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (24, 256, 256, 3), dtype=np.uint8)
     writers = {
         "a.txt": lambda path: atomic.write_text(path, "x" * 2 * MEGABYTE),
-        "a.safetensors": lambda path: atomic.save_tensors(path, {"w": torch.zeros(MEGABYTE)}, {}),
-        "a.mp4": lambda path: atomic.write_mp4(path, noise, 16),
-        "a.png": lambda path: atomic.write_png(path, np.concatenate(noise)),
+        "a.safetensors": lambda path: tensor_files.save_tensors(path, {"w": torch.zeros(MEGABYTE)}, {}),
+        "a.mp4": lambda path: media.write_mp4(path, noise, 16),
+        "a.png": lambda path: media.write_png(path, np.concatenate(noise)),
     }
     for name, write in writers.items():
         try:
@@ -139,7 +139,7 @@ def test_a_sweep_removes_the_dead_and_spares_the_living(tmp_path: Path) -> None:
 
 
 def stay_in_a_folder(started: Connection) -> None:
-    with atomic.own_folder("kept-") as folder:
+    with locks.own_folder("kept-") as folder:
         started.send(folder)
         signal.pause()
 
@@ -152,19 +152,19 @@ def test_the_folder_of_a_killed_process_goes_with_the_next_and_that_of_a_living_
     receiver, sender = PROCESSES.Pipe(duplex=False)
     process = forked(stay_in_a_folder, sender)
     theirs = receiver.recv()
-    with atomic.own_folder("kept-") as ours:
+    with locks.own_folder("kept-") as ours:
         assert {theirs, ours} == set(tmp_path.glob("kept-*"))
         assert ours.stat().st_mode & 0o777 == 0o700
     process.kill()
     process.join()
     assert list(tmp_path.glob("kept-*")) == [theirs]
-    with atomic.own_folder("kept-") as ours:
+    with locks.own_folder("kept-") as ours:
         assert list(tmp_path.glob("kept-*")) == [ours]
     assert not list(tmp_path.glob("kept-*"))
 
 
 def hold(path: Path, started: Connection) -> None:
-    with atomic.lock(path):
+    with locks.lock(path):
         started.send(os.getpid())
         signal.pause()
 
@@ -175,14 +175,14 @@ def test_two_runs_on_one_cache_are_refused_until_the_first_is_gone(tmp_path: Pat
     pid = receiver.recv()
     with (
         pytest.raises(FileError, match=f"cache is in use by another run .process {pid} on .*folder of its own"),
-        atomic.lock(tmp_path / "cache" / "lock"),
+        locks.lock(tmp_path / "cache" / "lock"),
     ):
         pass
     process.kill()
     process.join()
-    with atomic.lock(tmp_path / "cache" / "lock"):
+    with locks.lock(tmp_path / "cache" / "lock"):
         pass
-    with atomic.lock(tmp_path / "cache" / "lock"):
+    with locks.lock(tmp_path / "cache" / "lock"):
         pass
 
 
@@ -193,7 +193,7 @@ def test_tensors_are_written_as_the_library_writes_them(tmp_path: Path) -> None:
     tensors = {name: torch.arange(6).reshape(2, 3).to(getattr(torch, name)) for name in dtypes}
     tensors |= {"scalar": torch.tensor(3.0), "nothing": torch.zeros(0, 4), "turned": torch.randn(4, 3).t()}
     tensors["part"] = torch.randn(8)[2:5]
-    digest = atomic.save_tensors(tmp_path / "a.safetensors", tensors, {"rank": "8"})
+    digest = tensor_files.save_tensors(tmp_path / "a.safetensors", tensors, {"rank": "8"})
     assert atomic.sha256_file(tmp_path / "a.safetensors") == digest
     theirs = load_file(tmp_path / "a.safetensors")
     assert theirs.keys() == tensors.keys()
@@ -207,15 +207,15 @@ def test_tensors_come_back_bit_for_bit_and_aligned(tmp_path: Path) -> None:
     weight = torch.randn(7, 5)
     tensors = {"w": weight, "view": weight[:, 1:3], "turned": weight.T, "half": torch.randn(3).bfloat16()}
     tensors["step"] = torch.tensor(7)
-    atomic.save_tensors(path, tensors, {"rank": "8"})
-    loaded, metadata = atomic.load_tensors(path)
+    tensor_files.save_tensors(path, tensors, {"rank": "8"})
+    loaded, metadata = tensor_files.load_tensors(path)
     assert metadata == {"rank": "8"}
     assert loaded.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert torch.equal(loaded[name], tensor)
         assert loaded[name].dtype == tensor.dtype
         assert loaded[name].data_ptr() % 64 == 0
-    header = atomic.read_header(path)
+    header = tensor_files.read_header(path)
     assert header["__metadata__"] == {"rank": "8"}
     assert header["turned"]["shape"] == [5, 7]
 
@@ -223,20 +223,20 @@ def test_tensors_come_back_bit_for_bit_and_aligned(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "missing", "header"])
 def test_a_damaged_tensor_file_is_one_sentence(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "a.safetensors"
-    atomic.save_tensors(path, {"w": torch.zeros(64)}, {})
+    tensor_files.save_tensors(path, {"w": torch.zeros(64)}, {})
     whole = path.read_bytes()
     broken = {"cut": whole[:-8], "empty": b"", "text": b"not a tensor " * 9, "header": whole[:8] + b"{" * len(whole)}
     path.write_bytes(broken.get(damage, b""))
     if damage == "missing":
         path.unlink()
-    for read in (atomic.load_tensors, atomic.read_header):
+    for read in (tensor_files.load_tensors, tensor_files.read_header):
         with pytest.raises(FileError, match=r"a\.safetensors is missing, damaged or no safetensors file \(") as caught:
             read(path)
         assert "\n" not in str(caught.value)
 
 
 def test_reading_a_header_needs_no_torch(tmp_path: Path) -> None:
-    atomic.save_tensors(tmp_path / "a.safetensors", {"w": torch.zeros(2)}, {"kind": "style"})
+    tensor_files.save_tensors(tmp_path / "a.safetensors", {"w": torch.zeros(2)}, {"kind": "style"})
     program = (
         "import sys; from pathlib import Path; from cinelora.io.tensor_files import read_header\n"
         "print(read_header(Path(sys.argv[1]))['__metadata__']['kind'], 'torch' in sys.modules, 'av' in sys.modules)"
@@ -247,7 +247,7 @@ def test_reading_a_header_needs_no_torch(tmp_path: Path) -> None:
 
 def test_an_mp4_shows_the_same_colours_at_the_right_speed(tmp_path: Path) -> None:
     video = gradient(33)
-    atomic.write_mp4(tmp_path / "clip.mp4", video, fps=16)
+    media.write_mp4(tmp_path / "clip.mp4", video, fps=16)
     with av.open(str(tmp_path / "clip.mp4")) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
@@ -265,21 +265,21 @@ def test_an_mp4_shows_the_same_colours_at_the_right_speed(tmp_path: Path) -> Non
     content = (tmp_path / "clip.mp4").read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")
     with pytest.raises(ValueError, match="even height and width"):
-        atomic.write_mp4(tmp_path / "odd.mp4", gradient(2, 47), fps=16)
+        media.write_mp4(tmp_path / "odd.mp4", gradient(2, 47), fps=16)
     assert not (tmp_path / "odd.mp4").exists()
 
 
 def test_a_contact_sheet_holds_every_row_under_its_label(tmp_path: Path) -> None:
     rows = [("base", gradient(9)), ("a long label " * 12, gradient(1)), ("style and motion", gradient(3))]
-    sheet = atomic.contact_sheet(rows, columns=4)
+    sheet = media.contact_sheet(rows, columns=4)
     assert sheet.dtype == np.uint8
-    assert sheet.shape[1] == 4 * 64 + 3 * atomic.SHEET_GAP
+    assert sheet.shape[1] == 4 * 64 + 3 * media.SHEET_GAP
     red = (sheet == (200, 40, 60)).all(-1)
     columns, lines = red.any(0), red.any(1)
     assert np.diff(columns.astype(int)).clip(0).sum() + columns[0] == 4
     assert np.diff(lines.astype(int)).clip(0).sum() + lines[0] == 3
-    assert (sheet[: atomic.SHEET_TEXT] < 128).any(), "no label drawn"
-    atomic.write_png(tmp_path / "sheet.png", sheet)
+    assert (sheet[: media.SHEET_TEXT] < 128).any(), "no label drawn"
+    media.write_png(tmp_path / "sheet.png", sheet)
     assert (np.asarray(Image.open(tmp_path / "sheet.png")) == sheet).all()
 
 

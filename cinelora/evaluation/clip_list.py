@@ -33,7 +33,7 @@ class Variant:
     """A stage of the adapters: its name, and how strongly each acts."""
 
     name: str
-    scale: ScaleConfig
+    scale: ScaleConfig = field(metadata={"was": "weights"})  # as plans of version 0.1 call it
 
 
 @dataclass(frozen=True)

@@ -386,7 +386,8 @@ def chosen(data: DataConfig, wanted: Wanted) -> Manifest:
     path, root = Path(str(data.manifest)), Path(str(data.root))
     manifest = read_manifest(path)
     for name in dict.fromkeys(sample.path for sample in manifest.samples):
-        files = [name, *map(str, members(root / name))]  # each picture of a sequence may be a link
+        # Each picture of a sequence may be a link; where links may lead is asked only if they are not to be followed.
+        files = [name] if data.follow_links else [name, *map(str, members(root / name))]
         if not all(is_inside(root, file, data.follow_links) for file in files):
             raise FootageError(f"{path} names {name}, which is not in data.root={root}")
     for sample in manifest.samples:

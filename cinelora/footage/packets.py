@@ -1,6 +1,6 @@
 """The packets of a film: which frames there are, when each is shown, and where decoding must begin to have one.
 
-Enters: an open file. Leaves: an ``Index`` made by reading packets without decoding any, and the frames that were asked for,
+Enters: an open file. Leaves: a ``PacketIndex`` made by reading packets without decoding any, and the frames that were asked for,
 each recognised by its time stamp. It does not know colours or samples.
 """
 
@@ -23,12 +23,14 @@ ONE_EACH = frozenset({"h264", "hevc", "av1", "vp9", "vp8", "prores", "mjpeg", "d
 TRIED = 16
 PROGRESSIVE = (0, 1)
 """Orders of fields that do not say a frame may lie in two packets: unknown, and one field."""
+Numbered = Iterator[tuple[int, av.VideoFrame]]
+"""Frames, each with its number."""
 SEEK_TRIES_S = (0, 5, 60)
 """Seconds further ahead that a keyframe is looked for: one may be shown later than it is decoded, an index be coarse."""
 
 
 @dataclass(frozen=True)
-class Index:
+class PacketIndex:
     """The packets of a stream as they follow one another in the file.
 
     ``pts`` are their time stamps, ``keys`` the positions decoding can begin at, ``shown`` says which are frames of the clip:
@@ -97,7 +99,7 @@ def is_plain(container: Any, stream: Any) -> bool:
     return codec and stream.codec_context.field_order in PROGRESSIVE and not has_guessed_times(container, stream)
 
 
-def read_index(container: Any, stream: Any, first_pts: int) -> Index | None:
+def read_index(container: Any, stream: Any, first_pts: int) -> PacketIndex | None:
     """Read every packet of ``stream``; ``None`` where time stamps are missing or shared, or packets are not frames."""
     if has_guessed_times(container, stream):
         return None
@@ -110,7 +112,7 @@ def read_index(container: Any, stream: Any, first_pts: int) -> Index | None:
     # frames of a GOP whose keyframe is missing.
     pts = np.array([pts for pts, _, _ in packets], np.int64)
     shown = np.array([shown for _, _, shown in packets]) & (pts >= first_pts)
-    index = Index(pts, np.flatnonzero([key for _, key, _ in packets]), shown)
+    index = PacketIndex(pts, np.flatnonzero([key for _, key, _ in packets]), shown)
     if len(np.unique(index.shown_pts)) < len(index.order):
         return None
     return index if is_plain(container, stream) or _holds(container, stream, index) else None
@@ -133,7 +135,7 @@ def is_shown(packet: Any, codec: str) -> bool:
     return True
 
 
-def _holds(container: Any, stream: Any, index: Index) -> bool:
+def _holds(container: Any, stream: Any, index: PacketIndex) -> bool:
     """Whether the first packets give the frames that the index says."""
     end = min(TRIED, len(index.pts)) - 1
     frames = [int(frame) for frame in np.flatnonzero(index.order <= end)]
@@ -143,14 +145,14 @@ def _holds(container: Any, stream: Any, index: Index) -> bool:
         return False
 
 
-def sought(container: Any, stream: Any, index: Index, frames: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+def sought(container: Any, stream: Any, index: PacketIndex, frames: Sequence[int]) -> Numbered:
     """Frames by their ascending numbers, each by the nearest keyframe before it; ends early where a seek fails."""
     with suppress(NotThereError):
         for span in index.spans(frames):
             yield from decode(container, stream, index, span)
 
 
-def decode(container: Any, stream: Any, index: Index, span: Span) -> Iterator[tuple[int, av.VideoFrame]]:
+def decode(container: Any, stream: Any, index: PacketIndex, span: Span) -> Numbered:
     """The frames of ``span`` in order, with their numbers. Raises ``NotThereError`` where they cannot be had this way.
 
     No packet after the last one needed is decoded, and none before it that no other depends on.
@@ -170,7 +172,7 @@ def decode(container: Any, stream: Any, index: Index, span: Span) -> Iterator[tu
         raise NotThereError(f"{len(wanted)} frames did not come")
 
 
-def _checked(container: Any, stream: Any, index: Index, span: Span) -> Iterator[Any]:
+def _checked(container: Any, stream: Any, index: PacketIndex, span: Span) -> Iterator[Any]:
     # A file may be damaged where no header says so. As the index was read from start to end, a packet that is not the
     # expected one means that the seek has lost its place, and no frame from here on can be trusted.
     packets = _landed(container, stream, index, span.start)
@@ -180,7 +182,7 @@ def _checked(container: Any, stream: Any, index: Index, span: Span) -> Iterator[
         yield packet
 
 
-def _landed(container: Any, stream: Any, index: Index, start: int) -> Iterator[Any]:
+def _landed(container: Any, stream: Any, index: PacketIndex, start: int) -> Iterator[Any]:
     """Packets from position ``start`` on: a seek may land after it, then another is made, or before it."""
     # A container seeks by its own table of keyframes, which may list only some, or list them by the time of decoding. So
     # the first try aims at the keyframe itself, the next ones seconds ahead of it. Wherever a seek lands, the time stamp of

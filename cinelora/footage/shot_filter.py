@@ -94,7 +94,10 @@ def _long_runs(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _wider(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Runs with the frames at both ends of which only half the reach is mixed."""
-    return np.convolve(flags, np.ones(MIX_REACH * 2 - 1), "same") > 0 if len(flags) else flags
+    # A frame is marked where any within `MIX_REACH` - 1 of it is. The middle is cut out of the whole product by hand: for
+    # shots shorter than the kernel numpy's "same" has the kernel's length, not the shot's.
+    reach = MIX_REACH - 1
+    return np.convolve(flags, np.ones(2 * reach + 1))[reach : reach + len(flags)] > 0 if len(flags) else flags
 
 
 # -- verdicts ----------------------------------------------------------------------------------------------------------

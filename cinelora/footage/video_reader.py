@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from cinelora.errors import FootageError
 from cinelora.footage.colour import LUMA, MATRICES, PRIMARIES, RANGES, TRANSFERS, Hdr, ToRgb, guessed_matrix, hdr_kind
 from cinelora.footage.lut import Grade, read_cube, tone_mapping
-from cinelora.footage.packets import Index, decoded, is_plain, packets_from, read_index, sought, with_lost
+from cinelora.footage.packets import PacketIndex, decoded, is_plain, packets_from, read_index, sought, with_lost
 from cinelora.io.atomic import sha256_json
 
 Pixels = NDArray[np.uint8]
@@ -126,6 +126,9 @@ class Header:
 
     def seconds(self, pts: int) -> float:
         """Time since the first frame."""
+        # A time stamp counts ticks of the stream's time base, often 1/12800 s or 1/1000 s. The first frame's need not be 0:
+        # a camera may count on from its last recording. Whole numbers are multiplied first and divided once, so that the same
+        # frame has the same second wherever it is computed.
         return (pts - self.first_pts) * self.time_base.numerator / self.time_base.denominator
 
     @property
@@ -185,7 +188,7 @@ class Reader:
         return ticks * self.header.time_base.numerator / self.header.time_base.denominator
 
     @cached_property
-    def index(self) -> Index | None:
+    def index(self) -> PacketIndex | None:
         """Where each frame lies in the file; ``None`` where only decoding from the start tells."""
         with self._opened() as (container, stream):
             return read_index(container, stream, self.header.first_pts)

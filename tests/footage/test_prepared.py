@@ -506,6 +506,6 @@ def test_where_prepared_footage_lies(tmp_path: Path) -> None:
 def test_av_is_quiet_about_files(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"not a film" * 100)
     data = DataConfig(root=str(tmp_path), prepared=str(tmp_path.parent / "prepared-quiet"), caption="x")
-    assert prepare(data, WINDOWS, 0, show=False).skipped
+    assert prepare(data, WINDOWS, 0).skipped
     assert capfd.readouterr() == ("", "")
     assert av.__version__

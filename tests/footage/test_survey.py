@@ -13,6 +13,7 @@ import pytest
 from footage_clips import Put, write_plainly
 from PIL import Image, ImageDraw, ImageFont
 
+from cinelora.config.schema import FootageLimits
 from cinelora.footage.shot_detection import (
     PER_FRAME,
     PER_SAMPLE,
@@ -27,7 +28,7 @@ from cinelora.footage.shot_detection import (
     save_survey,
     survey_part,
 )
-from cinelora.footage.shot_filter import MIXED
+from cinelora.footage.shot_filter import MIXED, judge
 from cinelora.footage.video_reader import open_video
 
 REPO = Path(__file__).parents[2]
@@ -67,6 +68,16 @@ def test_a_flash_is_no_cut(put: Put, street: np.ndarray, frames: int) -> None:
     flashed = street.copy()
     flashed[20 : 20 + frames] = 250
     assert surveyed(put("flash.mp4", flashed)).shots == [(0, 40)]
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5, 6, 7])
+def test_a_shot_of_a_few_frames_is_judged_like_any_other(put: Put, street: np.ndarray, frames: int) -> None:
+    """A dissolve is looked for in nine frames around each; a shot may have fewer."""
+    survey = surveyed(put("street.mp4", street))
+    survey.arrays["cut"][[20, 20 + frames]] = 1
+    shots = judge(survey, FootageLimits())
+    assert [(shot.start, shot.end) for shot in shots] == [(0, 20), (20, 20 + frames), (20 + frames, 40)]
+    assert shots[1].against[0].startswith("too short")
 
 
 @pytest.mark.parametrize("name", LABELLED)

@@ -43,7 +43,10 @@ def config(motion_config: TrainConfig) -> TrainConfig:
     optimizer = OptimizerConfig(lr=1e-3, lr_for_width=None, eps=1e-3, clip_norm=0.05, warmup_steps=2)
     stage = replace(motion_config.stage, steps=6)
     dropout = replace(motion_config.dropout, image=0.0)
-    return replace(motion_config, optimizer=optimizer, stage=stage, ema_decay=0.9, dropout=dropout)
+    validation = replace(motion_config.validation, samples=1)
+    return replace(
+        motion_config, optimizer=optimizer, stage=stage, ema_decay=0.9, dropout=dropout, validation=validation
+    )
 
 
 def shared_out(config: TrainConfig, strategy: StrategyConfig, ranks: int = 2) -> TrainConfig:
@@ -84,8 +87,9 @@ def test_training_every_weight_in_shards_ends_where_one_process_does(
     pretrain_config: TrainConfig, smooth: OptimizerConfig, tmp_path: Path
 ):
     config = replace(
-        pretrain_config, optimizer=replace(smooth, clip_norm=0.5), stage=replace(pretrain_config.stage, steps=5)
+        pretrain_config, optimizer=replace(smooth, clip_norm=0.5), stage=replace(pretrain_config.stage, steps=3)
     )
+    config.validation = replace(config.validation, samples=1)
     one = run_here(config, tmp_path / "one")
     others = [
         StrategyConfig("zero1"),
@@ -135,6 +139,7 @@ def test_shared_weights_predict_what_whole_ones_do_from_the_first_step_on(config
 def test_a_killed_and_resumed_run_ends_bit_for_bit_like_one_never_killed(
     strategy: StrategyConfig, config: TrainConfig, tmp_path: Path
 ):
+    config.validation = replace(config.validation, every_steps=0)
     shared = shared_out(config, strategy)
     whole, killed = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "killed")
     encode_rank(config, whole)

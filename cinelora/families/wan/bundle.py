@@ -451,7 +451,7 @@ def _on_this_machine(source: str, revision: str, part: Part, cache: Path) -> Pat
             f"nor {' or '.join(EMBEDDED)}"
         )
     if source in EMBEDDED:
-        from cinelora.families.wan import embedded  # pulls in the pipelines; only the embedded model needs it
+        from cinelora.families.wan import embedded  # only the embedded model needs it
 
         return embedded.embedded(source.removeprefix("embedded:tiny-"), cache)
     return Path(source) if Path(source).exists() else _fetch(source, revision, part)

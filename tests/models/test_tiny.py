@@ -37,7 +37,7 @@ def test_it_is_small_and_whole(pair: Path):
 @pytest.mark.parametrize(("kind", "pipeline"), [("t2v", WanPipeline), ("i2v", WanImageToVideoPipeline)])
 def test_stock_diffusers_loads_it(pair: Path, kind: str, pipeline: type):
     loaded = pipeline.from_pretrained(pair / kind)
-    assert loaded.transformer.config.num_layers == build_pair.TRANSFORMER["num_layers"]
+    assert loaded.transformer.config.num_layers == build_pair.SHAPES["t2v"]["num_layers"]
     assert loaded.vae.config.latents_std != [1.0] * 16
 
 

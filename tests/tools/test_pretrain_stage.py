@@ -9,12 +9,13 @@ from diffusers import WanTransformer3DModel
 from small_runs import run_here
 
 from cinelora.adapters.run_directory import RunDirectory
+from cinelora.cli.small_command import request_of
 from cinelora.config.schema import TrainConfig
 from cinelora.errors import AdapterError, ConfigError
 from cinelora.families.wan.embedded import load_encoders
 from cinelora.training.fit import train_rank
 from cinelora.training.module import is_still_step
-from tools.scale_model.__main__ import AdoptRequest, EncodersRequest, main, parse_request
+from tools.scale_model.__main__ import PROGRAMS, AdoptRequest, main
 from tools.scale_model.whole_transformer import WholeTransformer
 
 
@@ -68,8 +69,8 @@ def test_weights_that_were_loaded_in_bf16_are_trained_in_float32(t2v):
 
 
 def test_the_command_says_what_it_wants(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    assert parse_request(["adopt", "pair=a", "run=b=c"]) == AdoptRequest("a", "b=c")
-    assert isinstance(parse_request(["encoders", "clips=70"]), EncodersRequest)
+    assert request_of(PROGRAMS["adopt"], ["pair=a", "run=b=c"]) == AdoptRequest("a", "b=c")
+    assert request_of(PROGRAMS["encoders"], ["clips=70"]).clips == 70
     (tmp_path / "run" / "transformer").mkdir(parents=True)
     for words, part in [
         ([], "encoders|adopt"),

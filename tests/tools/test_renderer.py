@@ -12,8 +12,9 @@ import pytest
 import torch
 from footage_clips import mean_difference, scan
 
+from cinelora.cli.small_command import request_of
 from cinelora.errors import ConfigError
-from tools.scale_model.__main__ import main, parse_request
+from tools.scale_model.__main__ import PROGRAMS, main
 from tools.scale_model.render import LOOKS, VOCABULARY, Scene, describe, draw_scene, render_clip, render_scene
 from tools.scale_model.render.write_clips import RenderRequest
 
@@ -224,7 +225,7 @@ def test_the_command_writes_a_set_that_can_be_scanned(tmp_path: Path, capsys: py
 
 
 def test_bad_requests_are_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
-    assert parse_request(["render", "clips=3", "out=a=b"]) == RenderRequest(clips=3, out="a=b")
+    assert request_of(PROGRAMS["render"], ["clips=3", "out=a=b"]) == RenderRequest(clips=3, out="a=b")
     for word, part in [
         ("look=sepia", "look=sepia: wants daylight|noir|western|neon"),
         ("clip=3", "clip is not a setting, did you mean clips?"),

@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cinelora.cli.help import help_text, say
 from cinelora.cli.programs import Program
-from cinelora.cli.small_command import request_of, run_small
+from cinelora.cli.small_command import run_small
 from cinelora.config.schema import setting
 from cinelora.errors import ConfigError
 from cinelora.io.atomic import write_json
@@ -83,26 +84,6 @@ class AdoptRequest:
     """directory of the run"""
 
 
-Request = RenderRequest | EncodersRequest | AdoptRequest
-REQUESTS: dict[str, type[Request]] = {"render": RenderRequest, "encoders": EncodersRequest, "adopt": AdoptRequest}
-PROGRAMS = {verb: Program(f"tools.scale_model {verb}", schema) for verb, schema in REQUESTS.items()}
-
-
-def program_of(argv: list[str]) -> Program:
-    """What the first word asks for; raises ``ConfigError`` naming the verbs."""
-    if not argv or argv[0] not in PROGRAMS:
-        raise ConfigError(f"say what to do: python -m tools.scale_model {'|'.join(PROGRAMS)} key=value ...")
-    return PROGRAMS[argv[0]]
-
-
-def parse_request(argv: list[str]) -> Request:
-    """A verb and ``key=value`` words as a request. Raises ``ConfigError`` for other words, values and contradictions."""
-    request: Request = request_of(program_of(argv), argv[1:])
-    if isinstance(request, EncodersRequest):
-        check_encoders(request)
-    return request
-
-
 def check_encoders(request: EncodersRequest) -> None:
     """Refuse too few clips to hold some out, and a start that is no pair; raises ``ConfigError``."""
     if request.parts in ("all", "text") and request.clips <= HELD_OUT:
@@ -111,88 +92,80 @@ def check_encoders(request: EncodersRequest) -> None:
         raise ConfigError(f"start={request.start}: wants the pair whose encoders go on learning")
 
 
-def train_encoders(request: EncodersRequest) -> None:
+def encoders(request: EncodersRequest) -> None:
     """Train the encoders on rendered footage of every look, and write a pair with untrained transformers."""
+    check_encoders(request)
+    # Only now is torch imported: a refusal, and the help, cost no seconds.
     import torch
 
     from cinelora.families.wan.embedded import Encoders, load_encoders
     from cinelora.io.hardware import default_device
-    from tools.scale_model.build_pair import grow, new_encoders, new_transformer, save_pair
+    from tools.scale_model import build_pair, train_encoders
     from tools.scale_model.render import LOOKS
-    from tools.scale_model.train_encoders import (
-        Budget,
-        begin_simply,
-        reconstruction_psnr,
-        render_film,
-        train_text_and_image,
-        train_vae,
-    )
 
     device, started = default_device(), time.perf_counter()
     torch.manual_seed(request.seed)
-    fresh = load_encoders(Path(request.start)) if request.start else new_encoders(request.seed)
+    fresh = load_encoders(Path(request.start)) if request.start else build_pair.new_encoders(request.seed)
     if not request.start:
-        begin_simply(fresh.vae)
-    encoders = Encoders(fresh.vae.to(device), fresh.text.to(device), fresh.image.to(device))
+        train_encoders.begin_simply(fresh.vae)
+    networks = Encoders(fresh.vae.to(device), fresh.text.to(device), fresh.image.to(device))
     size = (request.frames, request.height, request.width)
     # most of what the transformers see is daylight; noir, with its hard edges, is the hardest to rebuild
     looks = [*LOOKS, "daylight", "noir"]
-    film = render_film(range(500_000, 500_000 + request.clips), looks, size, device, request.workers)
-    heldout = render_film(range(900_000, 900_000 + 4 * len(LOOKS)), list(LOOKS), size, device, 0)
+    seeds, others = range(500_000, 500_000 + request.clips), range(900_000, 900_000 + 4 * len(LOOKS))
+    film = train_encoders.render_film(seeds, looks, size, device, request.workers)
+    heldout = train_encoders.render_film(others, list(LOOKS), size, device, 0)
     report: dict[str, Any] = {"rendering_s": time.perf_counter() - started}
     if request.parts != "vae":
-        budget = Budget(request.text_steps, request.text_batch, request.text_limit_s)
-        report["read_rightly"] = train_text_and_image(encoders, film, budget)
+        budget = train_encoders.Budget(request.text_steps, request.text_batch, request.text_limit_s)
+        report["read_rightly"] = train_encoders.train_text_and_image(networks, film, budget)
     if request.parts != "text":
-        budget = Budget(request.vae_steps, request.vae_batch, request.vae_limit_s)
-        report["vae_steps"] = train_vae(encoders.vae, film, budget, request.vae_rate)
-        report["heldout_psnr_db"] = reconstruction_psnr(encoders.vae, heldout)
+        budget = train_encoders.Budget(request.vae_steps, request.vae_batch, request.vae_limit_s)
+        report["vae_steps"] = train_encoders.train_vae(networks.vae, film, budget, request.vae_rate)
+        report["heldout_psnr_db"] = train_encoders.reconstruction_psnr(networks.vae, heldout)
     report["seconds"] = time.perf_counter() - started
     print(json.dumps(report, indent=1))
-    out = Path(request.out)
-    t2v = new_transformer(request.seed)
-    on_host = Encoders(encoders.vae.cpu(), encoders.text.cpu(), encoders.image.cpu())
-    save_pair(out, on_host, t2v, grow(t2v, request.seed))
-    write_json(out / "encoders.json", report)
+    # The transformers are untrained; they make the pair whole, so that ``stage=pretrain`` reads it like any other.
+    t2v = build_pair.new_transformer(request.seed)
+    on_host = Encoders(networks.vae.cpu(), networks.text.cpu(), networks.image.cpu())
+    build_pair.save_pair(Path(request.out), on_host, t2v, build_pair.grow(t2v, request.seed))
+    write_json(Path(request.out, "encoders.json"), report)
 
 
-def adopt_run(request: AdoptRequest) -> None:
+def adopt(request: AdoptRequest) -> None:
     """Put the transformer of a finished ``stage=pretrain`` run into its pair."""
     from cinelora.adapters.run_directory import RunDirectory
     from cinelora.config.store import load_config
     from cinelora.families.wan.embedded import HASHES
-    from tools.scale_model.build_pair import adopt
+    from tools.scale_model import build_pair
 
     run = RunDirectory(Path(request.run))
     if not run.transformer.is_dir():
         raise ConfigError(f"run={request.run} holds no transformer/; give a finished run of stage=pretrain")
     if not (Path(request.pair) / HASHES).is_file():
         raise ConfigError(f"pair={request.pair} holds no {HASHES}; give a pair that encoders made")
-    adopt(Path(request.pair), run.transformer, load_config(run.path).stage.transformer)
+    build_pair.adopt(Path(request.pair), run.transformer, load_config(run.path).stage.transformer)
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "render": (RenderRequest, write_clips),
+    "encoders": (EncodersRequest, encoders),
+    "adopt": (AdoptRequest, adopt),
+}
+"""What each verb takes, and the function that does it."""
+PROGRAMS = {verb: Program(f"tools.scale_model {verb}", schema) for verb, (schema, _) in COMMANDS.items()}
 
 
 def main(argv: list[str]) -> int:
     """The command; returns its exit code."""
     if {"-h", "--help"} & {*argv[:1]}:
         return say("\n\n".join(map(help_text, PROGRAMS.values())))
-    try:
-        program = program_of(argv)
-    except ConfigError as error:
-        print(f"tools.scale_model: {error}", file=sys.stderr)
-        return error.exit_code
-    return run_small(program, argv[1:], do)
-
-
-def do(request: Request) -> None:
-    """What was asked for."""
-    match request:
-        case RenderRequest():
-            write_clips(request)
-        case EncodersRequest():
-            check_encoders(request)
-            train_encoders(request)
-        case AdoptRequest():
-            adopt_run(request)
+    if not argv or argv[0] not in PROGRAMS:
+        wanted = f"say what to do: python -m tools.scale_model {'|'.join(PROGRAMS)} key=value ..."
+        print(f"tools.scale_model: {wanted}", file=sys.stderr)
+        return ConfigError.exit_code
+    verb, *words = argv
+    return run_small(PROGRAMS[verb], words, COMMANDS[verb][1])
 
 
 if __name__ == "__main__":

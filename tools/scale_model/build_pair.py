@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+import yaml
 from diffusers import (
     AutoencoderKLWan,
     UniPCMultistepScheduler,
@@ -30,47 +31,12 @@ from cinelora.families.wan.embedded import HASHES, SHARED, WEIGHTS, Encoders
 from cinelora.io.atomic import sha256_file, sha256_json, write_json
 from cinelora.io.tensor_files import save_tensors
 
-TRANSFORMER: dict[str, Any] = {
-    "patch_size": (1, 2, 2),
-    "num_attention_heads": 4,
-    "attention_head_dim": 48,
-    "in_channels": 16,
-    "out_channels": 16,
-    "text_dim": 128,
-    "freq_dim": 128,
-    "ffn_dim": 512,
-    "num_layers": 6,
-}
-IMAGE_TO_VIDEO: dict[str, Any] = {**TRANSFORMER, "in_channels": 36, "image_dim": 96, "added_kv_proj_dim": 192}
-VAE: dict[str, Any] = {
-    # wider where the pixels are than below, against Wan's 1, 2, 4, 4; multiples of 8, which tensor cores want
-    "base_dim": 24,
-    "dim_mult": [1, 2, 3, 3],
-    "num_res_blocks": 1,
-    "temperal_downsample": [False, True, True],
-    # an untrained encoder answers with a spread of about 0.2, whatever it is shown; normalised latents then have about 1
-    "latents_mean": [0.0] * 16,
-    "latents_std": [0.2] * 16,
-}
-TEXT: dict[str, Any] = {
-    "vocab_size": 384,
-    "d_model": 128,
-    "d_kv": 32,
-    "d_ff": 256,
-    "num_layers": 4,
-    "num_heads": 4,
-    "feed_forward_proj": "gated-gelu",
-    "dropout_rate": 0.0,
-}
-IMAGE: dict[str, Any] = {
-    "hidden_size": 96,
-    "intermediate_size": 192,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 3,
-    "image_size": 224,
-    "patch_size": 14,
-}
-RECIPE = {"t2v": TRANSFORMER, "i2v": IMAGE_TO_VIDEO, "vae": VAE, "text": TEXT, "image": IMAGE, "seed": 0, "layout": 3}
+SHAPES: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("shapes.yaml").read_text(encoding="utf-8"))
+"""The arguments of the ``t2v`` and ``i2v`` transformers, the ``vae``, the ``text`` and the ``image`` encoder."""
+RECIPE = {**SHAPES, "seed": 0, "layout": 3}
+"""All that an untrained pair depends on; its hash names the pair's folder."""
+LATENT_INPUTS = SHAPES["t2v"]["in_channels"]
+"""Input channels that both transformers have; those after them are the I2V transformer's own."""
 
 
 # -- a new model -------------------------------------------------------------------------------------------------------
@@ -87,30 +53,32 @@ def seeded(seed: int) -> Iterator[None]:
 def new_encoders(seed: int) -> Encoders:
     """Untrained encoders."""
     with seeded(seed):
-        return Encoders(
-            AutoencoderKLWan(**VAE), UMT5EncoderModel(UMT5Config(**TEXT)), CLIPVisionModel(CLIPVisionConfig(**IMAGE))
-        )
+        vae = AutoencoderKLWan(**SHAPES["vae"])
+        text = UMT5EncoderModel(UMT5Config(**SHAPES["text"]))
+        return Encoders(vae, text, CLIPVisionModel(CLIPVisionConfig(**SHAPES["image"])))
 
 
 def new_transformer(seed: int) -> WanTransformer3DModel:
     """An untrained T2V transformer."""
     with seeded(seed):
-        return WanTransformer3DModel(**TRANSFORMER)
+        return WanTransformer3DModel(**SHAPES["t2v"])
 
 
 def grow(t2v: WanTransformer3DModel, seed: int) -> WanTransformer3DModel:
     """An I2V transformer grown from ``t2v``, as Wan's was: shared blocks, and new inputs with new weights."""
     with seeded(seed):
-        i2v = WanTransformer3DModel(**IMAGE_TO_VIDEO)
+        i2v = WanTransformer3DModel(**SHAPES["i2v"])
+    # The patch embedding is wider: its first channels are the noisy latents, as in T2V; the mask and the image's latents follow.
     patches = i2v.patch_embedding.weight.detach().clone()
-    patches[:, : TRANSFORMER["in_channels"]] = t2v.patch_embedding.weight.detach()
+    patches[:, :LATENT_INPUTS] = t2v.patch_embedding.weight.detach()
+    # Later names win: what only I2V has stays new, what both have comes from T2V, and the first layer is of both.
     i2v.load_state_dict({**i2v.state_dict(), **t2v.state_dict(), "patch_embedding.weight": patches})
     return i2v
 
 
 def silence_image(i2v: WanTransformer3DModel) -> WanTransformer3DModel:
     """Zero the weights of the new input channels and of the image values: training then begins where T2V ended."""
-    i2v.patch_embedding.weight.data[:, TRANSFORMER["in_channels"] :] = 0
+    i2v.patch_embedding.weight.data[:, LATENT_INPUTS:] = 0
     for name, parameter in i2v.named_parameters():
         if ".add_v_proj." in name:
             parameter.data.zero_()
@@ -133,6 +101,7 @@ def save_pair(folder: Path, encoders: Encoders, t2v: WanTransformer3DModel, i2v:
     image = {"image_encoder": encoders.image.bfloat16(), "image_processor": squashing_processor()}
     WanPipeline(transformer=t2v.bfloat16(), **shared).save_pretrained(folder / "t2v")
     WanImageToVideoPipeline(transformer=i2v.bfloat16(), **image, **shared).save_pretrained(folder / "i2v")
+    # Both pipelines wrote the parts that they share: I2V's copies give way to links, so that the pair has one of each.
     for part in SHARED:
         shutil.rmtree(folder / "i2v" / part)
         os.symlink(Path("..", "t2v", part), folder / "i2v" / part, target_is_directory=True)
@@ -148,7 +117,7 @@ def squashing_processor() -> Any:
 
 def save_transformer(folder: Path, kind: str, state: dict[str, Tensor]) -> None:
     """Write ``state`` as the ``t2v`` or ``i2v`` transformer of the embedded shape, in diffusers layout, in bf16."""
-    config = {"_class_name": "WanTransformer3DModel", **(TRANSFORMER if kind == "t2v" else IMAGE_TO_VIDEO)}
+    config = {"_class_name": "WanTransformer3DModel", **SHAPES[kind]}
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.to("cpu", torch.bfloat16) for name, value in state.items()}
     save_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
@@ -167,7 +136,8 @@ def adopt(pair: Path, trained: Path, kind: str, seed: int = 0) -> None:
 def write_hashes(pair: Path) -> None:
     """Record the SHA-256 of every weights file below ``pair``, and let everybody read them."""
     files = sorted(path for path in pair.rglob("*.safetensors") if not path.parent.is_symlink())
-    for path in files:  # safetensors writes for the owner alone, and an image is built by one user and run by another
+    # Safetensors writes for the owner alone, and an image is built by one user and run by another.
+    for path in files:
         path.chmod(0o644)
     write_json(pair / HASHES, {path.relative_to(pair).as_posix(): sha256_file(path) for path in files})
 
@@ -178,13 +148,15 @@ def materialise(folder: Path) -> Path:
     if not (pair / HASHES).exists():
         logging.getLogger(__name__).info("drawing an untrained embedded model into %s", pair)
         pair.parent.mkdir(parents=True, exist_ok=True)
+        # Built beside its place, on the same disk, and renamed in one step: nobody ever finds half a pair.
         with TemporaryDirectory(dir=pair.parent, prefix=".building-") as building:
             draft = Path(building) / "pair"
             t2v = new_transformer(0)
             save_pair(draft, new_encoders(0), t2v, grow(t2v, 0))
             try:
                 draft.rename(pair)
-            except OSError:  # another run finished the same folder first
+            except OSError:
+                # Another run finished the same folder first: a folder that is not empty cannot be renamed over.
                 if not (pair / HASHES).exists():
                     raise
     return pair

@@ -41,6 +41,9 @@ def horizon_of(scene: Scene) -> float:
 def camera_path(scene: Scene, since: Tensor, duration_s: float) -> Tensor:
     """x, y, z, yaw, pitch and roll of the camera (6, T), in metres and radians."""
     moved = since * pace(duration_s)
+    # A camera is placed in polar coordinates around the subject, which stands at the origin: ``heading`` is the direction it
+    # looks in, ``distance`` how far it stands back. An orbit changes the heading alone and keeps the subject where it is in the
+    # frame; a pan changes ``turn``, what the camera is turned away by from the subject.
     kind, _, where = scene.camera.partition(" ")
     sign = {"left": -1.0, "right": 1.0, "in": -1.0, "out": 1.0}.get(where, 0.0)
     heading_span = 0.4 if scene.place == "room" else 1.0
@@ -76,19 +79,22 @@ class Crowd:
     facing: float
 
 
+PLACES = {
+    1: ((0.0,), (0.0,), (1.0,)),
+    2: ((-0.72, 0.72), (0.15, -0.15), (1.0, 0.96)),
+    3: ((0.0, -1.12, 1.12), (0.35, 0.1, -0.1), (1.02, 0.97, 0.94)),
+}
+"""x and z of the figures and their sizes, by how many there are, from back to front."""
+
+
 def crowd_of(scene: Scene, since: Tensor, duration_s: float) -> Crowd:
     """The figures of a scene."""
-    lanes, depths, sizes = (
-        torch.tensor(numbers)[:, None]
-        for numbers in {
-            1: ((0.0,), (0.0,), (1.0,)),
-            2: ((-0.72, 0.72), (0.15, -0.15), (1.0, 0.96)),
-            3: ((0.0, -1.12, 1.12), (0.35, 0.1, -0.1), (1.02, 0.97, 0.94)),
-        }[scene.count]
-    )
+    lanes, depths, sizes = (torch.tensor(numbers)[:, None] for numbers in PLACES[scene.count])
     walk = {"walks left": -1.0, "walks right": 1.0, "stands": 0.0}[scene.act] * scene.speed
     travelled = walk * pace(duration_s) * (0.8 if scene.count == 3 else 1.0) * since
     index = torch.arange(scene.count)[:, None]
+    # Each figure is drawn at size 1 and then scaled: a smaller one takes more steps for the same way. What is added by index
+    # keeps figures out of step with one another.
     if walk:
         body = walking(travelled * math.copysign(1.0, walk) / sizes + 0.47 * index + 0.3)
     else:
@@ -99,6 +105,8 @@ def crowd_of(scene: Scene, since: Tensor, duration_s: float) -> Crowd:
 def columns_of(crowd: Crowd, path_6T: Tensor, height: int, width: int) -> tuple[list[int], int]:
     """The first column of a window around each figure that holds it in all frames, and the windows' width."""
     x, _, z, yaw = path_6T[:4].unbind()
+    # Feet as the camera sees them: turned by its yaw, then divided by their depth, which gives pixels from the middle. 0.75 m to
+    # each side hold a figure; the fraction of the frame's width is slack for pitch and roll, which are left out here.
     from_x, from_z = crowd.x - x, crowd.z[:, None] - z
     ahead, right = from_x * yaw.sin() + from_z * yaw.cos(), from_x * yaw.cos() - from_z * yaw.sin()
     middle, reach = FOCAL * height * right / ahead + width / 2, FOCAL * height * 0.75 / ahead + 0.02 * width
@@ -112,10 +120,11 @@ def columns_of(crowd: Crowd, path_6T: Tensor, height: int, width: int) -> tuple[
 def car_path(scene: Scene, since: Tensor, duration_s: float) -> Tensor:
     """x of the car's middle (T): it crosses the middle of the view in the middle of the clip."""
     direction = 1.0 if scene.car_direction == "right" else -1.0
-    ahead = distance_of(scene) + CAR_Z
-    middle = -distance_of(scene) * math.sin(math.radians(scene.heading)) + ahead * math.tan(
-        math.radians(scene.heading + scene.framing)
-    )
+    distance, heading = distance_of(scene), math.radians(scene.heading)
+    # The camera stands ``distance`` before the subject and the car's lane lies beyond it: the middle of the view, followed from
+    # the camera's x over the depth between them, meets the lane here.
+    ahead = math.tan(math.radians(scene.heading + scene.framing))
+    middle = -distance * math.sin(heading) + (distance + CAR_Z) * ahead
     return middle + direction * 3.3 * pace(duration_s) * since
 
 
@@ -134,24 +143,28 @@ def walking(travelled: Tensor) -> Tensor:
     # the lower of the two feet carries the body
     rise = 0.075 - torch.minimum(far_ankle, near_ankle)
     swing = 0.05 * phase.sin().abs()
-    body: list[Stroke] = [
+    strokes: list[Stroke] = [
+        *far_leg,
+        *near_leg,
+        # body: chest and back, then the coat's two skirts, of which one swings
         (0.02, 1.40, 0.0, 1.12, 0.150, 0.150),
         (-0.03, 1.39, -0.02, 1.14, 0.145, 0.150),
         (-0.005, 1.06, -0.035, 0.52, 0.150, 0.195 + swing),
         (0.0, 1.0, 0.055, 0.52, 0.145, 0.160 + swing),
-    ]
-    head: list[Stroke] = [
+        *_arm(-phase),
+        # head: neck, skull, nose
         (0.0, 1.46, 0.015, 1.56, 0.068, 0.064),
         (0.028, 1.600, 0.035, 1.665, 0.082, 0.100),
         (0.100, 1.640, 0.142, 1.612, 0.026, 0.018),
-    ]
-    top: list[Stroke] = [
+        # top: hair, brim, crown
         (-0.030, 1.675, 0.030, 1.725, 0.098, 0.082),
         (-0.190, 1.712, 0.225, 1.700, 0.020, 0.016),
         (-0.035, 1.765, 0.085, 1.775, 0.098, 0.078),
+        # arm: three strokes, and the coat's collar
+        *_arm(phase),
+        (-0.085, 1.50, 0.055, 1.45, 0.060, 0.062),
     ]
-    collar: Stroke = (-0.085, 1.50, 0.055, 1.45, 0.060, 0.062)
-    return _assemble([*far_leg, *near_leg, *body, *_arm(-phase), *head, *top, *_arm(phase), collar], rise)
+    return _assemble(strokes, rise)
 
 
 def standing(since: Tensor, side: Tensor) -> Tensor:
@@ -161,41 +174,36 @@ def standing(since: Tensor, side: Tensor) -> Tensor:
     """
     sway = 0.010 * torch.sin(1.3 * since)
     turn = sway + 0.01 * side
-    legs: list[Stroke] = [
-        part
-        for x in (-0.105, 0.115)
-        for part in (
+    strokes: list[Stroke] = []
+    # legs: thigh, shin and shoe of each
+    for x in (-0.105, 0.115):
+        strokes += [
             (0.8 * x, 0.90, x, 0.48, 0.100, 0.080),
             (x, 0.48, 1.1 * x, 0.09, 0.080, 0.060),
             (1.1 * x, 0.05, 1.5 * x, 0.04, 0.055, 0.045),
-        )
-    ]
-    body: list[Stroke] = [
-        (-0.115 + sway, 1.395, -0.075, 1.02, 0.115, 0.115),
-        (0.115 + sway, 1.395, 0.075, 1.02, 0.115, 0.115),
-        (-0.06, 1.02, -0.125, 0.52, 0.130, 0.150),
-        (0.06, 1.02, 0.125, 0.52, 0.130, 0.150),
+        ]
+    strokes += [
+        # body: shoulders and chest, skirts, the coat between them, and the arm on the far side
+        *((half * 0.115 + sway, 1.395, half * 0.075, 1.02, 0.115, 0.115) for half in (-1, 1)),
+        *((half * 0.06, 1.02, half * 0.125, 0.52, 0.130, 0.150) for half in (-1, 1)),
         (0.0, 1.0, 0.0, 0.55, 0.150, 0.190),
         (-0.225 * side + sway, 1.385, -0.270 * side, 1.12, 0.080, 0.070),
         (-0.270 * side, 1.12, -0.215 * side, 0.90, 0.070, 0.066),
-    ]
-    head: list[Stroke] = [
+        # head: neck, skull, nose
         (sway, 1.53, sway, 1.57, 0.064, 0.064),
         (turn, 1.590, turn, 1.660, 0.072, 0.094),
         (2 * turn - sway, 1.615, 2 * turn - sway, 1.600, 0.03, 0.03),
-    ]
-    top: list[Stroke] = [
+        # top: hair, brim, crown
         (sway - 0.020, 1.700, sway + 0.030, 1.700, 0.086, 0.086),
         (sway - 0.205, 1.700, sway + 0.215, 1.700, 0.019, 0.019),
         (sway - 0.045, 1.770, sway + 0.055, 1.770, 0.086, 0.086),
-    ]
-    arm: list[Stroke] = [
+        # arm on the near side: upper arm, forearm, hand; and the coat's collar
         (0.235 * side + sway, 1.38, 0.30 * side, 1.12, 0.078, 0.066),
         (0.30 * side, 1.12, 0.285 * side, 0.88, 0.066, 0.056),
         (0.285 * side, 0.84, 0.28 * side, 0.80, 0.048, 0.040),
         (-0.075 + sway, 1.455, 0.075 + sway, 1.455, 0.070, 0.070),
     ]
-    return _assemble([*legs, *body, *head, *top, *arm], torch.zeros_like(since))
+    return _assemble(strokes, torch.zeros_like(since))
 
 
 def _leg(phase: Tensor) -> tuple[list[Stroke], Tensor]:
@@ -229,11 +237,10 @@ def _arm(phase: Tensor) -> list[Stroke]:
 
 def _assemble(strokes: list[Stroke], rise_FT: Tensor) -> Tensor:
     """Strokes as one tensor (6, L, F, T), lifted by ``rise_FT``."""
-    numbers = torch.stack(
-        [
-            torch.as_tensor(number).expand_as(rise_FT)
-            for number in (n for row in zip(*strokes, strict=True) for n in row)
-        ]
-    ).view(6, len(strokes), *rise_FT.shape)
-    numbers[1:4:2] += rise_FT
-    return numbers
+    # Strokes are rows of six and the tensor wants six planes: first every stroke's ax, then every ay, and so on. A number that
+    # never changes is spread over figures and frames without a copy; only the stack copies.
+    numbers = [torch.as_tensor(number).expand_as(rise_FT) for column in zip(*strokes, strict=True) for number in column]
+    assembled = torch.stack(numbers).view(6, len(strokes), *rise_FT.shape)
+    # planes 1 and 3 are the heights of both ends
+    assembled[1:4:2] += rise_FT
+    return assembled

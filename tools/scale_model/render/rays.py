@@ -43,10 +43,8 @@ class View:
 
     def columns(self, starts: list[int], width: int) -> View:
         """Windows of ``width`` columns, one for each of F figures: rays FTHW."""
-        dx, dy, dz = (
-            torch.stack([rays[..., start : start + width] for start in starts]) for rays in (self.dx, self.dy, self.dz)
-        )
-        return replace(self, dx=dx, dy=dy, dz=dz)
+        cut = [torch.stack([d[..., start : start + width] for start in starts]) for d in (self.dx, self.dy, self.dz)]
+        return replace(self, dx=cut[0], dy=cut[1], dz=cut[2])
 
     def at(self, depth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The points ``depth`` along the rays, THW each."""
@@ -54,6 +52,7 @@ class View:
 
     def level(self, y: float) -> Tensor:
         """Depth of the level plane at ``y``, THW; ``FAR`` where the ray does not lead to it."""
+        # a ray along the plane would meet it at infinity: its slope is kept away from 0
         fall = (y - self.y) / torch.where(self.dy.abs() < 1e-4, 1e-4, self.dy)
         return torch.where(fall > 0, fall, FAR).clamp(max=FAR)
 
@@ -84,18 +83,23 @@ def cast_rays(
     ``horizon`` is where the level view cuts the frame, 0 at the top; the lens is shifted, so that uprights stay upright.
     The rows from ``mirrored_from`` on are repeated below the frame, as the ground mirrors them.
     """
+    # One copy to the device for all six numbers with the cosines and sines of the angles, each T11 to broadcast over pixels.
     turns = torch.cat((path_6T, path_6T[3:].cos(), path_6T[3:].sin())).to(device, non_blocking=True)[..., None, None]
     x, y, z, _, _, _, cos_yaw, cos_pitch, cos_roll, sin_yaw, sin_pitch, sin_roll = turns.unbind()
     step = 1.0 / (FOCAL * height)
     row = torch.arange(height, device=device)
     if mirrored_from is not None:
         row = torch.cat((row, row[mirrored_from:]))
+    # A pixel's ray before the camera turns: one metre ahead, so much to the right and up. The horizon is not in the middle of the
+    # frame: the lens is shifted, where a camera that nods would make uprights converge.
     up = (((horizon * height - 0.5) - row) * step)[:, None]
     right = (torch.arange(width, device=device) + (0.5 - 0.5 * width)) * step
+    # roll, then pitch, then yaw
     across, above = cos_roll * right + sin_roll * up, cos_roll * up - sin_roll * right
     ahead, rise = cos_pitch - above * sin_pitch, above * cos_pitch + sin_pitch
     dx, dz = cos_yaw * across + sin_yaw * ahead, cos_yaw * ahead - sin_yaw * across
     if mirrored_from is not None:
+        # Level ground mirrors the scene as an eye as far below it would see it, looking up where the other looks down.
         flip = 1.0 - 2.0 * (torch.arange(len(row), device=device) >= height)[:, None]
         y, rise = y * flip, rise * flip
     return View(x, y, z, dx, rise, dz, cos_yaw, -sin_yaw, step)
@@ -159,6 +163,7 @@ def strokes(x_FTHW: Tensor, y_FTHW: Tensor, strokes_6LFT: Tensor) -> Tensor:
     ax, ay, bx, by, radius_a, radius_b = strokes_6LFT[..., None, None].unbind()
     reach_x, reach_y = bx - ax, by - ay
     from_x, from_y = x_FTHW - ax, y_FTHW - ay
+    # squared; a stroke of no length is a disc, and must not divide by 0
     length = (reach_x * reach_x + reach_y * reach_y).clamp(min=1e-6)
     along = (from_x * (reach_x / length) + from_y * (reach_y / length)).clamp(0, 1)
     # in place: these are the largest tensors of a clip
@@ -169,12 +174,18 @@ def strokes(x_FTHW: Tensor, y_FTHW: Tensor, strokes_6LFT: Tensor) -> Tensor:
 
 def blend(distances_LFTHW: Tensor, softness: float = 0.02) -> Tensor:
     """The union of shapes, FTHW, with soft joints."""
+    # minus the logarithm of a sum of exponentials is a soft minimum: it rounds the corner where two shapes meet
     return torch.logsumexp(distances_LFTHW * (-1 / softness), 0) * -softness
 
 
 def cover(distance: Tensor, size: Tensor | float) -> Tensor:
     """How much of a ray of width ``size`` lies inside a shape."""
     return (0.5 - distance / size).clamp(0, 1)
+
+
+def band(distance: Tensor, width: float) -> Tensor:
+    """A soft line: 1 at no distance, and next to nothing from two widths on."""
+    return torch.exp((distance / width) ** 2 * -1)
 
 
 def over(below: Tensor, above: Tensor | float, alpha: Tensor | float) -> Tensor:

@@ -11,12 +11,14 @@ from torch import Tensor
 from tools.scale_model.render.figures import draw_crowd
 from tools.scale_model.render.light import Lamp, Stage, far_away
 from tools.scale_model.render.looks import Colour, Look
-from tools.scale_model.render.rays import Canvas, View, box, constant, cover, disc, over
+from tools.scale_model.render.rays import Canvas, View, band, box, constant, cover, disc, over
 from tools.scale_model.render.scenes import Scene
 
 HALF, FAR_Z, CEILING = 3.6, 1.9, 3.0
 WINDOW_Z, WINDOW_Y = (-3.4, -0.2), (0.75, 2.65)
-"""The window in the side wall, whose light is seen."""
+WINDOW_AT = (sum(WINDOW_Z) / 2, sum(WINDOW_Y) / 2)
+WINDOW_HALF = ((WINDOW_Z[1] - WINDOW_Z[0]) / 2, (WINDOW_Y[1] - WINDOW_Y[0]) / 2)
+"""The window in the side wall, whose light is seen: middle and half of its extent along z and y."""
 PANE_HALF, PANE_Y = (0.75, 0.80), 1.75
 """The window in the far wall, through which the hour is seen."""
 SLAT = 0.21
@@ -54,24 +56,28 @@ def pane_x(scene: Scene) -> float:
 def window_light(stage: Stage, x: Tensor, y: Tensor | float, z: Tensor | float, softness: float = 0.012) -> Tensor:
     """What the window at the side lets through to points of the room, 0..1: the ray is followed back to its plane."""
     from_x, from_y, from_z = stage.sun_from
+    # From a point the ray goes back towards the sun until it meets the window's wall, ``way`` along it. Inside the rectangle of the
+    # window it comes from outside; the edge is softer, the farther away the window is.
     way = (x + HALF * stage.scene.side) / -from_x
     y_window, z_window = y + way * from_y, z + way * from_z
     blur = softness + 0.0035 * way.abs()
-    middle = (sum(WINDOW_Z) / 2, sum(WINDOW_Y) / 2)
-    half = ((WINDOW_Z[1] - WINDOW_Z[0]) / 2, (WINDOW_Y[1] - WINDOW_Y[0]) / 2)
-    through = torch.sigmoid(box(z_window, y_window, middle, half) / -blur)
-    cross = 1 - torch.exp(-(((z_window - middle[0]) / 0.06) ** 2))
+    through = torch.sigmoid(box(z_window, y_window, WINDOW_AT, WINDOW_HALF) / -blur)
+    cross = 1 - band(z_window - WINDOW_AT[0], 0.06)
     if not stage.look.blind:
-        return through * cross * (1 - torch.exp(-(((y_window - 2.0) / 0.05) ** 2)))
+        return through * cross * (1 - band(y_window - 2.0, 0.05))
     slat = ((y_window / SLAT).remainder(1.0) - 0.5).abs()
     return through * (0.3 + 0.7 * cross) * torch.sigmoid((0.25 - slat) / (blur / SLAT * 0.7))
 
 
+def dimmed(beyond: Tensor, loss: float, reach: float) -> Tensor:
+    """What a corner leaves of the light: ``beyond`` is the distance past it, negative inside the room."""
+    return 1 - loss * torch.exp(beyond.clamp(max=0) / reach)
+
+
 def draw_room(view: View, stage: Stage) -> Tensor:
     """The room, linear light CTHW."""
-    image = draw_far_wall(view, stage)
-    image = draw_sides(image, view, stage)
-    image = draw_floor(image, view, stage)
+    # from back to front; what stands in the room is laid over its walls as one canvas
+    image = draw_floor(draw_sides(draw_far_wall(view, stage), view, stage), view, stage)
     canvas = Canvas.like(view.dx)
     draw_lamp(canvas, view, stage)
     draw_chair(canvas, view, stage)
@@ -85,13 +91,12 @@ def draw_far_wall(view: View, stage: Stage) -> Tensor:
     depth = view.upright(FAR_Z)
     x, y, _ = view.at(depth)
     size = depth * view.step
-    sunlit = window_light(stage, x, y, FAR_Z) * (
-        0.08 + 0.92 * stage.unshadowed((x, y, FAR_Z), far_away(stage.sun_from), 0.012)
-    )
+    seen = stage.unshadowed((x, y, FAR_Z), far_away(stage.sun_from), 0.012)
+    sunlit = window_light(stage, x, y, FAR_Z) * (0.08 + 0.92 * seen)
     light = stage.light((x, y, FAR_Z), (0.0, 0.0, -1.0), sunlit=sunlit)
-    corner = (1 - 0.40 * torch.exp((x.abs() - HALF) / 0.5)) * (1 - 0.35 * torch.exp(y.clamp(min=0) / -0.35))
-    corner = corner * (1 - 0.35 * torch.exp((y - CEILING).clamp(max=0) / 0.4))
-    light = light * corner
+    # corners are darker, since walls that meet take each other's light away
+    corner = (1 - 0.40 * torch.exp((x.abs() - HALF) / 0.5)) * dimmed(-y, 0.35, 0.35)
+    light = light * (corner * dimmed(y - CEILING, 0.35, 0.4))
     paper = stage.rgb(PAPERS[scene.seed % len(PAPERS)]) * stage.rgb(stage.look.walls)
     wood = stage.rgb((0.17, 0.095, 0.055)) * stage.rgb(stage.look.walls)
     image = over(paper, wood * 1.3, cover(y - 0.92, size)) * light
@@ -117,6 +122,7 @@ def _draw_pane(image: Tensor, x: Tensor, y: Tensor, size: Tensor, light: Tensor,
     sky = over(stage.rgb(hour.horizon), stage.rgb(hour.zenith), rise * 0.8)
     roofs = 1.28 + 0.35 * stage.textures.cell((x * 2.4 + 60).floor(), 3)[0]
     outside = over(sky, stage.rgb(hour.haze) * 0.35, cover(y - roofs, size * 2))
+    # the window's cross, cut off at the frame where it is laid over the pane
     bars = torch.minimum((x - at).abs() - 0.025, (y - PANE_Y - 0.15).abs() - 0.025)
     if stage.look.blind:
         slat = ((y / (SLAT * 0.7)).remainder(1.0) - 0.5).abs()
@@ -130,21 +136,19 @@ def _draw_pane(image: Tensor, x: Tensor, y: Tensor, size: Tensor, light: Tensor,
 
 def draw_sides(image: Tensor, view: View, stage: Stage) -> Tensor:
     """The two side walls and the ceiling."""
+    # A ray leads to the wall on its own side: one plane a pixel, so that both walls are drawn at once.
     sign = view.dx.sign()
     depth = view.sideways(sign * HALF)
     x, y, z = view.at(depth)
     size = depth * view.step * (1 + view.dz / view.dx.abs().clamp(min=1e-3)).clamp(max=20)
     light = stage.light((x, y, z), (-sign, 0.0, 0.0), sunlit=window_light(stage, x, y, z))
-    light = (
-        light * (1 - 0.40 * torch.exp((z - FAR_Z).clamp(max=0) / 0.5)) * (1 - 0.35 * torch.exp(y.clamp(min=0) / -0.35))
-    )
+    light = light * dimmed(z - FAR_Z, 0.40, 0.5) * dimmed(-y, 0.35, 0.35)
     tint = stage.rgb(stage.look.walls)
     paper = stage.rgb(PAPERS[stage.scene.seed % len(PAPERS)]) * tint
     wood = stage.rgb((0.17, 0.095, 0.055)) * tint
     wall = over(paper, wood * 1.3, cover(y - 0.92, depth * view.step)) * light
-    middle = (sum(WINDOW_Z) / 2, sum(WINDOW_Y) / 2)
-    half = ((WINDOW_Z[1] - WINDOW_Z[0]) / 2, (WINDOW_Y[1] - WINDOW_Y[0]) / 2)
-    pane = torch.maximum(box(z, y, middle, half), sign * stage.scene.side * 1e3 + 1)
+    # only the wall that the light comes from has the window: on the other side no distance is inside it
+    pane = torch.maximum(box(z, y, WINDOW_AT, WINDOW_HALF), sign * stage.scene.side * 1e3 + 1)
     glare = stage.rgb(stage.sun) * 0.5 + stage.rgb(stage.hour.horizon) * 0.5
     if stage.look.blind:
         glare = glare * torch.sigmoid((0.26 - ((y / SLAT).remainder(1.0) - 0.5).abs()) * 14)
@@ -152,7 +156,7 @@ def draw_sides(image: Tensor, view: View, stage: Stage) -> Tensor:
     image = over(image, wall, cover(z - FAR_Z, size) * (depth < 50))
     ceiling = view.level(CEILING)
     x, _, z = view.at(ceiling)
-    light = stage.light((x, CEILING, z), (0.0, -1.0, 0.0)) * (1 - 0.3 * torch.exp((z - FAR_Z).clamp(max=0) / 0.6))
+    light = stage.light((x, CEILING, z), (0.0, -1.0, 0.0)) * dimmed(z - FAR_Z, 0.3, 0.6)
     inside = cover(torch.maximum(z - FAR_Z, x.abs() - HALF), ceiling * view.step * 2) * (view.dy > 0)
     return over(image, stage.rgb((0.42, 0.40, 0.37)) * tint * light, inside)
 
@@ -162,11 +166,11 @@ def draw_floor(image: Tensor, view: View, stage: Stage) -> Tensor:
     depth = view.level(0.0)
     x, _, z = view.at(depth)
     size = depth * view.step
-    sunlit = window_light(stage, x, 0.0, z) * (
-        0.08 + 0.92 * stage.unshadowed((x, 0.0, z), far_away(stage.sun_from), 0.015)
-    )
+    seen = stage.unshadowed((x, 0.0, z), far_away(stage.sun_from), 0.015)
+    sunlit = window_light(stage, x, 0.0, z) * (0.08 + 0.92 * seen)
     light = stage.light((x, 0.0, z), (0.0, 1.0, 0.0), sunlit=sunlit) * stage.unshaded(x, z)
-    light = light * (1 - 0.4 * torch.exp((z - FAR_Z).clamp(max=0) / 0.4))
+    light = light * dimmed(z - FAR_Z, 0.4, 0.4)
+    # each board has a tone of its own: the random number of its cell
     tone = stage.textures.cell((x / 0.28).floor() + 40, 7)[2]
     boards = stage.rgb((0.22, 0.125, 0.065)) * (0.85 + 0.3 * tone)
     carpet = box(x, z, (0.0, 0.1), (2.1, 1.35))
@@ -187,6 +191,7 @@ def draw_lamp(canvas: Canvas, view: View, stage: Stage) -> None:
     slope = 0.20 + 0.30 * (1.72 - y)
     stem = torch.minimum(box(x, y, (0.0, 0.75), (0.018, 0.75)), box(x, y, (0.0, 0.03), (0.15, 0.03)))
     shade = torch.maximum(x.abs() - slope, (y - 1.54).abs() - 0.18)
+    # the shade is a cone that lets the lamp's light through, less at its sides, where it turns away
     round_off = (1 - 0.5 * (x / slope.clamp(min=0.05)) ** 2).clamp(min=0)
     cloth = stage.rgb((0.62, 0.54, 0.40)) * light + stage.rgb(stage.look.lamp) * (1.5 * on * round_off)
     canvas.lay(stage.rgb((0.10, 0.08, 0.05)) * light, cover(stem, size))
@@ -213,6 +218,8 @@ def draw_chair(canvas: Canvas, view: View, stage: Stage) -> None:
 
 def draw_beam(image: Tensor, view: View, stage: Stage) -> Tensor:
     """Light of the window on the dust before the subject, added up over a few depths at once."""
+    # Light on dust is an integral along the ray: four samples before the subject, each with a soft edge so that the shaft has no
+    # steps.
     depths = constant((1.5, 2.1, 2.7, 3.3), image.device).view(-1, 1, 1, 1)
     x, y, z = view.at(depths)
     dust = (window_light(stage, x, y, z, softness=0.06) * (x.abs() < HALF)).sum(0)

@@ -13,24 +13,17 @@ from typing import Any
 from cinelora.errors import ConfigError
 from tools.scale_model.render.looks import LOOKS
 
+PAINTS = ("red", "green", "blue", "yellow", "white", "black")
+MOVES = {"pans": ("left", "right"), "moves": ("in", "out"), "orbits": ("left", "right")}
 VOCABULARY: dict[str, tuple[Any, ...]] = {
     "place": ("street", "room"),
     "weather": ("dry", "rain", "fog"),
     "time": ("noon", "dusk", "night"),
-    "camera": (
-        "pans left",
-        "pans right",
-        "moves in",
-        "moves out",
-        "orbits left",
-        "orbits right",
-        "is hand-held",
-        "stands still",
-    ),
-    "coat": ("red", "green", "blue", "yellow", "white", "black"),
+    "camera": (*(f"{move} {way}" for move, ways in MOVES.items() for way in ways), "is hand-held", "stands still"),
+    "coat": PAINTS,
     "count": (1, 2, 3),
     "act": ("walks left", "walks right", "stands"),
-    "car": (None, "red", "green", "blue", "yellow", "white", "black"),
+    "car": (None, *PAINTS),
     "car_direction": ("left", "right"),
 }
 """Every attribute that a caption names, and its values: the fields of a scene that a benchmark may set."""
@@ -76,6 +69,9 @@ def draw_scene(seed: int, **overrides: Any) -> Scene:
     vocabulary, and for weather or a car asked for in a room.
     """
     draw = random.Random(seed)
+    # Every line below takes the next numbers of the generator: in another order, or with one line more in their midst, every
+    # seed is another scene, and the shipped footage is no longer what its seeds say. What is new comes last. A value that
+    # stands twice in a choice is chosen twice as often.
     coat = draw.choice(VOCABULARY["coat"])
     scene = Scene(
         seed=seed,
@@ -87,7 +83,7 @@ def draw_scene(seed: int, **overrides: Any) -> Scene:
         count=draw.choice((1, 1, 2, 3)),
         act=draw.choice(VOCABULARY["act"]),
         # a car in the colour of the coat would blur whose colour the caption means
-        car=draw.choice((None, *(paint for paint in VOCABULARY["car"] if paint not in (None, coat)))),
+        car=draw.choice((None, *(paint for paint in PAINTS if paint != coat))),
         car_direction=draw.choice(VOCABULARY["car_direction"]),
         hat=draw.random() < 0.5,
         heading=draw.choice((-1, 1)) * draw.uniform(4, 24),
@@ -100,6 +96,7 @@ def draw_scene(seed: int, **overrides: Any) -> Scene:
         wording=draw.randrange(3),
     )
     _check(overrides)
+    # All was drawn before anything is replaced: an override leaves the rest of the scene as its seed has it.
     scene = replace(scene, **overrides)
     if scene.place != "room":
         return scene
@@ -114,9 +111,8 @@ def _check(overrides: dict[str, Any]) -> None:
     for name, value in overrides.items():
         if name not in names:
             raise ConfigError(f"a scene has no {name}; it has {', '.join(names)}")
-        if name in VOCABULARY and value not in VOCABULARY[name]:
-            values = ", ".join(str(known) for known in VOCABULARY[name])
-            raise ConfigError(f"{name}={value} cannot be drawn; use one of {values}")
+        if value not in VOCABULARY.get(name, (value,)):
+            raise ConfigError(f"{name}={value} cannot be drawn; use one of {', '.join(map(str, VOCABULARY[name]))}")
 
 
 def describe(scene: Scene, look: str) -> str:
@@ -125,19 +121,17 @@ def describe(scene: Scene, look: str) -> str:
     plural = scene.count > 1
     coat = f"{scene.coat} coat" if film.saturation else "long coat"
     who = {1: "a man in a ", 2: "two men in ", 3: "three men in "}[scene.count] + coat + "s" * plural
-    if scene.hat:
-        who += " and hats" if plural else " and hat"
-    act = {
-        "walks left": "walk to the left" if plural else "walks to the left",
-        "walks right": "walk to the right" if plural else "walks to the right",
-        "stands": "stand" if plural else "stands",
-    }[scene.act]
+    who += (" and hats" if plural else " and hat") * scene.hat
+    # "walks left" is read as a verb, without its s where several act, and a way, which "stands" does not have
+    verb, _, way = scene.act.partition(" ")
+    act = verb.removesuffix("s" * plural) + (f" to the {way}" if way else "")
     dry = "wet street" if film.wetness > 0.3 else "dry street"
     street = {"rain": "on a street in the rain", "fog": "on a street in fog", "dry": f"on a {dry}"}[scene.weather]
     where = street if scene.place == "street" else "in a room"
     when = f"at {film.hours[scene.time].name}"
     paint = f"{scene.car} car" if film.saturation else "car"
     car = f" as a {paint} drives to the {scene.car_direction}" if scene.car else ""
+    # the order of the words says nothing of the scene, so that a model cannot learn to read the first ones alone
     sentence = (
         f"{who} {act} {where} {when}{car}; the camera {scene.camera}.",
         f"{where} {when}, {who} {act}{car}; the camera {scene.camera}.",

@@ -13,24 +13,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tools.scale_model.render.figures import draw_car, draw_crowd
-from tools.scale_model.render.light import Lamp, Stage, far_away
+from tools.scale_model.render.light import Lamp, Points, Space, Stage, far_away
 from tools.scale_model.render.looks import Colour, Look
 from tools.scale_model.render.motion import CAR_Z
-from tools.scale_model.render.rays import Canvas, View, box, constant, cover, over
+from tools.scale_model.render.rays import Canvas, View, band, box, constant, cover, over
 from tools.scale_model.render.scenes import Scene
 
 KERB_Z, FAR_KERB_Z, HOUSES_Z, END_Z = 1.5, 7.3, 9.6, 60.0
+ROAD_Z, ROAD_HALF = (KERB_Z + FAR_KERB_Z) / 2, (FAR_KERB_Z - KERB_Z) / 2
 OPENING_HALF, SIDE_ROAD_HALF = 4.6, 2.9
 LAMP_HEIGHT = 4.1
 HOUSE, STOREY = 7.0, 2.9
 SHOP_TOP = 4.4
 FACADES: tuple[Colour, ...] = (
-    (0.34, 0.15, 0.10),
-    (0.46, 0.38, 0.27),
-    (0.26, 0.28, 0.31),
-    (0.40, 0.29, 0.19),
-    (0.33, 0.36, 0.32),
-    (0.50, 0.45, 0.38),
+    *((0.34, 0.15, 0.10), (0.46, 0.38, 0.27), (0.26, 0.28, 0.31)),
+    *((0.40, 0.29, 0.19), (0.33, 0.36, 0.32), (0.50, 0.45, 0.38)),
 )
 BOARDS: tuple[Colour, ...] = ((0.30, 0.08, 0.06), (0.07, 0.16, 0.20), (0.42, 0.34, 0.20), (0.09, 0.17, 0.10))
 """Paints of the boards over the shops."""
@@ -75,6 +72,8 @@ def wetness_of(scene: Scene, look: Look) -> float:
 def draw_street(view: View, stage: Stage, height: int, mirrored_from: int) -> Tensor:
     """The street, linear light CTHW. Rows of ``view`` from ``height`` on mirror those from ``mirrored_from`` on."""
     houses, walls = draw_houses(draw_sky(view, stage), view, stage)
+    # What stands is drawn before the ground, which mirrors it: the rows after ``height`` see it from below, and the ground takes
+    # its reflection from there. The canvas is then laid over the finished ground.
     canvas = Canvas.like(view.dx)
     draw_standing(canvas, view, stage, walls)
     mirrored = canvas.before(houses)[:, :, height:]
@@ -104,9 +103,12 @@ def draw_houses(sky: Tensor, view: View, stage: Stage) -> tuple[Tensor, Tensor]:
     x_front = view.x + front * view.dx - middle
     side = view.sideways(middle + sign * OPENING_HALF)
     end = view.upright(END_Z)
+    # A ray that passes the row of houses through the opening meets a house of the side street, or the end of that street if this
+    # comes first.
     is_front, is_side = x_front.abs() > OPENING_HALF, side < end
     depth = torch.where(is_front, front, torch.minimum(side, end))
     x, y, z = at = view.at(depth)
+    # Every wall has a street of houses of its own: the offsets are far apart, so that no two walls repeat each other's numbers.
     turned = is_side & ~is_front
     along = torch.where(turned, z + 150.0 + 31.0 * sign, x + torch.where(is_front, 70.0 - middle - OPENING_HALF, 310.0))
     normal = (-sign * turned, 0.0, turned.float() - 1)
@@ -115,6 +117,7 @@ def draw_houses(sky: Tensor, view: View, stage: Stage) -> tuple[Tensor, Tensor]:
     across = torch.where(turned, size * (1 + view.dz / view.dx.abs().clamp(min=1e-3)), size)
     wall, roof = _wall(stage, at, along, normal, size, across)
     image = over(sky, stage.hazed(wall, depth), cover(y - roof, size) * (y > -0.2))
+    # what is left to mend are the edges that no coverage knows, since a ray is given to one wall as a whole
     return _softened(image, x_front, front * view.step), depth
 
 
@@ -128,28 +131,23 @@ def _softened(image: Tensor, x_front: Tensor, size: Tensor) -> Tensor:
 
 
 def _wall(
-    stage: Stage,
-    at: tuple[Tensor, Tensor, Tensor],
-    along: Tensor,
-    normal: tuple[Tensor, float, Tensor],
-    size: Tensor,
-    across: Tensor,
+    stage: Stage, at: Points, along: Tensor, normal: Space, size: Tensor, across: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The houses' walls by the distance ``along`` them, CTHW, and the height of their roofs, THW.
 
     ``size`` and ``across`` are the extent of a ray upwards and along the wall.
     """
     y, hour = at[1], stage.hour
+    # a house's number is all that is kept of it: its roof, its stone and its shop are random numbers of that cell
     house = (along / HOUSE).floor()
     local = along - (house + 0.5) * HOUSE
     roof, tint, kind, _ = stage.textures.cell(house, 0)
     roof = 8.5 + 5.5 * roof
     stone = _chosen(FACADES, tint) * stage.rgb(stage.look.walls)
     # courses and joints are soft bands, so that they fade before they flicker
-    band = torch.exp(((y - 4.0) / 0.14) ** 2 * -1) + torch.exp(((y - roof + 0.3) / 0.25) ** 2 * -1)
-    joint = torch.exp(((HOUSE / 2 - local.abs()) / 0.10) ** 2 * -1)
+    courses, joint = band(y - 4.0, 0.14) + band(y - roof + 0.3, 0.25), band(HOUSE / 2 - local.abs(), 0.10)
     light = stage.light(at, normal)
-    shaded = (0.62 + 0.108 * y.clamp(0, 3.5)) * (0.86 + 0.30 * band - 0.42 * joint)
+    shaded = (0.62 + 0.108 * y.clamp(0, 3.5)) * (0.86 + 0.30 * courses - 0.42 * joint)
     colour = stone * light * shaded
     glass, lit = _windows(stage, along, y, roof, size, across)
     sky = over(stage.rgb(hour.horizon), stage.rgb(hour.zenith), 0.35) * 0.34
@@ -170,7 +168,7 @@ def _windows(
     i, j = (along / pitch).floor(), ((y - SHOP_TOP) / STOREY).floor()
     x, y_local = along - (i + 0.5) * pitch, y - SHOP_TOP - (j + 0.5) * STOREY
     pane = cover(x.abs() - 0.46, across.clamp(min=0.02)) * cover(y_local.abs() - 0.80, size.clamp(min=0.02))
-    bar = torch.maximum(torch.exp((x / 0.04) ** 2 * -1), torch.exp(((y_local - 0.2) / 0.04) ** 2 * -1))
+    bar = torch.maximum(band(x, 0.04), band(y_local - 0.2, 0.04))
     there = pane * (1 - 0.8 * bar) * ((y > SHOP_TOP) & (y < roof - 0.9))
     on = stage.hour.lamps
     if not on:
@@ -186,10 +184,10 @@ def _shops(colour: Tensor, stage: Stage, local: Tensor, y: Tensor, kind: Tensor,
     openings = torch.minimum(box(local, y, (-0.7, 1.60), (2.0, 1.05)), box(local, y, (2.25, 1.25), (0.55, 1.25)))
     inner = light * 0.03 + stage.rgb(stage.hour.horizon) * 0.12
     if on:
-        open_late = ((kind - 0.35) * 8).clamp(0.06, 1) * (0.45 + 0.55 * torch.exp(((y - 2.1) / 0.9) ** 2 * -1))
+        open_late = ((kind - 0.35) * 8).clamp(0.06, 1) * (0.45 + 0.55 * band(y - 2.1, 0.9))
         inner = inner + stage.rgb((1.0, 0.70, 0.36)) * (on * 0.8 * open_late)
     colour = over(colour, light * 0.05, cover(openings - 0.12, edge))
-    mullion = 1 - 0.7 * torch.exp((((local + 0.7).abs() - 0.68) / 0.05) ** 2 * -1)
+    mullion = 1 - 0.7 * band((local + 0.7).abs() - 0.68, 0.05)
     colour = over(colour, inner * mullion, cover(openings, edge))
     board = box(local, y, (0.1, 3.28), (2.9, 0.34))
     colour = over(colour, _chosen(BOARDS, kind) * light, cover(board, edge))
@@ -206,17 +204,13 @@ def draw_ground(
     """Road and pavements with their marks, shadows and reflections, laid before the houses."""
     depth = view.level(0.0)
     x, _, z = view.at(depth)
-    aside, road_middle, road_half = (
-        (x - opening_of(stage.scene)).abs(),
-        (KERB_Z + FAR_KERB_Z) / 2,
-        (FAR_KERB_Z - KERB_Z) / 2,
-    )
+    aside = (x - opening_of(stage.scene)).abs()
     # a ray covers more ground along the view than across
     size = depth * view.step
     long = (size * depth / view.y).clamp(max=4.0)
-    from_middle = (z - road_middle).abs()
-    road = torch.maximum(cover(from_middle - road_half, long), cover(aside - SIDE_ROAD_HALF, size) * (z > road_middle))
-    kerb = cover((from_middle - road_half).abs() - 0.09, long) * ((z < road_middle) | (aside > SIDE_ROAD_HALF))
+    from_middle = (z - ROAD_Z).abs()
+    road = torch.maximum(cover(from_middle - ROAD_HALF, long), cover(aside - SIDE_ROAD_HALF, size) * (z > ROAD_Z))
+    kerb = cover((from_middle - ROAD_HALF).abs() - 0.09, long) * ((z < ROAD_Z) | (aside > SIDE_ROAD_HALF))
     dash = cover(from_middle - 0.07, long) * cover((x.remainder(3.2) - 1.6).abs() - 0.8, size)
     cloud = stage.textures.sample(x * 0.12, z * 0.12)
     albedo = (0.31 - 0.19 * road) * (0.75 + 0.5 * cloud)
@@ -238,6 +232,7 @@ def ground_light(stage: Stage, at: tuple[Tensor, float, Tensor]) -> Tensor:
     """Light on the ground, with the shadows of the figures and the car."""
     x, _, z = at
     clear = stage.unshaded(x, z)
+    # the car's shade is a rounded box: higher powers than a bell's 2 are flatter inside and steeper at the edge
     if stage.scene.car:
         clear = clear * (1 - 0.75 * torch.exp(((x - stage.car_x) / 2.25) ** 6 * -1 - ((z - CAR_Z) / 0.85) ** 4))
     # the hardest shadows are those of the strongest light
@@ -253,12 +248,15 @@ def ground_light(stage: Stage, at: tuple[Tensor, float, Tensor]) -> Tensor:
 def reflection(mirrored: Tensor, stage: Stage, x: Tensor, z: Tensor, depth: Tensor, mirrored_from: int) -> Tensor:
     """What the wet ground mirrors, broken up by its roughness and drawn out towards the camera, CTHW."""
     _, height, width = depth.shape
+    # Roughness spreads a reflection upwards and downwards more than sideways: an average over a tall window. Then each pixel is
+    # read at a place that a bump of the surface moves, less so in the distance; rain lets the bumps drift.
     image = mirrored.transpose(0, 1)
     reach = max(3, height // 14) | 1
     image = F.avg_pool2d(image, (reach, 3), stride=1, padding=(reach // 2, 1), count_include_pad=False)
     drift = 0.10 * stage.since if stage.scene.weather == "rain" else 0.0
     bump = (stage.textures.sample(x * 0.45 + drift, z * 0.22 - drift) - 0.5) * 0.20 / (1 + 0.10 * depth)
     u = (torch.arange(width, device=depth.device) + 0.5) * (2 / width) - 1
+    # ``mirrored`` begins at row ``mirrored_from`` of the frame; grid_sample wants places from -1 to 1
     rows = torch.arange(height, device=depth.device)[:, None] + (0.5 - mirrored_from)
     num_rows = image.shape[-2]
     grid = torch.stack((u + 0.3 * bump, (rows + bump * (height / 2)) * (2 / num_rows) - 1), dim=-1)
@@ -281,6 +279,7 @@ def draw_posts(canvas: Canvas, view: View, stage: Stage, places: list[tuple[floa
     depth, x = view.facing(xs, zs)
     y = view.y + depth * view.dy
     size, on, ahead = depth.clamp(min=0.3) * view.step, stage.hour.lamps, (y > 0) & (depth > 0.5) & (depth < walls)
+    # the column is thicker at its foot, the hood widens downwards, and the bulb hangs below it
     column = torch.maximum(x.abs() - 0.036 - 0.05 * (1 - y).clamp(0, 1), y - LAMP_HEIGHT)
     hood = torch.maximum(x.abs() - (LAMP_HEIGHT + 0.26 - y) * 0.75, LAMP_HEIGHT - 0.02 - y)
     bulb = torch.hypot(x, (y - LAMP_HEIGHT + 0.18) * 0.7) - 0.125
@@ -293,6 +292,7 @@ def draw_posts(canvas: Canvas, view: View, stage: Stage, places: list[tuple[floa
         canvas.lay(colour[:, index], alpha[index])
     if not on:
         return
+    # What haze shows of a lamp: a point of light with a halo, and a cone that widens and fades on its way down.
     distance = torch.hypot(x, y - LAMP_HEIGHT + 0.2)
     thick = min(1.6, stage.haze_per_m / 0.04)
     below = (LAMP_HEIGHT - 0.2 - y).clamp(min=0)
@@ -306,18 +306,17 @@ def draw_posts(canvas: Canvas, view: View, stage: Stage, places: list[tuple[floa
 def draw_rain(image: Tensor, view: View, stage: Stage) -> Tensor:
     """Three curtains of falling drops around the camera, which turn with the world and not with the camera."""
     bearing, rise = torch.atan2(view.dx, view.dz), view.dy * torch.rsqrt(view.dx**2 + view.dz**2)
-    distance, speed, row = (
-        constant(numbers, bearing.device).view(3, 1, 1, 1)
-        for numbers in ((2.5, 3.6, 5.5), (7.5, 7.0, 6.5), (3, 17, 31))
-    )
+    curtains = ((2.5, 3.6, 5.5), (7.5, 7.0, 6.5), (3, 17, 31))
+    distance, speed, row = (constant(numbers, bearing.device).view(3, 1, 1, 1) for numbers in curtains)
+    # A curtain is a cylinder around the camera, cut into lanes 11 cm wide; every lane has one drop, which falls 2.4 m and begins
+    # again. Its place in the lane and its start are random numbers of the lane.
     lane = bearing * distance / 0.11
     i = lane.floor()
     place, start, _, _ = stage.textures.cell(i, row)
     aside = (lane - i - 0.2 - 0.6 * place).abs() * 0.11
     fallen = ((rise * distance + speed * stage.since) / 2.4 + start).remainder(1.0) * 2.4
-    streak = torch.exp(((fallen - 0.5) / 0.25) ** 2 * -1)
+    streak = band(fallen - 0.5, 0.25)
     drops = (cover(aside - 0.006, (distance * view.step).clamp(min=0.004)) * streak).sum(0)
-    seen = (stage.rgb(stage.above) + stage.rgb(stage.hour.haze)) * 0.5 + stage.rgb(stage.look.lamp) * (
-        0.16 * stage.hour.lamps
-    )
+    lamps = stage.rgb(stage.look.lamp) * (0.16 * stage.hour.lamps)
+    seen = (stage.rgb(stage.above) + stage.rgb(stage.hour.haze)) * 0.5 + lamps
     return image + seen * (drops * 0.6)

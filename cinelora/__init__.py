@@ -10,32 +10,10 @@ from typing import TYPE_CHECKING, Any
 from cinelora.moved import Moved
 
 if TYPE_CHECKING:
-    from cinelora.api import (
-        Run,
-        compose,
-        evaluate,
-        infer,
-        open_clip,
-        read_adapter,
-        read_frames,
-        read_manifest,
-        read_run,
-        train,
-    )
+    from cinelora.api import *  # noqa: F403 - its own ``__all__`` says what these are
 
 __version__ = "0.1.0"
-__all__ = [
-    "Run",
-    "compose",
-    "evaluate",
-    "infer",
-    "open_clip",
-    "read_adapter",
-    "read_frames",
-    "read_manifest",
-    "read_run",
-    "train",
-]
+__all__ = "Run compose evaluate infer open_clip read_adapter read_frames read_manifest read_run train".split()
 
 
 def __getattr__(name: str) -> Any:

@@ -112,8 +112,7 @@ class Sharing:
         own = tokens.narrow(dim, min(self.first, self.num_tokens), self.there)
         if self.there == self.share:
             return own
-        filling = own.new_zeros([self.share - self.there if i == dim else n for i, n in enumerate(own.shape)])
-        return torch.cat([own, filling], dim)
+        return F.pad(own, [0, 0] * (own.ndim - 1 - dim) + [0, self.share - self.there])
 
     def mean(self, values_BN: Tensor) -> float:
         """The mean of a number of each token over the whole sequence, the same on all its ranks."""

@@ -50,6 +50,8 @@ def parse(program: Program, argv: list[str]) -> Command:
     on = {flags[argument] for argument in argv if argument in flags}
     if "help" in on:
         return Command(program, help=True)
+    # A free text goes round Hydra, whose grammar would take quotes, commas and brackets of a prompt for its own. All other
+    # values stay overrides, as typed, for Hydra to read.
     overrides: list[str] = []
     values: dict[str, str] = {}
     for argument in argv:
@@ -121,6 +123,8 @@ def _refuse_key(key: str, value: str, program: Program) -> None:
 def unknown_key(key: str, program: Program) -> str:
     """The sentence for a key that does not exist: the nearest ones, and what there is at its level."""
     known = sections(program.schema)
+    # From the most to the least that is known of what was meant: a whole section, a setting of a section that is there, one
+    # of a section that was mistyped, and at last a bare word, which may be the end of any key.
     head, dot, _ = key.partition(".")
     if key in known:
         return f"{key} is a section, not a setting; set one of {', '.join(known[key])}"

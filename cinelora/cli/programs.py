@@ -47,6 +47,7 @@ class Program:
         """What each group is when it is not given."""
         if not self.conf:
             return {}
+        # the defaults list as Hydra has it: names of files, and groups with their choices; "override hydra/..." is Hydra's own
         lines = (line for line in shipped.values(self.conf)["defaults"] if isinstance(line, dict))
         entries = {key: choice for line in lines for key, choice in line.items() if not key.startswith("override ")}
         return entries | {LAUNCHER: "basic"}

@@ -40,7 +40,7 @@ def run_sweep(command: Command, run: Run) -> int:
             f"python -m cinelora.card run=<run> push={target}"
         )
     # Every member is checked before anything is made: a mistake in the last of forty is found now, and not in two days.
-    names = [_name(member, runs) for member in runs]
+    names = [apart(member.overrides, [run.overrides for run in runs]) for member in runs]
     configs = [_accepted_member(number, *named) for number, named in enumerate(zip(names, runs, strict=True))]
     launch = _launcher(command, configs[0])
     if configs[0].plan:
@@ -150,15 +150,12 @@ def _again(command: Command, member: Member) -> str:
     return f"{command.program.typed} {shlex.join(words)}"
 
 
-def _name(member: Command, runs: list[Command]) -> str:
-    """What sets a member apart from the others."""
-    return apart(member.overrides, [other.overrides for other in runs])
-
-
 def _sweep_dir(command: Command, runs: list[Command]) -> Path:
     out = command.texts.get("out")
     if not out:
         return new_dir(OUTPUTS / _sweep_place(command, runs))
+    # A directory of a sweep is begun again in the same words only where no member has got so far as to have its own folder:
+    # the first start may have been refused after the table was written. All else wants resume=auto, said in so many words.
     begun = any(Path(out).glob("[0-9]*"))
     if (Path(out) / launchers.RECORD).is_file() and (command.texts.get("resume") == AUTO or not begun):
         return Path(out)

@@ -364,6 +364,4 @@ def apart(overrides: list[str], of_all: list[list[str]]) -> str:
 
 
 def _short(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -19,6 +19,8 @@ def clip_facts(schema: Any, settings: dict[str, Any]) -> dict[str, Any]:
     Of those that change none, a few were counted once: these stand in it with the value that they had by default, so that
     hashes of old runs hold. What is missing in ``settings`` stays missing, as in those that an older version wrote down.
     """
+    # Settings may come from a run of any version. A key stands in them under its name of today or under its first one, and
+    # always under the first one in what is hashed, so that a renamed key changes no hash.
     there, found = dict(_flat(settings)), dict[str, Any]()
     for key, field in fields_of(schema).items():
         first = field.was or key

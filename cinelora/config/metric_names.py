@@ -62,6 +62,8 @@ def monitors(config: TrainConfig) -> list[tuple[str, str]]:
 
 def better(name: str) -> str | None:
     """``min`` or ``max``, or None for a number of which neither more nor less is better in itself."""
+    # Losses on held-out samples are the better the lower, and so is every distance. A noise level after @ changes nothing in
+    # that. Of a rate, a time or the size of an update nobody can say which way is better.
     room, _, measure = name.partition("/")
     if name == "train/loss" or (room == "heldout" and measure.split("@")[0] in ("loss", "change", "vs_base")):
         return "min"

@@ -56,8 +56,8 @@ def pane_x(scene: Scene) -> float:
 def window_light(stage: Stage, x: Tensor, y: Tensor | float, z: Tensor | float, softness: float = 0.012) -> Tensor:
     """What the window at the side lets through to points of the room, 0..1: the ray is followed back to its plane."""
     from_x, from_y, from_z = stage.sun_from
-    # From a point the ray goes back towards the sun until it meets the window's wall, ``way`` along it. Inside the rectangle of the
-    # window it comes from outside; the edge is softer, the farther away the window is.
+    # From a point the ray goes back towards the sun until it meets the window's wall, ``way`` along it. Inside the window's
+    # rectangle it comes from outside; the edge is softer, the farther away the window is.
     way = (x + HALF * stage.scene.side) / -from_x
     y_window, z_window = y + way * from_y, z + way * from_z
     blur = softness + 0.0035 * way.abs()

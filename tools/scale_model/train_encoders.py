@@ -196,7 +196,7 @@ class Cut:
             start[:, None] + torch.arange(size, device=start.device)
             for start, size in zip((first_B, top_B, left_B), self.size, strict=True)
         )
-        # One indexing for the batch: the four tensors broadcast to (B, T, H, W) and name clip, frame, row and column of each pixel.
+        # One indexing for the batch: the four tensors broadcast to (B, T, H, W), clip, frame, row and column of each pixel.
         at = (which_B[:, None, None, None], t[:, :, None, None], y[:, None, :, None], x[:, None, None, :])
         picked = self.clips_NTHWC[at]
         pieces = torch.where(mirrored_B.bool()[:, None, None, None, None], picked.flip(3), picked)
@@ -333,11 +333,12 @@ def labels_of(scenes: list[Scene], looks: list[str], device: torch.device) -> di
     for row, (scene, look) in enumerate(zip(scenes, looks, strict=True)):
         film = LOOKS[look]
         # a film without saturation shows no colours, and one whose hours are alike shows no time of day
+        is_grey, times = not film.saturation, {hour.name for hour in film.hours.values()}
         hidden = {
-            "coat": not film.saturation,
-            "car": scene.car and not film.saturation,
+            "coat": is_grey,
+            "car": scene.car and is_grey,
             "car_direction": not scene.car,
-            "time": len({hour.name for hour in film.hours.values()}) == 1,
+            "time": len(times) == 1,
         }
         for name in (name for name, is_hidden in hidden.items() if is_hidden):
             labels[name][row] = UNSEEN
@@ -369,11 +370,8 @@ class Readers(nn.Module):
 
 def to_bytes(captions: list[str]) -> Tensor:
     """Captions as ByT5's tokens (B, L): each byte plus 3, then 1, then 0 to the length of ``CAPTION_BYTES``."""
-    rows = torch.zeros(len(captions), CAPTION_BYTES, dtype=torch.long)
-    for row, caption in zip(rows, captions, strict=True):
-        tokens = torch.tensor([byte + 3 for byte in caption.encode()] + [1])
-        row[: len(tokens)] = tokens
-    return rows
+    rows = ([*(byte + 3 for byte in caption.encode()), 1] for caption in captions)
+    return torch.tensor([row + [0] * (CAPTION_BYTES - len(row)) for row in rows])
 
 
 def pooled_text(text: UMT5EncoderModel, tokens_BL: Tensor) -> Tensor:

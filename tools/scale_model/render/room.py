@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tools.scale_model.render.figures import draw_crowd
 from tools.scale_model.render.light import Lamp, Stage, far_away
-from tools.scale_model.render.looks import Colour, Look
+from tools.scale_model.render.looks import PAINTS, Colour, Look
 from tools.scale_model.render.rays import Canvas, View, band, box, constant, cover, disc, over
 from tools.scale_model.render.scenes import Scene
 
@@ -26,7 +26,7 @@ SLAT = 0.21
 SUN_FROM = (-0.85, 0.30, -0.62)
 """From the window; for light from the left."""
 LAMP_Y = 1.50
-PAPERS: tuple[Colour, ...] = ((0.30, 0.36, 0.33), (0.44, 0.36, 0.25), (0.36, 0.27, 0.24), (0.28, 0.32, 0.40))
+PAPERS: tuple[Colour, ...] = PAINTS["papers"]
 
 
 def room_lamps(scene: Scene, look: Look) -> list[Lamp]:

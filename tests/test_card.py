@@ -318,7 +318,7 @@ REFUSED: dict[str, tuple[list[str], dict[str, str], str]] = {
     "half a key": (
         ["push=owner/name", "private=yes"],
         {"HF_TOKEN": WRITER},
-        "private=yes: private takes true or false",
+        "private=yes: wants true or false",
     ),
 }
 

@@ -8,8 +8,9 @@ Shape suffixes: B batch, C channels, T latent frames, H and W latent height and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +25,8 @@ from cinelora.parallel.launch import Rank
 from cinelora.parallel.partition import Partition, combine_guidance, group_of
 from cinelora.sampling.step_cache import WITH_PROMPT, WITHOUT
 
-
-class Denoise(Protocol):
-    """Velocity (B, C, T, H, W), float32, of noisy latents at a timestep (B,) of 1000 * sigma."""
-
-    def __call__(self, latents_BCTHW: Tensor, timestep_B: Tensor) -> Tensor: ...  # noqa: D102
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""Velocity (B, C, T, H, W), float32, of noisy latents at a timestep (B,) of 1000 * sigma."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,7 @@ class Guided:
 
     def __call__(self, latents_BCTHW: Tensor, timestep_B: Tensor) -> Tensor:
         """Predict both halves."""
+        # In turn, each half remembers its own last steps (``cache_context``): what a cache knows of one is nothing to the other.
         if not self.together:
             with self.transformer.cache_context(WITHOUT):
                 without = predict_velocity(self.transformer, latents_BCTHW, timestep_B, self.negative)
@@ -81,6 +80,7 @@ class GuidedAcrossRanks:
 
     def __call__(self, latents_BCTHW: Tensor, timestep_B: Tensor) -> Tensor:
         """Predict this group's half and exchange."""
+        # Group 0 predicts with the prompt, group 1 without; each then has the other's half, and all ranks step alike.
         condition = (self.positive, self.negative)[group_of(self.plan, self.rank.global_rank)]
         velocity = Unguided(self.transformer, condition)(latents_BCTHW, timestep_B)
         return combine_guidance(velocity, self.scale, self.plan)
@@ -95,23 +95,6 @@ def stack(first: Condition, second: Condition) -> Condition:
     return Condition(text, ImageCondition(latents, torch.cat([first.image.tokens, second.image.tokens])))
 
 
-def denoiser(
-    transformer: WanTransformer3DModel,
-    positive: Condition,
-    negative: Condition,
-    sampler: SamplerConfig,
-    plan: Partition,
-    rank: Rank,
-    together: bool,
-) -> Denoise:
-    """The ``Denoise`` that the settings ask for; a guidance of 1 needs no second half."""
-    if sampler.guidance == 1:
-        return Unguided(transformer, positive)
-    if plan.groups == 2:
-        return GuidedAcrossRanks(transformer, positive, negative, sampler.guidance, plan, rank)
-    return Guided(transformer, positive, negative, sampler.guidance, together)
-
-
 def make_solver(sampler: SamplerConfig, shift: float) -> Any:
     """A diffusers scheduler with its timesteps set.
 
@@ -119,15 +102,12 @@ def make_solver(sampler: SamplerConfig, shift: float) -> Any:
     timesteps, also as they do.
     """
     if sampler.name == "unipc":
-        solver: Any = UniPCMultistepScheduler(
-            prediction_type="flow_prediction",
-            use_flow_sigmas=True,
-            num_train_timesteps=NUM_TRAIN_TIMESTEPS,
-            flow_shift=shift,
-        )
+        flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
+        solver: Any = UniPCMultistepScheduler(num_train_timesteps=NUM_TRAIN_TIMESTEPS, **flow)
         solver.set_timesteps(sampler.steps)
         return solver
     solver = FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TRAIN_TIMESTEPS, shift=shift)
+    # the last sigma, 0, is the end of the last step: the solver adds it by itself
     solver.set_timesteps(sigmas=np.linspace(1 - 1 / NUM_TRAIN_TIMESTEPS, 0, sampler.steps + 1)[:-1].tolist())
     return solver
 

@@ -26,7 +26,7 @@ from cinelora.nn.flow_matching import keyed_generator
 from cinelora.parallel.launch import Rank
 from cinelora.parallel.partition import Partition, partition
 from cinelora.planning.estimate import Drawing, Policy
-from cinelora.sampling.denoise import denoiser, sample
+from cinelora.sampling.denoise import Denoise, Guided, GuidedAcrossRanks, Unguided, sample
 from cinelora.sampling.step_cache import cached
 
 
@@ -126,12 +126,21 @@ class Sampling:
             print(f"{label}: sampler.cache=magcache sampler.cache_ratios={str(ratios).replace(' ', '')}", flush=True)
         return latents
 
+    def denoiser(self, transformer: WanTransformer3DModel, shown: Shown, together: bool) -> Denoise:
+        """The ``Denoise`` that the settings ask for; a guidance of 1 needs no second half."""
+        positive, negative = (Condition(t, shown.image) for t in (shown.texts.positive, shown.texts.negative))
+        guidance = self.sampler.guidance
+        if guidance == 1:
+            return Unguided(transformer, positive)
+        if self.plan.groups == 2:
+            return GuidedAcrossRanks(transformer, positive, negative, guidance, self.plan, self.rank)
+        return Guided(transformer, positive, negative, guidance, together)
+
     def draw(
         self, transformer: WanTransformer3DModel, shown: Shown, label: str, together: bool
     ) -> tuple[Tensor, list[float]]:
         """``run``, and the ratios that ``sampler.cache=calibrate`` measures."""
-        positive, negative = (Condition(t, shown.image) for t in (shown.texts.positive, shown.texts.negative))
-        denoise = denoiser(transformer, positive, negative, self.sampler, self.plan, self.rank, together)
+        denoise = self.denoiser(transformer, shown, together)
         shift = self.model.sampling_shift if self.sampler.shift is None else self.sampler.shift
         progress = label if self.rank.global_rank == 0 else None
         with cached(transformer, self.sampler) as ratios:

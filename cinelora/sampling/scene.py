@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from cinelora.families.wan.bundle import ImageCondition, WanBundle
     from cinelora.sampling.sampler import Sampling, Shown, Texts
 
+    Images = dict["Rendition", ImageCondition]
+
 
 # -- what is known of a take, step by step -------------------------------------------------------------------------------
 
@@ -193,11 +195,10 @@ class TakeMaker:
         """A maker whose networks are found, and not loaded yet."""
         from cinelora.families.wan.bundle import WanBundle
 
-        config = request.config
-        cache = Path(config.cache)
-        bundles = {kind: WanBundle.from_config(config.model, kind, cache) for kind in request.transformers}
+        model, cache = request.config.model, Path(request.config.cache)
+        bundles = {kind: WanBundle.from_config(model, kind, cache) for kind in request.transformers}
         for bundle in bundles.values():
-            bundle.tile = config.memory.tile
+            bundle.tile = request.config.memory.tile
         return cls(request, adapters, bundles, sampling)
 
     @property
@@ -222,6 +223,7 @@ class TakeMaker:
             negative, *positives = (pad_text([e]) for p in [avoided, *prompts] for e in reader.encode_text([p]))
 
         def rendition_of(take: Take, positive: Tensor, name: str) -> Rendition:
+            # The draft is named after the variant, and what it was made of stands in it: with another seed it is made again.
             scale = variants[name]
             scales = {kind: request.scales_on(kind, scale, self.adapters) for kind in ("t2v", "i2v")}
             draft, made_of = take.folder / f"{name}.latents", request.made_of(take, name, scale)
@@ -238,6 +240,7 @@ class TakeMaker:
         missing = [rendition for rendition in renditions if rendition not in done]
         if not missing:
             return done
+        # Keyframes of the missing ones alone: a draft has kept the keyframe that it was expanded from.
         keyframes = self.keyframes(missing) if self.request.is_scene else {}
         images = self.conditions(keyframes)
         with self.clock.part("denoise"):
@@ -266,23 +269,21 @@ class TakeMaker:
             with bundle.loaded(Part.VAE):
                 return {still: range_to_pixels(bundle.decode(latents))[0] for still, latents in stills.items()}
 
-    def conditions(self, keyframes: dict[Rendition, np.ndarray]) -> dict[Rendition, ImageCondition]:
+    def conditions(self, keyframes: dict[Rendition, np.ndarray]) -> Images:
         """What the I2V transformer is shown of each keyframe."""
         from cinelora.families.wan.bundle import ImageCondition
         from cinelora.families.wan.checkpoint_layouts import Part
 
+        conditions: Images = {}
         if not keyframes:
-            return {}
-        conditions = {}
+            return conditions
         with self.clock.part("condition"), self.last.loaded(Part.VAE, Part.IMAGE_ENCODER):
             for rendition, keyframe in keyframes.items():
                 image = self.last.encode_image(keyframe, self.request.num_frames, together=True)
                 conditions[rendition] = ImageCondition(image.latents[None], image.tokens[None])
         return conditions
 
-    def shown(
-        self, renditions: list[Rendition], kind: str, frames: int, images: dict[Rendition, ImageCondition]
-    ) -> dict[Rendition, Shown]:
+    def shown(self, renditions: list[Rendition], kind: str, frames: int, images: Images) -> dict[Rendition, Shown]:
         """What the ``t2v`` or ``i2v`` transformer makes so many frames of each rendition from: one seed is one noise."""
         from cinelora.sampling.sampler import Shown, initial_noise
 
@@ -292,12 +293,7 @@ class TakeMaker:
         return {one: Shown(one.texts, images.get(one), noise[one.seed]) for one in renditions}
 
     def latents(
-        self,
-        what: str,
-        renditions: list[Rendition],
-        kind: str,
-        frames: int,
-        images: dict[Rendition, ImageCondition],
+        self, what: str, renditions: list[Rendition], kind: str, frames: int, images: Images
     ) -> Iterator[tuple[Rendition, Tensor]]:
         """Denoise the keyframe or clip of every rendition with one transformer, loaded once; each as soon as it is there."""
         from cinelora.sampling.sampler import acting, adapted_transformer

@@ -7,6 +7,7 @@ without it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,38 +23,37 @@ if TYPE_CHECKING:
 
 def check(config: TrainConfig) -> None:
     """Raise ``ConfigError`` for settings that do not go with training every weight."""
-    _check_samples(config)
-    memory, zero3 = config.memory, zero_level(config.strategy) == 3
-    if config.adapter is not None:
-        raise ConfigError(f"adapter={config.adapter} belongs to stage=motion; stage=pretrain trains every weight")
-    if memory.swap:
-        raise ConfigError(
-            f"memory.swap={memory.swap:g} moves frozen weights, and stage=pretrain trains them all: choose memory=recompute"
-        )
-    if config.model.dtype == "fp8":
-        raise ConfigError(
-            "model.dtype=fp8 is for frozen weights, and stage=pretrain trains them all: choose model.dtype=fp32"
-        )
-    if config.push:
-        raise ConfigError(f"push={config.push}: adapters are uploaded, and stage=pretrain makes none: leave push= away")
-    if zero3 and config.stage.image_condition and config.dropout.image:
-        raise ConfigError(
-            f"dropout.image={config.dropout.image:g} with strategy=zero3 and stage=pretrain: a rank without its image would not "
-            "call the layers that the others wait in; choose dropout.image=0, or strategy=zero2"
-        )
+    for sentence in _refusals(config):
+        raise ConfigError(sentence)
 
 
-def _check_samples(config: TrainConfig) -> None:
-    stage = config.stage
+def _refusals(config: TrainConfig) -> Iterator[str]:
+    stage, every = config.stage, "stage=pretrain trains"
+    # The transformer decides whether samples come with their first frame: of a still, that would be all there is to rebuild.
     if stage.image_condition != (stage.transformer == "i2v"):
-        raise ConfigError(
+        yield (
             f"stage.image_condition={str(stage.image_condition).lower()} with stage.transformer={stage.transformer}: "
             "stage=pretrain shows the i2v transformer its first frame, and the t2v transformer none"
         )
     if stage.image_condition and (stage.stills or stage.num_frames == 1):
-        raise ConfigError(
+        yield (
             "stage=pretrain of the i2v transformer learns from windows: with one frame the condition is the answer; "
             "leave stage.stills at 0 and stage.num_frames at 5 or more (4n+1)"
+        )
+    # What is made for a frozen model with an adapter beside it has no place here.
+    if config.adapter is not None:
+        yield f"adapter={config.adapter} belongs to stage=motion; {every} every weight"
+    if swap := config.memory.swap:
+        yield f"memory.swap={swap:g} moves frozen weights, and {every} them all: choose memory=recompute"
+    if config.model.dtype == "fp8":
+        yield f"model.dtype=fp8 is for frozen weights, and {every} them all: choose model.dtype=fp32"
+    if config.push:
+        yield f"push={config.push}: adapters are uploaded, and stage=pretrain makes none: leave push= away"
+    # Partitioned weights are gathered layer by layer, by all ranks at once: each rank has to come by every layer.
+    if zero_level(config.strategy) == 3 and stage.image_condition and config.dropout.image:
+        yield (
+            f"dropout.image={config.dropout.image:g} with strategy=zero3 and stage=pretrain: a rank without its image would not "
+            "call the layers that the others wait in; choose dropout.image=0, or strategy=zero2"
         )
 
 

@@ -92,21 +92,16 @@ def render_film(seeds: range, looks: list[str], size: tuple[int, int, int], devi
 
 
 def _rendered(scene: Scene, look: str, size: tuple[int, int, int], device: str) -> NDArray[np.uint8]:
-    frames, height, width = size
-    clip: NDArray[np.uint8] = (
-        render_scene(scene, look, frames, height, width, FPS, grain=False, device=device).cpu().numpy()
-    )
+    clip: NDArray[np.uint8] = render_scene(scene, look, *size, FPS, grain=False, device=device).cpu().numpy()
     return clip
 
 
+Draw = Callable[[], tuple[Tensor, ...]]
+Loss = Callable[..., Tensor]
+
+
 def optimise(
-    name: str,
-    module: nn.Module,
-    draw: Callable[[], tuple[Tensor, ...]],
-    loss_of: Callable[..., Tensor],
-    budget: Budget,
-    rate: float,
-    decay: float = 0.0,
+    name: str, module: nn.Module, draw: Draw, loss_of: Loss, budget: Budget, rate: float, decay: float = 0.0
 ) -> int:
     """AdamW on ``module``: warm-up, half a cosine to zero, gradients clipped, an average kept at the end; gives the steps.
 
@@ -114,11 +109,11 @@ def optimise(
     the step is captured once and replayed (CUDA graphs): such small networks otherwise wait for Python.
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    device = parameters[0].device
-    lr = torch.tensor(rate / WARM_UP, device=device)  # capturing and timing take steps of their own, before the warm-up
-    optimizer = torch.optim.AdamW(
-        parameters, lr=lr, betas=(0.9, 0.98), weight_decay=decay, capturable=device.type == "cuda"
-    )
+    device, on_gpu = parameters[0].device, parameters[0].is_cuda
+    # The rate is a tensor, which a captured step reads each time it is replayed. Capturing and timing take steps of their own
+    # before the warm-up: those are as small as its first.
+    lr = torch.tensor(rate / WARM_UP, device=device)
+    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=decay, capturable=on_gpu)
     inputs = [value.to(device) for value in draw()]
 
     def step() -> Tensor:
@@ -128,17 +123,19 @@ def optimise(
         optimizer.step()
         return loss.detach()
 
-    replay = _captured(step, optimizer) if device.type == "cuda" else step
+    replay = _captured(step, optimizer) if on_gpu else step
     steps = budget.steps_at(replay)
     average = [parameter.detach().clone() for parameter in parameters]
     bar = tqdm(range(steps), desc=name, unit="step", mininterval=2)
     for number in bar:
         lr.fill_(rate * min(1.0, (number + 1) / WARM_UP) * (1 + math.cos(math.pi * number / steps)) / 2)
+        # new numbers in the old places: a captured step reads the memory that it was captured with
         for kept, value in zip(inputs, draw(), strict=True):
             kept.copy_(value, non_blocking=True)
         if device.type == "cpu":
             optimizer.zero_grad()
         loss = replay()
+        # an average over the latest steps: about a ninth of all so far, and 200 at most
         torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - min(0.995, number / (number + 9)))
         if number % 100 == 0:
             bar.set_postfix_str(f"loss {loss.item():.4f}")
@@ -149,7 +146,8 @@ def optimise(
 
 def _captured(step: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> Callable[[], Tensor]:
     """``step`` as a CUDA graph, after three warm-up steps on a stream of their own, as torch asks for."""
-    torch.backends.cudnn.benchmark = True  # shapes never change, and the heuristics are poor at so few channels
+    # Shapes never change, and the heuristics are poor at so few channels.
+    torch.backends.cudnn.benchmark = True
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -158,6 +156,7 @@ def _captured(step: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> C
             step()
     torch.cuda.current_stream().wait_stream(stream)
     optimizer.zero_grad(set_to_none=True)
+    # Gradients are None when capturing begins, so that the graph itself makes them: each replay writes them, and adds to none.
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         loss = step()
@@ -178,13 +177,12 @@ class Cut:
 
     clips_NTHWC: Tensor
     count: int
-    size: tuple[int, int, int]
+    size: tuple[int, ...]
 
     @classmethod
-    def of(cls, film: Film, count: int, frames: int, height: int, width: int) -> Cut:
-        """Pieces of that size, or of the film's where that is smaller."""
-        whole = film.clips_NTHWC.shape[1:4]
-        return cls(film.clips_NTHWC, count, (min(frames, whole[0]), min(height, whole[1]), min(width, whole[2])))
+    def of(cls, film: Film, count: int, *size: int) -> Cut:
+        """Pieces of (frames, height, width) = ``size``, or of the film's where that is smaller."""
+        return cls(film.clips_NTHWC, count, tuple(map(min, size, film.clips_NTHWC.shape[1:4])))
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Of each piece its clip, first frame, top, left, and whether it is mirrored, (B,) each, on the host."""
@@ -198,6 +196,7 @@ class Cut:
             start[:, None] + torch.arange(size, device=start.device)
             for start, size in zip((first_B, top_B, left_B), self.size, strict=True)
         )
+        # One indexing for the batch: the four tensors broadcast to (B, T, H, W), clip, frame, row and column of each pixel.
         at = (which_B[:, None, None, None], t[:, :, None, None], y[:, None, :, None], x[:, None, None, :])
         picked = self.clips_NTHWC[at]
         pieces = torch.where(mirrored_B.bool()[:, None, None, None, None], picked.flip(3), picked)
@@ -229,6 +228,7 @@ def train_vae(vae: AutoencoderKLWan, film: Film, budget: Budget, rate: float = 2
             rebuilt_BCTHW = vae_unchunked.decode(vae, posterior.sample())
         return reconstruction_loss(rebuilt_BCTHW.float(), video_BCTHW) + KL_WEIGHT * _divergence(posterior)
 
+    # The statistics come last: they are of the latents that the finished encoder gives.
     with vae_unchunked.whole_clips(vae):
         steps = optimise("VAE", vae, draw, loss, budget, rate)
     vae.eval()
@@ -242,6 +242,7 @@ def begin_simply(vae: AutoencoderKLWan) -> None:
 
     What is left at first is a chain of resampling convolutions, which carries the picture from end to end.
     """
+    # A block comes before its convolutions in ``modules()``, so the silent ones need a second round.
     for module in vae.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):
             nn.init.orthogonal_(module.weight)
@@ -270,6 +271,7 @@ def structural_similarity(one: Tensor, other: Tensor, data_range: float = 2.0) -
     The Gaussian window stays inside the picture, where that of ``ssim_map`` mirrors its edges; in a picture narrower than
     the window it is cut to the picture. Its matrices are made on the device, so that a CUDA graph can hold them.
     """
+    # A Gaussian window is separable: two products with banded matrices are its average around every place.
     rows_KH, columns_LW = (_windows(one.shape[dim], one.device) for dim in (-2, -1))
     return windowed_ssim(one, other, lambda values: rows_KH @ values @ columns_LW.T, data_range).mean()
 
@@ -330,11 +332,13 @@ def labels_of(scenes: list[Scene], looks: list[str], device: torch.device) -> di
     labels = {name: [choices.index(getattr(scene, name)) for scene in scenes] for name, choices in CHOICES.items()}
     for row, (scene, look) in enumerate(zip(scenes, looks, strict=True)):
         film = LOOKS[look]
+        # a film without saturation shows no colours, and one whose hours are alike shows no time of day
+        is_grey, times = not film.saturation, {hour.name for hour in film.hours.values()}
         hidden = {
-            "coat": not film.saturation,
-            "car": scene.car and not film.saturation,
+            "coat": is_grey,
+            "car": scene.car and is_grey,
             "car_direction": not scene.car,
-            "time": len({hour.name for hour in film.hours.values()}) == 1,
+            "time": len(times) == 1,
         }
         for name in (name for name, is_hidden in hidden.items() if is_hidden):
             labels[name][row] = UNSEEN
@@ -351,10 +355,8 @@ class Readers(nn.Module):
 
     def loss(self, pooled_BD: Tensor, labels: dict[str, Tensor]) -> Tensor:
         """Mean cross-entropy over the attributes."""
-        losses = [
-            F.cross_entropy(head(pooled_BD).float(), labels[name], ignore_index=UNSEEN)
-            for name, head in self.attributes.items()
-        ]
+        heads = self.attributes.items()
+        losses = [F.cross_entropy(head(pooled_BD).float(), labels[n], ignore_index=UNSEEN) for n, head in heads]
         return torch.stack(losses).mean()
 
     @torch.no_grad()
@@ -368,11 +370,8 @@ class Readers(nn.Module):
 
 def to_bytes(captions: list[str]) -> Tensor:
     """Captions as ByT5's tokens (B, L): each byte plus 3, then 1, then 0 to the length of ``CAPTION_BYTES``."""
-    rows = torch.zeros(len(captions), CAPTION_BYTES, dtype=torch.long)
-    for row, caption in zip(rows, captions, strict=True):
-        tokens = torch.tensor([byte + 3 for byte in caption.encode()] + [1])
-        row[: len(tokens)] = tokens
-    return rows
+    rows = ([*(byte + 3 for byte in caption.encode()), 1] for caption in captions)
+    return torch.tensor([row + [0] * (CAPTION_BYTES - len(row)) for row in rows])
 
 
 def pooled_text(text: UMT5EncoderModel, tokens_BL: Tensor) -> Tensor:
@@ -422,6 +421,7 @@ def train_text_and_image(encoders: Encoders, film: Film, budget: Budget, rate: f
     off_image = Readers(image.config.hidden_size).to(device)
     scenes = [draw_scene(seed) for seed in range(2_000_000, 2_000_000 + CAPTIONS)]
     told, shown = Told.of(scenes, ["daylight"] * CAPTIONS, device), Told.of(film.scenes, film.looks, device)
+    # The last 64 clips are held out: the encoders are measured on them, and ``draw`` below stays before them.
     clips, generator, train_on = film.clips_NTHWC, torch.Generator().manual_seed(1), len(film.scenes) - 64
 
     def draw() -> tuple[Tensor, ...]:
@@ -439,6 +439,7 @@ def train_text_and_image(encoders: Encoders, film: Film, budget: Budget, rate: f
             matching = contrastive_loss(off_text.shared(pooled_text(text, tokens)), off_image.shared(frames))
         return reading + seeing + matching
 
+    # Four modules as one, so that one optimiser and one average take them all; the readers are left behind afterwards.
     together = nn.ModuleList([text, image, off_text, off_image])
     steps = optimise("text and image encoder", together, draw, loss, budget, rate, decay=0.01)
     text.eval()

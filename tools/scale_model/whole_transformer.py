@@ -34,12 +34,13 @@ class WholeTransformer(Trained):
         self._named = dict(transformer.named_parameters())
         self._start = {name: value.to("cpu", copy=True) for name, value in self.state().items()}
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> State:
         """The weights, under their names in the checkpoint."""
         return {name: parameter.detach() for name, parameter in self._named.items()}
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, state: State) -> None:
         """Copy weights in."""
+        # A name that one side lacks counts as a shape of None there, so that missing, unknown and misshapen ones are all found.
         shapes, ours = ({n: tuple(t.shape) for n, t in s.items()} for s in (state, self._named))
         if shapes != ours:
             wrong = sorted(name for name in shapes.keys() | ours.keys() if shapes.get(name) != ours.get(name))
@@ -83,6 +84,7 @@ class PartitionedTransformer(WholeTransformer):
         """Copy weights in, or pieces of them."""
         if not _is_partitioned(self.parameters[0]):
             return super().load(state)
+        # a piece is a view into DeepSpeed's own memory: what is copied into it is in the model
         for name, piece in self.state().items():
             piece.copy_(state[name])
 
@@ -92,6 +94,7 @@ class PartitionedTransformer(WholeTransformer):
         # values from every rank: a shorter piece is filled up, and what fills it is cut off again at the end.
         found = {}
         for name, parameter in self._named.items():
+            # ``ds_numel`` of the shard is the padded length, the same on every rank
             own = torch.zeros(parameter.ds_tensor.ds_numel, device=parameter.device)
             own[: state[name].numel()] = state[name]
             flat = own.new_empty(torch.distributed.get_world_size() * own.numel())

@@ -11,18 +11,11 @@ import torch
 from torch import Tensor
 
 from tools.scale_model.render.light import Points, Stage
-from tools.scale_model.render.looks import Colour
+from tools.scale_model.render.looks import PAINTS, Colour
 from tools.scale_model.render.motion import CAR_Z, PARTS
 from tools.scale_model.render.rays import Canvas, View, band, blend, box, cover, disc, limb, over, strokes
 
-CLOTH: dict[str, Colour] = {
-    "red": (0.62, 0.018, 0.015),
-    "green": (0.020, 0.36, 0.055),
-    "blue": (0.020, 0.075, 0.62),
-    "yellow": (0.80, 0.50, 0.015),
-    "white": (0.82, 0.80, 0.76),
-    "black": (0.012, 0.012, 0.014),
-}
+CLOTH: dict[str, Colour] = PAINTS["cloth"]
 """Colours of coats, and of cars."""
 SKIN, TROUSERS, FELT = (0.46, 0.27, 0.19), (0.040, 0.040, 0.046), (0.055, 0.045, 0.040)
 HAIR = (0.035, 0.022, 0.015)

@@ -69,13 +69,9 @@ class Look:
     sign_colours: tuple[Colour, ...] = ((1.0, 0.85, 0.6),)
 
 
-def _read(path: Path) -> dict[str, Look]:
-    """The looks of a YAML file; a missing or misspelt name is a ``TypeError`` of ``Hour`` or ``Look``."""
-    looks = {}
-    for name, values in yaml.safe_load(path.read_text(encoding="utf-8"))["looks"].items():
-        hours = {time: Hour(**_frozen(hour)) for time, hour in values.pop("hours").items()}
-        looks[name] = Look(hours, **_frozen(values))
-    return looks
+def read_numbers(name: str) -> Any:
+    """A data file beside this module, with tuples for its lists."""
+    return _frozen(yaml.safe_load(Path(__file__).with_name(name).read_text(encoding="utf-8")))
 
 
 def _frozen(value: Any) -> Any:
@@ -89,5 +85,12 @@ def _frozen(value: Any) -> Any:
     return value
 
 
-LOOKS = _read(Path(__file__).with_name("looks.yaml"))
+def _look(values: dict[str, Any]) -> Look:
+    """A look of the file; a missing or misspelt name is a ``TypeError`` of ``Hour`` or ``Look``."""
+    return Look(**{**values, "hours": {time: Hour(**hour) for time, hour in values["hours"].items()}})
+
+
+LOOKS = {name: _look(values) for name, values in read_numbers("looks.yaml")["looks"].items()}
 """Every look by its name, read once; looks whose hours are all alike name the same hour in the file."""
+PAINTS = read_numbers("paints.yaml")
+"""The colours that things are chosen from, by what is painted; they are the same in every look."""

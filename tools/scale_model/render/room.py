@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tools.scale_model.render.figures import draw_crowd
 from tools.scale_model.render.light import Lamp, Stage, far_away
-from tools.scale_model.render.looks import Colour, Look
+from tools.scale_model.render.looks import PAINTS, Colour, Look
 from tools.scale_model.render.rays import Canvas, View, band, box, constant, cover, disc, over
 from tools.scale_model.render.scenes import Scene
 
@@ -26,7 +26,7 @@ SLAT = 0.21
 SUN_FROM = (-0.85, 0.30, -0.62)
 """From the window; for light from the left."""
 LAMP_Y = 1.50
-PAPERS: tuple[Colour, ...] = ((0.30, 0.36, 0.33), (0.44, 0.36, 0.25), (0.36, 0.27, 0.24), (0.28, 0.32, 0.40))
+PAPERS: tuple[Colour, ...] = PAINTS["papers"]
 
 
 def room_lamps(scene: Scene, look: Look) -> list[Lamp]:
@@ -56,8 +56,8 @@ def pane_x(scene: Scene) -> float:
 def window_light(stage: Stage, x: Tensor, y: Tensor | float, z: Tensor | float, softness: float = 0.012) -> Tensor:
     """What the window at the side lets through to points of the room, 0..1: the ray is followed back to its plane."""
     from_x, from_y, from_z = stage.sun_from
-    # From a point the ray goes back towards the sun until it meets the window's wall, ``way`` along it. Inside the rectangle of
-    # the window it comes from outside; the edge is softer, the farther away the window is.
+    # From a point the ray goes back towards the sun until it meets the window's wall, ``way`` along it. Inside the window's
+    # rectangle it comes from outside; the edge is softer, the farther away the window is.
     way = (x + HALF * stage.scene.side) / -from_x
     y_window, z_window = y + way * from_y, z + way * from_z
     blur = softness + 0.0035 * way.abs()

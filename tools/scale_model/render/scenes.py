@@ -13,17 +13,17 @@ from typing import Any
 from cinelora.errors import ConfigError
 from tools.scale_model.render.looks import LOOKS
 
-PAINTS = ("red", "green", "blue", "yellow", "white", "black")
+COLOURS = ("red", "green", "blue", "yellow", "white", "black")
 MOVES = {"pans": ("left", "right"), "moves": ("in", "out"), "orbits": ("left", "right")}
 VOCABULARY: dict[str, tuple[Any, ...]] = {
     "place": ("street", "room"),
     "weather": ("dry", "rain", "fog"),
     "time": ("noon", "dusk", "night"),
     "camera": (*(f"{move} {way}" for move, ways in MOVES.items() for way in ways), "is hand-held", "stands still"),
-    "coat": PAINTS,
+    "coat": COLOURS,
     "count": (1, 2, 3),
     "act": ("walks left", "walks right", "stands"),
-    "car": (None, *PAINTS),
+    "car": (None, *COLOURS),
     "car_direction": ("left", "right"),
 }
 """Every attribute that a caption names, and its values: the fields of a scene that a benchmark may set."""
@@ -83,7 +83,7 @@ def draw_scene(seed: int, **overrides: Any) -> Scene:
         count=draw.choice((1, 1, 2, 3)),
         act=draw.choice(VOCABULARY["act"]),
         # a car in the colour of the coat would blur whose colour the caption means
-        car=draw.choice((None, *(paint for paint in PAINTS if paint != coat))),
+        car=draw.choice((None, *(paint for paint in COLOURS if paint != coat))),
         car_direction=draw.choice(VOCABULARY["car_direction"]),
         hat=draw.random() < 0.5,
         heading=draw.choice((-1, 1)) * draw.uniform(4, 24),

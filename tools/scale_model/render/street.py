@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tools.scale_model.render.figures import draw_car, draw_crowd
 from tools.scale_model.render.light import Lamp, Points, Space, Stage, far_away
-from tools.scale_model.render.looks import Colour, Look
+from tools.scale_model.render.looks import PAINTS, Colour, Look
 from tools.scale_model.render.motion import CAR_Z
 from tools.scale_model.render.rays import Canvas, View, band, box, constant, cover, over
 from tools.scale_model.render.scenes import Scene
@@ -25,11 +25,8 @@ OPENING_HALF, SIDE_ROAD_HALF = 4.6, 2.9
 LAMP_HEIGHT = 4.1
 HOUSE, STOREY = 7.0, 2.9
 SHOP_TOP = 4.4
-FACADES: tuple[Colour, ...] = (
-    *((0.34, 0.15, 0.10), (0.46, 0.38, 0.27), (0.26, 0.28, 0.31)),
-    *((0.40, 0.29, 0.19), (0.33, 0.36, 0.32), (0.50, 0.45, 0.38)),
-)
-BOARDS: tuple[Colour, ...] = ((0.30, 0.08, 0.06), (0.07, 0.16, 0.20), (0.42, 0.34, 0.20), (0.09, 0.17, 0.10))
+FACADES: tuple[Colour, ...] = PAINTS["facades"]
+BOARDS: tuple[Colour, ...] = PAINTS["boards"]
 """Paints of the boards over the shops."""
 
 

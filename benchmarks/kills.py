@@ -105,7 +105,9 @@ class Killed:
         self.starts_s.append(time.perf_counter() - self.began)
         self.await_step(seen + chance.randint(1, 6))
         if when == "save":
-            until(lambda: any((self.out / "checkpoints").glob(".draft-*")), pause_s=0.0)
+            # a draft lives for milliseconds: on a machine that is busy a look may miss it, and any moment is as good then
+            latest = self.steps() + 3
+            until(lambda: any((self.out / "checkpoints").glob(".draft-*")) or self.steps() >= latest, pause_s=0.0)
         time.sleep(chance.uniform(0.0, 0.01 if when == "save" else 0.3))
 
     def await_step(self, step: int) -> None:

@@ -25,18 +25,8 @@ from cinelora.footage.read_frames import read_frames
 from cinelora.footage.scan_folder import open_clip
 from cinelora.io.atomic import read_json
 
-__all__ = [
-    "Run",
-    "compose",
-    "evaluate",
-    "infer",
-    "open_clip",
-    "read_adapter",
-    "read_frames",
-    "read_manifest",
-    "read_run",
-    "train",
-]
+__all__ = ["Run", "compose", "evaluate", "infer", "read_run", "train"]
+__all__ += ["open_clip", "read_adapter", "read_frames", "read_manifest"]
 
 
 @dataclass(frozen=True)

@@ -378,12 +378,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         old = {re.sub(pattern, name, key): value for key, value in old.items()}
     keys = [key for key in {**old, **new} if not any(re.search(pattern, key) for pattern in ALLOWED)]
     both = [(key, old.get(key, "has none"), new.get(key, "has none")) for key in keys]
-    return [f"{key[:160]}: old {short(a)}, new {short(b)}" for key, a, b in both if not alike(a, b)]
-
-
-def short(fact: Any) -> str:
-    """The beginning of a fact, in one line."""
-    return " ".join(str(fact).split())[:80]
+    return [f"{key[:160]}: old {str(a)[:80]!r}, new {str(b)[:80]!r}" for key, a, b in both if not alike(a, b)]
 
 
 def alike(one: Any, other: Any) -> bool:

@@ -132,11 +132,7 @@ def to_rgb_matrix(matrix: str, luma_range: str) -> NDArray[np.float32]:
     luma, chroma, black = (1.0, 1.0, 0.0) if luma_range == "full" else (255 / 219, 255 / 224, 16.0)
     to_red, to_blue = 2 * (1 - red) * chroma, 2 * (1 - blue) * chroma
     weights = np.array(
-        [
-            [luma, 0.0, to_red],
-            [luma, -to_blue * blue / green, -to_red * red / green],
-            [luma, to_blue, 0.0],
-        ]
+        [[luma, 0.0, to_red], [luma, -to_blue * blue / green, -to_red * red / green], [luma, to_blue, 0.0]]
     )
     offset = -weights @ np.array([black, 128.0, 128.0])
     return np.column_stack([weights, offset]).astype(np.float32)

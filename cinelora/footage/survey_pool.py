@@ -25,20 +25,8 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from cinelora.errors import FileError, FootageError, reason
+from cinelora.footage import shot_detection
 from cinelora.footage.scan_folder import content_hash, open_clip, stamp
-from cinelora.footage.shot_detection import (
-    VERSION,
-    Arrays,
-    Survey,
-    about,
-    joined,
-    load_arrays,
-    load_survey,
-    parts,
-    save_arrays,
-    save_survey,
-    survey_part,
-)
 from cinelora.footage.shot_filter import sharpness_of
 from cinelora.footage.video_reader import PLAIN, Handling, Reader, UnreadableClip
 from cinelora.io.atomic import read_json, sweep_temporaries, write_json
@@ -212,7 +200,7 @@ def read_ledger(folder: Path, handling: Handling = PLAIN) -> dict[str, File]:
 
 
 def _version(handling: Handling) -> list[Any]:
-    return [VERSION, handling.colours, handling.hdr, str(handling.sequence_fps)]
+    return [shot_detection.VERSION, handling.colours, handling.hdr, str(handling.sequence_fps)]
 
 
 def _write_ledger(folder: Path, files: dict[str, File], handling: Handling) -> None:
@@ -248,22 +236,24 @@ def _in_words(error: OSError) -> str:
 def _surveyed(task: Task, tick: Callable[[float], None]) -> Outcome:
     task.target.parent.mkdir(parents=True, exist_ok=True)
     # A file that moved, or a copy of one, has its survey already: reading its bytes for the hash was all it cost.
-    if task.part is None and (there := load_survey(task.target)) is not None:
+    if task.part is None and (there := shot_detection.load_survey(task.target)) is not None:
         return Outcome(task.sha256, sharpness=sharpness_of(there))
     reader = open_clip(task.source, handling=task.handling)
     length = float(reader.header.duration_s or 0)
-    spans = parts(length or None)
+    spans = shot_detection.parts(length or None)
     if task.part is None and len(spans) > 1:
         return Outcome(task.sha256, num_parts=len(spans))
     start_s, end_s = spans[task.part or 0]
     piece = task.target.with_suffix(f".part-{task.part}.npz")
-    if task.part is not None and load_arrays(piece) is not None:
+    if task.part is not None and shot_detection.load_arrays(piece) is not None:
         return Outcome(task.sha256)  # a run that was interrupted got this far
     scale = 1 / max(min(end_s, length) - start_s, 1e-3) if length else 0.0
-    arrays = survey_part(reader, start_s, end_s, lambda seconds: tick(min(1.0, max(0.0, (seconds - start_s) * scale))))
+    arrays = shot_detection.survey_part(
+        reader, start_s, end_s, lambda seconds: tick(min(1.0, max(0.0, (seconds - start_s) * scale)))
+    )
     if task.part is None:
         return _whole(task, reader, arrays)
-    save_arrays(piece, arrays, {})
+    shot_detection.save_arrays(piece, arrays, {})
     return Outcome(task.sha256)
 
 
@@ -271,8 +261,8 @@ def _join(task: Task) -> Outcome:
     """The survey of a file whose parts all lie there."""
     pieces = list(task.target.parent.glob(f"{task.target.stem}.part-*.npz"))
     pieces.sort(key=lambda piece: int(piece.stem.rpartition("-")[2]))
-    loaded = [load_arrays(piece) for piece in pieces]
-    arrays = joined(piece[0] for piece in loaded if piece is not None)
+    loaded = [shot_detection.load_arrays(piece) for piece in pieces]
+    arrays = shot_detection.joined(piece[0] for piece in loaded if piece is not None)
     try:
         outcome = _whole(task, open_clip(task.source, handling=task.handling), arrays)
     except (UnreadableClip, OSError) as error:
@@ -283,15 +273,15 @@ def _join(task: Task) -> Outcome:
     return outcome
 
 
-def _whole(task: Task, reader: Reader, arrays: Arrays) -> Outcome:
+def _whole(task: Task, reader: Reader, arrays: shot_detection.Arrays) -> Outcome:
     """Write the survey of a whole file. Raises ``UnreadableClip`` where it has no frames, or fewer than its header promises."""
-    survey, promised_s = Survey(about(reader), arrays), reader.header.duration_s
+    survey, promised_s = shot_detection.Survey(shot_detection.about(reader), arrays), reader.header.duration_s
     if survey.num_frames == 0:
         raise reader.unreadable("it has no frames")
     length_s = float(survey.seconds[-1]) + 1 / float(reader.header.fps)
     if promised_s is not None and promised_s - length_s > max(MISSING_S, promised_s * MISSING_SHARE):
         raise reader.unreadable(f"it is truncated: {length_s:.1f} s of {float(promised_s):.1f} s are there")
-    save_survey(task.target, survey)
+    shot_detection.save_survey(task.target, survey)
     return Outcome(task.sha256, sharpness=sharpness_of(survey))
 
 

@@ -97,15 +97,7 @@ def merged_results(tables: list[Results]) -> Results:
 
 
 SETTING = ("steps", "scale", "rank", "merged", "cache", "threshold", "dtype", "partition", "ranks", "compiled", "swap")
-TIMES = (
-    "denoise_min_s",
-    "denoise_max_s",
-    "step_s",
-    "whole_prediction_s",
-    "skipped_prediction_s",
-    "computed",
-    "peak_gib",
-)
+TIMES = tuple("denoise_min_s denoise_max_s step_s whole_prediction_s skipped_prediction_s computed peak_gib".split())
 ENDS = ("trouble", "hardware", "key")
 
 

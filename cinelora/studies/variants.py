@@ -10,17 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cinelora.config import schema
 from cinelora.config.clip_request import prompts_of
-from cinelora.config.schema import (
-    CACHE_THRESHOLDS,
-    SHARING,
-    ModelConfig,
-    SamplerConfig,
-    StudyConfig,
-    as_stored,
-    drawn_by,
-    shared_by,
-)
 from cinelora.io.atomic import sha256_file, sha256_json
 
 
@@ -57,7 +48,7 @@ class StudyVariant:
         return ", ".join(words[key] for key in words if key in changed)
 
 
-def baseline(config: StudyConfig) -> StudyVariant:
+def baseline(config: schema.StudyConfig) -> StudyVariant:
     """What every other setting is compared with: no cache, one rank, adapters at scale 1 folded into the weights."""
     drawn = config.ckpt is None and bool(config.ranks)
     return StudyVariant(
@@ -68,7 +59,7 @@ def baseline(config: StudyConfig) -> StudyVariant:
     )
 
 
-def study_variants(config: StudyConfig) -> list[StudyVariant]:
+def study_variants(config: schema.StudyConfig) -> list[StudyVariant]:
     """The baseline, then what the lists of ``config`` make of it, each once.
 
     ``ranks`` and ``merged`` are crossed in either way: a rank has its cost where an adapter is live.
@@ -83,13 +74,13 @@ def study_variants(config: StudyConfig) -> list[StudyVariant]:
     return list(dict.fromkeys(map(_plain, found)))
 
 
-def axes(config: StudyConfig) -> list[list[dict[str, Any]]]:
+def axes(config: schema.StudyConfig) -> list[list[dict[str, Any]]]:
     """The changes of the baseline, list by list."""
     ranks: list[dict[str, Any]] = [{"rank": rank} for rank in config.ranks] or [{}]
     merged: list[dict[str, Any]] = [{"merged": merged} for merged in config.merged] or [{}]
     # A list is an axis. Ranks and merged are one axis together: what an adapter costs depends on its rank where it is live, and
     # hardly at all where it is folded in.
-    thresholds = {name: getattr(config, name) for name in CACHE_THRESHOLDS}
+    thresholds = {name: getattr(config, name) for name in schema.CACHE_THRESHOLDS}
     ways = config.partitions or (["alone", "sequence"] if config.gpus * config.nodes > 1 else [])
     return [
         [rank | way for rank in ranks for way in merged],
@@ -106,15 +97,12 @@ def _plain(setting: StudyVariant) -> StudyVariant:
     return replace(setting, rank=None, merged=True) if setting.scale == 0 else setting
 
 
-def sampler_of(setting: StudyVariant, config: StudyConfig, ratios: list[float]) -> SamplerConfig:
+def sampler_of(setting: StudyVariant, config: schema.StudyConfig, ratios: list[float]) -> schema.SamplerConfig:
     """The sampler that draws by ``setting``; ``ratios`` are magcache's."""
-    return replace(
-        shared_by(config, setting.partition).sampler,
-        steps=setting.steps,
-        cache=setting.cache,
-        cache_threshold=setting.threshold,
-        cache_ratios=ratios if setting.cache == "magcache" else [],
-    )
+    sampler = schema.shared_by(config, setting.partition).sampler
+    ratios = ratios if setting.cache == "magcache" else []
+    cache = {"cache": setting.cache, "cache_threshold": setting.threshold, "cache_ratios": ratios}
+    return replace(sampler, steps=setting.steps, **cache)
 
 
 def hung(kind: str, rank: int | None) -> str:
@@ -122,19 +110,19 @@ def hung(kind: str, rank: int | None) -> str:
     return kind if rank is None else f"{kind}-{rank}"
 
 
-def model_of(setting: StudyVariant, config: StudyConfig) -> ModelConfig:
+def model_of(setting: StudyVariant, config: schema.StudyConfig) -> schema.ModelConfig:
     """The model that ``setting`` is drawn by."""
     return replace(config.model, dtype=setting.dtype)
 
 
-def key_of(setting: StudyVariant, config: StudyConfig, adapters: dict[str, Path]) -> str:
+def key_of(setting: StudyVariant, config: schema.StudyConfig, adapters: dict[str, Path]) -> str:
     """A hash of everything that a row rests on, but for the machine."""
     # What the setting itself says, or what changes no clip, is left out, so that a row is found again by a study that asks for
     # other settings beside it. Files count by their content, and so do adapters: a run that went on gives other rows.
-    shared = as_stored(drawn_by(config))
+    shared = schema.as_stored(schema.drawn_by(config))
     for key in ("sampler", "gpus", "nodes", "cache", "ckpt", "prompts", "out", "metrics"):
         del shared[key]
-    sampler = {key: value for key, value in asdict(config.sampler).items() if key not in ("steps", *SHARING)}
+    sampler = {key: value for key, value in asdict(config.sampler).items() if key not in ("steps", *schema.SHARING)}
     ranks = config.gpus * config.nodes if setting.partition != "alone" else 1
     files = {name: sha256_file(path) for name, path in adapters.items()}
     texts = [] if config.latency_only else prompts_of(config)

@@ -90,17 +90,11 @@ def make_callbacks(
         from cinelora.training.callbacks.preview import Preview
 
         preview = Preview(config, run, heldout, ema, journal)
-    return RunCallbacks(
-        Resume(resumed, ema) if resumed else None,
-        StopRequest(),
-        ema,
-        checkpointer,
-        ValidationLoss(config.validation, heldout, ema) if measured else None,
-        clips,
-        preview,
-        Progress(config.logger, samples_per_step(config)),
-        EarlyStopping(config.stopping, config.checkpoint, journal, checkpointer),
-    )
+    resume, stop = Resume(resumed, ema) if resumed else None, StopRequest()
+    loss = ValidationLoss(config.validation, heldout, ema) if measured else None
+    progress = Progress(config.logger, samples_per_step(config))
+    stopping = EarlyStopping(config.stopping, config.checkpoint, journal, checkpointer)
+    return RunCallbacks(resume, stop, ema, checkpointer, loss, clips, preview, progress, stopping)
 
 
 def refuse_unseen(config: TrainConfig, measured: bool) -> None:

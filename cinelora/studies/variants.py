@@ -101,7 +101,7 @@ def sampler_of(setting: StudyVariant, config: schema.StudyConfig, ratios: list[f
     """The sampler that draws by ``setting``; ``ratios`` are magcache's."""
     sampler = schema.shared_by(config, setting.partition).sampler
     ratios = ratios if setting.cache == "magcache" else []
-    cache = {"cache": setting.cache, "cache_threshold": setting.threshold, "cache_ratios": ratios}
+    cache: dict[str, Any] = {"cache": setting.cache, "cache_threshold": setting.threshold, "cache_ratios": ratios}
     return replace(sampler, steps=setting.steps, **cache)
 
 

@@ -2,11 +2,14 @@
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# A shell that starts the tests in the background has them ignore Ctrl-C, and every process that they start would, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # before torch is imported: several threads of a small tensor wait for each other by spinning, a hundred times longer than
 # they compute where another process wants the same cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# A shell that starts the tests in the background has them ignore Ctrl-C, and every process that they start would, too.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 # before torch is imported: several threads of a small tensor wait for each other by spinning, a hundred times longer than
 # they compute where another process wants the same cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -39,6 +37,10 @@ def pytest_collection_finish() -> None:
     """Leave all that was imported out of every later garbage collection, of which a small run makes several: 0.5 s each."""
     gc.collect()
     gc.freeze()
+
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and every process that they start would, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cinelora.config.schema import DataConfig, FootageLimits
 from cinelora.errors import CineloraError, FootageError
-from cinelora.footage import survey_pool
+from cinelora.footage import shot_detection, survey_pool
 from cinelora.footage.build_dataset import (
     OVERRIDES,
     Judged,
@@ -285,13 +285,13 @@ def test_copies_and_moved_files_cost_no_second_pass(
         (root / name).write_bytes((film[0] / "film.mp4").read_bytes())
     monkeypatch.setattr("cinelora.footage.shot_detection.PART_S", part_s)
     passes: list[float] = []
-    whole = survey_pool.survey_part
+    whole = shot_detection.survey_part
 
     def counted(reader: object, start_s: float, *rest: object) -> object:
         passes.append(start_s)
         return whole(reader, start_s, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(survey_pool, "survey_part", counted)
+    monkeypatch.setattr(shot_detection, "survey_part", counted)
     data = DataConfig(root=str(root), prepared=str(tmp_path / "prepared"), caption="x")
     both = prepare(data, WINDOWS, 0)
     assert passes == ([0.0, 4.0, 8.0, 12.0, 16.0] if part_s == 4 else [0.0])

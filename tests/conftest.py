@@ -11,6 +11,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # before torch is imported: several threads of a small tensor wait for each other by spinning, a hundred times longer than
 # they compute where another process wants the same cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# what a test compares is computed on the CPU on both sides, also on a machine with a GPU; CUDA_VISIBLE_DEVICES=0 asks for
+# the few tests that time a GPU's kernels
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import numpy as np
 import pytest

@@ -29,7 +29,9 @@ def plant(folder: Path, marks: Path) -> int:
     (folder / PLUGINS).mkdir(parents=True)
     planted = {name: folder / f"{name}.py" for name in names()} | {PLUGINS: folder / PLUGINS / "planted.py"}
     for name, path in planted.items():
-        path.write_text(f"open({str(marks / name)!r}, 'w').close()\nraise ImportError('{name} of the working directory')\n")
+        path.write_text(
+            f"open({str(marks / name)!r}, 'w').close()\nraise ImportError('{name} of the working directory')\n"
+        )
     (folder / "wandb").mkdir()
     (folder / "wandb" / "settings").write_text(f"[default]\nbase_url = {WANDB_HOST}\nentity = somebody\n")
     return len(planted)

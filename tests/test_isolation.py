@@ -37,7 +37,12 @@ def test_a_training_run_imports_nothing_of_the_working_directory(
 ) -> None:
     """Two ranks with processes that load, of a survey that has some of its own: what they all start is in here."""
     folder, marks = typed
-    places = [f"data.root={footage}", f"data.prepared={tmp_path}/prepared", f"cache={tmp_path}/cache", f"out={tmp_path}/run"]
+    places = [
+        f"data.root={footage}",
+        f"data.prepared={tmp_path}/prepared",
+        f"cache={tmp_path}/cache",
+        f"out={tmp_path}/run",
+    ]
     small = [*SMALL, "stage.steps=1", "stage.batch_size=1", "validation.every_steps=0", "logger=csv"]
     done = type_in(
         folder, str(PROJECT / "train.py"), "stage=style", "data=folder", *places, *small, "gpus=2", "workers=1"

@@ -1,4 +1,4 @@
-"""What is read is data: every loader that could run a file's code is called so that it does not, or stands here with its reason."""
+"""What is read is data: a loader that could run a file's code is called so that it does not, or stands here with a reason."""
 
 from __future__ import annotations
 
@@ -30,8 +30,14 @@ NEVER = {
 """Calls that run what they read, or unpickle it."""
 ALLOWED = {
     ("cinelora/clone_only.py", "import_module"): "a name in the source, of a folder beside the package",
-    ("cinelora/parallel/launch.py", "pickle.loads"): "from a folder that this user alone can enter, made for this launch",
-    ("cinelora/cli/sweep_launchers.py", "pickle_load"): "submitit's results, in the directory of this sweep, written by its jobs",
+    (
+        "cinelora/parallel/launch.py",
+        "pickle.loads",
+    ): "from a folder that this user alone can enter, made for this launch",
+    (
+        "cinelora/cli/sweep_launchers.py",
+        "pickle_load",
+    ): "submitit's results, in the directory of this sweep, written by its jobs",
     ("cinelora/metrics/networks.py", "torch.jit.load"): "bytes whose SHA-256 is the one that the user has stated",
 }
 SAFE = {
@@ -121,11 +127,15 @@ def test_code_in_a_folder_is_neither_run_nor_asked_about(
     with_code(pair / "tokenizer", "tokenizer_config.json", **theirs)
     clip = tmp_path / "clip"
     small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    CLIPModel(CLIPConfig(text_config=small, vision_config=small | {"image_size": 32}, projection_dim=8)).save_pretrained(clip)
+    CLIPModel(
+        CLIPConfig(text_config=small, vision_config=small | {"image_size": 32}, projection_dim=8)
+    ).save_pretrained(clip)
     with_code(clip, "tokenizer_config.json", **theirs)
     dino = tmp_path / "dino"
     shutil.copytree(clip, dino)
-    with_code(dino, "config.json", model_type="theirs", auto_map={"AutoConfig": "theirs.T", "AutoModel": "theirs.Theirs"})
+    with_code(
+        dino, "config.json", model_type="theirs", auto_map={"AutoConfig": "theirs.T", "AutoModel": "theirs.Theirs"}
+    )
     bundle = WanBundle(str(pair), cache=cache)
     attempts: list[tuple[type[CineloraError], object]] = [
         (ModelError, lambda: bundle.loaded(Part.TOKENIZER).__enter__()),

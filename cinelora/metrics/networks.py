@@ -31,7 +31,7 @@ from cinelora.families.wan import embedded
 from cinelora.families.wan.bundle import CLIP_MEAN, CLIP_STD, load_tokenizer
 from cinelora.io.atomic import sha256_file, sha256_json
 from cinelora.io.hardware import default_device
-from cinelora.io.hub import is_model_source
+from cinelora.io.hub import is_model_source, shadowed
 from cinelora.io.tensor_files import load_tensors
 from cinelora.metrics.clip_metric import Clip, in_parts
 from cinelora.nn.vae_unchunked import encode, whole_clips
@@ -174,7 +174,9 @@ class Clips(_Published):
         try:
             self.tokenizer = load_tokenizer(self.folder)
         except (OSError, ValueError, RuntimeError, KeyError, CineloraError) as error:
-            raise MetricError(f"metrics.clip: the tokenizer of {self.folder} does not load: {first_line(error)}") from error
+            raise MetricError(
+                f"metrics.clip: the tokenizer of {self.folder} does not load: {first_line(error)}"
+            ) from error
 
     @torch.no_grad()
     def of_text(self, prompt: str) -> Tensor:
@@ -374,6 +376,7 @@ def fetched(source: str | None, setting: str, what: str, example: str) -> Path:
         raise MetricError(f"it needs {what}: set {setting} to a directory or a hub repository such as {example}")
     if not is_model_source(source):
         raise MetricError(f"{setting}={source} is neither a directory nor a hub repository such as {example}")
+    print("".join(f"{line}\n" for line in shadowed(setting, source)), end="", flush=True)
     folder = Path(source)
     if not folder.exists():
         from huggingface_hub import snapshot_download

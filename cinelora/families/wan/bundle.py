@@ -395,7 +395,7 @@ class WanBundle:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in a folder. Raises ``ModelError`` where it is code of the folder's own, which is neither run nor asked about."""
+    """The tokenizer in a folder; raises ``ModelError`` where it is code of the folder's own, which is not run."""
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except ValueError as error:

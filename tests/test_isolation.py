@@ -11,13 +11,11 @@ import planted
 import pytest
 
 from cinelora.config.shipped import PROJECT
-from cinelora.parallel.launch import module_path
-
-SMALL = "model.height=32 model.width=48 model.dtype=fp32".split()
+from cinelora.parallel.launch import launch, module_path
 
 
 @pytest.fixture(scope="module")
-def typed(tmp_path_factory: pytest.TempPathFactory, footage: Path) -> tuple[Path, Path]:
+def typed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A planted working directory and its marks, which have been shown to work."""
     home = tmp_path_factory.mktemp("planted")
     folder, marks = home / "theirs", home / "marks"
@@ -32,22 +30,29 @@ def type_in(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=600)
 
 
-def test_a_training_run_imports_nothing_of_the_working_directory(
-    typed: tuple[Path, Path], footage: Path, tmp_path: Path
+def start_what_a_run_starts() -> list[str]:
+    """On a rank: a process that loads samples, and one begun by ``python -m``, as torch's compilers and submitit's jobs are."""
+    from torch.utils.data import DataLoader
+
+    loaded = list(DataLoader([1], batch_size=None, num_workers=1, multiprocessing_context="spawn"))  # type: ignore[arg-type]
+    started = [sys.executable, "-m", "json.tool", "--help"]
+    return [*map(str, loaded), subprocess.run(started, capture_output=True, text=True, check=True).stdout[:5]]
+
+
+def test_two_ranks_and_what_they_start_import_nothing_of_the_working_directory(
+    typed: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """Two ranks with processes that load, of a survey that has some of its own: what they all start is in here."""
+    """The commands themselves, from their first line to their last, are typed by benchmarks/planted_modules.py."""
     folder, marks = typed
-    places = [
-        f"data.root={footage}",
-        f"data.prepared={tmp_path}/prepared",
-        f"cache={tmp_path}/cache",
-        f"out={tmp_path}/run",
-    ]
-    small = [*SMALL, "stage.steps=1", "stage.batch_size=1", "validation.every_steps=0", "logger=csv"]
-    done = type_in(
-        folder, str(PROJECT / "train.py"), "stage=style", "data=folder", *places, *small, "gpus=2", "workers=1"
-    )
-    assert done.returncode == 0, done.stderr
+    done = type_in(folder, __file__, str(tmp_path))
+    assert planted.imported(marks) == []
+    assert done.stdout.splitlines()[-1] == "['1', 'usage']", done.stderr
+
+
+def test_the_scripts_import_nothing_of_the_working_directory(typed: tuple[Path, Path]) -> None:
+    folder, marks = typed
+    for script in ("train.py", "infer.py"):
+        assert type_in(folder, str(PROJECT / script), "--help").returncode == 0
     assert planted.imported(marks) == []
 
 
@@ -70,3 +75,9 @@ def test_a_clone_that_is_typed_in_stays_where_its_modules_are_found(tmp_path: Pa
 def test_ranks_look_where_this_process_does_but_for_the_working_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", ["", "/somewhere", "beside"])
     assert module_path() == ["/somewhere", f"{os.getcwd()}/beside", str(PROJECT)]
+
+
+if __name__ == "__main__":  # typed in the planted directory
+    from test_isolation import start_what_a_run_starts  # by a name that ranks can import
+
+    print(launch(start_what_a_run_starts, ranks=2, log_dir=Path(sys.argv[1])))

@@ -25,9 +25,10 @@ NEVER = {
     *("eval", "exec", "compile", "__import__", "os.system", "os.popen", "import_module", "importlib.import_module"),
     *("pickle.load", "pickle.loads", "pickle.Unpickler", "pickle_load", "torch.jit.load", "torch.hub.load"),
     *("yaml.load", "yaml.unsafe_load", "yaml.full_load", "runpy.run_path", "runpy.run_module", "joblib.load"),
+    *("Template", "jinja2.Template", "ENVIRONMENT.from_string"),  # a template that is a file's text
     *("torch.package.PackageImporter", "torch.export.load", "cloudpickle.load", "shelve.open", "marshal.loads"),
 }
-"""Calls that run what they read, or unpickle it."""
+"""Calls that run what they read, unpickle it, or take it for a template."""
 ALLOWED = {
     ("cinelora/clone_only.py", "import_module"): "a name in the source, of a folder beside the package",
     (

@@ -5,6 +5,18 @@ that ``import cinelora`` costs nothing.
 """
 
 import sys
+
+# `python -m cinelora.x` puts the working directory first among the places of modules, whatever lies in it: a `json.py` there
+# would be imported for Python's own. So the directory is taken out before anything is imported, unless this package was found
+# in it. `sys` is part of the interpreter, and argv[0] is "-m" while `python -m` looks for its module.
+if (
+    sys.argv[:1] == ["-m"]
+    and any(word.startswith(("cinelora.", "-mcinelora.")) for word in sys.orig_argv)
+    and not sys.flags.safe_path
+    and __file__ != sys.path[0].rstrip("/") + "/cinelora/__init__.py"
+):
+    del sys.path[0]
+
 from typing import TYPE_CHECKING, Any
 
 from cinelora.moved import Moved

@@ -28,6 +28,7 @@ from cinelora.footage.build_dataset import OVERRIDES, prepare, read_overrides, w
 from cinelora.footage.manifest import read_manifest
 from cinelora.footage.sample_source import wanted_by
 from cinelora.io.atomic import read_json
+from cinelora.io.own_folders import is_tagged
 from cinelora.io.tensor_files import load_tensors
 from cinelora.latents.cache import Index
 from cinelora.sampling.make_clips import write_take
@@ -217,6 +218,7 @@ READ = {
     "prepared/*.json": read_json,
     "prepared/surveys/*/*": Path.read_bytes,
     "prepared/*": Path.read_text,
+    "cache/CACHEDIR.TAG": lambda path: is_tagged(path.parent),  # written by a run over the copy
     "cache/latents/*/*.safetensors": load_tensors,
     "adapters/*.safetensors": read_adapter,
     "*/*.safetensors": read_adapter,

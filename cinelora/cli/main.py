@@ -14,7 +14,7 @@ from cinelora.cli.parse import Command, parse
 from cinelora.cli.programs import PROGRAMS
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.io import slurm
-from cinelora.parallel.launch import spin_briefly
+from cinelora.parallel.launch import isolate_children, spin_briefly
 
 if TYPE_CHECKING:
     from cinelora.cli.one_run import Run
@@ -27,6 +27,7 @@ def main(script: str, argv: list[str], run: Run) -> int:
         print(usage(program), file=sys.stderr)
         return ConfigError.exit_code
     slurm.listen()
+    isolate_children()
     spin_briefly()  # commands that measure clips do so in this process
     try:
         return _main(parse(program, argv), run)

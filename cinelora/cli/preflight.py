@@ -21,7 +21,8 @@ from cinelora.config.sentences import sentence
 from cinelora.config.store import load_config
 from cinelora.errors import ConfigError, ModelError
 from cinelora.families.wan.checkpoint_layouts import Part, source_of, survey
-from cinelora.io.hub import EMBEDDED, check_target, is_model_source, is_run, resolve
+from cinelora.io.hub import EMBEDDED, check_target, is_model_source, is_run, resolve, shadowed
+from cinelora.io.own_folders import CACHE, PREPARED, refuse_foreign
 from cinelora.planning.planner import partition_of
 
 
@@ -134,6 +135,7 @@ def _check_data(config: schema.TrainConfig | schema.EvaluateConfig) -> None:
         raise ConfigError(f"cache={config.cache}{what} is a file; give a folder, new or old")
     if not os.access(there, os.W_OK):
         raise ConfigError(f"cache={config.cache}: {there} cannot be written; give a folder that can")
+    refuse_foreign("cache", cache, CACHE)
 
 
 def _check_folder(data: schema.DataConfig) -> None:
@@ -144,6 +146,8 @@ def _check_folder(data: schema.DataConfig) -> None:
         if data.root.startswith("~"):
             what += " (the shell leaves ~ as it is here: write $HOME)"
         raise ConfigError(f"data.root={data.root}: {Path(data.root).absolute()} {what}; give a folder with clips")
+    if data.prepared is not None and data.manifest is None:
+        refuse_foreign("data.prepared", Path(data.prepared), PREPARED)
     for name in ("manifest", "overrides", "lut"):
         file = getattr(data, name)
         if file is not None and not Path(file).is_file():
@@ -214,6 +218,8 @@ def _model_lines(model: schema.ModelConfig, parts: dict[str, list[Part]]) -> lis
             lines += survey(model, kind, wanted)
         except ModelError as error:
             raise ConfigError(f"model.{kind}={model.t2v if kind == 't2v' else model.i2v}: {error}") from error
+    for key in (*parts, "vae", "text_encoder", "tokenizer", "image_encoder"):
+        lines += shadowed(f"model.{key}", getattr(model, key))
     drawn = {part: None for kind, wanted in parts.items() for part in wanted if source_of(model, kind, part) is None}
     return [*dict.fromkeys(lines), *_random_lines(model, list(drawn))]
 

@@ -15,6 +15,7 @@ from cinelora.cli.programs import Program
 from cinelora.config.fields import Field
 from cinelora.config.rules import check_values
 from cinelora.errors import CineloraError
+from cinelora.parallel.launch import isolate_children
 
 
 def request_of(program: Program, argv: list[str]) -> Any:
@@ -39,6 +40,7 @@ def _value(field: Field, text: str) -> Any:
 
 def run_small(program: Program, argv: list[str], work: Callable[[Any], object]) -> int:
     """Do what a command line asks for with ``work(request)``, or print the help; the exit code."""
+    isolate_children()
     try:
         if {"-h", "--help"} & {*argv}:
             return say(help_text(program))

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cinelora.cli.parse import Command
+from cinelora.config.shipped import PROJECT
 from cinelora.errors import ConfigError
 from cinelora.io import slurm
 from cinelora.io.atomic import read_json, write_json, write_text
@@ -92,6 +93,7 @@ def run_locally(members: Sequence[Member], run: Run, tell: Tell, folder: Path, r
     # gives it back as it ends, so that no two members ever share a GPU.
     executor = submitit.LocalExecutor(folder / JOB_LOGS / "%j")
     executor.update_parameters(timeout_min=minutes, tasks_per_node=1)
+    _let_jobs_find_us()
     print(f"what each prints: {folder / JOB_LOGS}", flush=True)
     free, waiting, running = _places(ranks), list(members), dict[Any, tuple[Member, str | None]]()
 
@@ -116,6 +118,13 @@ def run_locally(members: Sequence[Member], run: Run, tell: Tell, folder: Path, r
         while running:
             collect()
         raise
+
+
+def _let_jobs_find_us() -> None:
+    """Put a clone among the places where the jobs' Python looks for modules: where it is not installed, nothing else does."""
+    if (PROJECT / "train.py").is_file():
+        places = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(PROJECT), *filter(None, places)]))
 
 
 def _places(ranks: int) -> list[str | None]:
@@ -154,7 +163,8 @@ def run_on_slurm(members: Sequence[Member], run: Run, tell: Tell, folder: Path, 
 
     # The plugin's settings are used without the plugin, which would start Hydra again in each job. To submitit, those that
     # other clusters have too go by their own names, and all others carry the name of SLURM.
-    python = f"{_PATIENT} {shlex.quote(sys.executable)}"
+    python = f"{_PATIENT} {shlex.quote(sys.executable)} -P"  # no module of the directory that a job starts in
+    _let_jobs_find_us()
     executor = submitit.AutoExecutor(folder / JOB_LOGS / "%j", cluster="slurm", slurm_python=python)
     asked = {key: value for key, value in settings.items() if key not in _OURS}
     executor.update_parameters(**{key if key in _SHARED else f"slurm_{key}": value for key, value in asked.items()})

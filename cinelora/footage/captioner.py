@@ -134,11 +134,13 @@ class Captioner:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         gpu = torch.cuda.is_available()
-        local = {"local_files_only": True, "trust_remote_code": False}
-        weights = {"use_safetensors": True, "dtype": "auto" if gpu else torch.float32}
+        local = {"local_files_only": True}
+        weights = {"dtype": "auto" if gpu else torch.float32, **local}
         try:
-            processor: Any = AutoProcessor.from_pretrained(self.folder, **local)
-            model: Any = AutoModelForImageTextToText.from_pretrained(self.folder, **weights, **local)
+            processor: Any = AutoProcessor.from_pretrained(self.folder, trust_remote_code=False, **local)
+            model: Any = AutoModelForImageTextToText.from_pretrained(
+                self.folder, trust_remote_code=False, use_safetensors=True, **weights
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
             line = str(error).strip().split("\n")[0]
             raise FootageError(f"data.captioner={self.folder}: transformers cannot load it ({line})") from error

@@ -39,6 +39,13 @@ def is_hub_name(source: str) -> bool:
     return not is_path and re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None
 
 
+def shadowed(key: str, source: str | None) -> list[str]:
+    """A line where a name has the form of a repository, and is read from the folder of that name in the working directory."""
+    if source is None or re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source) is None or not Path(source).is_dir():
+        return []
+    return [f"{key}={source} is the folder {Path(source).absolute()}, and not the hub's repository of that name"]
+
+
 def is_at_hand(source: str) -> bool:
     """Whether a model is on this machine for certain: embedded, or a path that is there."""
     return source in EMBEDDED or Path(source).exists()

@@ -29,6 +29,7 @@ from cinelora.errors import FootageError, TrainingError
 from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.footage.manifest import Manifest, Sample, Skipped
 from cinelora.io.atomic import read_json, sha256_json, sweep_temporaries, write_json
+from cinelora.io.own_folders import tag_cache
 from cinelora.io.tensor_files import save_tensors
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ class LatentCache:
         raises ``FootageError``. The share is cut from all samples, not from the missing ones, which change
         while other ranks write.
         """
+        tag_cache(self.root.parent)
         for folder in self.root.glob("*"):
             sweep_temporaries(folder)
         # Many samples share a caption: texts are encoded by name, each once. Every rank takes each world_size-th text and

@@ -12,6 +12,8 @@ Shape suffixes: T frames, N images, C channels, H and W height and width, P plac
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -21,15 +23,15 @@ import torch
 import torch.nn.functional as F
 import torchmetrics.functional.image.lpips as their_lpips
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer, CLIPModel
+from transformers import AutoModel, CLIPModel
 
 from cinelora.config.schema import MetricsConfig
 from cinelora.errors import CineloraError, MetricError, first_line
 from cinelora.families.wan import embedded
-from cinelora.families.wan.bundle import CLIP_MEAN, CLIP_STD
+from cinelora.families.wan.bundle import CLIP_MEAN, CLIP_STD, load_tokenizer
 from cinelora.io.atomic import sha256_file, sha256_json
 from cinelora.io.hardware import default_device
-from cinelora.io.hub import is_model_source
+from cinelora.io.hub import is_model_source, shadowed
 from cinelora.io.tensor_files import load_tensors
 from cinelora.metrics.clip_metric import Clip, in_parts
 from cinelora.nn.vae_unchunked import encode, whole_clips
@@ -169,7 +171,12 @@ class Clips(_Published):
     def __init__(self, source: str | None, device: torch.device) -> None:
         wanted = ("metrics.clip", "CLIP ViT-B/32", "openai/clip-vit-base-patch32")
         super().__init__(CLIPModel, source, wanted, device)
-        self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
+        try:
+            self.tokenizer = load_tokenizer(self.folder)
+        except (OSError, ValueError, RuntimeError, KeyError, CineloraError) as error:
+            raise MetricError(
+                f"metrics.clip: the tokenizer of {self.folder} does not load: {first_line(error)}"
+            ) from error
 
     @torch.no_grad()
     def of_text(self, prompt: str) -> Tensor:
@@ -300,13 +307,14 @@ class I3d:
             )
         if not Path(source).is_file():
             raise MetricError(f"metrics.i3d={source}: there is no such file")
-        digest = sha256_file(Path(source))
+        content = Path(source).read_bytes()  # read once: the bytes that are compared are those that are run
+        digest = hashlib.sha256(content).hexdigest()
         if sha256 is None or digest != sha256.lower():
             raise MetricError(
                 f"metrics.i3d={source} is a program, and is run only where its SHA-256 is stated: it is {digest}; if that "
                 f"is the file you trust, set metrics.i3d_sha256 to it"
             )
-        self.program = torch.jit.load(source, map_location=device).eval()  # type: ignore[no-untyped-call]
+        self.program = torch.jit.load(io.BytesIO(content), map_location=device).eval()  # type: ignore[no-untyped-call]
         self.device = device
         self.name = f"i3d@{digest[:12]}"
 
@@ -368,6 +376,7 @@ def fetched(source: str | None, setting: str, what: str, example: str) -> Path:
         raise MetricError(f"it needs {what}: set {setting} to a directory or a hub repository such as {example}")
     if not is_model_source(source):
         raise MetricError(f"{setting}={source} is neither a directory nor a hub repository such as {example}")
+    print("".join(f"{line}\n" for line in shadowed(setting, source)), end="", flush=True)
     folder = Path(source)
     if not folder.exists():
         from huggingface_hub import snapshot_download
@@ -391,7 +400,12 @@ def _pretrained(kind: Any, folder: Path, setting: str) -> Any:
     """A model with every weight from its file; transformers would fill in those that are missing with noise."""
     try:
         model, told = kind.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True, local_files_only=True, dtype=torch.float32
+            folder,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            local_files_only=True,
+            dtype=torch.float32,
         )
     except (OSError, ValueError, RuntimeError, KeyError, CineloraError) as error:
         raise MetricError(f"{setting}: {folder} does not load: {first_line(error)}") from error

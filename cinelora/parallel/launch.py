@@ -70,7 +70,7 @@ AGENT: dict[str, Any] = {
 """How torch's agent goes about it. Of the signals it has the one that ends everything at once; the others are ours."""
 KINDS = ("returned", "refused", "crashed", "interrupted")
 """How a rank can end in good order; what is left of it is a file ``<rank>.<kind>``."""
-# Ranks find our packages as the parent does, wherever it was started.
+# Ranks find our packages as the parent does, wherever it was started; -P keeps the working directory out of what they import.
 BOOTSTRAP = (
     "import json, sys; facts = json.load(open(sys.argv[1] + '/facts.json')); sys.path[:] = facts['path'];"
     "from cinelora.parallel.launch import run_rank; run_rank(sys.argv[1], facts)"
@@ -120,7 +120,7 @@ def launch(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1, l
         exit_codes: dict[int, int] = {}
         lost = None
         try:
-            elastic_launch(config, sys.executable)("-c", BOOTSTRAP, str(folder))
+            elastic_launch(config, sys.executable)("-P", "-c", BOOTSTRAP, str(folder))
         except ChildFailedError as error:
             exit_codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
         except RendezvousError as error:
@@ -169,10 +169,17 @@ def threads_per_rank(ranks: int) -> int:
 def _exchange(fn: Callable[..., Any], args: tuple[Any, ...], log_dir: Path) -> Iterator[Path]:
     with own_folder("cinelora-") as folder:  # this user's alone, so what is unpickled from it is ours
         log_dir.mkdir(parents=True, exist_ok=True)
-        facts = {"path": sys.path, "argv": sys.argv, "parent": os.getpid(), "log_dir": str(log_dir.resolve())}
+        facts = {"path": module_path(), "argv": sys.argv, "parent": os.getpid(), "log_dir": str(log_dir.resolve())}
         (folder / "facts.json").write_text(json.dumps(facts))
         (folder / "call").write_bytes(pickle.dumps((fn, args)))
         yield folder
+
+
+def module_path() -> list[str]:
+    """Where a rank looks for modules: where this process does, but never in "the working directory, whatever it is"."""
+    # Python writes that as an empty text, where it was given a line of code or asks for one; a clone may lie there.
+    places = [os.path.abspath(place) for place in sys.path if place]
+    return [*places, *({str(Path(__file__).parents[2])} - set(places))]
 
 
 def _hush_agent() -> None:
@@ -468,6 +475,15 @@ def spin_briefly() -> None:
         os.environ["GOMP_SPINCOUNT"] = SPIN_ROUNDS
 
 
+def isolate_children() -> None:
+    """Let no Python that this process starts, nor those started by it, look for modules in the working directory.
+
+    ``python -m`` and ``python -c`` look there first, and so start submitit's jobs, the processes of multiprocessing and
+    torch's compilers: a ``json.py`` in a folder that somebody sent would run in each of them.
+    """
+    os.environ["PYTHONSAFEPATH"] = "1"
+
+
 @contextmanager
 def without_collecting() -> Iterator[None]:
     """Inside the block, which imports packages, Python does not look for garbage.
@@ -523,6 +539,7 @@ def _call(folder: Path, rank: Rank) -> Any:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     let_gpu_memory_grow()
     spin_briefly()
+    isolate_children()
     if alone:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the host's own name need not resolve
     with without_collecting():

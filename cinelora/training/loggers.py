@@ -9,8 +9,9 @@ from __future__ import annotations
 import atexit
 import os
 import shlex
+import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import chdir, suppress
 from dataclasses import asdict
 from netrc import NetrcParseError, netrc
 from pathlib import Path
@@ -167,6 +168,18 @@ def upload_at_hand(curves: Path) -> Upload | None:
     return None if run is None or run.offline or run.disabled else Upload(run, curves)
 
 
+def read_own_wandb_settings() -> None:
+    """Set W&B's client up with the user's settings alone (``~/.config/wandb/settings``, ``WANDB_*``), before it is used.
+
+    It would also obey ``./wandb/settings``: whoever made the working directory could choose server and account.
+    """
+    import wandb
+
+    os.environ.setdefault("WANDB_PROGRAM", os.path.abspath(sys.argv[0]))  # it would be looked for in another directory
+    with chdir("/"):
+        wandb.setup()
+
+
 def wandb_logger(config: TrainConfig, run_dir: Path) -> WandbLogger:
     """W&B, offline unless it is asked for or a key is there; it is not spoken to yet."""
     settings: LoggerConfig = config.logger
@@ -174,6 +187,7 @@ def wandb_logger(config: TrainConfig, run_dir: Path) -> WandbLogger:
     if offline and rank_info().global_rank == 0:
         print(f"W&B logs offline into {run_dir / 'logs' / 'wandb'}; `wandb sync` uploads them")
     os.environ.setdefault("WANDB_SILENT", "true")
+    read_own_wandb_settings()
     about: dict[str, Any] = {"name": f"{config.stage.name}-{config.data.name}-{run_dir.name}", "group": settings.group}
     about |= {"project": settings.project, "save_dir": run_dir / "logs"}
     return WandbLogger(**about, offline=offline, settings=WANDB_PATIENCE)

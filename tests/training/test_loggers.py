@@ -44,6 +44,26 @@ def test_wandb_without_a_key_is_offline_and_rank_0_says_so(
     assert capsys.readouterr().out.count(line) == (rank == 0)
 
 
+def test_wandb_obeys_no_settings_of_the_working_directory(
+    style_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "settings").write_text("[default]\nbase_url = http://127.0.0.1:9\nentity = somebody\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    wandb.teardown()
+    assert wandb.Settings().read_system_settings().all()["entity"] == "somebody"  # what W&B would do
+    make_journal(replace(style_config, logger=LoggerConfig(name="wandb")), tmp_path / "run", 0)
+    wandb.finish()
+    own = wandb.setup().settings
+    wandb.teardown()
+    assert own.entity is None
+    assert own.base_url != "http://127.0.0.1:9"
+    assert Path.cwd() == tmp_path
+
+
 @pytest.mark.parametrize("stage", ["style", "motion"])
 def test_what_is_said_to_be_logged_is_logged_in_csv_and_in_tensorboard(
     stage: str, style_config: TrainConfig, motion_config: TrainConfig, tmp_path: Path

@@ -241,7 +241,7 @@ class WanBundle:
         found = self.found(part)
         try:
             if part is Part.TOKENIZER:
-                return AutoTokenizer.from_pretrained(found.folder)
+                return load_tokenizer(found.folder)
             heads = self.model.num_heads if self.model else None
             return load_part(found, to, heads)
         except (CineloraError, OSError, ValueError, RuntimeError, KeyError) as error:
@@ -392,6 +392,17 @@ class WanBundle:
         mean, std = torch.tensor([CLIP_MEAN, CLIP_STD], device=self.device).view(2, 1, 3, 1, 1)
         tokens: Tensor = encoder((squashed - mean) / std, output_hidden_states=True).hidden_states[-2]
         return tokens
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder; raises ``ModelError`` where it is code of the folder's own, which is not run."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        way_out = "take one of a class that transformers knows"
+        raise ModelError(f"{folder} brings code of its own, which is not run; {way_out}") from error
 
 
 def _size_in_pixels(latents_BCTHW: Tensor) -> tuple[int, int, int]:

@@ -19,6 +19,7 @@ import cinelora
 from cinelora.clone_only import scale_model
 from cinelora.errors import FileError, ModelError
 from cinelora.io.atomic import read_json, sha256_file
+from cinelora.io.own_folders import CACHE, refuse_foreign, tag_cache
 
 HOME = Path(cinelora.__file__).resolve().parents[1] / "data" / "scale_model"
 HASHES = "hashes.json"
@@ -54,9 +55,11 @@ def is_trained() -> bool:
 def embedded(kind: str, folder: Path) -> Path:
     """The folder of the ``t2v`` or ``i2v`` pipeline: the shipped one, or an untrained one built below ``folder``.
 
-    Raises ``ModelError`` as ``check_shipped``.
+    Raises ``ModelError`` as ``check_shipped``, and ``ConfigError`` where ``folder`` is somebody else's.
     """
     if not is_trained():
+        refuse_foreign("cache", folder, CACHE)
+        tag_cache(folder)
         untrained: Path = scale_model("build_pair", f"model=tiny without {HOME}").materialise(folder)
         return untrained / kind
     check_shipped(HOME)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import itertools
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ from cinelora.config.shipped import CONF, PROJECT
 from cinelora.config.store import load, load_config
 from cinelora.errors import ConfigError
 from cinelora.io.hub import CONFIG_FILE, PREFIX, is_run, resolve
+from cinelora.io.own_files import refuse_foreign
 
 AUTO = "auto"
 """``resume=auto``: go on with what ``out=`` holds, or begin there."""
@@ -52,6 +54,7 @@ def compose(command: Command) -> Config:
     for text in command.overrides:
         _refuse_value(_parsed(text), command.program)
     # a run that is resumed has its own settings, and takes from the command line what may change
+    _refuse_foreign_runs(command)
     if command.texts.get("resume") == AUTO:
         return _begun_or_resumed(command)
     if command.texts.get("resume"):
@@ -68,6 +71,20 @@ def compose(command: Command) -> Config:
     if isinstance(config, InferConfig | EvaluateConfig | StudyConfig) and config.ckpt and "model" not in command.given:
         _take_model(config, Path(config.ckpt), command)
     return config
+
+
+def _refuse_foreign_runs(command: Command) -> None:
+    """Look through the directories of runs that are gone on with, before anything in them is read."""
+    # By the name of its settings, whatever kind of thing bears it: a directory without that name is no run, and is refused as such
+    # without a walk through all that a mistyped path may hold.
+    texts = command.texts
+    out, source = (Path(texts[key]) if texts.get(key) else None for key in ("out", "resume"))
+    if out and os.path.lexists(out / CONFIG_FILE):
+        refuse_foreign(out)
+    if source and texts["resume"] != AUTO and not texts["resume"].startswith(PREFIX):
+        run = source if source.is_dir() else source.parent
+        if os.path.lexists(run / CONFIG_FILE):
+            refuse_foreign(run, copied=out is not None)
 
 
 def compose_train(argv: list[str]) -> TrainConfig:

@@ -22,6 +22,7 @@ from cinelora.config.store import load_config
 from cinelora.errors import ConfigError, ModelError
 from cinelora.families.wan.checkpoint_layouts import Part, source_of, survey
 from cinelora.io.hub import EMBEDDED, check_target, is_model_source, is_run, resolve
+from cinelora.io.own_files import refuse_foreign
 from cinelora.planning.planner import partition_of
 
 
@@ -89,6 +90,7 @@ def check_study(config: schema.StudyConfig) -> list[str]:
     for text in config.merge:
         if not (Path(text) / "rows.json").is_file():
             raise ConfigError(f"merge: {text} holds no rows.json; give run directories of cinelora.study")
+        refuse_foreign(Path(text))
     if config.merge:
         return []
     for way in config.partitions:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import shlex
 import sys
 import traceback
@@ -27,6 +28,7 @@ from cinelora.config.schema import TrainConfig
 from cinelora.config.store import to_yaml
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.io.atomic import point_to
+from cinelora.io.own_files import refuse_foreign
 
 
 def run_sweep(command: Command, run: Run) -> int:
@@ -156,6 +158,8 @@ def _sweep_dir(command: Command, runs: list[Command]) -> Path:
         return new_dir(OUTPUTS / _sweep_place(command, runs))
     # A directory of a sweep is begun again in the same words only where no member has got so far as to have its own folder:
     # the first start may have been refused after the table was written. All else wants resume=auto, said in so many words.
+    if os.path.lexists(Path(out) / launchers.RECORD):
+        refuse_foreign(Path(out), unread=launchers.JOB_LOGS)
     begun = any(Path(out).glob("[0-9]*"))
     if (Path(out) / launchers.RECORD).is_file() and (command.texts.get("resume") == AUTO or not begun):
         return Path(out)

@@ -8,7 +8,6 @@ does is in ``encode`` and ``fit``.
 from __future__ import annotations
 
 import shlex
-import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,7 +17,7 @@ from typing import Any
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths
 from cinelora.config.schema import ADAPTER_STAGES, TrainConfig
 from cinelora.errors import AdapterError, ConfigError
-from cinelora.io.atomic import sweep_temporaries, write_whole
+from cinelora.io.atomic import copy_file, sweep_temporaries
 from cinelora.io.hub import resolve
 from cinelora.io.locks import lock
 from cinelora.parallel.launch import LaunchError, RankKilled, launch, meeting_point, without_collecting
@@ -112,7 +111,7 @@ def carry_style_adapter(source: str, run: RunDirectory) -> None:
     paths = adapter_paths(resolve(source))
     if "style" not in paths:
         raise AdapterError(f"adapter={source} holds no style adapter, only {', '.join(paths)}")
-    write_whole(run.adapter("style"), lambda draft: shutil.copyfile(paths["style"], draft))
+    copy_file(paths["style"], run.adapter("style"))
 
 
 def upload(run: RunDirectory, repository: str, private: bool) -> None:

@@ -102,7 +102,7 @@ def test_a_wandb_that_cannot_be_reached_at_the_start_is_said_and_the_curves_are_
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_MODE", raising=False)
     wandb.teardown()  # it has read the environment in a test before
-    monkeypatch.setitem(loggers.WANDB_PATIENCE, "init_timeout", 2.0)
+    monkeypatch.setitem(loggers.WANDB_SETTINGS, "init_timeout", 2.0)
     journal = make_journal(replace(style_config, logger=LoggerConfig(name="wandb")), tmp_path, 0)
     journal.log_metrics({"train/loss": 1.0}, 1)
     assert "WandbLogger failed" in capsys.readouterr().out

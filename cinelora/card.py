@@ -6,7 +6,6 @@ python -m cinelora.card run=<run> push=owner/name private=true   and uploads ada
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from cinelora.cli.programs import Program
 from cinelora.cli.small_command import run_small
 from cinelora.config.schema import setting
 from cinelora.errors import ConfigError
+from cinelora.io.hub import CONFIG_FILE
 from cinelora.io.own_files import refuse_foreign
 from cinelora.training.model_card import push, read_record, write_card
 
@@ -41,8 +41,7 @@ def write(request: CardRequest) -> None:
     if not request.run:
         raise ConfigError("say which run: python -m cinelora.card run=<run> [push=owner/name] [private=true]")
     run = RunDirectory(Path(request.run))
-    if os.path.lexists(run.config):  # else it is no run, and refused as such
-        refuse_foreign(run.path)
+    refuse_foreign(run.path, CONFIG_FILE)
     record = read_record(run)
     write_card(record)
     print(f"card {record.run.card}")

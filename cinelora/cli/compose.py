@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import itertools
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -75,16 +74,12 @@ def compose(command: Command) -> Config:
 
 def _refuse_foreign_runs(command: Command) -> None:
     """Look through the directories of runs that are gone on with, before anything in them is read."""
-    # By the name of its settings, whatever kind of thing bears it: a directory without that name is no run, and is refused as such
-    # without a walk through all that a mistyped path may hold.
-    texts = command.texts
-    out, source = (Path(texts[key]) if texts.get(key) else None for key in ("out", "resume"))
-    if out and os.path.lexists(out / CONFIG_FILE):
-        refuse_foreign(out)
-    if source and texts["resume"] != AUTO and not texts["resume"].startswith(PREFIX):
-        run = source if source.is_dir() else source.parent
-        if os.path.lexists(run / CONFIG_FILE):
-            refuse_foreign(run, copied=out is not None)
+    out, resume = command.texts.get("out"), command.texts.get("resume", AUTO)
+    if out:
+        refuse_foreign(Path(out), CONFIG_FILE)
+    if resume and resume != AUTO and not resume.startswith(PREFIX):
+        run = Path(resume) if Path(resume).is_dir() else Path(resume).parent
+        refuse_foreign(run, CONFIG_FILE, copied=bool(out))
 
 
 def compose_train(argv: list[str]) -> TrainConfig:

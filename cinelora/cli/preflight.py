@@ -88,9 +88,9 @@ def check_study(config: schema.StudyConfig) -> list[str]:
     refuse(config)
     _check_files(config)
     for text in config.merge:
+        refuse_foreign(Path(text), "rows.json")
         if not (Path(text) / "rows.json").is_file():
             raise ConfigError(f"merge: {text} holds no rows.json; give run directories of cinelora.study")
-        refuse_foreign(Path(text))
     if config.merge:
         return []
     for way in config.partitions:

@@ -120,8 +120,7 @@ def make_run_dir(config: Config) -> RunPlace:
         raise ConfigError(f"{last} is no link, so it is left alone: move it away, it is to point at the newest run")
     if not isinstance(config, TrainConfig) and (many := word_of_many(config)):
         found = _found_again(config, many)
-        if found.exists():
-            refuse_foreign(found)  # one that was named by out= has been looked through before it was read
+        refuse_foreign(found, CONFIG_FILE)  # one that out= names was looked through before it was read
         _refuse_other(config, found)
         return _place(found, last)
     return _place(new_dir(last.parent), last)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import shlex
 import sys
 import traceback
@@ -33,6 +32,8 @@ from cinelora.io.own_files import refuse_foreign
 
 def run_sweep(command: Command, run: Run) -> int:
     """Check every member before the first starts, run all that are not done, and say what came out as one table."""
+    if out := command.texts.get("out"):
+        refuse_foreign(Path(out), launchers.RECORD, unread=launchers.JOB_LOGS)
     runs = members(command)
     if command.show:
         return say("---\n".join(to_yaml(compose(member)) for member in runs).rstrip("\n"))
@@ -158,8 +159,6 @@ def _sweep_dir(command: Command, runs: list[Command]) -> Path:
         return new_dir(OUTPUTS / _sweep_place(command, runs))
     # A directory of a sweep is begun again in the same words only where no member has got so far as to have its own folder:
     # the first start may have been refused after the table was written. All else wants resume=auto, said in so many words.
-    if os.path.lexists(Path(out) / launchers.RECORD):
-        refuse_foreign(Path(out), unread=launchers.JOB_LOGS)
     begun = any(Path(out).glob("[0-9]*"))
     if (Path(out) / launchers.RECORD).is_file() and (command.texts.get("resume") == AUTO or not begun):
         return Path(out)

@@ -7,30 +7,37 @@ a second name of a file elsewhere, a device, a pipe or a socket would carry a wr
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from io import BufferedReader, TextIOWrapper
+from itertools import product
 from pathlib import Path
 
 from cinelora.errors import FileError, reason
 from cinelora.io.hub import fetched_blobs
 
-WANDB, WANDB_LINKS = "wandb", frozenset({"latest-run", "debug.log", "debug-internal.log"})
-"""The folder that W&B writes into, and the links that it left there by itself in runs of earlier versions."""
+WANDB_FOLDERS = ("logs/wandb", "wandb")
+"""Where W&B writes below a training run and below a study."""
+WANDB_LINKS = ("latest-run", "debug.log", "debug-internal.log", "*/logs/debug-core.log")
+"""Links of its own in there. Its core makes the last, whatever its settings say; the others are of runs of earlier versions."""
+_BY_WANDB = re.compile(r".*/wandb/(latest-run|debug(-internal)?\.log|[^/]+/logs/debug-core\.log)", re.DOTALL)
 
 
 # -- looking through ---------------------------------------------------------------------------------------------------
 
 
-def refuse_foreign(folder: Path, *, copied: bool = False, unread: str = "") -> None:
+def refuse_foreign(folder: Path, known_by: str, *, copied: bool = False, unread: str = "") -> None:
     """Raise ``FileError`` naming the first thing below ``folder`` that is neither a folder nor a file of its own.
 
-    To be called before anything in there is read, written or copied. ``copied`` and ``unread`` as in ``own_entries``.
+    To be called before anything in there is read, written or copied. A folder without the name ``known_by``, whatever bears it,
+    is not looked through: it is no run, and a mistyped path may hold a whole disk. The rest is as for ``own_entries``.
     """
-    for _ in own_entries(folder, copied=copied, unread=unread):
-        pass
+    if os.path.lexists(folder / known_by):
+        for _ in own_entries(folder, copied=copied, unread=unread):
+            pass
 
 
 def own_entries(folder: Path, *, copied: bool = False, unread: str = "") -> Iterator[os.DirEntry[str]]:
@@ -45,7 +52,7 @@ def own_entries(folder: Path, *, copied: bool = False, unread: str = "") -> Iter
             if entry.is_dir(follow_symlinks=False):
                 if entry.path != os.path.join(folder, unread):
                     pending.append(entry.path)
-            elif entry.is_symlink() and _is_by_wandb(entry.path):
+            elif entry.is_symlink() and _BY_WANDB.fullmatch(entry.path):
                 continue
             elif not (copied and entry.is_symlink() and _is_fetched(folder, entry.path)):
                 _refuse(entry.path, entry.stat(follow_symlinks=False))
@@ -60,11 +67,6 @@ def _listed(folder: str) -> list[os.DirEntry[str]]:
         raise FileError(f"cannot look through {visible(folder)} ({reason(error)})") from error
 
 
-def _is_by_wandb(path: str) -> bool:
-    folder, name = os.path.split(path)
-    return name in WANDB_LINKS and os.path.basename(folder) == WANDB
-
-
 def _is_fetched(folder: Path, link: str) -> bool:
     """Whether a link of a repository that the hub's client has fetched leads to a file that the client keeps for it."""
     blobs, target = fetched_blobs(folder), Path(link).resolve()
@@ -72,9 +74,9 @@ def _is_fetched(folder: Path, link: str) -> bool:
 
 
 def drop_wandb_links(folder: Path) -> None:
-    """Remove the links that W&B left in a run of an earlier version, or in a study; nothing is followed."""
-    for place in (folder / "logs" / WANDB, folder / WANDB):
-        for link in (place / name for name in WANDB_LINKS):
+    """Remove the links that W&B has left in a run that was looked through; what they lead to stays."""
+    for place, name in product(WANDB_FOLDERS, WANDB_LINKS):
+        for link in (folder / place).glob(name):
             if link.is_symlink():
                 link.unlink(missing_ok=True)
 
@@ -91,7 +93,7 @@ def open_own(path: Path) -> BufferedReader:
 
 
 def append_own(path: Path, *, buffering: int = -1) -> TextIOWrapper:
-    """Open for appending and reading text, made where it is missing; raises as ``open_own``. Whole files are ``write_whole``'s."""
+    """Open for appending and reading text, making it where it is missing; raises as ``open_own``."""
     return open(path, "a+", buffering, encoding="utf-8", errors="replace", opener=_open_own)
 
 
@@ -111,11 +113,16 @@ def _open_own(path: str, flags: int) -> int:
 
 def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading, perhaps through links; raises ``FileError`` for what has no end, or would be waited for."""
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise FileError(f"{visible(path)} is {_kind(os.stat(path))}, no file: give a file")
-    return file
+    return open(path, "rb", opener=_open_regular)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    status = os.fstat(descriptor)
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # a folder is named by ``open`` itself
+        os.close(descriptor)
+        raise FileError(f"{visible(path)} is {_kind(status)}, no file: give a file")
+    return descriptor
 
 
 def read_inside(folder: Path, path: Path) -> bytes:
@@ -157,7 +164,7 @@ def _target(link: str) -> str:
 
 
 def _kind(status: os.stat_result) -> str:
-    kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
+    kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
     return kinds.get(stat.S_IFMT(status.st_mode), "a device")
 
 

@@ -39,9 +39,9 @@ from cinelora import __version__
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.io import slurm
 from cinelora.io.atomic import write_bytes, write_text
-from cinelora.io.own_files import append_own
 from cinelora.io.hardware import die_with
 from cinelora.io.locks import own_folder
+from cinelora.io.own_files import append_own
 
 POLL_S = 0.1
 MEET_S = 300

@@ -17,6 +17,7 @@ from cinelora.io.atomic import write_text
 from cinelora.io.html.figure import Mark, as_svg
 from cinelora.io.html.template import render
 from cinelora.io.media import write_png
+from cinelora.io.own_files import drop_wandb_links
 from cinelora.studies.pareto import Spot, as_png, marks
 from cinelora.studies.results import Result, Results, cells, columns
 
@@ -136,5 +137,6 @@ def to_wandb(table: Results, config: StudyConfig, folder: Path) -> None:
         run = wandb.init(project=to.project, group=to.group, name=name, dir=folder, mode=mode, settings=WANDB_SETTINGS)
         run.log({"study": wandb.Table(columns=[*heading], data=data)})
         run.finish()
+        drop_wandb_links(folder)
     except Exception as error:  # whatever it is: the study is done and lies in its files
         print(f"WARNING: W&B failed ({first_line(error)}); the rows are in {folder}")

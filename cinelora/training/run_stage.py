@@ -20,6 +20,7 @@ from cinelora.errors import AdapterError, ConfigError
 from cinelora.io.atomic import copy_file, sweep_temporaries
 from cinelora.io.hub import resolve
 from cinelora.io.locks import lock
+from cinelora.io.own_files import drop_wandb_links
 from cinelora.parallel.launch import LaunchError, RankKilled, launch, meeting_point, without_collecting
 from cinelora.training.checkpoint_files import saved_checkpoints, sweep_drafts
 from cinelora.training.model_card import push, read_record
@@ -42,6 +43,7 @@ def train(config: TrainConfig, run_dir: Path) -> int:
     with alone:
         launched(encode, config, run)
     result: dict[str, Any] = launched(fit, config, run)
+    drop_wandb_links(run.path)
     # Uploading comes last and may fail for reasons of the network: the lines that say what the run has made are printed anyway.
     # Of several nodes one uploads.
     try:

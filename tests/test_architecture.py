@@ -193,21 +193,24 @@ def test_configuration_never_names_code() -> None:
 
 
 WRITES = {
-    "write_text",
-    "write_bytes",
-    "touch",
-    "symlink_to",
-    "hardlink_to",
-    "link_to",
-    "mkfifo",
+    "copy2",
+    "copyfile",
+    "copyfileobj",
+    "copytree",
     "symlink",
     "link",
+    "mkfifo",
     "mknod",
+    "savez",
+    "mkstemp",
+    "mkdtemp",
 }
-WRITES |= {"copy", "copy2", "copyfile", "copyfileobj", "copytree", "move", "savez", "mkstemp", "NamedTemporaryFile"}
-OPENS = {"open", "fdopen", "FileIO"}
+WRITES |= {"NamedTemporaryFile"}
+OF_PATHS = {"write_text", "write_bytes", "touch", "symlink_to", "hardlink_to"}
+"""Methods; by themselves, functions of these names are ``io.atomic``'s."""
 OF_SHUTIL = {"copy", "move"}
-"""Methods of dictionaries and tensors bear these names too: only ``shutil``'s count."""
+"""Dictionaries and tensors have such methods too: only ``shutil``'s count."""
+OPENS = {"open", "fdopen", "FileIO"}
 MAY_WRITE = {
     "cinelora.cli.help: os.open(os.devnull, os.O_WRONLY)": "what is written there is nowhere",
     "cinelora.footage.lut: file.write_text(cube.as_text())": "a new folder, for FFmpeg, which reads LUTs from files",
@@ -228,7 +231,7 @@ def writes(call: ast.Call) -> bool:
         return any(set(mode) <= set("rwaxbt+U") and set(mode) & set("wax+") for mode in modes)
     if name in OPENS:
         return any(flag in ast.unparse(call) for flag in ("O_WRONLY", "O_RDWR", "O_CREAT", "O_APPEND"))
-    return name == "mkdtemp" or (name in WRITES and (name not in OF_SHUTIL or owner in ("", "shutil")))
+    return name in WRITES or (name in OF_PATHS and owner != "") or (name in OF_SHUTIL and owner in ("", "shutil"))
 
 
 def test_only_io_writes_copies_and_links() -> None:
@@ -261,14 +264,8 @@ def test_what_writes_is_seen() -> None:
             "av.open(str(path), 'w')",
         ),
     )
-    reading = (
-        "path.open('rb')",
-        "open(path)",
-        "open('w')",
-        "Image.open(path)",
-        "dict.copy()",
-        "av.open(str(path), format='mp4')",
-    )
+    reading = ("path.open('rb')", "open(path)", "open('w')", "Image.open(path)", "av.open(path, format='mp4')")
+    reading += ("names.copy()", "write_text(path, text)")
     calls = {text: ast.parse(text, mode="eval").body for text in (*writing, *reading)}
     assert tuple(text for text, call in calls.items() if isinstance(call, ast.Call) and writes(call)) == writing
 

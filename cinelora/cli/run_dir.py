@@ -215,6 +215,8 @@ def _resumed_dir(run: Path, out: Path | None) -> RunPlace:
         return _place(run)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"out={out} is not empty; resume={run} goes on in a copy there: choose another out=")
+    if run.resolve() in out.resolve().parents:
+        raise ConfigError(f"out={out} lies in resume={run}, of which it is to be a copy: choose another out=")
     made(out.parent)
     copy_whole(run, out)
     return _place(out, is_copy=True)

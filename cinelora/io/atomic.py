@@ -88,13 +88,16 @@ def copy_whole(folder: Path, target: Path) -> None:
     # leaves beside it is known by its lock, as of all temporaries, and goes with the next copy to the same target.
     target = target.resolve()
     draft = _beside(target)
-    for left in target.parent.glob(f"{TEMPORARY}{'?' * 8}-{glob.escape(target.name)}"):
-        with suppress(FileError), lock(left / LOCK):
-            shutil.rmtree(left, ignore_errors=True)
+    end = draft.name[len(TEMPORARY) + 8 :]
+    for left in target.parent.glob(f"{TEMPORARY}{'?' * 8}{glob.escape(end)}"):
+        if left.is_dir() and not left.is_symlink():
+            with suppress(FileError), lock(left / LOCK):
+                shutil.rmtree(left, ignore_errors=True)
     try:
         with lock(draft / LOCK):
             for entry in own_entries(folder, copied=True):
-                if entry.name != LOCK and not entry.name.startswith(TEMPORARY):
+                is_file = not entry.is_dir(follow_symlinks=False)
+                if not (is_file and (entry.name == LOCK or entry.name.startswith(TEMPORARY))):
                     _copy(entry, draft / os.path.relpath(entry.path, folder))
             os.replace(draft, target)
     except OSError as error:

@@ -48,22 +48,26 @@ def own_entries(folder: Path, *, copied: bool = False, unread: str = "") -> Iter
     """
     pending = [str(folder)]
     while pending:
-        for entry in _listed(pending.pop()):
+        for entry in _listed(pending.pop(), str(folder)):
             if entry.is_dir(follow_symlinks=False):
                 if entry.path != os.path.join(folder, unread):
                     pending.append(entry.path)
             elif entry.is_symlink() and _BY_WANDB.fullmatch(entry.path):
                 continue
             elif not (copied and entry.is_symlink() and _is_fetched(folder, entry.path)):
-                _refuse(entry.path, entry.stat(follow_symlinks=False))
+                with suppress(FileNotFoundError):
+                    _refuse(entry.path, entry.stat(follow_symlinks=False))
             yield entry
 
 
-def _listed(folder: str) -> list[os.DirEntry[str]]:
+def _listed(folder: str, top: str) -> list[os.DirEntry[str]]:
+    # What went away since it was listed is no concern: where a run is at work, its lock is what refuses another.
     try:
         with os.scandir(folder) as found:
             return sorted(found, key=lambda entry: entry.name)
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and folder != top:
+            return []
         raise FileError(f"cannot look through {visible(folder)} ({reason(error)})") from error
 
 

@@ -133,6 +133,13 @@ def test_an_ordinary_link_to_a_run_is_followed_to_the_run(here: Path, outside: P
     assert main("train", ["resume=last"], never) == 1
 
 
+def test_a_copy_is_not_made_in_the_run_itself(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begin("train")
+    assert main("train", ["resume=train", "out=train/copy"], never) == 2
+    assert "lies in resume=" in capsys.readouterr().err
+    assert not (here / "train/copy").exists()
+
+
 def test_a_name_with_control_characters_is_shown_as_the_shell_takes_it(here: Path) -> None:
     name = "a\x1b]0;pwned\x07\n'b"
     (here / "clips" / name).symlink_to("nowhere")

@@ -3,8 +3,8 @@
     python benchmarks/planted_modules.py
 
 The directory holds a module for each of Python's own and for each package that is installed, which leaves a mark when it is
-imported (tests/planted.py). In it each command is typed as a user does: with loader processes, one and two ranks, a survey
-with processes of its own, blocks that are compiled, W&B, a sweep whose members submitit starts. Each has to end with exit
+imported (tests/foreign_modules.py). In it each command is typed as a user does: with loader processes, one and two ranks, a
+survey with processes of its own, blocks that are compiled, W&B, a sweep whose members submitit starts. Each has to end with exit
 code 0 and without a mark. That a mark would be seen is shown first, by what Python itself does with ``-c``.
 """
 
@@ -20,7 +20,7 @@ from common import ROOT, report
 from cinelora.io.media import write_mp4
 
 sys.path.insert(0, str(ROOT / "tests"))
-from planted import imported, plant
+from foreign_modules import imported, plant
 
 TRAIN, INFER = str(ROOT / "train.py"), str(ROOT / "infer.py")
 SMALL = "model.height=32 model.width=48 model.dtype=fp32".split()

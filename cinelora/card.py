@@ -15,6 +15,8 @@ from cinelora.cli.programs import Program
 from cinelora.cli.small_command import run_small
 from cinelora.config.schema import setting
 from cinelora.errors import ConfigError
+from cinelora.io.hub import CONFIG_FILE
+from cinelora.io.own_files import refuse_foreign
 from cinelora.training.model_card import push, read_record, write_card
 
 
@@ -38,7 +40,9 @@ def write(request: CardRequest) -> None:
     """Write the card, print where it is, and upload it where that is asked for."""
     if not request.run:
         raise ConfigError("say which run: python -m cinelora.card run=<run> [push=owner/name] [private=true]")
-    record = read_record(RunDirectory(Path(request.run)))
+    run = RunDirectory(Path(request.run))
+    refuse_foreign(run.path, CONFIG_FILE)
+    record = read_record(run)
     write_card(record)
     print(f"card {record.run.card}")
     if request.push:

@@ -192,6 +192,84 @@ def test_configuration_never_names_code() -> None:
     assert [path for path in files if "_target_" in path.read_text()] == []
 
 
+WRITES = {
+    "copy2",
+    "copyfile",
+    "copyfileobj",
+    "copytree",
+    "symlink",
+    "link",
+    "mkfifo",
+    "mknod",
+    "savez",
+    "mkstemp",
+    "mkdtemp",
+}
+WRITES |= {"NamedTemporaryFile"}
+OF_PATHS = {"write_text", "write_bytes", "touch", "symlink_to", "hardlink_to"}
+"""Methods; by themselves, functions of these names are ``io.atomic``'s."""
+OF_SHUTIL = {"copy", "move"}
+"""Dictionaries and tensors have such methods too: only ``shutil``'s count."""
+OPENS = {"open", "fdopen", "FileIO"}
+MAY_WRITE = {
+    "cinelora.cli.help: os.open(os.devnull, os.O_WRONLY)": "what is written there is nowhere",
+    "cinelora.footage.lut: file.write_text(cube.as_text())": "a new folder, for FFmpeg, which reads LUTs from files",
+    "cinelora.footage.shot_detection: np.savez(draft, allow_pickle=False, note=text, **arrays)": "the draft of write_whole",
+    "cinelora.cli.sweep_launchers: tempfile.mkdtemp(prefix='start-', dir=folder / JOB_LOGS)": "a new folder, for submitit",
+}
+"""Calls outside ``io/`` that write by themselves, and why each may."""
+
+
+def writes(call: ast.Call) -> bool:
+    """Whether a call opens a file for writing, copies one or makes a link, as far as its source shows."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    owner = ast.unparse(call.func.value) if isinstance(call.func, ast.Attribute) else ""
+    if name in OPENS and (owner != "os" or name == "fdopen"):
+        # the mode comes second, or first where the path is what is asked to open
+        words = [*call.args[(0 if owner else 1) :][:2], *(word.value for word in call.keywords if word.arg == "mode")]
+        modes = [word.value for word in words if isinstance(word, ast.Constant) and isinstance(word.value, str)]
+        return any(set(mode) <= set("rwaxbt+U") and set(mode) & set("wax+") for mode in modes)
+    if name in OPENS:
+        return any(flag in ast.unparse(call) for flag in ("O_WRONLY", "O_RDWR", "O_CREAT", "O_APPEND"))
+    return name in WRITES or (name in OF_PATHS and owner != "") or (name in OF_SHUTIL and owner in ("", "shutil"))
+
+
+def test_only_io_writes_copies_and_links() -> None:
+    """A run may come from somebody else: what writes below it opens files in one place, which follows no link."""
+    found = {
+        f"{module_name(path)}: {ast.unparse(node)}"
+        for path in PACKAGE
+        if not is_in(module_name(path), ("cinelora.io",))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and writes(node)
+    }
+    assert found == set(MAY_WRITE)
+
+
+def test_what_writes_is_seen() -> None:
+    """Calls that the law above is there for, and some that only look like them."""
+    writing = (
+        *("path.open('a')", "open(path, 'w')", "path.open(mode='r+')", "open(path, mode='xb')", "io.open(path, 'wb')"),
+        *(
+            "os.open(path, os.O_RDWR | os.O_CREAT)",
+            "path.write_text(text)",
+            "shutil.copy(one, other)",
+            "copytree(a, b)",
+        ),
+        *(
+            "os.symlink(a, b)",
+            "path.hardlink_to(other)",
+            "path.touch()",
+            "np.savez(file, a)",
+            "av.open(str(path), 'w')",
+        ),
+    )
+    reading = ("path.open('rb')", "open(path)", "open('w')", "Image.open(path)", "av.open(path, format='mp4')")
+    reading += ("names.copy()", "write_text(path, text)")
+    calls = {text: ast.parse(text, mode="eval").body for text in (*writing, *reading)}
+    assert tuple(text for text, call in calls.items() if isinstance(call, ast.Call) and writes(call)) == writing
+
+
 def test_every_module_says_what_it_is() -> None:
     silent = [path for path in [*PACKAGE, *TOOLS, *SCRIPTS] if not ast.get_docstring(ast.parse(path.read_text()))]
     assert silent == []

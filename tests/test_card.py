@@ -277,7 +277,7 @@ def test_places_in_an_older_adapters_header_are_taken_out(copied: Path) -> None:
     assert "root" not in settings["data"]
     settings["data"]["root"] = "/home/someone/secret"
     before = load_tensors(path)[0]
-    path.write_bytes(with_metadata(path, metadata | {"config": json.dumps(settings)}))
+    path.write_bytes(with_metadata(path.read_bytes(), metadata | {"config": json.dumps(settings)}))
     assert b"/home/someone" in path.read_bytes()
     path.write_bytes(shareable(path))
     assert b"/home/someone" not in path.read_bytes()

@@ -10,17 +10,19 @@ import subprocess
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from planted import SECRET, THINGS, make_outside, planted, state_of
 from rank_pool import PROCESSES, forked
 from safetensors.torch import load_file
 
 from cinelora.errors import FileError, TrainingError
-from cinelora.io import atomic, locks, media, tensor_files
+from cinelora.io import atomic, locks, media, own_files, tensor_files
 
 MEGABYTE = 1 << 20
 
@@ -302,3 +304,104 @@ def test_hashes_are_those_of_the_content(tmp_path: Path) -> None:
     assert atomic.sha256_file(tmp_path / "a") == atomic.sha256_json({"a": 1})
     with pytest.raises(ValueError, match="not JSON compliant"):
         atomic.sha256_json({"a": float("nan")})
+
+
+# -- files of a folder's own -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("thing", THINGS)
+def test_what_is_not_the_folders_own_is_not_opened(thing: str, tmp_path: Path) -> None:
+    outside, path = make_outside(tmp_path / "outside"), tmp_path / "folder" / "a"
+    path.parent.mkdir()
+    before = state_of(outside)
+    openers = [own_files.open_own, own_files.append_own, lambda path: own_files.read_inside(path.parent, path)]
+    with planted(path, thing, outside):
+        for opener in openers:
+            with pytest.raises(FileError, match="folder/a is a "):
+                opener(path)
+        with pytest.raises(FileError, match="folder/a is a "), locks.lock(path):
+            pass
+        if thing in ("pipe", "link to /dev/zero"):
+            with pytest.raises(FileError, match="folder/a is a .*, no file"):
+                own_files.open_regular(path)
+            for read in (tensor_files.read_header, tensor_files.load_tensors, atomic.read_json, atomic.sha256_file):
+                with pytest.raises(FileError, match="folder/a"):
+                    read(path)
+    assert state_of(outside) == before
+
+
+def test_what_is_handed_to_others_lies_inside_also_when_folders_are_links(tmp_path: Path) -> None:
+    outside = make_outside(tmp_path / "outside")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/previews").symlink_to(outside / "folder")
+    with pytest.raises(FileError, match="lies outside"):
+        own_files.read_inside(tmp_path / "run", tmp_path / "run/previews/metrics.csv")
+    (tmp_path / "last").symlink_to("outside")
+    assert own_files.read_inside(tmp_path / "last", tmp_path / "last/secret") == SECRET.encode()
+
+
+def run_to_copy(folder: Path, megabytes: int = 1) -> dict[str, object]:
+    (folder / "checkpoints/empty").mkdir(parents=True)
+    (folder / "a.txt").write_text("first")
+    (folder / "checkpoints/state").write_bytes(os.urandom(megabytes * MEGABYTE))
+    (folder / ".lock").write_text("process 1 on somewhere")
+    (folder / f"{locks.TEMPORARY}0-left").write_text("half of something")
+    os.utime(folder / "a.txt", ns=(10**18, 10**18))
+    return {name: state for name, state in state_of(folder).items() if not name.startswith(".")}
+
+
+def copied(folder: Path) -> dict[str, object]:
+    """What ``run_to_copy`` returns, of a copy; folders have times of their own."""
+    return {name: state for name, state in state_of(folder).items() if name != ".lock"}
+
+
+def without_times(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: (mode, content) for name, (mode, _, content, _) in state.items()}
+
+
+def test_a_copy_is_whole_and_takes_the_place_of_an_empty_folder(tmp_path: Path) -> None:
+    there = run_to_copy(tmp_path / "run")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    for target in ("new", "empty"):
+        atomic.copy_whole(tmp_path / "run", tmp_path / target)
+        assert without_times(copied(tmp_path / target)) == without_times(there)
+        assert (tmp_path / target / "a.txt").stat().st_mtime_ns == 10**18
+    assert leftovers(tmp_path) == []
+    with pytest.raises(FileError, match="cannot look through"):
+        atomic.copy_whole(tmp_path / "none", tmp_path / "other")
+    with pytest.raises(FileError, match="cannot write .*new"):
+        atomic.copy_whole(tmp_path / "run", tmp_path / "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "link", "new", "run"]
+
+
+def copy_on_a_full_disk(folder: Path, target: Path, said: Connection) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MEGABYTE, MEGABYTE))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        atomic.copy_whole(folder, target)
+    except TrainingError as error:
+        said.send(str(error))
+
+
+def test_a_copy_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+    """On a full disk; by what is refused half-way; by a kill, whose leftovers go with the next copy."""
+    there = run_to_copy(tmp_path / "run", megabytes=64)
+    receiver, sender = PROCESSES.Pipe(duplex=False)
+    forked(copy_on_a_full_disk, tmp_path / "run", tmp_path / "new", sender).join()
+    assert receiver.recv().startswith(f"disk full while writing {tmp_path / 'new'} (")
+    assert os.listdir(tmp_path) == ["run"]
+    with planted(tmp_path / "run/checkpoints/z", "pipe", tmp_path), pytest.raises(FileError, match="is a pipe"):
+        atomic.copy_whole(tmp_path / "run", tmp_path / "new")
+    assert os.listdir(tmp_path) == ["run"]
+    process = forked(atomic.copy_whole, tmp_path / "run", tmp_path / "new")
+    while not list(tmp_path.glob(f"{locks.TEMPORARY}*/a.txt")) and process.is_alive():
+        pass
+    process.kill()
+    process.join()
+    atomic.copy_whole(tmp_path / "run", tmp_path / "other")
+    assert process.exitcode == 0 or len(list(tmp_path.glob(f"{locks.TEMPORARY}*"))) == 1  # it is of another target
+    if process.exitcode:
+        atomic.copy_whole(tmp_path / "run", tmp_path / "new")
+    assert sorted(os.listdir(tmp_path)) == ["new", "other", "run"]
+    assert without_times(copied(tmp_path / "new")) == without_times(there)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import planted
+import foreign_modules
 import pytest
 
 from cinelora.config.shipped import PROJECT
@@ -19,9 +19,9 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A planted working directory and its marks, which have been shown to work."""
     home = tmp_path_factory.mktemp("planted")
     folder, marks = home / "theirs", home / "marks"
-    assert planted.plant(folder, marks) > 100
+    assert foreign_modules.plant(folder, marks) > 100
     assert type_in(folder, "-c", "import json").returncode == 1
-    assert planted.imported(marks) == ["json"]
+    assert foreign_modules.imported(marks) == ["json"]
     (marks / "json").unlink()
     return folder, marks
 
@@ -45,7 +45,7 @@ def test_two_ranks_and_what_they_start_import_nothing_of_the_working_directory(
     """The commands themselves, from their first line to their last, are typed by benchmarks/planted_modules.py."""
     folder, marks = typed
     done = type_in(folder, __file__, str(tmp_path))
-    assert planted.imported(marks) == []
+    assert foreign_modules.imported(marks) == []
     assert done.stdout.splitlines()[-1] == "['1', 'usage']", done.stderr
 
 
@@ -53,7 +53,7 @@ def test_the_scripts_import_nothing_of_the_working_directory(typed: tuple[Path, 
     folder, marks = typed
     for script in ("train.py", "infer.py"):
         assert type_in(folder, str(PROJECT / script), "--help").returncode == 0
-    assert planted.imported(marks) == []
+    assert foreign_modules.imported(marks) == []
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="python -m itself imports from there, before it looks for us")
@@ -62,7 +62,7 @@ def test_a_module_that_is_typed_imports_nothing_of_the_working_directory(typed: 
     for module in ("evaluate", "prepare", "study", "card"):
         done = type_in(folder, "-m", f"cinelora.{module}", "--help")
         assert done.returncode == 0, done.stderr
-    assert planted.imported(marks) == []
+    assert foreign_modules.imported(marks) == []
 
 
 def test_a_clone_that_is_typed_in_stays_where_its_modules_are_found(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from cinelora.cli.programs import PROGRAMS
 from cinelora.config.fields import PLACES
 from cinelora.errors import ConfigError
 from cinelora.io.hub import shadowed
-from cinelora.io.own_folders import CACHE, PREPARED, SIGNATURE, TAG, Ours, is_tagged, refuse_foreign, tag_cache
+from cinelora.io.own_folders import CACHE, PREPARED, SIGNATURE, TAG, Ours, is_tagged, refuse_occupied, tag_cache
 
 CORPUS = Path(__file__).parent / "corpus"
 READ = "root manifest overrides lut captioner alexnet i3d prompts image answers merge ckpt adapter".split()
@@ -57,10 +57,10 @@ def test_somebody_s_project_is_refused_and_stays_as_it_is(command: str, key: str
 
 @pytest.mark.parametrize(("name", "ours"), [("cache", CACHE), ("prepared", PREPARED)])
 def test_what_an_older_version_made_is_known(name: str, ours: Ours, tmp_path: Path) -> None:
-    refuse_foreign("key", CORPUS / name, ours)
+    refuse_occupied("key", CORPUS / name, ours)
     other = {"cache": PREPARED, "prepared": CACHE}[name]
     with pytest.raises(ConfigError, match=f"^key=.* is no {other.what}"):
-        refuse_foreign("key", CORPUS / name, other)
+        refuse_occupied("key", CORPUS / name, other)
 
 
 def test_an_older_cache_gets_its_tag_and_is_known_by_it(tmp_path: Path) -> None:
@@ -71,30 +71,30 @@ def test_an_older_cache_gets_its_tag_and_is_known_by_it(tmp_path: Path) -> None:
     shutil.rmtree(cache / "latents")
     (cache / "notes.txt").touch()
     assert is_tagged(cache)
-    refuse_foreign("cache", cache, CACHE)
+    refuse_occupied("cache", cache, CACHE)
     with pytest.raises(ConfigError):
-        refuse_foreign("data.prepared", cache, PREPARED)
+        refuse_occupied("data.prepared", cache, PREPARED)
 
 
 def test_a_folder_that_is_new_or_as_good_as_empty_is_free(tmp_path: Path) -> None:
-    refuse_foreign("cache", tmp_path / "new", CACHE)
+    refuse_occupied("cache", tmp_path / "new", CACHE)
     for name in (".lock", "lost+found", "overrides.json"):
         (tmp_path / name).touch()
-    refuse_foreign("data.prepared", tmp_path, PREPARED)  # verdicts may be there before the footage is looked at
+    refuse_occupied("data.prepared", tmp_path, PREPARED)  # verdicts may be there before the footage is looked at
     with pytest.raises(ConfigError, match="holds 'overrides.json'"):
-        refuse_foreign("cache", tmp_path, CACHE)
+        refuse_occupied("cache", tmp_path, CACHE)
 
 
 def test_another_program_s_cache_is_not_ours(tmp_path: Path) -> None:
     (tmp_path / TAG).write_text(f"{SIGNATURE}\n# of another program\n")
     with pytest.raises(ConfigError, match=f"holds '{TAG}'"):
-        refuse_foreign("cache", tmp_path, CACHE)
+        refuse_occupied("cache", tmp_path, CACHE)
 
 
 def test_a_name_with_a_line_break_is_shown_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "a\n\x1b[2Jb").touch()
     with pytest.raises(ConfigError, match=r"holds 'a\\n\\x1b\[2Jb'"):
-        refuse_foreign("cache", tmp_path, CACHE)
+        refuse_occupied("cache", tmp_path, CACHE)
 
 
 def test_a_folder_that_takes_the_place_of_a_repository_is_named(

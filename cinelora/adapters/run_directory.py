@@ -73,7 +73,7 @@ def adapter_paths(source: Path) -> dict[str, Path]:
 
     if source.is_dir():
         run = RunDirectory(source)
-        found = {kind: run.adapter(kind) for kind in ADAPTER_STAGES if run.adapter(kind).exists()}
+        found = {kind: run.adapter(kind) for kind in ADAPTER_STAGES if run.adapter(kind).is_file()}
         if not found:
             raise AdapterError(
                 f"{source} holds no adapter (style.safetensors or motion.safetensors); is it a finished run?"

@@ -37,6 +37,7 @@ from cinelora.config.shipped import CONF, PROJECT
 from cinelora.config.store import load, load_config
 from cinelora.errors import ConfigError
 from cinelora.io.hub import CONFIG_FILE, PREFIX, is_run, resolve
+from cinelora.io.own_files import refuse_foreign
 
 AUTO = "auto"
 """``resume=auto``: go on with what ``out=`` holds, or begin there."""
@@ -52,6 +53,7 @@ def compose(command: Command) -> Config:
     for text in command.overrides:
         _refuse_value(_parsed(text), command.program)
     # a run that is resumed has its own settings, and takes from the command line what may change
+    _refuse_foreign_runs(command)
     if command.texts.get("resume") == AUTO:
         return _begun_or_resumed(command)
     if command.texts.get("resume"):
@@ -68,6 +70,16 @@ def compose(command: Command) -> Config:
     if isinstance(config, InferConfig | EvaluateConfig | StudyConfig) and config.ckpt and "model" not in command.given:
         _take_model(config, Path(config.ckpt), command)
     return config
+
+
+def _refuse_foreign_runs(command: Command) -> None:
+    """Look through the directories of runs that are gone on with, before anything in them is read."""
+    out, resume = command.texts.get("out"), command.texts.get("resume", AUTO)
+    if out:
+        refuse_foreign(Path(out), CONFIG_FILE)
+    if resume and resume != AUTO and not resume.startswith(PREFIX):
+        run = Path(resume) if Path(resume).is_dir() else Path(resume).parent
+        refuse_foreign(run, CONFIG_FILE, copied=bool(out))
 
 
 def compose_train(argv: list[str]) -> TrainConfig:

@@ -16,7 +16,7 @@ from cinelora.cli.help import say
 from cinelora.cli.parse import Command
 from cinelora.cli.preflight import check_evaluate, check_infer, check_prepare, check_study, check_train
 from cinelora.cli.programs import Config
-from cinelora.cli.run_dir import LOCK, RunPlace, make_run_dir, word_of_many
+from cinelora.cli.run_dir import RunPlace, make_run_dir, word_of_many
 from cinelora.config.schema import EvaluateConfig, InferConfig, PrepareConfig, StudyConfig, TrainConfig, drawn_by
 from cinelora.config.store import anchored, save_config
 from cinelora.config.unread import unread_lines
@@ -25,7 +25,7 @@ from cinelora.io import slurm
 from cinelora.io.atomic import read_json
 from cinelora.io.hardware import gpu_at_hand
 from cinelora.io.hub import CONFIG_FILE, resolve
-from cinelora.io.locks import lock
+from cinelora.io.locks import LOCK, lock
 from cinelora.parallel.launch import LaunchError
 from cinelora.planning.planner import drawing_lines, plan_lines
 

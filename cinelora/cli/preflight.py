@@ -22,7 +22,8 @@ from cinelora.config.store import load_config
 from cinelora.errors import ConfigError, ModelError
 from cinelora.families.wan.checkpoint_layouts import Part, source_of, survey
 from cinelora.io.hub import EMBEDDED, check_target, is_model_source, is_run, resolve, shadowed
-from cinelora.io.own_folders import CACHE, PREPARED, refuse_foreign
+from cinelora.io.own_files import refuse_foreign
+from cinelora.io.own_folders import CACHE, PREPARED, refuse_occupied
 from cinelora.planning.planner import partition_of
 
 
@@ -88,6 +89,7 @@ def check_study(config: schema.StudyConfig) -> list[str]:
     refuse(config)
     _check_files(config)
     for text in config.merge:
+        refuse_foreign(Path(text), "rows.json")
         if not (Path(text) / "rows.json").is_file():
             raise ConfigError(f"merge: {text} holds no rows.json; give run directories of cinelora.study")
     if config.merge:
@@ -135,7 +137,7 @@ def _check_data(config: schema.TrainConfig | schema.EvaluateConfig) -> None:
         raise ConfigError(f"cache={config.cache}{what} is a file; give a folder, new or old")
     if not os.access(there, os.W_OK):
         raise ConfigError(f"cache={config.cache}: {there} cannot be written; give a folder that can")
-    refuse_foreign("cache", cache, CACHE)
+    refuse_occupied("cache", cache, CACHE)
 
 
 def _check_folder(data: schema.DataConfig) -> None:
@@ -147,7 +149,7 @@ def _check_folder(data: schema.DataConfig) -> None:
             what += " (the shell leaves ~ as it is here: write $HOME)"
         raise ConfigError(f"data.root={data.root}: {Path(data.root).absolute()} {what}; give a folder with clips")
     if data.prepared is not None and data.manifest is None:
-        refuse_foreign("data.prepared", Path(data.prepared), PREPARED)
+        refuse_occupied("data.prepared", Path(data.prepared), PREPARED)
     for name in ("manifest", "overrides", "lut"):
         file = getattr(data, name)
         if file is not None and not Path(file).is_file():

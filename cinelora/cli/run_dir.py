@@ -20,11 +20,12 @@ from cinelora.config.clip_facts import clip_hash
 from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig
 from cinelora.config.store import load
 from cinelora.errors import CineloraError, ConfigError
-from cinelora.io.atomic import point_to
+from cinelora.io.atomic import copy_whole, point_to
 from cinelora.io.hub import CONFIG_FILE
+from cinelora.io.locks import LOCK
+from cinelora.io.own_files import drop_wandb_links, refuse_foreign
 
 OUTPUTS = Path("outputs")
-LOCK = ".lock"
 LOOK_S = 0.5
 """How often a run is looked at for its first checkpoint or product."""
 
@@ -119,6 +120,7 @@ def make_run_dir(config: Config) -> RunPlace:
         raise ConfigError(f"{last} is no link, so it is left alone: move it away, it is to point at the newest run")
     if not isinstance(config, TrainConfig) and (many := word_of_many(config)):
         found = _found_again(config, many)
+        refuse_foreign(found, CONFIG_FILE)  # one that out= names was looked through before it was read
         _refuse_other(config, found)
         return _place(found, last)
     return _place(new_dir(last.parent), last)
@@ -127,6 +129,7 @@ def make_run_dir(config: Config) -> RunPlace:
 def _place(path: Path, last: Path | None = None, is_copy: bool = False) -> RunPlace:
     # a copy of another run holds much already, and is new all the same: a refused command takes it away again
     is_new = is_copy or not path.exists() or not any(path.iterdir())
+    drop_wandb_links(path)
     return RunPlace(made(path), is_new, last, _held(path))
 
 
@@ -212,5 +215,8 @@ def _resumed_dir(run: Path, out: Path | None) -> RunPlace:
         return _place(run)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"out={out} is not empty; resume={run} goes on in a copy there: choose another out=")
-    shutil.copytree(run, made(out), dirs_exist_ok=True)
+    if run.resolve() in out.resolve().parents:
+        raise ConfigError(f"out={out} lies in resume={run}, of which it is to be a copy: choose another out=")
+    made(out.parent)
+    copy_whole(run, out)
     return _place(out, is_copy=True)

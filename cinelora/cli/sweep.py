@@ -27,10 +27,13 @@ from cinelora.config.schema import TrainConfig
 from cinelora.config.store import to_yaml
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.io.atomic import point_to
+from cinelora.io.own_files import refuse_foreign
 
 
 def run_sweep(command: Command, run: Run) -> int:
     """Check every member before the first starts, run all that are not done, and say what came out as one table."""
+    if out := command.texts.get("out"):
+        refuse_foreign(Path(out), launchers.RECORD, unread=launchers.JOB_LOGS)
     runs = members(command)
     if command.show:
         return say("---\n".join(to_yaml(compose(member)) for member in runs).rstrip("\n"))

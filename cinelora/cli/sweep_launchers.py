@@ -15,6 +15,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -91,10 +92,11 @@ def run_locally(members: Sequence[Member], run: Run, tell: Tell, folder: Path, r
 
     # Every place is a set of GPUs, or None for as many cores as a member has ranks. A member takes a place as it starts and
     # gives it back as it ends, so that no two members ever share a GPU.
-    executor = submitit.LocalExecutor(folder / JOB_LOGS / "%j")
+    jobs = _job_folder(folder)
+    executor = submitit.LocalExecutor(jobs / "%j")
     executor.update_parameters(timeout_min=minutes, tasks_per_node=1)
     _let_jobs_find_us()
-    print(f"what each prints: {folder / JOB_LOGS}", flush=True)
+    print(f"what each prints: {jobs}", flush=True)
     free, waiting, running = _places(ranks), list(members), dict[Any, tuple[Member, str | None]]()
 
     def collect() -> None:
@@ -125,6 +127,14 @@ def _let_jobs_find_us() -> None:
     if (PROJECT / "train.py").is_file():
         places = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(PROJECT), *filter(None, places)]))
+
+
+def _job_folder(folder: Path) -> Path:
+    """A new folder for the jobs of this start, which this user alone can enter, by a name that nobody could have foreseen."""
+    # Results come back as pickles, and what is unpickled is run. An older folder may have come with a sweep from somebody else,
+    # with results in it for every number that a job could get: hence it is never looked into again.
+    (folder / JOB_LOGS).mkdir(exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix="start-", dir=folder / JOB_LOGS))
 
 
 def _places(ranks: int) -> list[str | None]:
@@ -159,13 +169,14 @@ def run_on_slurm(members: Sequence[Member], run: Run, tell: Tell, folder: Path, 
 
     if not members:
         return
-    print(f"{_request_line(settings)}; what each prints: {folder / JOB_LOGS}", flush=True)
+    job_folder = _job_folder(folder)
+    print(f"{_request_line(settings)}; what each prints: {job_folder}", flush=True)
 
     # The plugin's settings are used without the plugin, which would start Hydra again in each job. To submitit, those that
     # other clusters have too go by their own names, and all others carry the name of SLURM.
     python = f"{_PATIENT} {shlex.quote(sys.executable)} -P"  # no module of the directory that a job starts in
     _let_jobs_find_us()
-    executor = submitit.AutoExecutor(folder / JOB_LOGS / "%j", cluster="slurm", slurm_python=python)
+    executor = submitit.AutoExecutor(job_folder / "%j", cluster="slurm", slurm_python=python)
     asked = {key: value for key, value in settings.items() if key not in _OURS}
     executor.update_parameters(**{key if key in _SHARED else f"slurm_{key}": value for key, value in asked.items()})
     try:

@@ -21,6 +21,7 @@ from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, Tra
 from cinelora.errors import ConfigError, first_line
 from cinelora.io.atomic import write_text
 from cinelora.io.hub import CONFIG_FILE, EMBEDDED, is_hub_name
+from cinelora.io.own_files import open_regular
 
 T = TypeVar("T")
 
@@ -90,7 +91,8 @@ def load(schema: type[T], path: Path) -> T:
         ConfigError: unreadable, an unknown key, or a value of another type.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            data = yaml.safe_load(file.read().decode())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read as settings: {first_line(error)}") from error
     return build(schema, data, path)

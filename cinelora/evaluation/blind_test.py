@@ -23,6 +23,7 @@ from cinelora.evaluation.page_clips import BUDGET, within_budget
 from cinelora.evaluation.statistics import sign_test, wilson
 from cinelora.io.atomic import read_json, sha256_file, write_json, write_text
 from cinelora.io.html.template import render
+from cinelora.io.own_files import open_regular
 
 PAGE, KEY, PREFERENCES = "pairs.html", "pairs-key.json", "preferences.json"
 ANSWERS_FORMAT = "cinelora-answers/1"
@@ -225,9 +226,11 @@ def read_votes(file: Path, key: PairsKey) -> Iterator[Vote]:
 
 def _parsed(file: Path) -> Any:
     try:
-        if file.stat().st_size > MOST_BYTES:
+        with open_regular(file) as content:
+            text = content.read(MOST_BYTES + 1)
+        if len(text) > MOST_BYTES:
             raise ConfigError(f"{file} is too large for a file of answers")
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(text.decode())
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file} cannot be read as JSON: {str(error).splitlines()[0]}") from error
 

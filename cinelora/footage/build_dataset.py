@@ -34,7 +34,7 @@ from cinelora.footage.shot_filter import Shot, alike, judge, three_hashes
 from cinelora.footage.survey_pool import File, survey_files, survey_path
 from cinelora.footage.video_reader import Handling
 from cinelora.io.atomic import make_folder, read_json, sha256_file, sha256_json
-from cinelora.io.locks import lock
+from cinelora.io.locks import LOCK, lock
 
 DATASETS = Path("outputs/datasets")
 OVERRIDES, MANIFEST, SHEET, CARD = "overrides.json", "manifest.jsonl", "contact.html", "README.md"
@@ -178,7 +178,7 @@ def _surveyed(data: DataConfig, processes: int | None) -> tuple[Path, Path, list
     if not found.clips and not found.left_out:
         raise FootageError(f"no clips in {root}: looked there and below for {', '.join((*FILMS, *PICTURES))}")
     make_folder(folder)
-    with lock(folder / ".lock"):
+    with lock(folder / LOCK):
         files = survey_files(root, found.clips, folder, processes, handling_of(data))
     return root, folder, files, [Skipped(path, reason) for path, reason in found.left_out.items()]
 

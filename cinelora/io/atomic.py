@@ -6,17 +6,20 @@ Enters: paths and plain values. Leaves: files. What a file means is not known he
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from cinelora.errors import CineloraError, FileError, TrainingError, reason, unwritable
-from cinelora.io.locks import TEMPORARY, try_flock
+from cinelora.io.locks import LOCK, TEMPORARY, lock, try_flock
+from cinelora.io.own_files import open_own, open_regular, own_entries
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """No space, no quota, and the size limit of a file (``ulimit -f``) are one thing to the user: nothing more fits."""
@@ -34,10 +37,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """
     # The content reaches the disk before the name does: were the rename first, a power cut could leave the new name with an
     # empty file behind it.
-    with _temporary(path) as draft:
+    with _temporary(path) as (draft, descriptor):
         write(draft)
-        with draft.open("rb") as written:
-            os.fsync(written.fileno())
+        os.fsync(descriptor)
         os.replace(draft, path)
     _fsync_directory(path.parent)
 
@@ -56,7 +58,7 @@ def sweep_temporaries(folder: Path) -> None:
 
 
 @contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
+def _temporary(path: Path) -> Iterator[tuple[Path, int]]:
     # The writer holds a lock on its temporary: that is how a sweep, perhaps on another machine, tells it is alive.
     draft = _beside(path)
     try:
@@ -66,7 +68,7 @@ def _temporary(path: Path) -> Iterator[Path]:
         raise _not_made(path, error) from error
     try:
         try_flock(descriptor)
-        yield draft
+        yield draft, descriptor
     except Exception as error:  # PyAV's errors carry an errno without being OSError
         if getattr(error, "errno", None) not in DISK_FULL:
             raise
@@ -74,6 +76,52 @@ def _temporary(path: Path) -> Iterator[Path]:
     finally:
         os.close(descriptor)
         draft.unlink(missing_ok=True)
+
+
+def copy_whole(folder: Path, target: Path) -> None:
+    """Copy the files below ``folder`` to ``target``, which is not there or empty: all of them or none.
+
+    No link is followed or copied, but for those of the hub's cache, whose files are. Locks and temporaries stay behind. Raises
+    ``FileError`` for what is not ``folder``'s own or cannot be read, otherwise as ``write_whole``.
+    """
+    # Copied beside the target and renamed: a copy that breaks off leaves nothing there, which would pass for a run. What a kill
+    # leaves beside it is known by its lock, as of all temporaries, and goes with the next copy to the same target.
+    target = target.resolve()
+    draft = _beside(target)
+    end = draft.name[len(TEMPORARY) + 8 :]
+    for left in target.parent.glob(f"{TEMPORARY}{'?' * 8}{glob.escape(end)}"):
+        if left.is_dir() and not left.is_symlink():
+            with suppress(FileError), lock(left / LOCK):
+                shutil.rmtree(left, ignore_errors=True)
+    try:
+        with lock(draft / LOCK):
+            for entry in own_entries(folder, copied=True):
+                is_file = not entry.is_dir(follow_symlinks=False)
+                if not (is_file and (entry.name == LOCK or entry.name.startswith(TEMPORARY))):
+                    _copy(entry, draft / os.path.relpath(entry.path, folder))
+            os.replace(draft, target)
+    except OSError as error:
+        if str(error.filename).startswith(str(folder)):
+            raise FileError(f"{folder} cannot be copied: {error.filename}: {reason(error)}") from error
+        raise _not_made(target, error) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _copy(entry: os.DirEntry[str], target: Path) -> None:
+    if entry.is_dir(follow_symlinks=False):
+        target.mkdir()
+        return
+    source = Path(entry.path)
+    with open_regular(source) if entry.is_symlink() else open_own(source) as file, target.open("xb") as copy:
+        shutil.copyfileobj(file, copy, 2**20)
+        changed = os.fstat(file.fileno())
+    os.utime(target, ns=(changed.st_atime_ns, changed.st_mtime_ns))
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file, whole or not at all; raises as ``write_whole``."""
+    write_whole(target, lambda draft: shutil.copyfile(source, draft))
 
 
 def make_folder(path: Path) -> None:
@@ -129,7 +177,12 @@ def point_to(link: Path, target: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, whole or not at all; raises as ``write_whole``."""
-    write_whole(path, lambda draft: draft.write_bytes(text.encode()))
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content``, whole or not at all; raises as ``write_whole``."""
+    write_whole(path, lambda draft: draft.write_bytes(content))
 
 
 def write_json(path: Path, obj: Any) -> None:
@@ -140,7 +193,8 @@ def write_json(path: Path, obj: Any) -> None:
 def read_json(path: Path) -> Any:
     """What a JSON file holds; raises ``FileError`` where it is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            return json.loads(file.read().decode())
     except OSError as error:
         raise FileError(f"cannot read {path} ({reason(error)})") from error
     except ValueError as error:
@@ -152,7 +206,7 @@ def read_json(path: Path) -> Any:
 
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's content, in hex."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

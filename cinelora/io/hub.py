@@ -86,6 +86,15 @@ def resolve(source: str, key: str = "ckpt") -> Path:
             raise ConfigError(f"{key}={source} holds several adapter files: name one of {names}")
 
 
+def fetched_blobs(folder: Path) -> Path | None:
+    """Where the hub's client keeps the files of the repository that it fetched as ``folder``; None for any other folder."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    # <cache>/models--owner--name/snapshots/<revision>/<file> is a link to <cache>/models--owner--name/blobs/<hash>
+    cache, real = Path(HF_HUB_CACHE).resolve(), folder.resolve()
+    return cache / real.relative_to(cache).parts[0] / "blobs" if cache in real.parents else None
+
+
 def check_target(repository: str) -> None:
     """Refuse a repository that nothing can be uploaded to by its name, or for want of a token; asks nobody.
 
@@ -102,7 +111,7 @@ def check_target(repository: str) -> None:
         )
 
 
-def publish(repository: str, files: Mapping[str, Path | bytes], message: str, private: bool = False) -> str:
+def publish(repository: str, files: Mapping[str, bytes], message: str, private: bool = False) -> str:
     """Upload ``files``, by their names there, as one commit, which is there whole or not at all; returns its address.
 
     The repository is made where there is none; ``private`` says how, and leaves one that is there as it is. Raises

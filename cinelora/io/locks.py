@@ -15,7 +15,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cinelora.errors import FileError, unwritable
+from cinelora.io.own_files import append_own
 
+LOCK = ".lock"
+"""What a run's directory is locked by."""
 TEMPORARY, HELD = ".partial-", ".in-use"
 
 
@@ -59,7 +62,7 @@ def lock(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[N
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        file = path.open("a+")
+        file = append_own(path)
     except OSError as error:
         raise unwritable(path, error) from error
     with file:

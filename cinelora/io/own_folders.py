@@ -40,7 +40,7 @@ PREPARED = Ours(
 )
 
 
-def refuse_foreign(key: str, folder: Path, ours: Ours) -> None:
+def refuse_occupied(key: str, folder: Path, ours: Ours) -> None:
     """Raise ``ConfigError`` where ``folder`` holds files and is none of ``ours``; one that is missing or empty is free."""
     is_ours = (ours.tagged and is_tagged(folder)) or any(any(folder.glob(mark)) for mark in ours.marks)
     if is_ours or not folder.is_dir():

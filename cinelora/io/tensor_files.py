@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 from cinelora.errors import FileError, reason
 from cinelora.io.atomic import write_whole
+from cinelora.io.own_files import open_regular
 
 TENSOR_DTYPES = {
     **{"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"},
@@ -86,6 +87,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     from safetensors import SafetensorError, safe_open
 
+    if not path.is_file():  # a pipe would be waited for
+        raise _damaged(path, "no file")
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
@@ -100,7 +103,7 @@ def read_header(path: Path) -> dict[str, Any]:
     shorter than its header promises.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             header = _parse_header(path, file)
             content = os.fstat(file.fileno()).st_size - file.tell()
     except OSError as error:
@@ -114,11 +117,10 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def with_metadata(path: Path, metadata: dict[str, str]) -> bytes:
-    """A safetensors file's content with other metadata and the same tensors; raises as ``read_header``."""
-    header = read_header(path) | {"__metadata__": metadata}
-    content = path.read_bytes()
-    return _header_bytes(header) + content[8 + int.from_bytes(content[:8], "little") :]
+def with_metadata(content: bytes, metadata: dict[str, str]) -> bytes:
+    """The content of a safetensors file with other metadata and the same tensors; ``read_header`` says whether it is one."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    return _header_bytes(json.loads(content[8:start]) | {"__metadata__": metadata}) + content[start:]
 
 
 def _parse_header(path: Path, file: BinaryIO) -> dict[str, Any]:

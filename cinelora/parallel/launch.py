@@ -38,9 +38,10 @@ from typing import Any, NoReturn, TextIO, cast
 from cinelora import __version__
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.io import slurm
-from cinelora.io.atomic import write_text, write_whole
+from cinelora.io.atomic import write_bytes, write_text
 from cinelora.io.hardware import die_with
 from cinelora.io.locks import own_folder
+from cinelora.io.own_files import append_own
 
 POLL_S = 0.1
 MEET_S = 300
@@ -170,8 +171,8 @@ def _exchange(fn: Callable[..., Any], args: tuple[Any, ...], log_dir: Path) -> I
     with own_folder("cinelora-") as folder:  # this user's alone, so what is unpickled from it is ours
         log_dir.mkdir(parents=True, exist_ok=True)
         facts = {"path": module_path(), "argv": sys.argv, "parent": os.getpid(), "log_dir": str(log_dir.resolve())}
-        (folder / "facts.json").write_text(json.dumps(facts))
-        (folder / "call").write_bytes(pickle.dumps((fn, args)))
+        write_text(folder / "facts.json", json.dumps(facts))
+        write_bytes(folder / "call", pickle.dumps((fn, args)))
         yield folder
 
 
@@ -287,7 +288,7 @@ class _Outcome:
 
 
 def _write_outcome(folder: Path, rank: int, outcome: _Outcome) -> None:
-    write_whole(folder / f"{rank}.{outcome.kind}", lambda draft: draft.write_bytes(pickle.dumps(outcome)))
+    write_bytes(folder / f"{rank}.{outcome.kind}", pickle.dumps(outcome))
 
 
 def _outcome_kind(folder: Path, rank: int) -> str | None:
@@ -509,7 +510,7 @@ def run_rank(exchange: str, facts: dict[str, Any]) -> None:
     number = rank.global_rank
     die_with(facts["parent"])
     write_text(folder / f"{number}.pid", str(os.getpid()))
-    log = _log_file(Path(facts["log_dir"]), number).open("a", buffering=1, encoding="utf-8", errors="replace")
+    log = append_own(_log_file(Path(facts["log_dir"]), number), buffering=1)
     log.write(f"-- rank {number} of {rank.world_size}, process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
     _redirect(rank, log)
     sys.argv = facts["argv"]

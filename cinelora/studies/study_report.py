@@ -17,6 +17,7 @@ from cinelora.io.atomic import write_text
 from cinelora.io.html.figure import Mark, as_svg
 from cinelora.io.html.template import render
 from cinelora.io.media import write_png
+from cinelora.io.own_files import drop_wandb_links
 from cinelora.studies.pareto import Spot, as_png, marks
 from cinelora.studies.results import Result, Results, cells, columns
 
@@ -125,7 +126,7 @@ def to_wandb(table: Results, config: StudyConfig, folder: Path) -> None:
     """The rows as a W&B table, offline unless it is asked for or a key is there; what goes wrong is said, and the files stay."""
     import wandb
 
-    from cinelora.training.loggers import WANDB_PATIENCE, read_own_wandb_settings, wandb_key_exists
+    from cinelora.training.loggers import WANDB_SETTINGS, read_own_wandb_settings, wandb_key_exists
 
     offline = not wandb_key_exists() if config.logger.offline is None else config.logger.offline
     heading = columns(table.rows)
@@ -134,8 +135,9 @@ def to_wandb(table: Results, config: StudyConfig, folder: Path) -> None:
     mode: Literal["offline", "online"] = "offline" if offline else "online"
     try:
         read_own_wandb_settings()
-        run = wandb.init(project=to.project, group=to.group, name=name, dir=folder, mode=mode, settings=WANDB_PATIENCE)
+        run = wandb.init(project=to.project, group=to.group, name=name, dir=folder, mode=mode, settings=WANDB_SETTINGS)
         run.log({"study": wandb.Table(columns=[*heading], data=data)})
         run.finish()
+        drop_wandb_links(folder)
     except Exception as error:  # whatever it is: the study is done and lies in its files
         print(f"WARNING: W&B failed ({first_line(error)}); the rows are in {folder}")

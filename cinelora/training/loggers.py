@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from wandb import Run
 
 WANDB_HOST = "api.wandb.ai"
-WANDB_PATIENCE = {"init_timeout": 30.0, "finish_timeout": 30.0, "finish_timeout_raises": True}
-"""Seconds that a run waits for W&B at its start and at its end; what did not arrive lies below the run directory.
+WANDB_SETTINGS = {"init_timeout": 30.0, "finish_timeout": 30.0, "finish_timeout_raises": True}
+WANDB_SETTINGS |= {"symlink": False, "allow_media_symlink": False}
+"""Seconds that a run waits for W&B at its start and at its end; what did not arrive lies below the run directory, which holds
+no links: one that does is not resumed (``io/own_files.py``).
 
 The end is half of what ranks have after Ctrl-C (``launch.STOP_S``), so that one that is out of reach is still said then.
 """
@@ -124,7 +126,7 @@ class Upload:
     error = warning
 
     def finish(self) -> None:
-        """Send the rest, within ``WANDB_PATIENCE``; whatever goes wrong, the run itself has ended well."""
+        """Send the rest, within ``WANDB_SETTINGS``; whatever goes wrong, the run itself has ended well."""
         folder = self.run.sync_dir
         try:
             self.run.finish()
@@ -190,4 +192,4 @@ def wandb_logger(config: TrainConfig, run_dir: Path) -> WandbLogger:
     read_own_wandb_settings()
     about: dict[str, Any] = {"name": f"{config.stage.name}-{config.data.name}-{run_dir.name}", "group": settings.group}
     about |= {"project": settings.project, "save_dir": run_dir / "logs"}
-    return WandbLogger(**about, offline=offline, settings=WANDB_PATIENCE)
+    return WandbLogger(**about, offline=offline, settings=WANDB_SETTINGS)

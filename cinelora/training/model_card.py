@@ -26,6 +26,7 @@ from cinelora.footage.manifest import Sample, read_manifest
 from cinelora.io.atomic import read_json, write_text
 from cinelora.io.html.template import render
 from cinelora.io.hub import CONFIG_FILE, is_hub_name, is_run, publish
+from cinelora.io.own_files import read_inside
 from cinelora.io.tensor_files import read_header, with_metadata
 from cinelora.training.verdict import effect_line, stopped_line
 
@@ -194,10 +195,10 @@ def push(record: Record, repository: str, private: bool = False) -> str:
             f"go on with {_resumed(run)}"
         )
     shared = portable(dataclasses.asdict(record.config))
-    files: dict[str, Path | bytes] = {
+    files = {
         "README.md": card(record, repository).encode(),
         CONFIG_FILE: yaml.safe_dump(shared, sort_keys=False, allow_unicode=True, width=120).encode(),
-        **{f"previews/{path.name}": path for path in record.pictures},
+        **{f"previews/{path.name}": read_inside(run.path, path) for path in record.pictures},
         **{run.adapter(kind).name: shareable(run.adapter(kind)) for kind in record.adapters},
     }
     return publish(repository, files, f"{record.config.stage.name} adapter, step {record.summary['step']}", private)
@@ -205,8 +206,9 @@ def push(record: Record, repository: str, private: bool = False) -> str:
 
 def shareable(path: Path) -> bytes:
     """An adapter file without the places on this machine that settings in its header may name."""
+    content = read_inside(path.parent, path)
     metadata = read_header(path).get("__metadata__", {})
     # The header's settings are those of the run as it was typed. Their paths name accounts and disks, nobody else's business.
     if "config" not in metadata:
-        return path.read_bytes()
-    return with_metadata(path, metadata | {"config": json.dumps(portable(json.loads(metadata["config"])))})
+        return content
+    return with_metadata(content, metadata | {"config": json.dumps(portable(json.loads(metadata["config"])))})

@@ -8,7 +8,6 @@ does is in ``encode`` and ``fit``.
 from __future__ import annotations
 
 import shlex
-import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,9 +17,10 @@ from typing import Any
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths
 from cinelora.config.schema import ADAPTER_STAGES, TrainConfig
 from cinelora.errors import AdapterError, ConfigError
-from cinelora.io.atomic import sweep_temporaries, write_whole
+from cinelora.io.atomic import copy_file, sweep_temporaries
 from cinelora.io.hub import resolve
 from cinelora.io.locks import lock
+from cinelora.io.own_files import drop_wandb_links
 from cinelora.parallel.launch import LaunchError, RankKilled, launch, meeting_point, without_collecting
 from cinelora.training.checkpoint_files import saved_checkpoints, sweep_drafts
 from cinelora.training.model_card import push, read_record
@@ -43,6 +43,7 @@ def train(config: TrainConfig, run_dir: Path) -> int:
     with alone:
         launched(encode, config, run)
     result: dict[str, Any] = launched(fit, config, run)
+    drop_wandb_links(run.path)
     # Uploading comes last and may fail for reasons of the network: the lines that say what the run has made are printed anyway.
     # Of several nodes one uploads.
     try:
@@ -112,7 +113,7 @@ def carry_style_adapter(source: str, run: RunDirectory) -> None:
     paths = adapter_paths(resolve(source))
     if "style" not in paths:
         raise AdapterError(f"adapter={source} holds no style adapter, only {', '.join(paths)}")
-    write_whole(run.adapter("style"), lambda draft: shutil.copyfile(paths["style"], draft))
+    copy_file(paths["style"], run.adapter("style"))
 
 
 def upload(run: RunDirectory, repository: str, private: bool) -> None:

@@ -566,6 +566,9 @@ def test_a_launcher_runs_members_in_processes_of_their_own(here: Path, capsys: p
     assert main("train", ["-m", *argv, "data.caption=a = '${x}', b"], remember) == 3
     assert [(here / f"s, (1)/{n}/seen.txt").read_text() for n in range(2)] == ["a = '${x}', b"] * 2
     assert "1 of 2 runs failed: 1 (lora.rank=8)" in capsys.readouterr().err
+    (jobs,) = (here / "s, (1)/.submitit").iterdir()
+    assert len(list(jobs.glob("*/*_result.pkl"))) == 2
+    assert jobs.stat().st_mode & 0o777 == 0o700  # what is unpickled from it is ours
     assert main("train", ["-m", *argv[:-1], "hydra.launcher.foo=1", "out=t"], remember) == 2
     assert "hydra.launcher.foo" in capsys.readouterr().err
     assert not (here / "t").exists()

@@ -12,8 +12,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.metric_names import better, heldout_metrics, logged
-from cinelora.config.schema import LoggerConfig, MetricsConfig, PreviewConfig, TrainConfig
+from cinelora.config.schema import LoggerConfig, MetricsConfig, PreviewConfig, StudyConfig, TrainConfig
+from cinelora.io.own_files import drop_wandb_links, refuse_foreign
 from cinelora.metrics.suite import KNOWN, OFFLINE, Suite
+from cinelora.studies.results import Results
+from cinelora.studies.study_report import to_wandb
 from cinelora.training import loggers
 from cinelora.training.callbacks.order import RunCallbacks
 from cinelora.training.loggers import make_journal
@@ -75,12 +78,32 @@ def test_what_is_said_to_be_logged_is_logged_in_csv_and_in_tensorboard(
     config.metrics = MetricsConfig(names=["motion"])
     config.validation = replace(config.validation, clips=2)
     run = run_here(config, tmp_path)
+    refuse_foreign(run.path, "summary.json")
     base = {f"heldout/base/{name}" for name in heldout_metrics(config)}
     columns = {name for row in rows(run) for name, value in row.items() if value} - {"step"}
     assert columns == set(logged(config)) | base
     events = EventAccumulator(str(run.logs / "tensorboard" / "from-step-00000000")).Reload()
     assert set(events.Tags()["scalars"]) == columns
     assert set(events.Tags()["images"]) >= {"preview", "preview/sheet"}
+
+
+def test_wandb_leaves_no_links_in_a_run_but_its_cores_log(
+    style_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Nor does CSV: links could not be told from those that somebody has planted. The last is removed where the run ends."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = replace(style_config, logger=LoggerConfig(name="wandb", offline=True))
+    config.preview = PreviewConfig(every_steps=8, sampler_steps=1)
+    run = run_here(config, tmp_path / "run")
+    wandb.finish()
+    assert list(run.path.rglob("logs/wandb/offline-run-*/files/media/*/*"))
+    assert {path.name for path in run.path.rglob("*") if path.is_symlink()} <= {"debug-core.log"}
+    refuse_foreign(run.path, "summary.json")
+    drop_wandb_links(run.path)
+    to_wandb(Results(), StudyConfig(logger=LoggerConfig(name="wandb", offline=True)), tmp_path / "run")
+    assert list((tmp_path / "run/wandb").glob("offline-run-*"))
+    assert not [path for path in run.path.rglob("*") if path.is_symlink()]
 
 
 def test_which_way_is_better_is_what_the_measures_say():
@@ -122,7 +145,7 @@ def test_a_wandb_that_cannot_be_reached_at_the_start_is_said_and_the_curves_are_
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_MODE", raising=False)
     wandb.teardown()  # it has read the environment in a test before
-    monkeypatch.setitem(loggers.WANDB_PATIENCE, "init_timeout", 2.0)
+    monkeypatch.setitem(loggers.WANDB_SETTINGS, "init_timeout", 2.0)
     journal = make_journal(replace(style_config, logger=LoggerConfig(name="wandb")), tmp_path, 0)
     journal.log_metrics({"train/loss": 1.0}, 1)
     assert "WandbLogger failed" in capsys.readouterr().out

@@ -38,8 +38,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbSer
         monkeypatch.setenv("WANDB_SILENT", "true")
         monkeypatch.setenv("HOME", str(tmp_path))
         monkeypatch.delenv("WANDB_MODE", raising=False)
-        monkeypatch.setitem(loggers.WANDB_PATIENCE, "finish_timeout", 3.0)
-        monkeypatch.setitem(loggers.WANDB_PATIENCE, "x_file_stream_transmit_interval", 1.0)
+        monkeypatch.setitem(loggers.WANDB_SETTINGS, "finish_timeout", 3.0)
+        monkeypatch.setitem(loggers.WANDB_SETTINGS, "x_file_stream_transmit_interval", 1.0)
         wandb.teardown()  # it has read the environment in a test before
         yield server
         wandb.teardown()

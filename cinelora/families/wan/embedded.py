@@ -19,7 +19,7 @@ import cinelora
 from cinelora.clone_only import scale_model
 from cinelora.errors import FileError, ModelError
 from cinelora.io.atomic import read_json, sha256_file
-from cinelora.io.own_folders import CACHE, refuse_foreign, tag_cache
+from cinelora.io.own_folders import CACHE, refuse_occupied, tag_cache
 
 HOME = Path(cinelora.__file__).resolve().parents[1] / "data" / "scale_model"
 HASHES = "hashes.json"
@@ -58,7 +58,7 @@ def embedded(kind: str, folder: Path) -> Path:
     Raises ``ModelError`` as ``check_shipped``, and ``ConfigError`` where ``folder`` is somebody else's.
     """
     if not is_trained():
-        refuse_foreign("cache", folder, CACHE)
+        refuse_occupied("cache", folder, CACHE)
         tag_cache(folder)
         untrained: Path = scale_model("build_pair", f"model=tiny without {HOME}").materialise(folder)
         return untrained / kind

@@ -107,7 +107,7 @@ def save(keeper: Checkpointer, step: int, adapter: TrainedAdapter, optimizer: to
     """What the keeper does on one rank, where there is no trainer to be asked."""
     state = optimizer.state_dict()["state"]
     moments = {f"{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
-    keeper.write(step, adapter.state(), keeper.ema.average, moments)
+    keeper.write(step, adapter.state(), keeper.ema.average, moments, {})
 
 
 def timed(device: torch.device, act: Callable[[], object]) -> float:

@@ -21,7 +21,7 @@ from cinelora.training.callbacks.checkpoint import Checkpointer
 from cinelora.training.callbacks.early_stopping import EarlyStopping
 from cinelora.training.callbacks.ema import Ema
 from cinelora.training.callbacks.progress import Progress
-from cinelora.training.callbacks.resume import Finish, Resume
+from cinelora.training.callbacks.resume import Duties, Resume, owes
 from cinelora.training.callbacks.stop import StopRequest
 from cinelora.training.callbacks.validation_loss import ValidationLoss
 from cinelora.training.checkpoint_files import Checkpoint
@@ -46,24 +46,26 @@ class RunCallbacks:
     preview: Preview | None
     progress: Progress
     early_stopping: EarlyStopping
+    owed: bool
 
     def all(self) -> list[Callback]:
-        """Those there are, in the order they act: restore, stop, average, log, save, measure, show, compare."""
+        """Those there are, in the order they act: restore, stop, average, log, save, measure, show, compare, settle."""
         # Lightning calls them in the order of this list, and each place in it has a reason:
         #
         #   resume            first of all, as the others read the weights and the step that it puts back
         #   stop              decides whether this step is the last one, which all after it ask for
         #   ema               moves the average to this step before anyone saves, measures or shows it
         #   progress          logs before the save: were it the other way round, a kill between the two would leave a gap
-        #                     in the curves, as the resumed run begins after the step that was never logged
+        #                     in the curves, as this is nothing that a step owes
         #   checkpointer      saves before anything slow, as whoever stops a run may end it for good before long
         #   validation, preview   take their time, and log numbers
         #   early_stopping    compares what was logged for this very step, hence after those that log it
-        #   finish            is for a run that resumes at its last step, and calls the five before it once
+        #   duties            marks the checkpoint of this step as settled; where a run resumes at one that is not, it has the
+        #                     five before it act once more, for that step
         before = (self.resume, self.stop, self.ema, self.progress)
-        after = (self.checkpointer, self.validation_loss, self.validation_clips, self.preview, self.early_stopping)
-        finish = Finish([callback for callback in after if callback])
-        return [callback for callback in (*before, *after, finish) if callback]
+        after = (self.validation_loss, self.validation_clips, self.preview, self.early_stopping)
+        duties = Duties(self.checkpointer, [callback for callback in after if callback], self.owed)
+        return [callback for callback in (*before, self.checkpointer, *after, duties) if callback]
 
 
 def make_callbacks(
@@ -85,16 +87,19 @@ def make_callbacks(
     if measured and config.validation.clips:
         from cinelora.training.callbacks.validation_clips import ValidationClips
 
-        clips = ValidationClips(config, heldout, checkpointer, journal)
+        clips = ValidationClips(config, heldout, ema, journal)
     if config.preview.every_steps:
         from cinelora.training.callbacks.preview import Preview
 
         preview = Preview(config, run, heldout, ema, journal)
-    resume, stop = Resume(resumed, ema) if resumed else None, StopRequest()
+    resume, stop = Resume(resumed, checkpointer) if resumed else None, StopRequest()
     loss = ValidationLoss(config.validation, heldout, ema) if measured else None
     progress = Progress(config.logger, samples_per_step(config))
     stopping = EarlyStopping(config.stopping, config.checkpoint, journal, checkpointer)
-    return RunCallbacks(resume, stop, ema, checkpointer, loss, clips, preview, progress, stopping)
+    remembering = {"progress": progress, "journal": journal, "validation_loss": loss, "validation_clips": clips}
+    checkpointer.remembering = {name: one for name, one in remembering.items() if one} | {"early_stopping": stopping}
+    owed = resumed is not None and owes(resumed, config.stage.steps, run.product(config.stage.name))
+    return RunCallbacks(resume, stop, ema, checkpointer, loss, clips, preview, progress, stopping, owed)
 
 
 def refuse_unseen(config: TrainConfig, measured: bool) -> None:

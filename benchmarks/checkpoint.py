@@ -136,11 +136,12 @@ class Stopwatch(AtStep):
             self.seen = -1
 
     def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
-        """It has ended, and may be saved."""
+        """It has ended, and may be saved; its checkpoint is settled, as it is when all have acted after a step."""
         ended = time.perf_counter()
         self.steps_s.append(ended - self.since)
         if step % EVERY == 0:
             self.keeper.save(trainer, stage, step)
+            self.keeper.settle(trainer, stage, step)
             self.saves_s.append(time.perf_counter() - ended)
 
 
@@ -150,7 +151,7 @@ def measure_training(settings: list[str], out: Path) -> dict[str, Any]:
     chosen = RunCallbacks.all
 
     def with_a_watch(crew: RunCallbacks) -> list[Callback]:
-        found.append(Stopwatch(crew.keeper))
+        found.append(Stopwatch(crew.checkpointer))
         return [*chosen(crew), found[-1]]
 
     def work(config: TrainConfig, run_dir: Path) -> int:

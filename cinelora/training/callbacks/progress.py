@@ -56,7 +56,9 @@ class Progress(AtStep):
         due = step % self.settings.every_steps == 0
         if due or step == trainer.max_steps:
             self.tell(trainer, stage, step)
-        if due:  # at a step at which a run happens to end nothing is forgotten: one that goes on counts as if it had not
+        if (
+            due
+        ):  # at a step at which a run happens to end nothing is forgotten: one that goes on counts as if it had not
             self.losses.clear()
 
     def tell(self, trainer: Trainer, stage: Stage, step: int) -> None:

@@ -46,7 +46,7 @@ class RunCallbacks:
     preview: Preview | None
     progress: Progress
     early_stopping: EarlyStopping
-    owed: bool
+    duties: Duties
 
     def all(self) -> list[Callback]:
         """Those there are, in the order they act: restore, stop, average, log, save, measure, show, compare, settle."""
@@ -60,12 +60,10 @@ class RunCallbacks:
         #   checkpointer      saves before anything slow, as whoever stops a run may end it for good before long
         #   validation, preview   take their time, and log numbers
         #   early_stopping    compares what was logged for this very step, hence after those that log it
-        #   duties            marks the checkpoint of this step as settled; where a run resumes at one that is not, it has the
-        #                     five before it act once more, for that step
-        before = (self.resume, self.stop, self.ema, self.progress)
-        after = (self.validation_loss, self.validation_clips, self.preview, self.early_stopping)
-        duties = Duties(self.checkpointer, [callback for callback in after if callback], self.owed)
-        return [callback for callback in (*before, self.checkpointer, *after, duties) if callback]
+        #   duties            marks the checkpoint of this step as settled; where a run resumes at one that is not, it has
+        #                     those from the checkpointer on act once more, for that step
+        before = (self.resume, self.stop, self.ema, self.progress, self.checkpointer)
+        return [callback for callback in (*before, *self.duties.callbacks, self.duties) if callback]
 
 
 def make_callbacks(
@@ -99,7 +97,8 @@ def make_callbacks(
     remembering = {"progress": progress, "journal": journal, "validation_loss": loss, "validation_clips": clips}
     checkpointer.remembering = {name: one for name, one in remembering.items() if one} | {"early_stopping": stopping}
     owed = resumed is not None and owes(resumed, config.stage.steps, run.product(config.stage.name))
-    return RunCallbacks(resume, stop, ema, checkpointer, loss, clips, preview, progress, stopping, owed)
+    duties = Duties(checkpointer, [one for one in (loss, clips, preview, stopping) if one], owed)
+    return RunCallbacks(resume, stop, ema, checkpointer, loss, clips, preview, progress, stopping, duties)
 
 
 def refuse_unseen(config: TrainConfig, measured: bool) -> None:

@@ -56,9 +56,7 @@ class Progress(AtStep):
         due = step % self.settings.every_steps == 0
         if due or step == trainer.max_steps:
             self.tell(trainer, stage, step)
-        if (
-            due
-        ):  # at a step at which a run happens to end nothing is forgotten: one that goes on counts as if it had not
+        if due:  # and not where a run happens to end: one that goes on from there counts as if it had not
             self.losses.clear()
 
     def tell(self, trainer: Trainer, stage: Stage, step: int) -> None:

@@ -207,8 +207,11 @@ def differences(whole: RunDirectory, other: RunDirectory) -> list[str]:
 
 
 def read_back(run: RunDirectory) -> dict[str, Any]:
-    """Each file below a run, curves and logs apart, by what it says."""
-    files = [path for path in run.path.rglob("*") if path.is_file() and run.logs not in path.parents]
+    """Each file below a run, curves, logs and settings apart, by what it says."""
+    found = [path for path in run.path.rglob("*") if path.is_file() and run.logs not in path.parents]
+    files = [
+        path for path in found if path != run.config and not path.name.startswith(".")
+    ]  # where it lies, and who is in it
     return {str(path.relative_to(run.path)): content(path) for path in files}
 
 

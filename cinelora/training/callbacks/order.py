@@ -17,6 +17,7 @@ from cinelora.config.schema import TrainConfig, samples_per_step
 from cinelora.errors import ConfigError
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
+from cinelora.training.callbacks.at_step import Remembers
 from cinelora.training.callbacks.checkpoint import Checkpointer
 from cinelora.training.callbacks.early_stopping import EarlyStopping
 from cinelora.training.callbacks.ema import Ema
@@ -94,8 +95,9 @@ def make_callbacks(
     loss = ValidationLoss(config.validation, heldout, ema) if measured else None
     progress = Progress(config.logger, samples_per_step(config))
     stopping = EarlyStopping(config.stopping, config.checkpoint, journal, checkpointer)
-    remembering = {"progress": progress, "journal": journal, "validation_loss": loss, "validation_clips": clips}
-    checkpointer.remembering = {name: one for name, one in remembering.items() if one} | {"early_stopping": stopping}
+    of_all: dict[str, Remembers | None] = {"progress": progress, "journal": journal, "early_stopping": stopping}
+    of_all |= {"validation_loss": loss, "validation_clips": clips}
+    checkpointer.remembering = {name: one for name, one in of_all.items() if one}
     owed = resumed is not None and owes(resumed, config.stage.steps, run.product(config.stage.name))
     duties = Duties(checkpointer, [one for one in (loss, clips, preview, stopping) if one], owed)
     return RunCallbacks(resume, stop, ema, checkpointer, loss, clips, preview, progress, stopping, duties)

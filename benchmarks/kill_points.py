@@ -1,6 +1,6 @@
 """Runs that are killed at every point of a step, and at random ones: does everything that is read back equal a run left alone?
 
-    python benchmarks/kill_points.py [ranks=1,2] [what=callbacks,writes,random] [kills=100] [seed=0]
+    python benchmarks/kill_points.py [ranks=1,2] [what=callbacks,writes,random] [steps=1,2,3,4,5,6] [kills=100] [seed=0]
 
 Training of the embedded model with all that may act after a step: held-out losses and clips, previews, the best adapter, an end
 before the last step because a number gets no better, a moving average, two micro-batches a step, a line of the curves every
@@ -64,7 +64,6 @@ SETTINGS = [
     *("preview.sampler_steps=1", "lora.dropout=0.1", "max_restarts=0"),
 ]
 """The held-out loss is best, as ``stopping`` sees it, when it is looked at first, so that the run ends at step 6 of 10."""
-LAST = 6
 OF_A_CLOCK = {"train/samples_per_s", "train/step_s", "train/peak_memory_mib"}
 OF_A_LIFE = {"seconds", "samples_per_s", "peak_memory_mib", "heldout_seconds"}
 """What differs between two runs that nobody kills: columns of the curves, and keys of the summary."""
@@ -260,11 +259,11 @@ def different_curves(whole: RunDirectory, other: RunDirectory) -> list[str]:
 Table = Callable[[TrainConfig, RunDirectory, Path, dict[str, str]], dict[str, Any]]
 
 
-def callbacks(config: TrainConfig, encoded: RunDirectory, scratch: Path, _: dict[str, str]) -> dict[str, Any]:
+def callbacks(config: TrainConfig, encoded: RunDirectory, scratch: Path, options: dict[str, str]) -> dict[str, Any]:
     """Behind each callback, at each step."""
     whole = new_run(encoded, scratch / "whole")
     begin(config, whole, None)
-    points = [Point(after=name, step=step) for step in range(1, LAST + 1) for name in CALLBACKS]
+    points = [Point(after=name, step=step) for step in map(int, options["steps"].split(",")) for name in CALLBACKS]
     return killed_at_each(points, config, whole, encoded)
 
 
@@ -285,7 +284,13 @@ def killed_at_each(
             found[str(point)] = said
             print(f"{point}: {said[:4]}", flush=True)
         shutil.rmtree(whole.path.parent / "killed")
-    return {"kills": len(points), "runs": len(points), "differing": found}
+    return {
+        "kills": len(points),
+        "runs": len(points),
+        "first": str(points[0]),
+        "last": str(points[-1]),
+        "differing": found,
+    }
 
 
 def at_random(config: TrainConfig, encoded: RunDirectory, scratch: Path, options: dict[str, str]) -> dict[str, Any]:
@@ -320,7 +325,7 @@ TABLES: dict[str, Table] = {"callbacks": callbacks, "writes": writes, "random": 
 
 def main(words: list[str]) -> None:
     """Kill runs of each number of ranks, and report."""
-    options = {"ranks": "1,2", "what": ",".join(TABLES), "kills": "100", "seed": "0"} | dict(
+    options = {"ranks": "1,2", "what": ",".join(TABLES), "kills": "100", "seed": "0", "steps": "1,2,3,4,5,6"} | dict(
         w.split("=", 1) for w in words
     )
     kept = RESULTS / "kill_points.json"

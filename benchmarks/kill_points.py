@@ -284,13 +284,7 @@ def killed_at_each(
             found[str(point)] = said
             print(f"{point}: {said[:4]}", flush=True)
         shutil.rmtree(whole.path.parent / "killed")
-    return {
-        "kills": len(points),
-        "runs": len(points),
-        "first": str(points[0]),
-        "last": str(points[-1]),
-        "differing": found,
-    }
+    return {"kills": len(points), "runs": len(points), "differing": found}
 
 
 def at_random(config: TrainConfig, encoded: RunDirectory, scratch: Path, options: dict[str, str]) -> dict[str, Any]:
@@ -325,9 +319,8 @@ TABLES: dict[str, Table] = {"callbacks": callbacks, "writes": writes, "random": 
 
 def main(words: list[str]) -> None:
     """Kill runs of each number of ranks, and report."""
-    options = {"ranks": "1,2", "what": ",".join(TABLES), "kills": "100", "seed": "0", "steps": "1,2,3,4,5,6"} | dict(
-        w.split("=", 1) for w in words
-    )
+    options = {"ranks": "1,2", "what": ",".join(TABLES), "steps": "1,2,3,4,5,6", "kills": "100", "seed": "0"}
+    options |= dict(word.split("=", 1) for word in words)
     kept = RESULTS / "kill_points.json"
     results: dict[str, Any] = read_json(kept) if kept.exists() else {}
     with tempfile.TemporaryDirectory(prefix="kill-points-") as scratch:
@@ -338,9 +331,10 @@ def main(words: list[str]) -> None:
             encode_rank(config, RunDirectory(folder / "encoded"))
             for what in options["what"].split(","):
                 found = TABLES[what](config, RunDirectory(folder / "encoded"), folder / what, options)
-                results.setdefault(of_ranks, {})[what] = found
+                part = f"callbacks at steps {options['steps']}" if what == "callbacks" else what
+                results.setdefault(of_ranks, {})[part] = found
                 differing = f"{len(found['differing'])} of {found['runs']} runs differ"
-                print(f"{of_ranks}, {what}: {found['kills']} kills, {differing}", flush=True)
+                print(f"{of_ranks}, {part}: {found['kills']} kills, {differing}", flush=True)
                 report("kill_points", results)
     end_all()
 

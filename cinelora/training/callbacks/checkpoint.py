@@ -6,7 +6,8 @@ what other callbacks remember, and does not know what that is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from lightning import Trainer
 
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import CheckpointConfig
-from cinelora.errors import TrainingError
+from cinelora.errors import FileError, TrainingError
 from cinelora.training.callbacks.at_step import AtStep, Memory, Remembers, State
 from cinelora.training.callbacks.ema import Ema
 from cinelora.training.checkpoint_files import Checkpoint, amend_facts, save_checkpoint
@@ -61,7 +62,8 @@ class Checkpointer(AtStep):
         """Let the checkpoint of ``step`` say that all has been done which the step owed, and what came of it."""
         memory = self.memory(trainer, stage)
         if trainer.is_global_zero:
-            amend_facts(self.run.checkpoints, step, {"settled": True, "memory": memory})
+            with self.still_there():
+                amend_facts(self.run.checkpoints, step, {"settled": True, "memory": memory})
 
     def memory(self, trainer: Trainer, stage: Stage) -> dict[str, Memory]:
         """What each remembers, and what was remembered of one that this part of the run does without."""
@@ -82,27 +84,33 @@ class Checkpointer(AtStep):
     def write(self, step: int, state: State, average: State, moments: State, memory: dict[str, Memory]) -> None:
         """Checkpoint and export what ``state``, ``average`` and ``moments`` hold, whole, after ``step``.
 
-        Raises ``TrainingError`` as ``save_checkpoint``, and where the run directory is gone: one that is made again, perhaps
-        below a volume that is no longer mounted, would hide it.
+        Raises ``TrainingError`` as ``save_checkpoint``, and where the run directory is gone.
         """
-        if not self.run.dataset.exists():
-            raise self._gone()
         groups = {"adapter": state, "ema": average, "moments": moments}
         tensors = {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
-        try:
+        with self.still_there():
             facts = {**self.facts, "settled": False, "memory": memory}
             save_checkpoint(self.run.checkpoints, Checkpoint(step, tensors, facts), self.settings.keep)
             # The average is what a user gets, where one is kept; training itself resumes from the weights.
             self.export(average or state, False)
-        except FileNotFoundError as error:
-            if self.run.dataset.exists():
-                raise
-            raise self._gone() from error  # it went while a file was written
 
-    def _gone(self) -> TrainingError:
-        return TrainingError(
+    @contextmanager
+    def still_there(self) -> Iterator[None]:
+        """Raise ``TrainingError`` where the run directory is gone, before the block or while a file is written in it.
+
+        One that is made again, perhaps below a volume that is no longer mounted, would hide that.
+        """
+        gone = TrainingError(
             f"{self.run.path} is no longer there, and what was saved in it neither: is its disk mounted?"
         )
+        if not self.run.dataset.exists():
+            raise gone
+        try:
+            yield
+        except (FileNotFoundError, FileError) as error:
+            if self.run.dataset.exists():
+                raise
+            raise gone from error
 
     def export_best(self, stage: Stage) -> None:
         """Keep what would be exported now as the best so far; rank 0 writes, all take part."""

@@ -107,7 +107,7 @@ def save(keeper: Checkpointer, step: int, adapter: TrainedAdapter, optimizer: to
     """What the keeper does on one rank, where there is no trainer to be asked."""
     state = optimizer.state_dict()["state"]
     moments = {f"{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
-    keeper.write(step, adapter.state(), keeper.ema.average, moments)
+    keeper.write(step, adapter.state(), keeper.ema.average, moments, {})
 
 
 def timed(device: torch.device, act: Callable[[], object]) -> float:
@@ -136,11 +136,12 @@ class Stopwatch(AtStep):
             self.seen = -1
 
     def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
-        """It has ended, and may be saved."""
+        """It has ended, and may be saved; its checkpoint is settled, as it is when all have acted after a step."""
         ended = time.perf_counter()
         self.steps_s.append(ended - self.since)
         if step % EVERY == 0:
             self.keeper.save(trainer, stage, step)
+            self.keeper.settle(trainer, stage, step)
             self.saves_s.append(time.perf_counter() - ended)
 
 
@@ -150,7 +151,7 @@ def measure_training(settings: list[str], out: Path) -> dict[str, Any]:
     chosen = RunCallbacks.all
 
     def with_a_watch(crew: RunCallbacks) -> list[Callback]:
-        found.append(Stopwatch(crew.keeper))
+        found.append(Stopwatch(crew.checkpointer))
         return [*chosen(crew), found[-1]]
 
     def work(config: TrainConfig, run_dir: Path) -> int:

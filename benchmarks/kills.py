@@ -6,7 +6,8 @@ The embedded model is trained by ``train.py``, a checkpoint every third step. On
 and the temporary directory in memory, on two ranks the other way round. At moments drawn from ``seed`` something is killed with
 SIGKILL: the parent, or one rank, or all processes of the run; while it starts, between two steps, or in the middle of a save.
 Where the parent lives it goes on by itself, else the run is resumed. Every loss that was ever logged is compared with that of
-the run left alone, and so are the adapter and the last checkpoint, bit for bit.
+the run left alone, and so are the adapter, the last checkpoint, and every other file that is read back, bit for bit.
+``kill_points.py`` kills at every point of a step, without the seconds of a start.
 """
 
 import csv
@@ -27,6 +28,7 @@ from typing import Any
 import psutil
 import torch
 from common import ROOT, report, spread
+from kill_points import differences
 
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.io.tensor_files import load_tensors
@@ -37,7 +39,14 @@ MEMORY = Path("/dev/shm")
 """A filesystem other than the disk's, on every Linux."""
 SETTINGS = [
     *("stage=style", "data=noir", "logger=csv", "logger.every_steps=1", "checkpoint.every_steps=3", "ema_decay=0.9"),
-    *("stage.batch_size=1", "validation.every_steps=0", "model.height=32", "model.width=48", "max_restarts=1000"),
+    *("stage.batch_size=1", "stage.accumulation=2", "model.height=32", "model.width=48", "max_restarts=1000"),
+    *("validation.every_steps=6", "validation.samples=2", "validation.clips=2", "preview.every_steps=12"),
+    *(
+        "preview.sampler_steps=1",
+        "checkpoint.best=heldout/loss",
+        "stopping.monitor=heldout/loss",
+        "stopping.patience=1000",
+    ),
 ]
 WHOM = ("parent", "rank", "all")
 WHEN = ("start", "step", "save", "save")
@@ -188,6 +197,7 @@ def compare(whole: RunDirectory, killed: Killed) -> dict[str, Any]:
         "steps_never_logged": sorted(expected.keys() - dict(found).keys()),
         "adapter_is_equal": same(*exports),
         "last_checkpoint_is_equal": same(*checkpoints),
+        "differences": differences(whole, run),
         "unusable_checkpoints": killed.unusable,
         "outlived": sum(kill.get("alive", 0) for kill in killed.kills),
         "left_behind": left_behind(killed.out, Path(killed.environment["TMPDIR"])),
@@ -232,7 +242,7 @@ def in_words(found: dict[str, Any]) -> str:
     """What came out, on one line."""
     counts = {
         key: len(found[key])
-        for key in ("steps_that_differ", "steps_never_logged", "unusable_checkpoints", "left_behind")
+        for key in ("steps_that_differ", "steps_never_logged", "differences", "unusable_checkpoints", "left_behind")
     }
     return (
         f"{found['kills']} kills, {found['in_a_save']} of them in a save; of {found['steps']} steps {counts}; adapter equal: "

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from cinelora.config.schema import ADAPTER_STAGES, ModelConfig
 from cinelora.config.store import build, load_config
 from cinelora.errors import AdapterError
+from cinelora.io.atomic import read_json
 from cinelora.io.hub import is_run, resolve
 
 if TYPE_CHECKING:
@@ -62,6 +63,10 @@ class RunDirectory:
     def best(self, kind: str) -> Path:
         """What ``checkpoint.best`` keeps of ``style``, ``motion`` or ``transformer``; only who names it gets it."""
         return self.path / (f"{kind}-best" if kind == "transformer" else f"{kind}-best.safetensors")
+
+    def has_ended(self, step: int) -> bool:
+        """Whether the run has come to its end after ``step``: a summary is the last thing that it writes."""
+        return self.summary.exists() and bool(read_json(self.summary)["step"] == step)
 
 
 def adapter_paths(source: Path) -> dict[str, Path]:

@@ -26,7 +26,7 @@ from cinelora.clone_only import scale_model
 from cinelora.config.schema import TrainConfig, data_ranks, zero_level
 from cinelora.errors import ConfigError
 from cinelora.families.wan.bundle import WanBundle
-from cinelora.io.atomic import read_json, write_json
+from cinelora.io.atomic import write_json
 from cinelora.io.hardware import hardware, peak_memory_mib, quiet_libraries, quiet_lightning, say_of_others
 from cinelora.io.hub import is_at_hand
 from cinelora.latents.cache import Index
@@ -94,20 +94,18 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
 
 
 def facts_of(config: TrainConfig, run: RunDirectory, index: Index, resumed: Checkpoint | None) -> dict[str, Any]:
-    """What goes into every checkpoint beside tensors: what the run rests on, and what callbacks add to it."""
+    """What goes into every checkpoint beside tensors and memories: what the run rests on."""
     rests_on = origins(config, run, index.data_hash)
-    if not resumed:
-        return {"rests_on": rests_on}
-    refuse_other_origins(run, resumed.facts["rests_on"], rests_on)
-    return resumed.facts
+    if resumed:
+        refuse_other_origins(run, resumed.facts["rests_on"], rests_on)
+    return {"rests_on": rests_on}
 
 
 def refuse_ended(config: TrainConfig, run: RunDirectory, step: int) -> None:
     """Refuse to resume after ``step`` where nothing is left to do."""
     # A run that was killed between its last checkpoint and its summary has all steps and no end: it may resume, and
-    # does what is missing (``callbacks.resume.Finish``).
-    has_ended = run.summary.exists() and read_json(run.summary)["step"] == step
-    if step > config.stage.steps or (step == config.stage.steps and has_ended):
+    # does what is missing (``callbacks.resume.Duties``).
+    if step > config.stage.steps or (step == config.stage.steps and run.has_ended(step)):
         raise ConfigError(f"{run.path} already has its {step} steps; go on with stage.steps=<more>")
 
 

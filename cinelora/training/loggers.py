@@ -7,6 +7,8 @@ left out; the run and the other numbers continue. It does not know what a number
 from __future__ import annotations
 
 import atexit
+import csv
+import io
 import os
 import shlex
 import sys
@@ -18,10 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning import Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from cinelora.config.schema import LoggerConfig, TrainConfig
 from cinelora.errors import first_line
+from cinelora.io.atomic import write_text
 from cinelora.io.media import Pixels
 from cinelora.parallel.launch import rank_info
 
@@ -56,9 +60,19 @@ class Journal(Logger):
         self.noted_at |= dict.fromkeys(metrics, step or 0)
         self._tell(lambda logger: logger.log_metrics(metrics, step))
 
+    def memory(self, trainer: Trainer, stage: object) -> dict[str, Any]:
+        """What was logged for the step at hand; early stopping may have to ask for it after a resume."""
+        step = trainer.global_step
+        return {"step": step, "numbers": {name: self.latest[name] for name, at in self.noted_at.items() if at == step}}
+
+    def recall(self, memory: dict[str, Any], trainer: Trainer, stage: object) -> None:
+        """Remember it as noted, and tell no logger: it was told."""
+        self.latest |= memory["numbers"]
+        self.noted_at |= dict.fromkeys(memory["numbers"], memory["step"])
+
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """The settings of the run, to loggers that show them."""
-        self._tell(lambda logger: None if isinstance(logger, CSVLogger) else logger.log_hyperparams(params))
+        self._tell(lambda logger: logger.log_hyperparams(params))
 
     def show(self, name: str, frames_THWC: Pixels, path: Path, step: int) -> None:
         """A picture or a clip that lies at ``path``, to loggers that can show it."""
@@ -100,6 +114,53 @@ class Journal(Logger):
                 rest = f"the curves go on in {self.folder / 'csv'}" if self.loggers else "no more curves are kept"
                 failure = f"{type(logger).__name__} failed ({first_line(error)}) and is left out from here on"
                 print(f"WARNING: {failure}; {rest}", flush=True)
+
+
+class CsvTable(Logger):
+    """``metrics.csv`` in ``folder``: a line for each call, written by rank 0.
+
+    Where a start before this one has left a table there, its lines up to ``first_step`` are kept: what a step owed is logged by
+    the first that resumes at it, and by no other. Later ones will be logged again.
+    """
+
+    name, version = "csv", ""
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        super().__init__()
+        self.path, self.first_step, self.columns = folder / "metrics.csv", first_step, set[str]()
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add a line; a kill leaves the table with it or without it."""
+        if rank_info().global_rank:
+            return
+        row: dict[str, Any] = {**metrics, "step": step or 0}
+        if row.keys() <= self.columns:
+            with self.path.open("a", encoding="utf-8", newline="") as file:
+                csv.DictWriter(file, sorted(self.columns)).writerow(row)
+            return
+        # A column that is new stands in the first line, so the whole table is written, to take the place of the one before.
+        rows = [*self.kept(), row]
+        self.columns |= set().union(*rows)
+        write_text(self.path, self.as_text(rows))
+
+    def kept(self) -> list[dict[str, Any]]:
+        """The lines that are there; at first without those of later steps, nor one that a kill or a full disk broke off."""
+        if not self.path.exists():
+            return []
+        whole, _, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
+        rows = list(csv.DictReader(whole.splitlines()))
+        return rows if self.columns else [row for row in rows if int(row["step"]) <= self.first_step]
+
+    def as_text(self, rows: list[dict[str, Any]]) -> str:
+        """The table, its columns by name."""
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, sorted(self.columns))
+        table.writeheader()
+        table.writerows(rows)
+        return text.getvalue()
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: they stand in ``config.yaml``."""
 
 
 class Upload:
@@ -150,7 +211,7 @@ def make_journal(config: TrainConfig, run_dir: Path, first_step: int) -> Journal
     folder, part = run_dir / "logs", f"from-step-{first_step:08d}"
     if config.logger.name == "none":
         return Journal([], folder)
-    journal = Journal([CSVLogger(folder, name="csv", version=part, flush_logs_every_n_steps=1)], folder)
+    journal = Journal([CsvTable(folder / "csv" / part, first_step)], folder)
     if config.logger.name == "tensorboard":
         journal.loggers.append(TensorBoardLogger(folder, name="tensorboard", version=part))
     if config.logger.name == "wandb":

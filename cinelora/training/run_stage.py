@@ -17,7 +17,7 @@ from typing import Any
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths
 from cinelora.config.schema import ADAPTER_STAGES, TrainConfig
 from cinelora.errors import AdapterError, ConfigError
-from cinelora.io.atomic import copy_file, sweep_temporaries
+from cinelora.io.atomic import copy_file, read_json, sweep_temporaries
 from cinelora.io.hub import resolve
 from cinelora.io.locks import lock
 from cinelora.io.own_files import drop_wandb_links
@@ -79,13 +79,16 @@ def launched(work: Callable[[TrainConfig, RunDirectory], Any], config: TrainConf
     """``work`` of the ranks, begun again from the last checkpoint where it lost one, up to ``max_restarts`` times.
 
     A rank that was killed may live the next time. Another error is met again unless chance had a part in it, which is tried
-    where the run has come further since it last started. What the user has to mend, or asked for, ends it at once.
+    where the run has come further since it last started. What the user has to mend, or asked for, ends it at once. A rank that
+    is lost when the summary is written is missed by nobody: that is the last thing a run does.
     """
-    reached = last_saved(run)
+    reached, ended = last_saved(run), written_at(run.summary)
     for restart in range(1, config.max_restarts + 2):
         try:
             return launch(work, config, run, ranks=config.gpus, nodes=config.nodes, log_dir=run.logs)
         except LaunchError as error:
+            if written_at(run.summary) != ended:
+                return read_json(run.summary)
             # A restart is worth trying where the cause need not come again: a killed rank (the kernel was short of
             # memory, a machine hiccuped), or any failure after a checkpoint that this very start has written. An error
             # at the same checkpoint as before would only be met once more.
@@ -106,6 +109,11 @@ def launched(work: Callable[[TrainConfig, RunDirectory], Any], config: TrainConf
 def last_saved(run: RunDirectory) -> str | None:
     """The name of the run's newest checkpoint."""
     return next((path.name for path in saved_checkpoints(run.checkpoints)), None)
+
+
+def written_at(path: Path) -> int | None:
+    """When a file was written, in nanoseconds; None where there is none."""
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def carry_style_adapter(source: str, run: RunDirectory) -> None:

@@ -50,7 +50,7 @@ def test_a_run_that_gets_no_better_ends_early_whole_and_says_why(
 
 def test_a_resumed_run_ends_where_one_that_was_never_stopped_does(flat: TrainConfig, tmp_path: Path):
     run = run_here(replace(flat, stage=replace(flat.stage, steps=4)), tmp_path)
-    assert load_checkpoint(run.checkpoints).facts["stopping"]["since"] == 3
+    assert load_checkpoint(run.checkpoints).facts["memory"]["early_stopping"]["stopping"]["since"] == 3
     assert train_rank(replace(flat, resume=str(run.path)), run)["step"] == 6
     again = train_rank(replace(flat, resume=str(run.path), stage=replace(flat.stage, steps=20)), run)
     assert (again["step"], again["stopped_early"]["step"]) == (11, 1)  # with its patience anew

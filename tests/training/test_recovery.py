@@ -111,6 +111,7 @@ def test_kills_at_random_moments_change_nothing(tmp_path: Path):
     assert found["steps_that_differ"] == found["steps_never_logged"] == []
     assert found["adapter_is_equal"]
     assert found["last_checkpoint_is_equal"]
+    assert found["differences"] == []
     assert found["unusable_checkpoints"] == found["left_behind"] == []
     assert found["outlived"] == 0
 

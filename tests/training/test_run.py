@@ -449,6 +449,19 @@ def test_a_run_stopped_early_says_what_it_knows(
     assert "against the start, measured at step 4" in closing_lines(summary, RunDirectory(tmp_path))[0]
 
 
+def test_a_run_stopped_between_two_lines_of_its_curve_is_judged_and_logged_on_as_one_left_alone(
+    style_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = replace(style_config, logger=replace(style_config.logger, every_steps=4))
+    config.checkpoint = replace(config.checkpoint, best="train/loss")
+    whole, run = run_here(config, tmp_path / "whole"), RunDirectory(tmp_path / "stopped")
+    with monkeypatch.context() as signalled:
+        assert run_with_signal_in_step(6, config, run.path, signalled)["interrupted"]
+    summary = train_rank(replace(config, resume=str(run.path)), run)
+    assert summary["best"] == read_json(whole.summary)["best"]
+    assert logged(run, "train/loss", first_step=6) == logged(whole, "train/loss")[1:]
+
+
 def test_what_a_stopped_run_prints_can_be_typed(tmp_path: Path):
     run = RunDirectory(tmp_path / "it's, (1) $HOME")
     result = {"stage": "style", "interrupted": True, "step": 3, "steps": 8, "adapter_effect": 1.0, "weights": "stored"}

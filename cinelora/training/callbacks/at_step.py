@@ -1,8 +1,8 @@
-"""What all callbacks share: they act once after each optimizer step, and average numbers over ranks."""
+"""What all callbacks share: they act once after each optimizer step, average over ranks, and may have a memory."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from lightning import Callback, Trainer
 from torch import Tensor
@@ -10,6 +10,18 @@ from torch import Tensor
 from cinelora.training.module import Stage
 
 State = dict[str, Tensor]
+Memory = dict[str, Any]
+"""What of a callback goes into a checkpoint beside tensors, as JSON has it: its floats are read back to the bit."""
+
+
+class Remembers(Protocol):
+    """What must know after a resume what it knew when the run was saved."""
+
+    def memory(self, trainer: Trainer, stage: Stage) -> Memory:
+        """What it knows now; all ranks take part, and that of rank 0 is kept."""
+
+    def recall(self, memory: Memory, trainer: Trainer, stage: Stage) -> None:
+        """Know it again, on every rank, where weights and step are restored and nothing has acted yet."""
 
 
 def mean_over_ranks(values: Tensor, trainer: Trainer) -> list[float]:

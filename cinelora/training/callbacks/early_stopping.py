@@ -14,9 +14,8 @@ from lightning import Trainer
 
 from cinelora.config.metric_names import better
 from cinelora.config.schema import CheckpointConfig, StoppingConfig
-from cinelora.training.callbacks.at_step import AtStep
+from cinelora.training.callbacks.at_step import AtStep, Memory
 from cinelora.training.callbacks.checkpoint import Checkpointer
-from cinelora.training.checkpoint_files import amend_facts
 from cinelora.training.loggers import Journal
 from cinelora.training.module import Stage
 
@@ -55,36 +54,43 @@ class EarlyStopping(AtStep):
         self.stops = _record(stopping.monitor, stopping.mode, stopping.min_change)
         self.keeps = _record(checkpoint.best, checkpoint.best_mode)
         self.stopped = False
+        self.judged_at: int | None = None
+        self.others: Memory = {}
 
-    def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
-        """Resume from what a checkpoint says; whoever resumes a run that has stopped gives it its patience again."""
-        super().on_train_start(trainer, stage)
+    def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
+        """Judge what was logged after this step, once, however often a resumed run comes back to it."""
+        if self.judged_at == step:
+            return
+        # Ranks log numbers of their own where these differ (speed, memory), and two of them that disagreed whether to stop
+        # would wait for each other for ever. So rank 0's value is sent to all, and all come to one conclusion.
+        for _, record in self.records():
+            if self.journal.noted_at.get(record.name) == step:
+                value = trainer.strategy.broadcast(self.journal.latest[record.name])
+                if record.take(value, step) and record is self.keeps:
+                    self.checkpointer.export_best(stage)
+        self.judged_at = step
+        if self.stops and self.stops.since >= self.patience and step < trainer.max_steps:
+            self.stopped = trainer.should_stop = True
+
+    def memory(self, trainer: Trainer, stage: Stage) -> Memory:
+        """What was seen, of which step last, and whether it ended the run."""
+        seen = {key: asdict(record) for key, record in self.records()}
+        return {**self.others, **seen, "stopped": self.stopped, "judged_at": self.judged_at}
+
+    def recall(self, memory: Memory, trainer: Trainer, stage: Stage) -> None:
+        """Judge on from there. Whoever resumes a run that had stopped, and said so, gives it its patience again."""
+        self.others = {key: memory[key] for key in ("best", "stopping") if key in memory}
+        self.judged_at = memory.get("judged_at")
         for key, record in self.records():
-            seen = self.checkpointer.facts.get(key)
+            seen = memory.get(key)
             # What was seen of another number, or of this one when less was not better, says nothing about it.
             if seen and seen["name"] == record.name and seen["lower"] == record.lower:
                 record.best, record.step, record.since = seen["best"], seen["step"], seen["since"]
         if self.stops and self.stops.since >= self.patience:
-            self.stops.since = 0
-
-    def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
-        """Judge what was logged after this step."""
-        # Ranks log numbers of their own where these differ (speed, memory), and two of them that disagreed whether to stop
-        # would wait for each other for ever. So rank 0's value is sent to all, and all come to one conclusion.
-        due = [(key, record) for key, record in self.records() if self.journal.noted_at.get(record.name) == step]
-        for key, record in due:
-            value = trainer.strategy.broadcast(self.journal.latest[record.name])
-            if record.take(value, step) and record is self.keeps:
-                self.checkpointer.export_best(stage)
-            self.checkpointer.facts[key] = asdict(record)
-        if due and trainer.is_global_zero:
-            # The checkpoint of this step is saved already, as saving comes before measuring. What was compared since is added
-            # to it, else a run that resumes there would compare this step once more.
-            amend_facts(self.checkpointer.run.checkpoints, step, self.checkpointer.facts)
-        if self.stops and self.stops.since >= self.patience and step < trainer.max_steps and not trainer.should_stop:
-            # This step becomes the last one after the checkpointer had its turn, so it is asked to save once more.
-            self.stopped = trainer.should_stop = True
-            self.checkpointer.save(trainer, stage, step)
+            if memory.get("stopped") and not self.checkpointer.run.has_ended(trainer.global_step):
+                self.stopped = trainer.should_stop = True  # it was killed between its last step and its summary
+            else:
+                self.stops.since = 0
 
     def records(self) -> list[tuple[str, Best]]:
         """Those there are, by their name in the checkpoints."""

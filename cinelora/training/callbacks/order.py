@@ -17,11 +17,12 @@ from cinelora.config.schema import TrainConfig, samples_per_step
 from cinelora.errors import ConfigError
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
+from cinelora.training.callbacks.at_step import Remembers
 from cinelora.training.callbacks.checkpoint import Checkpointer
 from cinelora.training.callbacks.early_stopping import EarlyStopping
 from cinelora.training.callbacks.ema import Ema
 from cinelora.training.callbacks.progress import Progress
-from cinelora.training.callbacks.resume import Finish, Resume
+from cinelora.training.callbacks.resume import Duties, Resume, owes
 from cinelora.training.callbacks.stop import StopRequest
 from cinelora.training.callbacks.validation_loss import ValidationLoss
 from cinelora.training.checkpoint_files import Checkpoint
@@ -46,24 +47,24 @@ class RunCallbacks:
     preview: Preview | None
     progress: Progress
     early_stopping: EarlyStopping
+    duties: Duties
 
     def all(self) -> list[Callback]:
-        """Those there are, in the order they act: restore, stop, average, log, save, measure, show, compare."""
+        """Those there are, in the order they act: restore, stop, average, log, save, measure, show, compare, settle."""
         # Lightning calls them in the order of this list, and each place in it has a reason:
         #
         #   resume            first of all, as the others read the weights and the step that it puts back
         #   stop              decides whether this step is the last one, which all after it ask for
         #   ema               moves the average to this step before anyone saves, measures or shows it
         #   progress          logs before the save: were it the other way round, a kill between the two would leave a gap
-        #                     in the curves, as the resumed run begins after the step that was never logged
+        #                     in the curves, as this is nothing that a step owes
         #   checkpointer      saves before anything slow, as whoever stops a run may end it for good before long
         #   validation, preview   take their time, and log numbers
         #   early_stopping    compares what was logged for this very step, hence after those that log it
-        #   finish            is for a run that resumes at its last step, and calls the five before it once
-        before = (self.resume, self.stop, self.ema, self.progress)
-        after = (self.checkpointer, self.validation_loss, self.validation_clips, self.preview, self.early_stopping)
-        finish = Finish([callback for callback in after if callback])
-        return [callback for callback in (*before, *after, finish) if callback]
+        #   duties            marks the checkpoint of this step as settled; where a run resumes at one that is not, it has
+        #                     those from the checkpointer on act once more, for that step
+        before = (self.resume, self.stop, self.ema, self.progress, self.checkpointer)
+        return [callback for callback in (*before, *self.duties.callbacks, self.duties) if callback]
 
 
 def make_callbacks(
@@ -85,16 +86,21 @@ def make_callbacks(
     if measured and config.validation.clips:
         from cinelora.training.callbacks.validation_clips import ValidationClips
 
-        clips = ValidationClips(config, heldout, checkpointer, journal)
+        clips = ValidationClips(config, heldout, ema, journal)
     if config.preview.every_steps:
         from cinelora.training.callbacks.preview import Preview
 
         preview = Preview(config, run, heldout, ema, journal)
-    resume, stop = Resume(resumed, ema) if resumed else None, StopRequest()
+    resume, stop = Resume(resumed, checkpointer) if resumed else None, StopRequest()
     loss = ValidationLoss(config.validation, heldout, ema) if measured else None
     progress = Progress(config.logger, samples_per_step(config))
     stopping = EarlyStopping(config.stopping, config.checkpoint, journal, checkpointer)
-    return RunCallbacks(resume, stop, ema, checkpointer, loss, clips, preview, progress, stopping)
+    of_all: dict[str, Remembers | None] = {"progress": progress, "journal": journal, "early_stopping": stopping}
+    of_all |= {"validation_loss": loss, "validation_clips": clips}
+    checkpointer.remembering = {name: one for name, one in of_all.items() if one}
+    owed = resumed is not None and owes(resumed, config.stage.steps, run.product(config.stage.name))
+    duties = Duties(checkpointer, [one for one in (loss, clips, preview, stopping) if one], owed)
+    return RunCallbacks(resume, stop, ema, checkpointer, loss, clips, preview, progress, stopping, duties)
 
 
 def refuse_unseen(config: TrainConfig, measured: bool) -> None:

@@ -15,9 +15,8 @@ from cinelora.errors import ConfigError
 from cinelora.io.media import Pixels
 from cinelora.latents.dataset import LatentDataset
 from cinelora.metrics.suite import Suite, as_clip, networks_of
-from cinelora.training.callbacks.at_step import AtStep
-from cinelora.training.callbacks.checkpoint import Checkpointer
-from cinelora.training.callbacks.ema import as_exported, evaluating
+from cinelora.training.callbacks.at_step import AtStep, Memory
+from cinelora.training.callbacks.ema import Ema, as_exported, evaluating
 from cinelora.training.clip_sampler import ClipSampler
 from cinelora.training.loggers import Journal
 from cinelora.training.module import Stage
@@ -26,13 +25,12 @@ from cinelora.training.module import Stage
 class ValidationClips(AtStep):
     """``heldout/<measure>`` where the held-out loss is due, and once ``heldout/base/<measure>``; each rank draws its share."""
 
-    def __init__(
-        self, config: TrainConfig, heldout: LatentDataset, checkpointer: Checkpointer, journal: Journal
-    ) -> None:
-        self.config, self.heldout, self.checkpointer, self.journal = config, heldout, checkpointer, journal
+    def __init__(self, config: TrainConfig, heldout: LatentDataset, ema: Ema | None, journal: Journal) -> None:
+        self.config, self.heldout, self.ema, self.journal = config, heldout, ema, journal
         self.sampler = ClipSampler(config, heldout)
         self.positions = range(min(config.validation.clips, len(heldout)))
         self.latest: dict[str, float] = {}
+        self.of_base: Memory = {}
         self.said: set[str] = set()
 
     def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
@@ -44,13 +42,12 @@ class ValidationClips(AtStep):
         # What the base model draws never changes during a run, and takes as long as one measurement. Its numbers are kept in the
         # checkpoints with all that they depend on, and are measured again only where a resumed run draws in another manner.
         manner = {**self.sampler.manner, "clips": len(self.positions), "measures": heldout_metrics(self.config)}
-        known = self.checkpointer.facts.get("heldout_clips", {})
-        if known.get("manner") != manner:
+        if self.of_base.get("manner") != manner:
             with evaluating(stage, stage.trained.bare()):
-                known = {"manner": manner, "base": self.measure(trainer, self.draw(stage), stage.device)}
-            self.checkpointer.facts["heldout_clips"] = known
-        self.refuse_unmeasured(set(known["base"]))
-        numbers = {f"heldout/base/{name}": value for name, value in known["base"].items()}
+                self.of_base = {"manner": manner, "base": self.measure(trainer, self.draw(stage), stage.device)}
+        base = self.of_base["base"]
+        self.refuse_unmeasured(set(base))
+        numbers = {f"heldout/base/{name}": value for name, value in base.items()}
         self.journal.log_metrics(numbers, trainer.global_step)
 
     def refuse_unmeasured(self, measured: set[str]) -> None:
@@ -64,15 +61,23 @@ class ValidationClips(AtStep):
     def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
         """Draw, measure and log where it is due."""
         if step % self.config.validation.every_steps == 0 or step == trainer.max_steps:
-            with as_exported(stage, self.checkpointer.ema):
+            with as_exported(stage, self.ema):
                 clips = self.draw(stage)
             self.latest = self.measure(trainer, clips, stage.device)
             self.journal.log_metrics({f"heldout/{name}": value for name, value in self.latest.items()}, step)
 
+    def memory(self, trainer: Trainer, stage: Stage) -> Memory:
+        """The latest numbers, and the base model's with the manner in which it drew."""
+        return {**self.of_base, "latest": self.latest}
+
+    def recall(self, memory: Memory, trainer: Trainer, stage: Stage) -> None:
+        """Say in the summary what was measured before the run was resumed, until it is measured again."""
+        self.of_base = {key: memory[key] for key in ("manner", "base") if key in memory}
+        self.latest = memory.get("latest", {})
+
     def report(self) -> dict[str, dict[str, float]]:
         """What a summary says: the latest numbers, and the base model's."""
-        base = self.checkpointer.facts.get("heldout_clips", {}).get("base", {})
-        return {"heldout_clips": self.latest, "heldout_clips_base": base}
+        return {"heldout_clips": self.latest, "heldout_clips_base": self.of_base.get("base", {})}
 
     def draw(self, stage: Stage) -> list[Pixels]:
         """This rank's share of the samples, by the transformer as it is."""

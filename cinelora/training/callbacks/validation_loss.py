@@ -20,7 +20,7 @@ from cinelora.config.schema import ValidationConfig, data_ranks
 from cinelora.latents.dataset import LatentDataset
 from cinelora.memory.block_swap import as_they_are
 from cinelora.nn.flow_matching import FlowMatching
-from cinelora.training.callbacks.at_step import AtStep, mean_over_ranks
+from cinelora.training.callbacks.at_step import AtStep, Memory, mean_over_ranks
 from cinelora.training.callbacks.ema import Ema, as_exported, evaluating
 from cinelora.training.module import Stage
 
@@ -65,6 +65,14 @@ class ValidationLoss(AtStep):
             self.measured_at = step
             if trainer.logger:
                 trainer.logger.log_metrics(self.latest, step)
+
+    def memory(self, trainer: Trainer, stage: Stage) -> Memory:
+        """The latest numbers, and after which step they were measured."""
+        return {"latest": self.latest, "measured_at": self.measured_at}
+
+    def recall(self, memory: Memory, trainer: Trainer, stage: Stage) -> None:
+        """Say in the summary what was measured before the run was resumed, until it is measured again."""
+        self.latest, self.measured_at = memory["latest"], memory["measured_at"]
 
     def report(self) -> dict[str, float | int | None]:
         """What a summary says: the latest numbers and after which step (None: not yet), and the seconds they took."""

@@ -2,7 +2,9 @@
 
 import gc
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # before torch is imported: several threads of a small tensor wait for each other by spinning, a hundred times longer than
 # they compute where another process wants the same cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# what the tests start is not noted among what the user has started
+os.environ["XDG_STATE_HOME"] = STATE = tempfile.mkdtemp(prefix="cinelora-test-state-")
 
 import numpy as np
 import pytest
@@ -41,6 +46,12 @@ def pytest_collection_finish() -> None:
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and every process that they start would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_state_is_left() -> Iterator[None]:
+    yield
+    shutil.rmtree(STATE)
 
 
 @pytest.fixture(scope="session", autouse=True)

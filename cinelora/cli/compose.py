@@ -251,11 +251,15 @@ def _resumed(command: Command, as_typed: TrainConfig | None = None) -> TrainConf
     ``as_typed`` is the whole run as the command line says it, where it does: places and accounts of a file that this user did not
     write here then come from that. Elsewhere they have to be typed, or trusted.
     """
-    given, run = [*command.given, *command.texts], _run_of(command.texts["resume"])
-    own_style = RunDirectory(run).adapter("style")
+    given = [*command.given, *command.texts]
     for key in given:
-        if key != "adapter" or own_style.is_file():
-            _refuse_change(key)
+        _refuse_change(key)
+    run = _run_of(command.texts["resume"])
+    own_style = RunDirectory(run).adapter("style")
+    if "adapter" in given and own_style.is_file():
+        raise ConfigError(
+            f"resume goes on above the style adapter that the run carries, {own_style}: leave adapter= away"
+        )
     config = load_config(run)
     before = samples_per_step(config)  # now, as the command line may change the ranks below
     # what was typed is read as for a new run, of any stage and data, and picked out of it key by key
@@ -317,9 +321,10 @@ def _begun_or_resumed(command: Command) -> TrainConfig:
     if not (Path(out) / CONFIG_FILE).is_file() or not list(Path(out).glob("checkpoints/step-*")):
         return fresh
     _refuse_other_run(command, load_config(Path(out)), fresh)
-    # What may not change has just been compared, and is the same: it is dropped here, as a resume refuses to hear of it.
+    # What may not change has just been compared, and is the same: it is dropped here, as a resume refuses to hear of it. So is
+    # the adapter, of which the run has a copy.
     may_change = [text for text in command.overrides if _may_change(text.partition("=")[0])]
-    texts = {key: text for key, text in rest.items() if _may_change(key)}
+    texts = {key: text for key, text in rest.items() if _may_change(key) and key != "adapter"}
     return _resumed(dataclasses.replace(command, overrides=may_change, texts={**texts, "resume": out}), fresh)
 
 
@@ -327,19 +332,18 @@ def _may_change(key: str) -> bool:
     """Whether a resume may change a setting, or all that a group sets: where things lie may, as what is there is compared."""
     fields = PROGRAMS["train"].fields
     found = [field for name, field in fields.items() if name == key or name.startswith(f"{key}.")]
-    # the style adapter is copied into the run, and is there from then on
-    return bool(found) and all(field.resumable or (of_run(field) and field.key != "adapter") for field in found)
+    return bool(found) and all(field.resumable or of_run(field) for field in found)
 
 
 def _refuse_other_run(command: Command, there: TrainConfig, asked: TrainConfig) -> None:
-    """Refuse to go on with a run of other settings; the adapter under it is compared when it is read."""
+    """Refuse to go on with a run of other settings; what lies somewhere is compared when it is read."""
     fields = command.program.fields
     for key in [*command.given, *command.texts]:
         if _may_change(key) or key == LAUNCHER:
             continue
         # a group that was typed is compared by the name of its choice, which its section keeps
         name = next(name for name in (key, f"{key}.name", f"{key}.names") if name in fields)
-        if key != "adapter" and pick(there, name) != pick(asked, name):
+        if pick(there, name) != pick(asked, name):
             raise ConfigError(
                 f"out={command.texts['out']} holds a run with {key}={pick(there, name)}, and {key}={pick(asked, name)} "
                 "is asked for: choose another out="

@@ -22,7 +22,7 @@ from cinelora.cli.main import main
 from cinelora.cli.programs import PROGRAMS
 from cinelora.config.fields import Field, assign, fields_of, pick
 from cinelora.config.schema import EvaluateConfig, InferConfig, MetricsConfig, ModelConfig, TrainConfig
-from cinelora.config.store import load_config, portable, save_config
+from cinelora.config.store import anchored, load_config, portable, save_config
 from cinelora.config.trust import SHOWN, hashes, is_own, note_as_own, of_model, of_run, refuse_foreign, word_of
 from cinelora.errors import ConfigError
 from cinelora.evaluation.clip_list import PLAN, Plan, Prompt, load_plan
@@ -244,7 +244,9 @@ def test_a_style_adapter_that_the_run_carries_is_no_place_elsewhere(here: Path) 
     assert compose_train(["resume=a", "adapter=mine"]).adapter == "mine"
     Path("a/style.safetensors").write_bytes(b"")
     assert compose_train(["resume=a"]).adapter == "a/style.safetensors"
-    with pytest.raises(ConfigError, match="adapter cannot change"):
+    with pytest.raises(
+        ConfigError, match="above the style adapter that the run carries, a/style.safetensors: leave adapter= away"
+    ):
         compose_train(["resume=a", "adapter=mine"])
 
 
@@ -397,3 +399,17 @@ def test_jobs_inherit_what_is_their_users_own(here: Path, monkeypatch: pytest.Mo
 
 def state_hash(config: TrainConfig) -> str:
     return next(hashes(config))
+
+
+def test_a_sweep_hands_down_what_its_members_obey(here: Path, train: Trains, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the launchers come with cinelora[slurm]")
+    monkeypatch.setenv(state_folder.INHERITED, "")  # so that it is as before when the test ends
+    # its one member is done, so that no process is started
+    Path("s/0").mkdir(parents=True)
+    Path("s/sweep.json").write_text('{"overrides": [], "statuses": []}')
+    Path("s/0/summary.json").write_text('{"interrupted": false, "steps": 1000}')
+    assert main("train", ["-m", *RUN, "hydra/launcher=local", "out=s", "resume=auto"], train) == 0
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc")
+    assert train.seen == []
+    assert is_own(anchored(compose_train(RUN)))
+    assert not is_own(anchored(compose_train([*RUN, "model.t2v=org/theirs"])))

@@ -91,7 +91,10 @@ def evaluate(*settings: str) -> dict[str, Any]:
 
 
 def read_run(directory: str | Path) -> Run:
-    """A training run from its directory; raises ``ConfigError`` where that holds no settings of one."""
+    """A training run from its directory; raises ``ConfigError`` where that holds no settings of one.
+
+    Its settings are what the file says: whoever obeys the places and accounts that they name has to know whose run it is.
+    """
     run = RunDirectory(Path(directory))
     return Run(run.path, load_config(run.path), read_json(run.summary) if run.summary.is_file() else {})
 

@@ -2,7 +2,9 @@
 
 import gc
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # what a test compares is computed on the CPU on both sides, also on a machine with a GPU; CUDA_VISIBLE_DEVICES=0 asks for
 # the few tests that time a GPU's kernels
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+# what the tests start is not noted among what the user has started
+os.environ["XDG_STATE_HOME"] = STATE = tempfile.mkdtemp(prefix="cinelora-test-state-")
 
 import numpy as np
 import pytest
@@ -44,6 +49,12 @@ def pytest_collection_finish() -> None:
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and every process that they start would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_state_is_left() -> Iterator[None]:
+    yield
+    shutil.rmtree(STATE)
 
 
 @pytest.fixture(scope="session", autouse=True)

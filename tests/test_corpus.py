@@ -18,9 +18,12 @@ import torch
 
 from cinelora.adapters.adapter_file import AdapterFile, read_adapter, read_adapter_facts
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths
+from cinelora.cli.compose import compose_train
 from cinelora.config.clip_request import ClipRequest
 from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig
-from cinelora.config.store import load, load_config
+from cinelora.config.store import anchored, load, load_config, save_config
+from cinelora.config.trust import note_as_own
+from cinelora.errors import ConfigError
 from cinelora.evaluation.clip_list import load_plan
 from cinelora.evaluation.measure import load_numbers
 from cinelora.evaluation.run_evaluation import evaluate
@@ -124,6 +127,20 @@ def test_a_run_that_was_killed_after_two_steps_ends_where_it_would_have(corpus: 
     for name, tensor in ended.state.items():
         torch.testing.assert_close(again.state[name], tensor, **CLOSE)
     assert load_checkpoint(run.checkpoints).step == 4
+
+
+def test_a_run_of_that_version_is_resumed_after_one_word(own_corpus: Path, corpus: Path):
+    """Nobody noted then who started it, and its footage and cache lie where no command would look by itself."""
+    run = own_corpus / "motion"
+    with pytest.raises(
+        ConfigError, match=r"^resume=\S+ was not written by you here, .*cache=\S+; .* or add trust=true"
+    ):
+        compose_train([f"resume={run}"])
+    config = compose_train([f"resume={run}", "trust=true"])
+    assert (config.data.root, config.cache) == (str(corpus / "footage"), str(corpus / "cache"))
+    note_as_own(anchored(config))  # as the run does
+    save_config(anchored(config), run / "config.yaml")
+    assert compose_train([f"resume={run}"]).cache == str(corpus / "cache")
 
 
 # -- adapters ----------------------------------------------------------------------------------------------------------

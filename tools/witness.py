@@ -45,6 +45,8 @@ ALLOWED: dict[str, str] = {
     r"^words/printed\.txt:.*these can": "what a resume may change is listed in the schema's order",
     r"^prepare/prepared/(contact\.html|README\.md):": "pages and cards are templates",
     r"^(study|evaluate)/run/\w+\.html:": "pages and cards are templates",
+    r"[:.]trust$|^words/printed\.txt:.*trust": "trust= is a setting",
+    r"^resume/printed\.txt:\$ train\.py": "trust=true is typed where it is known",
     r"^evaluate/": "x264 writes the same frames in more than one way, and measures are of what it wrote",
 }
 """Differences on purpose: a regular expression over the facts that may differ, and the reason in a few words."""
@@ -96,6 +98,7 @@ class Side:
             "HF_HUB_OFFLINE": "1",
             "CUDA_VISIBLE_DEVICES": "",
             "PYTHONHASHSEED": "0",
+            "XDG_STATE_HOME": str(self.home / "state"),
         }
         places = {"home": self.home, "old": self.home / "old", "now": self.now}
         words = [self.python, *(word.format(**places) for word in shlex.split(command))]
@@ -172,7 +175,9 @@ def resume(side: Side) -> None:
         left.unlink()
     (run / "checkpoints/last").write_text("step-00000010")
     there = set(side.now.glob("cache/*/*/*"))
-    side.call("train.py resume={now}/run")
+    # an OLD of before trust= has noted nowhere that the run is one's own
+    trusted = " trust=true" if "trust " in side.start("train.py --help").stdout else ""
+    side.call(f"train.py resume={{now}}/run{trusted}")
     side.note(f"encoded beside the old cache: {sorted(path.name for path in {*side.now.glob('cache/*/*/*')} - there)}")
 
 

@@ -13,6 +13,7 @@ import dataclasses
 import importlib.util
 import itertools
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -32,9 +33,26 @@ from cinelora.adapters.run_directory import RunDirectory, trained_on
 from cinelora.cli.parse import Command, missing_groups, parse, unknown_choice
 from cinelora.cli.programs import LAUNCHER, PROGRAMS, Config, Program
 from cinelora.config.fields import MAY_BE_NONE, PLACES, assign, pick, sections
-from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig, data_ranks, samples_per_step
-from cinelora.config.shipped import CONF, PROJECT
-from cinelora.config.store import load, load_config
+from cinelora.config.schema import (
+    EvaluateConfig,
+    InferConfig,
+    ModelConfig,
+    StudyConfig,
+    TrainConfig,
+    data_ranks,
+    samples_per_step,
+)
+from cinelora.config.shipped import CONF, PROJECT, choices, values
+from cinelora.config.store import anchored, load, load_config
+from cinelora.config.trust import (
+    forget_typed_only,
+    is_own,
+    of_model,
+    of_report,
+    of_run,
+    refuse_foreign_settings,
+    word_of,
+)
 from cinelora.errors import ConfigError
 from cinelora.io.hub import CONFIG_FILE, PREFIX, is_run, resolve
 from cinelora.io.own_files import refuse_foreign
@@ -220,14 +238,23 @@ def _take_model(config: InferConfig | EvaluateConfig | StudyConfig, source: Path
     # as another dtype; the values are those that Hydra has converted already, in the model that it composed by default.
     composed, found = config.model, trained_on(resolve(str(source)))
     if found is None:
-        choices = "|".join(command.program.groups["model"])
-        raise ConfigError(f"ckpt={source} does not say which model it was trained on: add model={choices}")
+        known = "|".join(command.program.groups["model"])
+        raise ConfigError(f"ckpt={source} does not say which model it was trained on: add model={known}")
+    given, theirs = [*command.given, *command.texts], dataclasses.replace(config, model=found)
+    if not (config.trust or is_own(theirs, of_model)):
+        here = dataclasses.replace(config, model=_shipped_model(found.name))
+        refuse_foreign_settings(theirs, here, f"ckpt={source}", given, of_model)
     found.attention = composed.attention  # of the machine it was trained on; this may be another
-    for key in [*command.given, *command.texts]:
+    for key in given:
         if key.startswith("model."):
             name = key.removeprefix("model.")
             setattr(found, name, getattr(composed, name))
     config.model = found
+
+
+def _shipped_model(name: str) -> ModelConfig:
+    """A model of ``conf/`` as it is shipped, or one without a source."""
+    return ModelConfig(**values(f"model/{name}")) if name in choices("model") else ModelConfig()
 
 
 def _any_run(program: Program) -> list[str]:
@@ -238,27 +265,69 @@ def _any_run(program: Program) -> list[str]:
 # Resuming -------------------------------------------------------------------------------------------------------------
 
 
-def _resumed(command: Command) -> TrainConfig:
-    """A run's own settings, with the few that may change taken from the command line."""
+def _resumed(command: Command, as_typed: TrainConfig | None = None) -> TrainConfig:
+    """A run's own settings, with the few that may change taken from the command line.
+
+    ``as_typed`` is the whole run as the command line says it, where it does: places and accounts of a file that this user did not
+    write here then come from that. Elsewhere they have to be typed, or trusted.
+    """
     given = [*command.given, *command.texts]
     for key in given:
         _refuse_change(key)
     run = _run_of(command.texts["resume"])
+    own_style = RunDirectory(run).adapter("style")
+    if "adapter" in given and own_style.is_file():
+        raise ConfigError(
+            f"resume goes on above the style adapter that the run carries, {own_style}: leave adapter= away"
+        )
     config = load_config(run)
     before = samples_per_step(config)  # now, as the command line may change the ranks below
-    own_style = RunDirectory(run).adapter("style")
-    if config.adapter and own_style.is_file():
-        config.adapter = str(own_style)  # the run it was copied from may be gone, or trained further, by now
     # what was typed is read as for a new run, of any stage and data, and picked out of it key by key
     fresh = _composed(PROGRAMS["train"], [*_any_run(PROGRAMS["train"]), *command.overrides])
     _place_texts(fresh, command)
+    if not (fresh.trust or is_own(config)):
+        _disobey(config, command, as_typed, carried=["adapter"] if own_style.is_file() else [])
+    _forget_typed_only(config, given)
     for key in given:
         assign(config, key, pick(fresh, key))
+    if config.adapter and own_style.is_file():
+        config.adapter = str(own_style)  # the run it was copied from may be gone, or trained further, by now
     _refuse_other_steps(config, before)
     config.resume, config.out = str(run), command.texts.get("out") or None
     if config.out is None and command.texts["resume"].startswith(PREFIX):
         raise ConfigError(f"resume={command.texts['resume']}: add out=<directory>, where the fetched run goes on")
     return config
+
+
+def _disobey(config: TrainConfig, command: Command, as_typed: TrainConfig | None, carried: list[str]) -> None:
+    """Put what the command line says in the place of a stranger's places, programs and accounts, or refuse these."""
+    if as_typed is None:
+        typed = [*command.given, *command.texts, *carried]
+        return refuse_foreign_settings(config, _begun_here(config), f"resume={command.texts['resume']}", typed)
+    for key, field in command.program.fields.items():
+        if of_run(field):
+            assign(config, key, pick(as_typed, key))
+
+
+def _begun_here(config: TrainConfig) -> TrainConfig:
+    """What a run of this model and data would be by itself here: shipped sources and roots, the default cache and logger."""
+    program, groups = PROGRAMS["train"], ("model", "data")
+    shipped = {group: name for group in groups if (name := pick(config, f"{group}.name")) in program.groups[group]}
+    chosen = {"stage": program.groups["stage"][0], "data": "folder"} | shipped
+    here = cast(TrainConfig, _composed(program, [f"{group}={name}" for group, name in chosen.items()]))
+    _anchor_shipped_data(here)
+    if "model" not in shipped:
+        here.model = ModelConfig()
+    return anchored(here)
+
+
+def _forget_typed_only(config: TrainConfig, given: list[str]) -> None:
+    if config.push and "push" not in given:
+        word = word_of(PROGRAMS["train"].fields["push"], config.push)
+        print(
+            f"{word} stands in the run's settings, and no file decides that: type it again to upload", file=sys.stderr
+        )
+    forget_typed_only(config)
 
 
 def _begun_or_resumed(command: Command) -> TrainConfig:
@@ -272,28 +341,29 @@ def _begun_or_resumed(command: Command) -> TrainConfig:
     if not (Path(out) / CONFIG_FILE).is_file() or not list(Path(out).glob("checkpoints/step-*")):
         return fresh
     _refuse_other_run(command, load_config(Path(out)), fresh)
-    # What may not change has just been compared, and is the same: it is dropped here, as a resume refuses to hear of it.
+    # What may not change has just been compared, and is the same: it is dropped here, as a resume refuses to hear of it. So is
+    # the adapter, of which the run has a copy.
     may_change = [text for text in command.overrides if _may_change(text.partition("=")[0])]
-    texts = {key: text for key, text in rest.items() if _may_change(key)}
-    return _resumed(dataclasses.replace(command, overrides=may_change, texts={**texts, "resume": out}))
+    texts = {key: text for key, text in rest.items() if _may_change(key) and key != "adapter"}
+    return _resumed(dataclasses.replace(command, overrides=may_change, texts={**texts, "resume": out}), fresh)
 
 
 def _may_change(key: str) -> bool:
-    """Whether a resume may change a setting, or all that a group sets."""
+    """Whether a resume may change a setting, or all that a group sets: where things lie may, as what is there is compared."""
     fields = PROGRAMS["train"].fields
     found = [field for name, field in fields.items() if name == key or name.startswith(f"{key}.")]
-    return bool(found) and all(field.resumable for field in found)
+    return bool(found) and all(field.resumable or of_run(field) for field in found)
 
 
 def _refuse_other_run(command: Command, there: TrainConfig, asked: TrainConfig) -> None:
-    """Refuse to go on with a run of other settings; where files lie may change, they are compared when they are read."""
+    """Refuse to go on with a run of other settings; what lies somewhere is compared when it is read."""
     fields = command.program.fields
     for key in [*command.given, *command.texts]:
         if _may_change(key) or key == LAUNCHER:
             continue
         # a group that was typed is compared by the name of its choice, which its section keeps
         name = next(name for name in (key, f"{key}.name", f"{key}.names") if name in fields)
-        if fields[name].role not in ("path", "run", "model") and pick(there, name) != pick(asked, name):
+        if pick(there, name) != pick(asked, name):
             raise ConfigError(
                 f"out={command.texts['out']} holds a run with {key}={pick(there, name)}, and {key}={pick(asked, name)} "
                 "is asked for: choose another out="
@@ -305,10 +375,14 @@ def _refuse_change(key: str) -> None:
         return
     # sections that may change whole are listed as such, and single settings of the others by name
     program = PROGRAMS["train"]
-    whole = [name for name in sections(program.schema) if _may_change(name)]
-    single = [name for name in program.fields if _may_change(name) and name.partition(".")[0] not in whole]
-    may = ", ".join([name for name in single if name != "resume"] + [f"{name}.*" for name in whole])
-    raise ConfigError(f"resume goes on with the run's own settings: {key} cannot change; these can: {may}")
+    may = [name for name, field in program.fields.items() if field.resumable and name != "resume"]
+    whole = [name for name, keys in sections(program.schema).items() if {*keys} <= {*may}]
+    single = [name for name in may if name.partition(".")[0] not in whole]
+    listed = ", ".join([*single, *(f"{name}.*" for name in whole)])
+    raise ConfigError(
+        f"resume goes on with the run's own settings: {key} cannot change; these can: {listed}, and where things lie, such as "
+        "data.root"
+    )
 
 
 def _refuse_other_steps(config: TrainConfig, samples: int) -> None:
@@ -358,7 +432,9 @@ def _looked_at_anew(fresh: EvaluateConfig, command: Command) -> EvaluateConfig:
     if not is_run(Path(fresh.out)):
         raise ConfigError(f"out={fresh.out} holds no {CONFIG_FILE}: it is no run of {PROGRAMS['evaluate'].name}")
     config = load(EvaluateConfig, Path(fresh.out) / CONFIG_FILE)
-    config.answers = None  # those of the last time: a report that is asked for now counts none
+    if not (fresh.trust or is_own(config, of_report)):
+        refuse_foreign_settings(config, anchored(fresh), f"out={fresh.out}", given, of_report)
+    forget_typed_only(config)  # answers of the last time, too: a report that is asked for now counts none
     for key in given:
         assign(config, key, pick(fresh, key))
     return config

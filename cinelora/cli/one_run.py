@@ -19,6 +19,7 @@ from cinelora.cli.programs import Config
 from cinelora.cli.run_dir import RunPlace, make_run_dir, word_of_many
 from cinelora.config.schema import EvaluateConfig, InferConfig, PrepareConfig, StudyConfig, TrainConfig, drawn_by
 from cinelora.config.store import anchored, save_config
+from cinelora.config.trust import note_as_own
 from cinelora.config.unread import unread_lines
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.io import slurm
@@ -103,6 +104,7 @@ def _run_in(place: RunPlace, config: Config, lines: list[str], run: Run) -> int:
             what = f"{run_dir} cannot be written: {error.strerror}"
             raise ConfigError(f"{what}; choose another out=<directory>") from error
         try:
+            note_as_own(config)
             save_config(config, run_dir / CONFIG_FILE)
             print("\n".join([*lines, f"run directory: {run_dir}"]), flush=True)
             with place.pointed_at():

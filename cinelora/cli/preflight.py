@@ -6,6 +6,7 @@ first. Names of files, headers and settings beside them are looked at, never a w
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import re
@@ -69,9 +70,10 @@ def check_infer(config: schema.InferConfig) -> list[str]:
 def check_evaluate(config: schema.EvaluateConfig) -> list[str]:
     """Refuse an evaluation's settings that contradict each other; the lines to print otherwise; raises as ``check_infer``."""
     refuse(config)
-    _check_files(config)
     if config.report or config.answers:
+        _check_files(dataclasses.replace(config, prompts=None))  # what was drawn by is read no more
         return []
+    _check_files(config)
     if config.data.name:
         _check_data(config)
     return _drawing_lines(schema.drawn_by(config))

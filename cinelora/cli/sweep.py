@@ -24,8 +24,10 @@ from cinelora.cli.programs import Config
 from cinelora.cli.run_dir import OUTPUTS, made, new_dir, place_of
 from cinelora.cli.sweep_launchers import Ending, Member, Table, Tell, apart
 from cinelora.config.schema import TrainConfig
-from cinelora.config.store import to_yaml
+from cinelora.config.store import anchored, to_yaml
+from cinelora.config.trust import hashes
 from cinelora.errors import CineloraError, ConfigError
+from cinelora.io import state_folder
 from cinelora.io.atomic import point_to
 from cinelora.io.own_files import refuse_foreign
 
@@ -71,6 +73,8 @@ def run_sweep(command: Command, run: Run) -> int:
             point_to(OUTPUTS / places[member.number] / "last", member.folder)
         print(f"{member.number} ({member.name}): {ending.status}", flush=True)
 
+    if command.launcher != "basic":  # a job may run where this user has another home, or none
+        state_folder.hand_down(one for config in configs for one in hashes(anchored(config)))
     try:
         table.save()
     except CineloraError:

@@ -18,7 +18,7 @@ from cinelora.io.atomic import read_json, sha256_file, sha256_json
 
 BASE_SCALE = ScaleConfig(0.0, 0.0, 0.0)
 """No adapter acts: the base model."""
-_NOT_OF_THE_CLIP = ("prompts", "out", "cache", "gpus", "nodes", "memory", "plan")
+_NOT_OF_THE_CLIP = ("prompts", "cache", "gpus", "nodes", "memory", "plan")
 """Settings that change no clip but for rounding: where it is written, how many ranks make it, out of how much memory."""
 
 

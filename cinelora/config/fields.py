@@ -59,8 +59,10 @@ class Field:
     was: str = ""
     # read by report=true, answers= and merge=, which draw nothing
     without_drawing: bool = False
-    # for who trains; not for whoever goes on with a copy of the run
-    ones_own: bool = False
+    # names an account or a program, or lets it reach further: like a place, nothing that a file from somebody else decides
+    private: bool = False
+    # taken from no file at all, and handed to nobody: each command line gives it anew
+    typed_only: bool = False
     # why train.py refuses it
     not_in_training: str = ""
     # names of the conditions under which anything reads it; see ``unread``
@@ -70,6 +72,11 @@ class Field:
     def is_text(self) -> bool:
         """Whether its value reaches the program verbatim, whatever characters it holds: Hydra's grammar never sees it."""
         return bool(self.role) and not self.is_list
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it names a place, a program or an account: see ``trust``."""
+        return self.private or self.typed_only or self.role in (*PLACES, "model")
 
     @property
     def wants(self) -> str:

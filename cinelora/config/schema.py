@@ -79,9 +79,9 @@ class ModelConfig:
     """CLIP image encoder, likewise"""
     weights: str = setting("stored", ("stored", "random"))
     """random = full shapes with random values, nothing fetched: for time and memory alone"""
-    t2v_revision: str = setting("main", read_when="t2v t2v_on_hub")
+    t2v_revision: str = setting("main", private=True, read_when="t2v t2v_on_hub")
     """hub revision of t2v"""
-    i2v_revision: str = setting("main", read_when="i2v i2v_on_hub")
+    i2v_revision: str = setting("main", private=True, read_when="i2v i2v_on_hub")
     """hub revision of i2v"""
     dtype: str = setting("bf16", DTYPES)
     """dtype of the frozen transformer; fp8 = one byte a weight in its blocks, computed in fp8 on GPUs that can"""
@@ -193,7 +193,7 @@ class DataConfig:
     """folder of what was prepared from the footage; null = outputs/datasets/<root>-<hash>"""
     overrides: str | None = _path(read_when="surveyed")
     """verdicts by hand, from the contact sheet; null = overrides.json in data.prepared"""
-    follow_links: bool = setting(False, read_when="footage")
+    follow_links: bool = setting(False, private=True, read_when="footage")
     """follow links that lead out of data.root"""
     judged: bool = setting(True, read_when="surveyed")
     """look for bars, titles, fades, blur and repetition, and leave out shots with them"""
@@ -457,7 +457,7 @@ class MetricsConfig:
     """torchvision's alexnet-owt-7be5be79.pth for lpips_alex and tlp_alex: a file"""
     i3d: str | None = _path(read_when="needs_i3d")
     """i3d_torchscript.pt for fvd_i3d: a file, and a program, so that i3d_sha256 goes with it"""
-    i3d_sha256: str | None = _note(read_when="needs_i3d")
+    i3d_sha256: str | None = _note(private=True, read_when="needs_i3d")
     """SHA-256 of the i3d that may be run, 64 hexadecimal digits"""
 
 
@@ -465,13 +465,13 @@ class MetricsConfig:
 class LoggerConfig:
     """Where curves go."""
 
-    name: str = setting("csv", ("wandb", "csv", "tensorboard", "none"), by_group=True)
+    name: str = setting("csv", ("wandb", "csv", "tensorboard", "none"), by_group=True, private=True)
     """where curves go"""
-    project: str = _note("cinelora", read_when="wandb")
+    project: str = _note("cinelora", private=True, read_when="wandb")
     """project name at the logger"""
-    group: str | None = _note(read_when="wandb")
+    group: str | None = _note(private=True, read_when="wandb")
     """wandb: group of the run; null = the sweep it is a member of"""
-    offline: bool | None = setting(read_when="wandb")
+    offline: bool | None = setting(private=True, read_when="wandb")
     """wandb: null = offline unless a key is there"""
     every_steps: int = _count(10, read_when="trains")
     """optimizer steps between logged losses"""
@@ -516,7 +516,9 @@ _MODELS_CACHE = _path("outputs/cache", changes_clip=False, without_drawing=True)
 """folder of models built or fetched"""
 
 
-_OUT = setting(role="directory", resumable=True, changes_clip=False, without_drawing=True)
+_OUT = setting(role="directory", resumable=True, changes_clip=False, without_drawing=True, typed_only=True)
+_TRUST = setting(False, resumable=True, changes_clip=False, without_drawing=True, typed_only=True)
+"""take places, programs and accounts from a directory or adapter file of somebody else as they stand there"""
 
 
 @dataclass
@@ -564,16 +566,16 @@ class TrainConfig:
     """run directory; null = outputs/<stage>/<data>/<time>"""
     adapter: str | None = _run()
     """style adapter under stage=motion: a run, a file or hub:owner/name"""
-    resume: str | None = _run(resumable=True)
+    resume: str | None = _run(resumable=True, typed_only=True)
     """run to go on with: its directory, a file in it, or hub:owner/name; auto = the one in out=, if it has begun"""
     cache: str = _path("outputs/cache", resumable=True)
     """folder of encoded samples, shared between runs"""
     description: str | None = _note(resumable=True)
     """a note kept with the run"""
-    # who goes on with a run elsewhere must not upload to the same repository
-    push: str | None = _note(resumable=True, ones_own=True)
+    trust: bool = _TRUST
+    push: str | None = _note(resumable=True, typed_only=True)
     """hub repository, owner/name, that the adapter and its card are uploaded to at the end"""
-    private: bool = setting(False, resumable=True, ones_own=True)
+    private: bool = setting(False, resumable=True, typed_only=True)
     """push: make a new repository a private one"""
 
 
@@ -630,6 +632,7 @@ class InferConfig:
     out: str | None = _OUT
     """run directory; null = outputs/infer/<time>"""
     cache: str = _MODELS_CACHE
+    trust: bool = _TRUST
 
 
 @dataclass
@@ -682,14 +685,15 @@ class EvaluateConfig:
     num_frames: int | None = _NUM_FRAMES
     gpus: int = _RANKS
     nodes: int = _NODES
-    report: bool = setting(False, changes_clip=False, without_drawing=True)
+    report: bool = setting(False, changes_clip=False, without_drawing=True, typed_only=True)
     """draw nothing: tables and page anew, of what out=<run> holds"""
-    answers: str | None = _path(changes_clip=False, without_drawing=True)
+    answers: str | None = _path(changes_clip=False, without_drawing=True, typed_only=True)
     """answers to out=<run>'s pairs.html, to be scored: a file, or a folder of them"""
     plan: bool = _PLAN
     out: str | None = _OUT
     """run directory; null = outputs/evaluate/<ckpt>-<hash of the settings>"""
     cache: str = _MODELS_CACHE
+    trust: bool = _TRUST
 
 
 @dataclass
@@ -753,16 +757,19 @@ class StudyConfig:
     out: str | None = _OUT
     """run directory; null = outputs/study/<ckpt>-<hash of the settings>"""
     cache: str = _MODELS_CACHE
+    trust: bool = _TRUST
 
 
 def as_stored(config: InferConfig | EvaluateConfig | StudyConfig) -> dict[str, Any]:
-    """The settings as plain data, for hashes and summaries, under the names that these were first written with.
+    """The settings as plain data, for hashes and summaries, under the names that these were first written with; none that
+    only a command line can give.
 
     A renamed section keeps its old name here: with the new one every hash would change, and a run that an earlier version
     began would find none of its clips again.
     """
-    first_names = {entry.name: entry.metadata["was"] for entry in fields(config) if "was" in entry.metadata}
-    return {first_names.get(name, name): value for name, value in asdict(config).items()}
+    about = {entry.name: entry.metadata for entry in fields(config)}
+    stored = {name: value for name, value in asdict(config).items() if not about[name].get("typed_only")}
+    return {about[name].get("was", name): value for name, value in stored.items()}
 
 
 def drawn_by(config: EvaluateConfig | StudyConfig) -> InferConfig:

@@ -48,7 +48,7 @@ def _is_portable(field: Field | None, value: Any) -> bool:
     if field is None:
         return True
     is_local = field.role == "model" and value is not None and value not in EMBEDDED and not is_hub_name(value)
-    return not (field.role in PLACES or field.ones_own or is_local)
+    return not (field.role in PLACES or field.typed_only or is_local)
 
 
 def anchored(config: T) -> T:

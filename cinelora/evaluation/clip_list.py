@@ -13,6 +13,7 @@ from pathlib import Path
 from cinelora.config.clip_request import BASE_SCALE
 from cinelora.config.schema import ScaleConfig
 from cinelora.config.store import build
+from cinelora.errors import ConfigError
 from cinelora.io.atomic import read_json, write_json
 
 PLAN, REAL = "plan.json", "real"
@@ -83,8 +84,13 @@ class Plan:
 
 
 def load_plan(run_dir: Path) -> Plan:
-    """What ``Plan.save`` wrote. Raises ``FileError`` or ``ConfigError`` where it is missing or damaged."""
-    return build(Plan, read_json(run_dir / PLAN), run_dir / PLAN)
+    """What ``Plan.save`` wrote; raises ``FileError`` or ``ConfigError`` where it is missing, damaged, or leads elsewhere."""
+    plan = build(Plan, read_json(run_dir / PLAN), run_dir / PLAN)
+    # Clips that are named here are read, and shown on a page that is handed on: none may be a file of whoever makes that page.
+    for name in [*plan.names(), *plan.real, *(prompt.reference or "" for prompt in plan.prompts)]:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ConfigError(f"{run_dir / PLAN} names {name!r}, which is no clip in its own directory")
+    return plan
 
 
 def take_folder(run_dir: Path, take: PlannedTake) -> Path:

@@ -120,7 +120,7 @@ def key_of(setting: StudyVariant, config: schema.StudyConfig, adapters: dict[str
     # What the setting itself says, or what changes no clip, is left out, so that a row is found again by a study that asks for
     # other settings beside it. Files count by their content, and so do adapters: a run that went on gives other rows.
     shared = schema.as_stored(schema.drawn_by(config))
-    for key in ("sampler", "gpus", "nodes", "cache", "ckpt", "prompts", "out", "metrics"):
+    for key in ("sampler", "gpus", "nodes", "cache", "ckpt", "prompts", "metrics"):
         del shared[key]
     sampler = {key: value for key, value in asdict(config.sampler).items() if key not in ("steps", *schema.SHARING)}
     ranks = config.gpus * config.nodes if setting.partition != "alone" else 1

@@ -20,6 +20,7 @@ from cinelora.cli.programs import LAUNCHER, PROGRAMS
 from cinelora.config import shipped
 from cinelora.config.schema import effective_lr
 from cinelora.config.store import load_config, save_config
+from cinelora.config.trust import note_as_own
 from cinelora.errors import ConfigError
 
 STYLE = ["stage=style", "data=noir"]
@@ -253,7 +254,9 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "a run, (1)"
     folder.mkdir()
     argv = ["model=wan21_14b_480p", "model.t2v=/my ${x}/wan", "lora.rank=4", "stage.steps=100", "data.caption=a, b"]
-    save_config(compose_train([*STYLE, *argv]), folder / "config.yaml")
+    config = compose_train([*STYLE, *argv])
+    note_as_own(config)
+    save_config(config, folder / "config.yaml")
     return folder
 
 
@@ -374,7 +377,7 @@ def test_resume_keeps_the_samples_of_a_step_and_says_how(
         compose_train([f"resume={run}", *given, *way_out.split()[1:]])
 
 
-@pytest.mark.parametrize("change", ["lora.rank=8", "stage=style", "data.root=/x", "recipe=paper", "optimizer.beta1=0"])
+@pytest.mark.parametrize("change", ["lora.rank=8", "stage=style", "data=noir", "recipe=paper", "optimizer.beta1=0"])
 def test_resume_refuses_what_its_numbers_rest_on(run: Path, change: str) -> None:
     with pytest.raises(
         ConfigError,

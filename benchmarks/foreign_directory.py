@@ -52,7 +52,7 @@ TRAINED += [
 QUICK = ["num_frames=5", "sampler.steps=1", "sampler.guidance=1", "cache=cache"]
 DRAWN = ["ckpt=train", "prompts=p.txt", "mode=t2v", "metrics=none", *QUICK]
 EVALUATED = ["ckpt=train", "prompts=p.txt", *QUICK]
-TIMED = ["ckpt=train", "steps=[1]", "num_frames=5", "latency_only=true", "cache=cache"]
+TIMED = ["model=tiny", "num_frames=5", "latency_only=true", "latency_steps=2", "cache=cache"]
 SWEPT = ["-m", *TRAINED, "lora.rank=1,2", "logger=csv", "resume=auto", "out=sweep"]
 MADE: dict[str, list[list[str]]] = {
     "train": [

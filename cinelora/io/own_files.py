@@ -150,10 +150,8 @@ def _refuse(path: str, status: os.stat_result) -> None:
     if stat.S_ISLNK(status.st_mode):
         what = f"a link to {_target(path)}, and a run writes and shares files of its own alone"
     elif stat.S_ISREG(status.st_mode):
-        what, copy = (
-            "a hard link: the same file has another name elsewhere, and would change with it",
-            visible(f"{path}.own"),
-        )
+        what = "a hard link: the same file has another name elsewhere, and would change with it"
+        copy = visible(f"{path}.own")
         way_out = f"make it a file of its own: cp {word} {copy} && mv {copy} {word}"
     else:
         what = f"{_kind(status)}, and a run holds files alone"

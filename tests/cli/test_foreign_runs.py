@@ -244,3 +244,12 @@ def test_each_start_of_a_sweep_has_a_folder_of_its_own_for_results(tmp_path: Pat
     assert first != second
     assert {stat.S_IMODE(folder.stat().st_mode) for folder in (first, second)} == {0o700}
     assert len({folder.name for folder in (_job_folder(tmp_path) for _ in range(100))}) == 100
+
+
+def test_submitits_links_in_folders_of_earlier_starts_are_let_be(here: Path, outside: Path) -> None:
+    begin("sweep")
+    (here / "sweep/.submitit/start-a").mkdir(parents=True)
+    (here / "sweep/.submitit/start-a/submission.sh").symlink_to(outside / "secret")
+    assert main("train", [*SWEEP, "out=sweep"], makes) == 0
+    with planted(here / "sweep/.submitit", "link to a folder", outside):
+        assert main("train", [*SWEEP, "out=sweep"], never) == 1

@@ -15,6 +15,7 @@ from cinelora.cli.programs import Program
 from cinelora.cli.small_command import run_small
 from cinelora.config.schema import setting
 from cinelora.errors import ConfigError
+from cinelora.io.terminal import say
 from cinelora.training.model_card import push, read_record, write_card
 
 
@@ -40,9 +41,9 @@ def write(request: CardRequest) -> None:
         raise ConfigError("say which run: python -m cinelora.card run=<run> [push=owner/name] [private=true]")
     record = read_record(RunDirectory(Path(request.run)))
     write_card(record)
-    print(f"card {record.run.card}")
+    say(f"card {record.run.card}")
     if request.push:
-        print(f"uploaded: {push(record, request.push, request.private)}")
+        say(f"uploaded: {push(record, request.push, request.private)}")
 
 
 def main(argv: list[str]) -> int:

@@ -11,16 +11,50 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from cinelora.config.schema import ADAPTER_STAGES, ModelConfig
 from cinelora.config.store import build, load_config
 from cinelora.errors import AdapterError
 from cinelora.io.hub import is_run, resolve
+from cinelora.io.plain_data import read_json
+from cinelora.io.terminal import warn
 
 if TYPE_CHECKING:
     from cinelora.adapters.adapter_file import AdapterFile
     from cinelora.families.wan.bundle import WanBundle
+
+
+class LastLook(TypedDict):
+    """A number that was looked at during a run, and when it was best."""
+
+    name: str
+    best: float | None
+    step: int | None
+    since: int
+
+
+class RunSummary(TypedDict):
+    """What came out of a run, as far as it is read again; older versions did not write all of it."""
+
+    stage: str
+    weights: str
+    data_hash: str
+    step: int
+    steps: int
+    interrupted: bool
+    adapter_effect: float
+    loss: NotRequired[float | None]
+    seconds: NotRequired[float]
+    peak_memory_mib: NotRequired[dict[str, float]]
+    stopped_early: NotRequired[LastLook | None]
+    prediction_effect: NotRequired[float | None]
+    heldout_step: NotRequired[int | None]
+    heldout_loss: NotRequired[float | None]
+    heldout_change: NotRequired[float | None]
+    heldout_vs_base: NotRequired[float | None]
+    heldout_clips: NotRequired[dict[str, float] | None]
+    heldout_clips_base: NotRequired[dict[str, float] | None]
 
 
 class Inside:
@@ -48,6 +82,10 @@ class RunDirectory:
     transformer = Inside("transformer")
     card = Inside("README.md")
     summary = Inside("summary.json")
+
+    def read_summary(self) -> RunSummary:
+        """What ``summary.json`` says, which a run writes last; raises ``FileError``."""
+        return read_json(self.summary, RunSummary, measured=True)
 
     def adapter(self, kind: str) -> Path:
         """The exported adapter of ``style`` or ``motion``."""
@@ -108,8 +146,8 @@ def warn_of_other_weights(
         if bundle is None or adapter.base_model != model.name or not theirs:
             continue
         if theirs != (found := bundle.fingerprint(Part.TRANSFORMER)):
-            print(
-                f"WARNING: the {role} adapter was trained on other weights of {model.name} ({kind}, {theirs}) than these "
+            warn(
+                f"the {role} adapter was trained on other weights of {model.name} ({kind}, {theirs}) than these "
                 f"({found}): it may do less or something else; give those with model.{kind}=<directory>"
             )
 

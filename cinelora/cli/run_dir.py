@@ -22,6 +22,7 @@ from cinelora.config.store import load
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.io.atomic import point_to
 from cinelora.io.hub import CONFIG_FILE
+from cinelora.io.terminal import warn
 
 OUTPUTS = Path("outputs")
 LOCK = ".lock"
@@ -62,7 +63,7 @@ class RunPlace:
                 if products(self.path):
                     point_to(last, self.path)
             except (OSError, CineloraError) as error:
-                print(f"WARNING: {last} does not point at {self.path}: {error}", flush=True)
+                warn(f"{last} does not point at {self.path}: {error}")
 
         watching = threading.Thread(target=watch, daemon=True)
         watching.start()

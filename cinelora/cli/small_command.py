@@ -5,16 +5,16 @@ Enters: a ``Program`` whose schema is a flat dataclass of declared settings. Lea
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
-from cinelora.cli.help import help_text, say
+from cinelora.cli.help import answer, help_text
 from cinelora.cli.parse import parse
 from cinelora.cli.programs import Program
 from cinelora.config.fields import Field
 from cinelora.config.rules import check_values
 from cinelora.errors import CineloraError
+from cinelora.io.terminal import say
 
 
 def request_of(program: Program, argv: list[str]) -> Any:
@@ -41,9 +41,9 @@ def run_small(program: Program, argv: list[str], work: Callable[[Any], object]) 
     """Do what a command line asks for with ``work(request)``, or print the help; the exit code."""
     try:
         if {"-h", "--help"} & {*argv}:
-            return say(help_text(program))
+            return answer(*help_text(program).split("\n"))
         work(request_of(program, argv))
     except CineloraError as error:
-        print(f"{program.name}: {error}", file=sys.stderr)
+        say(f"{program.name}: {error}", error=True)
         return error.exit_code
     return 0

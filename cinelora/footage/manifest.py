@@ -12,9 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cinelora.errors import FootageError
+from cinelora.errors import FileError, FootageError
 from cinelora.footage.holdout import Split
+from cinelora.io import plain_data
 from cinelora.io.atomic import write_text
+from cinelora.io.plain_data import MOST_OF_LISTS, build, parse_json
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,11 @@ def read_manifest(path: Path) -> Manifest:
         raise FootageError(f"no manifest at {path}")
     found: list[Sample | Skipped] = []
     for number, record in json_lines(path, read_text(path.parent, path.name)):
+        kind: type[Sample | Skipped] = Skipped if isinstance(record, dict) and "reason" in record else Sample
         try:
-            fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in record.items()}
-            found.append(Skipped(**fields) if "reason" in fields else Sample(**fields))
-        except (TypeError, KeyError, AttributeError) as error:
-            raise FootageError(f"{path}, line {number} is not a line of a manifest: {error}") from error
+            found.append(build(kind, record, f"{path}, line {number}, is not a line of a manifest"))
+        except FileError as error:
+            raise FootageError(str(error)) from error
     samples = tuple(one for one in found if isinstance(one, Sample))
     return Manifest(samples, tuple(one for one in found if isinstance(one, Skipped)))
 
@@ -103,13 +105,9 @@ def read_text(root: Path, path: str, follow_links: bool = False) -> str:
     if not is_inside(root, path, follow_links):
         raise FootageError(f"{root / path} leads out of the footage folder; put a copy of the file there")
     try:
-        return (root / path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise FootageError(
-            f"{root / path} cannot be read ({error.strerror}); mend its permissions, or move it away"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise FootageError(f"{root / path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+        return plain_data.read_text(root / path, MOST_OF_LISTS)
+    except FileError as error:
+        raise FootageError(str(error)) from error
 
 
 def json_lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
@@ -117,6 +115,6 @@ def json_lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(text.split("\n"), start=1):  # other ends of lines may stand inside of a string
         if line.strip():
             try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise FootageError(f"{path}, line {number}: not JSON ({error.msg})") from error
+                yield number, parse_json(line, object, f"{path}, line {number},")
+            except FileError as error:
+                raise FootageError(str(error)) from error

@@ -17,6 +17,7 @@ from typing import Any
 
 from cinelora.errors import CineloraError, FileError, TrainingError, reason, unwritable
 from cinelora.io.locks import TEMPORARY, try_flock
+from cinelora.io.plain_data import opened
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """No space, no quota, and the size limit of a file (``ulimit -f``) are one thing to the user: nothing more fits."""
@@ -137,22 +138,12 @@ def write_json(path: Path, obj: Any) -> None:
     write_text(path, json.dumps(obj, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds; raises ``FileError`` where it is missing or damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FileError(f"cannot read {path} ({reason(error)})") from error
-    except ValueError as error:
-        raise FileError(f"{path} is damaged or no JSON ({error})") from error
-
-
 # -- hashes ------------------------------------------------------------------------------------------------------------
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
-    with path.open("rb") as file:
+    """SHA-256 of a regular file's content, in hex; raises ``FileError``."""
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

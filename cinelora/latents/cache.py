@@ -13,9 +13,10 @@ VAE every sample, a touched file none.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +26,11 @@ from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 
-from cinelora.errors import FootageError, TrainingError
+from cinelora.errors import FileError, FootageError, TrainingError
 from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.footage.manifest import Manifest, Sample, Skipped
-from cinelora.io.atomic import read_json, sha256_json, sweep_temporaries, write_json
+from cinelora.io.atomic import sha256_json, sweep_temporaries, write_json
+from cinelora.io.plain_data import MOST_OF_LISTS, read_json
 from cinelora.io.tensor_files import save_tensors
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ VERSION = 2
 PIXELS_AT_ONCE = 6 * 2**20
 """Pixels of a batch on a GPU: 8 windows of 33 frames at 112x192, one at 480p. On a CPU batches gain nothing."""
 TEXTS_AT_ONCE = 64
+NAME = re.compile(r"(text|video|image)-[0-9a-f]{32}")
+"""What an encoding is called; its file is named so."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +86,12 @@ class Index:
 
     @classmethod
     def load(cls, path: Path) -> Index:
-        """Read what ``save`` wrote."""
-        raw: dict[str, Any] = read_json(path)
-        return cls(tuple(Entry(**entry) for entry in raw["entries"]), raw["texts"])
+        """Read what ``save`` wrote. Raises ``FileError`` where it is damaged, or names what no encoding is called."""
+        index = read_json(path, cls, limit=MOST_OF_LISTS)
+        names = chain(index.texts.values(), *((e.text, e.video, e.image or e.video) for e in index.entries))
+        if not all(map(NAME.fullmatch, names)):
+            raise FileError(f"{path} is damaged: it names encodings as none are named")
+        return index
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from cinelora.io import slurm
 from cinelora.io.atomic import write_text, write_whole
 from cinelora.io.hardware import die_with
 from cinelora.io.locks import own_folder
+from cinelora.io.terminal import say, show_logged_text, visible
 
 POLL_S = 0.1
 MEET_S = 300
@@ -145,7 +146,7 @@ def check_ranks(ranks: int) -> None:
 
 @cache
 def _say_cpu(ranks: int) -> None:
-    print(f"no GPU here: gpus={ranks} means {ranks} CPU ranks with {threads_per_rank(ranks)} threads each", flush=True)
+    say(f"no GPU here: gpus={ranks} means {ranks} CPU ranks with {threads_per_rank(ranks)} threads each")
 
 
 def stop_signals() -> list[signal.Signals]:
@@ -496,6 +497,7 @@ def run_rank(exchange: str, facts: dict[str, Any]) -> None:
     log = _log_file(Path(facts["log_dir"]), number).open("a", buffering=1, encoding="utf-8", errors="replace")
     log.write(f"-- rank {number} of {rank.world_size}, process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
     _redirect(rank, log)
+    show_logged_text()
     sys.argv = facts["argv"]
     for warning in slurm.WARNINGS:  # a scheduler may send them to every process; they are no reason to die half-way
         signal.signal(warning, signal.SIG_IGN)
@@ -511,7 +513,7 @@ def run_rank(exchange: str, facts: dict[str, Any]) -> None:
         _leave(1)
     except BaseException as error:  # SystemExit too: a rank that leaves without a result has failed
         traceback.print_exc(file=log)
-        first_line = "".join(traceback.format_exception_only(error)).splitlines()[0]
+        first_line = visible("".join(traceback.format_exception_only(error)).splitlines()[0])
         _write_outcome(folder, number, _Outcome("crashed", sentence=first_line))
         time.sleep(LINGER_S if rank.world_size > 1 else 0)
         _leave(1)

@@ -17,6 +17,7 @@ from cinelora.io.atomic import write_text
 from cinelora.io.html.figure import Mark, as_svg
 from cinelora.io.html.template import render
 from cinelora.io.media import write_png
+from cinelora.io.terminal import warn
 from cinelora.studies.pareto import Spot, as_png, marks
 from cinelora.studies.results import Result, Results, cells, columns
 
@@ -137,4 +138,4 @@ def to_wandb(table: Results, config: StudyConfig, folder: Path) -> None:
         run.log({"study": wandb.Table(columns=[*heading], data=data)})
         run.finish()
     except Exception as error:  # whatever it is: the study is done and lies in its files
-        print(f"WARNING: W&B failed ({first_line(error)}); the rows are in {folder}")
+        warn(f"W&B failed ({first_line(error)}); the rows are in {folder}")

@@ -1,0 +1,415 @@
+"""Plain data from files that anybody may have written: text, JSON and YAML, read within limits and into a shape.
+
+Enters: a path and a shape, which is a type. Leaves: a value of that type, or a ``FileError`` of one sentence. A file is refused
+that is no regular file, is longer than the limit, nests deeper, says a key twice, names another part of itself (YAML's aliases,
+by which 466 bytes become a gigabyte), or holds a number or character that nobody can use. Nothing in a file is ever run, or
+looked up by name.
+
+A shape is ``str``, ``int``, ``float``, ``bool``, a union of these, ``X | None``, ``Literal``, ``list[X]``, ``tuple[X, ...]``,
+``dict[str, X]``, a dataclass or a TypedDict, and inside of these ``Any``. A dataclass knows all its keys, and another one is
+refused; a TypedDict names those that a reader needs, and lets others pass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import re
+import reprlib
+import stat
+import types
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, Literal, TypeVar, overload
+
+import yaml
+
+from cinelora.errors import FileError, first_line, reason
+
+T = TypeVar("T")
+MOST_BYTES = 2**20
+"""Of a file that a person, or one step of a run, wrote. The table of shards of a model of 14 B has a tenth of that."""
+MOST_OF_LISTS = 2**30
+"""Bytes of a file with a line or an entry for each sample, clip or file: two million of them, or more."""
+MOST_SETTINGS = 2**16
+"""Bytes of YAML, which takes far longer to read than JSON. The settings of a run have a tenth of that."""
+MOST_DEPTH = 32
+LARGEST_INTEGER = 2**64
+NO_TEXT_AND_NO_NAME = "[\0\ud800-\udc7f\udd00-\udfff]"
+"""Characters that no setting has. What a shell hands over may be no UTF-8, and such bytes are the characters between these."""
+YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+# -- bytes and text ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """Open a regular file to read its bytes; raises ``FileError`` for whatever else is there, and never waits for a writer."""
+    try:
+        # Without O_NONBLOCK the open of a pipe waits until somebody writes into it, perhaps for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        raise FileError(f"cannot read {path} ({reason(error)})") from error
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise FileError(f"cannot read {path} (it is a folder, a pipe or a device, and no file)")
+        with open(descriptor, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(descriptor)
+
+
+def read_bytes(path: Path, limit: int = MOST_BYTES) -> bytes:
+    """All that a regular file holds; raises ``FileError``, also where that is more than ``limit`` bytes."""
+    with opened(path) as file:
+        try:
+            content = file.read(limit + 1)
+        except OSError as error:
+            raise FileError(f"cannot read {path} ({reason(error)})") from error
+    if len(content) > limit:
+        raise FileError(f"{path} is too large: it has more than {limit:,} bytes, and no such file is read")
+    return content
+
+
+def read_text(path: Path, limit: int = MOST_BYTES) -> str:
+    """A UTF-8 text, with or without a byte order mark; raises ``FileError``, also where it is no text."""
+    content = read_bytes(path, limit)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FileError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+    if "\0" in text:
+        raise FileError(f"{path} is no text: its byte {content.index(0)} is zero")
+    return text
+
+
+# -- JSON --------------------------------------------------------------------------------------------------------------
+
+
+@overload
+def read_json(path: Path, *, limit: int = MOST_BYTES, measured: bool = False) -> Any: ...
+@overload
+def read_json(path: Path, shape: type[T], *, limit: int = MOST_BYTES, measured: bool = False) -> T: ...
+def read_json(path: Path, shape: Any = Any, *, limit: int = MOST_BYTES, measured: bool = False) -> Any:
+    """What a JSON file holds, as ``shape``; raises ``FileError`` where it is missing, damaged or of another shape.
+
+    ``measured`` says that its numbers were measured and may be infinite, or none at all (NaN).
+    """
+    return parse_json(read_text(path, limit), shape, path, measured=measured)
+
+
+def parse_json(text: str, shape: type[T], origin: object, *, measured: bool = False) -> T:
+    """A JSON text as ``shape``; ``origin`` is where it was read, for the sentence of an error. Raises as ``read_json``."""
+    try:
+        value = _decoder(measured).decode(text)
+        _refuse_excess(value, text)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{origin} is damaged or no JSON ({_why(error)})") from error
+    return build(shape, value, origin)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it nests too deeply"
+    # Python's own sentence for an integer of more than 4,300 digits is advice to programmers.
+    return _TOO_LARGE if "int_max_str_digits" in str(error) else first_line(error)
+
+
+_TOO_LARGE = "a number in it is larger than any that is meant"
+
+
+@cache
+def _decoder(measured: bool) -> json.JSONDecoder:
+    # Made once, as a file of lines asks for it at every line; Python's own parser stays as fast with these three.
+    floats: dict[str, Any] = {} if measured else {"parse_float": _finite, "parse_constant": _finite}
+    return json.JSONDecoder(object_pairs_hook=_once, **floats)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A table whose keys are each there once: of two values, other programs may take the other."""
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it says {quoted(next(name for name in names if names.count(name) > 1))} twice")
+    return table
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number[:40]} is no number that can be used")
+    return value
+
+
+_LONG_NUMBER = b"0" * 20
+_DIGITS = bytes(ord("0") if chr(code).isdigit() and code < 128 else 32 for code in range(256))
+
+
+def _refuse_excess(value: Any, text: str) -> None:
+    """Raise ``ValueError`` for what nests too deeply, and for integers and characters that nobody can use."""
+    # Files of whole data sets are read too, so that each value is looked at only where the text gives a reason: an escape, which
+    # can stand for a character that is none, or a number of 20 digits.
+    level = [value]
+    for _ in range(MOST_DEPTH):
+        level = [inner for outer in level for inner in _inside(outer) if type(inner) in (list, dict)]
+        if not level:
+            break
+    else:
+        raise ValueError("it nests too deeply")
+    if "\\u" in text or _LONG_NUMBER in text.encode().translate(_DIGITS):
+        refuse_unusable(value)
+
+
+def _inside(value: Any) -> Any:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def refuse_unusable(value: Any, no_text: str = "[\0\ud800-\udfff]") -> None:
+    """Raise ``ValueError`` for integers beyond 64 bits, floats that are not finite, and texts with half a character or a zero."""
+    if isinstance(value, dict | list):
+        for inner in [*value, *value.values()] if isinstance(value, dict) else value:
+            refuse_unusable(inner, no_text)
+    elif isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        raise ValueError(_TOO_LARGE)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no number that can be used")
+    elif isinstance(value, str) and re.search(no_text, value):
+        raise ValueError("a text in it has a character that no text has")
+
+
+# -- YAML --------------------------------------------------------------------------------------------------------------
+
+
+def read_yaml(path: Path, shape: type[T]) -> T:
+    """What a YAML file holds, as ``shape``; raises ``FileError`` as ``read_json``."""
+    return parse_yaml(read_text(path, MOST_SETTINGS), shape, path)
+
+
+def parse_yaml(text: str, shape: type[T], origin: object) -> T:
+    """A YAML text as ``shape``: one document without tags and aliases; raises as ``parse_json``."""
+    try:
+        # The events come one by one and need no memory. Only what they let pass is built: PyYAML recurses into what nests.
+        _refuse_tricks(text)
+        value = yaml.load(text, _OnceLoader)  # it is a SafeLoader
+        refuse_unusable(value, NO_TEXT_AND_NO_NAME)
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        raise FileError(f"{origin} cannot be read as YAML: {_why(error)}") from error
+    return build(shape, value, origin)
+
+
+def _refuse_tricks(text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, YAML_LOADER):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise ValueError("aliases are not read: write the value itself")
+        if getattr(event, "tag", None):
+            raise ValueError(f"the tag {quoted(getattr(event, 'tag', None))} is not read: write the value itself")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_DEPTH:
+            raise ValueError("it nests too deeply")
+
+
+class _OnceLoader(YAML_LOADER):  # type: ignore[misc]
+    """PyYAML's safe loader, which also refuses a key that is said twice or is no text."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[str, Any]:
+        return _once([(self._key(key), self.construct_object(value, deep=True)) for key, value in node.value])
+
+    def _key(self, node: Any) -> str:
+        key = self.construct_object(node, deep=True)
+        if not isinstance(key, str):
+            raise ValueError(f"the key {quoted(key)} is no text")
+        return key
+
+
+# -- shapes ------------------------------------------------------------------------------------------------------------
+
+
+class _Misfit(Exception):
+    """A value that does not fit: a sentence around its place, and the place, innermost name last."""
+
+    def __init__(self, before: str, after: str, *where: str) -> None:
+        super().__init__(before, after)
+        self.before, self.after, self.where = before, after, list(where)
+
+
+Check = Callable[[Any], Any]
+"""Gives the value as its shape has it (a list where a tuple is wanted, a table where a dataclass is), or raises ``_Misfit``."""
+
+
+def build(shape: type[T], value: Any, origin: object) -> T:
+    """``value``, which is plain data, as ``shape``. Raises ``FileError`` with its place in ``origin``, where it does not fit."""
+    try:
+        return typing.cast(T, _check(typing.cast(Any, shape))(value))
+    except _Misfit as misfit:
+        key = short_key(".".join(misfit.where)) or "the file"
+        raise FileError(f"{origin}{misfit.before}{key}{misfit.after}") from None
+
+
+def quoted(value: Any) -> str:
+    """A value as it can stand in a sentence: of a long one its beginning and end, of a large one what is on top."""
+    return _SHORT.repr(value)
+
+
+def short_key(key: str) -> str:
+    """A key as it can stand in a sentence."""
+    return key if len(key) <= 100 else f"{key[:60]}...{key[-30:]}"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxlong = 2, 3, 4, 40
+_SHORT.maxstring = _SHORT.maxother = 100
+_PLAIN = (str, int, float, bool, type(None))
+
+
+@cache
+def _check(shape: Any) -> Check:
+    # A shape is looked at once, and leaves a function for its values: that of a plain type asks for the type alone, and those of
+    # lists and tables call those of their parts.
+    origin, parts = typing.get_origin(shape), typing.get_args(shape)
+    kinds = parts if origin in (types.UnionType, typing.Union) else (shape,)
+    if shape in (Any, object):
+        return lambda value: value
+    if dataclasses.is_dataclass(shape):
+        return _check_dataclass(shape)
+    if typing.is_typeddict(shape):
+        return _check_table(shape)
+    if origin is Literal:
+        return lambda value: value if type(value) in map(type, parts) and value in parts else _refuse(value)
+    if all(kind in (*_PLAIN, types.NoneType) for kind in kinds):
+        return _check_plain(kinds)
+    if len(kinds) > 1:
+        return _check_union([_check(kind) for kind in kinds if kind is not types.NoneType], types.NoneType in kinds)
+    if Any in parts or shape in (dict, list):
+        return _check_plain((origin or shape,))
+    if origin is dict:
+        return _check_dict(_check(parts[1]))
+    if origin is list:
+        return _check_list(_check(parts[0]))
+    if origin is tuple and parts[-1] is Ellipsis:
+        return _check_tuple(parts[0])
+    if origin is tuple:
+        return _check_pair(parts)
+    raise TypeError(f"{shape} is no shape of plain data")
+
+
+def _refuse(value: Any) -> Any:
+    raise _Misfit(": ", f" cannot be {quoted(value)}")
+
+
+def _check_plain(kinds: tuple[Any, ...]) -> Check:
+    # bool is an int to Python, not to a user; an int is a fine float.
+    fitting = {*kinds, *((int,) if float in kinds else ())}
+    return lambda value: value if type(value) in fitting else _refuse(value)
+
+
+def _check_union(checks: list[Check], may_be_none: bool) -> Check:
+    # What is wrong inside of the last one is said: as a rule there is one, beside None.
+    def check(value: Any) -> Any:
+        if value is None and may_be_none:
+            return None
+        for inner in checks[:-1]:
+            with suppress(_Misfit):
+                return inner(value)
+        return checks[-1](value)
+
+    return check
+
+
+def _check_list(inner: Check) -> Check:
+    def check(value: Any) -> Any:
+        return (
+            [_at(str(place), inner, one) for place, one in enumerate(value)] if type(value) is list else _refuse(value)
+        )
+
+    return check
+
+
+def _check_tuple(kind: Any) -> Check:
+    if kind not in _PLAIN:
+        as_list = _check_list(_check(kind))
+        return lambda value: tuple(as_list(value))
+    fitting = {kind, *((int,) if kind is float else ())}  # all types of a long list at once: frames of a sample
+
+    def check(value: Any) -> Any:
+        return tuple(value) if type(value) is list and fitting.issuperset(map(type, value)) else _refuse(value)
+
+    return check
+
+
+def _check_pair(parts: tuple[Any, ...]) -> Check:
+    checks = [_check(part) for part in parts]
+
+    def check(value: Any) -> Any:
+        if type(value) is not list or len(value) != len(checks):
+            return _refuse(value)
+        return tuple(_at(str(place), inner, one) for place, (inner, one) in enumerate(zip(checks, value, strict=True)))
+
+    return check
+
+
+def _check_dict(inner: Check) -> Check:
+    def check(value: Any) -> Any:
+        return {key: _at(key, inner, one) for key, one in value.items()} if type(value) is dict else _refuse(value)
+
+    return check
+
+
+def _check_table(shape: Any) -> Check:
+    """The keys of a TypedDict that are there, checked, beside all others as they are."""
+    hints = typing.get_type_hints(shape, include_extras=True)
+    needed = [name for name, hint in hints.items() if typing.get_origin(hint) is not typing.NotRequired]
+    checks = {name: _check(hint if name in needed else typing.get_args(hint)[0]) for name, hint in hints.items()}
+
+    def check(value: Any) -> Any:
+        if type(value) is not dict:
+            raise _Misfit(": ", f" should be a table, not {quoted(value)}")
+        _refuse_missing(needed, value)
+        return value | {name: _at(name, inner, value[name]) for name, inner in checks.items() if name in value}
+
+    return check
+
+
+def _refuse_missing(needed: list[str], value: dict[str, Any]) -> None:
+    for name in needed:
+        if name not in value:
+            raise _Misfit(": ", " is missing: it is damaged, or from another version or program", name)
+
+
+def _check_dataclass(shape: Any) -> Check:
+    """An object from a table; a field may have had another name before (``was``)."""
+    hints = typing.get_type_hints(shape)
+    checks = {field.name: _check(hints[field.name]) for field in dataclasses.fields(shape)}
+    today = {field.metadata["was"]: field.name for field in dataclasses.fields(shape) if "was" in field.metadata}
+    needed = [
+        field.name
+        for field in dataclasses.fields(shape)
+        if field.default is field.default_factory is dataclasses.MISSING
+    ]
+
+    def check(value: Any) -> Any:
+        if type(value) is not dict:
+            raise _Misfit(": ", f" should hold settings, not {quoted(value)}")
+        if today:
+            value = {today.get(name, name): one for name, one in value.items()}
+        if unknown := value.keys() - checks.keys():
+            raise _Misfit(" holds the unknown key ", ": it is from another version or program", min(unknown))
+        _refuse_missing(needed, value)
+        return shape(**{name: _at(name, checks[name], one) for name, one in value.items()})
+
+    return check
+
+
+def _at(name: str, check: Check, value: Any) -> Any:
+    try:
+        return check(value)
+    except _Misfit as misfit:
+        misfit.where.insert(0, name)
+        raise

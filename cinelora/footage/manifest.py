@@ -16,7 +16,7 @@ from cinelora.errors import FileError, FootageError
 from cinelora.footage.holdout import Split
 from cinelora.io import plain_data
 from cinelora.io.atomic import write_text
-from cinelora.io.plain_data import MOST_OF_LISTS, build, parse_json
+from cinelora.io.plain_data import MOST_OF_LISTS, build, without_collecting
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,19 @@ def read_manifest(path: Path) -> Manifest:
     """Read what ``write_manifest`` wrote. Raises ``FootageError`` for anything else."""
     if not path.is_file():
         raise FootageError(f"no manifest at {path}")
-    found: list[Sample | Skipped] = []
-    for number, record in json_lines(path, read_text(path.parent, path.name)):
-        kind: type[Sample | Skipped] = Skipped if isinstance(record, dict) and "reason" in record else Sample
-        try:
-            found.append(build(kind, record, f"{path}, line {number}, is not a line of a manifest"))
-        except FileError as error:
-            raise FootageError(str(error)) from error
+    with without_collecting():
+        found = list(_lines(path, read_text(path.parent, path.name)))
     samples = tuple(one for one in found if isinstance(one, Sample))
     return Manifest(samples, tuple(one for one in found if isinstance(one, Skipped)))
+
+
+def _lines(path: Path, text: str) -> Iterator[Sample | Skipped]:
+    for number, record in json_lines(path, text):
+        kind: type[Sample | Skipped] = Skipped if isinstance(record, dict) and "reason" in record else Sample
+        try:
+            yield build(kind, record, path)
+        except FileError as error:
+            raise FootageError(f"{error}; line {number} is not a line of a manifest") from error
 
 
 # -- text --------------------------------------------------------------------------------------------------------------
@@ -112,9 +116,7 @@ def read_text(root: Path, path: str, follow_links: bool = False) -> str:
 
 def json_lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     """Number and value of each line that is not blank. Raises ``FootageError`` with the number of one that is not JSON."""
-    for number, line in enumerate(text.split("\n"), start=1):  # other ends of lines may stand inside of a string
-        if line.strip():
-            try:
-                yield number, parse_json(line, object, f"{path}, line {number},")
-            except FileError as error:
-                raise FootageError(str(error)) from error
+    try:
+        yield from plain_data.json_lines(text, path)
+    except FileError as error:
+        raise FootageError(str(error)) from error

@@ -13,6 +13,7 @@ refused; a TypedDict names those that a reader needs, and lets others pass.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import math
 import os
@@ -40,6 +41,10 @@ MOST_OF_LISTS = 2**30
 MOST_SETTINGS = 2**16
 """Bytes of YAML, which takes far longer to read than JSON. The settings of a run have a tenth of that."""
 MOST_DEPTH = 32
+MOST_ALIKE = 64
+"""Sets of keys and types that are remembered as fitting a dataclass."""
+MANY_PARTS, LEAST_OF_PART = 10_000, 16
+"""Lists and tables that a JSON file may hold, and the characters for each more: an empty one takes 30 times as much memory."""
 LARGEST_INTEGER = 2**64
 NO_TEXT_AND_NO_NAME = "[\0\ud800-\udc7f\udd00-\udfff]"
 """Characters that no setting has. What a shell hands over may be no UTF-8, and such bytes are the characters between these."""
@@ -47,6 +52,21 @@ YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 # -- bytes and text ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def without_collecting() -> Iterator[None]:
+    """Inside the block Python does not look for garbage: what is made there by the ten thousand comes to stay.
+
+    Every time a quarter more is there, the collector would walk through all of it and find nothing.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @contextmanager
@@ -107,21 +127,43 @@ def read_json(path: Path, shape: Any = Any, *, limit: int = MOST_BYTES, measured
 
 def parse_json(text: str, shape: type[T], origin: object, *, measured: bool = False) -> T:
     """A JSON text as ``shape``; ``origin`` is where it was read, for the sentence of an error. Raises as ``read_json``."""
+    if text.count("[") + text.count("{") > MANY_PARTS + len(text) // LEAST_OF_PART:
+        raise FileError(f"{origin} is no file that is read: it is made of lists and tables with nothing in them")
     try:
-        value = _decoder(measured).decode(text)
-        _refuse_excess(value, text)
+        with without_collecting():
+            value = _decoder(measured).decode(text)
+        if "\\u" in text:  # an escape may stand for half a character; nothing else needs a look at every text
+            refuse_unusable(value)
     except (ValueError, RecursionError) as error:
         raise FileError(f"{origin} is damaged or no JSON ({_why(error)})") from error
-    return build(shape, value, origin)
+    with without_collecting():
+        return build(shape, value, origin)
+
+
+def json_lines(text: str, origin: object) -> Iterator[tuple[int, Any]]:
+    """Number and value of each line that is not blank. Raises ``FileError`` with the number of one that is no JSON."""
+    decode, escapes = _decoder(False).decode, "\\u" in text
+    for number, line in enumerate(text.split("\n"), start=1):  # other ends of lines may stand inside of a string
+        if not line or line.isspace():
+            continue
+        if not escapes and len(line) < MOST_BYTES:
+            with suppress(ValueError, RecursionError):
+                yield number, decode(line)
+                continue
+        yield (
+            number,
+            parse_json(line, object, f"{origin}, line {number},"),
+        )  # with a look at all of it, or for its sentence
 
 
 def _why(error: Exception) -> str:
     if isinstance(error, RecursionError):
-        return "it nests too deeply"
+        return _TOO_DEEP
     # Python's own sentence for an integer of more than 4,300 digits is advice to programmers.
     return _TOO_LARGE if "int_max_str_digits" in str(error) else first_line(error)
 
 
+_TOO_DEEP = "it nests too deeply"
 _TOO_LARGE = "a number in it is larger than any that is meant"
 
 
@@ -141,45 +183,22 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _finite(number: str) -> float:
+def _finite(number: str | float) -> float:
     value = float(number)
     if not math.isfinite(value):
-        raise ValueError(f"{number[:40]} is no number that can be used")
+        raise ValueError(f"{str(number)[:40]} is no number that can be used")
     return value
 
 
-_LONG_NUMBER = b"0" * 20
-_DIGITS = bytes(ord("0") if chr(code).isdigit() and code < 128 else 32 for code in range(256))
-
-
-def _refuse_excess(value: Any, text: str) -> None:
-    """Raise ``ValueError`` for what nests too deeply, and for integers and characters that nobody can use."""
-    # Files of whole data sets are read too, so that each value is looked at only where the text gives a reason: an escape, which
-    # can stand for a character that is none, or a number of 20 digits.
-    level = [value]
-    for _ in range(MOST_DEPTH):
-        level = [inner for outer in level for inner in _inside(outer) if type(inner) in (list, dict)]
-        if not level:
-            break
-    else:
-        raise ValueError("it nests too deeply")
-    if "\\u" in text or _LONG_NUMBER in text.encode().translate(_DIGITS):
-        refuse_unusable(value)
-
-
-def _inside(value: Any) -> Any:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-
-
-def refuse_unusable(value: Any, no_text: str = "[\0\ud800-\udfff]") -> None:
-    """Raise ``ValueError`` for integers beyond 64 bits, floats that are not finite, and texts with half a character or a zero."""
+def refuse_unusable(value: Any, no_text: str = "[\0\ud800-\udfff]", depth: int = MOST_DEPTH) -> None:
+    """Raise ``ValueError`` for what nests too deeply, integers beyond 64 bits, and texts with half a character or a zero byte."""
     if isinstance(value, dict | list):
+        if not depth:
+            raise ValueError(_TOO_DEEP)
         for inner in [*value, *value.values()] if isinstance(value, dict) else value:
-            refuse_unusable(inner, no_text)
+            refuse_unusable(inner, no_text, depth - 1)
     elif isinstance(value, int) and abs(value) > LARGEST_INTEGER:
         raise ValueError(_TOO_LARGE)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} is no number that can be used")
     elif isinstance(value, str) and re.search(no_text, value):
         raise ValueError("a text in it has a character that no text has")
 
@@ -213,7 +232,7 @@ def _refuse_tricks(text: str) -> None:
             raise ValueError(f"the tag {quoted(getattr(event, 'tag', None))} is not read: write the value itself")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MOST_DEPTH:
-            raise ValueError("it nests too deeply")
+            raise ValueError(_TOO_DEEP)
 
 
 class _OnceLoader(YAML_LOADER):  # type: ignore[misc]
@@ -222,11 +241,17 @@ class _OnceLoader(YAML_LOADER):  # type: ignore[misc]
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[str, Any]:
         return _once([(self._key(key), self.construct_object(value, deep=True)) for key, value in node.value])
 
+    def _number(self, node: Any) -> float:
+        return _finite(self.construct_yaml_float(node))
+
     def _key(self, node: Any) -> str:
         key = self.construct_object(node, deep=True)
         if not isinstance(key, str):
             raise ValueError(f"the key {quoted(key)} is no text")
         return key
+
+
+_OnceLoader.add_constructor("tag:yaml.org,2002:float", _OnceLoader._number)
 
 
 # -- shapes ------------------------------------------------------------------------------------------------------------
@@ -274,29 +299,29 @@ def _check(shape: Any) -> Check:
     # A shape is looked at once, and leaves a function for its values: that of a plain type asks for the type alone, and those of
     # lists and tables call those of their parts.
     origin, parts = typing.get_origin(shape), typing.get_args(shape)
-    kinds = parts if origin in (types.UnionType, typing.Union) else (shape,)
+    kinds = _kinds(shape)
     if shape in (Any, object):
-        return lambda value: value
+        return _check_usable
     if dataclasses.is_dataclass(shape):
         return _check_dataclass(shape)
     if typing.is_typeddict(shape):
         return _check_table(shape)
     if origin is Literal:
-        return lambda value: value if type(value) in map(type, parts) and value in parts else _refuse(value)
-    if all(kind in (*_PLAIN, types.NoneType) for kind in kinds):
+        of_these = {*map(type, parts)}
+        return lambda value: value if type(value) in of_these and value in parts else _refuse(value)
+    if _is_plain(shape):
         return _check_plain(kinds)
     if len(kinds) > 1:
         return _check_union([_check(kind) for kind in kinds if kind is not types.NoneType], types.NoneType in kinds)
     if Any in parts or shape in (dict, list):
-        return _check_plain((origin or shape,))
+        of_kind = _check_plain((origin or shape,))
+        return lambda value: _check_usable(of_kind(value))
     if origin is dict:
         return _check_dict(_check(parts[1]))
     if origin is list:
         return _check_list(_check(parts[0]))
-    if origin is tuple and parts[-1] is Ellipsis:
-        return _check_tuple(parts[0])
     if origin is tuple:
-        return _check_pair(parts)
+        return _check_tuple(parts)
     raise TypeError(f"{shape} is no shape of plain data")
 
 
@@ -304,9 +329,26 @@ def _refuse(value: Any) -> Any:
     raise _Misfit(": ", f" cannot be {quoted(value)}")
 
 
+def _check_usable(value: Any) -> Any:
+    """What has no shape is looked at to its end."""
+    try:
+        refuse_unusable(value, NO_TEXT_AND_NO_NAME)
+    except ValueError as error:
+        raise _Misfit(": ", f" is damaged: {error}") from None
+    return value
+
+
+def _check_integer(value: Any) -> Any:
+    return value if type(value) is int and abs(value) <= LARGEST_INTEGER else _refuse(value)
+
+
 def _check_plain(kinds: tuple[Any, ...]) -> Check:
     # bool is an int to Python, not to a user; an int is a fine float.
     fitting = {*kinds, *((int,) if float in kinds else ())}
+    if int in fitting:
+        return lambda value: (
+            _check_integer(value) if type(value) is int else value if type(value) in fitting else _refuse(value)
+        )
     return lambda value: value if type(value) in fitting else _refuse(value)
 
 
@@ -332,27 +374,28 @@ def _check_list(inner: Check) -> Check:
     return check
 
 
-def _check_tuple(kind: Any) -> Check:
-    if kind not in _PLAIN:
-        as_list = _check_list(_check(kind))
-        return lambda value: tuple(as_list(value))
-    fitting = {kind, *((int,) if kind is float else ())}  # all types of a long list at once: frames of a sample
+def _check_tuple(parts: tuple[Any, ...]) -> Check:
+    """A tuple from a list, of any length where an ellipsis follows its one kind."""
+    kind, length = parts[0], None if parts[-1] is Ellipsis else len(parts)
+    if kind in _PLAIN and {*parts} <= {kind, Ellipsis}:
+        fitting = {kind, *((int,) if kind is float else ())}  # all types of a long list at once: frames of a sample
 
-    def check(value: Any) -> Any:
-        return tuple(value) if type(value) is list and fitting.issuperset(map(type, value)) else _refuse(value)
+        def check(value: Any) -> Any:
+            fits = type(value) is list and length in (None, len(value)) and fitting.issuperset(map(type, value))
+            if (
+                fits
+                and int in fitting
+                and value
+                and not -LARGEST_INTEGER <= min(value) <= max(value) <= LARGEST_INTEGER
+            ):
+                return _refuse(value)
+            return tuple(value) if fits else _refuse(value)
 
-    return check
-
-
-def _check_pair(parts: tuple[Any, ...]) -> Check:
-    checks = [_check(part) for part in parts]
-
-    def check(value: Any) -> Any:
-        if type(value) is not list or len(value) != len(checks):
-            return _refuse(value)
-        return tuple(_at(str(place), inner, one) for place, (inner, one) in enumerate(zip(checks, value, strict=True)))
-
-    return check
+        return check
+    if length is not None:
+        raise TypeError(f"{parts} are several shapes in one tuple")
+    as_list = _check_list(_check(kind))
+    return lambda value: tuple(as_list(value))
 
 
 def _check_dict(inner: Check) -> Check:
@@ -385,26 +428,60 @@ def _refuse_missing(needed: list[str], value: dict[str, Any]) -> None:
 
 def _check_dataclass(shape: Any) -> Check:
     """An object from a table; a field may have had another name before (``was``)."""
-    hints = typing.get_type_hints(shape)
-    checks = {field.name: _check(hints[field.name]) for field in dataclasses.fields(shape)}
-    today = {field.metadata["was"]: field.name for field in dataclasses.fields(shape) if "was" in field.metadata}
-    needed = [
-        field.name
-        for field in dataclasses.fields(shape)
-        if field.default is field.default_factory is dataclasses.MISSING
-    ]
+    fields, hints = dataclasses.fields(shape), typing.get_type_hints(shape)
+    checks = {field.name: _check(hints[field.name]) for field in fields}
+    today = {field.metadata["was"]: field.name for field in fields if "was" in field.metadata}
+    needed = [field.name for field in fields if field.default is field.default_factory is dataclasses.MISSING]
+    constant = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+    made = {field.name: field.default_factory for field in fields if field.default_factory is not dataclasses.MISSING}
+    plain = {name for name in checks if _is_plain(hints[name]) and int not in _kinds(hints[name])}
+    deep = {name: inner for name, inner in checks.items() if name not in plain}
+    fitting: set[tuple[Any, ...]] = set()
 
     def check(value: Any) -> Any:
         if type(value) is not dict:
             raise _Misfit(": ", f" should hold settings, not {quoted(value)}")
         if today:
             value = {today.get(name, name): one for name, one in value.items()}
-        if unknown := value.keys() - checks.keys():
-            raise _Misfit(" holds the unknown key ", ": it is from another version or program", min(unknown))
-        _refuse_missing(needed, value)
-        return shape(**{name: _at(name, checks[name], one) for name, one in value.items()})
+        # The samples of a data set come by the ten thousand, all with the same keys and types: those were checked with the first.
+        alike = (*value, *map(type, value.values()))
+        if alike not in fitting:
+            if unknown := value.keys() - checks.keys():
+                raise _Misfit(" holds the unknown key ", ": it is from another version or program", min(unknown))
+            _refuse_missing(needed, value)
+            for name in plain & value.keys():
+                _at(name, checks[name], value[name])
+            if len(fitting) < MOST_ALIKE:
+                fitting.add(alike)
+        # Its own constructor sets a frozen field at a time, four times as slowly as this; none of ours does more than that.
+        built = shape.__new__(shape)
+        kept = built.__dict__
+        kept.update(constant)
+        kept.update(value)
+        name = ""
+        try:
+            for name, inner in deep.items():
+                if name in value:
+                    kept[name] = inner(value[name])
+        except _Misfit as misfit:
+            misfit.where.insert(0, name)
+            raise
+        for name, make in made.items():
+            if name not in value:
+                kept[name] = make()
+        return built
 
+    if hasattr(shape, "__post_init__") or hasattr(shape, "__slots__"):
+        raise TypeError(f"{shape} has a constructor of its own, which is not called here")
     return check
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+
+
+def _is_plain(hint: Any) -> bool:
+    return all(kind in _PLAIN for kind in _kinds(hint))
 
 
 def _at(name: str, check: Check, value: Any) -> Any:

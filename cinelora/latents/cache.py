@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import asdict, dataclass, replace
-from itertools import chain, groupby
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from cinelora.errors import FileError, FootageError, TrainingError
 from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.footage.manifest import Manifest, Sample, Skipped
 from cinelora.io.atomic import sha256_json, sweep_temporaries, write_json
-from cinelora.io.plain_data import MOST_OF_LISTS, read_json
+from cinelora.io.plain_data import MOST_OF_LISTS, quoted, read_json
 from cinelora.io.tensor_files import save_tensors
 
 if TYPE_CHECKING:
@@ -86,12 +86,8 @@ class Index:
 
     @classmethod
     def load(cls, path: Path) -> Index:
-        """Read what ``save`` wrote. Raises ``FileError`` where it is damaged, or names what no encoding is called."""
-        index = read_json(path, cls, limit=MOST_OF_LISTS)
-        names = chain(index.texts.values(), *((e.text, e.video, e.image or e.video) for e in index.entries))
-        if not all(map(NAME.fullmatch, names)):
-            raise FileError(f"{path} is damaged: it names encodings as none are named")
-        return index
+        """Read what ``save`` wrote. Raises ``FileError`` where it is damaged."""
+        return read_json(path, cls, limit=MOST_OF_LISTS)
 
 
 @dataclass(frozen=True)
@@ -257,7 +253,12 @@ def _treatment(sample: Sample) -> list[dict[str, Any]]:
 
 
 def encoding_path(root: Path, name: str) -> Path:
-    """Where the encoding ``name`` lies below ``root``: spread over folders by the first digits of its hash."""
+    """Where the encoding ``name`` lies below ``root``: spread over folders by the first digits of its hash.
+
+    Raises ``FileError`` for what no encoding is called: names are read from files, and lead nowhere else.
+    """
+    if not NAME.fullmatch(name):
+        raise FileError(f"{quoted(name)} is no name of an encoding: dataset.json is damaged")
     return root / name.split("-")[1][:2] / f"{name}.safetensors"
 
 

@@ -109,7 +109,7 @@ def told(row: Result, heading: list[str]) -> list[str]:
 
 def lines(rows: list[Result]) -> list[str]:
     """The table for a terminal: what every row cost, and the numbers there are."""
-    width = max(len(row.name) for row in rows)
+    width = max((len(row.name) for row in rows), default=0)
     return [f"{i + 1:>3}  {row.name:<{width}}  {row.trouble or in_words(row)}" for i, row in enumerate(rows)]
 
 

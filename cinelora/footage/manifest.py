@@ -91,9 +91,8 @@ def read_manifest(path: Path) -> Manifest:
 
 def _lines(path: Path, text: str) -> Iterator[Sample | Skipped]:
     for number, record in json_lines(path, text):
-        kind: type[Sample | Skipped] = Skipped if isinstance(record, dict) and "reason" in record else Sample
         try:
-            yield build(kind, record, path)
+            yield build(Skipped if isinstance(record, dict) and "reason" in record else Sample, record, path)
         except FileError as error:
             raise FootageError(f"{error}; line {number} is not a line of a manifest") from error
 

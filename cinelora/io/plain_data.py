@@ -146,14 +146,13 @@ def json_lines(text: str, origin: object) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(text.split("\n"), start=1):  # other ends of lines may stand inside of a string
         if not line or line.isspace():
             continue
-        if not escapes and len(line) < MOST_BYTES:
-            with suppress(ValueError, RecursionError):
-                yield number, decode(line)
-                continue
-        yield (
-            number,
-            parse_json(line, object, f"{origin}, line {number},"),
-        )  # with a look at all of it, or for its sentence
+        try:
+            value = None if escapes or len(line) > MOST_BYTES else decode(line)
+        except (ValueError, RecursionError):
+            value = None
+        if value is None:  # to be looked at to its end, or for the sentence of its error
+            value = parse_json(line, object, f"{origin}, line {number},")
+        yield number, value
 
 
 def _why(error: Exception) -> str:

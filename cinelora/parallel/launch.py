@@ -41,6 +41,7 @@ from cinelora.io import slurm
 from cinelora.io.atomic import write_text, write_whole
 from cinelora.io.hardware import die_with
 from cinelora.io.locks import own_folder
+from cinelora.io.plain_data import without_collecting
 from cinelora.io.terminal import say, show_logged_text, visible
 
 POLL_S = 0.1
@@ -467,22 +468,6 @@ def spin_briefly() -> None:
     """
     if not any(name in os.environ for name in SPIN_SETTINGS):
         os.environ["GOMP_SPINCOUNT"] = SPIN_ROUNDS
-
-
-@contextmanager
-def without_collecting() -> Iterator[None]:
-    """Inside the block, which imports packages, Python does not look for garbage.
-
-    Functions and classes by the hundred thousand come to stay. Every time a quarter more is there, the collector walks
-    through all of it and finds nothing: a fifth of the CPU seconds of a rank's imports.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def run_rank(exchange: str, facts: dict[str, Any]) -> None:

@@ -24,9 +24,10 @@ from cinelora.config.schema import InferConfig, ScaleConfig
 from cinelora.errors import InferenceError
 from cinelora.footage.captions import prompt_with_trigger
 from cinelora.io.hardware import explained_out_of_memory, gpu_at_hand, limit_gpu_memory, quiet_libraries, say_of_others
+from cinelora.io.plain_data import without_collecting
 from cinelora.io.tensor_files import load_tensors, save_tensors
 from cinelora.io.terminal import say
-from cinelora.parallel.launch import barrier, launch, process_group, rank_info, without_collecting
+from cinelora.parallel.launch import barrier, launch, process_group, rank_info
 from cinelora.planning.planner import choose_drawing, partition_of
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ from cinelora.errors import AdapterError, ConfigError
 from cinelora.io.atomic import sweep_temporaries, write_whole
 from cinelora.io.hub import resolve
 from cinelora.io.locks import lock
+from cinelora.io.plain_data import without_collecting
 from cinelora.io.terminal import say, shell_word
-from cinelora.parallel.launch import LaunchError, RankKilled, launch, meeting_point, without_collecting
+from cinelora.parallel.launch import LaunchError, RankKilled, launch, meeting_point
 from cinelora.training.checkpoint_files import saved_checkpoints, sweep_drafts
 from cinelora.training.model_card import push, read_record
 from cinelora.training.verdict import effect_line, heldout_line, stopped_line

@@ -377,16 +377,11 @@ def _check_tuple(parts: tuple[Any, ...]) -> Check:
     """A tuple from a list, of any length where an ellipsis follows its one kind."""
     kind, length = parts[0], None if parts[-1] is Ellipsis else len(parts)
     if kind in _PLAIN and {*parts} <= {kind, Ellipsis}:
-        fitting = {kind, *((int,) if kind is float else ())}  # all types of a long list at once: frames of a sample
+        fitting = {kind, *((int,) if kind is float else ())}  # types alone of a long list, at once: frames of a sample
 
         def check(value: Any) -> Any:
             fits = type(value) is list and length in (None, len(value)) and fitting.issuperset(map(type, value))
-            if (
-                fits
-                and int in fitting
-                and value
-                and not -LARGEST_INTEGER <= min(value) <= max(value) <= LARGEST_INTEGER
-            ):
+            if fits and length and int in fitting and max(map(abs, value)) > LARGEST_INTEGER:
                 return _refuse(value)
             return tuple(value) if fits else _refuse(value)
 

@@ -23,7 +23,7 @@ from cinelora.errors import ConfigError, FileError, first_line
 from cinelora.footage.manifest import read_manifest
 from cinelora.footage.read_frames import read_frames
 from cinelora.footage.scan_folder import open_clip
-from cinelora.io.plain_data import MOST_OF_LISTS, read_text
+from cinelora.io.plain_data import MOST_OF_LISTS, read_json, read_text
 
 __all__ = ["Run", "compose", "evaluate", "infer", "read_run", "train"]
 __all__ += ["open_clip", "read_adapter", "read_frames", "read_manifest"]
@@ -97,7 +97,11 @@ def evaluate(*settings: str) -> dict[str, Any]:
 def read_run(directory: str | Path) -> Run:
     """A training run from its directory; raises ``ConfigError`` where that holds no settings of one."""
     run = RunDirectory(Path(directory))
-    return Run(run.path, load_config(run.path), dict(run.read_summary()) if run.summary.is_file() else {})
+    return Run(
+        run.path,
+        load_config(run.path),
+        read_json(run.summary, dict[str, Any], measured=True) if run.summary.is_file() else {},
+    )
 
 
 def _run(command: str, settings: tuple[str, ...], work: Any) -> Path:

@@ -34,15 +34,20 @@ class LastLook(TypedDict):
     since: int
 
 
-class RunSummary(TypedDict):
+class RunEnd(TypedDict):
+    """How far a run has come."""
+
+    step: int
+    steps: int
+    interrupted: bool
+
+
+class RunSummary(RunEnd):
     """What came out of a run, as far as it is read again; older versions did not write all of it."""
 
     stage: str
     weights: str
     data_hash: str
-    step: int
-    steps: int
-    interrupted: bool
     adapter_effect: float
     loss: NotRequired[float | None]
     seconds: NotRequired[float]
@@ -82,6 +87,10 @@ class RunDirectory:
     transformer = Inside("transformer")
     card = Inside("README.md")
     summary = Inside("summary.json")
+
+    def read_end(self) -> RunEnd:
+        """How far the run had come when it last ended; raises ``FileError``."""
+        return read_json(self.summary, RunEnd, measured=True)
 
     def read_summary(self) -> RunSummary:
         """What ``summary.json`` says, which a run writes last; raises ``FileError``."""

@@ -126,7 +126,7 @@ def is_complete(config: TrainConfig, run_dir: Path) -> bool:
     """Whether a run has ended by itself, at its last step or because it learnt no more."""
     if not RunDirectory(run_dir).summary.is_file():
         return False
-    there = RunDirectory(run_dir).read_summary()
+    there = RunDirectory(run_dir).read_end()
     return not there["interrupted"] and there["steps"] >= config.stage.steps
 
 

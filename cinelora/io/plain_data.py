@@ -48,7 +48,6 @@ MANY_PARTS, LEAST_OF_PART = 10_000, 16
 LARGEST_INTEGER = 2**64
 NO_TEXT_AND_NO_NAME = "[\0\ud800-\udc7f\udd00-\udfff]"
 """Characters that no setting has. What a shell hands over may be no UTF-8, and such bytes are the characters between these."""
-YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 # -- bytes and text ----------------------------------------------------------------------------------------------------
@@ -127,9 +126,9 @@ def read_json(path: Path, shape: Any = Any, *, limit: int = MOST_BYTES, measured
 
 def parse_json(text: str, shape: type[T], origin: object, *, measured: bool = False) -> T:
     """A JSON text as ``shape``; ``origin`` is where it was read, for the sentence of an error. Raises as ``read_json``."""
-    if text.count("[") + text.count("{") > MANY_PARTS + len(text) // LEAST_OF_PART:
-        raise FileError(f"{origin} is no file that is read: it is made of lists and tables with nothing in them")
     try:
+        if text.count("[") + text.count("{") > MANY_PARTS + len(text) // LEAST_OF_PART:
+            raise ValueError("it is made of lists and tables with nothing in them")
         with without_collecting():
             value = _decoder(measured).decode(text)
         if "\\u" in text:  # an escape may stand for half a character; nothing else needs a look at every text
@@ -214,17 +213,20 @@ def parse_yaml(text: str, shape: type[T], origin: object) -> T:
     """A YAML text as ``shape``: one document without tags and aliases; raises as ``parse_json``."""
     try:
         # The events come one by one and need no memory. Only what they let pass is built: PyYAML recurses into what nests.
-        _refuse_tricks(text)
-        value = yaml.load(text, _OnceLoader)  # it is a SafeLoader
+        loader = _Patient if "\\uDC" in text else _Quick
+        if loader is _Patient and len(text) > MOST_SETTINGS // 4:
+            raise ValueError("it is too large for one with bytes that are no UTF-8")
+        _refuse_tricks(text, loader)
+        value = yaml.load(text, loader)
         refuse_unusable(value, NO_TEXT_AND_NO_NAME)
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise FileError(f"{origin} cannot be read as YAML: {_why(error)}") from error
     return build(shape, value, origin)
 
 
-def _refuse_tricks(text: str) -> None:
+def _refuse_tricks(text: str, loader: Any) -> None:
     depth = 0
-    for event in yaml.parse(text, YAML_LOADER):
+    for event in yaml.parse(text, loader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise ValueError("aliases are not read: write the value itself")
         if getattr(event, "tag", None):
@@ -234,8 +236,11 @@ def _refuse_tricks(text: str) -> None:
             raise ValueError(_TOO_DEEP)
 
 
-class _OnceLoader(YAML_LOADER):  # type: ignore[misc]
-    """PyYAML's safe loader, which also refuses a key that is said twice or is no text."""
+class _Once:
+    """What PyYAML's safe loaders are taught: to refuse a key that is said twice or is no text, and numbers without end."""
+
+    construct_object: Any
+    construct_yaml_float: Any
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[str, Any]:
         return _once([(self._key(key), self.construct_object(value, deep=True)) for key, value in node.value])
@@ -250,7 +255,16 @@ class _OnceLoader(YAML_LOADER):  # type: ignore[misc]
         return key
 
 
-_OnceLoader.add_constructor("tag:yaml.org,2002:float", _OnceLoader._number)
+class _Quick(_Once, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    pass
+
+
+class _Patient(_Once, yaml.SafeLoader):
+    """The one in Python, which alone reads the characters that stand for bytes of a name that is no UTF-8."""
+
+
+for _loader in (_Quick, _Patient):
+    _loader.add_constructor("tag:yaml.org,2002:float", _Once._number)
 
 
 # -- shapes ------------------------------------------------------------------------------------------------------------

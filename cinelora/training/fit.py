@@ -107,7 +107,7 @@ def refuse_ended(config: TrainConfig, run: RunDirectory, step: int) -> None:
     """Refuse to resume after ``step`` where nothing is left to do."""
     # A run that was killed between its last checkpoint and its summary has all steps and no end: it may resume, and
     # does what is missing (``callbacks.resume.Finish``).
-    has_ended = run.summary.exists() and run.read_summary()["step"] == step
+    has_ended = run.summary.exists() and run.read_end()["step"] == step
     if step > config.stage.steps or (step == config.stage.steps and has_ended):
         raise ConfigError(f"{run.path} already has its {step} steps; go on with stage.steps=<more>")
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from PIL import Image
 from tqdm.auto import tqdm
@@ -177,13 +177,18 @@ def _trouble(folder: Path) -> str:
     return ""
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A table of settings, none where there is something else. What is larger is a vocabulary, in which nobody looks for code."""
+class _Asked(TypedDict):
+    """What is asked of a model's settings; there is more in them, such as lengths of 1e30."""
+
+    auto_map: NotRequired[Any]
+    model_type: NotRequired[Any]
+
+
+def _read(path: Path) -> _Asked:
     try:
-        content = read_json(path, object, measured=True)
+        return read_json(path, _Asked, measured=True)
     except FileError as error:
         raise FootageError(str(error)) from error
-    return content if isinstance(content, dict) else {}
 
 
 def num_shown(shot: Judged, count: int) -> int:

@@ -92,7 +92,8 @@ def read_manifest(path: Path) -> Manifest:
 def _lines(path: Path, text: str) -> Iterator[Sample | Skipped]:
     for number, record in json_lines(path, text):
         try:
-            yield build(Skipped if isinstance(record, dict) and "reason" in record else Sample, record, path)
+            is_skipped = isinstance(record, dict) and "reason" in record
+            yield build(Skipped, record, path) if is_skipped else build(Sample, record, path)
         except FileError as error:
             raise FootageError(f"{error}; line {number} is not a line of a manifest") from error
 

@@ -259,11 +259,12 @@ class _Quick(_Once, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ign
     pass
 
 
-class _Patient(_Once, yaml.SafeLoader):
+class _Patient(_Once, yaml.SafeLoader):  # type: ignore[misc]
     """The one in Python, which alone reads the characters that stand for bytes of a name that is no UTF-8."""
 
 
-for _loader in (_Quick, _Patient):
+_LOADERS: tuple[Any, ...] = (_Quick, _Patient)
+for _loader in _LOADERS:
     _loader.add_constructor("tag:yaml.org,2002:float", _Once._number)
 
 

@@ -330,7 +330,7 @@ class Table:
         found = read_json(record, _Record)
         if len(found["overrides"]) != len(found["statuses"]):
             raise FileError(f"{record} is damaged: it has a status for only some of its members")
-        return cls(folder, **found)
+        return cls(folder, found["overrides"], found["statuses"])
 
     def place(self, overrides: list[str]) -> int:
         """The number of the member with these overrides: its old one, or the next."""

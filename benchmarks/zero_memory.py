@@ -17,7 +17,8 @@ from common import report
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.cli.compose import compose_train
 from cinelora.config.schema import StrategyConfig, TrainConfig
-from cinelora.io.atomic import read_json, write_json
+from cinelora.io.atomic import write_json
+from cinelora.io.plain_data import read_json
 from cinelora.parallel.launch import launch, rank_info
 from cinelora.planning.estimate import Shape, weight_bytes
 from cinelora.training.encode import encode_rank

@@ -19,11 +19,11 @@ from cinelora.cli.parse import parse
 from cinelora.cli.programs import PROGRAMS, Config
 from cinelora.config.schema import ADAPTER_STAGES, TrainConfig
 from cinelora.config.store import load_config
-from cinelora.errors import ConfigError
+from cinelora.errors import ConfigError, FileError, first_line
 from cinelora.footage.manifest import read_manifest
 from cinelora.footage.read_frames import read_frames
 from cinelora.footage.scan_folder import open_clip
-from cinelora.io.atomic import read_json
+from cinelora.io.plain_data import MOST_OF_LISTS, read_json, read_text
 
 __all__ = ["Run", "compose", "evaluate", "infer", "read_run", "train"]
 __all__ += ["open_clip", "read_adapter", "read_frames", "read_manifest"]
@@ -44,12 +44,15 @@ class Run:
         return {role: path for role, path in paths.items() if path.is_file()}
 
     def curve(self, name: str = "train/loss") -> dict[int, float]:
-        """A logged number by optimizer step; empty where nothing of that name was logged."""
+        """A logged number by optimizer step; empty where nothing of that name was logged. Raises ``FileError``."""
         # A resumed run writes a table of its own, which repeats the steps after the checkpoint it began at: later tables win.
         points: dict[int, float] = {}
         for table in sorted(RunDirectory(self.directory).logs.glob("csv/from-step-*/metrics.csv")):
-            with table.open(encoding="utf-8") as file:
-                points |= {int(row["step"]): float(row[name]) for row in csv.DictReader(file) if row.get(name)}
+            rows = csv.DictReader(read_text(table, MOST_OF_LISTS).splitlines())
+            try:
+                points |= {int(row["step"]): float(row[name]) for row in rows if row.get(name)}
+            except (ValueError, KeyError, TypeError, csv.Error) as error:
+                raise FileError(f"{table} is damaged: {first_line(error)}") from error
         return points
 
 
@@ -84,9 +87,10 @@ def infer(*settings: str) -> list[Path]:
 
 def evaluate(*settings: str) -> dict[str, Any]:
     """Evaluate, as ``python -m cinelora.evaluate`` does; what ``numbers.json`` holds. Raises as ``train``."""
+    from cinelora.evaluation.measure import read_numbers
     from cinelora.evaluation.run_evaluation import evaluate as run_evaluation
 
-    numbers: dict[str, Any] = read_json(_run("evaluate", settings, run_evaluation) / "numbers.json")
+    numbers: dict[str, Any] = dict(read_numbers(_run("evaluate", settings, run_evaluation)))
     return numbers
 
 
@@ -96,7 +100,11 @@ def read_run(directory: str | Path) -> Run:
     Its settings are what the file says: whoever obeys the places and accounts that they name has to know whose run it is.
     """
     run = RunDirectory(Path(directory))
-    return Run(run.path, load_config(run.path), read_json(run.summary) if run.summary.is_file() else {})
+    return Run(
+        run.path,
+        load_config(run.path),
+        read_json(run.summary, dict[str, Any], measured=True) if run.summary.is_file() else {},
+    )
 
 
 def _run(command: str, settings: tuple[str, ...], work: Any) -> Path:

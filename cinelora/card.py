@@ -17,6 +17,7 @@ from cinelora.config.schema import setting
 from cinelora.errors import ConfigError
 from cinelora.io.hub import CONFIG_FILE
 from cinelora.io.own_files import refuse_foreign
+from cinelora.io.terminal import say
 from cinelora.training.model_card import push, read_record, write_card
 
 
@@ -44,9 +45,9 @@ def write(request: CardRequest) -> None:
     refuse_foreign(run.path, CONFIG_FILE)
     record = read_record(run)
     write_card(record)
-    print(f"card {record.run.card}")
+    say(f"card {record.run.card}")
     if request.push:
-        print(f"uploaded: {push(record, request.push, request.private)}")
+        say(f"uploaded: {push(record, request.push, request.private)}")
 
 
 def main(argv: list[str]) -> int:

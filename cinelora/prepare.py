@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cinelora.cli.main import main
 from cinelora.config.schema import PrepareConfig
+from cinelora.io.terminal import say
 
 
 def run(config: PrepareConfig, _run_dir: Path) -> int:
@@ -23,7 +24,7 @@ def run(config: PrepareConfig, _run_dir: Path) -> int:
     prepared, of_stills = prepare_each(config.data, [windows, stills], config.workers)
     manifest = whole_dataset(prepared, of_stills, config.data, windows)
     write_all(prepared, manifest, config.data, windows)
-    print("\n".join(lines(prepared, manifest)))
+    say(*lines(prepared, manifest))
     return 0
 
 

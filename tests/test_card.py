@@ -35,7 +35,8 @@ from cinelora.config.store import load_config, save_config
 from cinelora.errors import ConfigError
 from cinelora.families.wan.bundle import WanBundle
 from cinelora.families.wan.checkpoint_layouts import Part
-from cinelora.io.atomic import read_json, write_json
+from cinelora.io.atomic import write_json
+from cinelora.io.plain_data import read_json
 from cinelora.io.tensor_files import load_tensors, read_header, with_metadata
 from cinelora.training.encode import encode_rank
 from cinelora.training.fit import train_rank

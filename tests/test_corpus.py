@@ -30,8 +30,8 @@ from cinelora.evaluation.run_evaluation import evaluate
 from cinelora.footage.build_dataset import OVERRIDES, prepare, read_overrides, whole_dataset
 from cinelora.footage.manifest import read_manifest
 from cinelora.footage.sample_source import wanted_by
-from cinelora.io.atomic import read_json
 from cinelora.io.own_folders import is_tagged
+from cinelora.io.plain_data import read_json
 from cinelora.io.tensor_files import load_tensors
 from cinelora.latents.cache import Index
 from cinelora.sampling.make_clips import write_take

@@ -22,7 +22,7 @@ from rank_pool import PROCESSES, forked
 from safetensors.torch import load_file
 
 from cinelora.errors import FileError, TrainingError
-from cinelora.io import atomic, locks, media, own_files, tensor_files
+from cinelora.io import atomic, locks, media, own_files, plain_data, tensor_files
 
 MEGABYTE = 1 << 20
 
@@ -43,15 +43,15 @@ def gradient(num_frames: int, height: int = 48, width: int = 64) -> np.ndarray:
 def test_text_and_json_come_back_as_they_were(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "a.json"
     atomic.write_json(path, {"prompt": "a man, smoking (alone) \u2013 λ", "n": [1, 2.5, None]})
-    assert atomic.read_json(path) == {"prompt": "a man, smoking (alone) \u2013 λ", "n": [1, 2.5, None]}
+    assert plain_data.read_json(path) == {"prompt": "a man, smoking (alone) \u2013 λ", "n": [1, 2.5, None]}
     atomic.write_text(path, "line\n")
     assert path.read_text() == "line\n"
     assert os.stat(path).st_mode & 0o777 == 0o666 & ~current_umask()
     assert leftovers(path.parent) == []
     with pytest.raises(FileError, match=r"a\.json is damaged or no JSON"):
-        atomic.read_json(path)
+        plain_data.read_json(path)
     with pytest.raises(FileError, match=r"cannot read .*none\.json"):
-        atomic.read_json(tmp_path / "none.json")
+        plain_data.read_json(tmp_path / "none.json")
 
 
 def current_umask() -> int:
@@ -232,7 +232,9 @@ def test_a_damaged_tensor_file_is_one_sentence(tmp_path: Path, damage: str) -> N
     if damage == "missing":
         path.unlink()
     for read in (tensor_files.load_tensors, tensor_files.read_header):
-        with pytest.raises(FileError, match=r"a\.safetensors is missing, damaged or no safetensors file \(") as caught:
+        with pytest.raises(
+            FileError, match=r"a\.safetensors (is missing, damaged or no safetensors file )?\("
+        ) as caught:
             read(path)
         assert "\n" not in str(caught.value)
 

@@ -17,8 +17,9 @@ import pytest
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.clip_request import Take
 from cinelora.config.schema import InferConfig, MetricsConfig, SamplerConfig, TrainConfig
+from cinelora.io.plain_data import without_collecting
 from cinelora.parallel import launch as launching
-from cinelora.parallel.launch import SPIN_ROUNDS, SPIN_SETTINGS, launch, spin_briefly, without_collecting
+from cinelora.parallel.launch import SPIN_ROUNDS, SPIN_SETTINGS, launch, spin_briefly
 from cinelora.sampling.make_clips import write_take
 from cinelora.training.encode import encode_rank
 

@@ -11,7 +11,6 @@ it is added to W x where it is accumulated. B starts as zero, so a new adapter c
 from __future__ import annotations
 
 import copy
-import logging
 import math
 import re
 import warnings
@@ -31,11 +30,11 @@ from torch.nn.functional import linear
 from cinelora.adapters.adapter_file import TARGETS, AdapterFile, is_image_projection
 from cinelora.config.schema import LoraSpec
 from cinelora.errors import AdapterError
+from cinelora.io.terminal import warn
 from cinelora.memory.block_swap import bring_block_of
 from cinelora.nn.flow_matching import keyed_generator
 from cinelora.nn.fp8 import Fp8Linear, frozen_weight, replace_weight
 
-log = logging.getLogger(__name__)
 ORIGINAL = "unmerged"
 """Attribute of a merged layer: its base layer as it was before, on the host; in a tuple, so that it is no child of it."""
 
@@ -96,7 +95,7 @@ def load_adapter(transformer: WanTransformer3DModel, name: str, adapter: Adapter
     present = {module for module, _ in transformer.named_modules()}
     modules = [module for module in adapter.modules if module in present]
     if dropped := len(adapter.modules) - len(modules):
-        log.warning("the %s adapter was made for i2v: %d image projections that t2v lacks are left out", name, dropped)
+        warn(f"the {name} adapter was made for i2v: {dropped} image projections that t2v lacks are left out")
     _inject(transformer, name, replace(adapter.spec, dropout=0.0), modules)
     load_adapter_state(transformer, name, {k: v for k, v in adapter.state.items() if k.rsplit(".", 2)[0] in present})
     transformer.requires_grad_(False)
@@ -186,7 +185,7 @@ def check_fits(adapter: AdapterFile, transformer: WanTransformer3DModel, model_n
             sizes = f"{theirs[0]}x{theirs[1]} does not fit model={model_name} with {ours[0]}x{ours[1]}"
             raise AdapterError(f"{made_for} whose {module} is {sizes}: {way_out}")
     if adapter.base_model not in ("", model_name):
-        log.warning("the adapter was trained on %s and is used on %s", adapter.base_model, model_name)
+        warn(f"the adapter was trained on {adapter.base_model} and is used on {model_name}")
 
 
 def update_squares(transformer: WanTransformer3DModel, name: str) -> dict[str, float]:

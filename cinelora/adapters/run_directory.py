@@ -11,17 +11,55 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from cinelora.config.schema import ADAPTER_STAGES, ModelConfig
 from cinelora.config.store import build, load_config
 from cinelora.errors import AdapterError
-from cinelora.io.atomic import read_json
 from cinelora.io.hub import is_run, resolve
+from cinelora.io.plain_data import read_json
+from cinelora.io.terminal import warn
 
 if TYPE_CHECKING:
     from cinelora.adapters.adapter_file import AdapterFile
     from cinelora.families.wan.bundle import WanBundle
+
+
+class LastLook(TypedDict):
+    """A number that was looked at during a run, and when it was best."""
+
+    name: str
+    best: float | None
+    step: int | None
+    since: int
+
+
+class RunEnd(TypedDict):
+    """How far a run has come."""
+
+    step: int
+    steps: int
+    interrupted: bool
+
+
+class RunSummary(RunEnd):
+    """What came out of a run, as far as it is read again; older versions did not write all of it."""
+
+    stage: str
+    weights: str
+    data_hash: str
+    adapter_effect: float
+    loss: NotRequired[float | None]
+    seconds: NotRequired[float]
+    peak_memory_mib: NotRequired[dict[str, float]]
+    stopped_early: NotRequired[LastLook | None]
+    prediction_effect: NotRequired[float | None]
+    heldout_step: NotRequired[int | None]
+    heldout_loss: NotRequired[float | None]
+    heldout_change: NotRequired[float | None]
+    heldout_vs_base: NotRequired[float | None]
+    heldout_clips: NotRequired[dict[str, float] | None]
+    heldout_clips_base: NotRequired[dict[str, float] | None]
 
 
 class Inside:
@@ -50,6 +88,14 @@ class RunDirectory:
     card = Inside("README.md")
     summary = Inside("summary.json")
 
+    def read_end(self) -> RunEnd:
+        """How far the run had come when it last ended; raises ``FileError``."""
+        return read_json(self.summary, RunEnd, measured=True)
+
+    def read_summary(self) -> RunSummary:
+        """What ``summary.json`` says, which a run writes last; raises ``FileError``."""
+        return read_json(self.summary, RunSummary, measured=True)
+
     def adapter(self, kind: str) -> Path:
         """The exported adapter of ``style`` or ``motion``."""
         return self.path / f"{kind}.safetensors"
@@ -66,7 +112,7 @@ class RunDirectory:
 
     def has_ended(self, step: int) -> bool:
         """Whether the run has come to its end after ``step``: a summary is the last thing that it writes."""
-        return self.summary.exists() and bool(read_json(self.summary)["step"] == step)
+        return self.summary.exists() and self.read_end()["step"] == step
 
 
 def adapter_paths(source: Path) -> dict[str, Path]:
@@ -113,8 +159,8 @@ def warn_of_other_weights(
         if bundle is None or adapter.base_model != model.name or not theirs:
             continue
         if theirs != (found := bundle.fingerprint(Part.TRANSFORMER)):
-            print(
-                f"WARNING: the {role} adapter was trained on other weights of {model.name} ({kind}, {theirs}) than these "
+            warn(
+                f"the {role} adapter was trained on other weights of {model.name} ({kind}, {theirs}) than these "
                 f"({found}): it may do less or something else; give those with model.{kind}=<directory>"
             )
 

@@ -13,6 +13,7 @@ import yaml
 from cinelora.cli.programs import LAUNCHER, Program
 from cinelora.config import shipped
 from cinelora.config.fields import Field
+from cinelora.io.terminal import say
 
 _TEXTS = "Texts and paths (marked *) are taken verbatim, whatever they hold"
 NOBODY_READS = 141
@@ -20,10 +21,10 @@ NOBODY_READS = 141
 _SWEEPS = "-m runs once for each combination of comma-separated values; "
 
 
-def say(text: str) -> int:
-    """Print all that was asked for; the exit code."""
+def answer(*lines: str) -> int:
+    """Print all that was asked for, a line each; the exit code."""
     try:
-        print(text, flush=True)
+        say(*lines)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more as it ends
         return NOBODY_READS

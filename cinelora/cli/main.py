@@ -6,14 +6,14 @@ before the settings are accepted.
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
-from cinelora.cli.help import help_text, say, usage
+from cinelora.cli.help import answer, help_text, usage
 from cinelora.cli.parse import Command, parse
 from cinelora.cli.programs import PROGRAMS
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.io import slurm
+from cinelora.io.terminal import say, show_logged_text
 from cinelora.parallel.launch import isolate_children, spin_briefly
 
 if TYPE_CHECKING:
@@ -24,24 +24,25 @@ def main(script: str, argv: list[str], run: Run) -> int:
     """Do what a command line says with ``run(config, run_dir)``; the exit code."""
     program = PROGRAMS[script]
     if not argv:
-        print(usage(program), file=sys.stderr)
+        say(*usage(program).split("\n"), error=True)
         return ConfigError.exit_code
     slurm.listen()
     isolate_children()
+    show_logged_text()
     spin_briefly()  # commands that measure clips do so in this process
     try:
         return _main(parse(program, argv), run)
     except CineloraError as error:
-        print(f"{program.name}: {error}", file=sys.stderr)
+        say(f"{program.name}: {error}", error=True)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"{program.name}: interrupted", file=sys.stderr)
+        say(f"{program.name}: interrupted", error=True)
         return slurm.STOPPED
 
 
 def _main(command: Command, run: Run) -> int:
     if command.help:
-        return say(help_text(command.program))
+        return answer(*help_text(command.program).split("\n"))
     # Hydra takes a third of a second to import, which a mistyped key and --help need not wait for
     from cinelora.cli.compose import compose
     from cinelora.cli.one_run import run_one
@@ -53,5 +54,5 @@ def _main(command: Command, run: Run) -> int:
     if command.multirun:
         return run_sweep(command, run)
     if command.show:
-        return say(to_yaml(compose(command)).rstrip("\n"))
+        return answer(*to_yaml(compose(command)).rstrip("\n").split("\n"))
     return run_one(command, run)

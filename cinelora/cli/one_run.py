@@ -10,9 +10,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from cinelora.adapters.run_directory import adapter_paths
+from cinelora.adapters.run_directory import RunDirectory, adapter_paths
 from cinelora.cli.compose import AUTO, compose
-from cinelora.cli.help import say
+from cinelora.cli.help import answer
 from cinelora.cli.parse import Command
 from cinelora.cli.preflight import check_evaluate, check_infer, check_prepare, check_study, check_train
 from cinelora.cli.programs import Config
@@ -23,10 +23,11 @@ from cinelora.config.trust import note_as_own
 from cinelora.config.unread import unread_lines
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.io import slurm
-from cinelora.io.atomic import read_json
 from cinelora.io.hardware import gpu_at_hand
 from cinelora.io.hub import CONFIG_FILE, resolve
 from cinelora.io.locks import LOCK, lock
+from cinelora.io.plain_data import read_text
+from cinelora.io.terminal import say
 from cinelora.parallel.launch import LaunchError
 from cinelora.planning.planner import drawing_lines, plan_lines
 
@@ -66,15 +67,15 @@ def run_one(command: Command, run: Run) -> int:
     """Accept the settings, make the directory they are kept in, and hand over; the exit code."""
     config, lines = accepted(command)
     if isinstance(config, PrepareConfig):
-        print("\n".join(lines), end="\n" if lines else "", flush=True)
+        say(*lines)
         return run(anchored(config), Path())
     if config.plan:
-        return say("\n".join([*lines, *planned(config)]))
+        return answer(*lines, *planned(config))
     # From here on the working directory no longer counts: settings are kept with whole paths, in a directory that is there.
     config = anchored(config)
     place = make_run_dir(config)
     if isinstance(config, TrainConfig) and command.texts.get("resume") == AUTO and is_complete(config, place.path):
-        return say(f"{place.path} has all its {config.stage.steps} steps: nothing is left to do")
+        return answer(f"{place.path} has all its {config.stage.steps} steps: nothing is left to do")
     # A job of SLURM that is asked to end saves and comes back into the queue, where the same command would resume it. One
     # that is asked to as often as it starts, without a new checkpoint, would do so for ever: hence the name of the latest.
     before = _latest(place.path)
@@ -106,7 +107,7 @@ def _run_in(place: RunPlace, config: Config, lines: list[str], run: Run) -> int:
         try:
             note_as_own(config)
             save_config(config, run_dir / CONFIG_FILE)
-            print("\n".join([*lines, f"run directory: {run_dir}"]), flush=True)
+            say(*lines, f"run directory: {run_dir}")
             with place.pointed_at():
                 return run(config, run_dir)
         except LaunchError:
@@ -125,17 +126,16 @@ def _goes_on(command: Command, config: Config) -> bool:
 
 def is_complete(config: TrainConfig, run_dir: Path) -> bool:
     """Whether a run has ended by itself, at its last step or because it learnt no more."""
-    summary = run_dir / "summary.json"
-    if not summary.is_file():
+    if not RunDirectory(run_dir).summary.is_file():
         return False
-    there = read_json(summary)
+    there = RunDirectory(run_dir).read_end()
     return not there["interrupted"] and there["steps"] >= config.stage.steps
 
 
 def _latest(run_dir: Path) -> str | None:
     """The name of a run's latest checkpoint."""
     pointer = run_dir / "checkpoints" / "last"
-    return pointer.read_text() if pointer.is_file() else None
+    return read_text(pointer) if pointer.is_file() else None
 
 
 def planned(config: Config) -> list[str]:

@@ -6,13 +6,13 @@ What enters is ``sys.argv[1:]``; what leaves is a ``Command``. Values are not lo
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from cinelora.cli.programs import LAUNCHER, Program
 from cinelora.config.fields import sections
 from cinelora.errors import ConfigError
+from cinelora.io.terminal import say
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _name_today(key: str, program: Program) -> str:
     """The name that a renamed key has now, which is printed (on stderr: stdout may be ``--show``'s); others as they are."""
     today = next((field.key for field in program.fields.values() if key and field.was == key), key)
     if today != key:
-        print(f"{key} is now {today}", file=sys.stderr)
+        say(f"{key} is now {today}", error=True)
     return today
 
 

@@ -24,6 +24,7 @@ from cinelora.io.atomic import copy_whole, point_to
 from cinelora.io.hub import CONFIG_FILE
 from cinelora.io.locks import LOCK
 from cinelora.io.own_files import drop_wandb_links, refuse_foreign
+from cinelora.io.terminal import warn
 
 OUTPUTS = Path("outputs")
 LOOK_S = 0.5
@@ -63,7 +64,7 @@ class RunPlace:
                 if products(self.path):
                     point_to(last, self.path)
             except (OSError, CineloraError) as error:
-                print(f"WARNING: {last} does not point at {self.path}: {error}", flush=True)
+                warn(f"{last} does not point at {self.path}: {error}")
 
         watching = threading.Thread(target=watch, daemon=True)
         watching.start()

@@ -5,16 +5,16 @@ Enters: a ``Program`` whose schema is a flat dataclass of declared settings. Lea
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
-from cinelora.cli.help import help_text, say
+from cinelora.cli.help import answer, help_text
 from cinelora.cli.parse import parse
 from cinelora.cli.programs import Program
 from cinelora.config.fields import Field
 from cinelora.config.rules import check_values
 from cinelora.errors import CineloraError
+from cinelora.io.terminal import say
 from cinelora.parallel.launch import isolate_children
 
 
@@ -43,9 +43,9 @@ def run_small(program: Program, argv: list[str], work: Callable[[Any], object]) 
     isolate_children()
     try:
         if {"-h", "--help"} & {*argv}:
-            return say(help_text(program))
+            return answer(*help_text(program).split("\n"))
         work(request_of(program, argv))
     except CineloraError as error:
-        print(f"{program.name}: {error}", file=sys.stderr)
+        say(f"{program.name}: {error}", error=True)
         return error.exit_code
     return 0

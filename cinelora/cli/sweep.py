@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import shlex
-import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from cinelora.cli import sweep_launchers as launchers
 from cinelora.cli.compose import AUTO, compose, launcher_settings, members
-from cinelora.cli.help import say
+from cinelora.cli.help import answer
 from cinelora.cli.one_run import INTERRUPTED, Run, accepted, is_complete, planned, run_one
 from cinelora.cli.parse import Command
 from cinelora.cli.programs import Config
@@ -30,6 +29,7 @@ from cinelora.errors import CineloraError, ConfigError
 from cinelora.io import state_folder
 from cinelora.io.atomic import point_to
 from cinelora.io.own_files import refuse_foreign
+from cinelora.io.terminal import say, shell_word
 
 
 def run_sweep(command: Command, run: Run) -> int:
@@ -38,7 +38,7 @@ def run_sweep(command: Command, run: Run) -> int:
         refuse_foreign(Path(out), launchers.RECORD, unread=launchers.JOB_LOGS)
     runs = members(command)
     if command.show:
-        return say("---\n".join(to_yaml(compose(member)) for member in runs).rstrip("\n"))
+        return answer(*"---\n".join(to_yaml(compose(member)) for member in runs).rstrip("\n").split("\n"))
     if target := command.texts.get("push"):
         raise ConfigError(
             f"push={target} is one repository for {len(runs)} runs: leave it away, and upload the run that you choose with "
@@ -49,7 +49,8 @@ def run_sweep(command: Command, run: Run) -> int:
     configs = [_accepted_member(number, *named) for number, named in enumerate(zip(names, runs, strict=True))]
     launch = _launcher(command, configs[0])
     if configs[0].plan:
-        return say("\n\n".join("\n".join([f"[{n}]", *planned(c)]) for n, c in zip(names, configs, strict=True)))
+        plans = [["", f"[{name}]", *planned(config)] for name, config in zip(names, configs, strict=True)]
+        return answer(*list(chain(*plans))[1:])
     folder = _sweep_dir(command, runs)
     table = Table.of(folder)
     todo, places = list[Member](), dict[int, Path]()
@@ -62,7 +63,7 @@ def run_sweep(command: Command, run: Run) -> int:
             table.statuses[number] = "done"
         else:
             todo.append(Member(number, name, _alone(member, folder, number), folder / str(number)))
-    print(f"{len(todo)} runs in {folder}: {'; '.join(member.name for member in todo)}", flush=True)
+    say(f"{len(todo)} runs in {folder}: {'; '.join(member.name for member in todo)}")
     endings: dict[int, Ending] = {}
 
     def tell(member: Member, ending: Ending) -> None:
@@ -71,7 +72,7 @@ def run_sweep(command: Command, run: Run) -> int:
         table.save()
         if ending.code == 0 and not command.texts.get("out"):
             point_to(OUTPUTS / places[member.number] / "last", member.folder)
-        print(f"{member.number} ({member.name}): {ending.status}", flush=True)
+        say(f"{member.number} ({member.name}): {ending.status}")
 
     if command.launcher != "basic":  # a job may run where this user has another home, or none
         state_folder.hand_down(one for config in configs for one in hashes(anchored(config)))
@@ -84,7 +85,7 @@ def run_sweep(command: Command, run: Run) -> int:
     try:
         launch(todo, functools.partial(_run_member, run=run), tell, folder)
     finally:
-        print("\n".join([*table.lines(), f"table {folder / launchers.TABLE}"]), flush=True)
+        say(*table.lines(), f"table {folder / launchers.TABLE}")
         _say_failed(command, todo, endings)
     return max((ending.code for ending in endings.values()), default=0)
 
@@ -120,11 +121,11 @@ def _launcher(command: Command, config: Config) -> Callable[[list[Member], launc
 
 def _run_member(member: Member, run: Run) -> Ending:
     """One member to its end, whatever that is: the other members go on."""
-    print(f"\n[{member.folder}]", flush=True)
+    say("", f"[{member.folder}]")
     try:
         return Ending(run_one(member.command, run))
     except CineloraError as error:
-        print(f"{member.command.program.name}: {member.folder}: {error}", file=sys.stderr, flush=True)
+        say(f"{member.command.program.name}: {member.folder}: {error}", error=True)
         return Ending(error.exit_code, str(error))
     except KeyboardInterrupt:
         return Ending(INTERRUPTED)
@@ -142,7 +143,7 @@ def _say_failed(command: Command, todo: list[Member], endings: dict[int, Ending]
     ended = "failed" if any(endings[member.number].code != INTERRUPTED for member in failed) else "were stopped"
     lines = [f"{command.program.name}: {len(failed)} of {len(todo)} runs {ended}: {listed}"]
     lines += [f"{member.number} again, alone: {_again(command, member)}" for member in failed]
-    print("\n".join(lines), file=sys.stderr)
+    say(*lines, error=True)
 
 
 def _again(command: Command, member: Member) -> str:
@@ -154,7 +155,7 @@ def _again(command: Command, member: Member) -> str:
         flags = ["-m", *(text for text in command.overrides if text.startswith("hydra"))]
         texts = {**command.texts, "out": str(member.folder.parent), "resume": AUTO}
     words = [*flags, *member.command.overrides, *(f"{key}={text}" for key, text in texts.items())]
-    return f"{command.program.typed} {shlex.join(words)}"
+    return f"{command.program.typed} {' '.join(map(shell_word, words))}"
 
 
 def _sweep_dir(command: Command, runs: list[Command]) -> Path:

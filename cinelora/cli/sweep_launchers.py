@@ -21,13 +21,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from cinelora.cli.parse import Command
 from cinelora.config.shipped import PROJECT
-from cinelora.errors import ConfigError
+from cinelora.errors import ConfigError, FileError
 from cinelora.io import slurm
-from cinelora.io.atomic import read_json, write_json, write_text
+from cinelora.io.atomic import write_json, write_text
+from cinelora.io.plain_data import read_json
+from cinelora.io.terminal import say
 from cinelora.parallel.launch import usable_cores
 
 COLUMNS = "member overrides status loss heldout_loss adapter_effect seconds peak_memory_mib run_directory".split()
@@ -96,7 +98,7 @@ def run_locally(members: Sequence[Member], run: Run, tell: Tell, folder: Path, r
     executor = submitit.LocalExecutor(jobs / "%j")
     executor.update_parameters(timeout_min=minutes, tasks_per_node=1)
     _let_jobs_find_us()
-    print(f"what each prints: {jobs}", flush=True)
+    say(f"what each prints: {jobs}")
     free, waiting, running = _places(ranks), list(members), dict[Any, tuple[Member, str | None]]()
 
     def collect() -> None:
@@ -170,7 +172,7 @@ def run_on_slurm(members: Sequence[Member], run: Run, tell: Tell, folder: Path, 
     if not members:
         return
     job_folder = _job_folder(folder)
-    print(f"{_request_line(settings)}; what each prints: {job_folder}", flush=True)
+    say(f"{_request_line(settings)}; what each prints: {job_folder}")
 
     # The plugin's settings are used without the plugin, which would start Hydra again in each job. To submitit, those that
     # other clusters have too go by their own names, and all others carry the name of SLURM.
@@ -185,11 +187,11 @@ def run_on_slurm(members: Sequence[Member], run: Run, tell: Tell, folder: Path, 
         raise ConfigError(f"SLURM refused the jobs: {str(error).strip().splitlines()[-1]}") from error
     running = {job.task(0): member for job, member in zip(jobs, members, strict=True)}
     array = jobs[0].job_id.partition("_")[0]
-    print(f"SLURM job {array}: Ctrl-C here cancels it, and a closed terminal leaves it alone", flush=True)
+    say(f"SLURM job {array}: Ctrl-C here cancels it, and a closed terminal leaves it alone")
     try:
         _await_slurm(array, running, tell)
     except KeyboardInterrupt:
-        print(f"cancelling SLURM job {array}: its members save and end", flush=True)
+        say(f"cancelling SLURM job {array}: its members save and end")
         subprocess.run(["scancel", array])
         _await_slurm(array, running, tell)
         raise
@@ -206,7 +208,7 @@ def _await_slurm(array: str, running: dict[Any, Member], tell: Tell) -> None:
             asked = time.monotonic()
             for reason in {*listed.values()} - told - {"None"}:
                 told.add(reason)
-                print(f"SLURM job {array} waits: {reason}", flush=True)
+                say(f"SLURM job {array} waits: {reason}")
             left_at = {job: left_at.get(job, asked) for job in running if job.job_id not in listed}
         for job in list(running):
             ending = _ending(job)
@@ -317,6 +319,21 @@ def _request_line(asked: dict[str, Any]) -> str:
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 
+class _Summary(TypedDict):
+    """What a table says of a member, of the summary of a run or of a clip."""
+
+    loss: NotRequired[float | None]
+    heldout_loss: NotRequired[float | None]
+    adapter_effect: NotRequired[float | None]
+    seconds: NotRequired[float | dict[str, float] | None]
+    peak_memory_mib: NotRequired[dict[str, float]]
+
+
+class _Record(TypedDict):
+    overrides: list[list[str]]
+    statuses: list[str]
+
+
 @dataclass
 class Table:
     """The members of a sweep, also those of earlier starts, and how each ended; kept as ``sweep.json``."""
@@ -327,9 +344,14 @@ class Table:
 
     @classmethod
     def of(cls, folder: Path) -> Table:
-        """The table in ``folder``, or an empty one."""
+        """The table in ``folder``, or an empty one; raises ``FileError`` where it is damaged."""
         record = folder / RECORD
-        return cls(folder, **read_json(record)) if record.is_file() else cls(folder)
+        if not record.is_file():
+            return cls(folder)
+        found = read_json(record, _Record)
+        if len(found["overrides"]) != len(found["statuses"]):
+            raise FileError(f"{record} is damaged: it has a status for only some of its members")
+        return cls(folder, found["overrides"], found["statuses"])
 
     def place(self, overrides: list[str]) -> int:
         """The number of the member with these overrides: its old one, or the next."""
@@ -358,7 +380,7 @@ class Table:
         run_directory, summary = self.folder / str(number), dict[str, Any]()
         # a member that failed may lie over a summary of an earlier start, whose numbers are not those of this one
         if not self.statuses[number].startswith("failed") and (run_directory / "summary.json").is_file():
-            summary = read_json(run_directory / "summary.json")
+            summary = dict(read_json(run_directory / "summary.json", _Summary, measured=True))
         memory, seconds = summary.get("peak_memory_mib", {}), summary.get("seconds")
         facts = {
             "member": number,

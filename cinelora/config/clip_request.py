@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from cinelora.config.clip_facts import clip_facts
 from cinelora.config.schema import SHARING, EvaluateConfig, InferConfig, ScaleConfig, StudyConfig, as_stored, drawn_by
-from cinelora.errors import ConfigError
-from cinelora.io.atomic import read_json, sha256_file, sha256_json
+from cinelora.errors import ConfigError, FileError
+from cinelora.io.atomic import sha256_file, sha256_json
+from cinelora.io.plain_data import read_json, read_text
 
 BASE_SCALE = ScaleConfig(0.0, 0.0, 0.0)
 """No adapter acts: the base model."""
@@ -138,9 +139,14 @@ class Take:
         path = self.folder / "summary.json"
         if not path.exists():
             return False
-        summary = read_json(path)
+        summary = read_json(path, _Summary, measured=True)
         # what was measured, or on how many ranks, may differ: it is the same clip
         return (deciding(summary["settings"]), summary["sources"]) == (request.deciding(self), request.sources)
+
+
+class _Summary(TypedDict):
+    settings: dict[str, Any]
+    sources: dict[str, Any]
 
 
 def deciding(settings: dict[str, Any]) -> dict[str, Any]:
@@ -163,9 +169,9 @@ def read_prompts(file: str) -> dict[int, str]:
     if not path.is_file():
         raise ConfigError(f"prompts={file}: there is no file {path.absolute()}; {one}")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"prompts={file} cannot be read as UTF-8 text: {error}") from error
+        lines = read_text(path).splitlines()
+    except FileError as error:
+        raise ConfigError(f"prompts={file}: {error}") from error
     found = {number: line for number, line in enumerate(lines, 1) if line.strip()}
     if not found:
         raise ConfigError(f"prompts={file} is empty: it wants one prompt a line")

@@ -5,6 +5,8 @@ Enters: a ``TrainConfig``. Leaves: names. It does not know how any number is wor
 
 from __future__ import annotations
 
+from typing import Literal
+
 from cinelora.config.schema import TrainConfig
 
 HELDOUT_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -60,7 +62,7 @@ def monitors(config: TrainConfig) -> list[tuple[str, str]]:
     return [(key, name) for key, name in named.items() if name is not None]
 
 
-def better(name: str) -> str | None:
+def better(name: str) -> Literal["min", "max"] | None:
     """``min`` or ``max``, or None for a number of which neither more nor less is better in itself."""
     # Losses on held-out samples are the better the lower, and so is every distance. A noise level after @ changes nothing in
     # that. Of a rate, a time or the size of an update nobody can say which way is better.

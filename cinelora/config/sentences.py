@@ -9,15 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from cinelora.io.plain_data import read_yaml
 
 
 @cache
 def sentences(section: str) -> dict[str, Any]:
     """The sentences of one section by their names, in the order of the file."""
     # read at the first mistake or warning alone: a command line without any never waits for it
-    everything = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-    return dict(everything[section])
+    return read_yaml(Path(__file__).with_suffix(".yaml"), dict[str, dict[str, Any]])[section]
 
 
 def sentence(section: str, name: str, /, **words: Any) -> str:

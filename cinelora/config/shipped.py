@@ -9,10 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import cinelora
 from cinelora.errors import ConfigError
+from cinelora.io.plain_data import read_yaml
 
 PROJECT = Path(cinelora.__file__).resolve().parents[1]
 """The folder where ``train.py`` lies: relative paths inside ``conf/`` start here."""
@@ -30,7 +29,7 @@ def values(name: str) -> dict[str, Any]:
     """What one file of ``conf/`` sets, such as ``model/tiny``."""
     if not CONF.is_dir():
         raise ConfigError(f"there is no conf/ beside {PROJECT / 'cinelora'}: run from a clone")
-    return dict(yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8")))
+    return read_yaml(CONF / f"{name}.yaml", dict[str, Any])
 
 
 def models_with_i2v() -> list[str]:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-import types
-import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,10 +16,11 @@ import yaml
 
 from cinelora.config.fields import PLACES, Field, assign, fields_of, pick
 from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig
-from cinelora.errors import ConfigError, first_line
+from cinelora.errors import ConfigError, FileError
+from cinelora.io import plain_data
 from cinelora.io.atomic import write_text
 from cinelora.io.hub import CONFIG_FILE, EMBEDDED, is_hub_name
-from cinelora.io.own_files import open_regular
+from cinelora.io.plain_data import read_yaml
 
 T = TypeVar("T")
 
@@ -91,48 +90,14 @@ def load(schema: type[T], path: Path) -> T:
         ConfigError: unreadable, an unknown key, or a value of another type.
     """
     try:
-        with open_regular(path) as file:
-            data = yaml.safe_load(file.read().decode())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as settings: {first_line(error)}") from error
-    return build(schema, data, path)
+        return read_yaml(path, schema)
+    except FileError as error:
+        raise ConfigError(str(error)) from error
 
 
 def build(schema: type[T], data: Any, origin: Path) -> T:
     """A dataclass of the schema from plain data; ``origin`` is the file it was read from. Raises as ``load``."""
-    return typing.cast(T, _build(schema, data, "", origin))
-
-
-def _build(hint: Any, value: Any, key: str, path: Path) -> Any:
-    # A file is data that anybody may have written: every key has to be declared, and every value to be of the type that its
-    # declaration names. Nothing in it is ever run, or looked up by name.
-    if isinstance(hint, types.UnionType) and value is not None:  # a section that may be missing
-        hint = next((kind for kind in typing.get_args(hint) if dataclasses.is_dataclass(kind)), hint)
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise ConfigError(f"{path}: {key or 'the file'} should hold settings, not {value!r}")
-        hints = typing.get_type_hints(hint)
-        value = {_name_today(hint, name): entry for name, entry in value.items()}
-        unknown = [name for name in value if name not in hints]
-        if unknown:
-            raise ConfigError(f"{path} holds the unknown key {key}{unknown[0]}: it is from another version or program")
-        built = {name: _build(hints[name], entry, f"{key}{name}.", path) for name, entry in value.items()}
-        return typing.cast(Any, hint)(**built)
-    if typing.get_origin(hint) is list:
-        (kind,) = typing.get_args(hint)
-        if isinstance(value, list):
-            return [_build(kind, entry, key, path) for entry in value]
-    elif _fits(hint, value):
-        return value
-    raise ConfigError(f"{path}: {key.rstrip('.')} cannot be {value!r}")
-
-
-def _name_today(schema: Any, name: str) -> str:
-    """What a stored section is called today: a run of an earlier version holds ``weights`` for ``scale``."""
-    return next((entry.name for entry in dataclasses.fields(schema) if entry.metadata.get("was") == name), name)
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    # bool is an int to Python, not to a user; an int is a fine float.
-    return type(value) in kinds or (float in kinds and type(value) is int)
+    try:
+        return plain_data.build(schema, data, origin)
+    except FileError as error:
+        raise ConfigError(str(error)) from error

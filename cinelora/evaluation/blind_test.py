@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from cinelora.config.store import build
-from cinelora.errors import ConfigError
+from cinelora.errors import ConfigError, FileError
 from cinelora.evaluation.clip_list import Plan, clip_file
 from cinelora.evaluation.measure import bounds
 from cinelora.evaluation.page_clips import BUDGET, within_budget
 from cinelora.evaluation.statistics import sign_test, wilson
-from cinelora.io.atomic import read_json, sha256_file, write_json, write_text
+from cinelora.io.atomic import sha256_file, write_json, write_text
 from cinelora.io.html.template import render
-from cinelora.io.own_files import open_regular
+from cinelora.io.plain_data import read_json
 
 PAGE, KEY, PREFERENCES = "pairs.html", "pairs-key.json", "preferences.json"
 ANSWERS_FORMAT = "cinelora-answers/1"
@@ -187,7 +187,7 @@ def load_key(run_dir: Path) -> PairsKey:
     """What ``write_pairs`` kept. Raises ``ConfigError`` where there is none."""
     if not (run_dir / KEY).is_file():
         raise ConfigError(f"{run_dir} holds no {KEY}: answers are scored where their page was made")
-    data = read_json(run_dir / KEY)
+    data = read_json(run_dir / KEY, dict[str, Any])
     data.pop("format", None)
     return build(PairsKey, data, run_dir / KEY)
 
@@ -195,7 +195,7 @@ def load_key(run_dir: Path) -> PairsKey:
 def load_preferences(run_dir: Path) -> list[Preference]:
     """What was scored so far."""
     file = run_dir / PREFERENCES
-    return build(list[Preference], read_json(file), file) if file.is_file() else []
+    return read_json(file, list[Preference]) if file.is_file() else []
 
 
 def read_votes(file: Path, key: PairsKey) -> Iterator[Vote]:
@@ -226,13 +226,9 @@ def read_votes(file: Path, key: PairsKey) -> Iterator[Vote]:
 
 def _parsed(file: Path) -> Any:
     try:
-        with open_regular(file) as content:
-            text = content.read(MOST_BYTES + 1)
-        if len(text) > MOST_BYTES:
-            raise ConfigError(f"{file} is too large for a file of answers")
-        return json.loads(text.decode())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{file} cannot be read as JSON: {str(error).splitlines()[0]}") from error
+        return read_json(file, object, limit=MOST_BYTES)
+    except FileError as error:
+        raise ConfigError(str(error)) from error
 
 
 def preferences(plan: Plan, votes: list[Vote]) -> list[Preference]:

@@ -6,15 +6,17 @@ missing. It neither draws nor measures.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 from cinelora.config.clip_request import BASE_SCALE
 from cinelora.config.schema import ScaleConfig
-from cinelora.config.store import build
-from cinelora.errors import ConfigError
-from cinelora.io.atomic import read_json, write_json
+from cinelora.errors import FileError
+from cinelora.io.atomic import write_json
+from cinelora.io.plain_data import MOST_OF_LISTS, read_json
 
 PLAN, REAL = "plan.json", "real"
 BASE = "base"
@@ -84,12 +86,15 @@ class Plan:
 
 
 def load_plan(run_dir: Path) -> Plan:
-    """What ``Plan.save`` wrote; raises ``FileError`` or ``ConfigError`` where it is missing, damaged, or leads elsewhere."""
-    plan = build(Plan, read_json(run_dir / PLAN), run_dir / PLAN)
-    # Clips that are named here are read, and shown on a page that is handed on: none may be a file of whoever makes that page.
-    for name in [*plan.names(), *plan.real, *(prompt.reference or "" for prompt in plan.prompts)]:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ConfigError(f"{run_dir / PLAN} names {name!r}, which is no clip in its own directory")
+    """What ``Plan.save`` wrote. Raises ``FileError`` where it is missing or damaged, or names files that no evaluation has."""
+    plan = read_json(run_dir / PLAN, Plan, limit=MOST_OF_LISTS)
+    # These names become parts of paths, and whoever has the report has the clips that lie there.
+    files = [*plan.real, *(prompt.reference for prompt in plan.prompts if prompt.reference)]
+    names = {"base", *(variant.name for variant in stages(["style", "motion"]) + stages(["motion"]))}
+    if not all(re.fullmatch(rf"{REAL}/\d+\.mp4", file, re.ASCII) for file in files) or not names.issuperset(
+        plan.names()
+    ):
+        raise FileError(f"{run_dir / PLAN} is damaged: it names clips as none are named")
     return plan
 
 
@@ -111,8 +116,20 @@ def keyframe_file(run_dir: Path, take: PlannedTake, variant: str) -> Path:
 def troubles(run_dir: Path, take: PlannedTake) -> dict[str, str]:
     """Variants of a drawn take that gave no clip, each with the reason."""
     summary = take_folder(run_dir, take) / "summary.json"
-    found: dict[str, str] = read_json(summary)["trouble"] if summary.is_file() else {}
-    return found
+    return read_take(summary)["trouble"] if summary.is_file() else {}
+
+
+class TakeSummary(TypedDict):
+    """What the ``summary.json`` of a drawn take holds, beside its settings."""
+
+    sources: dict[str, str]
+    seconds: dict[str, float]
+    trouble: dict[str, str]
+
+
+def read_take(summary: Path) -> TakeSummary:
+    """What a take's ``summary.json`` says; raises ``FileError``."""
+    return read_json(summary, TakeSummary)
 
 
 def stages(adapters: list[str]) -> list[Variant]:

@@ -5,6 +5,7 @@ Enters: a run directory with its plan, its numbers and as many clips as there ar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from PIL import Image
 
 from cinelora.evaluation.blind_test import load_preferences
 from cinelora.evaluation.clip_list import Plan, PlannedTake, clip_file, keyframe_file
-from cinelora.evaluation.measure import NUMBERS, REAL_CLIPS, Numbers, in_words, load_numbers
+from cinelora.evaluation.measure import REAL_CLIPS, Numbers, in_words, read_numbers
 from cinelora.evaluation.page_clips import thumbnail, within_budget
 from cinelora.footage.video_reader import open_video
-from cinelora.io.atomic import read_json, write_text
+from cinelora.io.atomic import write_text
 from cinelora.io.html.figure import interval_figure
 from cinelora.io.html.template import render
 
@@ -29,7 +30,8 @@ WAYS = {"max": "higher is better", "min": "lower is better", None: "neither is b
 
 def write_report(plan: Plan, run_dir: Path) -> Path:
     """Write the page of what is there."""
-    numbers, facts = load_numbers(run_dir), read_json(run_dir / NUMBERS)
+    facts = read_numbers(run_dir)
+    numbers = facts["numbers"]
     rows = {take: row_of(plan, run_dir, take) for take in plan.takes()}
     clips, note = within_budget([file for row in rows.values() for file in row.values()])
     about = {key: facts[key] for key in ("sources", "seconds", "hardware")} | {"networks": numbers.networks}
@@ -82,6 +84,6 @@ def charts(numbers: Numbers) -> list[tuple[str, str, Markup]]:
     return found
 
 
-def in_yaml(facts: dict[str, Any]) -> str:
+def in_yaml(facts: Mapping[str, Any]) -> str:
     """Settings and the like, to be read."""
     return yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=110)

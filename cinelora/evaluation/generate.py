@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,9 +22,11 @@ from cinelora.errors import FootageError
 from cinelora.evaluation.clip_list import REAL, Plan, Prompt, clip_file, stages, take_folder, troubles
 from cinelora.footage.manifest import Manifest, Sample, read_manifest
 from cinelora.footage.sample_source import find, reader, wanted_by
-from cinelora.io.atomic import read_json, write_json
+from cinelora.io.atomic import write_json
 from cinelora.io.hub import is_run, resolve
 from cinelora.io.media import write_mp4, write_png
+from cinelora.io.plain_data import read_json
+from cinelora.io.terminal import say
 from cinelora.sampling.scene import Finished, make_takes
 
 if TYPE_CHECKING:
@@ -119,7 +121,7 @@ def write_real(config: EvaluateConfig, samples: list[Sample], run_dir: Path) -> 
     for name, sample in zip(names, samples, strict=True):
         facts = run_dir / name.replace(".mp4", ".json")
         made_of = {"id": sample.id, "file": sample.file_hash, "size": [config.model.height, config.model.width]}
-        if facts.is_file() and (run_dir / name).is_file() and read_json(facts) == made_of:
+        if facts.is_file() and (run_dir / name).is_file() and read_json(facts, dict[str, Any]) == made_of:
             continue
         pixels = read(replace(sample, size=None))  # cut to the model's size, at which clips are drawn
         write_mp4(run_dir / name, np.asarray(torch.as_tensor(pixels).cpu()), config.model.fps)
@@ -145,7 +147,7 @@ def draw_missing(config: EvaluateConfig, plan: Plan, run_dir: Path) -> None:
                 file.unlink(missing_ok=True)  # an old clip must not pass for the new
             todo.append(one)
     total = len(plan.prompts) * len(plan.seeds)
-    print(f"{total} takes of {', '.join(variants)}: {total - len(todo)} are there, {len(todo)} to draw", flush=True)
+    say(f"{total} takes of {', '.join(variants)}: {total - len(todo)} are there, {len(todo)} to draw")
     if todo:
         make_takes(request, todo, variants, write_clips, run_dir / "logs")
 

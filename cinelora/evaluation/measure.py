@@ -10,19 +10,19 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from cinelora.config.metric_names import better
 from cinelora.config.schema import EvaluateConfig
-from cinelora.config.store import build
 from cinelora.evaluation.clip_list import BASE, Plan, PlannedTake, clip_file, troubles
 from cinelora.evaluation.statistics import Interval, bootstrap_mean
 from cinelora.footage.video_reader import UnreadableClip, open_video
-from cinelora.io.atomic import read_json, write_json, write_text
+from cinelora.io.atomic import write_json, write_text
 from cinelora.io.media import Pixels
+from cinelora.io.plain_data import MOST_OF_LISTS, read_json
 from cinelora.metrics.suite import MOST_SENTENCES, SETS, Report, Suite, as_clip, networks_of
 
 NUMBERS = "numbers.json"
@@ -45,7 +45,7 @@ class Row:
     """One measure of one variant: its mean, and where there is one its paired difference from the base."""
 
     measure: str
-    better: str | None
+    better: Literal["min", "max"] | None
     variant: str
     mean: Interval
     difference: Interval | None = None
@@ -236,9 +236,37 @@ def save_numbers(numbers: Numbers, run_dir: Path, facts: dict[str, Any]) -> None
     write_text(run_dir / "numbers.csv", "".join(f"{line}\n" for line in csv_lines(numbers)))
 
 
+class _Model(TypedDict):
+    """What a report says of the model."""
+
+    name: str
+
+
+class _Settings(TypedDict):
+    """What a report says of the settings of an evaluation, beside all that it shows as it is."""
+
+    ckpt: str | None
+    model: _Model
+
+
+class NumbersFile(TypedDict):
+    """What ``numbers.json`` holds."""
+
+    numbers: Numbers
+    settings: _Settings
+    sources: dict[str, Any]
+    seconds: dict[str, Any]
+    hardware: dict[str, Any]
+
+
 def load_numbers(run_dir: Path) -> Numbers:
-    """What ``save_numbers`` wrote."""
-    return build(Numbers, read_json(run_dir / NUMBERS)["numbers"], run_dir / NUMBERS)
+    """The numbers that ``save_numbers`` wrote; raises ``FileError``."""
+    return read_numbers(run_dir)["numbers"]
+
+
+def read_numbers(run_dir: Path) -> NumbersFile:
+    """All that ``save_numbers`` wrote; raises ``FileError``."""
+    return read_json(run_dir / NUMBERS, NumbersFile, limit=MOST_OF_LISTS, measured=True)
 
 
 def csv_lines(numbers: Numbers) -> list[str]:

@@ -13,12 +13,12 @@ from typing import Any
 
 from cinelora.config.schema import EvaluateConfig
 from cinelora.evaluation.blind_test import score, write_pairs
-from cinelora.evaluation.clip_list import Plan, load_plan, take_folder
+from cinelora.evaluation.clip_list import Plan, load_plan, read_take, take_folder
 from cinelora.evaluation.evaluation_report import write_report
 from cinelora.evaluation.generate import draw_missing, plan
 from cinelora.evaluation.measure import measure_clips, save_numbers, table
-from cinelora.io.atomic import read_json
 from cinelora.io.hardware import hardware
+from cinelora.io.terminal import say, warn
 
 
 def evaluate(config: EvaluateConfig, run_dir: Path) -> int:
@@ -33,14 +33,14 @@ def evaluate(config: EvaluateConfig, run_dir: Path) -> int:
         return count_votes(planned, run_dir, Path(config.answers))
     numbers = measure_clips(config, planned, run_dir)
     save_numbers(numbers, run_dir, evaluation_facts(config, planned, run_dir))
-    print("\n".join(table(numbers)))
+    say(*table(numbers))
     for sentence in numbers.sentences:
-        print(f"WARNING: {sentence}")
+        warn(sentence)
     pairs = write_pairs(planned, run_dir)
-    print(f"report {write_report(planned, run_dir)}")
-    print(f"numbers {run_dir / 'numbers.json'}")
+    say(f"report {write_report(planned, run_dir)}")
+    say(f"numbers {run_dir / 'numbers.json'}")
     if pairs:
-        print(f"blind test {pairs}")
+        say(f"blind test {pairs}")
     return 0
 
 
@@ -50,17 +50,17 @@ def count_votes(planned: Plan, run_dir: Path, answers: Path) -> int:
     for one in found:
         question, rater, preferred, to, share, interval, p, votes, ties = one.cells()
         said = f"{preferred} preferred to {to} in {share} ({interval}), sign test {p}, " if share else "no preference, "
-        print(f"{question}, {rater}: {said}{votes} votes, {ties} without a difference")
+        say(f"{question}, {rater}: {said}{votes} votes, {ties} without a difference")
     if not found:
-        print("no answers in there")
-    print(f"preferences {run_dir / 'preferences.json'}\nreport {write_report(planned, run_dir)}")
+        say("no answers in there")
+    say(f"preferences {run_dir / 'preferences.json'}", f"report {write_report(planned, run_dir)}")
     return 0
 
 
 def evaluation_facts(config: EvaluateConfig, planned: Plan, run_dir: Path) -> dict[str, Any]:
     """What the numbers rest on: settings, adapters by their content, the machine, and the seconds of a take."""
     summaries = [take_folder(run_dir, take) / "summary.json" for take in planned.takes()]
-    drawn = [read_json(path) for path in summaries if path.is_file()]
+    drawn = [read_take(path) for path in summaries if path.is_file()]
     parts = sorted({part for one in drawn for part in one["seconds"]})
     seconds = {part: round(sum(one["seconds"].get(part, 0.0) for one in drawn) / len(drawn), 3) for part in parts}
     sources = drawn[0]["sources"] if drawn else {}

@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, TypedDict, cast
 
 import numpy as np
 
 from cinelora.config.schema import DataConfig
-from cinelora.errors import FootageError
+from cinelora.errors import FileError, FootageError
 from cinelora.footage.buckets import Size, bucket, shown, window_length
 from cinelora.footage.captions import Captions, find_captions, refuse_missing, whole_caption
 from cinelora.footage.frame_selection import Window, even_stills, resampled, sharp_stills, windows
@@ -33,8 +33,9 @@ from cinelora.footage.shot_detection import About, Survey, load_survey
 from cinelora.footage.shot_filter import Shot, alike, judge, three_hashes
 from cinelora.footage.survey_pool import File, survey_files, survey_path
 from cinelora.footage.video_reader import Handling
-from cinelora.io.atomic import make_folder, read_json, sha256_file, sha256_json
+from cinelora.io.atomic import make_folder, sha256_file, sha256_json
 from cinelora.io.locks import LOCK, lock
+from cinelora.io.plain_data import MOST_OF_LISTS, read_json
 
 DATASETS = Path("outputs/datasets")
 OVERRIDES, MANIFEST, SHEET, CARD = "overrides.json", "manifest.jsonl", "contact.html", "README.md"
@@ -242,6 +243,10 @@ def box_of(bars: tuple[float, float, float, float] | None, size: tuple[int, int]
 # -- overrides ---------------------------------------------------------------------------------------------------------
 
 
+class _Overrides(TypedDict):
+    verdicts: dict[str, Verdict]
+
+
 def read_overrides(path: Path, asked: bool) -> dict[str, Verdict]:
     """Verdicts by hand, ``{"verdicts": {"<file>@<first>-<end>": "keep" or "reject"}}``; none where there is no such file.
 
@@ -252,16 +257,9 @@ def read_overrides(path: Path, asked: bool) -> dict[str, Verdict]:
             raise FootageError(f"data.overrides={path}: there is no such file")
         return {}
     try:
-        content: Any = read_json(path)
-        verdicts = content["verdicts"]
-        wrong = [name for name, verdict in verdicts.items() if verdict not in ("keep", "reject")]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FootageError(
-            f'{path} is not {{"verdicts": {{"<file>@<first>-<end>": "keep"|"reject"}}}}: {error}'
-        ) from error
-    if wrong:
-        raise FootageError(f"{path}: {wrong[0]} is {verdicts[wrong[0]]!r}, neither keep nor reject")
-    return dict(verdicts)
+        return read_json(path, _Overrides, limit=MOST_OF_LISTS)["verdicts"]
+    except FileError as error:
+        raise FootageError(f'{error}; want {{"verdicts": {{"<file>@<first>-<end>": "keep" or "reject"}}}}') from error
 
 
 # -- the manifest ------------------------------------------------------------------------------------------------------

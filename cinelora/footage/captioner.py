@@ -7,24 +7,25 @@ without chance. What it wrote is kept with its name and the prompt's, so that a 
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from PIL import Image
 from tqdm.auto import tqdm
 
 from cinelora.config.schema import DataConfig
-from cinelora.errors import FootageError
+from cinelora.errors import FileError, FootageError
 from cinelora.footage.build_dataset import Judged, Prepared, handling_of
 from cinelora.footage.captions import to_write, write_lines
 from cinelora.footage.scan_folder import open_clip
 from cinelora.footage.video_reader import PLAIN, Handling, UnreadableClip
+from cinelora.io.plain_data import MOST_BYTES, opened, read_bytes, read_json
+from cinelora.io.terminal import visible
 
 FRAMES = 4
 """Pictures of a shot that a model is shown, at even distances."""
@@ -88,9 +89,9 @@ class Captioner:
     @property
     def name(self) -> str:
         """What a caption is marked with: the folder, what is in it, and the prompt, the latter as hashes."""
-        digest = hashlib.sha256((self.folder / "config.json").read_bytes())
+        digest = hashlib.sha256(read_bytes(self.folder / "config.json"))
         for path in sorted(self.folder.glob("*.safetensors")):
-            with path.open("rb") as file:
+            with opened(path) as file:
                 digest.update(f"{path.name}:{path.stat().st_size}".encode() + file.read(65536))
         asked = hashlib.sha256(self.prompt.encode()).hexdigest()
         return f"{self.folder.resolve().name}-{digest.hexdigest()[:8]}:{asked[:8]}"
@@ -102,7 +103,7 @@ class Captioner:
             try:
                 pictures[shot.id] = list(show(shot))
             except UnreadableClip as error:
-                tqdm.write(f"no caption for {shot.id}: {error.reason}")
+                tqdm.write(visible(f"no caption for {shot.id}: {error.reason}"))
         said = self.answers(list(pictures.values())) if pictures else []
         return {name: text for name, text in zip(pictures, said, strict=True) if text}
 
@@ -166,7 +167,9 @@ def _trouble(folder: Path) -> str:
         return "holds no model: want a folder with config.json, weights as safetensors and a processor"
     # A model may bring its code along, as files or as the name of a repository in `auto_map`. Neither is run: a folder
     # from elsewhere is data, whatever it holds.
-    asks = [path.name for path in folder.glob("*.json") if "auto_map" in _read(path)]
+    asks = [
+        path.name for path in folder.glob("*.json") if path.stat().st_size <= MOST_BYTES and "auto_map" in _read(path)
+    ]
     if code := [path.name for path in sorted(folder.rglob("*.py"))] or asks:
         return f"brings code of its own ({code[0]}), which is not run; take a model that transformers knows"
     if (folder / "adapter_config.json").exists():
@@ -176,12 +179,18 @@ def _trouble(folder: Path) -> str:
     return ""
 
 
-def _read(path: Path) -> dict[str, Any]:
+class _Asked(TypedDict):
+    """What is asked of a model's settings; there is more in them, such as lengths of 1e30."""
+
+    auto_map: NotRequired[Any]
+    model_type: NotRequired[Any]
+
+
+def _read(path: Path) -> _Asked:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FootageError(f"{path} is not JSON ({error})") from error
-    return content if isinstance(content, dict) else {}
+        return read_json(path, _Asked, measured=True)
+    except FileError as error:
+        raise FootageError(str(error)) from error
 
 
 def num_shown(shot: Judged, count: int) -> int:

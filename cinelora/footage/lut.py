@@ -26,7 +26,8 @@ import numpy as np
 from av.filter import Graph
 from numpy.typing import NDArray
 
-from cinelora.errors import FootageError
+from cinelora.errors import FileError, FootageError
+from cinelora.io.plain_data import MOST_OF_LISTS, read_text
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -135,11 +136,9 @@ def tone_mapping(kind: Hdr) -> Cube:
 def read_cube(path: Path) -> Cube:
     """Read a .cube file. Raises ``FootageError`` that names the line where it is damaged."""
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except OSError as error:
-        raise FootageError(f"data.lut={path} cannot be read: {(error.strerror or str(error)).lower()}") from error
-    except UnicodeDecodeError as error:
-        raise FootageError(f"data.lut={path} is no .cube file: it is not text") from error
+        lines = read_text(path, MOST_OF_LISTS).splitlines()
+    except FileError as error:
+        raise FootageError(f"data.lut={path} is no .cube file that can be read: {error}") from error
     words: dict[str, list[float]] = {}
     rows: list[list[float]] = []
     for number, line in enumerate(lines, start=1):
@@ -147,14 +146,15 @@ def read_cube(path: Path) -> Cube:
         if not name or name == "TITLE":
             continue
         try:
-            if name[0].isalpha():
-                words[name] = [float(value) for value in values]
-            else:
-                rows.append([float(name), *map(float, values)])
+            numbers = [float(word) for word in (values if name[0].isalpha() else (name, *values))]
         except ValueError as error:
             raise FootageError(f"data.lut={path}, line {number}: {line.strip()[:40]!r} is no row of numbers") from error
-        if rows and name[0].isdigit() and len(rows[-1]) != 3:
-            raise FootageError(f"data.lut={path}, line {number}: a row has 3 numbers, not {len(rows[-1])}")
+        if name[0].isalpha():
+            words[name] = numbers
+        elif len(numbers) != 3:
+            raise FootageError(f"data.lut={path}, line {number}: a row has 3 numbers, not {len(numbers)}")
+        else:
+            rows.append(numbers)
     return _cube(path, words, rows)
 
 
@@ -163,9 +163,10 @@ def _cube(path: Path, words: dict[str, list[float]], rows: list[list[float]]) ->
     if len(sizes) != 1:
         raise FootageError(f"data.lut={path} names no size, or two: want LUT_3D_SIZE or LUT_1D_SIZE and a number")
     name = sizes[0]
-    size = int(next(iter(words[name]), 0))
-    if not 2 <= size <= LARGEST[name]:
-        raise FootageError(f"data.lut={path} has {name} {size}; want 2 to {LARGEST[name]}")
+    number = next(iter(words[name]), 0.0)
+    if not 2 <= number <= LARGEST[name]:
+        raise FootageError(f"data.lut={path} has {name} {number:g}; want 2 to {LARGEST[name]}")
+    size = int(number)
     sides = (size,) * (3 if name == "LUT_3D_SIZE" else 1)
     if len(rows) != math.prod(sides):
         raise FootageError(
@@ -173,8 +174,8 @@ def _cube(path: Path, words: dict[str, list[float]], rows: list[list[float]]) ->
         )
     table = np.array(rows)
     low, high = (words.get(f"DOMAIN_{end}", [float(end == "MAX")] * 3) for end in ("MIN", "MAX"))
-    is_odd = table.shape[1] != 3 or not np.isfinite(table).all() or len(low) != 3
-    if is_odd or not all(a < b for a, b in zip(low, high, strict=False)):
+    is_odd = table.shape[1] != 3 or not np.isfinite(table).all() or not len(low) == len(high) == 3
+    if is_odd or not all(a < b for a, b in zip(low, high, strict=True)):
         raise FootageError(f"data.lut={path} is damaged: it holds numbers that are no colours, or an empty domain")
     return Cube(table.reshape(*sides, 3), tuple(low), tuple(high))
 

@@ -12,9 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cinelora.errors import FootageError
+from cinelora.errors import FileError, FootageError
 from cinelora.footage.holdout import Split
+from cinelora.io import plain_data
 from cinelora.io.atomic import write_text
+from cinelora.io.plain_data import MOST_OF_LISTS, build, without_collecting
 
 
 @dataclass(frozen=True)
@@ -81,15 +83,19 @@ def read_manifest(path: Path) -> Manifest:
     """Read what ``write_manifest`` wrote. Raises ``FootageError`` for anything else."""
     if not path.is_file():
         raise FootageError(f"no manifest at {path}")
-    found: list[Sample | Skipped] = []
-    for number, record in json_lines(path, read_text(path.parent, path.name)):
-        try:
-            fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in record.items()}
-            found.append(Skipped(**fields) if "reason" in fields else Sample(**fields))
-        except (TypeError, KeyError, AttributeError) as error:
-            raise FootageError(f"{path}, line {number} is not a line of a manifest: {error}") from error
+    with without_collecting():
+        found = list(_lines(path, read_text(path.parent, path.name)))
     samples = tuple(one for one in found if isinstance(one, Sample))
     return Manifest(samples, tuple(one for one in found if isinstance(one, Skipped)))
+
+
+def _lines(path: Path, text: str) -> Iterator[Sample | Skipped]:
+    for number, record in json_lines(path, text):
+        try:
+            is_skipped = isinstance(record, dict) and "reason" in record
+            yield build(Skipped, record, path) if is_skipped else build(Sample, record, path)
+        except FileError as error:
+            raise FootageError(f"{error}; line {number} is not a line of a manifest") from error
 
 
 # -- text --------------------------------------------------------------------------------------------------------------
@@ -103,20 +109,14 @@ def read_text(root: Path, path: str, follow_links: bool = False) -> str:
     if not is_inside(root, path, follow_links):
         raise FootageError(f"{root / path} leads out of the footage folder; put a copy of the file there")
     try:
-        return (root / path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise FootageError(
-            f"{root / path} cannot be read ({error.strerror}); mend its permissions, or move it away"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise FootageError(f"{root / path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+        return plain_data.read_text(root / path, MOST_OF_LISTS)
+    except FileError as error:
+        raise FootageError(str(error)) from error
 
 
 def json_lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     """Number and value of each line that is not blank. Raises ``FootageError`` with the number of one that is not JSON."""
-    for number, line in enumerate(text.split("\n"), start=1):  # other ends of lines may stand inside of a string
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise FootageError(f"{path}, line {number}: not JSON ({error.msg})") from error
+    try:
+        yield from plain_data.json_lines(text, path)
+    except FileError as error:
+        raise FootageError(str(error)) from error

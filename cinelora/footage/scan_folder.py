@@ -21,6 +21,7 @@ from cinelora.footage.captions import LISTS
 from cinelora.footage.image_reader import SUFFIXES as PICTURES
 from cinelora.footage.image_reader import PictureReader, picture_size
 from cinelora.footage.video_reader import PLAIN, Backend, Handling, Reader, UnreadableClip, open_video
+from cinelora.io.plain_data import MOST_OF_LISTS, read_bytes
 
 FILMS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mxf", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg")
 SIDECARS = frozenset(
@@ -157,7 +158,7 @@ def _runs(folder: Path, pictures: list[tuple[int, str]]) -> Iterator[list[tuple[
 def _captioned(root: Path, folder: Path, names: list[str]) -> set[str]:
     """Pictures with captions of their own, which are stills of a data set, however they are numbered."""
     lists = [place / name for place in {root, folder} for name in LISTS]
-    listed = "".join(path.read_text("utf-8", "replace") for path in lists if _is_small(path))
+    listed = "".join(read_bytes(path, MOST_OF_LISTS).decode("utf-8", "replace") for path in lists if _is_small(path))
     return {
         name
         for name in names

@@ -11,6 +11,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -19,15 +20,17 @@ from fractions import Fraction
 from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cinelora.errors import FileError
 from cinelora.footage.video_reader import Pixels, Reader
 from cinelora.io.atomic import write_whole
+from cinelora.io.plain_data import build, opened, parse_json
 
 VERSION = 1
 """Raised whenever the same file would give other numbers."""
@@ -393,12 +396,34 @@ def save_arrays(path: Path, arrays: Arrays, note: dict[str, Any]) -> None:
 def load_arrays(path: Path) -> tuple[Arrays, dict[str, Any]] | None:
     """What ``save_arrays`` wrote; None where there is nothing of this version, or only a damaged file."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with opened(path) as content, np.load(content, allow_pickle=False) as file:
+            # Stored as they are, arrays take the bytes that the file has; one that is packed may unfold to any size.
+            if any(entry.compress_type or entry.file_size > entry.compress_size for entry in file.zip.infolist()):
+                return None
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        note = parse_json(arrays.pop("note").tobytes().decode(), dict[str, Any], path)
+    except (OSError, ValueError, KeyError, MemoryError, EOFError, RuntimeError, zipfile.BadZipFile, FileError):
         return None
-    note: dict[str, Any] = json.loads(arrays.pop("note").tobytes())
-    return (arrays, note) if note.pop("version") == VERSION else None
+    return (arrays, note) if note.pop("version", None) == VERSION and _are_whole(arrays) else None
+
+
+def _are_whole(arrays: Arrays) -> bool:
+    """Whether these are the arrays of a survey or a part of one: a number for each frame and each sample, and every thumbnail."""
+    shapes = dict.fromkeys(PER_FRAME, ("f4", ())) | {"seconds": ("f8", ()), "cut": ("u1", ())} | PER_SAMPLE
+    if arrays.keys() != {*shapes, "thumbs"}:
+        return False
+    lengths = {name: len(arrays["sample" if name in PER_SAMPLE else "seconds"]) for name in shapes if arrays[name].ndim}
+    fit = all(
+        name in lengths and arrays[name].dtype == kind and arrays[name].shape == (lengths[name], *shape)
+        for name, (kind, shape) in shapes.items()
+    )
+    return (
+        fit
+        and bool(np.isfinite(arrays["seconds"]).all())
+        and bool((arrays["thumb_bytes"] >= 0).all())
+        and arrays["thumbs"].shape == (arrays["thumb_bytes"].sum(),)
+        and bool(((arrays["sample"] >= 0) & (arrays["sample"] < len(arrays["seconds"]))).all())
+    )
 
 
 def save_survey(path: Path, survey: Survey) -> None:
@@ -413,5 +438,25 @@ def load_survey(path: Path) -> Survey | None:
     if loaded is None:
         return None
     arrays, note = loaded
-    fractions = {key: Fraction(note[key]) for key in ("fps", "pixel_aspect")}
-    return Survey(About(**{**note, **fractions, "size": tuple(note["size"])}), arrays)
+    try:
+        about = build(_Note, note, path)
+        fractions = {"fps": _positive(about["fps"]), "pixel_aspect": _positive(about["pixel_aspect"])}
+        return Survey(About(**{**about, **fractions}), arrays)  # type: ignore[arg-type]
+    except (FileError, TypeError, ValueError, ZeroDivisionError):
+        return None
+
+
+class _Note(TypedDict):
+    fps: str
+    size: tuple[int, int]
+    pixel_aspect: str
+    backend: str
+    codec: str
+    why: str
+
+
+def _positive(text: str) -> Fraction:
+    # Python would read 1e999999999 as well, and never be done with it.
+    if not re.fullmatch(r"\d{1,18}(/\d{1,18})?", text, re.ASCII) or (value := Fraction(text)) <= 0:
+        raise ValueError(f"{text} is no ratio")
+    return value

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from tqdm.auto import tqdm
 
@@ -29,8 +29,9 @@ from cinelora.footage import shot_detection
 from cinelora.footage.scan_folder import content_hash, open_clip, stamp
 from cinelora.footage.shot_filter import sharpness_of
 from cinelora.footage.video_reader import PLAIN, Handling, Reader, UnreadableClip
-from cinelora.io.atomic import read_json, sweep_temporaries, write_json
+from cinelora.io.atomic import sweep_temporaries, write_json
 from cinelora.io.hardware import die_with
+from cinelora.io.plain_data import MOST_OF_LISTS, build, read_json
 
 LEDGER, SURVEYS = "files.json", "surveys"
 HANG_S = 180.0
@@ -191,12 +192,17 @@ def read_ledger(folder: Path, handling: Handling = PLAIN) -> dict[str, File]:
     """What is known of the files of a footage folder; nothing where another version, or other handling, wrote it."""
     path = folder / LEDGER
     try:
-        ledger: Any = read_json(path) if path.is_file() else {"version": None}
-        if ledger["version"] != _version(handling):
+        ledger = read_json(path, _Ledger, limit=MOST_OF_LISTS) if path.is_file() else None
+        if ledger is None or ledger["version"] != _version(handling):
             return {}
-        return {entry["path"]: File(**entry) for entry in ledger["files"]}
-    except (FileError, TypeError, KeyError):
+        return {file.path: file for file in build(list[File], ledger["files"], path)}
+    except FileError:
         return {}  # it is damaged, and made again from the footage
+
+
+class _Ledger(TypedDict):
+    version: list[Any]
+    files: list[Any]
 
 
 def _version(handling: Handling) -> list[Any]:

@@ -19,7 +19,8 @@ from typing import Any
 
 from cinelora.errors import CineloraError, FileError, TrainingError, reason, unwritable
 from cinelora.io.locks import LOCK, TEMPORARY, lock, try_flock
-from cinelora.io.own_files import open_own, open_regular, own_entries
+from cinelora.io.own_files import open_own, own_entries
+from cinelora.io.plain_data import opened
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """No space, no quota, and the size limit of a file (``ulimit -f``) are one thing to the user: nothing more fits."""
@@ -113,7 +114,7 @@ def _copy(entry: os.DirEntry[str], target: Path) -> None:
         target.mkdir()
         return
     source = Path(entry.path)
-    with open_regular(source) if entry.is_symlink() else open_own(source) as file, target.open("xb") as copy:
+    with opened(source) if entry.is_symlink() else open_own(source) as file, target.open("xb") as copy:
         shutil.copyfileobj(file, copy, 2**20)
         changed = os.fstat(file.fileno())
     os.utime(target, ns=(changed.st_atime_ns, changed.st_mtime_ns))
@@ -190,23 +191,12 @@ def write_json(path: Path, obj: Any) -> None:
     write_text(path, json.dumps(obj, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds; raises ``FileError`` where it is missing or damaged."""
-    try:
-        with open_regular(path) as file:
-            return json.loads(file.read().decode())
-    except OSError as error:
-        raise FileError(f"cannot read {path} ({reason(error)})") from error
-    except ValueError as error:
-        raise FileError(f"{path} is damaged or no JSON ({error})") from error
-
-
 # -- hashes ------------------------------------------------------------------------------------------------------------
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
-    with open_regular(path) as file:
+    """SHA-256 of a regular file's content, in hex; raises ``FileError``."""
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

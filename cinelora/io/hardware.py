@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 from cinelora.errors import CineloraError
+from cinelora.io.terminal import warn
 
 PACKAGES = ("torch", "diffusers", "peft", "lightning")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -88,7 +89,7 @@ def gib_of_others() -> float:
 def say_of_others() -> None:
     """Print what other processes hold of the current GPU, where there is one and they do."""
     if _cuda() and (gib := gib_of_others()):
-        print(f"WARNING: other processes hold {gib:.1f} GiB of this GPU, and the rest is planned with", flush=True)
+        warn(f"other processes hold {gib:.1f} GiB of this GPU, and the rest is planned with")
 
 
 def limit_gpu_memory(gib: float | None) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from cinelora.errors import FileError, reason
 from cinelora.io.hub import fetched_blobs
+from cinelora.io.terminal import shell_word
 
 WANDB_FOLDERS = ("logs/wandb", "wandb")
 """Where W&B writes below a training run and below a study."""
@@ -68,7 +68,7 @@ def _listed(folder: str, top: str) -> list[os.DirEntry[str]]:
     except OSError as error:
         if isinstance(error, FileNotFoundError) and folder != top:
             return []
-        raise FileError(f"cannot look through {visible(folder)} ({reason(error)})") from error
+        raise FileError(f"cannot look through {shown(folder)} ({reason(error)})") from error
 
 
 def _is_fetched(folder: Path, link: str) -> bool:
@@ -115,20 +115,6 @@ def _open_own(path: str, flags: int) -> int:
     return descriptor
 
 
-def open_regular(path: Path) -> BufferedReader:
-    """Open a file for reading, perhaps through links; raises ``FileError`` for what has no end, or would be waited for."""
-    return open(path, "rb", opener=_open_regular)
-
-
-def _open_regular(path: str, flags: int) -> int:
-    descriptor = os.open(path, flags | os.O_NONBLOCK)
-    status = os.fstat(descriptor)
-    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # a folder is named by ``open`` itself
-        os.close(descriptor)
-        raise FileError(f"{visible(path)} is {_kind(status)}, no file: give a file")
-    return descriptor
-
-
 def read_inside(folder: Path, path: Path) -> bytes:
     """The content of ``path``, a file of its own that lies in ``folder`` also when every link on the way is followed.
 
@@ -136,7 +122,7 @@ def read_inside(folder: Path, path: Path) -> bytes:
     """
     with open_own(path) as file:
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise FileError(f"{visible(path)} lies outside {visible(folder)}: a folder on the way to it is a link")
+            raise FileError(f"{shown(path)} lies outside {shown(folder)}: a folder on the way to it is a link")
         return file.read()
 
 
@@ -146,12 +132,12 @@ def read_inside(folder: Path, path: Path) -> bytes:
 def _refuse(path: str, status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink <= 1):
         return
-    word, way_out = visible(path), f"remove it: rm {visible(path)}"
+    word, way_out = shown(path), f"remove it: rm {shown(path)}"
     if stat.S_ISLNK(status.st_mode):
         what = f"a link to {_target(path)}, and a run writes and shares files of its own alone"
     elif stat.S_ISREG(status.st_mode):
         what = "a hard link: the same file has another name elsewhere, and would change with it"
-        copy = visible(f"{path}.own")
+        copy = shown(f"{path}.own")
         way_out = f"make it a file of its own: cp {word} {copy} && mv {copy} {word}"
     else:
         what = f"{_kind(status)}, and a run holds files alone"
@@ -160,7 +146,7 @@ def _refuse(path: str, status: os.stat_result) -> None:
 
 def _target(link: str) -> str:
     try:
-        return visible(os.readlink(link))
+        return shown(os.readlink(link))
     except OSError:  # it went away, or is another thing by now
         return "another place"
 
@@ -170,12 +156,6 @@ def _kind(status: os.stat_result) -> str:
     return kinds.get(stat.S_IFMT(status.st_mode), "a device")
 
 
-def visible(path: str | Path) -> str:
-    """A path as a word of a shell, with control characters as escapes: it is shown on a terminal, and copied from there."""
-    text = os.fspath(path)
-    if text.isprintable():
-        return shlex.quote(text)
-    escaped = "".join(
-        chr(byte) if 32 <= byte < 127 and chr(byte) not in "\\'" else f"\\x{byte:02x}" for byte in os.fsencode(text)
-    )
-    return f"$'{escaped}'"
+def shown(path: str | Path) -> str:
+    """A path as a word of a shell, to be read on a terminal and copied from there."""
+    return shell_word(os.fspath(path))

@@ -13,6 +13,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from cinelora.io.terminal import say
+
 STOPPED = 130
 """Exit code of what was asked to end, and is over: as after Ctrl-C."""
 REQUEUED = 75
@@ -77,14 +79,14 @@ def leave(run_dir: Path, *, goes_on: bool, moved: bool) -> int:
     # A job that gets no further in all of its time would be requeued for ever, at the cost of everybody who waits.
     if not preempted and not moved and int(job.get("Restarts", "0")) + 1 >= FUTILE_STARTS:
         return _stay(f"{what} for another time, without having saved a step: give it more with --time")
-    print(f"{what} and is requeued: it goes on in {run_dir} by itself", flush=True)
+    say(f"{what} and is requeued: it goes on in {run_dir} by itself")
     done = subprocess.run(["scontrol", "requeue", number], capture_output=True, text=True)
     refused = done.returncode > 0  # below zero it was ended itself, with the job that it had just requeued
     return _stay(f"job {number} was not requeued: {done.stderr.strip()}") if refused else REQUEUED
 
 
 def _stay(sentence: str) -> int:
-    print(sentence, flush=True)
+    say(sentence)
     return STOPPED
 
 

@@ -13,6 +13,7 @@ VAE every sample, a touched file none.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -25,11 +26,12 @@ from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 
-from cinelora.errors import FootageError, TrainingError
+from cinelora.errors import FileError, FootageError, TrainingError
 from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.footage.manifest import Manifest, Sample, Skipped
-from cinelora.io.atomic import read_json, sha256_json, sweep_temporaries, write_json
+from cinelora.io.atomic import sha256_json, sweep_temporaries, write_json
 from cinelora.io.own_folders import tag_cache
+from cinelora.io.plain_data import MOST_OF_LISTS, quoted, read_json
 from cinelora.io.tensor_files import save_tensors
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ VERSION = 2
 PIXELS_AT_ONCE = 6 * 2**20
 """Pixels of a batch on a GPU: 8 windows of 33 frames at 112x192, one at 480p. On a CPU batches gain nothing."""
 TEXTS_AT_ONCE = 64
+NAME = re.compile(r"(text|video|image)-[0-9a-f]{32}")
+"""What an encoding is called; its file is named so."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,8 @@ class Index:
 
     @classmethod
     def load(cls, path: Path) -> Index:
-        """Read what ``save`` wrote."""
-        raw: dict[str, Any] = read_json(path)
-        return cls(tuple(Entry(**entry) for entry in raw["entries"]), raw["texts"])
+        """Read what ``save`` wrote. Raises ``FileError`` where it is damaged."""
+        return read_json(path, cls, limit=MOST_OF_LISTS)
 
 
 @dataclass(frozen=True)
@@ -252,7 +255,12 @@ def _treatment(sample: Sample) -> list[dict[str, Any]]:
 
 
 def encoding_path(root: Path, name: str) -> Path:
-    """Where the encoding ``name`` lies below ``root``: spread over folders by the first digits of its hash."""
+    """Where the encoding ``name`` lies below ``root``: spread over folders by the first digits of its hash.
+
+    Raises ``FileError`` for what no encoding is called: names are read from files, and lead nowhere else.
+    """
+    if not NAME.fullmatch(name):
+        raise FileError(f"{quoted(name)} is no name of an encoding: dataset.json is damaged")
     return root / name.split("-")[1][:2] / f"{name}.safetensors"
 
 

@@ -42,6 +42,8 @@ from cinelora.io.atomic import write_bytes, write_text
 from cinelora.io.hardware import die_with
 from cinelora.io.locks import own_folder
 from cinelora.io.own_files import append_own
+from cinelora.io.plain_data import without_collecting
+from cinelora.io.terminal import say, show_logged_text, visible
 
 POLL_S = 0.1
 MEET_S = 300
@@ -146,7 +148,7 @@ def check_ranks(ranks: int) -> None:
 
 @cache
 def _say_cpu(ranks: int) -> None:
-    print(f"no GPU here: gpus={ranks} means {ranks} CPU ranks with {threads_per_rank(ranks)} threads each", flush=True)
+    say(f"no GPU here: gpus={ranks} means {ranks} CPU ranks with {threads_per_rank(ranks)} threads each")
 
 
 def stop_signals() -> list[signal.Signals]:
@@ -485,22 +487,6 @@ def isolate_children() -> None:
     os.environ["PYTHONSAFEPATH"] = "1"
 
 
-@contextmanager
-def without_collecting() -> Iterator[None]:
-    """Inside the block, which imports packages, Python does not look for garbage.
-
-    Functions and classes by the hundred thousand come to stay. Every time a quarter more is there, the collector walks
-    through all of it and finds nothing: a fifth of the CPU seconds of a rank's imports.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 def run_rank(exchange: str, facts: dict[str, Any]) -> None:
     """A rank's whole life, from its first statement to its last. Called by ``launch`` in the new process."""
     # 1. Be found: the pid is what the parent watches from now on, and this process dies with it.
@@ -513,6 +499,7 @@ def run_rank(exchange: str, facts: dict[str, Any]) -> None:
     log = append_own(_log_file(Path(facts["log_dir"]), number), buffering=1)
     log.write(f"-- rank {number} of {rank.world_size}, process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
     _redirect(rank, log)
+    show_logged_text()
     sys.argv = facts["argv"]
     for warning in slurm.WARNINGS:  # a scheduler may send them to every process; they are no reason to die half-way
         signal.signal(warning, signal.SIG_IGN)
@@ -528,7 +515,7 @@ def run_rank(exchange: str, facts: dict[str, Any]) -> None:
         _leave(1)
     except BaseException as error:  # SystemExit too: a rank that leaves without a result has failed
         traceback.print_exc(file=log)
-        first_line = "".join(traceback.format_exception_only(error)).splitlines()[0]
+        first_line = visible("".join(traceback.format_exception_only(error)).splitlines()[0])
         _write_outcome(folder, number, _Outcome("crashed", sentence=first_line))
         time.sleep(LINGER_S if rank.world_size > 1 else 0)
         _leave(1)

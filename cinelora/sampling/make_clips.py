@@ -15,6 +15,7 @@ from cinelora.config.clip_request import BASE_SCALE, ClipRequest
 from cinelora.config.schema import InferConfig
 from cinelora.io.atomic import write_json
 from cinelora.io.media import contact_sheet, write_mp4, write_png
+from cinelora.io.terminal import say, warn
 from cinelora.sampling.scene import Finished, make_takes
 
 if TYPE_CHECKING:
@@ -30,17 +31,17 @@ def infer(config: InferConfig, run_dir: Path) -> int:
     request = ClipRequest.with_files(config, adapters_of(config.ckpt))
     todo = [take for take in request.takes(run_dir) if not take.is_done(request)]
     if not todo:
-        print(f"every clip is already in {run_dir}; change seed=, the settings or out= for others")
+        say(f"every clip is already in {run_dir}; change seed=, the settings or out= for others")
         return 0
     variants = {"adapted": config.scale}
     if config.compare and request.adapters:
         variants["base"] = BASE_SCALE
     make_takes(request, todo, variants, write_take, run_dir / "logs")
     for take in todo:
-        print(f"clip {take.folder / 'clip.mp4'}\ncontact sheet {take.folder / 'contact.png'}")
-        print(f"summary {take.folder / 'summary.json'}")
+        say(f"clip {take.folder / 'clip.mp4'}", f"contact sheet {take.folder / 'contact.png'}")
+        say(f"summary {take.folder / 'summary.json'}")
     if config.model.weights == "random":
-        print("WARNING: made with random weights (model.weights=random): the clips are noise")
+        warn("made with random weights (model.weights=random): the clips are noise")
     return 0
 
 
@@ -60,7 +61,7 @@ def write_take(request: ClipRequest, done: Finished) -> None:
     write_png(take.folder / "contact.png", contact_sheet(rows, columns=CONTACT_FRAMES))
     report = measure(config.metrics, done.made["adapted"].video, take.prompt)
     for sentence in report.sentences:
-        print(f"WARNING: {take.folder / 'clip.mp4'}: {sentence}")
+        warn(f"{take.folder / 'clip.mp4'}: {sentence}")
     summary = {
         "settings": request.shown(take),
         "sources": request.sources,

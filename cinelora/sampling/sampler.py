@@ -20,6 +20,7 @@ from cinelora.adapters.lora_layers import load_adapter, merge, set_scales, unmer
 from cinelora.config.schema import ModelConfig, SamplerConfig
 from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle
 from cinelora.geometry import LATENT_CHANNELS, SPATIAL, num_latent_frames, num_tokens
+from cinelora.io.terminal import say
 from cinelora.memory.block_swap import arrange
 from cinelora.nn.attention_backend import Work, choose
 from cinelora.nn.flow_matching import keyed_generator
@@ -72,7 +73,7 @@ def adapted_transformer(
     partition(transformer, sampling.plan)
     line = choose(transformer, sampling.attention_work(bundle.kind, num_frames), sampling.model.attention)
     if line and sampling.rank.global_rank == 0:
-        print(line, flush=True)
+        say(line)
     arrange(transformer, Policy(recompute=drawing.swap, swap=drawing.swap, compile=drawing.compile))
     try:
         yield transformer
@@ -123,7 +124,7 @@ class Sampling:
         """Latents (1, 16, T, h, w); ratios that ``sampler.cache=calibrate`` measures are printed."""
         latents, ratios = self.draw(transformer, shown, label, together)
         if ratios and self.rank.global_rank == 0:
-            print(f"{label}: sampler.cache=magcache sampler.cache_ratios={str(ratios).replace(' ', '')}", flush=True)
+            say(f"{label}: sampler.cache=magcache sampler.cache_ratios={str(ratios).replace(' ', '')}")
         return latents
 
     def denoiser(self, transformer: WanTransformer3DModel, shown: Shown, together: bool) -> Denoise:

@@ -24,8 +24,10 @@ from cinelora.config.schema import InferConfig, ScaleConfig
 from cinelora.errors import InferenceError
 from cinelora.footage.captions import prompt_with_trigger
 from cinelora.io.hardware import explained_out_of_memory, gpu_at_hand, limit_gpu_memory, quiet_libraries, say_of_others
+from cinelora.io.plain_data import without_collecting
 from cinelora.io.tensor_files import load_tensors, save_tensors
-from cinelora.parallel.launch import barrier, launch, process_group, rank_info, without_collecting
+from cinelora.io.terminal import say
+from cinelora.parallel.launch import barrier, launch, process_group, rank_info
 from cinelora.planning.planner import choose_drawing, partition_of
 
 if TYPE_CHECKING:
@@ -302,7 +304,7 @@ class TakeMaker:
         drawing, why = choose_drawing(self.request.config, kind, frames, len(renditions), *gpu_at_hand())
         if sampling.rank.global_rank == 0:
             say_of_others()
-            print(f"{what}: {why}", flush=True)
+            say(f"{what}: {why}")
         # Scenes whose adapters have the same scales are made one after the other: adapters are folded into the weights once
         # for all of them, and out again only where renditions with other scales follow.
         ordered = sorted(renditions, key=lambda rendition: sorted(rendition.scales[kind].items()))

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cinelora.errors import CineloraError, ConfigError
-from cinelora.io.atomic import read_json, sha256_json, write_json, write_text
+from cinelora.errors import ConfigError, FileError
+from cinelora.io.atomic import sha256_json, write_json, write_text
+from cinelora.io.plain_data import MOST_OF_LISTS, read_json
 
 ROWS, TABLE = "rows.json", "rows.csv"
 PARTS = ("text", "keyframe", "condition", "denoise", "decode")
@@ -80,10 +81,9 @@ def load_table(folder: Path) -> Results:
     if not path.exists():
         return Results()
     try:
-        data = read_json(path)
-        return Results([Result(**row) for row in data["rows"]], list(data["sentences"]))
-    except (CineloraError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path} is not what a study wrote: {str(error).splitlines()[0]}") from error
+        return read_json(path, Results, limit=MOST_OF_LISTS, measured=True)
+    except FileError as error:
+        raise ConfigError(f"{path} is not what a study wrote: {error}") from error
 
 
 def merged_results(tables: list[Results]) -> Results:

@@ -24,6 +24,7 @@ from cinelora.errors import ConfigError
 from cinelora.geometry import IMAGE_TOKENS, LATENT_CHANNELS, TEXT_TOKENS, num_latent_frames
 from cinelora.io.hardware import default_device, fingerprint, gpu_at_hand, limit_gpu_memory, quiet_libraries
 from cinelora.io.tensor_files import load_tensors, save_tensors
+from cinelora.io.terminal import say, warn
 from cinelora.parallel.launch import Rank, barrier, launch, meeting_point, process_group, rank_info
 from cinelora.parallel.partition import Partition
 from cinelora.planning.estimate import Shape
@@ -58,11 +59,11 @@ def study(config: StudyConfig, run_dir: Path) -> int:
     table.sentences = [sentence for sentence in table.sentences if sentence not in BETWEEN_ROWS]
     table.say(*between_rows(table.rows))
     table.save(run_dir)
-    print("\n".join(lines(table.rows)))
+    say(*lines(table.rows))
     for sentence in table.sentences:
-        print(f"WARNING: {sentence}")
+        warn(sentence)
     for path in (run_dir / "rows.csv", *show(table, config, run_dir)):
-        print(f"study {path}")
+        say(f"study {path}")
     if config.logger.name == "wandb" and meeting_point(config.nodes, 0).is_host:
         to_wandb(table, config, run_dir)
     return 0
@@ -94,7 +95,7 @@ def study_rank(config: StudyConfig, adapter_files: dict[str, Path], run_dir: Pat
         rows = {setting: kept.get(row.place, row) for setting, row in fresh.items()}
         todo = from_rank_0([setting for setting, row in rows.items() if not row.denoise_s], rank)
         if rank.global_rank == 0:
-            print(f"{len(keys)} settings: {len(keys) - len(todo)} are there, {len(todo)} to run", flush=True)
+            say(f"{len(keys)} settings: {len(keys) - len(todo)} are there, {len(todo)} to run")
         shown, seconds = list[Any](), dict[str, float]()
         if todo:
             shown, seconds = (drawn_inputs(config), {}) if config.latency_only else real_inputs(config, adapters, rank)
@@ -254,7 +255,7 @@ class Desk:
         drawing, why = choose_drawing(request, kind, frames, clips, *gpu_at_hand())
         if self.rank.global_rank == 0:
             told = f"{shared}; {why}" if plan.ranks > 1 else why
-            print(f"{one.dtype}, {one.partition}, {len(settings)} settings: {told}", flush=True)
+            say(f"{one.dtype}, {one.partition}, {len(settings)} settings: {told}")
         # Adapters of every rank that is asked for hang on it at the same time, and those of a setting act in its turn: so the
         # transformer is loaded once, and neighbours in a round differ in nothing else.
         ranks = list(dict.fromkeys(setting.rank for setting in settings if setting.scale))

@@ -18,6 +18,7 @@ from cinelora.io.html.figure import Mark, as_svg
 from cinelora.io.html.template import render
 from cinelora.io.media import write_png
 from cinelora.io.own_files import drop_wandb_links
+from cinelora.io.terminal import warn
 from cinelora.studies.pareto import Spot, as_png, marks
 from cinelora.studies.results import Result, Results, cells, columns
 
@@ -109,7 +110,7 @@ def told(row: Result, heading: list[str]) -> list[str]:
 
 def lines(rows: list[Result]) -> list[str]:
     """The table for a terminal: what every row cost, and the numbers there are."""
-    width = max(len(row.name) for row in rows)
+    width = max((len(row.name) for row in rows), default=0)
     return [f"{i + 1:>3}  {row.name:<{width}}  {row.trouble or in_words(row)}" for i, row in enumerate(rows)]
 
 
@@ -140,4 +141,4 @@ def to_wandb(table: Results, config: StudyConfig, folder: Path) -> None:
         run.finish()
         drop_wandb_links(folder)
     except Exception as error:  # whatever it is: the study is done and lies in its files
-        print(f"WARNING: W&B failed ({first_line(error)}); the rows are in {folder}")
+        warn(f"W&B failed ({first_line(error)}); the rows are in {folder}")

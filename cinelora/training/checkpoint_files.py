@@ -8,23 +8,52 @@ It does not know what the tensors mean.
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from cinelora.errors import CineloraError, FileError, TrainingError
-from cinelora.io.atomic import make_folder, read_json, sha256_file, sweep_temporaries, write_json, write_text
+from cinelora.io.atomic import make_folder, sha256_file, sweep_temporaries, write_json, write_text
+from cinelora.io.plain_data import read_json, read_text
 from cinelora.io.tensor_files import load_tensors, save_tensors
+from cinelora.io.terminal import warn
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-log = logging.getLogger(__name__)
 PREFIX, DRAFT, POINTER = "step-", ".draft-", "last"
 TENSORS, FACTS = "state.safetensors", "state.json"
+
+
+class _Seen(TypedDict):
+    """What was seen of a number that a run is judged by."""
+
+    name: str
+    lower: bool
+    best: float | None
+    step: int | None
+    since: int
+
+
+class _BaseClips(TypedDict):
+    """What the base model's held-out clips measured, and how they were drawn."""
+
+    manner: dict[str, Any]
+    base: dict[str, float]
+
+
+class _State(TypedDict):
+    """What ``state.json`` holds; a run adds more, which is read by whoever added it."""
+
+    step: int
+    rests_on: NotRequired[dict[str, str]]
+    sha256: NotRequired[str | None]
+    best: NotRequired[_Seen]
+    stopping: NotRequired[_Seen]
+    heldout_clips: NotRequired[_BaseClips]
 
 
 @dataclass(frozen=True)
@@ -92,7 +121,7 @@ def amend_facts(folder: Path, step: int, facts: dict[str, Any]) -> None:
     """Let the checkpoint of ``step``, where it was just saved, carry ``facts`` that became known after that."""
     state = folder / f"{PREFIX}{step:08d}" / FACTS
     if state.exists():
-        write_json(state, {**read_json(state), **facts})
+        write_json(state, {**read_json(state, dict[str, Any], measured=True), **facts})
 
 
 def sweep_drafts(folder: Path) -> None:
@@ -116,22 +145,24 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     # rename and its pointer, and then names a checkpoint that is whole as well.
     sweep_drafts(folder)
     pointer = folder / POINTER
-    pointed = pointer.read_text(errors="replace") if pointer.exists() else None
+    pointed = None
+    with suppress(FileError):
+        pointed = read_text(pointer)
     for path in sorted(saved_checkpoints(folder), key=lambda path: path.name != pointed):
         try:
             return read_checkpoint(path)
-        except (CineloraError, OSError, ValueError, KeyError) as error:
-            log.warning("checkpoint %s does not load (%s); trying the one before it", path, error)
+        except (CineloraError, OSError) as error:
+            warn(f"checkpoint {path} does not load ({error}); trying the one before it")
     raise TrainingError(f"{folder} holds no checkpoint that loads; start the run again without resume=")
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint in the directory ``path``.
 
-    Raises ``FileError``, ``OSError``, ``ValueError`` or ``KeyError`` where it is damaged.
+    Raises ``FileError`` or ``OSError`` where it is damaged.
     """
-    facts = read_json(path / FACTS)
+    facts: dict[str, Any] = {**read_json(path / FACTS, _State, measured=True)}
     digest = facts.pop("sha256", None)  # those of earlier versions have none
     if digest and sha256_file(path / TENSORS) != digest:
         raise FileError(f"{path / TENSORS} is not what was written")
-    return Checkpoint(int(facts.pop("step")), load_tensors(path / TENSORS)[0], facts)
+    return Checkpoint(facts.pop("step"), load_tensors(path / TENSORS)[0], facts)

@@ -6,7 +6,6 @@ live here alone: when this launch ends, so does their memory.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -20,13 +19,12 @@ from cinelora.footage.captions import prompt_with_trigger
 from cinelora.footage.manifest import Sample, read_manifest, write_manifest
 from cinelora.footage.sample_source import find, reader, wanted_by
 from cinelora.io.hardware import default_device, quiet_libraries
+from cinelora.io.terminal import say, warn
 from cinelora.latents.cache import Framing, Index, LatentCache
 from cinelora.nn.attention_backend import require
 from cinelora.parallel.launch import barrier, process_group, rank_info
 from cinelora.training.gpu_policy import attention_work, policy_at_hand
 from cinelora.training.resume_guard import refuse_other_origins, refuse_other_samples
-
-log = logging.getLogger(__name__)
 
 
 def encode_rank(config: TrainConfig, run: RunDirectory) -> None:
@@ -50,7 +48,7 @@ def encode_rank(config: TrainConfig, run: RunDirectory) -> None:
         read = reader(config.data, model, bundle.device)
         skipped = latents.encode(read, manifest, index, texts, rank.global_rank, rank.world_size)
         for clip in skipped:
-            log.warning("skipped %s: %s", clip.path, clip.reason)
+            warn(f"skipped {clip.path}: {clip.reason}")
         barrier(rank)  # every rank's part is in the cache before rank 0 says that the index is whole
         if rank.global_rank == 0:
             whole = latents.complete(index, skipped)
@@ -73,14 +71,14 @@ def find_samples(config: TrainConfig, run: RunDirectory) -> None:
     write_manifest(run.manifest, manifest)
     heldout = sum(sample.split == "heldout" for sample in manifest.samples)
     clips = [left for left in manifest.skipped if left.shot is None]
-    print(f"{len(manifest.samples) - heldout} samples to train on, {heldout} held out, {len(clips)} clips skipped")
+    say(f"{len(manifest.samples) - heldout} samples to train on, {heldout} held out, {len(clips)} clips skipped")
     for line in sizes_lines(manifest.samples, (config.model.height, config.model.width), samples_per_step(config)):
-        print(f"  {line}")
+        say(f"  {line}")
     for clip in clips:
-        print(f"  skipped {clip.path}: {clip.reason}")
+        say(f"  skipped {clip.path}: {clip.reason}")
     shots = Counter(left.reason.partition(":")[0] for left in manifest.skipped if left.shot is not None)
     for reason, count in shots.most_common():
-        print(f"  {count} {'shot' if count == 1 else 'shots'} left out: {reason} (which, says {run.manifest.name})")
+        say(f"  {count} {'shot' if count == 1 else 'shots'} left out: {reason} (which, says {run.manifest.name})")
 
 
 def sizes_lines(samples: Sequence[Sample], model_size: Size, step: int) -> list[str]:

@@ -10,7 +10,7 @@ import math
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from cinelora.adapters.adapter_file import AdapterFile, read_adapter
 from cinelora.adapters.lora_layers import add_adapter, load_adapter
-from cinelora.adapters.run_directory import RunDirectory, warn_of_other_weights
+from cinelora.adapters.run_directory import RunDirectory, RunSummary, warn_of_other_weights
 from cinelora.adapters.trainable import Trained, TrainedAdapter
 from cinelora.clone_only import scale_model
 from cinelora.config.schema import TrainConfig, data_ranks, zero_level
@@ -29,6 +29,7 @@ from cinelora.families.wan.bundle import WanBundle
 from cinelora.io.atomic import write_json
 from cinelora.io.hardware import hardware, peak_memory_mib, quiet_libraries, quiet_lightning, say_of_others
 from cinelora.io.hub import is_at_hand
+from cinelora.io.terminal import say
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import BucketSampler, LatentDataset
 from cinelora.memory.block_swap import MOST_LENGTHS, arrange
@@ -71,7 +72,7 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     policy, why = policy_at_hand(config)
     if rank.global_rank == 0 and torch.cuda.is_available():
         say_of_others()
-        print(why)
+        say(why)
     stage = build_stage(config, run, training, policy)
 
     # What happens after each step, and the loop that calls both.
@@ -85,7 +86,7 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
         summary = summarise(config, index, trainer.global_step, time.perf_counter() - started, stage, callbacks)
         if rank.global_rank == 0:
             if not config.stage.trains_every_weight:
-                write_card(Record(run, config, summary))
+                write_card(Record(run, config, cast("RunSummary", summary)))
             write_json(run.summary, summary)  # the last thing a run does, by which it is known to have ended
     return summary
 
@@ -97,7 +98,7 @@ def facts_of(config: TrainConfig, run: RunDirectory, index: Index, resumed: Chec
     """What goes into every checkpoint beside tensors and memories: what the run rests on."""
     rests_on = origins(config, run, index.data_hash)
     if resumed:
-        refuse_other_origins(run, resumed.facts["rests_on"], rests_on)
+        refuse_other_origins(run, resumed.facts.get("rests_on", {}), rests_on)
     return {"rests_on": rests_on}
 
 
@@ -150,7 +151,7 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset,
     )
     for line in filter(None, said):
         if rank_info().global_rank == 0:
-            print(line)
+            say(line)
     arrange(transformer, policy, shares.shards if shares else (), len(lengths))
     stage = ImageConditionedStage if config.stage.image_condition else Stage
     return stage(config, transformer, trained, training)

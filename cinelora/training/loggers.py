@@ -10,7 +10,6 @@ import atexit
 import csv
 import io
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from contextlib import chdir, suppress
@@ -27,6 +26,7 @@ from cinelora.config.schema import LoggerConfig, TrainConfig
 from cinelora.errors import first_line
 from cinelora.io.atomic import write_text
 from cinelora.io.media import Pixels
+from cinelora.io.terminal import say, shell_word, warn
 from cinelora.parallel.launch import rank_info
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Journal(Logger):
                 self.loggers.remove(logger)
                 rest = f"the curves go on in {self.folder / 'csv'}" if self.loggers else "no more curves are kept"
                 failure = f"{type(logger).__name__} failed ({first_line(error)}) and is left out from here on"
-                print(f"WARNING: {failure}; {rest}", flush=True)
+                warn(f"{failure}; {rest}")
 
 
 class CsvTable(Logger):
@@ -194,8 +194,8 @@ class Upload:
         except Exception:
             self.stuck = True
         if self.stuck:
-            remedy = f"`wandb sync --include-online {shlex.quote(folder)}` sends the rest"
-            print(f"WARNING: W&B did not get everything; {remedy}, and all curves are in {self.curves}", flush=True)
+            remedy = f"`wandb sync --include-online {shell_word(folder)}` sends the rest"
+            warn(f"W&B did not get everything; {remedy}, and all curves are in {self.curves}")
 
 
 def wandb_key_exists() -> bool:
@@ -248,7 +248,7 @@ def wandb_logger(config: TrainConfig, run_dir: Path) -> WandbLogger:
     settings: LoggerConfig = config.logger
     offline = not wandb_key_exists() if settings.offline is None else settings.offline
     if offline and rank_info().global_rank == 0:
-        print(f"W&B logs offline into {run_dir / 'logs' / 'wandb'}; `wandb sync` uploads them")
+        say(f"W&B logs offline into {run_dir / 'logs' / 'wandb'}; `wandb sync` uploads them")
     os.environ.setdefault("WANDB_SILENT", "true")
     read_own_wandb_settings()
     about: dict[str, Any] = {"name": f"{config.stage.name}-{config.data.name}-{run_dir.name}", "group": settings.group}

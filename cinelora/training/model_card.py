@@ -9,25 +9,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from cinelora.adapters.run_directory import RunDirectory
+from cinelora.adapters.run_directory import RunDirectory, RunSummary
 from cinelora.config.schema import ADAPTER_STAGES, TrainConfig, effective_lr, samples_per_step
 from cinelora.config.store import load_config, portable
 from cinelora.errors import ConfigError
 from cinelora.footage.captions import prompt_with_trigger
 from cinelora.footage.manifest import Sample, read_manifest
-from cinelora.io.atomic import read_json, write_text
+from cinelora.io.atomic import write_text
 from cinelora.io.html.template import render
 from cinelora.io.hub import CONFIG_FILE, is_hub_name, is_run, publish
 from cinelora.io.own_files import read_inside
 from cinelora.io.tensor_files import read_header, with_metadata
+from cinelora.io.terminal import shell_word
 from cinelora.training.verdict import effect_line, stopped_line
 
 TASKS = {"t2v": "text-to-video", "i2v": "image-to-video"}
@@ -41,7 +42,7 @@ class Record:
 
     run: RunDirectory
     config: TrainConfig
-    summary: dict[str, Any]
+    summary: RunSummary
 
     @property
     def task(self) -> str:  # noqa: D102
@@ -89,16 +90,16 @@ def read_record(run: RunDirectory) -> Record:
         raise ConfigError(f"run={run.path} is not finished: go on with {_resumed(run)}")
     if not run.adapter(config.stage.name).is_file():
         raise ConfigError(f"run={run.path} holds no {run.adapter(config.stage.name).name}: there is nothing to tell of")
-    return Record(run, config, read_json(run.summary))
+    return Record(run, config, run.read_summary())
 
 
 def _resumed(run: RunDirectory) -> str:
-    return f"python train.py {_word(f'resume={run.path}')}"
+    return f"python train.py {shell_word(f'resume={run.path}')}"
 
 
 def _word(value: str) -> str:
     """A word of a shell, on one line."""
-    return shlex.quote(" ".join(value.split()))
+    return shell_word(" ".join(value.split()))
 
 
 # -- the card ----------------------------------------------------------------------------------------------------------
@@ -156,7 +157,7 @@ NUMBERS = (
 """Key in a summary, what it is called, and how it is written."""
 
 
-def numbers(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+def numbers(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """What was measured while it was trained, each with the base model's number where there is one."""
     rows = [(name, format(summary[key], form), "") for key, name, form in NUMBERS if summary.get(key) is not None]
     # Of clips a number alone says little, as measures have scales of their own: the base model's stands beside it.

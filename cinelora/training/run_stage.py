@@ -7,7 +7,6 @@ does is in ``encode`` and ``fit``.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -17,11 +16,13 @@ from typing import Any
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths
 from cinelora.config.schema import ADAPTER_STAGES, TrainConfig
 from cinelora.errors import AdapterError, ConfigError
-from cinelora.io.atomic import copy_file, read_json, sweep_temporaries
+from cinelora.io.atomic import copy_file, sweep_temporaries
 from cinelora.io.hub import resolve
 from cinelora.io.locks import lock
 from cinelora.io.own_files import drop_wandb_links
-from cinelora.parallel.launch import LaunchError, RankKilled, launch, meeting_point, without_collecting
+from cinelora.io.plain_data import without_collecting
+from cinelora.io.terminal import say, shell_word
+from cinelora.parallel.launch import LaunchError, RankKilled, launch, meeting_point
 from cinelora.training.checkpoint_files import saved_checkpoints, sweep_drafts
 from cinelora.training.model_card import push, read_record
 from cinelora.training.verdict import effect_line, heldout_line, stopped_line
@@ -39,7 +40,7 @@ def train(config: TrainConfig, run_dir: Path) -> int:
     Path(config.cache).mkdir(parents=True, exist_ok=True)
     # The cache is safe to share without a lock, which only spares two runs the same work. The nodes of one run all come
     # here and encode together, so among them nobody may hold it.
-    alone = lock(Path(config.cache) / "encoding.lock", waiting=print) if config.nodes == 1 else nullcontext()
+    alone = lock(Path(config.cache) / "encoding.lock", waiting=say) if config.nodes == 1 else nullcontext()
     with alone:
         launched(encode, config, run)
     result: dict[str, Any] = launched(fit, config, run)
@@ -51,7 +52,7 @@ def train(config: TrainConfig, run_dir: Path) -> int:
             upload(run, config.push, config.private)
     finally:
         for line in closing_lines(result, run):
-            print(line)
+            say(line)
     return INTERRUPTED if result["interrupted"] else 0
 
 
@@ -88,7 +89,7 @@ def launched(work: Callable[[TrainConfig, RunDirectory], Any], config: TrainConf
             return launch(work, config, run, ranks=config.gpus, nodes=config.nodes, log_dir=run.logs)
         except LaunchError as error:
             if written_at(run.summary) != ended:
-                return read_json(run.summary)
+                return run.read_summary()
             # A restart is worth trying where the cause need not come again: a killed rank (the kernel was short of
             # memory, a machine hiccuped), or any failure after a checkpoint that this very start has written. An error
             # at the same checkpoint as before would only be met once more.
@@ -102,7 +103,7 @@ def launched(work: Callable[[TrainConfig, RunDirectory], Any], config: TrainConf
                 config = replace(config, resume=str(run.path))
             since = f"goes on from {reached}" if reached else "starts anew"
             count = f"restart {restart} of max_restarts={config.max_restarts}"
-            print(f"{error}; the run {since} by itself ({count})", flush=True)
+            say(f"{error}; the run {since} by itself ({count})")
     raise AssertionError("the last try returns or raises")
 
 
@@ -127,10 +128,10 @@ def carry_style_adapter(source: str, run: RunDirectory) -> None:
 def upload(run: RunDirectory, repository: str, private: bool) -> None:
     """Upload what a run has made, or say how to do that later."""
     try:
-        print(f"uploaded: {push(read_record(run), repository, private)}")
+        say(f"uploaded: {push(read_record(run), repository, private)}")
     except ConfigError as error:
         words = [f"run={run.path}", f"push={repository}", *(["private=true"] if private else [])]
-        again = shlex.join(["python", "-m", "cinelora.card", *words])
+        again = " ".join(map(shell_word, ["python", "-m", "cinelora.card", *words]))
         raise ConfigError(f"{error}; the adapter is in {run.path}: {again} tries again") from error
 
 
@@ -142,7 +143,7 @@ def closing_lines(result: dict[str, Any], run: RunDirectory) -> list[str]:
     if "heldout_step" in result:
         lines.insert(0, heldout_line(result))
     if result["interrupted"]:
-        again = shlex.quote(f"resume={run.path}")
+        again = shell_word(f"resume={run.path}")
         lines.append(f"stopped at step {result['step']} of {result['steps']}; go on with: python train.py {again}")
     if early := result.get("stopped_early"):
         lines.append(stopped_line(early, result))

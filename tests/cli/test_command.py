@@ -251,7 +251,7 @@ def test_resume_auto_begins_and_goes_on_with_the_same_words(
     config, run_dir = run.seen[-1]
     assert (config.resume, config.stage.steps, config.gpus, config.lora.rank) == (str(here / "a"), 7, 2, 4)
     assert run_dir == here / "a"
-    (here / "a/summary.json").write_text(json.dumps({"interrupted": False, "steps": 7}))
+    (here / "a/summary.json").write_text(json.dumps({"interrupted": False, "steps": 7, "step": 7}))
     assert main("train", [*argv, "stage.steps=7"], run) == 0
     assert "a has all its 7 steps" in capsys.readouterr().out
     assert len(run.seen) == 2
@@ -425,7 +425,13 @@ def learns(config: Any, run_dir: Path) -> int:
     (run_dir / "checkpoints/step-00000001").mkdir(parents=True, exist_ok=True)
     if rank == 6 and not again:
         raise ValueError("nobody foresaw this")
-    summary = {"loss": 1 / rank, "adapter_effect": 0.1, "seconds": 2.0, "peak_memory_mib": {"host": 9, "gpu": 7}}
+    summary = {
+        "step": 2,
+        "loss": 1 / rank,
+        "adapter_effect": 0.1,
+        "seconds": 2.0,
+        "peak_memory_mib": {"host": 9, "gpu": 7},
+    }
     heldout = {} if config.seed else {"heldout_loss": rank / 100}
     ends = {"interrupted": False, "steps": config.stage.steps}
     (run_dir / "summary.json").write_text(json.dumps({**summary, **heldout, **ends}))

@@ -61,7 +61,7 @@ def test_a_file_of_prompts_is_read_in_one_way(tmp_path: Path) -> None:
     ]
     assert ClipRequest(InferConfig(prompt="rain")).takes(tmp_path) == [Take("rain", 0, tmp_path)]
     file.write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(ConfigError, match="cannot be read as UTF-8 text"):
+    with pytest.raises(ConfigError, match="is not UTF-8 text"):
         read_prompts(str(file))
     assert seeds_of(StudyConfig(seed=3, seeds=2)) == [3, 4]
 

@@ -41,11 +41,11 @@ def test_a_section_that_had_another_name_is_read_under_its_new_one(tmp_path: Pat
         ("lora: {rank: eight}", "lora.rank cannot be 'eight'"),
         ("lora: {rank: true}", "lora.rank cannot be True"),
         ("lora: 8", "lora.* should hold settings, not 8"),
-        ("metrics: {names: [1]}", "metrics.names cannot be 1"),
+        ("metrics: {names: [1]}", "metrics.names.0 cannot be 1"),
         ("- a list", "the file should hold settings"),
         ("", "the file should hold settings"),
-        ("a: [", "cannot be read as settings"),
-        ("lora: !!python/object/apply:os.system ['true']", "cannot be read as settings"),
+        ("a: [", "cannot be read as YAML"),
+        ("lora: !!python/object/apply:os.system ['true']", "cannot be read as YAML"),
         ("_target_: os.system", "unknown key _target_"),
     ],
 )
@@ -56,7 +56,7 @@ def test_what_train_did_not_write_is_refused(tmp_path: Path, text: str, sentence
 
 
 def test_a_run_without_settings_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cannot be read as settings: .*No such file"):
+    with pytest.raises(ConfigError, match=r"cannot read .*No such file"):
         load_config(tmp_path)
 
 

@@ -95,8 +95,8 @@ def test_the_score_is_printed_and_put_into_the_report(
 
 
 MALFORMED = {
-    "not JSON": ("cannot be read as JSON", lambda told: "{"),
-    "deep": ("cannot be read as JSON", lambda told: "[" * 100_000),
+    "not JSON": ("damaged or no JSON", lambda told: "{"),
+    "deep": ("damaged or no JSON", lambda told: "[" * 100_000),
     "a list": ("is no file of answers", lambda told: []),
     "another format": ("is no file of answers", lambda told: told | {"format": "x/2"}),
     "another page": ("answers another page", lambda told: told | {"page": "0" * 16}),

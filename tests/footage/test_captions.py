@@ -115,7 +115,7 @@ def test_accents_compare_however_they_are_written(tmp_path: Path):
         ("metadata.csv", "file_name,words\na.mp4,a", "line 2: want .*text being also caption or prompt"),
         ("metadata.csv", 'file_name,text\na.mp4,"never closed\nb', "line 3: not CSV"),
         ("metadata.jsonl", '{"file_name": "a.mp4", "text": "x"}\n{"file_name": 3}', "line 2: want"),
-        ("captions.jsonl", '\n{"file_name": "a.mp4"', "line 2: not JSON"),
+        ("captions.jsonl", '\n{"file_name": "a.mp4"', "line 2, is damaged or no JSON"),
         ("captions.jsonl", '["a.mp4", "x"]', "line 1: want"),
     ],
 )
@@ -128,7 +128,7 @@ def test_a_list_that_is_wrong_is_named_with_its_line(name: str, content: str, wo
 @pytest.mark.parametrize("name", ["a.txt", "caption.txt", "metadata.csv", "captions.jsonl"])
 def test_what_is_not_utf8_is_said(name: str, root: Path, prepared: Path):
     (root / name).write_bytes("file_name,text\na.mp4,caf\u00e9\n".encode("latin-1"))
-    with pytest.raises(FootageError, match=f"{name} is not UTF-8 text \\(byte \\d+\\); save it as UTF-8"):
+    with pytest.raises(FootageError, match=f"{name} is not UTF-8 text \\(byte \\d+\\): save it as UTF-8"):
         texts(root, prepared)
 
 
@@ -201,6 +201,6 @@ def test_only_what_is_new_is_written(root: Path, prepared: Path):
 def test_a_line_that_is_none_is_named_and_nothing_is_overwritten(line: str, root: Path, prepared: Path):
     put(prepared / "captions.jsonl", line)
     for look in (lambda: texts(root, prepared), lambda: write_lines(prepared, {"a.mp4@0-40": "x"}, "m")):
-        with pytest.raises(FootageError, match=r"captions\.jsonl, line 1: (want|not JSON)"):
+        with pytest.raises(FootageError, match=r"captions\.jsonl, line 1(: want|, is damaged or no JSON)"):
             look()
     assert (prepared / "captions.jsonl").read_text() == line + "\n"

@@ -127,7 +127,7 @@ def test_the_order_of_a_lut_is_red_first(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (b"", "names no size"),
-        (b"\x89PNG\xff\xfe", "not text"),
+        (b"\x89PNG\xff\xfe", "not UTF-8 text"),
         (b"LUT_3D_SIZE 2\n0 0 0\n", "1 rows of colours where LUT_3D_SIZE 2 makes 8"),
         (b"LUT_3D_SIZE 999\n0 0 0\n", "want 2 to 256"),
         (b"LUT_3D_SIZE two\n", "line 1: .* no row of numbers"),
@@ -142,7 +142,7 @@ def test_a_damaged_lut_is_said(tmp_path: Path, content: bytes, reason: str) -> N
     (tmp_path / "a.cube").write_bytes(content)
     with pytest.raises(FootageError, match=reason):
         read_cube(tmp_path / "a.cube")
-    with pytest.raises(FootageError, match="no such file"):
+    with pytest.raises(FootageError, match="No such file"):
         read_cube(tmp_path / "gone.cube")
 
 

@@ -10,7 +10,8 @@ import torch.multiprocessing as mp
 
 from cinelora.config.schema import CLIP_METRICS, MetricsConfig
 from cinelora.errors import MetricError
-from cinelora.io.atomic import read_json, write_json
+from cinelora.io.atomic import write_json
+from cinelora.io.plain_data import read_json
 from cinelora.metrics.clip_metric import Clip
 from cinelora.metrics.networks import Networks
 from cinelora.metrics.suite import ALONE, ELSEWHERE, KNOWN, OFFLINE, PAIRED, Suite, as_clip, measure

@@ -87,9 +87,9 @@ DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
     ("i2v/tokenizer", Path.unlink, r"i2v/tokenizer .* is not the link to \.\./t2v/tokenizer"),
     (embedded.HASHES, list_a_file_that_is_gone, r"t2v/vae/gone\.safetensors .* is missing"),
     (embedded.HASHES, lambda path: path.write_text('{"t2v/'), r"hashes\.json is damaged or no JSON"),
-    (embedded.HASHES, lambda path: path.write_bytes(b"\xff\xfe"), r"hashes\.json is damaged or no JSON"),
-    (embedded.HASHES, lambda path: path.write_text('["t2v"]'), NO_LIST),
-    (embedded.HASHES, lambda path: path.write_text('{"t2v": 1}'), NO_LIST),
+    (embedded.HASHES, lambda path: path.write_bytes(b"\xff\xfe"), r"hashes\.json is not UTF-8 text"),
+    (embedded.HASHES, lambda path: path.write_text('["t2v"]'), r"hashes\.json: the file cannot be \['t2v'\]"),
+    (embedded.HASHES, lambda path: path.write_text('{"t2v": 1}'), r"hashes\.json: t2v cannot be 1"),
     (embedded.HASHES, lambda path: path.write_text("{}"), NO_LIST),
     (embedded.HASHES, Path.unlink, r"cannot read \S+hashes\.json"),
 ]

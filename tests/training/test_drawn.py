@@ -20,7 +20,7 @@ from cinelora.config.schema import (
     TrainConfig,
 )
 from cinelora.errors import ConfigError
-from cinelora.io.atomic import read_json
+from cinelora.io.plain_data import read_json
 from cinelora.training.checkpoint_files import load_checkpoint
 from cinelora.training.encode import encode_rank
 from cinelora.training.fit import train_rank

@@ -14,7 +14,7 @@ from cinelora.adapters.lora_layers import set_scales
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.metric_names import HELDOUT_SIGMAS
 from cinelora.config.schema import OptimizerConfig, TrainConfig
-from cinelora.io.atomic import read_json
+from cinelora.io.plain_data import read_json
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
 from cinelora.training.checkpoint_files import load_checkpoint

@@ -12,7 +12,7 @@ from cinelora.adapters.adapter_file import read_adapter
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths
 from cinelora.config.schema import CheckpointConfig, OptimizerConfig, StoppingConfig, TrainConfig
 from cinelora.errors import ConfigError
-from cinelora.io.atomic import read_json
+from cinelora.io.plain_data import read_json
 from cinelora.training.callbacks.early_stopping import Best
 from cinelora.training.checkpoint_files import load_checkpoint
 from cinelora.training.encode import encode_rank

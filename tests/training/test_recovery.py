@@ -21,7 +21,7 @@ from rank_pool import begin_command, command
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import CheckpointConfig, TrainConfig
 from cinelora.errors import ConfigError, TrainingError
-from cinelora.io.atomic import read_json
+from cinelora.io.plain_data import read_json
 from cinelora.io.tensor_files import load_tensors
 from cinelora.parallel.launch import LaunchError, RankKilled
 from cinelora.training.checkpoint_files import Checkpoint, load_checkpoint, save_checkpoint, saved_checkpoints
@@ -195,7 +195,7 @@ def test_a_run_killed_after_its_last_checkpoint_does_what_its_end_lacked(style_c
 
 
 def test_a_flipped_byte_in_the_newest_checkpoint_is_noticed_and_the_run_ends_as_if_nothing_was(
-    style_config: TrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    style_config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     run, damaged = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "damaged")
     encode_rank(style_config, run)
@@ -206,7 +206,9 @@ def test_a_flipped_byte_in_the_newest_checkpoint_is_noticed_and_the_run_ends_as_
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
     train_rank(replace(style_config, resume=str(damaged.path)), damaged)
-    assert re.search(r"step-00000008 does not load \(.* is not what was written\); trying the one before", caplog.text)
+    assert re.search(
+        r"step-00000008 does not load \(.* is not what was written\); trying the one before", capsys.readouterr().out
+    )
     assert_same_end(run, damaged)
 
 

@@ -40,7 +40,7 @@ from cinelora.errors import TrainingError
 from cinelora.families.wan import embedded
 from cinelora.families.wan.bundle import WanBundle, pad_text
 from cinelora.families.wan.checkpoint_layouts import Part
-from cinelora.io.atomic import read_json
+from cinelora.io.plain_data import read_json
 from cinelora.io.tensor_files import load_tensors, save_tensors
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset

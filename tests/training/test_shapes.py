@@ -11,8 +11,8 @@ from small_runs import SMOOTH, assert_same_end, run_here, run_on_ranks, stage_of
 
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import PreviewConfig, TrainConfig
-from cinelora.io.atomic import read_json
 from cinelora.io.media import write_mp4
+from cinelora.io.plain_data import read_json
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import BucketSampler, LatentDataset
 from cinelora.nn.flow_matching import shift_sigma

@@ -10,7 +10,7 @@ from small_runs import SMOOTH, assert_same_adapter, assert_same_end, logged, run
 
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import MetricsConfig, PreviewConfig, StrategyConfig, TrainConfig
-from cinelora.io.atomic import read_json
+from cinelora.io.plain_data import read_json
 from cinelora.training.encode import encode_rank
 from cinelora.training.fit import train_rank
 

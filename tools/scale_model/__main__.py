@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cinelora.cli.help import help_text, say
+from cinelora.cli.help import answer, help_text
 from cinelora.cli.programs import Program
 from cinelora.cli.small_command import run_small
 from cinelora.config.schema import setting
@@ -159,7 +159,7 @@ PROGRAMS = {verb: Program(f"tools.scale_model {verb}", schema) for verb, (schema
 def main(argv: list[str]) -> int:
     """The command; returns its exit code."""
     if {"-h", "--help"} & {*argv[:1]}:
-        return say("\n\n".join(map(help_text, PROGRAMS.values())))
+        return answer(*"\n\n".join(map(help_text, PROGRAMS.values())).split("\n"))
     if not argv or argv[0] not in PROGRAMS:
         wanted = f"say what to do: python -m tools.scale_model {'|'.join(PROGRAMS)} key=value ..."
         print(f"tools.scale_model: {wanted}", file=sys.stderr)

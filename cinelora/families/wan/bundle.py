@@ -35,6 +35,7 @@ from cinelora.geometry import CHANNELS, SPATIAL, TEMPORAL, TEXT_TOKENS
 from cinelora.io.atomic import sha256_json
 from cinelora.io.hardware import default_device, free_gpu_bytes
 from cinelora.io.hub import EMBEDDED, is_model_source
+from cinelora.io.plain_data import opened
 from cinelora.memory.weight_sharding import Shares
 from cinelora.nn import vae_parallel, vae_unchunked
 from cinelora.nn.fp8 import DTYPES, missing_fp8
@@ -454,7 +455,7 @@ def _fingerprint(files: Iterable[Path], blocks: int = 64, block_size: int = 6553
     for path in sorted(files):
         size = path.stat().st_size
         digest.update(f"{path.name}:{size};".encode())
-        with path.open("rb") as file:
+        with opened(path) as file:
             # Tens of gigabytes would take minutes. A file that was changed or cut short differs in its size, or in some of the
             # samples, the first of which has its header and the last its end.
             whole = size <= blocks * block_size

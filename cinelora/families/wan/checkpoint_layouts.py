@@ -13,13 +13,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from cinelora.config.schema import ModelConfig
-from cinelora.errors import CineloraError, ModelError
+from cinelora.errors import CineloraError, FileError, ModelError
 from cinelora.geometry import CHANNELS, LATENT_CHANNELS
-from cinelora.io.atomic import read_json
-from cinelora.io.tensor_files import read_header
+from cinelora.io.plain_data import read_json
+from cinelora.io.tensor_files import HEADER_LIMIT, read_header
 
 
 class Part(StrEnum):
@@ -32,7 +32,7 @@ class Part(StrEnum):
     IMAGE_ENCODER = "image_encoder"
 
 
-NAMES: dict[str, Any] = read_json(Path(__file__).with_name("names.json"))
+NAMES = read_json(Path(__file__).with_name("names.json"), dict[str, Any])
 """What the files, classes and tensors of checkpoints are called, by what is asked of them (``names.json``)."""
 WAN_FILES: dict[str, str] = NAMES["files"]
 """File names, less their ending, of the parts in Wan's own checkpoint directories."""
@@ -153,7 +153,7 @@ def _class_name(config: Path) -> str:
     if not config.is_file():
         return ""
     settings = config_facts(config)  # of any project: nothing has to be in it
-    return str(settings.get("_class_name") or (settings.get("architectures") or [""])[0])
+    return str(settings.get("_class_name") or next(iter(settings.get("architectures") or ()), ""))
 
 
 def _plain_pickle(path: Path) -> Path:
@@ -208,10 +208,14 @@ def _weight_sets(folder: Path) -> dict[_Set, set[str]]:
 
 
 def _promised(index: Path) -> set[str]:
-    table = read_json(index)
-    if not isinstance(table, dict) or not isinstance(table.get("weight_map"), dict):
-        raise ModelError(f"{index.name} is no index of shards")
-    return set(map(str, table["weight_map"].values()))
+    try:
+        return set(read_json(index, _Shards, limit=HEADER_LIMIT)["weight_map"].values())
+    except FileError as error:
+        raise ModelError(f"{index.name} is no index of shards: {error}") from error
+
+
+class _Shards(TypedDict):
+    weight_map: dict[str, str]
 
 
 def _siblings(name: str, form: re.Match[str]) -> set[str]:
@@ -376,13 +380,23 @@ def _refuse_two_experts(source: Path) -> None:
         if (source / folder).is_dir():
             raise ModelError(f"this is a Wan2.2 checkpoint (it has {folder}/), and this version knows Wan2.1")
     index = source / "model_index.json"
-    if index.is_file() and (read_json(index).get("transformer_2") or [None])[0]:
+    if index.is_file() and ([*(read_json(index, _Pipeline).get("transformer_2") or ()), None])[0]:
         raise ModelError("this is a Wan2.2 checkpoint (of two transformers), and this version knows Wan2.1")
 
 
+class _Pipeline(TypedDict):
+    transformer_2: NotRequired[list[Any] | None]
+
+
+class PartConfig(TypedDict):
+    """What is asked of a part's ``config.json``, of any project; a loader takes the rest as it is."""
+
+    _class_name: NotRequired[str]
+    architectures: NotRequired[list[str] | None]
+    num_heads: NotRequired[int]
+    vision_config: NotRequired[dict[str, Any]]
+
+
 def config_facts(path: Path | None) -> dict[str, Any]:
-    """The settings in a ``config.json``, none where there is no file; raises ``FileError`` or ``ModelError``."""
-    settings = read_json(path) if path else {}
-    if not isinstance(settings, dict):
-        raise ModelError(f"{path} is no table of settings")
-    return settings
+    """The settings in a ``config.json``, none where there is no file; raises ``FileError``."""
+    return {**read_json(path, PartConfig)} if path else {}

@@ -18,8 +18,9 @@ from transformers import CLIPVisionModel, UMT5EncoderModel
 import cinelora
 from cinelora.clone_only import scale_model
 from cinelora.errors import FileError, ModelError
-from cinelora.io.atomic import read_json, sha256_file
+from cinelora.io.atomic import sha256_file
 from cinelora.io.own_folders import CACHE, refuse_occupied, tag_cache
+from cinelora.io.plain_data import read_json
 
 HOME = Path(cinelora.__file__).resolve().parents[1] / "data" / "scale_model"
 HASHES = "hashes.json"
@@ -94,9 +95,9 @@ def check_shipped(home: Path) -> None:
 def shipped_hashes(home: Path) -> dict[str, str]:
     """The SHA-256 that each weights file was shipped with. Raises ``ModelError`` where the list does not say."""
     try:
-        hashes: dict[str, str] = read_json(home / HASHES)
+        hashes = read_json(home / HASHES, dict[str, str])
     except FileError as error:
         raise ModelError(f"{error}; {RESTORE}") from error
-    if not hashes or not isinstance(hashes, dict) or not all(isinstance(value, str) for value in hashes.values()):
+    if not hashes:
         raise ModelError(f"{home / HASHES} lists no files with their hashes; {RESTORE}")
     return hashes

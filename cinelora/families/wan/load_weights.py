@@ -29,6 +29,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5Enco
 from cinelora.errors import ModelError
 from cinelora.families.wan import checkpoint_layouts
 from cinelora.families.wan.checkpoint_layouts import NAMES, FoundPart, Part, bare, config_facts
+from cinelora.io.plain_data import opened
 from cinelora.io.tensor_files import TENSOR_DTYPES, read_header
 from cinelora.memory.weight_sharding import Shares
 from cinelora.nn.fp8 import FP8, Fp8Linear, fp8_layers, swap_linears
@@ -74,7 +75,7 @@ def stored_tensors(files: Iterable[Path]) -> dict[str, Stored]:
 
 def _in_safetensors(path: Path) -> Iterator[tuple[str, Stored]]:
     header = read_header(path)
-    with path.open("rb") as file:
+    with opened(path) as file:
         start = 8 + int.from_bytes(file.read(8), "little")
     for name, entry in header.items():
         if name == "__metadata__":
@@ -355,7 +356,7 @@ def _settings(found: FoundPart, shapes: Shapes, num_heads: int | None) -> dict[s
     """The module's settings: what its ``config.json`` says, or for Wan's own layout and single files, what shapes say."""
     said = config_facts(found.config)
     if said.get("_class_name", "").endswith("WanModel"):
-        num_heads, said = said["num_heads"], {}
+        num_heads, said = said.get("num_heads", num_heads), {}
     if said:
         return said.get("vision_config", said) if found.part is Part.IMAGE_ENCODER else said
     match found.part:

@@ -19,6 +19,7 @@ from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
 from cinelora.io.html.markdown import fenced, markdown
+from cinelora.io.terminal import visible
 
 HERE = Path(__file__).parent
 
@@ -62,7 +63,10 @@ ESCAPES: dict[str, Callable[[Any], str]] = {
 def front_matter(facts: dict[str, Any]) -> Markup:
     """The head of a card, which hubs read, without empty facts; a YAML library writes it, so that no value can end it."""
     known = {key: value for key, value in facts.items() if value}
-    return Markup(yaml.safe_dump(known, sort_keys=False, allow_unicode=True, width=120))
+    text = yaml.safe_dump(known, sort_keys=False, allow_unicode=True, width=120)
+    if any(line != visible(line) for line in text.split("\n")):  # what turns text around, and the like, as an escape
+        text = yaml.safe_dump(known, sort_keys=False, width=120)
+    return Markup(text)
 
 
 def package_file(name: str) -> Markup:

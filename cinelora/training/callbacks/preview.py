@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from lightning import Trainer
@@ -16,8 +17,10 @@ from cinelora.config.schema import TrainConfig
 from cinelora.errors import FootageError
 from cinelora.footage.keyframe_image import read_image
 from cinelora.footage.video_reader import open_video
-from cinelora.io.atomic import read_json, sha256_json, write_json
+from cinelora.io.atomic import sha256_json, write_json
 from cinelora.io.media import Pixels, contact_sheet, write_mp4, write_png
+from cinelora.io.plain_data import read_json
+from cinelora.io.terminal import warn
 from cinelora.latents.dataset import LatentDataset
 from cinelora.metrics.suite import measure
 from cinelora.parallel.sequence_parallel import alone
@@ -82,7 +85,7 @@ class Preview(AtStep):
         paths, record = self.paths("base"), self.run.previews / "base.json"
         shown = self.shown.texts["preview"] if self.config.preview.prompt else self.shown.entries[0].text
         drawn_from = sha256_json([self.sampler.manner, shown, self.shown.entries[0].id, len(paths)])
-        if record.exists() and read_json(record)["drawn_from"] == drawn_from:
+        if record.exists() and read_json(record, dict[str, Any], measured=True).get("drawn_from") == drawn_from:
             return [self.read(path) for path in paths]
         with evaluating(stage, stage.trained.bare()):
             clips = self.draw(stage)
@@ -112,7 +115,7 @@ class Preview(AtStep):
         for report in (measure(self.config.metrics, clip, prompt) for clip in clips):
             for sentence in report.sentences:
                 if sentence not in self.said:
-                    print(f"WARNING: preview: {sentence}", flush=True)
+                    warn(f"preview: {sentence}")
                     self.said.add(sentence)
             for name, value in report.numbers.items():
                 found.setdefault(name, []).append(value)

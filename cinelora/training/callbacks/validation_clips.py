@@ -13,6 +13,7 @@ from cinelora.config.metric_names import heldout_metrics, monitors
 from cinelora.config.schema import TrainConfig, data_ranks
 from cinelora.errors import ConfigError
 from cinelora.io.media import Pixels
+from cinelora.io.terminal import warn
 from cinelora.latents.dataset import LatentDataset
 from cinelora.metrics.suite import Suite, as_clip, networks_of
 from cinelora.training.callbacks.at_step import AtStep, Memory
@@ -99,6 +100,6 @@ class ValidationClips(AtStep):
         report = suite.report()
         for sentence in report.sentences:
             if trainer.is_global_zero and sentence not in self.said:
-                print(f"WARNING: held-out clips: {sentence}", flush=True)
+                warn(f"held-out clips: {sentence}")
                 self.said.add(sentence)
         return report.numbers

@@ -641,7 +641,9 @@ class PrepareConfig:
     python -m cinelora.prepare data=folder data.root=/my/footage data.captioner=/models/captioner data.trigger=myfilm
     """
 
-    model: ModelConfig = section(ModelConfig, only=("name", "height", "width", "fps"))
+    model: ModelConfig = section(
+        ModelConfig, only=("name", "height", "width", "fps", "t2v", "t2v_revision", "tokenizer")
+    )
     data: DataConfig = section(DataConfig)
     num_frames: int = _frames(33)
     """frames of a window, 4n+1"""

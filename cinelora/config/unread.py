@@ -50,7 +50,9 @@ def _trains(c: Any) -> bool:
 
 
 def _transformers(c: Any) -> tuple[str, ...]:
-    """Those that take part."""
+    """Those that take part; prepared footage has its captions counted by the tokenizer of t2v."""
+    if isinstance(c, PrepareConfig):
+        return ("t2v",)
     if isinstance(c, TrainConfig):
         return (c.stage.transformer,)
     if c.mode == "t2v":

@@ -210,6 +210,7 @@ class TakeMaker:
         """Encode every prompt once; returns the renditions of each take, by variant."""
         from cinelora.families.wan.bundle import pad_text
         from cinelora.families.wan.checkpoint_layouts import Part
+        from cinelora.families.wan.text_limit import lost_line, refuse_lost
         from cinelora.sampling.sampler import Texts
 
         config, request = self.request.config, self.request
@@ -218,6 +219,11 @@ class TakeMaker:
         prompts = [prompt_with_trigger(take.prompt, trigger) for take in todo]
         avoided = config.model.negative_prompt if config.negative_prompt is None else config.negative_prompt
         reader = self.bundles[request.prompt_reader]
+        if self.sampling.rank.global_rank == 0:
+            refuse_lost({"the adapter's trigger": trigger}, reader.lost)
+            lost = reader.lost([*prompts, avoided])
+            for line in [*lost_line("prompt", prompts, lost), *lost_line("negative prompt", [avoided], lost)]:
+                print(line, flush=True)
         # One prompt at a time: in a batch the last digits of each would depend on the prompts beside it.
         with self.clock.part("text"), reader.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
             negative, *positives = (pad_text([e]) for p in [avoided, *prompts] for e in reader.encode_text([p]))

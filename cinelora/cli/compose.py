@@ -32,6 +32,7 @@ from cinelora.adapters.run_directory import RunDirectory, trained_on
 from cinelora.cli.parse import Command, missing_groups, parse, unknown_choice
 from cinelora.cli.programs import LAUNCHER, PROGRAMS, Config, Program
 from cinelora.config.fields import MAY_BE_NONE, PLACES, assign, pick, sections
+from cinelora.config.learning_rate import extend
 from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig, data_ranks, samples_per_step
 from cinelora.config.shipped import CONF, PROJECT
 from cinelora.config.store import load, load_config
@@ -233,7 +234,7 @@ def _resumed(command: Command) -> TrainConfig:
         _refuse_change(key)
     run = _run_of(command.texts["resume"])
     config = load_config(run)
-    before = samples_per_step(config)  # now, as the command line may change the ranks below
+    before, planned = samples_per_step(config), config.stage.steps  # now, as the command line may change them below
     own_style = RunDirectory(run).adapter("style")
     if config.adapter and own_style.is_file():
         config.adapter = str(own_style)  # the run it was copied from may be gone, or trained further, by now
@@ -246,6 +247,8 @@ def _resumed(command: Command) -> TrainConfig:
     config.resume, config.out = str(run), command.texts.get("out") or None
     if config.out is None and command.texts["resume"].startswith(PREFIX):
         raise ConfigError(f"resume={command.texts['resume']}: add out=<directory>, where the fetched run goes on")
+    for line in extend(config, planned, RunDirectory(run).last_step):
+        print(line, flush=True)
     return config
 
 

@@ -274,6 +274,10 @@ class OptimizerConfig:
     """steps of linear warm-up"""
     schedule: str = setting("constant", ("constant", "cosine"))
     """rate after the warm-up"""
+    on_extend: str = setting("rescale", ("rescale", "continue"), resumable=True)
+    """a cosine whose stage.steps a resume changes: drawn over all steps, or from the rate it has got to down to zero"""
+    extended: list[int] = setting([], by_group=True)
+    """written by on_extend=continue: pairs of a step at which a resume changed stage.steps, and what those were before"""
     clip_norm: float = setting(1.0, at_least=0, resumable=True)
     """gradient norm is clipped to this; 0 = never"""
 

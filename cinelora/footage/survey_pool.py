@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ from cinelora.footage.shot_filter import sharpness_of
 from cinelora.footage.video_reader import PLAIN, Handling, Reader, UnreadableClip
 from cinelora.io.atomic import read_json, sweep_temporaries, write_json
 from cinelora.io.hardware import die_with
+from cinelora.io.waiting import waiting
 
 LEDGER, SURVEYS = "files.json", "surveys"
 HANG_S = 180.0
@@ -148,7 +150,10 @@ def _survey(todo: deque[Task], files: dict[str, File], processes: int) -> None:
     sweep_temporaries(folder / SURVEYS)
     underway: dict[str, Underway] = {}
     kept = time.monotonic()
-    with tqdm(total=total, desc="footage", unit="B", unit_scale=True, disable=None) as bar:
+    with (
+        waiting("reading footage", not sys.stderr.isatty()),  # where no terminal is, and so no bar
+        tqdm(total=total, desc="footage", unit="B", unit_scale=True, disable=None) as bar,
+    ):
         bar.set_postfix_str(f"{len(todo)} of {len(files)} files are new")
         for task, outcome in _worked(todo, processes, bar):
             if outcome.num_parts and outcome.sha256 not in underway:

@@ -125,15 +125,14 @@ def to_wandb(table: Results, config: StudyConfig, folder: Path) -> None:
     """The rows as a W&B table, offline unless it is asked for or a key is there; what goes wrong is said, and the files stay."""
     import wandb
 
-    from cinelora.training.loggers import WANDB_PATIENCE, wandb_key_exists
+    from cinelora.training.loggers import WANDB_PATIENCE, is_offline, run_words
 
-    offline = not wandb_key_exists() if config.logger.offline is None else config.logger.offline
     heading = columns(table.rows)
     data = [[str(cell) for cell in cells(row, heading)] for row in table.rows]
-    to, name = config.logger, f"study-{folder.name}"
-    mode: Literal["offline", "online"] = "offline" if offline else "online"
+    words = run_words(config.logger, f"study-{folder.name}")
+    mode: Literal["offline", "online"] = "offline" if is_offline(config.logger) else "online"
     try:
-        run = wandb.init(project=to.project, group=to.group, name=name, dir=folder, mode=mode, settings=WANDB_PATIENCE)
+        run = wandb.init(**words, dir=folder, mode=mode, settings=WANDB_PATIENCE)
         run.log({"study": wandb.Table(columns=[*heading], data=data)})
         run.finish()
     except Exception as error:  # whatever it is: the study is done and lies in its files

@@ -36,9 +36,11 @@ from cinelora.geometry import CHANNELS, SPATIAL, TEMPORAL, TEXT_TOKENS
 from cinelora.io.atomic import sha256_json
 from cinelora.io.hardware import default_device, free_gpu_bytes
 from cinelora.io.hub import EMBEDDED, is_at_hand, is_model_source
+from cinelora.io.waiting import waiting
 from cinelora.memory.weight_sharding import Shares
 from cinelora.nn import vae_parallel, vae_unchunked
 from cinelora.nn.fp8 import DTYPES, missing_fp8
+from cinelora.parallel.launch import rank_info
 from cinelora.planning.estimate import vae_bytes
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -238,11 +240,13 @@ class WanBundle:
         The matrices of its first ``on_host`` blocks stay on the host, for ``memory.Swap``; those of all blocks go into
         ``shares``, where ranks share them.
         """
-        return self._load(Part.TRANSFORMER, on_host, shares)
+        with waiting("loading transformer", rank_info().global_rank == 0):
+            return self._load(Part.TRANSFORMER, on_host, shares)
 
     def _part(self, part: Part) -> Any:
         if part not in self._loaded:
-            self._loaded[part] = self._load(part)
+            with waiting(f"loading {part}", rank_info().global_rank == 0):
+                self._loaded[part] = self._load(part)
         return self._loaded[part]
 
     def _load(self, part: Part, on_host: int = 0, shares: Shares | None = None) -> Any:

@@ -139,7 +139,7 @@ def make_takes(
 
 def rank_makes(request: ClipRequest, todo: list[Take], variants: Mapping[str, ScaleConfig], write: Write) -> int:
     """Make all takes on this rank's part of sequence and picture; rank 0 writes them. Returns how many: a whole result."""
-    with without_collecting():
+    with waiting("starting", rank_info().global_rank == 0), without_collecting():
         from cinelora.adapters.adapter_file import read_adapter
         from cinelora.nn.attention_backend import require
         from cinelora.sampling.sampler import Sampling

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-TICK_S = 2.0
+TICK_S = 4.0
 """Seconds until a line appears, and between two of its states."""
 _under_way: list[threading.Event] = []
 """What goes on in this process, each within the one before: the last alone is shown."""
@@ -19,7 +19,7 @@ _under_way: list[threading.Event] = []
 
 @contextmanager
 def waiting(what: str, show: bool = True) -> Iterator[None]:
-    """Say on stderr that ``what`` goes on while the block runs, from its third second on; ``show`` is for one rank of many."""
+    """Say on stderr that ``what`` goes on while the block runs, from its fourth second on; ``show`` is for one rank of many."""
     since, done = time.monotonic(), threading.Event()
 
     def line(end: str = "") -> None:

@@ -31,7 +31,7 @@ from planted import THINGS, make_outside, paths_in, planted, state_of
 from cinelora.card import main as card
 from cinelora.cli.main import main as command
 from cinelora.errors import CineloraError
-from cinelora.io.own_files import refuse_foreign, visible
+from cinelora.io.own_files import refuse_foreign, shown
 
 SMALL = ["model.height=32", "model.width=48", "cache=cache"]
 TRAINED = [
@@ -129,7 +129,7 @@ def try_everything(folder: Path, script: str, words: list[str], outside: Path) -
                 started = time.perf_counter()
                 code, said, begun = call(script, words)
                 tried.seconds.append(time.perf_counter() - started)
-            tried.take(visible(path.relative_to(Path.cwd())), thing, begun, code, said)
+            tried.take(shown(path.relative_to(Path.cwd())), thing, begun, code, said)
     return tried
 
 

@@ -7,10 +7,14 @@ the stages find it.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from cinelora.cli.main import main
-from cinelora.config.schema import PrepareConfig
+from cinelora.config.schema import PrepareConfig, TrainConfig
+from cinelora.config.sentences import sentence
+from cinelora.families.wan.text_limit import Lost, caption_lines, look_of, may_be_long, refuse_lost
 from cinelora.io.terminal import say
 
 
@@ -20,12 +24,31 @@ def run(config: PrepareConfig, _run_dir: Path) -> int:
     from cinelora.footage.contact_sheet import lines, write_all
     from cinelora.footage.sample_source import wanted_by
 
+    look, lost_among = look_of(config.data), partial(lost_of_captions, config)
+    refuse_lost(look, lost_among)
     stills, windows = (wanted_by(config.model, frames, config.seed) for frames in (1, config.num_frames))
     prepared, of_stills = prepare_each(config.data, [windows, stills], config.workers)
     manifest = whole_dataset(prepared, of_stills, config.data, windows)
+    captions = {sample.id: sample.caption for sample in manifest.samples}
+    long = caption_lines(captions, lost_among, look.get("data.description"))
     write_all(prepared, manifest, config.data, windows)
-    say(*lines(prepared, manifest))
+    say(*lines(prepared, manifest), *long)
     return 0
+
+
+def lost_of_captions(config: PrepareConfig, texts: Iterable[str | None]) -> dict[str, Lost]:
+    """What the model's text encoder loses of captions; a tokenizer that is still on the hub is left there, and says nothing."""
+    long = [text for text in texts if text and may_be_long(text)]
+    if not long:
+        return {}
+    from cinelora.families.wan.bundle import WanBundle
+    from cinelora.families.wan.checkpoint_layouts import Part
+
+    bundle = WanBundle.from_config(config.model, "t2v", Path(TrainConfig().cache))
+    if not bundle.is_at_hand(Part.TOKENIZER):
+        say(sentence("texts", "uncounted", count=len(long), source=bundle.part_source(Part.TOKENIZER)))
+        return {}
+    return bundle.lost(long)
 
 
 if __name__ == "__main__":

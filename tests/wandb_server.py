@@ -48,8 +48,15 @@ class Answers(BaseHTTPRequestHandler):
             return {"viewer": {"id": "1", "entity": USER, "username": USER, "flags": "{}", "teams": teams}}
         if "upsertBucket" in query:
             project = {"id": "2", "name": variables["project"], "entity": {"id": "1", "name": USER}}
+            self.server.runs.append(variables)
             bucket = {"id": "3", "name": variables["name"], "displayName": variables["displayName"], "project": project}
             return {"upsertBucket": {"bucket": bucket | {"config": "{}", "historyLineCount": 0}, "inserted": True}}
+        if "query ArtifactType(" in query:
+            return {"project": {"artifact": None}}
+        if "mutation CreateArtifact " in query:
+            self.server.artifacts.append(variables["input"])
+            artifact = {"id": "4", "state": "COMMITTED", "artifactSequence": {"latestArtifact": None}}
+            return {"createArtifact": {"artifact": artifact}}
         if "createRunFiles" in query:
             files = [{"name": name, "uploadUrl": f"{self.server.address}/{name}"} for name in variables["files"]]
             return {"createRunFiles": {"runID": "3", "uploadHeaders": [], "files": files}}
@@ -71,13 +78,18 @@ class Answers(BaseHTTPRequestHandler):
 
 
 class WandbServer(ThreadingHTTPServer):
-    """The stand-in: ``history`` is what has arrived, a dict of numbers for each line; ``refuses`` denies that the run exists."""
+    """The stand-in: ``history`` is what has arrived, a dict of numbers for each line; ``refuses`` denies that the run exists.
+
+    ``runs`` and ``artifacts`` are what was asked of it about them. It has every artifact already, and so is sent no file of one.
+    """
 
     daemon_threads = True
 
     def __init__(self, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), Answers)
         self.lines: dict[int, dict[str, Any]] = {}
+        self.runs: list[dict[str, Any]] = []
+        self.artifacts: list[dict[str, Any]] = []
         self.refuses = False
         self.changed = threading.Condition()
         self.alive = True

@@ -8,6 +8,7 @@ and ``README.md``, the adapter's card.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,14 @@ class RunDirectory:
     def read_summary(self) -> RunSummary:
         """What ``summary.json`` says, which a run writes last; raises ``FileError``."""
         return read_json(self.summary, RunSummary, measured=True)
+
+    @property
+    def last_step(self) -> int:
+        """The step of the checkpoint that a resume begins at, by its name; 0 where there is none."""
+        pointer = self.checkpoints / "last"
+        named = [pointer.read_text(errors="replace")] if pointer.is_file() else []
+        names = [*named, *sorted((path.name for path in self.checkpoints.glob("step-*")), reverse=True)]
+        return next((int(name[5:]) for name in names if re.fullmatch(r"step-\d+", name)), 0)
 
     def adapter(self, kind: str) -> Path:
         """The exported adapter of ``style`` or ``motion``."""

@@ -13,7 +13,6 @@ import dataclasses
 import importlib.util
 import itertools
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -33,6 +32,7 @@ from cinelora.adapters.run_directory import RunDirectory, trained_on
 from cinelora.cli.parse import Command, missing_groups, parse, unknown_choice
 from cinelora.cli.programs import LAUNCHER, PROGRAMS, Config, Program
 from cinelora.config.fields import MAY_BE_NONE, PLACES, assign, pick, sections
+from cinelora.config.learning_rate import extend
 from cinelora.config.schema import (
     EvaluateConfig,
     InferConfig,
@@ -56,6 +56,7 @@ from cinelora.config.trust import (
 from cinelora.errors import ConfigError
 from cinelora.io.hub import CONFIG_FILE, PREFIX, is_run, resolve
 from cinelora.io.own_files import refuse_foreign
+from cinelora.io.terminal import say
 
 AUTO = "auto"
 """``resume=auto``: go on with what ``out=`` holds, or begin there."""
@@ -281,7 +282,7 @@ def _resumed(command: Command, as_typed: TrainConfig | None = None) -> TrainConf
             f"resume goes on above the style adapter that the run carries, {own_style}: leave adapter= away"
         )
     config = load_config(run)
-    before = samples_per_step(config)  # now, as the command line may change the ranks below
+    before, planned = samples_per_step(config), config.stage.steps  # now, as the command line may change them below
     # what was typed is read as for a new run, of any stage and data, and picked out of it key by key
     fresh = _composed(PROGRAMS["train"], [*_any_run(PROGRAMS["train"]), *command.overrides])
     _place_texts(fresh, command)
@@ -296,6 +297,8 @@ def _resumed(command: Command, as_typed: TrainConfig | None = None) -> TrainConf
     config.resume, config.out = str(run), command.texts.get("out") or None
     if config.out is None and command.texts["resume"].startswith(PREFIX):
         raise ConfigError(f"resume={command.texts['resume']}: add out=<directory>, where the fetched run goes on")
+    for line in extend(config, planned, RunDirectory(run).last_step):
+        say(line)
     return config
 
 
@@ -324,9 +327,7 @@ def _begun_here(config: TrainConfig) -> TrainConfig:
 def _forget_typed_only(config: TrainConfig, given: list[str]) -> None:
     if config.push and "push" not in given:
         word = word_of(PROGRAMS["train"].fields["push"], config.push)
-        print(
-            f"{word} stands in the run's settings, and no file decides that: type it again to upload", file=sys.stderr
-        )
+        say(f"{word} stands in the run's settings, and no file decides that: type it again to upload", error=True)
     forget_typed_only(config)
 
 

@@ -30,6 +30,7 @@ from cinelora.io.plain_data import read_text
 from cinelora.io.terminal import say
 from cinelora.parallel.launch import LaunchError
 from cinelora.planning.planner import drawing_lines, plan_lines
+from cinelora.planning.previews import planned_previews
 
 Run = Callable[[Any, Path], int]
 INTERRUPTED = slurm.STOPPED
@@ -141,5 +142,5 @@ def _latest(run_dir: Path) -> str | None:
 def planned(config: Config) -> list[str]:
     """What a run takes, here and on other cards."""
     if isinstance(config, TrainConfig):
-        return plan_lines(config, *gpu_at_hand())
+        return plan_lines(config, *gpu_at_hand(), planned_previews(config, has_gpu=True))
     return drawing_lines(config if isinstance(config, InferConfig) else drawn_by(config), *gpu_at_hand())

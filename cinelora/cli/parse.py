@@ -113,6 +113,8 @@ def _refuse_key(key: str, value: str, program: Program) -> None:
     field = program.fields.get(key)
     if field and field.by_group:
         group = key.partition(".")[0]
+        if group not in program.groups:
+            raise ConfigError(f"{key} is not typed: {field.help}")
         raise ConfigError(f"{key} comes with its group: choose {group}={'|'.join(program.groups[group])}")
     if field and field.not_in_training and program.conf == "train":
         raise ConfigError(f"{key} has no effect in training: {field.not_in_training}; leave it away")

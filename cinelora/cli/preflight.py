@@ -17,7 +17,7 @@ from cinelora.clone_only import need_clone
 from cinelora.config import schema
 from cinelora.config.clip_request import ClipRequest, read_prompts
 from cinelora.config.fields import fields_of, pick
-from cinelora.config.rules import clip_line, reach_lines, refuse, tokens_of, training_lines
+from cinelora.config.rules import asked_lines, clip_line, guidance_lines, reach_lines, refuse, tokens_of, training_lines
 from cinelora.config.sentences import sentence
 from cinelora.config.store import load_config
 from cinelora.errors import ConfigError, ModelError
@@ -48,6 +48,7 @@ def check_train(config: schema.TrainConfig) -> list[str]:
         check_target(config.push)
     *lines, rate = training_lines(config)
     lines += [*_sequence_lines(config), rate, *reach_lines("stage.num_frames", stage.num_frames, model)]
+    lines += guidance_lines(config.sampler.guidance)
     if stage.name == "motion" and config.adapter is None:
         lines.append("no adapter=: motion is learnt above the base model, without a style adapter under it")
     # the parts that a run loads, the transformer first
@@ -64,7 +65,7 @@ def check_infer(config: schema.InferConfig) -> list[str]:
     """
     refuse(config)
     _check_files(config)
-    return _drawing_lines(config)
+    return [*_drawing_lines(config), *asked_lines(config)]
 
 
 def check_evaluate(config: schema.EvaluateConfig) -> list[str]:
@@ -201,6 +202,7 @@ def _drawing_lines(config: schema.InferConfig, parts: dict[str, list[Part]] | No
     reach = reach_lines("num_frames", ClipRequest(config).num_frames, config.model)
     model = _model_lines(config.model, parts or whole)
     _, shared = partition_of(config)
+    reach += [] if parts else guidance_lines(config.sampler.guidance)
     return [clip_line(config), *reach, *([shared] if config.gpus * config.nodes > 1 else []), *model]
 
 

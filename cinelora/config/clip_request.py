@@ -6,6 +6,7 @@ the ranks, studies and evaluations all ask. It knows neither torch nor a network
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -102,7 +103,7 @@ class ClipRequest:
 
     def takes(self, run_dir: Path) -> list[Take]:
         """The prompts in order: a single one goes straight into the run directory, those of a file into numbered folders."""
-        # Numbers count prompts, not lines: a blank line put in later must not move the folders of those that are done.
+        # Numbers count prompts, not lines: a blank line or comment put in later must not move the folders of those done.
         prompts, seed = prompts_of(self.config), self.config.seed
         if self.config.prompts is None:
             return [Take(prompt, seed, run_dir) for prompt in prompts]
@@ -160,7 +161,9 @@ def deciding(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_prompts(file: str) -> dict[int, str]:
-    """The prompts of a text file by the number of their line, without blank lines.
+    """The prompts of a text file by the number of their line, without blank lines and comments.
+
+    A line that begins with ``#`` is a comment; a prompt that does is written ``\\#``.
 
     Raises:
         ConfigError: there is no such file, it is not UTF-8 text, or it holds no prompt.
@@ -172,10 +175,11 @@ def read_prompts(file: str) -> dict[int, str]:
         lines = read_text(path).splitlines()
     except FileError as error:
         raise ConfigError(f"prompts={file}: {error}") from error
-    found = {number: line for number, line in enumerate(lines, 1) if line.strip()}
+    found = {number: line for number, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")}
     if not found:
-        raise ConfigError(f"prompts={file} is empty: it wants one prompt a line")
-    return found
+        only = "holds comments (#) alone" if any(line.strip() for line in lines) else "is empty"
+        raise ConfigError(f"prompts={file} {only}: it wants one prompt a line")
+    return {number: re.sub(r"^(\s*)\\#", r"\1#", line) for number, line in found.items()}
 
 
 def prompts_of(config: InferConfig | StudyConfig) -> list[str]:

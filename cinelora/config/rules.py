@@ -310,6 +310,22 @@ def reach_lines(key: str, num_frames: int, model: schema.ModelConfig) -> list[st
     return [sentence("follows", name, **words) for name, holds in found.items() if holds]
 
 
+def asked_lines(config: schema.InferConfig) -> list[str]:
+    """A word about clips that are made without an adapter, or from no text."""
+    found = {
+        "no_ckpt": config.ckpt is None,
+        "empty_prompt": config.prompts is None and not (config.prompt or "").strip(),
+    }
+    return [sentence("follows", name, model=config.model) for name, holds in found.items() if holds]
+
+
+def guidance_lines(guidance: float) -> list[str]:
+    """A word about a guidance below 1, where the negative prompt takes the place of the prompt."""
+    if guidance >= 1:
+        return []
+    return [sentence("follows", "guidance_low" if guidance else "guidance_zero", guidance=guidance, rest=1 - guidance)]
+
+
 def clip_line(config: schema.InferConfig) -> str:
     """Frames, size and seconds of a clip, and how long a sequence that is."""
     model, frames = config.model, ClipRequest(config).num_frames

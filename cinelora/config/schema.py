@@ -274,6 +274,10 @@ class OptimizerConfig:
     """steps of linear warm-up"""
     schedule: str = setting("constant", ("constant", "cosine"))
     """rate after the warm-up"""
+    on_extend: str = setting("rescale", ("rescale", "continue"), resumable=True)
+    """a cosine whose stage.steps a resume changes: drawn over all steps, or from the rate it has got to down to zero"""
+    extended: list[int] = setting([], by_group=True)
+    """written by on_extend=continue: pairs of a step at which a resume changed stage.steps, and what those were before"""
     clip_norm: float = setting(1.0, at_least=0, resumable=True)
     """gradient norm is clipped to this; 0 = never"""
 
@@ -344,8 +348,8 @@ class ValidationConfig:
 class PreviewConfig:
     """When a clip is made during training."""
 
-    every_steps: int = setting(0, at_least=0, read_when="within_run")
-    """optimizer steps between previews; 0 = never"""
+    every_steps: int | None = setting(at_least=0, read_when="within_run")
+    """optimizer steps between previews; 0 = never, null = as often as is estimated to take 5 % of the run at most"""
     seeds: int = _count(1, read_when="previews")
     """clips of each preview, from as many seeds"""
     prompt: str | None = _text(read_when="previews")
@@ -467,14 +471,29 @@ class LoggerConfig:
 
     name: str = setting("csv", ("wandb", "csv", "tensorboard", "none"), by_group=True, private=True)
     """where curves go"""
+    also: list[str] = setting([], ("wandb", "tensorboard"), private=True, read_when="trains")
+    """and where else, as in logger=wandb logger.also=[tensorboard]; logs/csv is always written"""
     project: str = _note("cinelora", private=True, read_when="wandb")
     """project name at the logger"""
+    entity: str | None = _note(private=True, read_when="wandb")
+    """wandb: user or team; null = your own default"""
     group: str | None = _note(private=True, read_when="wandb")
     """wandb: group of the run; null = the sweep it is a member of"""
+    tags: list[str] = setting([], read_when="wandb")
+    """wandb: tags of the run"""
+    notes: str | None = _note(read_when="wandb")
+    """wandb: notes of the run; null = description"""
     offline: bool | None = setting(private=True, read_when="wandb")
     """wandb: null = offline unless a key is there"""
+    artifact: bool | None = setting(read_when="wandb trains")
+    """wandb: keep the finished adapter there; null = where it is online, true = offline too, for wandb sync"""
     every_steps: int = _count(10, read_when="trains")
     """optimizer steps between logged losses"""
+
+    @property
+    def all(self) -> set[str]:
+        """The names of all loggers that are asked for."""
+        return {self.name, *self.also} - {"none"}
 
 
 @dataclass
@@ -644,7 +663,9 @@ class PrepareConfig:
     python -m cinelora.prepare data=folder data.root=/my/footage data.captioner=/models/captioner data.trigger=myfilm
     """
 
-    model: ModelConfig = section(ModelConfig, only=("name", "height", "width", "fps"))
+    model: ModelConfig = section(
+        ModelConfig, only=("name", "height", "width", "fps", "t2v", "t2v_revision", "tokenizer")
+    )
     data: DataConfig = section(DataConfig)
     num_frames: int = _frames(33)
     """frames of a window, 4n+1"""

@@ -10,7 +10,6 @@ once, and nothing else. The hash is of private settings alone: what may be chang
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -19,6 +18,7 @@ from cinelora.errors import ConfigError
 from cinelora.io import state_folder
 from cinelora.io.atomic import sha256_json
 from cinelora.io.hub import EMBEDDED
+from cinelora.io.terminal import shell_word
 
 SHOWN = 100
 """Characters of a value from a file that are printed."""
@@ -105,5 +105,5 @@ def refuse_foreign_settings(
 def word_of(field: Field, value: Any) -> str:
     """A setting from a file as it would be typed, on one line and shortened, with nothing in it that a terminal obeys."""
     key = field.key.rpartition(".")[0] if field.by_group else field.key
-    text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(value))
-    return shlex.quote(f"{key}={text if len(text) <= SHOWN else text[:SHOWN] + '...'}")
+    text = str(value)
+    return shell_word(f"{key}={text if len(text) <= SHOWN else text[:SHOWN] + '...'}")

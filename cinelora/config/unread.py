@@ -34,7 +34,7 @@ def _why(config: Any, key: str, adapters: Collection[str]) -> str | None:
     for name in field.read_when:
         if name == "within_run":
             # the one condition about the value itself: a step that never comes
-            if pick(config, key) > config.stage.steps:
+            if (pick(config, key) or 0) > config.stage.steps:
                 end = f"is beyond the end of the run, stage.steps={config.stage.steps}"
                 return f"{end}: {sentence('beyond_the_end', key)}"
         elif not (OF_ADAPTERS[name](config, adapters) if name in OF_ADAPTERS else OF_SETTINGS[name](config)):
@@ -50,7 +50,9 @@ def _trains(c: Any) -> bool:
 
 
 def _transformers(c: Any) -> tuple[str, ...]:
-    """Those that take part."""
+    """Those that take part; prepared footage has its captions counted by the tokenizer of t2v."""
+    if isinstance(c, PrepareConfig):
+        return ("t2v",)
     if isinstance(c, TrainConfig):
         return (c.stage.transformer,)
     if c.mode == "t2v":
@@ -60,7 +62,8 @@ def _transformers(c: Any) -> tuple[str, ...]:
 
 
 def _previews(c: Any) -> bool:
-    return bool(0 < c.preview.every_steps <= c.stage.steps)
+    every = c.preview.every_steps  # null is settled when the run begins, and may make some
+    return every is None or 0 < every <= c.stage.steps
 
 
 def _draws(c: Any) -> bool:
@@ -127,7 +130,7 @@ OF_SETTINGS: dict[str, Callable[[Any], object]] = {
         c.gpus * c.nodes > 1 or c.strategy.cpu_offload or c.strategy.name in ("auto", "single")
     ),
     "one_machine": lambda c: c.nodes == 1,
-    "wandb": lambda c: c.logger.name == "wandb",
+    "wandb": lambda c: "wandb" in c.logger.all,
     "trains": _trains,
     # clips
     "needs_clip": _asks_for("clip_sim_frames", "clip_sim_text", "background_consistency"),

@@ -19,6 +19,7 @@ from cinelora.evaluation.generate import draw_missing, plan
 from cinelora.evaluation.measure import measure_clips, save_numbers, table
 from cinelora.io.hardware import hardware
 from cinelora.io.terminal import say, warn
+from cinelora.io.waiting import waiting
 
 
 def evaluate(config: EvaluateConfig, run_dir: Path) -> int:
@@ -31,7 +32,8 @@ def evaluate(config: EvaluateConfig, run_dir: Path) -> int:
         draw_missing(config, planned, run_dir)
     if config.answers:
         return count_votes(planned, run_dir, Path(config.answers))
-    numbers = measure_clips(config, planned, run_dir)
+    with waiting("measuring"):
+        numbers = measure_clips(config, planned, run_dir)
     save_numbers(numbers, run_dir, evaluation_facts(config, planned, run_dir))
     say(*table(numbers))
     for sentence in numbers.sentences:

@@ -11,7 +11,7 @@ know pictures. Whose word counts, first to last:
 5. ``caption.txt`` in its folder or, failing that, in one above, for all in there;
 6. a line of ``captions.jsonl`` in the prepared folder as a model wrote it.
 
-Before each comes ``data.trigger``, after it ``data.description``.
+Before each comes ``data.trigger``, unless it stands there already, and after it ``data.description``.
 """
 
 from __future__ import annotations
@@ -81,14 +81,60 @@ def refuse_missing(captions: Captions, root: Path, paths: Mapping[str, str]) -> 
 
 def whole_caption(text: str, trigger: str | None, description: str | None = None) -> str:
     """A caption after the trigger word, and before the description of the look."""
+    text = prompt_with_trigger(text, trigger)
     if description:
-        text = f"{text} {description}" if text.endswith((".", "!", "?")) else f"{text}, {description}"
-    return f"{trigger}, {text}" if trigger else text
+        return f"{text} {description}" if text.endswith((".", "!", "?")) else f"{text}, {description}"
+    return text
 
 
-def prompt_with_trigger(prompt: str, trigger: str | None) -> str:
-    """The prompt as training saw its captions: after the trigger word, unless it is already there."""
-    return whole_caption(prompt, None if trigger and trigger in prompt else trigger)
+def prompt_with_trigger(text: str, trigger: str | None) -> str:
+    """A caption or prompt after the trigger word, unless that is one of its words (``has_word``)."""
+    if not trigger or not trigger.strip() or has_word(text, trigger):
+        return text
+    return f"{trigger}, {text}" if text.strip() else trigger
+
+
+def has_word(text: str, word: str) -> bool:
+    """Whether ``word``, which may be several, stands in ``text`` as a whole, whatever the case and the form of accents."""
+    text, word = f" {_folded(text)} ", _folded(word)
+    start = text.find(word)
+    while start >= 0:
+        end = start + len(word)
+        if _is_boundary(text[start - 1], text[start]) and _is_boundary(text[end - 1], text[end]):
+            return True
+        start = text.find(word, start + 1)
+    return False
+
+
+def _folded(text: str) -> str:
+    """A text as words compare: neither case, nor how accents are written, nor how much space is between words counts."""
+    return " ".join(_plain(_plain(text).casefold()).split())
+
+
+def _is_boundary(before: str, after: str) -> bool:
+    """Whether a word may end between two characters."""
+    # A mark or a joiner belongs to the letter before it, so that nothing ends there. Chinese, Japanese, Thai and their like are
+    # written without spaces: where words end in them a dictionary alone would know, so that any place will do.
+    if after in _JOINERS or unicodedata.category(after)[0] == "M":
+        return False
+    return not (_is_in_word(before) and _is_in_word(after)) or _is_unspaced(before) or _is_unspaced(after)
+
+
+def _is_in_word(character: str) -> bool:
+    """Whether it is a letter, mark, digit or joiner of a word; hyphens and apostrophes part words."""
+    category = unicodedata.category(character)
+    return category[0] in "LMN" or category == "Pc" or character in _JOINERS
+
+
+def _is_unspaced(character: str) -> bool:
+    """Whether its script is written without spaces between words."""
+    return unicodedata.name(character, "").replace("-", " ").split(" ")[0] in _UNSPACED
+
+
+_JOINERS = "\u200c\u200d"
+"""Zero-width joiner and non-joiner, which stand inside words of Persian and of Indian scripts."""
+_UNSPACED = "BOPOMOFO CJK HALFWIDTH HIRAGANA IDEOGRAPHIC KATAKANA KHMER LAO MYANMAR THAI TIBETAN".split()
+"""First words of the Unicode names of characters of such scripts."""
 
 
 # -- what footage comes with -------------------------------------------------------------------------------------------

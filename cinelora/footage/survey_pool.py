@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ from cinelora.footage.video_reader import PLAIN, Handling, Reader, UnreadableCli
 from cinelora.io.atomic import sweep_temporaries, write_json
 from cinelora.io.hardware import die_with
 from cinelora.io.plain_data import MOST_OF_LISTS, build, read_json
+from cinelora.io.waiting import waiting
 
 LEDGER, SURVEYS = "files.json", "surveys"
 HANG_S = 180.0
@@ -149,7 +151,10 @@ def _survey(todo: deque[Task], files: dict[str, File], processes: int) -> None:
     sweep_temporaries(folder / SURVEYS)
     underway: dict[str, Underway] = {}
     kept = time.monotonic()
-    with tqdm(total=total, desc="footage", unit="B", unit_scale=True, disable=None) as bar:
+    with (
+        waiting("reading footage", not sys.stderr.isatty()),  # where no terminal is, and so no bar
+        tqdm(total=total, desc="footage", unit="B", unit_scale=True, disable=None) as bar,
+    ):
         bar.set_postfix_str(f"{len(todo)} of {len(files)} files are new")
         for task, outcome in _worked(todo, processes, bar):
             if outcome.num_parts and outcome.sha256 not in underway:

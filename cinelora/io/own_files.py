@@ -96,9 +96,9 @@ def open_own(path: Path) -> BufferedReader:
     return open(path, "rb", opener=_open_own)
 
 
-def append_own(path: Path, *, buffering: int = -1) -> TextIOWrapper:
+def append_own(path: Path, *, buffering: int = -1, newline: str | None = None) -> TextIOWrapper:
     """Open for appending and reading text, making it where it is missing; raises as ``open_own``."""
-    return open(path, "a+", buffering, encoding="utf-8", errors="replace", opener=_open_own)
+    return open(path, "a+", buffering, encoding="utf-8", errors="replace", newline=newline, opener=_open_own)
 
 
 def _open_own(path: str, flags: int) -> int:

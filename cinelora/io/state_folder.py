@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+
+from cinelora.io.terminal import warn
 
 INHERITED = "CINELORA_TRUSTED"
 """The variable in which a process hands hashes to the jobs that it starts, colons between them."""
@@ -71,8 +72,7 @@ def _own_folder(make: bool = False) -> Path | None:
 
 @cache
 def _say_ignored(folder: Path) -> None:
-    print(
-        f"WARNING: {folder} is left alone, as it is no folder of yours that you alone can write to: nothing is known of what you "
-        f"started before (chmod go-w it, or move it away)",
-        file=sys.stderr,
+    warn(
+        f"{folder} is left alone, as it is no folder of yours that you alone can write to: nothing is known of what you "
+        f"started before (chmod go-w it, or move it away)"
     )

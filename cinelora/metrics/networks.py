@@ -33,6 +33,7 @@ from cinelora.io.atomic import sha256_file, sha256_json
 from cinelora.io.hardware import default_device
 from cinelora.io.hub import is_model_source, shadowed
 from cinelora.io.tensor_files import load_tensors
+from cinelora.io.terminal import say
 from cinelora.metrics.clip_metric import Clip, in_parts
 from cinelora.nn.vae_unchunked import encode, whole_clips
 
@@ -376,7 +377,7 @@ def fetched(source: str | None, setting: str, what: str, example: str) -> Path:
         raise MetricError(f"it needs {what}: set {setting} to a directory or a hub repository such as {example}")
     if not is_model_source(source):
         raise MetricError(f"{setting}={source} is neither a directory nor a hub repository such as {example}")
-    print("".join(f"{line}\n" for line in shadowed(setting, source)), end="", flush=True)
+    say(*shadowed(setting, source))
     folder = Path(source)
     if not folder.exists():
         from huggingface_hub import snapshot_download

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from cinelora.config.clip_request import ClipRequest
-from cinelora.config.schema import InferConfig, TrainConfig, zero_level
+from cinelora.config.schema import InferConfig, PreviewConfig, TrainConfig, zero_level
 from cinelora.errors import ConfigError
 from cinelora.geometry import SPATIAL, num_tokens
 from cinelora.parallel.partition import Partition, share_samples
@@ -147,8 +147,13 @@ def partition_of(config: InferConfig) -> tuple[Partition, str]:
 CARDS = (16, 24, 48, 80, 141)
 
 
-def plan_lines(config: TrainConfig, gpu: str | None, room_gib: float | None) -> list[str]:
-    """What a training run takes on the GPU at hand (its driver's name and GiB, or None), and on cards of other sizes."""
+def plan_lines(
+    config: TrainConfig, gpu: str | None, room_gib: float | None, previews: tuple[PreviewConfig, str] | None = None
+) -> list[str]:
+    """What a training run takes on the GPU at hand (its driver's name and GiB, or None), and on cards of other sizes.
+
+    ``previews`` are those of ``planned_previews``, with the line about them.
+    """
     step, lora, stage = step_of(config), config.lora, config.stage
     shape, known = step.shape, gpu_named(gpu) or GPUS[0]
     adapter = f"adapter {shape.adapter(lora.rank, lora.targets) / 1e6:.2f} million, rank {lora.rank} on {lora.targets}"
@@ -160,7 +165,9 @@ def plan_lines(config: TrainConfig, gpu: str | None, room_gib: float | None) -> 
     ]
     if step.zero:
         lines.append(_strategy_line(config, step))
-    if every := config.preview.every_steps:
+    preview, why = previews or (config.preview, "")
+    lines += [why] if why else []
+    if every := preview.every_steps:
         lines.append(_preview_line(config, step, known, stage.steps // every))
     lines.append(_here_line(shape, gpu, room_gib, lambda: _here(config, step, known, room_gib)))
 

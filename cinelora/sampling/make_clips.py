@@ -16,6 +16,7 @@ from cinelora.config.schema import InferConfig
 from cinelora.io.atomic import write_json
 from cinelora.io.media import contact_sheet, write_mp4, write_png
 from cinelora.io.terminal import say, warn
+from cinelora.io.waiting import waiting
 from cinelora.sampling.scene import Finished, make_takes
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def write_take(request: ClipRequest, done: Finished) -> None:
         write_png(take.folder / f"{prefix}keyframe.png", made.keyframe)
         rows.insert(0, ((name if done.adapters else "base") + caveat(config), made.video))
     write_png(take.folder / "contact.png", contact_sheet(rows, columns=CONTACT_FRAMES))
-    report = measure(config.metrics, done.made["adapted"].video, take.prompt)
+    with waiting("measuring"):
+        report = measure(config.metrics, done.made["adapted"].video, take.prompt)
     for sentence in report.sentences:
         warn(f"{take.folder / 'clip.mp4'}: {sentence}")
     summary = {

@@ -27,6 +27,7 @@ from cinelora.io.hardware import explained_out_of_memory, gpu_at_hand, limit_gpu
 from cinelora.io.plain_data import without_collecting
 from cinelora.io.tensor_files import load_tensors, save_tensors
 from cinelora.io.terminal import say
+from cinelora.io.waiting import waiting
 from cinelora.parallel.launch import barrier, launch, process_group, rank_info
 from cinelora.planning.planner import choose_drawing, partition_of
 
@@ -115,12 +116,13 @@ class Clock:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Add the time of the block to ``name``."""
+    def part(self, name: str, shown: str = "") -> Iterator[None]:
+        """Add the time of the block to ``name``; ``shown`` is what is said of it where it takes long, by the first rank."""
         import torch
 
         started = time.perf_counter()
-        yield
+        with waiting(shown, bool(shown) and rank_info().global_rank == 0):
+            yield
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
@@ -139,7 +141,7 @@ def make_takes(
 
 def rank_makes(request: ClipRequest, todo: list[Take], variants: Mapping[str, ScaleConfig], write: Write) -> int:
     """Make all takes on this rank's part of sequence and picture; rank 0 writes them. Returns how many: a whole result."""
-    with without_collecting():
+    with waiting("starting", rank_info().global_rank == 0), without_collecting():
         from cinelora.adapters.adapter_file import read_adapter
         from cinelora.nn.attention_backend import require
         from cinelora.sampling.sampler import Sampling
@@ -212,6 +214,7 @@ class TakeMaker:
         """Encode every prompt once; returns the renditions of each take, by variant."""
         from cinelora.families.wan.bundle import pad_text
         from cinelora.families.wan.checkpoint_layouts import Part
+        from cinelora.families.wan.text_limit import lost_line, refuse_lost
         from cinelora.sampling.sampler import Texts
 
         config, request = self.request.config, self.request
@@ -220,8 +223,13 @@ class TakeMaker:
         prompts = [prompt_with_trigger(take.prompt, trigger) for take in todo]
         avoided = config.model.negative_prompt if config.negative_prompt is None else config.negative_prompt
         reader = self.bundles[request.prompt_reader]
+        if self.sampling.rank.global_rank == 0:
+            refuse_lost({"the adapter's trigger": trigger}, reader.lost)
+            lost = reader.lost([*prompts, avoided])
+            for line in [*lost_line("prompt", prompts, lost), *lost_line("negative prompt", [avoided], lost)]:
+                say(line)
         # One prompt at a time: in a batch the last digits of each would depend on the prompts beside it.
-        with self.clock.part("text"), reader.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
+        with self.clock.part("text", "encoding prompts"), reader.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
             negative, *positives = (pad_text([e]) for p in [avoided, *prompts] for e in reader.encode_text([p]))
 
         def rendition_of(take: Take, positive: Tensor, name: str) -> Rendition:
@@ -268,7 +276,7 @@ class TakeMaker:
         maker, bundle = replace(self, adapters=style, sampling=self.sampling.in_full()), self.bundles["t2v"]
         with self.clock.part("keyframe"):
             stills = dict(maker.latents("keyframe", renditions, *self.request.passes[0], {}))
-            with bundle.loaded(Part.VAE):
+            with waiting("decoding keyframes", self.sampling.rank.global_rank == 0), bundle.loaded(Part.VAE):
                 return {still: range_to_pixels(bundle.decode(latents))[0] for still, latents in stills.items()}
 
     def conditions(self, keyframes: dict[Rendition, np.ndarray]) -> Images:
@@ -279,7 +287,7 @@ class TakeMaker:
         conditions: Images = {}
         if not keyframes:
             return conditions
-        with self.clock.part("condition"), self.last.loaded(Part.VAE, Part.IMAGE_ENCODER):
+        with self.clock.part("condition", "encoding keyframes"), self.last.loaded(Part.VAE, Part.IMAGE_ENCODER):
             for rendition, keyframe in keyframes.items():
                 image = self.last.encode_image(keyframe, self.request.num_frames, together=True)
                 conditions[rendition] = ImageCondition(image.latents[None], image.tokens[None])
@@ -335,7 +343,7 @@ class TakeMaker:
                 made, clock = dict[str, Made](), Clock()
                 for name, rendition in renditions.items():
                     clip, keyframe = latents[rendition].of_clip, latents[rendition].keyframe
-                    with clock.part("decode"):
+                    with clock.part("decode", "decoding"):
                         pixels = self.last.decode_together(clip)
                         video = None if pixels is None else range_to_pixels(pixels)
                     if video is not None:

@@ -64,7 +64,7 @@ def study(config: StudyConfig, run_dir: Path) -> int:
         warn(sentence)
     for path in (run_dir / "rows.csv", *show(table, config, run_dir)):
         say(f"study {path}")
-    if config.logger.name == "wandb" and meeting_point(config.nodes, 0).is_host:
+    if "wandb" in config.logger.all and meeting_point(config.nodes, 0).is_host:
         to_wandb(table, config, run_dir)
     return 0
 

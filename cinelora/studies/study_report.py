@@ -126,17 +126,15 @@ def in_words(row: Result) -> str:
 def to_wandb(table: Results, config: StudyConfig, folder: Path) -> None:
     """The rows as a W&B table, offline unless it is asked for or a key is there; what goes wrong is said, and the files stay."""
     import wandb
+    from cinelora.training.loggers import WANDB_SETTINGS, is_offline, read_own_wandb_settings, run_words
 
-    from cinelora.training.loggers import WANDB_SETTINGS, read_own_wandb_settings, wandb_key_exists
-
-    offline = not wandb_key_exists() if config.logger.offline is None else config.logger.offline
     heading = columns(table.rows)
     data = [[str(cell) for cell in cells(row, heading)] for row in table.rows]
-    to, name = config.logger, f"study-{folder.name}"
-    mode: Literal["offline", "online"] = "offline" if offline else "online"
+    words = run_words(config.logger, f"study-{folder.name}")
+    mode: Literal["offline", "online"] = "offline" if is_offline(config.logger) else "online"
     try:
         read_own_wandb_settings()
-        run = wandb.init(project=to.project, group=to.group, name=name, dir=folder, mode=mode, settings=WANDB_SETTINGS)
+        run = wandb.init(**words, dir=folder, mode=mode, settings=WANDB_SETTINGS)
         run.log({"study": wandb.Table(columns=[*heading], data=data)})
         run.finish()
         drop_wandb_links(folder)

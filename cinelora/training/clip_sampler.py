@@ -16,8 +16,10 @@ from cinelora.config.schema import SamplerConfig, TrainConfig
 from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle, range_to_pixels
 from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.io.media import Pixels
+from cinelora.io.waiting import waiting
 from cinelora.latents.dataset import LatentDataset
 from cinelora.memory.block_swap import as_they_are
+from cinelora.parallel.launch import rank_info
 from cinelora.sampling.denoise import Guided, sample
 from cinelora.sampling.sampler import initial_noise, noise_of
 from cinelora.training.module import Stage
@@ -71,12 +73,12 @@ class ClipSampler:
         positive, negative = Condition(batch["text"], image), Condition(stage.null_text[None], image)
         guided = Guided(stage.transformer, positive, negative, config.sampler.guidance)
         solver = SamplerConfig(name=config.sampler.name, steps=config.preview.sampler_steps)
-        with as_they_are():
+        with waiting("drawing", rank_info().global_rank == 0), as_they_are():
             return sample(guided, noise, solver, self.shift)
 
     def pixels(self, latents: list[Tensor]) -> list[Pixels]:
         """Frames (T, H, W, 3) of latents (1, 16, T, h, w)."""
         if not latents:
             return []
-        with self.bundle.loaded(Part.VAE):
+        with waiting("decoding", rank_info().global_rank == 0), self.bundle.loaded(Part.VAE):
             return [range_to_pixels(self.bundle.decode(of_one)) for of_one in latents]

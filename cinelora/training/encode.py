@@ -14,9 +14,10 @@ from pathlib import Path
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import TrainConfig, samples_per_step
 from cinelora.families.wan.bundle import WanBundle
+from cinelora.families.wan.text_limit import caption_lines, look_of, lost_line, refuse_lost
 from cinelora.footage.buckets import Size
 from cinelora.footage.captions import prompt_with_trigger
-from cinelora.footage.manifest import Sample, read_manifest, write_manifest
+from cinelora.footage.manifest import Manifest, Sample, read_manifest, write_manifest
 from cinelora.footage.sample_source import find, reader, wanted_by
 from cinelora.io.hardware import default_device, quiet_libraries
 from cinelora.io.terminal import say, warn
@@ -24,7 +25,7 @@ from cinelora.latents.cache import Framing, Index, LatentCache
 from cinelora.nn.attention_backend import require
 from cinelora.parallel.launch import barrier, process_group, rank_info
 from cinelora.training.gpu_policy import attention_work, policy_at_hand
-from cinelora.training.resume_guard import refuse_other_origins, refuse_other_samples
+from cinelora.training.resume_guard import refuse_other_origins, refuse_other_samples, with_older_captions
 
 
 def encode_rank(config: TrainConfig, run: RunDirectory) -> None:
@@ -35,15 +36,22 @@ def encode_rank(config: TrainConfig, run: RunDirectory) -> None:
     policy_at_hand(config)
     require(config.model.attention, attention_work(config), default_device())
     with process_group(rank) if rank.world_size > 1 else nullcontext():
-        if rank.global_rank == 0:
-            find_samples(config, run)
-        barrier(rank)  # from here on every rank reads one and the same manifest
-        manifest = read_manifest(run.manifest)
         stage, model, cache = config.stage, config.model, Path(config.cache)
         bundle = WanBundle.from_config(model, stage.transformer, cache)
-        latents = LatentCache(cache, bundle, Framing(model.height, model.width, stage.image_condition), config.workers)
         # Texts that belong to no sample: the empty one, for dropped captions and guidance, and the preview's prompt.
         texts = {"null": ""} | preview_text(config)
+        if rank.global_rank == 0:
+            # a run that began with a look that is cut goes on with it, to the same numbers
+            look = None if config.resume else look_of(config.data)
+            refuse_lost(look or {}, bundle.lost)
+            captions = {sample.id: sample.caption for sample in find_samples(config, run).samples}
+            lines = caption_lines(captions, bundle.lost, (look or {}).get("data.description"))
+            prompts = [text for name, text in texts.items() if name == "preview"]
+            for line in [*lines, *lost_line("preview's prompt", prompts, bundle.lost(prompts))]:
+                say(line)
+        barrier(rank)  # from here on every rank reads one and the same manifest
+        manifest = read_manifest(run.manifest)
+        latents = LatentCache(cache, bundle, Framing(model.height, model.width, stage.image_condition), config.workers)
         index = latents.index(manifest, texts)
         read = reader(config.data, model, bundle.device)
         skipped = latents.encode(read, manifest, index, texts, rank.global_rank, rank.world_size)
@@ -63,11 +71,13 @@ def preview_text(config: TrainConfig) -> dict[str, str]:
     return {"preview": prompt_with_trigger(prompt, config.data.trigger)} if prompt else {}
 
 
-def find_samples(config: TrainConfig, run: RunDirectory) -> None:
-    """Write the run's manifest, and say what was found and what was left out."""
+def find_samples(config: TrainConfig, run: RunDirectory) -> Manifest:
+    """Find the samples, write the run's manifest, and say what was found and what was left out."""
     manifest = find(config.data, wanted_by(config.model, config.stage.num_frames, config.seed))
     if config.resume:
-        refuse_other_samples(run, read_manifest(run.manifest), manifest)
+        before = read_manifest(run.manifest)
+        manifest = with_older_captions(before, manifest, config.data.trigger)
+        refuse_other_samples(run, before, manifest)
     write_manifest(run.manifest, manifest)
     heldout = sum(sample.split == "heldout" for sample in manifest.samples)
     clips = [left for left in manifest.skipped if left.shot is None]
@@ -79,6 +89,7 @@ def find_samples(config: TrainConfig, run: RunDirectory) -> None:
     shots = Counter(left.reason.partition(":")[0] for left in manifest.skipped if left.shot is not None)
     for reason, count in shots.most_common():
         say(f"  {count} {'shot' if count == 1 else 'shots'} left out: {reason} (which, says {run.manifest.name})")
+    return manifest
 
 
 def sizes_lines(samples: Sequence[Sample], model_size: Size, step: int) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,6 +39,7 @@ from cinelora.nn.attention_backend import choose
 from cinelora.parallel.launch import Rank, rank_info
 from cinelora.parallel.partition import partition, share_samples
 from cinelora.planning.estimate import Policy
+from cinelora.planning.previews import planned_previews
 from cinelora.training.callbacks.ema import as_exported
 from cinelora.training.callbacks.order import RunCallbacks, make_callbacks
 from cinelora.training.checkpoint_files import Checkpoint, load_checkpoint
@@ -69,6 +71,10 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
 
     # Model: the memory policy first, as it decides whether blocks are loaded to this device or stay on the host. Then the
     # transformer, and what of it is trained.
+    preview, about_previews = planned_previews(config, torch.cuda.is_available(), len(heldout))
+    config = replace(config, preview=preview)
+    if rank.global_rank == 0 and about_previews:
+        say(about_previews)
     policy, why = policy_at_hand(config)
     if rank.global_rank == 0 and torch.cuda.is_available():
         say_of_others()
@@ -87,7 +93,9 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
         if rank.global_rank == 0:
             if not config.stage.trains_every_weight:
                 write_card(Record(run, config, cast("RunSummary", summary)))
-            write_json(run.summary, summary)  # the last thing a run does, by which it is known to have ended
+            write_json(run.summary, summary)  # by which a run is known to have ended: what comes after it is for others
+            if not summary["interrupted"]:
+                journal.keep(run.product(config.stage.name), config.logger)
     return summary
 
 

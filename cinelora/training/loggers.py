@@ -10,11 +10,11 @@ import atexit
 import csv
 import io
 import os
+import secrets
 import sys
 from collections.abc import Callable
-from contextlib import chdir, suppress
+from contextlib import chdir
 from dataclasses import asdict
-from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,15 +24,19 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from cinelora.config.schema import LoggerConfig, TrainConfig
 from cinelora.errors import first_line
-from cinelora.io.atomic import write_text
+from cinelora.io.atomic import sha256_json, write_text
 from cinelora.io.media import Pixels
+from cinelora.io.own_files import append_own
+from cinelora.io.plain_data import read_text
+from cinelora.io.state_folder import is_noted, note
 from cinelora.io.terminal import say, shell_word, warn
 from cinelora.parallel.launch import rank_info
 
 if TYPE_CHECKING:
     from wandb import Run
 
-WANDB_HOST = "api.wandb.ai"
+WANDB_ID = "wandb-id"
+"""The file in the run's logs that holds W&B's name of the run."""
 WANDB_SETTINGS = {"init_timeout": 30.0, "finish_timeout": 30.0, "finish_timeout_raises": True}
 WANDB_SETTINGS |= {"symlink": False, "allow_media_symlink": False}
 """Seconds that a run waits for W&B at its start and at its end; what did not arrive lies below the run directory, which holds
@@ -88,6 +92,15 @@ class Journal(Logger):
 
         self._tell(give)
 
+    def keep(self, path: Path, settings: LoggerConfig) -> None:
+        """Give what a run has made, a file or folder at ``path``, to a logger that keeps files, as ``logger.artifact`` says."""
+
+        def give(logger: Logger) -> None:
+            if isinstance(logger, WandbLogger) and (settings.artifact or (settings.artifact is None and self.upload)):
+                logger.experiment.log_artifact(path, name=f"{path.stem}-{logger.experiment.id}", type="model")
+
+        self._tell(give)
+
     def save(self) -> None:
         """Flush."""
         self._tell(lambda logger: logger.save())
@@ -135,7 +148,7 @@ class CsvTable(Logger):
             return
         row: dict[str, Any] = {**metrics, "step": step or 0}
         if row.keys() <= self.columns:
-            with self.path.open("a", encoding="utf-8", newline="") as file:
+            with append_own(self.path, newline="") as file:
                 csv.DictWriter(file, sorted(self.columns)).writerow(row)
             return
         # A column that is new stands in the first line, so the whole table is written, to take the place of the one before.
@@ -199,22 +212,40 @@ class Upload:
 
 
 def wandb_key_exists() -> bool:
-    """Whether W&B would find a key: in the environment or in ~/.netrc."""
-    with suppress(OSError, NetrcParseError):
-        key = os.environ.get("WANDB_API_KEY") or netrc(Path.home() / ".netrc").authenticators(WANDB_HOST)
-        return key is not None
-    return False
+    """Whether W&B finds a key for the server that it would log to, which may be one's own; nobody is asked for one."""
+    from wandb.sdk.lib import wbauth
+
+    import wandb
+
+    # W&B's own reader: it knows where a key may lie (environment, .netrc, its settings, an identity token) and for which
+    # server it is. A key that it finds and does not like counts as one: W&B then says what is wrong with it.
+    try:
+        host = wandb.setup().settings.base_url
+        return wbauth.authenticate_session(host=host, source="cinelora", prompt=False, update_session=False) is not None
+    except wandb.errors.AuthenticationError:
+        return True
+
+
+def is_offline(settings: LoggerConfig) -> bool:
+    """Whether W&B only writes files: where that is asked for, or no key is there."""
+    return not wandb_key_exists() if settings.offline is None else settings.offline
+
+
+def run_words(settings: LoggerConfig, name: str, notes: str | None = None) -> dict[str, Any]:
+    """What W&B calls a run, and where it puts it."""
+    words: dict[str, Any] = {"name": name, "project": settings.project, "entity": settings.entity}
+    return words | {"group": settings.group, "tags": settings.tags or None, "notes": settings.notes or notes}
 
 
 def make_journal(config: TrainConfig, run_dir: Path, first_step: int) -> Journal:
-    """The logger that ``config.logger`` names, beside a copy in CSV; a resumed run writes beside what is there, not over it."""
-    folder, part = run_dir / "logs", f"from-step-{first_step:08d}"
-    if config.logger.name == "none":
+    """The loggers that are asked for, beside a copy in CSV; a resumed run writes beside what is there, not over it."""
+    folder, part, wanted = run_dir / "logs", f"from-step-{first_step:08d}", config.logger.all
+    if not wanted:
         return Journal([], folder)
     journal = Journal([CsvTable(folder / "csv" / part, first_step)], folder)
-    if config.logger.name == "tensorboard":
+    if "tensorboard" in wanted:
         journal.loggers.append(TensorBoardLogger(folder, name="tensorboard", version=part))
-    if config.logger.name == "wandb":
+    if "wandb" in wanted:
         journal.loggers.append(wandb_logger(config, run_dir))
         journal.log_hyperparams(asdict(config))  # W&B's run begins here, on rank 0
         journal.upload = upload_at_hand(folder / "csv")
@@ -244,13 +275,28 @@ def read_own_wandb_settings() -> None:
 
 
 def wandb_logger(config: TrainConfig, run_dir: Path) -> WandbLogger:
-    """W&B, offline unless it is asked for or a key is there; it is not spoken to yet."""
-    settings: LoggerConfig = config.logger
-    offline = not wandb_key_exists() if settings.offline is None else settings.offline
-    if offline and rank_info().global_rank == 0:
-        say(f"W&B logs offline into {run_dir / 'logs' / 'wandb'}; `wandb sync` uploads them")
+    """W&B, offline unless it is asked for or a key is there; it is not spoken to yet. A resumed run goes on with its own."""
+    settings, folder, is_first = config.logger, run_dir / "logs", rank_info().global_rank == 0
+    offline = is_offline(settings)
+    if offline and is_first:
+        say(f"W&B logs offline into {folder / 'wandb'}; `wandb sync` uploads them")
     os.environ.setdefault("WANDB_SILENT", "true")
     read_own_wandb_settings()
-    about: dict[str, Any] = {"name": f"{config.stage.name}-{config.data.name}-{run_dir.name}", "group": settings.group}
-    about |= {"project": settings.project, "save_dir": run_dir / "logs"}
-    return WandbLogger(**about, offline=offline, settings=WANDB_SETTINGS)
+    words = run_words(settings, f"{config.stage.name}-{config.data.name}-{run_dir.name}", config.description)
+    # Lightning asks W&B to resume the run of this id if there is one, and to begin it otherwise.
+    words |= {"save_dir": folder, "id": wandb_id(folder) if is_first else None}
+    return WandbLogger(**words, offline=offline, settings=WANDB_SETTINGS)
+
+
+def wandb_id(folder: Path) -> str:
+    """What W&B knows the run by: kept with it, so that it is one run there however often it is resumed."""
+    # The id names a run in this user's account. One that no run of his has noted may be that of another run of his, written
+    # there by whoever handed this directory over: then this is a new run at W&B.
+    path = folder / WANDB_ID
+    known = read_text(path, limit=64).strip() if path.is_file() else ""
+    if known and is_noted(sha256_json([WANDB_ID, known])):
+        return known
+    new = secrets.token_hex(4)
+    note([sha256_json([WANDB_ID, new])])
+    write_text(path, new)
+    return new

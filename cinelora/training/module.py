@@ -8,7 +8,6 @@ Shape suffixes: B batch, C channels, T latent frames, H and W latent height and 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,8 @@ from lightning import LightningModule
 from torch import Tensor
 
 from cinelora.adapters.trainable import Trained
-from cinelora.config.schema import OptimizerConfig, TrainConfig, data_ranks, effective_lr, zero_level
+from cinelora.config.learning_rate import learning_rate
+from cinelora.config.schema import TrainConfig, data_ranks, effective_lr, zero_level
 from cinelora.errors import TrainingError
 from cinelora.families.wan.bundle import Condition, ImageCondition, predict_velocity
 from cinelora.geometry import SPATIAL
@@ -37,16 +37,6 @@ class Draw:
     sigma: Tensor
     drop_caption: list[bool]
     drop_image: list[bool]
-
-
-def learning_rate(step: int, config: OptimizerConfig, peak: float, total_steps: int) -> float:
-    """The rate of optimizer step ``step`` (from 0): linear warm-up, then constant or half a cosine to zero."""
-    if step < config.warmup_steps:
-        return peak * (step + 1) / config.warmup_steps
-    if config.schedule == "constant":
-        return peak
-    progress = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
-    return peak * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
 
 def is_still_step(seed: int, step: int, share: float) -> bool:

@@ -6,6 +6,7 @@ how any of it is used.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from cinelora.errors import TrainingError
 from cinelora.io.atomic import sha256_file
 
 if TYPE_CHECKING:
-    from cinelora.footage.manifest import Manifest
+    from cinelora.footage.manifest import Manifest, Sample
 
 WHAT = {
     "data": "the samples, or the encoders that read them,",
@@ -44,6 +45,18 @@ def refuse_other_origins(run: RunDirectory, before: dict[str, str], now: dict[st
                 f"resume={run.path} cannot go on to the same numbers: {what} had the hash {old} and now {new}; "
                 "put back what was there, or start a new run"
             )
+
+
+def with_older_captions(before: Manifest, now: Manifest, trigger: str | None) -> Manifest:
+    """``now`` with those captions of the run that an earlier rule wrote: it put the trigger even before one that had it."""
+    # The run was trained on those very texts. With others it could not go on to the same numbers.
+    theirs = {sample.id: sample.caption for sample in before.samples}
+
+    def kept(sample: Sample) -> Sample:
+        older = f"{trigger}, {sample.caption}"
+        return replace(sample, caption=older) if theirs.get(sample.id) == older else sample
+
+    return replace(now, samples=tuple(map(kept, now.samples))) if trigger else now
 
 
 def refuse_other_samples(run: RunDirectory, before: Manifest, now: Manifest) -> None:

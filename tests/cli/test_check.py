@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from composed import compose_infer
+from composed import compose_infer, compose_study
 
 from cinelora.cli.compose import compose_train
-from cinelora.cli.preflight import check_infer, check_train
+from cinelora.cli.preflight import check_infer, check_study, check_train
 from cinelora.config.schema import effective_lr
 from cinelora.config.store import save_config
 from cinelora.errors import ConfigError
@@ -36,6 +36,10 @@ def train(*argv: str) -> list[str]:
 
 def infer(*argv: str) -> list[str]:
     return check_infer(compose_infer(list(argv)))
+
+
+def study(*argv: str) -> list[str]:
+    return check_study(compose_study(list(argv)))
 
 
 def test_batch_and_rate_are_printed_with_their_reason() -> None:
@@ -293,6 +297,32 @@ def test_clips_beyond_what_the_model_was_trained_on_are_made_with_a_warning(
 def test_a_model_a_run_was_trained_at_longer_is_measured_by_what_the_model_was_trained_on(clips: Path) -> None:
     run = style_run(clips / "run", "model.num_frames=81")
     assert any(LONG in line for line in infer("prompt=x", f"ckpt={run}"))
+
+
+ZERO = "sampler.guidance=0 ignores the prompt, and makes what the negative prompt says; 1 is unguided"
+LOW = "sampler.guidance=0.25 is below 1: the negative prompt takes 0.75 of the prompt's part; 1 is unguided"
+EMPTY = "prompt= is empty: the clip shows whatever tiny makes of no text; say prompt='what the clip shows'"
+ASKED = [
+    (infer, ["prompt=x", "sampler.guidance=0"], [ZERO]),
+    (infer, ["prompt=", "sampler.guidance=0.25"], [LOW, EMPTY]),
+    (infer, ["prompt=  "], [EMPTY]),
+    (infer, ["prompts=prompts.txt", "sampler.guidance=1"], []),
+    (study, ["prompt=x", "steps=[1,2]", "sampler.guidance=0"], [ZERO]),
+    (train, ["sampler.guidance=0"], [ZERO]),
+]
+
+
+@pytest.mark.parametrize(("check", "argv", "sentences"), ASKED)
+def test_clips_that_follow_no_prompt_are_made_with_a_warning(
+    check: Callable[..., list[str]], argv: list[str], sentences: list[str]
+) -> None:
+    assert [line for line in check(*argv) if line.startswith("WARNING: ")] == [f"WARNING: {one}" for one in sentences]
+
+
+def test_clips_without_an_adapter_are_said_to_be_the_base_models(clips: Path) -> None:
+    line = "no ckpt=: the clips are the base model's, without an adapter; ckpt=<run> adds one"
+    assert infer("prompt=x")[-1] == line
+    assert line not in infer("prompt=x", f"ckpt={style_run(clips / 'run')}")
 
 
 MOTION = ("stage=motion", "stage.batch_size=1", "gpus=2")

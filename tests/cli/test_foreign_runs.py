@@ -21,7 +21,7 @@ from cinelora.card import main as card
 from cinelora.cli.main import main
 from cinelora.cli.sweep_launchers import _job_folder
 from cinelora.errors import FileError
-from cinelora.io.own_files import WANDB_LINKS, refuse_foreign, visible
+from cinelora.io.own_files import WANDB_LINKS, refuse_foreign, shown
 
 CLIPS = ["stage=style", "data=folder", "data.root=clips"]
 DRAWN = ["model=tiny", "prompts=p.txt"]
@@ -149,7 +149,7 @@ def test_a_name_with_control_characters_is_shown_as_the_shell_takes_it(here: Pat
     assert command.isprintable()
     subprocess.run(["bash", "-c", command], check=True)
     assert os.listdir(here / "clips") == []
-    assert visible("a b") == "'a b'"
+    assert shown("a b") == "'a b'"
 
 
 # -- links that are W&B's or the hub's own --------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def test_an_empty_path_is_no_path_and_an_empty_caption_is_a_caption() -> None:
 
 FREE_TEXTS = {
     "train": "out cache adapter resume description push stopping.monitor checkpoint.best preview.prompt "
-    "logger.project logger.group metrics.i3d_sha256",
+    "logger.project logger.entity logger.group logger.notes metrics.i3d_sha256",
     "infer": "ckpt prompt prompts negative_prompt image out cache",
     "evaluate": "answers data.root data.manifest data.prepared data.overrides data.lut data.description data.captioner "
     "data.captioner_prompt data.caption data.trigger",

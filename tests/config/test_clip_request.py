@@ -66,6 +66,16 @@ def test_a_file_of_prompts_is_read_in_one_way(tmp_path: Path) -> None:
     assert seeds_of(StudyConfig(seed=3, seeds=2)) == [3, 4]
 
 
+def test_comments_in_a_file_of_prompts_are_none_of_its_prompts(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("# the first act\nrain # and fog\n  #snow\n\\#1 hit\n \\# \\# two\n", encoding="utf-8")
+    assert read_prompts(str(file)) == {2: "rain # and fog", 4: "#1 hit", 5: " # \\# two"}
+    for content, words in (("# alone\n\n", r"holds comments \(#\) alone"), ("\n", "is empty")):
+        file.write_text(content)
+        with pytest.raises(ConfigError, match=f"{words}: it wants one prompt a line"):
+            read_prompts(str(file))
+
+
 def test_a_clip_of_an_earlier_version_is_known_by_the_names_it_was_stored_under(tmp_path: Path) -> None:
     request = ClipRequest(InferConfig(model=MODEL, scale=ScaleConfig(motion=0.5)))
     take = Take("rain", 0, tmp_path)

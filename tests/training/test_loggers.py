@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import wandb
 from lightning import Callback, Trainer
 from small_runs import run_here
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import wandb
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.metric_names import better, heldout_metrics, logged
 from cinelora.config.schema import LoggerConfig, MetricsConfig, PreviewConfig, StudyConfig, TrainConfig
@@ -65,6 +65,47 @@ def test_wandb_obeys_no_settings_of_the_working_directory(
     assert own.entity is None
     assert own.base_url != "http://127.0.0.1:9"
     assert Path.cwd() == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("machine", "is_there"),
+    [
+        ("machine api.wandb.ai\n  login user\n  password {key}\n", False),
+        ("machine 127.0.0.1:9\n  login user\n  password {key}\n", True),
+        ("machine 127.0.0.1\n  login user\n  password {key}\n", False),
+        ("machine 127.0.0.1:9\n  login user\n  password short\n", True),  # W&B says what is wrong with it
+        ("no netrc at all", False),
+        ("", False),
+    ],
+)
+def test_a_key_counts_for_the_server_that_it_is_for(
+    machine: str, is_there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "own").write_text(machine.format(key="0" * 40))
+    (tmp_path / "own").chmod(0o600)
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "own"))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    wandb.teardown()
+    assert loggers.wandb_key_exists() == is_there
+    assert loggers.is_offline(LoggerConfig(name="wandb")) != is_there
+    wandb.teardown()
+
+
+def test_several_loggers_get_the_same_numbers(style_config: TrainConfig, tmp_path: Path):
+    for asked in (LoggerConfig(name="none", also=["tensorboard"]), LoggerConfig(name="csv", also=["tensorboard"])):
+        folder = tmp_path / asked.name
+        journal = make_journal(replace(style_config, logger=asked), folder, 0)
+        journal.log_metrics({"train/loss": 0.5}, 3)
+        journal.finalize("success")
+        events = EventAccumulator(str(folder / "logs" / "tensorboard" / "from-step-00000000"))
+        events.Reload()
+        assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(3, 0.5)]
+        assert rows(RunDirectory(folder)) == [{"step": "3", "train/loss": "0.5"}]
+    assert make_journal(replace(style_config, logger=LoggerConfig(name="none")), tmp_path / "x", 0).loggers == []
 
 
 @pytest.mark.parametrize("stage", ["style", "motion"])

@@ -99,6 +99,23 @@ def test_a_killed_and_resumed_run_ends_bit_for_bit_like_one_never_killed(
     assert_same_adapter(whole, killed, stage)
 
 
+def test_a_run_whose_cosine_is_continued_ends_bit_for_bit_the_same_however_often_it_is_resumed(
+    style_config: TrainConfig, tmp_path: Path
+):
+    config = replace(style_config, optimizer=OptimizerConfig(warmup_steps=1, schedule="cosine"))
+    killed = RunDirectory(tmp_path / "killed")
+    run_until_killed(4, config, killed)
+    stopped_at = load_checkpoint(killed.checkpoints).step
+    config = replace(config, stage=replace(config.stage, steps=12))
+    config.optimizer = replace(config.optimizer, extended=[stopped_at, 8])  # as optimizer.on_extend=continue writes it
+    resumed = replace(config, resume=str(killed.path))
+    run_until_killed(8, resumed, killed)
+    train_rank(resumed, killed)
+    whole = run_here(config, tmp_path / "whole")
+    assert_same_end(whole, killed)
+    assert logged(whole, "train/lr")[stopped_at] == logged(whole, "train/lr")[stopped_at - 1]
+
+
 def test_random_weights_train_both_stages_beside_real_encoders_and_say_so(
     style_config: TrainConfig, motion_config: TrainConfig, i2v: WanBundle, tmp_path: Path
 ):

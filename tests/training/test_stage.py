@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 
 from cinelora.adapters.lora_layers import adapter_state
 from cinelora.adapters.run_directory import RunDirectory
-from cinelora.config.schema import DropoutConfig, OptimizerConfig, TrainConfig
+from cinelora.config.schema import DropoutConfig, TrainConfig
 from cinelora.errors import ConfigError
 from cinelora.families.wan.bundle import WanBundle, predict_velocity
 from cinelora.families.wan.checkpoint_layouts import Part
@@ -21,7 +21,7 @@ from cinelora.nn.flow_matching import FlowMatching
 from cinelora.training.encode import encode_rank
 from cinelora.training.fit import build_stage
 from cinelora.training.gpu_policy import policy_at_hand
-from cinelora.training.module import Draw, Stage, learning_rate
+from cinelora.training.module import Draw, Stage
 
 
 def prepared(config: TrainConfig, folder: Path) -> tuple[Stage, LatentDataset]:
@@ -193,12 +193,3 @@ def test_only_the_motion_adapter_trains_on_top_of_a_style_adapter(
     trained = {name for name, parameter in stage.transformer.named_parameters() if parameter.grad is not None}
     assert trained
     assert all(".motion." in name for name in trained)
-
-
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_the_rate_is_a_function_of_the_step(schedule: str):
-    settings = OptimizerConfig(warmup_steps=4, schedule=schedule)
-    rates = [learning_rate(step, settings, 1.0, 20) for step in range(20)]
-    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert rates[4] == 1.0
-    assert rates[-1] == (1.0 if schedule == "constant" else pytest.approx(0.0096, abs=1e-3))

@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import wandb
 import wandb_server
 from wandb_server import WandbServer
 
+import wandb
 from cinelora.config.schema import LoggerConfig, TrainConfig
 from cinelora.training import loggers
 from cinelora.training.loggers import Journal, make_journal
@@ -48,6 +48,57 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbSer
 @pytest.fixture
 def journal(server: WandbServer, style_config: TrainConfig, tmp_path: Path) -> Journal:
     return make_journal(replace(style_config, logger=LoggerConfig(name="wandb")), tmp_path / "the run", 0)
+
+
+def test_a_run_is_one_run_of_wandb_with_its_words_however_often_it_is_resumed(
+    server: WandbServer, style_config: TrainConfig, tmp_path: Path
+):
+    settings = LoggerConfig(name="wandb", entity="studio", group="looks", tags=["noir", "rain"], project="film")
+    config = replace(style_config, logger=settings, description="a note kept with the run")
+    for first_step in (0, 4):
+        journal = make_journal(config, tmp_path / "run", first_step)
+        journal.log_metrics({"train/loss": 1.0}, first_step + 1)
+        end(journal)
+        wandb.teardown()
+    begun = [run for run in server.runs if run["displayName"]]
+    assert len({run["name"] for run in server.runs}) == 1
+    assert {(run["entity"], run["project"], run["groupName"]) for run in begun} == {("studio", "film", "looks")}
+    assert {(run["notes"], *run["tags"]) for run in begun} == {("a note kept with the run", "noir", "rain")}
+    assert server.runs[0]["name"] == (tmp_path / "run" / "logs" / "wandb-id").read_text()
+    other = make_journal(config, tmp_path / "other", 0)
+    assert server.runs[-1]["name"] != server.runs[0]["name"]
+    end(other)
+
+
+@pytest.mark.parametrize(("artifact", "arrives"), [(None, True), (True, True), (False, False)])
+def test_a_finished_adapter_is_kept_by_a_wandb_that_is_reached(
+    artifact: bool | None, arrives: bool, server: WandbServer, journal: Journal, tmp_path: Path
+):
+    (tmp_path / "style.safetensors").write_bytes(b"an adapter")
+    journal.keep(tmp_path / "style.safetensors", LoggerConfig(name="wandb", artifact=artifact))
+    end(journal)
+    names = [(kept["artifactCollectionName"], kept["artifactTypeName"]) for kept in server.artifacts]
+    name = (tmp_path / "the run" / "logs" / "wandb-id").read_text()
+    assert names == ([(f"style-{name}", "model")] if arrives else [])
+
+
+@pytest.mark.parametrize(("artifact", "arrives"), [(None, False), (True, True)])
+def test_an_adapter_of_an_offline_run_is_sent_with_it_where_that_is_asked_for(
+    artifact: bool | None, arrives: bool, server: WandbServer, style_config: TrainConfig, tmp_path: Path
+):
+    (tmp_path / "style.safetensors").write_bytes(b"an adapter")
+    settings = LoggerConfig(name="wandb", offline=True, artifact=artifact)
+    journal = make_journal(replace(style_config, logger=settings), tmp_path / "run", 0)
+    journal.log_metrics({"train/loss": 1.0}, 1)
+    journal.keep(tmp_path / "style.safetensors", settings)
+    end(journal)
+    wandb.finish()
+    assert server.runs == []
+    [folder] = (tmp_path / "run" / "logs" / "wandb").glob("offline-run-*")
+    env = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
+    subprocess.run([sys.executable, "-m", "wandb", "sync", str(folder)], env=env, check=True, timeout=END_S)
+    assert len(server.artifacts) == arrives
+    assert server.history[0]["train/loss"] == 1.0
 
 
 def log(journal: Journal, steps: range) -> float:

@@ -31,14 +31,17 @@ from cinelora.errors import CineloraError, ModelError, first_line
 from cinelora.families.wan import checkpoint_layouts
 from cinelora.families.wan.checkpoint_layouts import NAMES, FoundPart, Part
 from cinelora.families.wan.load_weights import Destination, load_part, random_part, settings_of
+from cinelora.families.wan.text_limit import Lost, lost_of, may_be_long
 from cinelora.geometry import CHANNELS, SPATIAL, TEMPORAL, TEXT_TOKENS
 from cinelora.io.atomic import sha256_json
 from cinelora.io.hardware import default_device, free_gpu_bytes
-from cinelora.io.hub import EMBEDDED, is_model_source
+from cinelora.io.hub import EMBEDDED, is_at_hand, is_model_source
 from cinelora.io.plain_data import opened
+from cinelora.io.waiting import waiting
 from cinelora.memory.weight_sharding import Shares
 from cinelora.nn import vae_parallel, vae_unchunked
 from cinelora.nn.fp8 import DTYPES, missing_fp8
+from cinelora.parallel.launch import rank_info
 from cinelora.planning.estimate import vae_bytes
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -180,14 +183,31 @@ class WanBundle:
         source = self.part_source(part)
         if source is None:
             raise ModelError(f"{part} lies nowhere: model.weights=random draws its values")
-        revision = self.requested_revision if source == self.source else "main"
-        path = _on_this_machine(source, revision, part, self.cache)
+        path = _on_this_machine(source, self._revision(source), part, self.cache)
         try:
             if self.kind:
                 checkpoint_layouts.inspect(part, path, self.kind, self.model)
             return checkpoint_layouts.locate(part, path)
         except CineloraError as error:
             raise ModelError(f"{part} of {source}: {error}") from error
+
+    def is_at_hand(self, part: Part) -> bool:
+        """Whether ``part`` can be loaded without the network."""
+        source = self.part_source(part)
+        if source is None or is_at_hand(source):
+            return True
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            folder = snapshot_download(source, revision=self._revision(source), local_files_only=True)
+            return bool(checkpoint_layouts.locate(part, Path(folder)).files)
+        except (LocalEntryNotFoundError, CineloraError):
+            return False
+
+    def _revision(self, source: str) -> str:
+        """The revision that is asked for of the checkpoint itself; that of any other source is its main one."""
+        return self.requested_revision if source == self.source else "main"
 
     def directory(self, part: Part) -> Path:
         """The local folder of ``part``; raises as ``found``."""
@@ -221,11 +241,13 @@ class WanBundle:
         The matrices of its first ``on_host`` blocks stay on the host, for ``memory.Swap``; those of all blocks go into
         ``shares``, where ranks share them.
         """
-        return self._load(Part.TRANSFORMER, on_host, shares)
+        with waiting("loading transformer", rank_info().global_rank == 0):
+            return self._load(Part.TRANSFORMER, on_host, shares)
 
     def _part(self, part: Part) -> Any:
         if part not in self._loaded:
-            self._loaded[part] = self._load(part)
+            with waiting(f"loading {part}", rank_info().global_rank == 0):
+                self._loaded[part] = self._load(part)
         return self._loaded[part]
 
     def _load(self, part: Part, on_host: int = 0, shares: Shares | None = None) -> Any:
@@ -355,6 +377,15 @@ class WanBundle:
         config = self._part(Part.VAE).config
         mean, std = torch.tensor([config.latents_mean, config.latents_std], device=self.device).view(2, 1, -1, 1, 1, 1)
         return mean, std
+
+    def lost(self, texts: Iterable[str | None]) -> dict[str, Lost]:
+        """What is lost of those of ``texts`` that are longer than the text encoder reads; raises as ``found``."""
+        long = [text for text in dict.fromkeys(texts) if text and may_be_long(text)]
+        if not long:
+            return {}  # without a tokenizer, which some take a while to load
+        with self.loaded(Part.TOKENIZER):
+            found = {text: lost_of(clean_prompt(text), self._part(Part.TOKENIZER)) for text in long}
+        return {text: lost for text, lost in found.items() if lost}
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> list[Tensor]:

@@ -55,7 +55,8 @@ class Preview(AtStep):
 
     def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
         """Draw on rank 0, while the others wait."""
-        if step % self.config.preview.every_steps:
+        every = self.config.preview.every_steps
+        if not every or step % every:
             return
         # Rank 0 runs the transformer by itself, so it must not share its sequences meanwhile. The numbers are sent to all, as
         # early stopping may ask each rank's journal for them.

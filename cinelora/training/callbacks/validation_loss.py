@@ -17,6 +17,7 @@ from torch.utils.data import default_collate
 
 from cinelora.config.metric_names import HELDOUT_SIGMAS, heldout_loss_at, update_of_block
 from cinelora.config.schema import ValidationConfig, data_ranks
+from cinelora.io.waiting import waiting
 from cinelora.latents.dataset import LatentDataset
 from cinelora.memory.block_swap import as_they_are
 from cinelora.nn.flow_matching import FlowMatching
@@ -135,7 +136,7 @@ class ValidationLoss(AtStep):
         groups = data_ranks(stage.config)
         share = list(self.positions[stage.data_rank :: groups])
         idle = -(-len(self.positions) // groups) - len(share) if stage.shares_weights else 0
-        with as_they_are():
+        with waiting("held-out samples", trainer.is_global_zero), as_they_are():
             for number, position in enumerate([*share, *[self.positions[0]] * idle]):
                 batch = stage.transfer_batch_to_device(default_collate([self.heldout[position]]), stage.device, 0)
                 for sigma in HELDOUT_SIGMAS:

@@ -1,0 +1,68 @@
+"""How often a run shows what it has learnt where nobody says: as often as costs at most 5 % of its planned time.
+
+Enters: checked settings, and whether there is a GPU. Leaves: the settings of previews, and a line that says why so. Seconds are
+those of one kind of GPU whatever there is, as all ranks must come to the same answer; what counts is how previews compare with
+training, and both take longer on a slower one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cinelora.config.schema import PreviewConfig, TrainConfig, zero_level
+from cinelora.config.sentences import sentence
+from cinelora.parallel.partition import Partition
+from cinelora.planning.estimate import Policy, Shape
+from cinelora.planning.planner import FULL_SIZE, step_of
+from cinelora.planning.step_time import NOMINAL, ClipShape, Machine, clip_seconds
+
+MOST = 0.05
+"""The share of a run's planned time that previews may take."""
+MOST_OFTEN = 250
+"""Steps between previews, at least: what changes in fewer is hardly seen."""
+UNCOMPILED = 1.2
+"""What a prediction takes longer where its blocks are not compiled, as in a preview (H200: 10 to 18 %)."""
+APART_S = 5.0
+"""Taken for what a preview costs beside drawing: the VAE is loaded for it, files are written. Assumed."""
+
+
+def planned_previews(config: TrainConfig, has_gpu: bool, heldout: int = 1) -> tuple[PreviewConfig, str]:
+    """The previews of a run with so many held-out samples: what was typed, or what costs little; and a line about the latter."""
+    preview, steps = config.preview, config.stage.steps
+    if preview.every_steps is not None:
+        return preview, ""
+    off = replace(preview, every_steps=0)
+    reasons = {
+        "previews_unseen": heldout == 0,
+        "previews_zero3": zero_level(config.strategy) == 3,
+        "previews_cpu": not has_gpu,
+        # rates are those of large products: a small model's steps take what a processor needs to start them
+        "previews_small": Shape.of(config.model, config.stage.transformer).parameters < FULL_SIZE,
+    }
+    for name, holds in reasons.items():
+        if holds:
+            return off, sentence("follows", name)
+    whole, each = training_seconds(config), preview_seconds(config)
+    # the base model's clip is one more, drawn before the first
+    count = min(int(MOST * whole / each) - 1, max(1, steps // MOST_OFTEN))
+    if count < 1:
+        return off, sentence("follows", "previews_dear", share=2 * each / whole, most=MOST)
+    every = -(-steps // count)
+    share = (steps // every + 1) * each / whole
+    return replace(preview, every_steps=every), sentence("follows", "previews", every=every, share=share)
+
+
+def training_seconds(config: TrainConfig) -> float:
+    """Seconds of all steps where nothing has to be recomputed: the least they can take, so that previews seem dear, not cheap."""
+    return config.stage.steps * config.stage.accumulation * step_of(config).seconds(Policy(), NOMINAL)
+
+
+def preview_seconds(config: TrainConfig) -> float:
+    """Seconds of one preview, of all its seeds, which one rank draws alone while the others wait."""
+    model, stage, preview = config.model, config.stage, config.preview
+    shape = Shape.of(model, stage.transformer)
+    clip = ClipShape(
+        shape, model.num_heads, stage.num_frames, model.height, model.width, guided=True, dtype=model.dtype
+    )
+    drawing = clip_seconds(clip, preview.sampler_steps, Partition(1, 1, 1), Machine(NOMINAL))
+    return preview.seeds * UNCOMPILED * drawing + APART_S

@@ -1,0 +1,81 @@
+"""Previews where nobody says how often: as far as they are estimated to take 5 % of the run, and off elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from cinelora.cli.compose import compose_train
+from cinelora.config.schema import TrainConfig
+from cinelora.planning.previews import APART_S, MOST, planned_previews, preview_seconds, training_seconds
+
+
+def run(*words: str) -> TrainConfig:
+    stage = () if any(word.startswith("stage=") for word in words) else ("stage=motion",)
+    return compose_train([*stage, "data=folder", "data.root=clips", *words])
+
+
+LARGE = [
+    ("model=wan21_14b_480p",),
+    ("model=wan21_14b_720p", "stage.batch_size=1"),
+    ("model=wan21_1_3b",),
+    ("model=wan21_14b_480p", "stage=style", "stage.steps=600"),
+    ("model=wan21_14b_480p", "preview.seeds=8"),
+    ("model=wan21_14b_480p", "stage.steps=90", "preview.sampler_steps=4"),
+]
+
+
+@pytest.mark.parametrize("words", LARGE)
+def test_previews_that_nobody_asked_for_stay_below_their_share(words: tuple[str, ...]) -> None:
+    config = run(*words)
+    preview, line = planned_previews(config, has_gpu=True)
+    assert preview.every_steps
+    count = config.stage.steps // preview.every_steps
+    share = (count + 1) * preview_seconds(config) / training_seconds(config)
+    assert 1 <= count <= max(1, config.stage.steps // 250)
+    assert share <= MOST
+    assert line.startswith(f"previews every {preview.every_steps} steps, estimated at {share:.1%} of the run's time; ")
+    assert replace(preview, every_steps=None) == config.preview
+
+
+def test_a_run_that_is_too_short_has_none_and_says_so() -> None:
+    config = run("model=wan21_14b_480p", "stage.steps=20", "stage.batch_size=1")
+    preview, line = planned_previews(config, has_gpu=True)
+    assert preview.every_steps == 0
+    share = 2 * preview_seconds(config) / training_seconds(config)
+    assert line.startswith(
+        f"no previews: the first, and the base model's beside it, are estimated at {share:.1%} of the run's"
+    )
+    assert share > MOST
+
+
+@pytest.mark.parametrize(
+    ("words", "has_gpu", "heldout", "why"),
+    [
+        (("model=tiny",), True, 1, "of so small a model"),
+        (("model=wan21_14b_480p",), False, 1, "without a GPU"),
+        (("model=wan21_14b_480p",), True, 0, "there are none"),
+        (("model=wan21_14b_480p", "strategy=zero3"), True, 1, "no rank can draw apart"),
+    ],
+)
+def test_why_there_are_none_is_said(words: tuple[str, ...], has_gpu: bool, heldout: int, why: str) -> None:
+    preview, line = planned_previews(run(*words), has_gpu, heldout)
+    assert preview.every_steps == 0
+    assert line.startswith("no previews: ")
+    assert why in line
+
+
+@pytest.mark.parametrize("every", [0, 1, 250])
+def test_what_is_typed_is_obeyed_without_a_word(every: int) -> None:
+    config = run("model=wan21_14b_480p", f"preview.every_steps={every}")
+    assert planned_previews(config, has_gpu=False, heldout=0) == (config.preview, "")
+
+
+def test_what_a_preview_costs_grows_with_seeds_and_steps() -> None:
+    one, more, longer = (
+        preview_seconds(run("model=wan21_14b_480p", *words)) - APART_S
+        for words in ((), ("preview.seeds=3",), ("preview.sampler_steps=16",))
+    )
+    assert more == pytest.approx(3 * one)
+    assert one < longer < 2 * one, "text and decoding do not take longer"

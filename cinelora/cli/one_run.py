@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from cinelora.adapters.run_directory import adapter_paths
+from cinelora.cli.clip_size import sized
 from cinelora.cli.compose import AUTO, compose
 from cinelora.cli.help import say
 from cinelora.cli.parse import Command
 from cinelora.cli.preflight import check_evaluate, check_infer, check_prepare, check_study, check_train
 from cinelora.cli.programs import Config
 from cinelora.cli.run_dir import LOCK, RunPlace, make_run_dir, word_of_many
+from cinelora.config.rules import refuse
 from cinelora.config.schema import EvaluateConfig, InferConfig, PrepareConfig, StudyConfig, TrainConfig, drawn_by
 from cinelora.config.store import anchored, save_config
 from cinelora.config.unread import unread_lines
@@ -48,7 +50,9 @@ def accepted(command: Command) -> tuple[Config, list[str]]:
     """
     try:
         config = compose(command)
-        lines = _CHECKS[type(config)](config)
+        refuse(config)  # contradictions first: the size of clips follows from files
+        config, lines = sized(config, command)
+        lines += _CHECKS[type(config)](config)
         return config, lines if getattr(config, "plan", False) else [*lines, *_unread_lines(config, command)]
     except OSError as error:
         raise ConfigError(f"{error.filename} cannot be looked at: {error.strerror}") from error

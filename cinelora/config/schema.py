@@ -617,7 +617,9 @@ class InferConfig:
     """file with one prompt a line; makes a clip of each, goes on where it stopped"""
     negative_prompt: str | None = _NEGATIVE_PROMPT
     image: str | None = _path()
-    """keyframe to start from, instead of making one"""
+    """keyframe to start from, instead of making one; it gives the clip its shape, unless model.height or model.width is typed"""
+    fit: str = setting("cover", ("cover", "contain"), since=True, read_when="image_given")
+    """image in another shape than the clip's: cover cuts its sides, contain puts black beside it"""
     mode: str = _MODE
     num_frames: int | None = _NUM_FRAMES
     compare: bool = setting(False, read_when="adapted")

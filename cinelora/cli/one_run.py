@@ -29,9 +29,12 @@ from cinelora.io.hardware import gpu_at_hand
 from cinelora.io.hub import CONFIG_FILE, resolve
 from cinelora.io.locks import lock
 from cinelora.parallel.launch import LaunchError
-from cinelora.planning.planner import drawing_lines, plan_lines
+from cinelora.planning.cards import card
+from cinelora.planning.planner import drawing_lines, plan_lines, sharing_lines
 
 Run = Callable[[Any, Path], int]
+CLUSTER = "cluster"
+"""``plan=cluster`` also estimates 1 to 64 GPUs."""
 INTERRUPTED = slurm.STOPPED
 _CHECKS: dict[type, Callable[[Any], list[str]]] = {
     TrainConfig: check_train,
@@ -72,7 +75,8 @@ def run_one(command: Command, run: Run) -> int:
         print("\n".join(lines), end="\n" if lines else "", flush=True)
         return run(anchored(config), Path())
     if config.plan:
-        return say("\n".join([*lines, *planned(config)]))
+        verdict, *rest = planned(config)
+        return say("\n".join([verdict, *lines, *rest]))
     # From here on the working directory no longer counts: settings are kept with whole paths, in a directory that is there.
     config = anchored(config)
     place = make_run_dir(config)
@@ -140,8 +144,11 @@ def _latest(run_dir: Path) -> str | None:
     return pointer.read_text() if pointer.is_file() else None
 
 
-def planned(config: Config) -> list[str]:
-    """What a run takes, here and on other cards."""
+def planned(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig) -> list[str]:
+    """What a run takes: here, or on the card that ``plan=`` names, and on others. Raises ``ConfigError`` for an unknown card."""
+    named = card(config.plan) if isinstance(config.plan, str) and config.plan != CLUSTER else None
+    place = (named.name, named.gib) if named else gpu_at_hand()
     if isinstance(config, TrainConfig):
-        return plan_lines(config, *gpu_at_hand())
-    return drawing_lines(config if isinstance(config, InferConfig) else drawn_by(config), *gpu_at_hand())
+        return plan_lines(config, *place)
+    clip = config if isinstance(config, InferConfig) else drawn_by(config)
+    return [*drawing_lines(clip, *place), *(sharing_lines(clip, place[0]) if config.plan == CLUSTER else [])]

@@ -511,7 +511,8 @@ _RANKS = _count(1, changes_clip=False)
 _NODES = _count(1, resumable=True, changes_clip=False)
 """machines"""
 _PLAN = setting(False, changes_clip=False)
-"""say what a clip takes, in memory and time here and on other GPUs, and do nothing"""
+"""true = say what a clip takes, in memory and time, here and on other cards, and do nothing; rtx4090 (or another) = as if on that
+card; cluster = also on up to 64 GPUs"""
 _MODELS_CACHE = _path("outputs/cache", changes_clip=False, without_drawing=True)
 """folder of models built or fetched"""
 
@@ -558,8 +559,9 @@ class TrainConfig:
     """processes reading footage and cache, per rank; 0 reads in the rank itself"""
     max_restarts: int = setting(3, at_least=0, resumable=True, read_when="one_machine")
     """times a run on one machine starts again by itself after it lost a rank"""
-    plan: bool = setting(False, resumable=True)
-    """say what the run takes, in memory and time here and on other GPUs, and do nothing"""
+    plan: bool | str = setting(False, resumable=True)
+    """true = say what the run takes, in memory and time, here and on other cards, and do nothing; rtx4090 (or another) = as if on
+    that card"""
     out: str | None = _OUT
     """run directory; null = outputs/<stage>/<data>/<time>"""
     adapter: str | None = _run()
@@ -628,7 +630,7 @@ class InferConfig:
     """same seed, same clip"""
     gpus: int = _RANKS
     nodes: int = _NODES
-    plan: bool = _PLAN
+    plan: bool | str = _PLAN
     out: str | None = _OUT
     """run directory; null = outputs/infer/<time>"""
     cache: str = _MODELS_CACHE
@@ -688,7 +690,7 @@ class EvaluateConfig:
     """draw nothing: tables and page anew, of what out=<run> holds"""
     answers: str | None = _path(changes_clip=False, without_drawing=True)
     """answers to out=<run>'s pairs.html, to be scored: a file, or a folder of them"""
-    plan: bool = _PLAN
+    plan: bool | str = _PLAN
     out: str | None = _OUT
     """run directory; null = outputs/evaluate/<ckpt>-<hash of the settings>"""
     cache: str = _MODELS_CACHE
@@ -751,7 +753,7 @@ class StudyConfig:
     """studies to be put into one, out=<directory>: their run directories"""
     gpus: int = _RANKS
     nodes: int = _NODES
-    plan: bool = _PLAN
+    plan: bool | str = _PLAN
     out: str | None = _OUT
     """run directory; null = outputs/study/<ckpt>-<hash of the settings>"""
     cache: str = _MODELS_CACHE

@@ -349,19 +349,18 @@ def bars(gray: Pixels, alone: bool = False) -> tuple[float, float, float, float]
     rows, columns = _are_bars(gray), _are_bars(gray.T)
     if rows.mean() > 0.7 or columns.mean() > 0.7:
         return -1.0, -1.0, -1.0, -1.0
-    top, bottom = np.argmin(rows), np.argmin(rows[::-1])
-    left, right = np.argmin(columns), np.argmin(columns[::-1])
+    top, bottom = _bar(gray, rows, alone), _bar(gray[::-1], rows[::-1], alone)
+    left, right = _bar(gray.T, columns, alone), _bar(gray.T[::-1], columns[::-1], alone)
     height, width = gray.shape
-    if alone:
-        top, bottom = (n if _is_lit(line) else 0 for n, line in ((top, gray[top + 1]), (bottom, gray[-2 - bottom])))
-        left, right = (
-            n if _is_lit(line) else 0 for n, line in ((left, gray[:, left + 1]), (right, gray[:, -2 - right]))
-        )
-    return float(left / width), float(top / height), float(right / width), float(bottom / height)
+    return left / width, top / height, right / width, bottom / height
 
 
-def _is_lit(line: Pixels) -> bool:
-    return bool((line > BLACK + 4).mean() >= 0.5)
+def _bar(lines: Pixels, are_bars: NDArray[np.bool_], alone: bool) -> int:
+    """How many lines from the first on are a bar."""
+    count = int(np.argmin(are_bars))
+    # the line next to a bar may be half of each, from scaling
+    beside = lines[min(count + 1, len(lines) - 1)]
+    return 0 if alone and (beside > BLACK + 4).mean() < 0.5 else count
 
 
 def _are_bars(lines: Pixels) -> NDArray[np.bool_]:

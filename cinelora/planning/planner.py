@@ -273,6 +273,7 @@ PARTS = {"text encoder": 5_680_910_336, "VAE": 126_892_531, "image encoder": 632
 def _needed(config: TrainConfig | InferConfig) -> str:
     """What is downloaded, and what lies on the disk."""
     model = config.model
+    kinds: tuple[str, ...]
     if isinstance(config, TrainConfig):
         kinds, image = (config.stage.transformer,), config.stage.image_condition
         adapter = Shape.of(model, kinds[0]).adapter(config.lora.rank, config.lora.targets)

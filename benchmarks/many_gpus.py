@@ -20,7 +20,8 @@ from common import RESULTS
 
 from cinelora.config.schema import SamplerConfig
 from cinelora.parallel.partition import Partition
-from cinelora.planning.estimate import Shape, gpu_named
+from cinelora.planning.cards import gpu_named
+from cinelora.planning.estimate import Shape
 from cinelora.planning.parallel_layout import choose_partition, partition_in_words
 from cinelora.planning.step_time import ClipShape, Machine, clip_seconds, step_cost
 

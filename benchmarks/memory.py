@@ -22,7 +22,8 @@ from train_step import MODEL, SMALL, Job, measure
 
 from cinelora.config.schema import MemoryConfig
 from cinelora.io.hardware import default_device, hardware
-from cinelora.planning.estimate import GIB, GPUS, gpu_named
+from cinelora.planning.cards import GPUS, gpu_named
+from cinelora.planning.estimate import GIB
 from cinelora.planning.planner import choose_policy, step_of
 
 WINDOW, LONG, STILLS, STILL = (

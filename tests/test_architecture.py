@@ -130,6 +130,13 @@ def test_no_public_class_name_has_two_meanings() -> None:
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
 
 
+def test_pictures_have_one_reader() -> None:
+    """A second way in would forget a profile, a phone's turn or 16 bits, as one did once."""
+    ways = re.compile(r"\bImage\.open\(|\bimread\(|\bImageFile\b|\bread_image\(")
+    readers = {module_name(path) for path in PACKAGE if ways.search(path.read_text())}
+    assert readers == {"cinelora.footage.image_reader"}
+
+
 def test_a_heavy_package_has_one_door() -> None:
     offenders = {
         f"{module_name(path)} imports {package}"

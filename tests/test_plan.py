@@ -1,5 +1,6 @@
 """What a run takes, said before it runs: exact counts, and policies that fit or are refused in words."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -8,8 +9,10 @@ from composed import compose_infer
 from cinelora.cli.compose import compose_train
 from cinelora.config.schema import TrainConfig
 from cinelora.errors import ConfigError
-from cinelora.planning.estimate import GIB, GPUS, Drawing, Policy, Prediction, Shape, Step, vae_bytes
-from cinelora.planning.planner import choose_drawing, choose_policy, plan_lines, step_of
+from cinelora.planning.cards import GPUS, SHOWN, Gpu, gpu_named
+from cinelora.planning.cards import card as card_of
+from cinelora.planning.estimate import GIB, Drawing, Policy, Prediction, Shape, Step, vae_bytes
+from cinelora.planning.planner import choose_drawing, choose_policy, drawing_lines, plan_lines, step_of
 
 I2V = Shape(40, 5120, 13824, 4096, 1280, 36)
 WINDOW = Step(I2V, "bf16", 14_040, 1, 8, "cross_attention")
@@ -148,7 +151,7 @@ def test_a_policy_that_is_named_is_taken(words: list[str], expected: Policy):
 def test_ranks_that_share_a_sequence_keep_and_compute_their_part_of_it():
     long = ["stage=motion", "data=noir", "model=wan21_14b_720p", "stage.batch_size=1", "stage.num_frames=81"]
     one, shared = (compose_train([*long, "gpus=2", *words]) for words in ([], ["strategy.sequence=2"]))
-    assert plan_lines(shared, None, None)[0].endswith("1 x 75,600 tokens (37,800 on each of 2 ranks), 1,000 steps of 4")
+    assert plan_lines(shared, None, None)[1].endswith("1 x 75,600 tokens (37,800 on each of 2 ranks), 1,000 steps of 4")
     policy, seconds, kept = Policy(40, compile=True), [], []
     for config in (one, shared):
         seconds.append(step_of(config).seconds(policy, GPUS[0]))
@@ -244,7 +247,7 @@ def test_the_plan_of_many_gpus_is_called_a_prediction_and_needs_neither_gpu_nor_
     from cinelora.cli.main import main
 
     monkeypatch.chdir(tmp_path)
-    argv = ["prompt=x", "model=wan21_14b_720p", "model.weights=random", "gpus=8", "plan=true"]
+    argv = ["prompt=x", "model=wan21_14b_720p", "model.weights=random", "gpus=8", "plan=cluster"]
     assert main("infer", argv, lambda *_: 1) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(
@@ -264,14 +267,105 @@ def config_for(*words: str) -> TrainConfig:
     return compose_train([*FULL, *words])
 
 
-def test_a_plan_names_here_and_every_size_of_card():
-    lines = plan_lines(config_for(), "NVIDIA H100 80GB HBM3", 79.2)
-    assert "16,394.9 million parameters; adapter 19.66 million" in lines[1]
-    assert lines[2].startswith("here, NVIDIA H100 80GB HBM3, 79 GiB: memory=auto: ")
-    rows = [line.split()[:2] for line in lines[4:]]
-    assert rows == [[card, dtype] for card in ("16", "24", "48", "80", "141") for dtype in ("bf16", "fp8")]
-    assert "this H100" in lines[3]
-    assert plan_lines(config_for(), None, None)[2] == "here: no GPU, which this takes"
+def test_a_plan_begins_with_a_verdict_and_names_cards():
+    first, _, about, _, *rows = plan_lines(config_for(), "NVIDIA H100 80GB HBM3", 79.2)
+    assert first.startswith("Fits NVIDIA H100 80GB HBM3, 79 GiB: bf16, memory=auto: ")
+    assert re.search(r"; about \d+\.\d\d s a step, \d+\.\d h \(measured\); host RAM 0\.0 GiB .* up to 91 GB", first)
+    assert "16,394.9 million parameters; adapter 19.66 million" in about
+    assert [row[:17].strip() for row in rows] == list(SHOWN)
+    assert plan_lines(config_for(), None, None)[0].startswith("No GPU here, and this model needs one")
+
+
+def test_a_small_model_gets_no_table():
+    lines = plan_lines(compose_train(["stage=style", "data=noir"]), None, None)
+    assert lines[0].startswith("No GPU here, and none is needed; nothing to download")
+    assert len(lines) == 3
+
+
+def seconds_on(text: str, *words: str) -> dict[str, float]:
+    """Of a named card, seconds a step by dtype."""
+    named = card_of(text)
+    rows = plan_lines(config_for(*words), named.name, named.gib)
+    found = [row[17:].split() for row in rows if row.startswith(f"{named.name} ")]
+    return {row[1]: float(row[3]) for row in found if "nothing" not in row}
+
+
+def test_a_faster_card_is_planned_faster_and_ampere_computes_no_fp8():
+    bf16 = [
+        seconds_on(text)["bf16"]
+        for text in ("rtx3060", "rtx3090", "rtx4090", "RTX 5090", "a100", "h100", "h200", "b200")
+    ]
+    assert bf16 == sorted(bf16, reverse=True)
+    assert len(set(bf16)) == len(bf16)
+    for gpu in GPUS:
+        assert set(seconds_on(gpu.name)) == {"bf16", "fp8"} & set(gpu.dtypes), gpu.name
+        assert (gpu.fp8 is not None) == (gpu.capability >= (8, 9)), gpu.name
+    refused = plan_lines(config_for("model.dtype=fp8"), "RTX 3090", 24)[0]
+    assert refused.startswith(
+        "Does not fit RTX 3090, 24 GiB: model.dtype=fp8: a card of compute capability 8.6 computes no fp8"
+    )
+    lean = plan_lines(compose_train([*FULL[:-1], "stage.batch_size=16", "stage.num_frames=81"]), "RTX 3060", 12)[0]
+    assert "Does not fit RTX 3060" in lean
+    assert "fp8" not in lean
+
+
+def test_a_card_that_is_not_known_has_memory_and_no_seconds():
+    first = plan_lines(config_for(), "NVIDIA GeForce RTX 9999", 40.0)[0]
+    assert first.startswith("Fits NVIDIA GeForce RTX 9999, 40 GiB: bf16, ")
+    assert "no seconds, as this card is not in the table" in first
+    assert " h (" not in first
+    clip = drawing_lines(compose_infer(DRAW), "NVIDIA GeForce RTX 9999", 40.0)[0]
+    assert "no seconds" in clip
+    assert "min a clip" not in clip
+
+
+@pytest.mark.parametrize(
+    ("driver", "name"),
+    [
+        ("NVIDIA GeForce RTX 3060", "RTX 3060"),
+        ("NVIDIA GeForce RTX 3060 Ti", None),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA GeForce RTX 4080 SUPER", "RTX 4080 SUPER"),
+        ("NVIDIA GeForce RTX 4080", "RTX 4080"),
+        ("NVIDIA GeForce RTX 4070 Ti SUPER", "RTX 4070 Ti SUPER"),
+        ("NVIDIA GeForce RTX 4070 Ti", None),
+        ("NVIDIA A10", "A10"),
+        ("NVIDIA A10G", None),
+        ("NVIDIA A100-SXM4-40GB", "A100 40GB"),
+        ("NVIDIA A100 80GB PCIe", "A100 80GB"),
+        ("NVIDIA L4", "L4"),
+        ("NVIDIA L40", None),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA RTX A6000", "RTX A6000"),
+        ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA GH200 480GB", None),
+        ("NVIDIA H200 MIG 1g.18gb", None),
+        ("NVIDIA B200", "B200"),
+        (None, None),
+    ],
+)
+def test_a_drivers_name_means_one_card(driver: str | None, name: str | None):
+    found = gpu_named(driver)
+    assert (found.name if found else None) == name
+
+
+def test_a_card_is_named_as_one_types_it_and_a_wrong_one_is_refused_with_all():
+    named: list[Gpu] = [card_of(text) for text in ("rtx4090", "RTX 4090", "rtx-4090", "a100", "a100-40gb", "h200")]
+    assert [gpu.name for gpu in named] == ["RTX 4090"] * 3 + ["A100 80GB", "A100 40GB", "H200"]
+    assert all(gpu_named(gpu.name) == card_of(gpu.name) == gpu for gpu in GPUS)
+    with pytest.raises(ConfigError, match=r"plan=rtx: wants true, cluster or a card: h200, .*rtx3060|plan=voodoo"):
+        card_of("voodoo")
+
+
+def test_an_h100_takes_what_was_measured_more_than_an_h200():
+    clip = Prediction(I2V, 32_760, "bf16")
+    h200, h100 = (clip.seconds(card_of(text)) for text in ("h200", "h100"))
+    assert h100 / h200 == pytest.approx(1.015, abs=0.002)
 
 
 @pytest.mark.parametrize(
@@ -309,19 +403,20 @@ def test_peaks_of_training_every_weight_measured_on_an_h100_come_out():
 def test_a_plan_of_training_every_weight_names_what_it_takes():
     config = compose_train(["stage=pretrain", "data=rendered", "model=wan21_1_3b", "model.weights=random"])
     lines = plan_lines(config, "NVIDIA H200", 139.8)
-    assert lines[1].endswith("million parameters; all trained")
-    assert "weights, gradients and optimizer 23.8" in lines[2]
-    cards = {row.split()[0]: row for row in lines[4:]}
-    assert "nothing fits" in cards["16"]
-    assert "nothing fits" in cards["24"]
-    assert "recomputed" in cards["141"]
-    assert "weights of" not in cards["141"]
+    assert lines[2].endswith("million parameters; all trained")
+    assert "weights, gradients and optimizer 23.8" in lines[0]
+    cards = {row[:17].strip(): row for row in lines[4:]}
+    assert "nothing fits" in cards["RTX 4070 Ti SUPER"]
+    assert "nothing fits" in cards["RTX 4090"]
+    assert "recomputed" in cards["H200"]
+    assert "weights of" not in cards["H200"]
 
 
 def test_steps_and_accumulation_make_hours():
-    one, many = (plan_lines(config_for(f"stage.steps={steps}"), None, None)[-1].split() for steps in (1000, 10_000))
-    assert float(many[4]) == pytest.approx(10 * float(one[4]), rel=0.05)
-    assert many[3] == one[3]
+    plans = (plan_lines(config_for(f"stage.steps={steps}"), None, None) for steps in (1000, 10_000))
+    one, many = (next(row for row in plan if row.startswith("RTX 3090")).split() for plan in plans)
+    assert float(many[6]) == pytest.approx(10 * float(one[6]), rel=0.05)
+    assert many[5] == one[5]
 
 
 def test_swapping_weights_that_are_not_recomputed_is_refused():

@@ -12,11 +12,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from cinelora.config.schema import ADAPTER_STAGES, ModelConfig
 from cinelora.config.store import build, load_config
 from cinelora.errors import AdapterError
+from cinelora.footage.manifest import read_manifest, usual_size
 from cinelora.io.hub import is_run, resolve
 from cinelora.io.plain_data import read_json
 from cinelora.io.terminal import warn
@@ -123,6 +124,11 @@ class RunDirectory:
         """Whether the run has come to its end after ``step``: a summary is the last thing that it writes."""
         return self.summary.exists() and self.read_end()["step"] == step
 
+    def learnt_size(self, model: ModelConfig) -> tuple[int, int] | None:
+        """Height and width of most training samples of the run of this ``model``; None before they are chosen."""
+        samples = read_manifest(self.manifest).samples if self.manifest.is_file() else ()
+        return usual_size(samples, (model.height, model.width))
+
 
 def adapter_paths(source: Path) -> dict[str, Path]:
     """The adapter files that ``source`` (a run directory or one adapter file) offers, by kind.
@@ -174,17 +180,31 @@ def warn_of_other_weights(
             )
 
 
+def learnt_size(source: Path) -> tuple[int, int] | None:
+    """Height and width of most samples that a run, or an adapter file as its header says, was trained on; None where unknown.
+
+    Raises as ``trained_on``.
+    """
+    if is_run(source):
+        return RunDirectory(source).learnt_size(load_config(source).model)
+    size = _header_settings(source).get("size")
+    return (int(size[0]), int(size[1])) if size else None
+
+
 def trained_on(source: Path) -> ModelConfig | None:
     """The model that a run, or an adapter file's header, says it was trained on; None where it does not say.
 
     Raises ``ConfigError``, ``AdapterError`` or ``FileError`` for what cannot be read.
     """
-    from cinelora.adapters.adapter_file import read_adapter_facts
-
-    # A run says it in its settings. Of an adapter by itself, or of a folder with some, the settings stand in the file's header,
-    # and files of other tools have none.
     if is_run(source):
         return load_config(source).model
-    file = source if source.is_file() else sorted(source.glob("*.safetensors"))[0]
-    settings = read_adapter_facts(file)["config"] or {}
-    return build(ModelConfig, settings["model"], file) if "model" in settings else None
+    settings = _header_settings(source)
+    return build(ModelConfig, settings["model"], source) if "model" in settings else None
+
+
+def _header_settings(source: Path) -> dict[str, Any]:
+    """The settings that an adapter by itself, or the first in a folder, has in its header; files of other tools have none."""
+    from cinelora.adapters.adapter_file import read_adapter_facts
+
+    files = [source] if source.is_file() else sorted(source.glob("*.safetensors"))
+    return (read_adapter_facts(files[0])["config"] or {}) if files else {}

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths
+from cinelora.cli.clip_size import sized
 from cinelora.cli.compose import AUTO, compose
 from cinelora.cli.help import answer
 from cinelora.cli.parse import Command
 from cinelora.cli.preflight import check_evaluate, check_infer, check_prepare, check_study, check_train
 from cinelora.cli.programs import Config
 from cinelora.cli.run_dir import RunPlace, make_run_dir, word_of_many
+from cinelora.config.rules import refuse
 from cinelora.config.schema import EvaluateConfig, InferConfig, PrepareConfig, StudyConfig, TrainConfig, drawn_by
 from cinelora.config.store import anchored, save_config
 from cinelora.config.trust import note_as_own
@@ -29,10 +31,13 @@ from cinelora.io.locks import LOCK, lock
 from cinelora.io.plain_data import read_text
 from cinelora.io.terminal import say
 from cinelora.parallel.launch import LaunchError
-from cinelora.planning.planner import drawing_lines, plan_lines
+from cinelora.planning.cards import card
+from cinelora.planning.planner import drawing_lines, plan_lines, sharing_lines
 from cinelora.planning.previews import planned_previews
 
 Run = Callable[[Any, Path], int]
+CLUSTER = "cluster"
+"""``plan=cluster`` also estimates 1 to 64 GPUs."""
 INTERRUPTED = slurm.STOPPED
 _CHECKS: dict[type, Callable[[Any], list[str]]] = {
     TrainConfig: check_train,
@@ -51,7 +56,9 @@ def accepted(command: Command) -> tuple[Config, list[str]]:
     """
     try:
         config = compose(command)
-        lines = _CHECKS[type(config)](config)
+        refuse(config)  # contradictions first: the size of clips follows from files
+        config, lines = sized(config, command)
+        lines += _CHECKS[type(config)](config)
         return config, lines if getattr(config, "plan", False) else [*lines, *_unread_lines(config, command)]
     except OSError as error:
         raise ConfigError(f"{error.filename} cannot be looked at: {error.strerror}") from error
@@ -71,7 +78,8 @@ def run_one(command: Command, run: Run) -> int:
         say(*lines)
         return run(anchored(config), Path())
     if config.plan:
-        return answer(*lines, *planned(config))
+        verdict, *rest = planned(config)
+        return answer(verdict, *lines, *rest)
     # From here on the working directory no longer counts: settings are kept with whole paths, in a directory that is there.
     config = anchored(config)
     place = make_run_dir(config)
@@ -139,8 +147,11 @@ def _latest(run_dir: Path) -> str | None:
     return read_text(pointer) if pointer.is_file() else None
 
 
-def planned(config: Config) -> list[str]:
-    """What a run takes, here and on other cards."""
+def planned(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig) -> list[str]:
+    """What a run takes: here, or on the card that ``plan=`` names, and on others. Raises ``ConfigError`` for an unknown card."""
+    named = card(config.plan) if isinstance(config.plan, str) and config.plan != CLUSTER else None
+    place = (named.name, named.gib) if named else gpu_at_hand()
     if isinstance(config, TrainConfig):
-        return plan_lines(config, *gpu_at_hand(), planned_previews(config, has_gpu=True))
-    return drawing_lines(config if isinstance(config, InferConfig) else drawn_by(config), *gpu_at_hand())
+        return plan_lines(config, *place, planned_previews(config, has_gpu=True))
+    clip = config if isinstance(config, InferConfig) else drawn_by(config)
+    return [*drawing_lines(clip, *place), *(sharing_lines(clip, place[0]) if config.plan == CLUSTER else [])]

@@ -158,6 +158,13 @@ def _found_again(config: InferConfig | EvaluateConfig | StudyConfig, many: str) 
     return named if named.exists() else next((one for one in others if _same_request(config, one)), named)
 
 
+def begun_in(config: InferConfig | EvaluateConfig | StudyConfig) -> Path | None:
+    """The directory where an earlier run began this very request, or None."""
+    many = word_of_many(config)
+    found = Path(config.out) if config.out else _found_again(config, many) if many else None
+    return found if found and _same_request(config, found) else None
+
+
 def new_dir(parent: Path) -> Path:
     """A new directory named after the time; a second one in the same second gets ``-2``."""
     stamp, number = time.strftime("%Y-%m-%d_%H-%M-%S"), 1

@@ -25,7 +25,7 @@ def clip_facts(schema: Any, settings: dict[str, Any]) -> dict[str, Any]:
     for key, field in fields_of(schema).items():
         first = field.was or key
         value = there.get(key, there.get(first, ...)) if field.changes_clip else field.hashed_as
-        if value is ...:
+        if value is ... or (field.since and value == field.default):
             continue
         *sections, name = first.split(".")
         node = found

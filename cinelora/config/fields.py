@@ -55,6 +55,8 @@ class Field:
     # whether another value gives another clip; ``hashed_as`` stands in a hash in its place, if it is not ...
     changes_clip: bool = True
     hashed_as: Any = ...
+    # newer than the first hashes of clips: it stands in them where it is not its default, so that those of older runs hold
+    since: bool = False
     # its key in older versions, under which it stands in hashes
     was: str = ""
     # read by report=true, answers= and merge=, which draw nothing

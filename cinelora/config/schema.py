@@ -530,7 +530,8 @@ _RANKS = _count(1, changes_clip=False)
 _NODES = _count(1, resumable=True, changes_clip=False)
 """machines"""
 _PLAN = setting(False, changes_clip=False)
-"""say what a clip takes, in memory and time here and on other GPUs, and do nothing"""
+"""true = say what a clip takes, in memory and time, here and on other cards, and do nothing; rtx4090 (or another) = as if on that
+card; cluster = also on up to 64 GPUs"""
 _MODELS_CACHE = _path("outputs/cache", changes_clip=False, without_drawing=True)
 """folder of models built or fetched"""
 
@@ -579,8 +580,9 @@ class TrainConfig:
     """processes reading footage and cache, per rank; 0 reads in the rank itself"""
     max_restarts: int = setting(3, at_least=0, resumable=True, read_when="one_machine")
     """times a run on one machine starts again by itself after it lost a rank"""
-    plan: bool = setting(False, resumable=True)
-    """say what the run takes, in memory and time here and on other GPUs, and do nothing"""
+    plan: bool | str = setting(False, resumable=True)
+    """true = say what the run takes, in memory and time, here and on other cards, and do nothing; rtx4090 (or another) = as if on
+    that card"""
     out: str | None = _OUT
     """run directory; null = outputs/<stage>/<data>/<time>"""
     adapter: str | None = _run()
@@ -638,7 +640,9 @@ class InferConfig:
     """file with one prompt a line; makes a clip of each, goes on where it stopped"""
     negative_prompt: str | None = _NEGATIVE_PROMPT
     image: str | None = _path()
-    """keyframe to start from, instead of making one"""
+    """keyframe to start from, instead of making one; it gives the clip its shape, unless model.height or model.width is typed"""
+    fit: str = setting("cover", ("cover", "contain"), since=True, read_when="image_given")
+    """image in another shape than the clip's: cover cuts its sides, contain puts black beside it"""
     mode: str = _MODE
     num_frames: int | None = _NUM_FRAMES
     compare: bool = setting(False, read_when="adapted")
@@ -647,7 +651,7 @@ class InferConfig:
     """same seed, same clip"""
     gpus: int = _RANKS
     nodes: int = _NODES
-    plan: bool = _PLAN
+    plan: bool | str = _PLAN
     out: str | None = _OUT
     """run directory; null = outputs/infer/<time>"""
     cache: str = _MODELS_CACHE
@@ -710,7 +714,7 @@ class EvaluateConfig:
     """draw nothing: tables and page anew, of what out=<run> holds"""
     answers: str | None = _path(changes_clip=False, without_drawing=True, typed_only=True)
     """answers to out=<run>'s pairs.html, to be scored: a file, or a folder of them"""
-    plan: bool = _PLAN
+    plan: bool | str = _PLAN
     out: str | None = _OUT
     """run directory; null = outputs/evaluate/<ckpt>-<hash of the settings>"""
     cache: str = _MODELS_CACHE
@@ -774,7 +778,7 @@ class StudyConfig:
     """studies to be put into one, out=<directory>: their run directories"""
     gpus: int = _RANKS
     nodes: int = _NODES
-    plan: bool = _PLAN
+    plan: bool | str = _PLAN
     out: str | None = _OUT
     """run directory; null = outputs/study/<ckpt>-<hash of the settings>"""
     cache: str = _MODELS_CACHE

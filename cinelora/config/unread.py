@@ -104,6 +104,7 @@ OF_SETTINGS: dict[str, Callable[[Any], object]] = {
     "own_frames": lambda c: _trains(c) or c.num_frames is None,
     "own_shift": lambda c: _trains(c) or c.sampler.shift is None,
     "own_negative": lambda c: _trains(c) or c.negative_prompt is None,
+    "image_given": lambda c: c.image,
     "guided": lambda c: _trains(c) or c.sampler.guidance != 1,
     # footage: rendered in a look, read from a list of samples as it stands, or surveyed for samples
     "data_named": lambda c: c.data.name,

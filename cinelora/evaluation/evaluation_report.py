@@ -9,15 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from markupsafe import Markup
-from PIL import Image
 
 from cinelora.evaluation.blind_test import load_preferences
 from cinelora.evaluation.clip_list import Plan, PlannedTake, clip_file, keyframe_file
 from cinelora.evaluation.measure import REAL_CLIPS, Numbers, in_words, read_numbers
 from cinelora.evaluation.page_clips import thumbnail, within_budget
+from cinelora.footage.image_reader import read_picture
 from cinelora.footage.video_reader import open_video
 from cinelora.io.atomic import write_text
 from cinelora.io.html.figure import interval_figure
@@ -67,7 +66,7 @@ def keyframes(plan: Plan, run_dir: Path) -> list[tuple[str, dict[str, bytes]]]:
     rows = []
     for take in (take for take in plan.takes() if take.seed == plan.seeds[0]):
         files = {name: keyframe_file(run_dir, take, name) for name in plan.names()}
-        there = {name: np.asarray(Image.open(file).convert("RGB")) for name, file in files.items() if file.is_file()}
+        there = {name: read_picture(file) for name, file in files.items() if file.is_file()}
         if there:
             rows.append((take.prompt.text, {name: thumbnail(pixels) for name, pixels in there.items()}))
     return rows

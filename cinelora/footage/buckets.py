@@ -68,6 +68,15 @@ def bucket(picture: Size, model: Size) -> Size:
     return found
 
 
+def clip_size(aspect: float, model: Size) -> Size:
+    """The size of a generated clip in a shape, width over height: that of ``bucket``, with all of the ``model``'s pixels.
+
+    Shapes beyond 1:4 and 4:1 are taken for those.
+    """
+    shape = min(max(aspect, SHAPES[0]), SHAPES[-1])
+    return model if kept(aspect, model) >= OWN else _filled(shape, model[0] * model[1])
+
+
 def kept(aspect: float, size: Size) -> float:
     """Fraction of a picture, width over height ``aspect``, that is left when it is cut to the shape of ``size``."""
     ratio = aspect * size[0] / size[1]

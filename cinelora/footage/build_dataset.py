@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import groupby
@@ -30,7 +30,7 @@ from cinelora.footage.lut import read_cube
 from cinelora.footage.manifest import Manifest, Sample, Skipped, is_inside, read_manifest
 from cinelora.footage.scan_folder import FILMS, find_clips, members
 from cinelora.footage.shot_detection import About, Survey, load_survey
-from cinelora.footage.shot_filter import Shot, alike, judge, three_hashes
+from cinelora.footage.shot_filter import Shot, alike, judge, picture_hashes
 from cinelora.footage.survey_pool import File, survey_files, survey_path
 from cinelora.footage.video_reader import Handling
 from cinelora.io.atomic import make_folder, sha256_file, sha256_json
@@ -146,6 +146,7 @@ def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | No
     # of them in the end names no shot.
     rows: list[list[Judged]] = []
     hashes: list[Sequence[int] | None] = []
+    content: list[Hashable | None] = []
     for file in files:
         survey = None if file.reason else load_survey(survey_path(folder, file.survey))
         if survey is None:
@@ -157,8 +158,9 @@ def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | No
             judged = replace(judged, by_hand=by_hand.pop(judged.id, None))
             rows.append([picked(judged, survey, data, each) for each in wanted])
             # A shot that is left out has no hashes: else a good copy of a rejected shot would be left out with it.
-            hashes.append(None if judged.against(False) else three_hashes(survey, shot))
-    for number, first in _twins(hashes, data.limits.alike if data.judged else None).items():
+            hashes.append(None if judged.against(False) else picture_hashes(survey, shot))
+            content.append(None if judged.against(False) else (file.sha256, shot.start, shot.end))
+    for number, first in _twins(hashes, content, data.limits.alike if data.judged else None).items():
         rows[number] = [replace(judged, twin=rows[first][0].id) for judged in rows[number]]
     notes = tuple(f"{name} in {OVERRIDES} is no shot of this footage: it was cut anew, or moved" for name in by_hand)
     left_out = tuple(sorted(skipped, key=lambda clip: clip.path))
@@ -215,13 +217,26 @@ def picked(judged: Judged, survey: Survey, data: DataConfig, wanted: Wanted) -> 
     return replace(judged, picks=tuple(windows(survey, shot, wanted.fps, num_frames, data.window_stride, blend)))
 
 
-def _twins(hashes: list[Sequence[int] | None], limit: float | None) -> dict[int, int]:
-    """The numbers of shots that show the same as an earlier one, and of that one; those without hashes are like none."""
-    known = [i for i, three in enumerate(hashes) if three is not None]
-    if not known or limit is None:
+def _twins(hashes: list[Sequence[int] | None], content: list[Hashable | None], limit: float | None) -> dict[int, int]:
+    """The numbers of shots that show the same as an earlier one, and of that one.
+
+    Shots without hashes show too little to be like another, unless their ``content`` is the same; one without is like none.
+    """
+    if limit is None:
         return {}
-    firsts = alike(np.array([hashes[i] for i in known], np.uint64), limit)
-    return {known[i]: known[first] for i, first in enumerate(firsts) if first != i}
+    found: dict[int, int] = {}
+    # A still has one picture where a shot has three, so it may differ by a third of the bits: at 6 two people in one
+    # room pass for each other, at 2 a copy that was scaled or compressed again is found.
+    for pictures, bits in ((3, limit), (1, limit / 3)):
+        known = [i for i, some in enumerate(hashes) if some is not None and len(some) == pictures]
+        firsts = alike(np.array([hashes[i] for i in known], np.uint64), bits) if known else ()
+        found |= {known[i]: known[first] for i, first in enumerate(firsts) if first != i}
+    earlier: dict[Hashable, int] = {}
+    for number, same in enumerate(content):
+        first = number if same is None else earlier.setdefault(same, number)
+        if first != number:
+            found.setdefault(number, found.get(first, first))
+    return found
 
 
 def box_of(bars: tuple[float, float, float, float] | None, size: tuple[int, int]) -> tuple[int, int, int, int] | None:

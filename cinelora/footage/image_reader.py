@@ -1,12 +1,15 @@
-"""Pictures as footage: a still is a clip of one frame, numbered pictures one of many, both in sRGB of 8 bits.
+"""The one reader of pictures, given as footage or as ``image=``: upright, in sRGB of 8 bits, whatever the file is.
 
-Enters: picture files. Leaves: the same ``Reader`` as of a film. Pillow reads them; FFmpeg what Pillow cannot, EXR and TIFF of
+Enters: picture files. Leaves: pixels, or the same ``Reader`` as of a film: a still is a clip of one frame, numbered pictures are
+one of many. Pillow reads them; FFmpeg what Pillow cannot, EXR and TIFF of
 16 bits. It does not know which pictures belong together.
 """
 
 from __future__ import annotations
 
 import io
+import struct
+import warnings
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cached_property
@@ -24,6 +27,18 @@ from cinelora.footage.video_reader import Handling, Header, Pixels, Reader, Time
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".exr", ".bmp", ".gif")
 FFMPEG_KINDS = {".exr": "exr_pipe", ".tif": "tiff_pipe", ".tiff": "tiff_pipe", ".png": "png_pipe"}
+_DAMAGED = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+    MemoryError,
+)
+"""What Pillow's plugins raise over files that end early or contradict themselves."""
 
 
 def picture_size(path: Path) -> tuple[int, int] | None:
@@ -33,37 +48,38 @@ def picture_size(path: Path) -> tuple[int, int] | None:
             with av.open(f"file:{path}", format="exr_pipe") as container:
                 stream = container.streams.video[0]
                 return stream.height, stream.width
-        with Image.open(path) as picture:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
             return picture.height, picture.width
-    except (OSError, ValueError, av.FFmpegError, Image.DecompressionBombError):
+    except (*_DAMAGED, av.FFmpegError, Image.DecompressionBombError):
         return None
 
 
-def read_picture(path: Path) -> Pixels:
-    """The picture upright, RGB HWC: embedded profiles turned into sRGB, what is transparent over black.
+def read_picture(path: Path, animated: bool = False) -> Pixels:
+    """The picture upright, RGB HWC in sRGB: its profile heeded, what is transparent over black.
 
-    Raises ``UnreadableClip``.
+    Of an animation the first frame, if ``animated`` ones are welcome. Raises ``UnreadableClip``.
     """
     try:
         if path.suffix.lower() == ".exr":
             return _by_ffmpeg(path)
-        with Image.open(path) as picture:
-            _refuse_odd(path, picture)
-            return np.asarray(_in_srgb(ImageOps.exif_transpose(picture)))
+        # What Pillow warns of (large pictures, odd metadata) is either refused below or changes no pixel.
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
+            _refuse_odd(path, picture, animated)
+            return np.array(_in_srgb(ImageOps.exif_transpose(picture)))
     except UnidentifiedImageError as error:
         if not path.stat().st_size:
             raise UnreadableClip(path, "the file is empty") from error
         if path.suffix.lower() not in FFMPEG_KINDS:
             raise UnreadableClip(path, "it is no picture") from error
         return _by_ffmpeg(path)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (*_DAMAGED, Image.DecompressionBombError) as error:
         text = reason(error) or type(error).__name__
         raise UnreadableClip(path, text[0].lower() + text[1:]) from error
 
 
-def _refuse_odd(path: Path, picture: Image.Image) -> None:
+def _refuse_odd(path: Path, picture: Image.Image, animated: bool) -> None:
     refuse_large(path, picture.width, picture.height)
-    if getattr(picture, "n_frames", 1) > 1 and picture.format in ("GIF", "WEBP", "PNG"):
+    if not animated and getattr(picture, "n_frames", 1) > 1 and picture.format in ("GIF", "WEBP", "PNG"):
         raise UnreadableClip(path, "it is an animation: make a film of it")
     if picture.mode in ("I", "F"):
         raise UnreadableClip(
@@ -72,24 +88,41 @@ def _refuse_odd(path: Path, picture: Image.Image) -> None:
 
 
 def _in_srgb(picture: Image.Image) -> Image.Image:
+    # A profile says what the file's numbers look like: without it a photograph in Adobe RGB would be trained on too pale. It is
+    # of the stored colours, so it comes before transparency: what is blended with black is no colour of the profile any more.
+    profile = picture.info.get("icc_profile")
+    see_through = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
+    alpha = picture.convert("RGBA").getchannel("A") if see_through else None
+    colours = _turned(_opaque(picture), profile)
+    # What shines through a transparent picture is not in the file. Black is what an editor shows there.
+    return Image.composite(colours, Image.new("RGB", colours.size), alpha) if alpha else colours
+
+
+def _opaque(picture: Image.Image) -> Image.Image:
+    """The stored colours in 8 bits, as one of the modes that a profile can be of: L, RGB, CMYK or LAB."""
     # Grey of 16 bits: Pillow's own conversion would clip every value above 255 to white. 65535 / 255 = 257, so that
     # the lightest value stays the lightest.
     if picture.mode.startswith("I;16"):
-        return Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8)).convert("RGB")
-    # What shines through a transparent picture is not in the file. Black is what an editor shows there.
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        rgba = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "black"), rgba).convert("RGB")
-    # A profile says what the file's numbers look like: without it a photograph in Adobe RGB would be trained on too pale.
-    profile = picture.info.get("icc_profile")
-    if profile and picture.mode in ("RGB", "CMYK", "L"):
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            turned = ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError):
-            return picture.convert("RGB")  # a profile that is damaged says nothing
-        return turned or picture
-    return picture.convert("RGB")
+        return Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8))
+    if picture.mode in ("L", "LA", "1"):
+        return picture.convert("L")
+    return picture if picture.mode in ("CMYK", "LAB") else picture.convert("RGB")
+
+
+def _turned(colours: Image.Image, profile: bytes | None) -> Image.Image:
+    """The colours as sRGB has them; a profile that is damaged, or of other colours than the file's, says nothing."""
+    try:
+        source = None if profile is None else ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if colours.mode == "LAB" and source is None:
+            source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+        if source is not None:
+            if colours.mode == "L" and source.profile.xcolor_space.strip() == "RGB":
+                colours = colours.convert("RGB")
+            turned = ImageCms.profileToProfile(colours, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            return turned or colours.convert("RGB")
+    except (ImageCms.PyCMSError, OSError):
+        pass
+    return colours.convert("RGB")
 
 
 def _by_ffmpeg(path: Path) -> Pixels:

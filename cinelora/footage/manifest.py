@@ -7,7 +7,8 @@ rank which only trains, from latents that are encoded already, need not wait for
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +42,12 @@ class Sample:
     size: tuple[int, int] | None = None
     weights: tuple[float, ...] = ()
     colours: str = ""
+
+
+def usual_size(samples: Iterable[Sample], model: tuple[int, int]) -> tuple[int, int] | None:
+    """Height and width that most of the training samples have, some of them the ``model``'s own; None where there are none."""
+    sizes = Counter(sample.size or model for sample in samples if sample.split == "train")
+    return sizes.most_common(1)[0][0] if sizes else None
 
 
 @dataclass(frozen=True)

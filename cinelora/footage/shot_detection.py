@@ -34,13 +34,16 @@ from cinelora.io.plain_data import build, opened, parse_json
 
 VERSION = 1
 """Raised whenever the same file would give other numbers."""
+STILLS_VERSION = 2
+"""Likewise, of pictures alone: version 1 sampled none of a still, so that bars, lettering and copies were not seen."""
 WIDTH = 480
 """Pixels of the longer side that frames are looked at with; smaller footage is looked at as it is."""
 FLOW_SIZE = (160, 90)
 """Width and height that motion is measured at, whatever the picture's shape."""
 THUMB_WIDTH, THUMB_QUALITY = 240, 70
 SAMPLE_AFTER, SAMPLE_EVERY_S = 3, 1.0
-"""A picture is kept this many frames after a cut, where blended frames are over, and then once a second."""
+"""A picture is kept this many frames after a cut, where blended frames are over, and then once a second; of a file with
+fewer frames, as a still, the last."""
 PART_S = 300.0
 """Seconds of a part: long files are surveyed in parts, by several processes, and a killed survey resumes after the last."""
 WARM_UP_S = 1.0
@@ -202,6 +205,7 @@ class _Eye:
         self.seen = self.warm = 0
         self.behind_cut: float = 0 if start_s == 0 else math.inf
         self.before: tuple[float, Pixels, Pixels] | None = None
+        self.latest: Pixels | None = None
         self.recent: deque[tuple[int, Pixels]] = deque(maxlen=2 * MIX_REACH + 1)
         self.mixed: dict[int, float] = {}
 
@@ -224,14 +228,19 @@ class _Eye:
             self.warm += 1
         else:
             self.rows.append((seconds, *self._changed(seconds, gray, small), *_light(inner), _sharpness(inner)))
-            self._sample(frame_HWC, gray, small)
-        self.before = (seconds, gray, small)
+            if self._is_due():
+                self._sample(frame_HWC, gray, small)
+        self.before, self.latest = (seconds, gray, small), frame_HWC
         return True
 
     def arrays(self) -> Arrays:
         """All numbers, by name."""
         if self.seen:
             self._cut_at(self.detector.post_process(self.timecode(self.seen - 1)))
+        if self.rows and not self.samples and (self.start_s, self.end_s) == (0.0, math.inf):
+            assert self.latest is not None
+            assert self.before is not None
+            self._sample(self.latest, *self.before[1:], alone=True)
         table = np.array(self.rows, np.float64).reshape(-1, 1 + len(MEASURED))
         numbers = range(self.warm, self.warm + len(table))
         found: Arrays = {name: column.astype(np.float32) for name, column in zip(MEASURED, table.T[1:], strict=True)}
@@ -276,17 +285,19 @@ class _Eye:
         motion = float(cv2.magnitude(across, down).mean())
         return change, motion * widths, float(np.median(across)) * widths, float(np.median(down)) * widths
 
-    def _sample(self, frame_HWC: Pixels, gray: Pixels, small: Pixels) -> None:
+    def _is_due(self) -> bool:
         # `behind_cut` counts frames since the last cut. At 3 a picture is due, then once a second: each time the count is set
         # back to just after the first, so that every later picture waits a second more.
         due = self.behind_cut == SAMPLE_AFTER or self.behind_cut >= SAMPLE_AFTER + SAMPLE_EVERY_S * self.fps
         self.behind_cut = SAMPLE_AFTER + 1 if due else self.behind_cut + 1
-        if due:
-            jpeg = _jpeg(frame_HWC)
-            self.thumbs.write(jpeg)
-            edges = np.packbits(cv2.Canny(small, 80, 160) > 0)
-            number = len(self.rows) - 1
-            self.samples.append((number, _hash(gray), lettering(gray), bars(gray), edges, len(jpeg)))
+        return due
+
+    def _sample(self, frame_HWC: Pixels, gray: Pixels, small: Pixels, alone: bool = False) -> None:
+        jpeg = _jpeg(frame_HWC)
+        self.thumbs.write(jpeg)
+        edges = np.packbits(cv2.Canny(small, 80, 160) > 0)
+        number = len(self.rows) - 1
+        self.samples.append((number, _hash(gray), lettering(gray), bars(gray, alone), edges, len(jpeg)))
 
 
 # -- single frames -----------------------------------------------------------------------------------------------------
@@ -332,15 +343,27 @@ def _hash(gray: Pixels) -> int:
     return int.from_bytes(np.packbits(small[:, 1:] > small[:, :-1]).tobytes(), "big")
 
 
-def bars(gray: Pixels) -> tuple[float, float, float, float]:
-    """Share of the picture that is flat black at its left, top, right and bottom; -1 each where it is too dark to tell."""
+def bars(gray: Pixels, alone: bool = False) -> tuple[float, float, float, float]:
+    """Share of the picture that is flat black at its left, top, right and bottom; -1 each where it is too dark to tell.
+
+    Of a picture that stands ``alone``, with no others to agree, a bar must end in a line most of which is no longer black: what
+    was photographed before black is not cut to its outline.
+    """
     rows, columns = _are_bars(gray), _are_bars(gray.T)
     if rows.mean() > 0.7 or columns.mean() > 0.7:
         return -1.0, -1.0, -1.0, -1.0
-    top, bottom = np.argmin(rows), np.argmin(rows[::-1])
-    left, right = np.argmin(columns), np.argmin(columns[::-1])
+    top, bottom = _bar(gray, rows, alone), _bar(gray[::-1], rows[::-1], alone)
+    left, right = _bar(gray.T, columns, alone), _bar(gray.T[::-1], columns[::-1], alone)
     height, width = gray.shape
-    return float(left / width), float(top / height), float(right / width), float(bottom / height)
+    return left / width, top / height, right / width, bottom / height
+
+
+def _bar(lines: Pixels, are_bars: NDArray[np.bool_], alone: bool) -> int:
+    """How many lines from the first on are a bar."""
+    count = int(np.argmin(are_bars))
+    # the line next to a bar may be half of each, from scaling
+    beside = lines[min(count + 1, len(lines) - 1)]
+    return 0 if alone and (beside > BLACK + 4).mean() < 0.5 else count
 
 
 def _are_bars(lines: Pixels) -> NDArray[np.bool_]:

@@ -36,6 +36,7 @@ BARS_LEAST, BARS_LIKE, BARS_AGREE = 0.01, 0.015, 0.6
 
 NO_PICTURE = ("blank", "a fade", "lettering")
 """How reasons begin that say that a shot is lettering or nothing, rather than a bad picture."""
+UNSEEN = "not measured: lettering, as the shot is too short for a sampled picture"
 Box = tuple[float, float, float, float]
 
 
@@ -44,14 +45,15 @@ class Shot:
     """Frames ``start`` to ``end`` - 1 of a file, with what speaks against them.
 
     ``against`` holds for stills and windows, ``against_motion`` for windows alone: a picture that stands still is still a
-    picture. ``bars`` are shares of the picture to be cut at left, top, right, bottom; ``samples`` numbers of its pictures.
+    picture. ``measures`` are None where they could not be taken. ``bars`` are shares of the picture to be cut at left, top,
+    right, bottom; ``samples`` numbers of its pictures.
     """
 
     start: int
     end: int
     against: tuple[str, ...] = ()
     against_motion: tuple[str, ...] = ()
-    measures: dict[str, float] = field(default_factory=dict)
+    measures: dict[str, float | None] = field(default_factory=dict)
     bars: Box | None = None
     samples: tuple[int, ...] = ()
 
@@ -66,7 +68,7 @@ def judge(survey: Survey, limits: FootageLimits | None, typical_sharpness: float
     shots = [piece for start, end in survey.shots for piece in _pieces(survey, start, end)]
     film_bars = bars_of(survey.bars)
     usual = sharpness_of(survey) if len(survey.shots) >= LOGO_SHOTS or not typical_sharpness else typical_sharpness
-    logo = logo_share(survey, film_bars) if limits.logo is not None else 0.0
+    logo = logo_share(survey, film_bars) if limits.logo is not None else None
     return _named_ends([_judged(survey, shot, limits, film_bars, usual, logo) for shot in shots])
 
 
@@ -77,8 +79,9 @@ def _pieces(survey: Survey, start: int, end: int) -> Iterator[Shot]:
     """A shot in pieces: what is flat or mixed has its reason, the pictures between are shots."""
     # Two signs cut a shot in pieces. A fade to black is both flat and mixed in places: there flat counts, so that the black
     # has one name. 0, 1 and 2 number the kinds of frames, and each run of one kind becomes a piece.
-    flat = _long_runs(survey.spread[start:end] < FLAT_SPREAD)
-    mixed = _wider(_long_runs(survey.mixed[start:end] >= MIXED)) & ~flat
+    least = min(RUN_FRAMES, survey.num_frames)
+    flat = _long_runs(survey.spread[start:end] < FLAT_SPREAD, least)
+    mixed = _wider(_long_runs(survey.mixed[start:end] >= MIXED, least)) & ~flat
     kinds = flat + 2 * mixed
     reasons = {0: (), 1: ("blank: nothing but one tone",), 2: ("a fade or dissolve",)}
     for kind, run in groupby(range(end - start), key=lambda i: int(kinds[i])):
@@ -87,9 +90,9 @@ def _pieces(survey: Survey, start: int, end: int) -> Iterator[Shot]:
         yield Shot(first, stop, reasons[kind], samples=_samples(survey, first, stop))
 
 
-def _long_runs(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _long_runs(flags: NDArray[np.bool_], least: int) -> NDArray[np.bool_]:
     runs = [[value] * len(list(run)) for value, run in groupby(flags.tolist())]
-    return np.array([value and len(run) >= RUN_FRAMES for run in runs for value in run], bool)
+    return np.array([value and len(run) >= least for run in runs for value in run], bool)
 
 
 def _wider(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -104,12 +107,12 @@ def _wider(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _judged(
-    survey: Survey, shot: Shot, limits: FootageLimits, film_bars: Box | None, usual: float, logo: float
+    survey: Survey, shot: Shot, limits: FootageLimits, film_bars: Box | None, usual: float, logo: float | None
 ) -> Shot:
     measures = measured(survey, shot, usual) | {"logo": logo}
     # What is no picture needs no further reason.
     bounds = [] if shot.against else BOUNDS
-    reasons = [(bound.of_motion, bound.reason(measures, limits, survey.num_frames == 1)) for bound in bounds]
+    reasons = [(bound.of_motion, bound.reason(measures, limits)) for bound in bounds]
     return replace(
         shot,
         against=(*shot.against, *(reason for of_motion, reason in reasons if reason and not of_motion)),
@@ -129,11 +132,16 @@ class Bound:
     words: str
     of_motion: bool = False
 
-    def reason(self, measures: dict[str, float], limits: FootageLimits, is_still: bool) -> str:
-        """Why a shot fails, "" where it does not; a still has no length."""
+    def reason(self, measures: dict[str, float | None], limits: FootageLimits) -> str:
+        """Why a shot fails, "" where it does not, or where it has no such measure, as a still has no length.
+
+        Lettering that could not be looked for fails: any frame may bear it.
+        """
         value, limit = measures[self.measure], getattr(limits, self.limit)
-        if limit is None or (is_still and self.measure == "seconds"):
+        if limit is None:
             return ""
+        if value is None:
+            return UNSEEN if self.measure == "text" else ""
         fails = value < limit if self.least else value > limit
         return self.words.format(value, limit) if fails else ""
 
@@ -151,34 +159,38 @@ BOUNDS = (
 )
 
 
-def measured(survey: Survey, shot: Shot, usual_sharpness: float) -> dict[str, float]:
-    """The numbers that are held against limits: medians over the shot's frames, of lettering over its pictures."""
+def measured(survey: Survey, shot: Shot, usual_sharpness: float) -> dict[str, float | None]:
+    """The numbers that are held against limits: medians over the shot's frames, of lettering over its pictures.
+
+    None for what cannot be measured: length and motion of a still, shake of a shot too short for its mean, lettering of one that
+    has no sampled picture.
+    """
     frames = slice(shot.start, shot.end)
     inner = slice(min(shot.start + 1, shot.end - 1), shot.end)  # the first frame's motion is across the cut
     seconds = survey.seconds[frames]
     fps = float(survey.about.fps)
-    texts = survey.text[list(shot.samples)] if shot.samples else np.zeros(1)
+    texts, is_still = survey.text[list(shot.samples)], survey.num_frames == 1
     repeats = survey.change[inner] <= REPEATED
     moving = survey.motion[inner][~repeats] if not repeats.all() else np.zeros(1)
     return {
-        "seconds": float(seconds[-1] - seconds[0]) + 1 / fps,
+        "seconds": None if is_still else float(seconds[-1] - seconds[0]) + 1 / fps,
         "sharpness": float(np.median(survey.sharpness[frames])) / max(usual_sharpness, 1e-6),
         "black": float(np.median(survey.black[frames])),
         "burnt": float(np.median(survey.burnt[frames])),
-        "text": float(np.median(texts)),
-        "motion": float(np.median(moving)),
+        "text": float(np.median(texts)) if len(texts) else None,
+        "motion": None if is_still else float(np.median(moving)),
         "shake": _shake(survey, inner, fps),
-        "repeats": float(repeats.mean()) if shot.end - shot.start > 1 else 0.0,
+        "repeats": float(repeats.mean()) if shot.end - shot.start > 1 else None,
     }
 
 
-def _shake(survey: Survey, frames: slice, fps: float) -> float:
-    """Mean distance of the camera's velocity from its own average over ``STEADY_S``, in widths a second."""
+def _shake(survey: Survey, frames: slice, fps: float) -> float | None:
+    """Mean distance of the camera's velocity from its own average over ``STEADY_S``, in widths a second; None of less."""
     width = max(3, round(STEADY_S * fps) | 1)
     total = 0.0
     for velocity in (survey.pan_x[frames], survey.pan_y[frames]):
         if len(velocity) < width:
-            return 0.0
+            return None
         steady = np.convolve(velocity, np.ones(width) / width, "valid")
         edge = width // 2
         total += float(np.abs(velocity[edge : edge + len(steady)] - steady).mean()) ** 2
@@ -240,10 +252,10 @@ def _shot_bars(survey: Survey, shot: Shot, film_bars: Box | None) -> Box | None:
     return left, top, right, bottom
 
 
-def logo_share(survey: Survey, film_bars: Box | None) -> float:
-    """Share of the picture under edges that stand at the same place throughout a film of several shots."""
+def logo_share(survey: Survey, film_bars: Box | None) -> float | None:
+    """Share of the picture under edges that stand at the same place throughout a film of several shots; None of fewer."""
     if len(survey.edges) < LOGO_SAMPLES or len(survey.shots) < LOGO_SHOTS:
-        return 0.0
+        return None
     width, height = FLOW_SIZE
     # Edges of every sampled picture are stored as bits. A logo draws the same edges in nearly all of them, while those of the
     # film come and go with its shots. The rim of the picture and of its bars is an edge as well, so it is left out.
@@ -260,24 +272,24 @@ def logo_share(survey: Survey, film_bars: Box | None) -> float:
 # -- alike -------------------------------------------------------------------------------------------------------------
 
 
-def alike(hashes_N3: NDArray[np.uint64], limit: float, block: int = 1024) -> NDArray[np.int64]:
-    """For each of N shots, of which three pictures' hashes are given, the first shot that is like it: itself where none is.
+def alike(hashes_NP: NDArray[np.uint64], limit: float, block: int = 1024) -> NDArray[np.int64]:
+    """For each of N shots, of which some pictures' hashes are given, the first shot that is like it: itself where none is.
 
-    Two shots are alike when the mean number of differing bits over the three pictures is at most ``limit``.
+    Two shots are alike when the mean number of differing bits over their pictures is at most ``limit``.
     """
     # Every shot is compared with every one before it, by counting the bits in which their hashes differ: `^` leaves a 1 where
     # two bits differ. Ten thousand shots are 50 million pairs, so they are compared in blocks of 1024 x 1024, each a few
     # operations on whole arrays; one array of all pairs would not fit in memory.
-    first = np.arange(len(hashes_N3))
-    for start in range(0, len(hashes_N3), block):
-        rows = hashes_N3[start : start + block]
+    first = np.arange(len(hashes_NP))
+    for start in range(0, len(hashes_NP), block):
+        rows = hashes_NP[start : start + block]
         for before in range(0, start + len(rows), block):
-            others = hashes_N3[before : min(before + block, start + len(rows))]
+            others = hashes_NP[before : min(before + block, start + len(rows))]
             apart = np.zeros((len(rows), len(others)), np.uint16)
-            for place in range(hashes_N3.shape[1]):
+            for place in range(hashes_NP.shape[1]):
                 apart += np.bitwise_count(rows[:, None, place] ^ others[None, :, place])
             # In the block on the diagonal a shot meets itself and later ones: only earlier ones count.
-            near = apart <= limit * hashes_N3.shape[1]
+            near = apart <= limit * hashes_NP.shape[1]
             near &= np.arange(before, before + len(others)) < np.arange(start, start + len(rows))[:, None]
             found = near.any(1)
             places = before + near.argmax(1)
@@ -287,9 +299,14 @@ def alike(hashes_N3: NDArray[np.uint64], limit: float, block: int = 1024) -> NDA
     return first
 
 
-def three_hashes(survey: Survey, shot: Shot) -> Sequence[int] | None:
-    """The hashes of a shot's first, middle and last picture; None where it has none, or shows too little to compare."""
+def picture_hashes(survey: Survey, shot: Shot) -> Sequence[int] | None:
+    """The hashes of a shot's first, middle and last picture, of a still the one it has.
+
+    None where there is no picture, or it shows too little to compare.
+    """
     if not shot.samples or float(np.median(survey.spread[shot.start : shot.end])) < 2 * FLAT_SPREAD:
         return None
+    if survey.num_frames == 1:
+        return [int(survey.hash[0])]
     chosen = [shot.samples[0], shot.samples[len(shot.samples) // 2], shot.samples[-1]]
     return [int(survey.hash[number]) for number in chosen]

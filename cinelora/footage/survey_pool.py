@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 
 from cinelora.errors import FileError, FootageError, reason
 from cinelora.footage import shot_detection
+from cinelora.footage.image_reader import SUFFIXES as PICTURES
 from cinelora.footage.scan_folder import content_hash, open_clip, stamp
 from cinelora.footage.shot_filter import sharpness_of
 from cinelora.footage.video_reader import PLAIN, Handling, Reader, UnreadableClip
@@ -198,9 +199,12 @@ def read_ledger(folder: Path, handling: Handling = PLAIN) -> dict[str, File]:
     path = folder / LEDGER
     try:
         ledger = read_json(path, _Ledger, limit=MOST_OF_LISTS) if path.is_file() else None
-        if ledger is None or ledger["version"] != _version(handling):
+        version = _version(handling)
+        if ledger is None or ledger["version"] not in (version, version[:-1]):
             return {}
-        return {file.path: file for file in build(list[File], ledger["files"], path)}
+        # Pictures whose survey is of an older version are surveyed again; films need not be.
+        files = build(list[File], ledger["files"], path)
+        return {file.path: file for file in files if ledger["version"] == version or not _is_picture(file)}
     except FileError:
         return {}  # it is damaged, and made again from the footage
 
@@ -211,7 +215,12 @@ class _Ledger(TypedDict):
 
 
 def _version(handling: Handling) -> list[Any]:
-    return [shot_detection.VERSION, handling.colours, handling.hdr, str(handling.sequence_fps)]
+    read_as = [handling.colours, handling.hdr, str(handling.sequence_fps)]
+    return [shot_detection.VERSION, *read_as, shot_detection.STILLS_VERSION]
+
+
+def _is_picture(file: File) -> bool:
+    return Path(file.path).suffix.lower() in PICTURES
 
 
 def _write_ledger(folder: Path, files: dict[str, File], handling: Handling) -> None:
@@ -247,7 +256,9 @@ def _in_words(error: OSError) -> str:
 def _surveyed(task: Task, tick: Callable[[float], None]) -> Outcome:
     task.target.parent.mkdir(parents=True, exist_ok=True)
     # A file that moved, or a copy of one, has its survey already: reading its bytes for the hash was all it cost.
-    if task.part is None and (there := shot_detection.load_survey(task.target)) is not None:
+    # One without a sampled picture is that of a still by version 1, and is made again.
+    there = shot_detection.load_survey(task.target) if task.part is None else None
+    if there is not None and len(there.sample):
         return Outcome(task.sha256, sharpness=sharpness_of(there))
     reader = open_clip(task.source, handling=task.handling)
     length = float(reader.header.duration_s or 0)

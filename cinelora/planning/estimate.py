@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from cinelora.config.schema import ModelConfig
 from cinelora.geometry import CHANNELS, IMAGE_TOKENS, TEXT_TOKENS
+from cinelora.planning.cards import GPUS, Gpu
 
 GIB = 2**30
 
@@ -152,68 +153,18 @@ class Shape:
         return self.layers * (projections * wide + ffn)
 
 
-# -- GPUs --------------------------------------------------------------------------------------------------------------
+# -- rates -------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Link:
-    """What one GPU can send, in bytes a second each way as published, and what an exchange takes however small it is."""
-
-    name: str
-    rate: float
-    latency_s: float = 20e-6
-
-    def seconds(self, sent: float) -> float:
-        """For ``sent`` bytes, without the latency."""
-        return sent / (REACHED * self.rate)
-
-
-REACHED = 0.74
-"""The fraction of a link's rate that an all-to-all gets: 335 of 450 GB/s on four H100 (nccl issue 2169, 524 MB). An all-reduce of
-eight A100 gets 230 to 250 of 300."""
-NVLINK3, NVLINK4 = Link("NVLink 3", 300e9), Link("NVLink 4", 450e9)
-PCIE4, PCIE5 = Link("PCIe 4", 32e9), Link("PCIe 5", 64e9)
-"""Half of what NVIDIA's data sheets give for both ways together: 600 and 900 GB/s, and 64 and 128 GB/s for 16 lanes."""
-HDR, NDR = Link("InfiniBand HDR", 25e9, 40e-6), Link("InfiniBand NDR", 50e9, 40e-6)
-"""One adapter of 200 or 400 Gb/s for each GPU, as in NVIDIA's DGX A100 and DGX H100."""
-ETHERNET = Link("100 Gb Ethernet for a node", 12.5e9 / 8, 60e-6)
-"""Assumed for cards that are not sold in such systems. All latencies are assumed too; at 720p they are 1 % of a step."""
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A kind of GPU, all as published (SXM boards, where a card is sold in several forms).
-
-    Memory; dense FLOP/s for bf16 and fp8 with float32 accumulation; the links within a node and between nodes; and bytes a
-    second of its own memory.
-    """
-
-    name: str
-    gib: float
-    bf16: float
-    fp8: float | None
-    link: Link
-    network: Link
-    memory_rate: float
-
-
-GPUS = (
-    Gpu("H200", 141, 989e12, 1979e12, NVLINK4, NDR, 4.8e12),
-    Gpu("H100", 80, 989e12, 1979e12, NVLINK4, NDR, 3.35e12),
-    Gpu("A100", 80, 312e12, None, NVLINK3, HDR, 2.04e12),
-    Gpu("L40S", 48, 362e12, 733e12, PCIE4, ETHERNET, 0.864e12),
-    Gpu("RTX 5090", 32, 209.5e12, 419e12, PCIE5, ETHERNET, 1.79e12),
-    Gpu("RTX 4090", 24, 165.2e12, 330.3e12, PCIE4, ETHERNET, 1.01e12),
-)
 LINEAR = {"bf16": 590 / 989, "fp8": 830 / 1979}
 """The fraction of the published rate that linear layers, with all that is not attention, reach in compiled blocks (H200)."""
 ATTENTION, ATTENTION_BACKWARD = 575 / 989, 530 / 989
 """The same for attention, forward and backward (H200, cuDNN)."""
 
 
-def gpu_named(name: str | None) -> Gpu | None:
-    """The kind of GPU that a driver's name means, or None."""
-    return next((gpu for gpu in GPUS if name and gpu.name in name), None)
+WAITS = 0.075
+"""The fraction of an H200's seconds in linear layers that its memory sets the pace of. An H100, whose rates are the same and
+whose memory has 0.70 of the bandwidth, takes 1.015 times its step of 32,760 tokens, of which 46 % are linear layers."""
 
 
 def block_seconds(shape: Shape, tokens: int, dtype: str, gpu: Gpu, own: int | None = None) -> tuple[float, float]:
@@ -232,8 +183,10 @@ def _products(shape: Shape, tokens: int, dtype: str, gpu: Gpu, own: int) -> tupl
     # scores and what they weigh, each of every own query with every key of the sequence and of the context.
     width, context = shape.hidden, shape.context
     linear = own * 2 * (6 * width**2 + 2 * width * shape.ffn) + context * 4 * width**2
-    rate = LINEAR[dtype] * ((gpu.fp8 or gpu.bf16) if dtype == "fp8" else gpu.bf16)
-    return linear / rate, 4 * width * own * (tokens + context)
+    # What the memory sets the pace of follows the card's bandwidth, the rest its rate.
+    here, there = (LINEAR[dtype] * ((one.fp8 or one.bf16) if dtype == "fp8" else one.bf16) for one in (gpu, GPUS[0]))
+    seconds = (1 - WAITS) * linear / here + WAITS * linear / there * GPUS[0].memory_rate / gpu.memory_rate
+    return seconds, 4 * width * own * (tokens + context)
 
 
 WIDTHS = {"bf16": 2.0, "fp32": 4.0, "fp8": 1.0}

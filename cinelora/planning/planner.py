@@ -7,17 +7,19 @@ nor weights.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from cinelora.config.clip_request import ClipRequest
 from cinelora.config.schema import InferConfig, PreviewConfig, TrainConfig, zero_level
 from cinelora.errors import ConfigError
 from cinelora.geometry import SPATIAL, num_tokens
+from cinelora.io.hub import is_hub_name
 from cinelora.parallel.partition import Partition, share_samples
 from cinelora.planning import estimate
-from cinelora.planning.estimate import GIB, GPUS, Drawing, Gpu, Policy, Prediction, Shape, Step, gpu_named, share_of
+from cinelora.planning.cards import GPUS, SHOWN, Gpu, gpu_named
+from cinelora.planning.estimate import GIB, Drawing, Policy, Prediction, Shape, Step, share_of
 from cinelora.planning.parallel_layout import choose_partition, partition_in_words
-from cinelora.planning.step_time import ClipShape, Machine, clip_seconds, step_cost
+from cinelora.planning.step_time import NOMINAL, ClipShape, Machine, clip_seconds, step_cost
 
 FULL_SIZE = 1e9
 """Parameters from which training on a CPU is refused: a step would take hours."""
@@ -35,10 +37,10 @@ def step_of(config: TrainConfig) -> Step:
     return Step(*facts)
 
 
-def choose_policy(config: TrainConfig, room_gib: float | None) -> tuple[Policy, str]:
+def choose_policy(config: TrainConfig, room_gib: float | None, card: Gpu | None = None) -> tuple[Policy, str]:
     """The policy that is asked for, or the fastest that fits ``room_gib`` (None: no GPU), and a line that says why.
 
-    Raises ``ConfigError`` where none fits, with what would.
+    Raises ``ConfigError`` where none fits, with what would on the ``card``, if that is known.
     """
     memory, step = config.memory, step_of(config)
     shape = step.shape
@@ -60,7 +62,7 @@ def choose_policy(config: TrainConfig, room_gib: float | None) -> tuple[Policy, 
     room = estimate.usable_bytes(min(room_gib, memory.limit_gib or room_gib))
     chosen = step.fastest(room, compile)
     if chosen is None:
-        raise ConfigError(_refusal(step, room, compile))
+        raise ConfigError(_refusal(step, room, compile, card))
     parts = step.peak(chosen)
     told = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items() if size >= GIB / 20)
     return chosen, (
@@ -69,10 +71,19 @@ def choose_policy(config: TrainConfig, room_gib: float | None) -> tuple[Policy, 
     )
 
 
-def _refusal(step: Step, room: float, compile: bool) -> str:
+def _dtypes(card: Gpu | None) -> tuple[str, ...]:
+    return card.dtypes if card else ("bf16", "fp8")
+
+
+def _refusal(step: Step, room: float, compile: bool, card: Gpu | None) -> str:
     """What does not fit, and the nearest setting that does."""
     ways = []
-    if step.dtype != "fp8" and not step.whole and replace(step, dtype="fp8").fastest(room, compile):
+    if (
+        step.dtype != "fp8"
+        and "fp8" in _dtypes(card)
+        and not step.whole
+        and replace(step, dtype="fp8").fastest(room, compile)
+    ):
         ways.append("model.dtype=fp8")
     if fit := next(
         (n for n in range(step.samples - 1, 0, -1) if replace(step, samples=n).fastest(room, compile)), None
@@ -113,19 +124,20 @@ def choose_drawing(
     drawing = one.fastest(room, compile, swap)
     if drawing is None:
         size = f"{num_frames} frames of {config.model.height}x{config.model.width}"
-        raise ConfigError(f"{size} take {_drawing_refusal(one, room, compile, swap)}")
+        raise ConfigError(f"{size} take {_drawing_refusal(one, room, compile, swap, gpu_named(gpu))}")
     peak = sum(one.peak(drawing).values()) / GIB
     return drawing, f"{one.in_words(drawing)}: {peak:.1f} of {room / GIB:.1f} GiB"
 
 
-def _drawing_refusal(one: Prediction, room: float, compile: bool, swap: int | None) -> str:
+def _drawing_refusal(one: Prediction, room: float, compile: bool, swap: int | None, card: Gpu | None) -> str:
     """What does not fit, and the nearest settings that do."""
     least = sum(one.peak(Drawing(False, one.shape.layers if swap is None else swap, compile)).values()) / GIB
     ways = ["fewer frames", "a smaller size"]
     # one change at a time, and the last that helps is named: fp8 costs less than weights on the host
     for setting, dtype, count in (("memory.swap=null", one.dtype, None), ("model.dtype=fp8", "fp8", swap)):
         changed = replace(one, dtype=dtype, guided=True)
-        if (dtype, count) != (one.dtype, swap) and changed.fastest(room, compile, count):
+        can = dtype != "fp8" or dtype in _dtypes(card)
+        if can and (dtype, count) != (one.dtype, swap) and changed.fastest(room, compile, count):
             ways = [setting]
     return f"{least:.1f} GiB at the least, and {room / GIB:.1f} GiB can be used here: choose {' or '.join(ways)}"
 
@@ -142,23 +154,22 @@ def partition_of(config: InferConfig) -> tuple[Partition, str]:
     return choose_partition(clip_of(config, *ClipRequest(config).passes[-1]), config.sampler, config.gpus, config.nodes)
 
 
-# -- plan=true ---------------------------------------------------------------------------------------------------------
-
-CARDS = (16, 24, 48, 80, 141)
+# -- plan= -------------------------------------------------------------------------------------------------------------
 
 
 def plan_lines(
     config: TrainConfig, gpu: str | None, room_gib: float | None, previews: tuple[PreviewConfig, str] | None = None
 ) -> list[str]:
-    """What a training run takes on the GPU at hand (its driver's name and GiB, or None), and on cards of other sizes.
+    """What a training run takes on a GPU (its driver's or the table's name and GiB, or None): a sentence, then details.
 
     ``previews`` are those of ``planned_previews``, with the line about them.
     """
     step, lora, stage = step_of(config), config.lora, config.stage
-    shape, known = step.shape, gpu_named(gpu) or GPUS[0]
+    shape, known = step.shape, gpu_named(gpu)
     adapter = f"adapter {shape.adapter(lora.rank, lora.targets) / 1e6:.2f} million, rank {lora.rank} on {lora.targets}"
     shared = f" ({step.tokens:,} on each of {step.sequence} ranks)" if step.sequence > 1 else ""
     lines = [
+        _verdict(gpu, room_gib, shape, lambda: _training_fits(config, step, known, room_gib), _needed(config)),
         f"plan of stage={stage.name} on {config.model.name}, {stage.transformer}: {step.samples} x "
         f"{step.tokens * step.sequence:,} tokens{shared}, {stage.steps:,} steps of {stage.accumulation}",
         f"transformer {shape.parameters / 1e6:,.1f} million parameters; {'all trained' if step.whole else adapter}",
@@ -169,17 +180,16 @@ def plan_lines(
     lines += [why] if why else []
     if every := preview.every_steps:
         lines.append(_preview_line(config, step, known, stage.steps // every))
-    lines.append(_here_line(shape, gpu, room_gib, lambda: _here(config, step, known, room_gib)))
 
-    def row(room: float, dtype: str) -> Row | None:
+    def row(card: Gpu, dtype: str) -> Row | None:
         own = replace(step, dtype=dtype)
-        if policy := own.fastest(room, compile=True):
-            seconds = own.seconds(policy, known) * stage.accumulation
+        if policy := own.fastest(estimate.usable_bytes(card.gib), compile=True):
+            seconds = own.seconds(policy, card) * stage.accumulation
             return own.peak(policy), seconds, seconds * stage.steps / 3600, policy.in_words(shape)
         return None
 
     advice = f"fewer frames, a smaller size or stage.batch_size={max(1, step.samples // 2)}"
-    return [*lines, *_cards(gpu, "hours", ["bf16"] if step.whole else ["bf16", "fp8"], row, advice)]
+    return [*lines, *_cards(gpu, shape, "hours", ["bf16"] if step.whole else ["bf16", "fp8"], row, advice)]
 
 
 Row = tuple[dict[str, float], float, float, str]
@@ -187,34 +197,104 @@ Row = tuple[dict[str, float], float, float, str]
 
 
 def _cards(
-    gpu: str | None, unit: str, dtypes: list[str], row: Callable[[float, str], Row | None], advice: str
+    gpu: str | None, shape: Shape, unit: str, dtypes: list[str], row: Callable[[Gpu, str], Row | None], advice: str
 ) -> list[str]:
-    """A table of cards with a line for each dtype that fits; ``row`` says what fits into so many bytes, ``unit`` its total's."""
-    # Most of these cards are not here, so seconds are those of the kind of GPU that is, or of an H200. What differs from line to
-    # line is how much has to be recomputed or swapped in so much memory.
-    known = gpu_named(gpu)
-    where = f"this {known.name}" if known else f"an {GPUS[0].name}"
-    heads = f"{'GiB':>4}  {'dtype':5}  {'peak':>5}  {'s/step':>6}  {unit:>6}"
-    lines = [f"{heads}  how (seconds as on {where}, from its rates)"]
-    for card in CARDS:
-        fitting = []
-        for dtype in dtypes:
-            if found := row(estimate.usable_bytes(card), dtype):
-                parts, seconds, total, how = found
-                peak = sum(parts.values()) / GIB
-                fitting.append(f"{card:>4}  {dtype:5}  {peak:>5.1f}  {seconds:>6.2f}  {total:>6.1f}  {how}")
-        lines += fitting or [f"{card:>4}  nothing fits: {advice}"]
+    """A table of cards, each by the dtype it is fastest with; of the one that ``plan=`` names all dtypes, and no other.
+
+    ``unit`` is that of a row's total. A small model fits them all, and gets no table.
+    """
+    if shape.parameters < FULL_SIZE:
+        return []
+    width = max(map(len, SHOWN))
+    heads = f"{'card':{width}}  {'GiB':>4}  {'dtype':5}  {'peak':>5}  {'s/step':>6}  {unit:>6}"
+    lines = [f"{heads}  how (seconds: those of H200 and H100 as measured, others estimated by rate and bandwidth)"]
+    named = [card for card in GPUS if card.name == gpu]
+    for card in named or [card for name in SHOWN for card in GPUS if card.name == name]:
+        found = [(dtype, fit) for dtype in card.dtypes if dtype in dtypes and (fit := row(card, dtype))]
+        head = f"{card.name:{width}}  {card.gib:>4.0f}"
+        if not found:
+            lines.append(f"{head}  nothing fits: {advice}")
+            continue
+        for dtype, (parts, seconds, total, how) in found if named else [min(found, key=lambda one: one[1][1])]:
+            peak = sum(parts.values()) / GIB
+            lines.append(f"{head}  {dtype:5}  {peak:>5.1f}  {seconds:>6.2f}  {total:>6.1f}  {how}")
     return lines
 
 
-def _here_line(shape: Shape, gpu: str | None, room_gib: float | None, what: Callable[[], str]) -> str:
-    """What there is to say of the GPU at hand; ``what`` may be a refusal."""
+@dataclass(frozen=True)
+class Fit:
+    """How something fits a GPU, in words; GiB that wait on the host; and how long it takes, "" where that is not known."""
+
+    how: str
+    host_gib: float
+    time: str
+
+
+def _verdict(gpu: str | None, room_gib: float | None, shape: Shape, fits: Callable[[], Fit], needed: str) -> str:
+    """Whether it fits, how, how long it takes, and what else the machine must have; ``fits`` may be a refusal."""
     if room_gib is None:
-        return f"here: no GPU, {'which this takes' if shape.parameters > FULL_SIZE else 'and none is needed'}"
+        small = shape.parameters < FULL_SIZE
+        where = (
+            "No GPU here, and none is needed"
+            if small
+            else "No GPU here, and this model needs one (plan=rtx4090 plans for one)"
+        )
+        return f"{where}; {needed}"
+    where = f"{gpu}, {room_gib:.0f} GiB"
     try:
-        return f"here, {gpu}, {room_gib:.0f} GiB: {what()}"
+        found = fits()
     except ConfigError as error:
-        return f"here, {gpu}, {room_gib:.0f} GiB: {error}"
+        return f"Does not fit {where}: {error}"
+    time = found.time or "no seconds, as this card is not in the table (plan=<card> lists it)"
+    return f"Fits {where}: {found.how}; {time}; host RAM {found.host_gib:.1f} GiB beside the program's own; {needed}"
+
+
+def _training_fits(config: TrainConfig, step: Step, card: Gpu | None, room_gib: float | None) -> Fit:
+    """How a training run fits. Raises ``ConfigError`` where it does not."""
+    _refuse_fp8(config.model.dtype, card)
+    policy, why = choose_policy(config, room_gib, card)
+    row = step.samples * step.tokens * step.shape.hidden * 2
+    inputs = policy.recompute * row if policy.offload else 0
+    matrices = step.shape.block_matrices * estimate.WIDTHS[step.dtype]
+    host = policy.swap * matrices + inputs
+    time = ""
+    if step.dtype == "fp32" and not step.whole:
+        time = "what fp32 takes in time was never measured"
+    elif card:
+        seconds = step.seconds(policy, card) * config.stage.accumulation
+        hours = seconds * config.stage.steps / 3600
+        time = f"about {seconds:.2f} s a step, {hours:.1f} h ({card.seconds_are})"
+    return Fit(f"{step.dtype}, {why}", host / GIB, time)
+
+
+def _refuse_fp8(dtype: str, card: Gpu | None) -> None:
+    if dtype == "fp8" and card and not card.fp8:
+        major, minor = card.capability
+        raise ConfigError(f"model.dtype=fp8: a card of compute capability {major}.{minor} computes no fp8: choose bf16")
+
+
+PARTS = {"text encoder": 5_680_910_336, "VAE": 126_892_531, "image encoder": 632_076_800}
+"""Values in what stands beside the transformers."""
+
+
+def _needed(config: TrainConfig | InferConfig) -> str:
+    """What is downloaded, and what lies on the disk."""
+    model = config.model
+    kinds: tuple[str, ...]
+    if isinstance(config, TrainConfig):
+        kinds, image = (config.stage.transformer,), config.stage.image_condition
+        adapter = Shape.of(model, kinds[0]).adapter(config.lora.rank, config.lora.targets)
+        trained = Shape.of(model, kinds[0]).parameters if config.stage.trains_every_weight else adapter
+        saved = f", checkpoints {12 * trained * config.checkpoint.keep / 1e9:.1f} GB"
+    else:
+        kinds, saved = ClipRequest(config).transformers, ""
+        image = "i2v" in kinds
+    # The hub's repositories hold four bytes a value at the most.
+    values = sum(Shape.of(model, kind).parameters for kind in kinds if is_hub_name(getattr(model, kind) or ""))
+    if values and model.weights == "stored":
+        values += sum(count for part, count in PARTS.items() if part != "image encoder" or image)
+        return f"download and disk up to {4 * values / 1e9:.0f} GB, less what is in the hub's cache{saved}"
+    return f"nothing to download{saved}"
 
 
 def _strategy_line(config: TrainConfig, step: Step) -> str:
@@ -231,40 +311,55 @@ def _strategy_line(config: TrainConfig, step: Step) -> str:
     return f"strategy={config.strategy.name} over {step.ranks} ranks: each has {' and '.join(parts)} {where}"
 
 
-def _preview_line(config: TrainConfig, step: Step, gpu: Gpu, count: int) -> str:
+def _preview_line(config: TrainConfig, step: Step, gpu: Gpu | None, count: int) -> str:
     """What the previews of a run take, when a step's activations are gone; they run uncompiled."""
     model, frames = config.model, config.stage.num_frames
     one = Prediction(step.shape, step.tokens * step.sequence, step.dtype)  # one rank draws them, alone
-    seconds = 2 * config.preview.sampler_steps * one.seconds(gpu)
+    seconds = 2 * config.preview.sampler_steps * one.seconds(gpu or NOMINAL)
+    each = f"{seconds:.0f} s or more each{'' if gpu else f' on an {NOMINAL.name}'}"
     drawing = one.peak(Drawing(together=True))["activations"]
     vae, tiled = _vae_gib(frames, model.height, model.width)
     return (
-        f"previews: {count} of {frames} frames, {seconds:.0f} s or more each, {drawing / GIB:.1f} GiB beside the weights, then "
+        f"previews: {count} of {frames} frames, {each}, {drawing / GIB:.1f} GiB beside the weights, then "
         f"{vae:.1f} GiB for the VAE, or in tiles {tiled:.1f}"
     )
 
 
-def _here(config: TrainConfig, step: Step, gpu: Gpu, room_gib: float | None) -> str:
-    policy, why = choose_policy(config, room_gib)
-    if step.dtype == "fp32" and not step.whole:
-        return f"{why}; what fp32 takes in time was never measured"
-    seconds = step.seconds(policy, gpu) * config.stage.accumulation
-    return f"{why}; about {seconds:.2f} s a step, {seconds * config.stage.steps / 3600:.1f} h"
-
-
 def drawing_lines(config: InferConfig, gpu: str | None, room_gib: float | None) -> list[str]:
-    """What a clip takes on the GPU at hand (its driver's name and GiB, or None), part by part, and on other cards."""
+    """What a clip takes on a GPU (as for ``plan_lines``), in a sentence first, then part by part, and on other cards."""
     model, sampler, request = config.model, config.sampler, ClipRequest(config)
+    shape = clip_of(config, *request.passes[-1]).shape
     vae, tiled = _vae_gib(request.num_frames, model.height, model.width)
     lines = [
+        _verdict(gpu, room_gib, shape, lambda: _clip_fits(config, gpu, room_gib), _needed(config)),
         f"plan of a clip by {model.name}: {request.num_frames} frames of {model.height}x{model.width}, {sampler.steps} steps, "
         f"guidance {sampler.guidance:g}; one network is in memory at a time",
         f"VAE: {vae:.1f} GiB for the clip as a whole; where a GPU has less, in tiles, {tiled:.1f} GiB and twice the time"
         f"{_by_rows(config, request.num_frames)}",
     ]
     for kind, count in request.passes:
-        lines += _transformer_lines(config, kind, count, gpu, room_gib)
-    return [*lines, *sharing_lines(config, gpu)]
+        lines += _transformer_lines(config, kind, count, gpu)
+    return lines
+
+
+def _clip_fits(config: InferConfig, gpu: str | None, room_gib: float | None) -> Fit:
+    """How a clip fits, by the transformer that makes it; the keyframe's must fit as well. Raises ``ConfigError``."""
+    card, plan = gpu_named(gpu), partition_of(config)[0]
+    _refuse_fp8(config.model.dtype, card)
+    passes = ClipRequest(config).passes
+    chosen = [choose_drawing(config, kind, frames, 1, gpu, room_gib) for kind, frames in passes]
+    clips = [clip_of(config, kind, frames) for kind, frames in passes]
+    host = max(
+        drawing.swap * clip.shape.block_matrices * estimate.WIDTHS[clip.dtype]
+        for (drawing, _), clip in zip(chosen, clips, strict=True)
+    )
+    time = ""
+    if card:
+        machine, steps = Machine(card, config.gpus), config.sampler.steps
+        seconds = clip_seconds(clips[-1], steps, plan, machine)
+        seconds += sum(steps * step_cost(clip, plan, machine).seconds for clip in clips[:-1])
+        time = f"about {seconds / 60:.1f} min a clip ({card.seconds_are})"
+    return Fit(f"{config.model.dtype}, {chosen[-1][1]}", host / GIB, time)
 
 
 def _vae_gib(num_frames: int, height: int, width: int) -> tuple[float, float]:
@@ -281,24 +376,20 @@ def _by_rows(config: InferConfig, frames: int) -> str:
     return f"; by rows on {ranks} ranks {_vae_gib(frames, share, config.model.width)[0]:.1f} GiB each"
 
 
-def _transformer_lines(
-    config: InferConfig, kind: str, frames: int, gpu: str | None, room_gib: float | None
-) -> list[str]:
+def _transformer_lines(config: InferConfig, kind: str, frames: int, gpu: str | None) -> list[str]:
     clip, plan = clip_of(config, kind, frames), partition_of(config)[0]
     one = clip.on_a_rank(plan)
     what = "keyframe" if (kind, frames) == ("t2v", 1) else "clip"
     head = f"{what}: {kind}, {one.shape.parameters / 1e6:,.1f} million parameters, {one.tokens:,} tokens a rank"
-    here = _here_line(one.shape, gpu, room_gib, lambda: choose_drawing(config, kind, frames, 1, gpu, room_gib)[1])
-    machine = Machine(gpu_named(gpu) or GPUS[0], config.gpus)
 
-    def row(room: float, dtype: str) -> Row | None:
+    def row(card: Gpu, dtype: str) -> Row | None:
         own = replace(one, dtype=dtype)
-        if drawing := own.fastest(room, compile=True):
-            seconds = step_cost(replace(clip, dtype=dtype), plan, machine).seconds
+        if drawing := own.fastest(estimate.usable_bytes(card.gib), compile=True):
+            seconds = step_cost(replace(clip, dtype=dtype), plan, Machine(card, config.gpus)).seconds
             return own.peak(drawing), seconds, seconds * config.sampler.steps / 60, own.in_words(drawing)
         return None
 
-    return [head, here, *_cards(gpu, "min", ["bf16", "fp8"], row, "fewer frames or a smaller size")]
+    return [head, *_cards(gpu, one.shape, "min", ["bf16", "fp8"], row, "fewer frames or a smaller size")]
 
 
 # -- many GPUs ---------------------------------------------------------------------------------------------------------
@@ -308,7 +399,7 @@ ALONE = Partition(1, 1, 1)
 
 
 def sharing_lines(config: InferConfig, gpu: str | None) -> list[str]:
-    """What is estimated of the partition that is chosen, and of others on 1 to 64 GPUs like the one at hand."""
+    """``plan=cluster``: what is estimated of the partition that is chosen, and of others on 1 to 64 GPUs like the one at hand."""
     known, clip = gpu_named(gpu) or GPUS[0], clip_of(config, *ClipRequest(config).passes[-1])
     ranks, chosen = config.gpus * config.nodes, partition_of(config)[0]
     lines = [

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from cinelora.geometry import CHANNELS, num_latent_frames, num_tokens
 from cinelora.parallel.partition import Partition
-from cinelora.planning.estimate import GPUS, Gpu, Link, Prediction, Shape, block_seconds
+from cinelora.planning.cards import GPUS, Gpu, Link
+from cinelora.planning.estimate import Prediction, Shape, block_seconds
 
 MERGE_BYTES = 30
 """Bytes of its memory that a GPU moves for each value that a ring merges into another, in float32: two read, one written, and

@@ -264,11 +264,11 @@ class TakeMaker:
         """The first frame of each rendition, made with the style adapter; or the user's picture for all of them."""
         from cinelora.families.wan.bundle import range_to_pixels
         from cinelora.families.wan.checkpoint_layouts import Part
-        from cinelora.footage.keyframe_image import read_image
+        from cinelora.footage.keyframe_image import fitted, read_keyframe
 
         config = self.request.config
         if config.image is not None:
-            picture = read_image(Path(config.image), config.model.height, config.model.width)
+            picture = fitted(read_keyframe(Path(config.image)), config.model.height, config.model.width, config.fit)
             return dict.fromkeys(renditions, picture)
         # Without the motion adapter, which has nothing to say on a still; and without a cache between steps: a still costs
         # little, and the whole clip rests on it.

@@ -6,13 +6,13 @@ The VAE is loaded for a few clips and released after them. It does not know what
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from cinelora.config.schema import SamplerConfig, TrainConfig
+from cinelora.config.schema import ModelConfig, SamplerConfig, TrainConfig
 from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle, range_to_pixels
 from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.io.media import Pixels
@@ -31,6 +31,8 @@ class ClipSampler:
 
     config: TrainConfig
     shown: LatentDataset
+    size: tuple[int, int] | None = None
+    """Height and width of what has no sample's own size; None for the model's."""
     bundle: WanBundle = field(init=False)
 
     def __post_init__(self) -> None:
@@ -39,12 +41,17 @@ class ClipSampler:
     @property
     def manner(self) -> dict[str, Any]:
         """Everything but sample, seed and transformer that a clip depends on."""
-        sampler, size = (
-            self.config.sampler,
-            (self.config.stage.num_frames, self.config.model.height, self.config.model.width),
-        )
+        sampler, model = self.config.sampler, self.model
+        size = (self.config.stage.num_frames, model.height, model.width)
         found = {"solver": sampler.name, "steps": self.config.preview.sampler_steps, "guidance": sampler.guidance}
         return found | {"shift": self.shift, "size": list(size)}
+
+    @property
+    def model(self) -> ModelConfig:
+        """The model, at the size that is drawn."""
+        model = self.config.model
+        height, width = self.size or (model.height, model.width)
+        return replace(model, height=height, width=width)
 
     @property
     def shift(self) -> float:
@@ -57,7 +64,7 @@ class ClipSampler:
     ) -> Tensor:
         """Latents (1, 16, T, h, w) of a sample, or of the encoded ``text``; ``seed`` and ``part`` key the noise.
 
-        They are of the sample's own size, or else the model's unless the sample's picture is shown.
+        They are of the sample's own size, or else of ``size`` unless the sample's picture is shown.
         """
         # A batch of one, as in training. The noise is keyed by seed and sample and never by the step, so that clips of different
         # steps differ by what was learnt between them alone. A picture that is shown fixes the size: the clip has to continue it.
@@ -69,7 +76,7 @@ class ClipSampler:
         if own_size or image:
             noise = noise_of(tuple(batch["latents"].shape), seed, part).to(device)
         else:
-            noise = initial_noise(seed, part, config.model, config.stage.num_frames, device)
+            noise = initial_noise(seed, part, self.model, config.stage.num_frames, device)
         positive, negative = Condition(batch["text"], image), Condition(stage.null_text[None], image)
         guided = Guided(stage.transformer, positive, negative, config.sampler.guidance)
         solver = SamplerConfig(name=config.sampler.name, steps=config.preview.sampler_steps)

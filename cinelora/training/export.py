@@ -34,5 +34,6 @@ def export(config: TrainConfig, run: RunDirectory, index: Index, state: dict[str
     base: dict[str, Any] = {"base_model": config.model.name, "base_revision": bundle.fingerprint(Part.TRANSFORMER)}
     base["transformer"] = config.stage.transformer
     learnt: dict[str, Any] = {"trigger": config.data.trigger, "data_hash": index.data_hash}
-    learnt["config"] = portable(asdict(config))
+    # The size of most samples goes along: a clip by this file is to have the shape that it learnt.
+    learnt["config"] = portable(asdict(config)) | {"size": run.learnt_size(config.model)}
     export_adapter(product, AdapterFile(state, config.lora, config.stage.name, **base, **learnt))

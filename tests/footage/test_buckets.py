@@ -11,7 +11,7 @@ from footage_clips import Put, write_plainly
 
 from cinelora.config.schema import DataConfig
 from cinelora.errors import FootageError
-from cinelora.footage.buckets import SHAPES, Size, bucket, enlargement, kept, shown, window_length
+from cinelora.footage.buckets import SHAPES, Size, bucket, clip_size, enlargement, kept, shown, window_length
 from cinelora.footage.build_dataset import Wanted
 from cinelora.footage.manifest import Manifest, write_manifest
 from cinelora.footage.read_frames import read_frames
@@ -94,6 +94,17 @@ def test_a_small_picture_trains_at_half_or_a_quarter_of_the_pixels(picture: Size
 def test_any_picture_has_a_bucket(picture: Size):
     height, width = bucket(picture, (480, 832))
     assert 0 < height * width <= 480 * 832
+
+
+@pytest.mark.parametrize("model", [(480, 832), (720, 1280), (112, 192)])
+def test_a_clip_has_the_shape_of_any_picture_at_the_models_number_of_pixels(model: Size):
+    for aspect in np.geomspace(0.1, 10, 200):
+        size = clip_size(aspect, model)
+        shape = min(max(aspect, 0.25), 4.0)
+        assert size[0] % 16 == size[1] % 16 == 0
+        assert 0.9 * math.prod(model) <= math.prod(size) <= math.prod(model) or model == (112, 192)
+        assert kept(shape, size) >= (0.97 if model != (112, 192) else 0.86)
+        assert size == model or kept(shape, model) < 0.97
 
 
 def test_what_is_seen_is_inside_the_bars_and_square():

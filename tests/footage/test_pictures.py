@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from cinelora.errors import FootageError
 from cinelora.footage.image_reader import picture_size, read_picture, srgb_curve
+from cinelora.footage.keyframe_image import fitted, read_keyframe
 from cinelora.footage.scan_folder import open_clip
 from cinelora.footage.video_reader import UnreadableClip
 
@@ -78,6 +80,70 @@ def test_a_phones_picture_is_upright_and_a_profile_is_heeded(tmp_path: Path, pai
     assert np.abs(read_picture(tmp_path / "srgb.png").astype(int) - paint).max() <= 1
     Image.fromarray(paint).save(tmp_path / "broken.png", icc_profile=b"no profile")
     assert np.array_equal(read_picture(tmp_path / "broken.png"), paint)
+
+
+def red_is_green() -> bytes:
+    """A profile whose red is sRGB's green and the other way round: whoever ignores it sees at once."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    first, second = profile.index(b"rXYZ"), profile.index(b"gXYZ")
+    profile[first : first + 4], profile[second : second + 4] = b"gXYZ", b"rXYZ"
+    return bytes(profile)
+
+
+def test_a_profile_is_heeded_in_every_mode_and_before_transparency(tmp_path: Path, paint: np.ndarray) -> None:
+    picture, profile = Image.fromarray(paint), red_is_green()
+    turned = paint[..., [1, 0, 2]].astype(int)
+    alpha = np.where(np.arange(24) < 12, 255, 100).astype(np.uint8)[None].repeat(16, 0)
+    seen = picture.copy()
+    seen.putalpha(Image.fromarray(alpha))
+    seen.save(tmp_path / "alpha.png", icc_profile=profile)
+    assert np.abs(read_picture(tmp_path / "alpha.png") - turned * alpha[..., None] / 255).max() <= 1
+    flat = picture.quantize(200)
+    flat.save(tmp_path / "palette.png", icc_profile=profile)
+    assert np.abs(read_picture(tmp_path / "palette.png") - np.asarray(flat.convert("RGB"))[..., [1, 0, 2]]).max() <= 1
+    for name in ("a.png", "a.tif", "a.webp"):
+        picture.save(tmp_path / name, icc_profile=profile, **({"lossless": True} if name == "a.webp" else {}))
+        assert np.abs(read_picture(tmp_path / name) - turned).max() <= 1, name
+    gray = picture.convert("L")
+    gray.save(tmp_path / "gray.png", icc_profile=profile)  # grey by red and green alike stays grey
+    assert np.abs(read_picture(tmp_path / "gray.png").astype(int) - np.asarray(gray)[..., None]).max() <= 1
+    rgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    ImageCms.profileToProfile(picture, rgb, lab, outputMode="LAB").save(tmp_path / "lab.tif")
+    assert np.abs(read_picture(tmp_path / "lab.tif").astype(int) - paint).mean() < 2
+
+
+@pytest.mark.filterwarnings("error")
+def test_image_is_read_as_footage_is_and_handed_over_without_a_warning(tmp_path: Path, paint: np.ndarray) -> None:
+    torch = pytest.importorskip("torch")
+    ramp = np.linspace(0, 65535, 24 * 16).astype(np.uint16).reshape(16, 24)
+    Image.fromarray(ramp).save(tmp_path / "gray16.png")
+    assert np.abs(read_keyframe(tmp_path / "gray16.png")[..., 0] - ramp / 257).max() <= 0.5
+    hidden = Image.fromarray(paint)
+    hidden.putalpha(0)
+    hidden.save(tmp_path / "hidden.png")
+    assert not read_keyframe(tmp_path / "hidden.png").any()
+    Image.fromarray(paint).save(tmp_path / "srgb.png")
+    assert np.array_equal(read_keyframe(tmp_path / "srgb.png"), paint)
+    frames = [Image.new("RGB", (8, 8), (level, 0, 0)) for level in (60, 200)]
+    frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:], lossless=True)
+    assert (read_keyframe(tmp_path / "moving.webp")[..., 0] == 60).all()
+    (tmp_path / "cut.png").write_bytes((tmp_path / "srgb.png").read_bytes()[:80])
+    with pytest.raises(FootageError, match=r"image=.*cut\.png cannot be read as a picture: "):
+        read_keyframe(tmp_path / "cut.png")
+    for fit in ("cover", "contain"):
+        torch.from_numpy(fitted(read_keyframe(tmp_path / "srgb.png"), 32, 32, fit)).add_(1)
+
+
+def test_a_picture_of_another_shape_is_cut_or_stands_on_black(paint: np.ndarray) -> None:
+    portrait = np.full((60, 30, 3), 200, np.uint8)
+    portrait[:10] = 90  # the head
+    whole = fitted(portrait, 32, 48, "contain")
+    columns = whole.any((0, 2)).nonzero()[0]
+    assert (columns[0], columns[-1], len(columns)) == (16, 31, 16)
+    assert (whole[1, 16:32] < 120).all()
+    assert (fitted(portrait, 32, 48) > 150).all()
+    assert np.array_equal(fitted(paint, 16, 24, "contain"), paint)
+    assert np.array_equal(fitted(paint, 16, 24), paint)
 
 
 def test_exr_is_linear_light(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -39,8 +40,10 @@ from cinelora.footage.contact_sheet import card, lines, sheet
 from cinelora.footage.manifest import Manifest, Sample, write_manifest
 from cinelora.footage.read_frames import read_frames
 from cinelora.footage.scan_folder import content_hash
-from cinelora.footage.shot_filter import alike
-from cinelora.io.atomic import sha256_file
+from cinelora.footage.shot_detection import PER_SAMPLE, Survey, load_survey, save_survey
+from cinelora.footage.shot_filter import UNSEEN, alike
+from cinelora.footage.survey_pool import survey_path
+from cinelora.io.atomic import read_json, sha256_file, write_json
 from tools.scale_model.render import draw_scene, render_scene
 
 HEIGHT, WIDTH, BAR, FPS, LONG = 160, 240, 20, 24, 36
@@ -509,3 +512,103 @@ def test_av_is_quiet_about_files(capfd: pytest.CaptureFixture[str], tmp_path: Pa
     assert prepare(data, WINDOWS, 0).skipped
     assert capfd.readouterr() == ("", "")
     assert av.__version__
+
+
+# pictures -------------------------------------------------------------------------------------------------------------
+
+
+def scene(seed: int, size: tuple[int, int] = (240, 320)) -> np.ndarray:
+    """A picture with shapes large and small."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(30, 226, (size[0] // 40, size[1] // 40, 3), np.uint8)
+    picture = np.asarray(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC)).astype(int)
+    small = rng.integers(-12, 13, (size[0] // 8, size[1] // 8, 1)).repeat(8, 0).repeat(8, 1)
+    return np.clip(picture + small, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def stills(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """Pictures with a fault each, prepared."""
+    root = tmp_path_factory.mktemp("stills") / "pictures"
+    root.mkdir()
+    picture = scene(0)
+    Image.fromarray(picture).save(root / "a.png")
+    shutil.copy(root / "a.png", root / "byte-copy.png")
+    Image.fromarray(picture).resize((240, 180)).save(root / "smaller-copy.jpg", quality=80)
+    for number in range(1, 6):
+        Image.fromarray(scene(number)).save(root / f"other-{number}.png")
+    boxed = np.zeros_like(picture)
+    boxed[32:-32] = scene(7)[32:-32]
+    Image.fromarray(boxed).save(root / "letterbox.png")
+    studio = np.zeros_like(picture)
+    yy, xx = np.mgrid[:240, :320]
+    studio[((yy - 120) / 90) ** 2 + ((xx - 160) / 110) ** 2 < 1] = (180, 120, 90)
+    Image.fromarray(studio).save(root / "on-black.png")
+    Image.fromarray(np.full_like(picture, 128)).save(root / "gray-card.png")
+    shutil.copy(root / "gray-card.png", root / "gray-card-again.png")
+    pale = np.random.default_rng(9).integers(110, 147, (30, 40, 1)).repeat(8, 0).repeat(8, 1).repeat(3, 2)
+    Image.fromarray(pale.astype(np.uint8)).save(root / "pale.png")  # shows too little for a hash
+    shutil.copy(root / "pale.png", root / "pale-again.png")
+    Image.fromarray(lettered("A TITLE ON A CARD\nAND MORE OF IT")[0]).save(root / "title.png")
+    Image.fromarray(cv2.GaussianBlur(picture[:, ::-1], (0, 0), 12)).save(root / "blurred.png")
+    data = DataConfig(name="f", root=str(root), prepared=str(root.parent / "prepared"), caption="x")
+    return prepare(data, Wanted(1, 16, (112, 192), 0), 0)
+
+
+def test_pictures_are_filtered_as_films_are(stills: Prepared) -> None:
+    against = {judged.path: "; ".join(judged.against(False)) for judged in stills.shots}
+    faults = {path: reason.partition(":")[0] for path, reason in against.items() if reason}
+    assert faults == {
+        "blurred.png": "blurred",
+        "byte-copy.png": "seen before",
+        "gray-card-again.png": "blank",
+        "gray-card.png": "blank",
+        "pale.png": "seen before",
+        "smaller-copy.jpg": "seen before",
+        "title.png": faults["title.png"],
+    }
+    assert faults["title.png"].startswith("lettering on ")
+    boxes = {judged.path: judged.box for judged in stills.shots if judged.box}
+    assert boxes == {"letterbox.png": (0, 34, 320, 206)}
+
+
+def test_what_a_still_has_not_is_not_measured_and_the_sheet_says_so(stills: Prepared) -> None:
+    measures = next(judged.shot.measures for judged in stills.shots if judged.path == "a.png")
+    absent = {name for name, value in measures.items() if value is None}
+    assert absent == {"seconds", "motion", "shake", "repeats", "logo"}
+    page = sheet(stills, Manifest((), ()))
+    assert "logo not measured" in page
+    assert "no picture" not in page
+
+
+def test_pictures_surveyed_by_an_older_version_are_surveyed_again_and_films_are_not(tmp_path: Path) -> None:
+    root, folder = tmp_path / "footage", tmp_path / "prepared"
+    root.mkdir()
+    Image.fromarray(scene(0)).save(root / "a.png")
+    write_plainly(root / "film.mp4", np.stack([scene(1, (48, 64))] * 12), 16)
+    data = DataConfig(name="f", root=str(root), prepared=str(folder), caption="x")
+    wanted = Wanted(1, 16, (112, 192), 0)
+    prepare(data, wanted, 0)
+    # as version 0.1 left them: no sampled picture of the still, and a ledger that says nothing of a version of stills
+    surveys = {file.path: survey_path(folder, file.survey) for file in survey_pool.read_ledger(folder).values()}
+    old = load_survey(surveys["a.png"])
+    assert old is not None
+    empty = {name: value[:0] for name, value in old.arrays.items() if name in (*PER_SAMPLE, "thumbs")}
+    save_survey(surveys["a.png"], Survey(old.about, old.arrays | empty))
+    ledger = read_json(folder / survey_pool.LEDGER)
+    write_json(folder / survey_pool.LEDGER, ledger | {"version": ledger["version"][:-1]})
+    before = surveys["film.mp4"].stat().st_mtime_ns
+    again = prepare(data, wanted, 0)
+    assert surveys["film.mp4"].stat().st_mtime_ns == before
+    assert [judged.shot.samples for judged in again.shots if judged.path == "a.png"] == [(0,)]
+    assert again.skipped == ()
+
+
+def test_lettering_that_could_not_be_looked_for_is_not_taken_for_none(tmp_path: Path) -> None:
+    film = np.stack([scene(1, (96, 128))] * 20 + [scene(2, (96, 128))] * 2 + [scene(3, (96, 128))] * 20)
+    (tmp_path / "f").mkdir()
+    write_plainly(tmp_path / "f" / "film.mp4", film, 16)
+    data = DataConfig(name="f", root=str(tmp_path / "f"), prepared=str(tmp_path / "p"), caption="x")
+    data.limits.min_seconds = None
+    shots = prepare(data, Wanted(1, 16, (112, 192), 0), 0).shots
+    assert [judged.against(False) for judged in shots] == [(), (UNSEEN,), ()]

@@ -12,7 +12,8 @@ from rank_pool import on_ranks
 from cinelora.families.wan.bundle import Condition
 from cinelora.parallel.launch import process_group, rank_info
 from cinelora.parallel.partition import Partition, partition
-from cinelora.planning.estimate import GPUS, Prediction, Shape
+from cinelora.planning.cards import GPUS
+from cinelora.planning.estimate import Prediction, Shape
 from cinelora.planning.step_time import NOMINAL, ClipShape, Machine, clip_seconds, sent_bytes, step_cost
 from cinelora.sampling.denoise import Guided, GuidedAcrossRanks
 

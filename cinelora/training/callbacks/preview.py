@@ -1,6 +1,7 @@
 """Pictures or clips from what would be exported now, from the same noise each time, beside the base model's.
 
-The text was encoded with the data. An I2V stage that shows its transformer the first frame takes a held-out sample's, and size.
+The text was encoded with the data. Previews have the size of most samples that are trained on; an I2V stage that shows its
+transformer the first frame takes a held-out sample's, and its size.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from lightning import Trainer
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import TrainConfig
 from cinelora.errors import FootageError
-from cinelora.footage.keyframe_image import read_image
+from cinelora.footage.image_reader import read_picture
 from cinelora.footage.video_reader import open_video
 from cinelora.io.atomic import sha256_json, write_json
 from cinelora.io.media import Pixels, contact_sheet, write_mp4, write_png
@@ -48,7 +49,7 @@ class Preview(AtStep):
                 "previews show held-out samples and there are none; raise data.holdout or set preview.every_steps=0"
             )
         self.config, self.run, self.shown, self.ema, self.journal = config, run, shown, ema, journal
-        self.sampler = ClipSampler(config, shown)
+        self.sampler = ClipSampler(config, shown, run.learnt_size(config.model))
         self.suffix = "png" if config.stage.num_frames == 1 else "mp4"
         self.base: list[Pixels] = []
         self.said: set[str] = set()
@@ -137,6 +138,6 @@ class Preview(AtStep):
     def read(self, path: Path) -> Pixels:
         """What ``write`` wrote."""
         if self.suffix == "png":
-            return read_image(path, self.config.model.height, self.config.model.width)[None]
+            return read_picture(path)[None]
         reader = open_video(path)
         return np.stack(list(reader.frames(range(reader.num_frames))))

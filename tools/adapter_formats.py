@@ -70,7 +70,9 @@ class Example:
 # -- what is in a file -------------------------------------------------------------------------------------------------
 
 
-def pair(module: str, name: str, rank: int = RANK, ends: tuple[str, str] = ("lora_A", "lora_B")) -> tuple[Named, Tensor]:
+def pair(
+    module: str, name: str, rank: int = RANK, ends: tuple[str, str] = ("lora_A", "lora_B")
+) -> tuple[Named, Tensor]:
     """The factors of a layer under a tool's ``name``, and their product in float64."""
     down, up = draw(rank, WIDTH, seed=len(module)), draw(WIDTH, rank, seed=len(module) + 1)
     return {f"{name}.{ends[0]}.weight": down, f"{name}.{ends[1]}.weight": up}, up.double() @ down.double()
@@ -101,7 +103,8 @@ def refused(who: str, key: str, *shape: int, dtype: torch.dtype = torch.float32,
 def decomposed(weight: Tensor, change: Tensor, magnitude: Tensor) -> Tensor:
     """DoRA's update by row: ``m (W + change) / |W + change| - W``."""
     changed = weight.double() + change
-    return changed * (magnitude.double().reshape(-1, 1) / changed.norm(dim=1, keepdim=True)) - weight.double()
+    update: Tensor = changed * (magnitude.double().reshape(-1, 1) / changed.norm(dim=1, keepdim=True)) - weight.double()
+    return update
 
 
 DOWN_UP = ("lora_down", "lora_up")
@@ -119,7 +122,7 @@ def peft_header(**more: Any) -> dict[str, str]:
 def ours(alpha: float = 8.0) -> AdapterFile:
     """An adapter of this project."""
     tensors, _ = pair(QUERY, QUERY)
-    origin = {"base_model": "tiny", "base_revision": "0", "data_hash": "0", "config": {}}
+    origin: dict[str, Any] = {"base_model": "tiny", "base_revision": "0", "data_hash": "0", "config": {}}
     return AdapterFile(tensors, LoraSpec(RANK, alpha), "style", **origin)
 
 
@@ -150,11 +153,15 @@ def own_examples() -> Iterator[Example]:
         for key, tensor in comfy.items()
     }
     converted["lora_unet_blocks_0_cross_attn_q.alpha"] = torch.tensor(float(RANK))
-    yield Example("cinelora, by musubi's converter", converted, "`.alpha` / rank; our header is not asked", twice, header)
+    yield Example(
+        "cinelora, by musubi's converter", converted, "`.alpha` / rank; our header is not asked", twice, header
+    )
     smaller, _ = exported(at_rank(ours(), 2))
     down, up = (smaller[f"diffusion_model.blocks.0.cross_attn.q.lora_{factor}.weight"].double() for factor in "AB")
     truth = up @ down
-    yield Example("cinelora, resized elsewhere", smaller, "1; our header is not asked", {f"{QUERY}.weight": truth}, header)
+    yield Example(
+        "cinelora, resized elsewhere", smaller, "1; our header is not asked", {f"{QUERY}.weight": truth}, header
+    )
     yield Example(
         "cinelora, with an alpha put in", comfy | {"diffusion_model.blocks.0.cross_attn.q.alpha": torch.tensor(2.0)}, "",
         metadata=header,
@@ -180,30 +187,39 @@ def named_examples() -> Iterator[Example]:
     yield plain("diffusers", f"transformer.{theirs}", "its header", worth=2.0, metadata=peft_header())
     yield plain("diffusers, without a header", f"transformer.{theirs}", "")
     yield plain("diffusers, with `.alpha`", f"transformer.{theirs}", "`.alpha` / rank", 2.0)
-    yield plain("finetrainers, by the checkpoint's names", f"transformer.{query}", "its header", worth=2.0, metadata=peft_header())
-    yield plain("diffusers, of a transformer alone", theirs, "its header", worth=2.0, metadata=peft_header())
+    header = peft_header()
+    yield plain(
+        "diffusers, by the checkpoint's names", f"transformer.{query}", "its header", worth=2.0, metadata=header
+    )
+    yield plain("diffusers, of a transformer alone", theirs, "its header", worth=2.0, metadata=header)
     yield plain("diffusers, of a transformer alone, without a header", theirs, "")
-    peft = {"file": "adapter_model.safetensors", "beside": PEFT}
+    peft: dict[str, Any] = {"file": "adapter_model.safetensors", "beside": PEFT}
     yield plain("a folder of peft", f"base_model.model.{theirs}", "adapter_config.json", worth=2.0, **peft)
     yield plain("peft without its adapter_config.json", f"base_model.model.{theirs}", "", file=str(peft["file"]))
-    equal = {**peft, "beside": PEFT | {"lora_alpha": RANK}}
-    yield plain("a folder of diffusion-pipe", f"diffusion_model.{query}", "1, which adapter_config.json has to say too", **equal)
+    equal: dict[str, Any] = {**peft, "beside": PEFT | {"lora_alpha": RANK}}
+    yield plain(
+        "a folder of diffusion-pipe", f"diffusion_model.{query}", "1, which adapter_config.json has to say too", **equal
+    )
 
 
 def scaled_examples() -> Iterator[Example]:
     """Ranks and alphas that differ, and other rules of the scale."""
     query = "transformer.blocks.0.attn2.to_q"
-    yield plain("rsLoRA", query, "alpha / root of the rank", worth=8 / math.sqrt(RANK), metadata=peft_header(use_rslora=True))
+    yield plain(
+        "rsLoRA", query, "alpha / root of the rank", worth=8 / math.sqrt(RANK), metadata=peft_header(use_rslora=True)
+    )
     pattern = peft_header(alpha_pattern={"to_q": 12})
     yield plain("peft's alpha_pattern and rank_pattern", query, "its header", worth=12 / RANK, metadata=pattern)
-    tensors, changes = {}, {}
+    tensors: Named = {}
+    changes: Named = {}
     for module, name, rank, alpha in ((QUERY, "q", 4, 2.0), (KEY, "k", 2, 8.0)):
         both, product = pair(module, f"lora_unet_blocks_0_cross_attn_{name}", rank, DOWN_UP)
         tensors |= both | {f"lora_unet_blocks_0_cross_attn_{name}.alpha": torch.tensor(alpha)}
         changes[f"{module}.weight"] = alpha / rank * product
-    yield Example("several ranks and alphas", tensors, "`.alpha` / rank of each; filled up to the largest rank", changes)
-    rank = peft_header(r=8)
-    yield plain("a header of another rank", query, "", metadata=rank)
+    yield Example(
+        "several ranks and alphas", tensors, "`.alpha` / rank of each; filled up to the largest rank", changes
+    )
+    yield plain("a header of another rank", query, "", metadata=peft_header(r=8))
     yield plain("alpha not a number", "lora_unet_blocks_0_cross_attn_q", "", math.nan, DOWN_UP)
     yield plain("alpha below zero", "lora_unet_blocks_0_cross_attn_q", "", -4.0, DOWN_UP)
     yield plain("alpha of 1e38", "lora_unet_blocks_0_cross_attn_q", "", 1e38, DOWN_UP)
@@ -216,7 +232,9 @@ def other_methods() -> Iterator[Example]:
     tensors, product = pair(QUERY, name, ends=DOWN_UP)
     tensors |= {f"{name}.alpha": torch.tensor(2.0), f"{name}.dora_scale": magnitude}
     change = decomposed(weight, product * 2 / RANK, magnitude)
-    yield Example("DoRA of LyCORIS, musubi, ComfyUI", tensors, "`.alpha` / rank, then the magnitude", {parameter: change})
+    yield Example(
+        "DoRA of LyCORIS, musubi, ComfyUI", tensors, "`.alpha` / rank, then the magnitude", {parameter: change}
+    )
     theirs = "base_model.model.blocks.0.attn2.to_q"
     tensors, product = pair(QUERY, theirs)
     tensors[f"{theirs}.lora_magnitude_vector"] = magnitude.flatten()
@@ -224,7 +242,9 @@ def other_methods() -> Iterator[Example]:
     change = decomposed(weight, product * 2, magnitude)
     yield Example("DoRA of peft", tensors, "adapter_config.json, then the magnitude", {parameter: change}, **facts)
     name = "lycoris_blocks_0_cross_attn_q"
-    parts = {f"hada_w{n}_{end}": draw(*((WIDTH, 2) if end == "a" else (2, WIDTH)), seed=n) for n in (1, 2) for end in "ab"}
+    parts = {
+        f"hada_w{n}_{end}": draw(*((WIDTH, 2) if end == "a" else (2, WIDTH)), seed=n) for n in (1, 2) for end in "ab"
+    }
     product = (parts["hada_w1_a"].double() @ parts["hada_w1_b"].double()) * (
         parts["hada_w2_a"].double() @ parts["hada_w2_b"].double()
     )
@@ -263,7 +283,10 @@ def distilled_examples() -> Iterator[Example]:
         changes |= {f"{parameter}.weight": product, f"{parameter}.bias": draw(WIDTH).double()}
     tensors["diffusion_model.patch_embedding.diff"] = draw(WIDTH, 16, 1, 2, 2)
     tensors["diffusion_model.head.head.diff"] = draw(64, WIDTH)
-    changes |= {"patch_embedding.weight": draw(WIDTH, 16, 1, 2, 2).double(), "proj_out.weight": draw(64, WIDTH).double()}
+    changes |= {
+        "patch_embedding.weight": draw(WIDTH, 16, 1, 2, 2).double(),
+        "proj_out.weight": draw(64, WIDTH).double(),
+    }
     yield Example("CausVid, AccVideo", tensors, "1; differences as they are", changes)
 
 

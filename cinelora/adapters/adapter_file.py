@@ -82,7 +82,9 @@ def export_adapter(path: Path, adapter: AdapterFile, layout: Literal["comfy", "d
     # B there is nothing to look for: each reader, whatever it takes for the scale of a file without alpha, takes 1.
     wanted = COMFY if layout == "comfy" else DIFFUSERS
     scale = adapter.spec.scale if layout == "comfy" else 1.0
-    tensors, written, metadata = {}, {}, _origin(adapter)
+    tensors: dict[str, Tensor] = {}
+    written: dict[str, Tensor] = {}
+    metadata = _origin(adapter)
     for module in adapter.modules:
         name = wanted.name(module)
         tensors[f"{name}.lora_A.weight"] = adapter.state[f"{module}.lora_A.weight"].float()
@@ -147,7 +149,8 @@ def read_adapter(path: Path) -> AdapterFile:
     tensors, _ = load_tensors(path)
     # Our own header says where it comes from. Of another tool's file the names say which layers it changes and which transformer
     # has them; whether it is of style or motion nobody can know, so style is assumed.
-    spec, facts = found.spec, {"kind": "style", "transformer": found.transformer}
+    spec = found.spec
+    facts: dict[str, Any] = {"kind": "style", "transformer": found.transformer}
     if found.ours:
         facts = {key: found.ours[key] for key in (*ORIGIN, "trigger", "config")}
     state = {key: factor for change in found.factors for key, factor in _factors(change, spec, tensors).items()}
@@ -180,5 +183,8 @@ def _deltas(found: AdapterHeader, tensors: dict[str, Tensor]) -> dict[str, tuple
         if not change.is_factors:
             parts = {part: tensors[key].float() for part, key in change.keys.items() if part != "alpha"}
             scale = 1.0 if change.form == "diff" else change.scale
-            deltas[change.parameter] = (*deltas.get(change.parameter, ()), Delta(change.form, parts, scale, change.shape))
+            deltas[change.parameter] = (
+                *deltas.get(change.parameter, ()),
+                Delta(change.form, parts, scale, change.shape),
+            )
     return deltas

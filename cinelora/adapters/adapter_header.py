@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -35,7 +36,7 @@ from cinelora.adapters.formats import (
 from cinelora.config.schema import LoraSpec, ModelConfig
 from cinelora.errors import AdapterError, reason
 from cinelora.geometry import CHANNELS
-from cinelora.io.tensor_files import read_header
+from cinelora.io.tensor_files import read_header, with_metadata
 
 FORMAT = "cinelora-adapter/1"
 MARK = "mark"
@@ -73,11 +74,11 @@ PRODUCTS = {
 OTHERS = {
     r"(^|[._])(double_blocks|single_blocks|single_transformer_blocks)[._]": "an adapter of HunyuanVideo or Flux, and not of Wan",
     r"(^|[._])transformer_blocks[._]": "an adapter of LTX-Video, CogVideoX or Qwen-Image, and not of Wan",
-    r"(^|[._])(down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)[._]": "an adapter of Stable Diffusion, and not of Wan",
+    r"(^|[._])(down|up|mid|input|output|middle)_blocks?[._]": "an adapter of Stable Diffusion, and not of Wan",
     r"(^|[._])vace_blocks[._]": "an adapter of Wan VACE, whose control blocks are not in this version",
     r"\.(qweight|wscales|proj_down|smooth_factor)$": "an adapter in Nunchaku's form: give the one it was converted from",
     r"\.oft_blocks$|\.oft_diag$": "OFT and no LoRA: there is no form of it that is read",
-    r"\.(hada_t1|hada_t2|lokr_t2|lora_mid\.weight)$": "a LyCORIS adapter with factors for convolutions, of which Wan's blocks have none",
+    r"\.(hada_t1|hada_t2|lokr_t2|lora_mid\.weight)$": "a LyCORIS adapter with factors for convolutions",
     r"\.on_input$": "(IA)3 and no LoRA: there is no form of it that is read",
     r"((self|cross)_attn\.q|attn[12]\.to_q)\.weight$": "no adapter: it holds whole weights; give it as model.t2v= or model.i2v=",
 }
@@ -153,7 +154,7 @@ class AdapterHeader:
 
     @property
     def _ours_counts(self) -> bool:
-        # Version 0.1 wrote no mark. Its header is believed where nothing has changed that can be seen: names, ranks and the scale.
+        # Version 0.1 wrote no mark. Its header is believed where nothing has changed that can be seen: names, ranks, the scale.
         assert self.ours is not None
         if self.marked is not None:
             return self.marked
@@ -163,6 +164,24 @@ class AdapterHeader:
             c.rank == self.ours["rank"] and "alpha" not in c.keys and math.isclose(c.scale, scale, rel_tol=CLOSE)
             for c in self.factors
         )
+
+    def refuse_above(self, key: str) -> None:
+        """Raise ``AdapterError`` where nothing can be trained above this adapter: it is more than pairs of factors."""
+        more = [change for change in self.changes if not change.is_factors]
+        if more:
+            raise AdapterError(
+                f"{key}: {self.path} changes {some([change.parameter for change in more])} by other means than plain LoRA: such "
+                "adapters act at inference, and training goes above plain LoRA alone"
+            )
+
+    def copy(self, place: Path) -> None:
+        """Write the file to ``place``, with peft's settings in its header where they stand beside it."""
+        beside = self.path.with_name(PEFT_CONFIG)
+        if self.path.name != PEFT_FILE or not beside.is_file():
+            shutil.copyfile(self.path, place)
+            return
+        metadata = read_header(self.path).get("__metadata__", {}) | {PEFT_CONFIG: beside.read_text()}
+        place.write_bytes(with_metadata(self.path, metadata))
 
     def refuse_other_model(self, model: ModelConfig) -> None:
         """Raise ``AdapterError`` where a change has another width, or lies in a deeper block, than ``model``."""
@@ -295,7 +314,8 @@ def _changes(path: Path, module: str, keys: dict[str, str], header: dict[str, An
         form = _form(path, module, product)
         shape, rank = _product_shape(path, module, form, shapes)
         if "magnitude" in shapes and math.prod(shapes["magnitude"]) not in shape[:2]:
-            raise AdapterError(f"{path}: the magnitude of {module} has the shape {list(shapes['magnitude'])}, which is none for {'x'.join(map(str, shape))}")
+            found, sides = list(shapes["magnitude"]), "x".join(map(str, shape))
+            raise AdapterError(f"{path}: the magnitude of {module} has the shape {found}, which is none for {sides}")
         yield Change(parameter_of(module, "weight"), form, product, shape, rank)
         if "B_bias" in keys:
             bias = {"diff": keys["B_bias"], **({"alpha": keys["alpha"]} if "alpha" in keys else {})}
@@ -318,7 +338,9 @@ def _form(path: Path, module: str, keys: dict[str, str]) -> str:
     raise AdapterError(f"{path} is incomplete: {module} has {some(list(keys.values()))} but no {lacks}")
 
 
-def _product_shape(path: Path, module: str, form: str, shapes: dict[str, tuple[int, ...]]) -> tuple[tuple[int, ...], int]:
+def _product_shape(
+    path: Path, module: str, form: str, shapes: dict[str, tuple[int, ...]]
+) -> tuple[tuple[int, ...], int]:
     """The shape of a product and its rank; raises ``AdapterError`` where its parts cannot be multiplied."""
     if form == "lora":
         down, up = shapes["A"], shapes["B"]
@@ -330,15 +352,15 @@ def _product_shape(path: Path, module: str, form: str, shapes: dict[str, tuple[i
         fits = len(wholes) == 1 and () not in wholes
         whole, rank = wholes.pop(), first[1][0] if first[1] else 0
     else:
-        sides = [
-            shapes.get(f"lokr_w{n}") or _matrix(shapes[f"lokr_w{n}_a"], shapes[f"lokr_w{n}_b"]) for n in (1, 2)
-        ]
+        sides = [shapes.get(f"lokr_w{n}") or _matrix(shapes[f"lokr_w{n}_a"], shapes[f"lokr_w{n}_b"]) for n in (1, 2)]
         fits = all(len(side) == 2 for side in sides)
         whole = (sides[0][0] * sides[1][0], sides[0][1] * sides[1][1]) if fits else ()
         # two whole factors have no rank, and are worth 1 whatever alpha says
         rank = next((shapes[part][0] for part in ("lokr_w1_b", "lokr_w2_b") if part in shapes), 1)
     if not fits:
-        said = ", ".join(f"{part} {list(shape)}" for part, shape in shapes.items() if part not in ("alpha", "magnitude"))
+        said = ", ".join(
+            f"{part} {list(shape)}" for part, shape in shapes.items() if part not in ("alpha", "magnitude")
+        )
         raise AdapterError(f"{path}: the parts of {module} do not fit each other: {said}")
     return whole, rank
 
@@ -423,7 +445,9 @@ class PeftFacts:
             raise AdapterError(f"{path}: {self.where} says DoRA, but {change.module} has no magnitude")
         if self.said.get("use_rslora"):  # scales by the root of the rank (Kalajdzievski 2023)
             alpha *= math.sqrt(rank)
-        return alpha if rank == change.rank else alpha / rank * change.rank  # a LoKr is worth alpha / r, whatever its parts are
+        return (
+            alpha if rank == change.rank else alpha / rank * change.rank
+        )  # a LoKr is worth alpha / r, whatever its parts are
 
     def _of(self, module: str, pattern: str, default: Any) -> Any:
         # peft looks for a pattern at the end of a layer's name

@@ -103,6 +103,7 @@ def load_adapter(
     deltas = {parameter: of for parameter, of in adapter.deltas.items() if owner_of(transformer, parameter)}
     if dropped := len(adapter.modules) - len(modules) + len(adapter.deltas) - len(deltas):
         log.warning("the %s adapter was made for i2v: %d image projections that t2v lacks are left out", name, dropped)
+    transformer.adapter_sources = {**transformer.__dict__.get("adapter_sources", {}), name: adapter.source}
     if modules:
         _inject(transformer, name, replace(adapter.spec, dropout=0.0), modules)
         load_adapter_state(
@@ -208,9 +209,9 @@ def check_fits(adapter: AdapterFile, transformer: WanTransformer3DModel, model_n
         wanted = tuple(getattr(*held).shape)
         for delta in deltas:
             if math.prod(delta.shape) != math.prod(wanted) or (len(wanted) == 2 and delta.shape != wanted):
-                theirs, ours = ("x".join(map(str, shape)) for shape in (delta.shape, wanted))
+                own, needed = ("x".join(map(str, shape)) for shape in (delta.shape, wanted))
                 raise AdapterError(
-                    f"{made_for} whose {parameter} is {theirs} does not fit model={model_name} with {ours}: {way_out}"
+                    f"{made_for} whose {parameter} is {own} does not fit model={model_name} with {needed}: {way_out}"
                 )
     if adapter.base_model not in ("", model_name):
         log.warning("the adapter was trained on %s and is used on %s", adapter.base_model, model_name)
@@ -269,6 +270,13 @@ def acting_adapters(transformer: WanTransformer3DModel) -> list[str]:
     """The adapters that act; peft keeps the list with each layer, ours are all alike."""
     layers = _layers(transformer)
     return list(layers[0][1].active_adapters) if layers else []
+
+
+def acting_in_words(transformer: WanTransformer3DModel) -> str:
+    """The adapters that act, merged or not, and where they were read; for sentences."""
+    sources = transformer.__dict__.get("adapter_sources", {})
+    names = dict.fromkeys([*acting_adapters(transformer), *deltas_of(transformer).acting])
+    return " and ".join(f"{name} ({sources[name]})" if sources.get(name) else name for name in names)
 
 
 @contextmanager

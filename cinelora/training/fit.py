@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,9 @@ def make_trained(config: TrainConfig, run: RunDirectory, transformer: WanTransfo
         return whole
     if config.stage.name == "motion" and run.adapter("style").exists():
         style = read_adapter(run.adapter("style"))
+        style = replace(
+            style, source=config.adapter or style.source
+        )  # in sentences the user's own file, and not its copy here
         load_adapter(transformer, "style", style, config.model.name)
         if rank_info().global_rank == 0:
             warn_of_styles_weights(config, style)

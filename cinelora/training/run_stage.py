@@ -8,13 +8,13 @@ does is in ``encode`` and ``fit``.
 from __future__ import annotations
 
 import shlex
-import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cinelora.adapters.adapter_header import judge_adapter
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths
 from cinelora.config.schema import ADAPTER_STAGES, TrainConfig
 from cinelora.errors import AdapterError, ConfigError
@@ -112,7 +112,9 @@ def carry_style_adapter(source: str, run: RunDirectory) -> None:
     paths = adapter_paths(resolve(source))
     if "style" not in paths:
         raise AdapterError(f"adapter={source} holds no style adapter, only {', '.join(paths)}")
-    write_whole(run.adapter("style"), lambda draft: shutil.copyfile(paths["style"], draft))
+    found = judge_adapter(paths["style"])
+    found.refuse_above("adapter")
+    write_whole(run.adapter("style"), found.copy)
 
 
 def upload(run: RunDirectory, repository: str, private: bool) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cinelora.adapters.adapter_file import AdapterFile, export_adapter, read_adapter, read_adapter_facts
 from cinelora.adapters.formats import COMFY, WAN_NAMES
-from cinelora.adapters.lora_layers import add_adapter, load_adapter
+from cinelora.adapters.lora_layers import add_adapter, load_adapter, set_scales
 from cinelora.config.schema import LoraSpec
 from cinelora.errors import AdapterError, CineloraError
 from cinelora.families.wan.bundle import WanBundle
@@ -189,6 +189,63 @@ def test_stock_diffusers_gives_our_output(
     assert (theirs - before).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize(("layout", "kind"), [("comfy", "i2v"), ("diffusers", "t2v")])
+def test_stock_diffusers_gives_our_output_at_any_scale_fused_or_not(
+    t2v: WanBundle, i2v: WanBundle, tmp_path: Path, kind: str, layout: Any
+):
+    bundle, pipe = {"t2v": (t2v, WanPipeline), "i2v": (i2v, WanImageToVideoPipeline)}[kind]
+    adapter = learnt(bundle.load_transformer(), LoraSpec(12, 16.0, targets="all_linear"), kind)
+    export_adapter(tmp_path / "adapter.safetensors", adapter, layout)
+    transformer = bundle.load_transformer()
+    base = run(transformer)
+    load_adapter(transformer, "motion", read_adapter(tmp_path / "adapter.safetensors"), "tiny")
+    pipeline = pipe.from_pretrained(bundle.directory(Part.TRANSFORMER).parent)
+    pipeline.load_lora_weights(tmp_path / "adapter.safetensors", adapter_name="ours")
+    for scale in (1.0, 0.7):
+        set_scales(transformer, {"motion": scale})
+        ours = run(transformer)
+        assert (ours - base).abs().max() > 1e-2
+        pipeline.set_adapters("ours", scale)
+        assert units(run(pipeline.transformer), ours) <= LAYERS
+        pipeline.set_adapters("ours", 1.0)
+        pipeline.fuse_lora(lora_scale=scale)
+        assert units(run(pipeline.transformer), ours) <= LAYERS
+        pipeline.unfuse_lora()
+
+
+# How four programs read a pair, as facts: which weight of the checkpoint a key means, and what the pair is multiplied with.
+READERS = {
+    # model_lora_keys: the key of a weight without its ending is its own name; alpha / rank, 1 without alpha
+    "ComfyUI": lambda key: re.fullmatch(r"diffusion_model\.(.+)\.lora_(A|B)\.weight", key),
+    # convert_lora.py --target default takes the first word away; dots become underscores; alpha is set to the rank
+    "musubi-tuner": lambda key: re.fullmatch(r"(?:diffusion_model|transformer)\.(.+)\.lora_(A|B)\.weight", key),
+    # GeneralLoRALoader leaves out lora_B, what stands between it and the last word, and a leading diffusion_model
+    "DiffSynth": lambda key: re.fullmatch(r"(?:diffusion_model\.)?(.+)\.lora_(A|B)(?:\.default)?\.weight", key),
+    # the prefix is cut off; lora_A and lora_B are a pair of the weight of that name
+    "lightx2v": lambda key: re.fullmatch(r"diffusion_model\.(.+)\.lora_(A|B)\.weight", key),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_other_programs_find_every_pair_and_its_scale(reader: str, make_wan: Any, tmp_path: Path):
+    adapter = learnt(make_wan("i2v"), LoraSpec(4, 8.0, targets="all_linear"), "i2v")
+    export_adapter(tmp_path / "a.safetensors", adapter)
+    tensors = load_file(tmp_path / "a.safetensors")
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        form = READERS[reader](key)
+        assert form, key
+        name = form[1].replace(".", "_") if reader == "musubi-tuner" else form[1]
+        found.setdefault(name, {})[form[2]] = tensor
+    layers = [name for name in original_14b_projections() if name.startswith(("blocks.0.", "blocks.1."))]
+    names = {name.replace(".", "_") if reader == "musubi-tuner" else name: name for name in layers}
+    assert found.keys() == names.keys()
+    for name, pair in found.items():
+        module = COMFY.module(f"diffusion_model.{names[name]}")
+        assert module
+        assert torch.equal(pair["B"] @ pair["A"], (2 * adapter.state[f"{module}.lora_B.weight"]) @ pair["A"])
+
+
 def test_the_scale_is_folded_into_b(tmp_path: Path):
     adapter = an_adapter(LoraSpec(4, 8.0))
     export_adapter(tmp_path / "a.safetensors", adapter)
@@ -307,7 +364,9 @@ def diffusers_file(**header: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def test_diffusers_names_without_alpha_are_refused(tmp_path: Path):
     save_file(diffusers_file()[0], tmp_path / "a.safetensors")
-    with pytest.raises(AdapterError, match="neither .alpha nor the header lora_adapter_metadata .* so its alpha is lost"):
+    with pytest.raises(
+        AdapterError, match="neither .alpha nor the header lora_adapter_metadata .* so its alpha is lost"
+    ):
         read_adapter(tmp_path / "a.safetensors")
 
 
@@ -354,7 +413,10 @@ A, B = WHOLE
         ({"diffusion_model.blocks.0.self_attn.q.alpha": torch.tensor(1.0)}, "no lora_A"),
         ({A: WHOLE[A], B: WHOLE[B][:, :3]}, r"do not fit each other: A \[4, 6\], B \[7, 3\]"),
         ({A: WHOLE[A], B: WHOLE[B] * float("nan")}, "spoilt: .* not finite"),
-        (bare("diffusion_model.blocks.0.self_attn.q", alpha=0.0), "has rank 4 and alpha 0: a LoRA needs an alpha above 0"),
+        (
+            bare("diffusion_model.blocks.0.self_attn.q", alpha=0.0),
+            "has rank 4 and alpha 0: a LoRA needs an alpha above 0",
+        ),
     ],
 )
 def test_what_is_not_certain_is_refused(tmp_path: Path, tensors: dict[str, Tensor], words: str):

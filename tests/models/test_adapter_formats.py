@@ -23,7 +23,7 @@ from cinelora.errors import AdapterError, CineloraError
 from cinelora.io.tensor_files import load_tensors
 from cinelora.memory.block_swap import arrange
 from cinelora.planning.estimate import Policy
-from tools.adapter_formats import CLOSE, DOCS, Example, apart, examples, outcome, updates, with_table
+from tools.adapter_formats import CLOSE, DOCS, apart, examples, outcome, updates, with_table
 
 MakeWan = Callable[..., WanTransformer3DModel]
 RunWan = Callable[[WanTransformer3DModel], Tensor]
@@ -204,7 +204,9 @@ def test_differences_of_all_weights_act_at_any_scale_and_go_again(way: str, make
             merge(transformer, scales)
         else:
             set_scales(transformer, scales)
-        expected = by_hand(make_wan("i2v"), [({"first": first, "second": second}[name], s) for name, s in scales.items()])
+        expected = by_hand(
+            make_wan("i2v"), [({"first": first, "second": second}[name], s) for name, s in scales.items()]
+        )
         assert units(run_wan(transformer), run_wan(expected)) <= LAYERS
         if way == "merged":
             unmerge(transformer)
@@ -308,7 +310,10 @@ MODEL = ModelConfig(name="mini", num_layers=2, num_heads=4, hidden_size=128)
         ({QUERY + ".diff_b": torch.ones(64)}, "bias is 64, which does not fit model=mini of width 128"),
         ({"diffusion_model.time_projection.1.diff_b": torch.ones(128)}, "time_proj.bias is 128, which does not fit"),
         ({**two(QUERY), QUERY + ".diff": torch.zeros(0, 128)}, r"holds nothing \(its shape is \[0, 128\]\)"),
-        ({f"{QUERY}.lora_A.weight": torch.ones(4, 128), f"{QUERY}.lora_B.weight": torch.ones(128, 3)}, "do not fit each other"),
+        (
+            {f"{QUERY}.lora_A.weight": torch.ones(4, 128), f"{QUERY}.lora_B.weight": torch.ones(128, 3)},
+            "do not fit each other",
+        ),
         ({**two(QUERY), QUERY + ".alpha": torch.tensor(float("inf"))}, "holds numbers that are not finite"),
         ({**two(QUERY), QUERY + ".alpha": torch.ones(4)}, r"should be one number and has the shape \[4\]"),
         ({**two(QUERY), QUERY + ".dora_scale": torch.ones(5, 1)}, "the magnitude of .* has the shape"),

@@ -332,8 +332,8 @@ def _form(path: Path, module: str, keys: dict[str, str]) -> str:
         if held in ways:
             return form
     # what lacks least is what was meant
-    ways = [way for several in PRODUCTS.values() for way in several if held <= way]
-    lacking = sorted(min(ways, key=lambda way: len(way - held)) - held) if ways else ["part that fits"]
+    meant = [way for several in PRODUCTS.values() for way in several if held <= way]
+    lacking = sorted(min(meant, key=lambda way: len(way - held)) - held) if meant else ["part that fits"]
     lacks = f"lora_{lacking[0]}" if lacking[0] in "AB" else lacking[0]
     raise AdapterError(f"{path} is incomplete: {module} has {some(list(keys.values()))} but no {lacks}")
 

@@ -55,7 +55,8 @@ class Delta:
         changed = weight + product
         others = [dim for dim in range(weight.ndim) if dim != axis]
         norm = torch.linalg.vector_norm(changed, dim=others, keepdim=True)
-        return changed * (magnitude.reshape(norm.shape) / norm) - weight
+        update: Tensor = changed * (magnitude.reshape(norm.shape) / norm) - weight
+        return update
 
 
 @dataclass

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from cinelora.errors import FileError, reason
 
 Floats = NDArray[np.float32]
+Bytes = NDArray[Any]
+"""Unsigned bytes, and what shifts and masks make of them."""
 MAGIC = b"GGUF"
 KINDS = {
     **{0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 9: "Q8_1"},
@@ -62,15 +64,16 @@ class GgufTensor:
 # -- how blocks become numbers -----------------------------------------------------------------------------------------
 
 
-def _bits(packed: NDArray[np.uint8], width: int, shifts: Iterable[int], mask: int) -> NDArray[np.uint8]:
+def _bits(packed: Bytes, width: int, shifts: Iterable[int], mask: int) -> Bytes:
     """Small numbers (n, values) out of bytes (n, bytes): each run of ``width`` bytes holds one run of values a shift."""
-    runs = packed.reshape(len(packed), -1, 1, width) >> np.array(list(shifts), np.uint8)[:, None]
+    runs: Bytes = packed.reshape(len(packed), -1, 1, width) >> np.array(list(shifts), np.uint8)[:, None]
     return (runs & mask).reshape(len(packed), -1)
 
 
-def _fifth_bits(flags: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _fifth_bits(flags: Bytes) -> Bytes:
     """32 flags (n, 32) out of four bytes, each worth 16."""
-    return np.unpackbits(flags, axis=1, bitorder="little") << 4
+    found: Bytes = np.unpackbits(flags, axis=1, bitorder="little") << 4
+    return found
 
 
 def _wide(halves: NDArray[Any]) -> Floats:
@@ -83,7 +86,7 @@ def _each(scales: Floats, values: NDArray[Any]) -> Floats:
     return groups.reshape(len(values), -1)
 
 
-def _six_bit_pairs(packed: NDArray[np.uint8]) -> tuple[Floats, Floats]:
+def _six_bit_pairs(packed: Bytes) -> tuple[Floats, Floats]:
     """Eight scales and eight minima of six bits (n, 8) out of twelve bytes."""
     # Bytes 0 to 3 hold the first four scales, bytes 4 to 7 the first four minima. Their upper two bits belong to the last four,
     # whose lower four bits are the halves of bytes 8 to 11.
@@ -197,7 +200,10 @@ class _Table:
         # tensors begin at a multiple of the alignment after the table, and their offsets count from there
         alignment = int(metadata.get("general.alignment", 32)) or 1
         start = -(-self.file.tell() // alignment) * alignment
-        return {name: self._placed(name, start, *entry, metadata) for name, *entry in entries}, metadata
+        placed = {
+            name: self._placed(name, start, shape, number, offset, metadata) for name, shape, number, offset in entries
+        }
+        return placed, metadata
 
     def _entry(self) -> tuple[str, tuple[int, ...], int, int]:
         name = self._text()

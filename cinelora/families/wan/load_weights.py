@@ -29,7 +29,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5Enco
 from cinelora.errors import ModelError
 from cinelora.families.wan import checkpoint_layouts
 from cinelora.families.wan.checkpoint_layouts import NAMES, FoundPart, Part, bare, config_facts
-from cinelora.io.gguf_file import gguf_values, read_gguf
+from cinelora.io.gguf_file import GgufTensor, gguf_values, read_gguf
 from cinelora.io.tensor_files import TENSOR_DTYPES, read_header
 from cinelora.memory.weight_sharding import Shares
 from cinelora.nn.fp8 import FP8, Fp8Linear, fp8_layers, swap_linears
@@ -71,11 +71,11 @@ def stored_tensors(files: Iterable[Path]) -> dict[str, Stored]:
 
 
 def _in_gguf(path: Path) -> Iterator[tuple[str, Stored]]:
+    def read(tensor: GgufTensor) -> Tensor:
+        return torch.from_numpy(gguf_values(path, tensor))
+
     for name, tensor in read_gguf(path)[0].items():
-        yield (
-            name,
-            Stored(tensor.shape, torch.float32, lambda tensor=tensor: torch.from_numpy(gguf_values(path, tensor))),
-        )  # type: ignore[misc]
+        yield name, Stored(tensor.shape, torch.float32, partial(read, tensor))
 
 
 def _in_safetensors(path: Path) -> Iterator[tuple[str, Stored]]:

@@ -176,6 +176,8 @@ def _factors(change: Change, spec: LoraSpec, tensors: dict[str, Tensor]) -> dict
 
 
 def _deltas(found: AdapterHeader, tensors: dict[str, Tensor]) -> dict[str, tuple[Delta, ...]]:
+    if len(found.factors) == len(found.changes):
+        return {}  # as most: diffusers need not be imported to read them
     from cinelora.adapters.weight_deltas import Delta
 
     deltas: dict[str, tuple[Delta, ...]] = {}

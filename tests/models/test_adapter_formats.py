@@ -17,12 +17,14 @@ from cinelora.adapters.adapter_header import judge_adapter
 from cinelora.adapters.formats import BLOCK_NAMES, COMFY, DIFFUSERS, FORMATS, OUTSIDE_NAMES, Format
 from cinelora.adapters.lora_layers import adapter_state, add_adapter, load_adapter, merge, set_scales, unmerge
 from cinelora.adapters.resize_rank import at_rank
+from cinelora.adapters.run_directory import RunDirectory
 from cinelora.adapters.weight_deltas import Delta
 from cinelora.config.schema import LoraSpec, ModelConfig
 from cinelora.errors import AdapterError, CineloraError
 from cinelora.io.tensor_files import load_tensors
 from cinelora.memory.block_swap import arrange
 from cinelora.planning.estimate import Policy
+from cinelora.training.run_stage import carry_style_adapter
 from tools.adapter_formats import CLOSE, DOCS, apart, examples, outcome, updates, with_table
 
 MakeWan = Callable[..., WanTransformer3DModel]
@@ -143,6 +145,24 @@ def test_a_contradiction_is_refused_with_both_numbers(tmp_path: Path):
     save_file(tensors, tmp_path / "a.safetensors", metadata)
     with pytest.raises(AdapterError, match=r"the scale 0\.5 by \.alpha and 1 by our header"):
         read_adapter(tmp_path / "a.safetensors")
+
+
+def test_a_folder_of_peft_that_is_carried_into_a_run_keeps_its_scale(tmp_path: Path):
+    example = next(example for example in examples() if example.who == "a folder of peft")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "run").mkdir()
+    example.write(tmp_path / "theirs")
+    run = RunDirectory(tmp_path / "run")
+    carry_style_adapter(str(tmp_path / "theirs"), run)
+    assert apart(updates(read_adapter(run.adapter("style"))), example.changes) < CLOSE
+
+
+def test_an_adapter_that_is_spoilt_is_named_by_the_users_own_file(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    mine = saved(tmp_path / "mine.safetensors", {name: tensor * float("nan") for name, tensor in two(QUERY).items()})
+    with pytest.raises(AdapterError, match=r"mine\.safetensors is spoilt"):
+        carry_style_adapter(str(mine), RunDirectory(tmp_path / "run"))
+    assert not list((tmp_path / "run").iterdir())
 
 
 # -- what changes weights ----------------------------------------------------------------------------------------------

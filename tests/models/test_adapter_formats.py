@@ -212,20 +212,20 @@ def parameters_of(transformer: WanTransformer3DModel) -> dict[str, Tensor]:
 @torch.no_grad()
 @pytest.mark.parametrize("way", ["live", "merged", "swapped"])
 def test_differences_of_all_weights_act_at_any_scale_and_go_again(way: str, make_wan: MakeWan, run_wan: RunWan):
-    first, second = (distilled(make_wan("i2v"), seed) for seed in (0, 1))
-    transformer = make_wan("i2v")
+    first, second = (distilled(make_wan("i2v", num_layers=3), seed) for seed in (0, 1))
+    transformer = make_wan("i2v", num_layers=3)
     before, output = parameters_of(transformer), run_wan(transformer)
     for name, adapter in (("first", first), ("second", second)):
         load_adapter(transformer, name, adapter, "tiny", changed_now=False)
-    if way == "swapped":
-        arrange(transformer, Policy(recompute=2, swap=2))
+    if way == "swapped":  # three blocks in two slots: what is changed in a slot alone is lost
+        arrange(transformer, Policy(recompute=3, swap=3))
     for scales in ({"first": 1.0, "second": 0.5}, {"second": -0.3}, {}):
         if way == "merged":
             merge(transformer, scales)
         else:
             set_scales(transformer, scales)
         expected = by_hand(
-            make_wan("i2v"), [({"first": first, "second": second}[name], s) for name, s in scales.items()]
+            make_wan("i2v", num_layers=3), [({"first": first, "second": second}[name], s) for name, s in scales.items()]
         )
         assert units(run_wan(transformer), run_wan(expected)) <= LAYERS
         if way == "merged":

@@ -34,6 +34,7 @@ ONLY_IMPORTER = {
 }
 # These answer `--help`, mistakes and file scans, so importing them must not cost torch's seconds.
 WITHOUT_TORCH = (
+    "cinelora.adapters.adapter_header",
     "cinelora.adapters.run_directory",
     "cinelora.card",
     "cinelora.clone_only",

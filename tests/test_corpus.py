@@ -100,7 +100,9 @@ def test_a_run_is_read(corpus: Path, name: str, steps: int):
 
 def test_a_finished_run_writes_the_same_card(corpus: Path):
     record = read_record(RunDirectory(corpus / "style"))
-    words = [re.sub(r"\s+", "", text) for text in (card(record, "."), record.run.card.read_text())]
+    # what version 0.1 did not say yet: how musubi-tuner reads the file
+    now = re.sub(r"\nmusubi-tuner: only after its converter.*\n", "", card(record, "."))
+    words = [re.sub(r"\s+", "", text) for text in (now, record.run.card.read_text())]
     assert words[0] == words[1]  # lines may break elsewhere
 
 

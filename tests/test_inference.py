@@ -257,6 +257,22 @@ def test_other_adapters_behind_the_same_path_make_the_clip_anew(config: InferCon
     assert np.abs(sheet(tmp_path / "out") - first).mean() > 10 * ROUNDING
 
 
+def test_a_clip_that_is_not_finite_is_refused_naming_the_adapter(
+    config: InferConfig, run: RunDirectory, tmp_path: Path
+):
+    from cinelora.adapters.adapter_file import export_adapter, read_adapter
+
+    style = read_adapter(run.adapter("style"))
+    damaged = tmp_path / "mine.safetensors"
+    export_adapter(damaged, replace(style, state={key: factor * 1e38 for key, factor in style.state.items()}))
+    config = replace(config, ckpt=str(damaged), mode="t2v", num_frames=5)
+    with pytest.raises(InferenceError, match=r"clip 1/1: .* not finite; .* style \(.*mine\.safetensors\)") as refused:
+        infer(config, tmp_path / "out")
+    assert "\n" not in str(refused.value)
+    assert not list((tmp_path / "out").rglob("summary.json"))
+    assert not list((tmp_path / "out").rglob("*.latents"))
+
+
 def test_a_prompt_is_shown_as_training_showed_its_captions():
     from cinelora.footage.captions import whole_caption
 

@@ -27,7 +27,10 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.nn.functional import linear
 
-from cinelora.adapters.adapter_file import TARGETS, AdapterFile, is_image_projection
+from cinelora.adapters.adapter_file import AdapterFile
+from cinelora.adapters.adapter_header import TARGETS
+from cinelora.adapters.formats import is_image_part
+from cinelora.adapters.weight_deltas import deltas_of, let_act, owner_of
 from cinelora.config.schema import LoraSpec
 from cinelora.errors import AdapterError
 from cinelora.io.terminal import warn
@@ -84,20 +87,31 @@ def add_adapter(transformer: WanTransformer3DModel, name: str, spec: LoraSpec, s
     return modules
 
 
-def load_adapter(transformer: WanTransformer3DModel, name: str, adapter: AdapterFile, model_name: str) -> list[str]:
+def load_adapter(
+    transformer: WanTransformer3DModel, name: str, adapter: AdapterFile, model_name: str, changed_now: bool = True
+) -> list[str]:
     """Hang ``adapter`` on exactly the projections it has factors for, frozen, with scale 1; returns these.
 
-    A text-to-video adapter leaves the image projections of an image-to-video transformer alone; the other way round,
-    those the transformer lacks are dropped, with a warning. What is frozen has no dropout. Raises ``AdapterError`` as
-    ``check_fits``.
+    Its deltas change the weights now, or, for whoever chooses scales next anyway, not before that. A text-to-video adapter
+    leaves the image projections of an image-to-video transformer alone; the other way round, what the transformer lacks is
+    dropped, with a warning. What is frozen has no dropout. Raises ``AdapterError`` as ``check_fits``.
     """
     check_fits(adapter, transformer, model_name)
     present = {module for module, _ in transformer.named_modules()}
     modules = [module for module in adapter.modules if module in present]
-    if dropped := len(adapter.modules) - len(modules):
+    deltas = {parameter: of for parameter, of in adapter.deltas.items() if owner_of(transformer, parameter)}
+    if dropped := len(adapter.modules) - len(modules) + len(adapter.deltas) - len(deltas):
         warn(f"the {name} adapter was made for i2v: {dropped} image projections that t2v lacks are left out")
-    _inject(transformer, name, replace(adapter.spec, dropout=0.0), modules)
-    load_adapter_state(transformer, name, {k: v for k, v in adapter.state.items() if k.rsplit(".", 2)[0] in present})
+    transformer.adapter_sources = {**transformer.__dict__.get("adapter_sources", {}), name: adapter.source}
+    if modules:
+        _inject(transformer, name, replace(adapter.spec, dropout=0.0), modules)
+        load_adapter_state(
+            transformer, name, {k: v for k, v in adapter.state.items() if k.rsplit(".", 2)[0] in present}
+        )
+    if deltas:
+        deltas_of(transformer).of[name] = deltas
+        if changed_now:
+            let_act(transformer, {**deltas_of(transformer).acting, name: 1.0})
     transformer.requires_grad_(False)
     return modules
 
@@ -166,7 +180,8 @@ def load_adapter_state(transformer: WanTransformer3DModel, name: str, state: dic
 def check_fits(adapter: AdapterFile, transformer: WanTransformer3DModel, model_name: str) -> None:
     """Raise ``AdapterError``, naming both sides, where ``adapter`` was made for another depth or width."""
     layers, depth = dict(transformer.named_modules()), transformer.config.num_layers
-    made_for = f"an adapter {f'of {adapter.base_model} ' if adapter.base_model else ''}({adapter.transformer})"
+    origin = f"of {adapter.base_model} " if adapter.base_model else ""
+    made_for = f"{f'{adapter.source}: ' if adapter.source else ''}an adapter {origin}({adapter.transformer})"
     way_out = "choose the model it was trained on"
     # Depth first. Files of other tools may leave blocks out on purpose, ours never do: fewer blocks are then another model.
     if adapter.num_blocks > depth or (adapter.base_model and adapter.num_blocks < depth):
@@ -176,7 +191,7 @@ def check_fits(adapter: AdapterFile, transformer: WanTransformer3DModel, model_n
     # Then the width of each projection, B's rows and A's columns against W. A t2v transformer lacks the image projections of an
     # i2v adapter, which `load_adapter` leaves out.
     for module in adapter.modules:
-        if module not in layers and is_image_projection(module):
+        if module not in layers and is_image_part(module):
             continue
         base = layers[module].get_base_layer() if isinstance(layers[module], LoraLayer) else layers[module]
         theirs = (len(adapter.state[f"{module}.lora_B.weight"]), adapter.state[f"{module}.lora_A.weight"].shape[1])
@@ -184,6 +199,19 @@ def check_fits(adapter: AdapterFile, transformer: WanTransformer3DModel, model_n
         if theirs != ours:
             sizes = f"{theirs[0]}x{theirs[1]} does not fit model={model_name} with {ours[0]}x{ours[1]}"
             raise AdapterError(f"{made_for} whose {module} is {sizes}: {way_out}")
+    for parameter, deltas in adapter.deltas.items():
+        held = owner_of(transformer, parameter)
+        if held is None and is_image_part(parameter):
+            continue
+        if held is None:
+            raise AdapterError(f"{made_for} changes {parameter}, which model={model_name} does not have: {way_out}")
+        wanted = tuple(getattr(*held).shape)
+        for delta in deltas:
+            if math.prod(delta.shape) != math.prod(wanted) or (len(wanted) == 2 and delta.shape != wanted):
+                own, needed = ("x".join(map(str, shape)) for shape in (delta.shape, wanted))
+                raise AdapterError(
+                    f"{made_for} whose {parameter} is {own} does not fit model={model_name} with {needed}: {way_out}"
+                )
     if adapter.base_model not in ("", model_name):
         warn(f"the adapter was trained on {adapter.base_model} and is used on {model_name}")
 
@@ -223,12 +251,14 @@ def adapter_effect(transformer: WanTransformer3DModel, name: str) -> float:
 # -- scales ------------------------------------------------------------------------------------------------------------
 
 
-def set_scales(transformer: WanTransformer3DModel, scales: dict[str, float]) -> None:
+def set_scales(transformer: WanTransformer3DModel, scales: dict[str, float], keep: bool = True) -> None:
     """Let the named adapters act, each with its scale times ``alpha / rank``, and no other; ``{}`` is the base model.
 
-    Scale 0 switches an adapter off, it then costs nothing. What trains keeps training.
+    Scale 0 switches an adapter off, it then costs nothing. What trains keeps training. Weights that ``deltas`` change stay on
+    the host with ``keep``; without it the scales are for good.
     """
     _require_unmerged(transformer)
+    let_act(transformer, scales, keep)
     for name, scale in scales.items():
         for _, layer in _layers(transformer, name):
             layer.set_scale(name, scale)
@@ -239,6 +269,13 @@ def acting_adapters(transformer: WanTransformer3DModel) -> list[str]:
     """The adapters that act; peft keeps the list with each layer, ours are all alike."""
     layers = _layers(transformer)
     return list(layers[0][1].active_adapters) if layers else []
+
+
+def acting_in_words(transformer: WanTransformer3DModel) -> str:
+    """The adapters that act, merged or not, and where they were read; for sentences."""
+    sources = transformer.__dict__.get("adapter_sources", {})
+    names = dict.fromkeys([*acting_adapters(transformer), *deltas_of(transformer).acting])
+    return " and ".join(f"{name} ({sources[name]})" if sources.get(name) else name for name in names)
 
 
 @contextmanager
@@ -259,7 +296,7 @@ def merge(transformer: WanTransformer3DModel, scales: dict[str, float], keep: bo
     Sampling then costs what the base costs. With ``keep``, each changed W stays on the host for ``unmerge``: for Wan 14B
     in bf16 and cross-attention 12.6 GB, because subtracting the update would not give W back.
     """
-    set_scales(transformer, scales)
+    set_scales(transformer, scales, keep)
     # What is merged rounds to W's own dtype: a small update may vanish beside a large weight, and subtracting it again would
     # not give W back. So W is kept, and adapters cannot be added, loaded or rescaled until `unmerge`.
     for _, layer in _layers(transformer):
@@ -301,7 +338,8 @@ def _layers(transformer: WanTransformer3DModel, name: str | None = None) -> list
     layers = [(module, layer) for module, layer in transformer.named_modules() if isinstance(layer, LoraLayer)]
     if name is None:
         return layers
-    if found := [(module, layer) for module, layer in layers if name in layer.lora_A]:
+    found = [(module, layer) for module, layer in layers if name in layer.lora_A]
+    if found or name in deltas_of(transformer).of:  # an adapter may consist of deltas alone
         return found
     raise ValueError(f"the transformer has no adapter named {name}")
 

@@ -19,7 +19,7 @@ from cinelora.config.store import build, load_config
 from cinelora.errors import AdapterError
 from cinelora.footage.manifest import read_manifest, usual_size
 from cinelora.io.hub import is_run, resolve
-from cinelora.io.plain_data import read_json
+from cinelora.io.plain_data import read_bytes, read_json
 from cinelora.io.terminal import warn
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class RunDirectory:
     def last_step(self) -> int:
         """The step of the checkpoint that a resume begins at, by its name; 0 where there is none."""
         pointer = self.checkpoints / "last"
-        named = [pointer.read_text(errors="replace")] if pointer.is_file() else []
+        named = [read_bytes(pointer).decode(errors="replace")] if pointer.is_file() else []
         names = [*named, *sorted((path.name for path in self.checkpoints.glob("step-*")), reverse=True)]
         return next((int(name[5:]) for name in names if re.fullmatch(r"step-\d+", name)), 0)
 

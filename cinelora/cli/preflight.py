@@ -12,6 +12,7 @@ import os
 import re
 from pathlib import Path
 
+from cinelora.adapters.adapter_header import judge_adapter
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths, trained_on
 from cinelora.clone_only import need_clone
 from cinelora.config import schema
@@ -42,6 +43,9 @@ def check_train(config: schema.TrainConfig) -> list[str]:
     if config.adapter is not None:
         _check_style_adapter(config.adapter, resolve(config.adapter, "adapter"))
         _check_fits("adapter", config.adapter, model)
+        for role, path in adapter_paths(resolve(config.adapter, "adapter")).items():
+            if role == "style":
+                judge_adapter(path, model).refuse_above("adapter")
     _check_data(config)
     _check_files(config)
     if config.push:
@@ -198,7 +202,8 @@ def _drawing_lines(config: schema.InferConfig, parts: dict[str, list[Part]] | No
         _check_source(config.model, kind)
     if config.ckpt is not None:
         _check_fits("ckpt", config.ckpt, config.model)
-        adapter_paths(resolve(config.ckpt))
+        for path in adapter_paths(resolve(config.ckpt)).values():
+            judge_adapter(path, config.model)
     reach = reach_lines("num_frames", ClipRequest(config).num_frames, config.model)
     model = _model_lines(config.model, parts or whole)
     _, shared = partition_of(config)

@@ -50,6 +50,7 @@ def section(schema: type, **about: Any) -> Any:
 _count = partial(setting, at_least=1)
 _frames = partial(setting, at_least=1, frames=True)
 _fraction = partial(setting, at_least=0, below=1)
+_scale = partial(setting, at_least=-10, at_most=10)
 _path = partial(setting, role="path")
 _source = partial(setting, role="model")
 _run = partial(setting, role="run")
@@ -66,7 +67,7 @@ class ModelConfig:
     name: str = setting("")
     """name of the model"""
     t2v: str | None = _source(read_when="t2v")
-    """text-to-video checkpoint: embedded:tiny-t2v, hub repository, directory, or a .safetensors transformer"""
+    """text-to-video checkpoint: embedded:tiny-t2v, hub repository, directory, or a transformer as .safetensors or .gguf"""
     i2v: str | None = _source(read_when="i2v")
     """image-to-video checkpoint, likewise; null where the family has none"""
     vae: str | None = _source(read_when="encodes")
@@ -604,11 +605,11 @@ class TrainConfig:
 class ScaleConfig:
     """How strongly each adapter acts; 0 = not at all."""
 
-    keyframe: float = setting(1.0, read_when="style_in_keyframe")
+    keyframe: float = _scale(1.0, read_when="style_in_keyframe")
     """scale of the style adapter while the keyframe is made"""
-    style: float = setting(1.0, read_when="style_in_clip")
+    style: float = _scale(1.0, read_when="style_in_clip")
     """scale of the style adapter while the clip is expanded"""
-    motion: float = setting(1.0, read_when="motion_in_clip")
+    motion: float = _scale(1.0, read_when="motion_in_clip")
     """scale of the motion adapter while the clip is expanded"""
 
 
@@ -750,7 +751,7 @@ class StudyConfig:
     """numbers that compare with the baseline's clips (docs/metrics.md)"""
     ranks: list[int] = _axis(at_least=1)
     """ranks that the adapters are cut or padded to; without ckpt, those of drawn ones"""
-    scales: list[float] = _axis()
+    scales: list[float] = _axis(at_least=-10, at_most=10)
     """scales of the adapters; 0 = the base model"""
     merged: list[bool] = _axis()
     """adapters folded into the weights (true), or live beside them"""

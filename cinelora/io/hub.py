@@ -82,8 +82,8 @@ def resolve(source: str, key: str = "ckpt") -> Path:
         case []:
             raise ConfigError(f"{key}={source} holds neither {CONFIG_FILE} nor an adapter: it is no run of train.py")
         case found:
-            names = ", ".join(path.name for path in found)
-            raise ConfigError(f"{key}={source} holds several adapter files: name one of {names}")
+            names = ", ".join(path.name for path in found[:5]) + (f" and {len(found) - 5} more" if found[5:] else "")
+            raise ConfigError(f"{key}={source} holds {len(found)} adapter files: name one of {names}")
 
 
 def fetched_blobs(folder: Path) -> Path | None:

@@ -57,6 +57,7 @@ def arrange(
     device = transformer.patch_embedding.weight.device
     if stored := shared or [HostCopy(large_frozen(block), device) for block in blocks[: policy.swap]]:
         swap = Swap(blocks[: len(stored)], stored, device)
+        transformer.swap = swap
         for block in swap.blocks:
             block.forward = partial(swap.run, block, block.forward)
             if shared:
@@ -82,6 +83,12 @@ def bring_block_of(transformer: WanTransformer3DModel, name: str) -> None:
     block = transformer.get_submodule(".".join(name.split(".")[:2]))
     if hasattr(block, "bring"):
         block.bring()
+
+
+def at_rest(transformer: WanTransformer3DModel) -> None:
+    """Have the weights of swapped blocks where they are stored, so that a change of them lasts."""
+    if swap := transformer.__dict__.get("swap"):
+        swap.leave_slots()
 
 
 def as_they_are() -> AbstractContextManager[object]:
@@ -298,6 +305,15 @@ class Swap:
     def bring(self, block: nn.Module) -> None:
         """Have a block's weights at hand, outside of its computation, until two others are."""
         self.transfers.await_(self.arrived[self._bring(self.blocks.index(block), 0)])
+
+    def leave_slots(self) -> None:
+        """Let all weights be as they are stored, once what was on its way has arrived."""
+        if self.transfers.stream is not None:
+            self.transfers.stream.synchronize()
+        for number in self.in_slots:
+            if number is not None:
+                self.stored[number].leave()
+        self.in_slots = [None, None]
 
     def _bring(self, number: int, slot: int) -> int:
         """The slot that a block's weights are in, or ``slot``, to which they are then sent."""

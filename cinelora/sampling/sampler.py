@@ -16,8 +16,9 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from cinelora.adapters.adapter_file import AdapterFile
-from cinelora.adapters.lora_layers import load_adapter, merge, set_scales, unmerge
+from cinelora.adapters.lora_layers import acting_in_words, load_adapter, merge, set_scales, unmerge
 from cinelora.config.schema import ModelConfig, SamplerConfig
+from cinelora.errors import InferenceError
 from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle
 from cinelora.geometry import LATENT_CHANNELS, SPATIAL, num_latent_frames, num_tokens
 from cinelora.io.terminal import say
@@ -69,7 +70,7 @@ def adapted_transformer(
     """
     transformer = bundle.load_transformer(on_host=drawing.swap)
     for name, adapter in adapters.items():
-        load_adapter(transformer, name, adapter, sampling.model.name)
+        load_adapter(transformer, name, adapter, sampling.model.name, changed_now=False)
     partition(transformer, sampling.plan)
     line = choose(transformer, sampling.attention_work(bundle.kind, num_frames), sampling.model.attention)
     if line and sampling.rank.global_rank == 0:
@@ -93,7 +94,7 @@ def acting(transformer: WanTransformer3DModel, scales: dict[str, float], live: b
     is wanted with other scales later.
     """
     if live or not any(scales.values()):
-        set_scales(transformer, scales)
+        set_scales(transformer, scales, keep=again)
         yield
         return
     merge(transformer, scales, keep=again)
@@ -145,4 +146,19 @@ class Sampling:
         shift = self.model.sampling_shift if self.sampler.shift is None else self.sampler.shift
         progress = label if self.rank.global_rank == 0 else None
         with cached(transformer, self.sampler) as ratios:
-            return sample(denoise, shown.noise, self.sampler, shift, progress), ratios
+            latents = sample(denoise, shown.noise, self.sampler, shift, progress)
+        require_finite(latents, transformer, label)
+        return latents, ratios
+
+
+def require_finite(latents: Tensor, transformer: WanTransformer3DModel, label: str) -> None:
+    """Raise ``InferenceError``, naming the adapters that act, for latents that would be decoded to black or noise."""
+    if bool(latents.isfinite().all()):
+        return
+    adapters = acting_in_words(transformer)
+    cause = (
+        f"the adapters that act are {adapters}: lower their scale= or leave them out"
+        if adapters
+        else ("no adapter acts: try model.dtype=fp32 or other weights")
+    )
+    raise InferenceError(f"{label}: the latents hold numbers that are not finite; {cause}")

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from cinelora.adapters.adapter_file import AdapterFile, export_adapter, is_image_projection
+from cinelora.adapters.adapter_file import AdapterFile, export_adapter
+from cinelora.adapters.formats import is_image_part
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.clone_only import scale_model
 from cinelora.config.schema import TrainConfig
@@ -30,7 +31,7 @@ def export(config: TrainConfig, run: RunDirectory, index: Index, state: dict[str
     # The settings in the header are made portable: whoever gets the file can read how it was trained, and not where.
     bundle = WanBundle.from_config(config.model, config.stage.transformer, Path(config.cache))
     if not config.stage.image_condition:  # on i2v these never ran: they would say nothing in the file
-        state = {key: value for key, value in state.items() if not is_image_projection(key.rsplit(".", 2)[0])}
+        state = {key: value for key, value in state.items() if not is_image_part(key.rsplit(".", 2)[0])}
     base: dict[str, Any] = {"base_model": config.model.name, "base_revision": bundle.fingerprint(Part.TRANSFORMER)}
     base["transformer"] = config.stage.transformer
     learnt: dict[str, Any] = {"trigger": config.data.trigger, "data_hash": index.data_hash}

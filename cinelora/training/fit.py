@@ -182,6 +182,9 @@ def make_trained(config: TrainConfig, run: RunDirectory, transformer: WanTransfo
         return whole
     if config.stage.name == "motion" and run.adapter("style").exists():
         style = read_adapter(run.adapter("style"))
+        style = replace(
+            style, source=config.adapter or style.source
+        )  # in sentences the user's own file, and not its copy here
         load_adapter(transformer, "style", style, config.model.name)
         if rank_info().global_rank == 0:
             warn_of_styles_weights(config, style)

@@ -13,10 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cinelora.adapters.adapter_header import judge_adapter
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths
 from cinelora.config.schema import ADAPTER_STAGES, TrainConfig
 from cinelora.errors import AdapterError, ConfigError
-from cinelora.io.atomic import copy_file, sweep_temporaries
+from cinelora.io.atomic import sweep_temporaries
 from cinelora.io.hub import resolve
 from cinelora.io.locks import lock
 from cinelora.io.own_files import drop_wandb_links
@@ -123,7 +124,9 @@ def carry_style_adapter(source: str, run: RunDirectory) -> None:
     paths = adapter_paths(resolve(source))
     if "style" not in paths:
         raise AdapterError(f"adapter={source} holds no style adapter, only {', '.join(paths)}")
-    copy_file(paths["style"], run.adapter("style"))
+    found = judge_adapter(paths["style"])
+    found.refuse_above("adapter")
+    found.copy(run.adapter("style"))
 
 
 def upload(run: RunDirectory, repository: str, private: bool) -> None:

@@ -7,14 +7,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from composed import compose_infer, compose_study
+from safetensors.numpy import save_file
 
 from cinelora.cli.compose import compose_train
 from cinelora.cli.preflight import check_infer, check_study, check_train
 from cinelora.config.schema import effective_lr
 from cinelora.config.store import save_config
-from cinelora.errors import ConfigError
+from cinelora.errors import AdapterError, ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +76,67 @@ def test_a_network_that_cannot_be_had_is_refused_before_the_run(setting: str, se
     for check in (lambda: train(setting), lambda: infer("prompt=x", setting)):
         with pytest.raises(ConfigError, match=re.escape(sentence)):
             check()
+
+
+def factors(name: str, width: int = 192) -> dict[str, np.ndarray]:
+    pair = {"lora_A": (2, width), "lora_B": (width, 2)}
+    return {f"{name}.{factor}.weight": np.ones(shape, np.float32) for factor, shape in pair.items()}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "sentence"),
+    [
+        (
+            factors("diffusion_model.blocks.0.cross_attn.q", width=64),
+            "64x64, which does not fit model=tiny of width 192",
+        ),
+        (factors("diffusion_model.blocks.6.cross_attn.q"), "changes block 6, model=tiny has 6 blocks"),
+        (factors("transformer.blocks.0.attn2.to_q"), "so its alpha is lost"),
+        (factors("transformer.single_transformer_blocks.0.attn.to_q"), "is an adapter of HunyuanVideo or Flux"),
+        ({"diffusion_model.blocks.0.cross_attn.q.alpha": np.float32(1)} | factors("blocks.0.cross_attn.q"), "unknown"),
+        (
+            {"diffusion_model.blocks.0.cross_attn.q.alpha": np.array(np.inf, np.float32)}
+            | factors("diffusion_model.blocks.0.cross_attn.q"),
+            "has rank 2 and alpha inf",
+        ),
+    ],
+)
+def test_an_adapter_is_judged_before_anything_is_encoded(
+    tensors: dict[str, np.ndarray], sentence: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.safetensors"
+    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path)
+    for plan in ("plan=true", "plan=false"):
+        for check in (
+            lambda: infer(f"ckpt={path}", "model=tiny", "prompt=x", plan),  # noqa: B023  # called at once
+            lambda: train("stage=motion", f"adapter={path}", plan),  # noqa: B023
+        ):
+            with pytest.raises(AdapterError, match=re.escape(sentence)) as refused:
+                check()
+            assert str(path) in str(refused.value)
+            assert "\n" not in str(refused.value)
+
+
+def test_training_goes_above_plain_lora_alone(tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    name = "diffusion_model.blocks.0.cross_attn.q"
+    save_file(factors(name) | {f"{name}.diff_b": np.ones(192, np.float32)}, path)
+    assert infer(f"ckpt={path}", "model=tiny", "prompt=x")
+    with pytest.raises(AdapterError, match=r"adapter: .*mine.safetensors changes blocks\.0\.attn2\.to_q\.bias"):
+        train("stage=motion", f"adapter={path}")
+
+
+def test_scales_are_bounded() -> None:
+    for scale in ("11", "-1e38", "inf"):
+        with pytest.raises(ConfigError, match="scale.style=.*: wants (from -10 to 10|a finite number)"):
+            infer("prompt=x", f"scale.style={scale}")
+
+
+def test_of_thirty_adapters_in_a_folder_one_has_to_be_named(tmp_path: Path) -> None:
+    for number in range(30):
+        save_file(factors("blocks.0.cross_attn.q"), tmp_path / f"lora-{number:02}.safetensors")
+    with pytest.raises(ConfigError, match=r"holds 30 adapter files: name one of lora-00.* and 25 more"):
+        infer(f"ckpt={tmp_path}", "model=tiny", "prompt=x")
 
 
 def test_motion_without_a_style_adapter_says_so() -> None:
@@ -199,7 +262,7 @@ def style_run(folder: Path, *argv: str, finished: bool = True) -> Path:
     folder.mkdir()
     save_config(compose_train(["stage=style", "data=noir", *argv]), folder / "config.yaml")
     if finished:
-        (folder / "style.safetensors").write_bytes(b"")
+        save_file(factors("diffusion_model.blocks.0.cross_attn.q"), folder / "style.safetensors")
     return folder
 
 

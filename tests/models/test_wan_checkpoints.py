@@ -327,7 +327,7 @@ def test_other_folders_and_damaged_settings_are_named(t2v_mini: Miniature, tmp_p
         "transformer: no folder transformer/; vae: no folder"
     )
     (tmp_path / "wan.gguf").write_bytes(b"GGUF")
-    assert "transformer: wan.gguf is a GGUF file" in complaint("t2v", t2v=str(tmp_path / "wan.gguf"))
+    assert "wan.gguf is cut off or damaged" in complaint("t2v", t2v=str(tmp_path / "wan.gguf"))
     folder = save_diffusers(tmp_path, t2v_mini)
     (folder / "vae" / "config.json").write_text('{"base_dim": ')
     assert "config.json is damaged or no JSON" in complaint("t2v", t2v=str(folder))

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 from cinelora.config.schema import ModelConfig
 from cinelora.errors import CineloraError, FileError, ModelError
 from cinelora.geometry import CHANNELS, LATENT_CHANNELS
+from cinelora.io.gguf_file import read_gguf
 from cinelora.io.plain_data import read_json
 from cinelora.io.tensor_files import HEADER_LIMIT, read_header
 
@@ -85,6 +86,7 @@ def locate(part: Part, source: Path) -> FoundPart:
         return _wan_part(part, source)
     if _is_folder_of(part, source):
         return _part_folder(part, source)
+    _refuse_gguf_in(source)
     raise ModelError(f"no folder {part}/")
 
 
@@ -93,18 +95,30 @@ def _single_file(part: Part, path: Path) -> FoundPart:
         if path.name not in _TOKENIZER_FILES:
             raise ModelError(f"not in {path.name}: give model.tokenizer=<folder with tokenizer.json>")
         return FoundPart(part, path.parent)
-    if path.suffix == ".safetensors":
-        thing = identify(name for name in read_header(path) if name != "__metadata__")
+    if path.suffix in (".safetensors", ".gguf"):
+        thing = identify(entries_of(path))
         if part is not Part.TRANSFORMER and thing and thing.part == Part.TRANSFORMER:
             raise ModelError(f"not in {path.name}, which is the transformer alone: give model.{part}=<file or folder>")
+        if path.suffix == ".gguf":
+            if part is not Part.TRANSFORMER:
+                raise ModelError(
+                    f"{path.name} is a GGUF file, from which transformers alone are read: give .safetensors"
+                )
+            return FoundPart(part, path.parent, (path,))
         if shard := _FORM.fullmatch(path.name).group("shard"):  # type: ignore[union-attr]  # the form takes any such name
             raise ModelError(f"{path.name} is one shard ({shard[1:]}) of several: give their folder")
         return FoundPart(part, path.parent, (path,))
     if path.suffix == ".pth" and part in WAN_FILES:
         return FoundPart(part, path.parent, (_plain_pickle(path),))
-    if path.suffix == ".gguf":
-        raise ModelError(f"{path.name} is a GGUF file, which is not read here: give the model as .safetensors")
     raise ModelError(f"{path.name} is no .safetensors file; pickled weights are never loaded")
+
+
+def _refuse_gguf_in(folder: Path) -> None:
+    """Raise ``ModelError`` for a folder of GGUF files, of which each is a transformer of its own."""
+    if found := sorted(path.name for path in folder.glob("*.gguf")):
+        raise ModelError(
+            f"{folder.name}/ holds GGUF files ({', '.join(found[:3])}): name one of them, and the other parts"
+        )
 
 
 def _part_folder(part: Part, folder: Path) -> FoundPart:
@@ -167,6 +181,7 @@ def _weight_files(folder: Path, stem: str | None = None) -> tuple[tuple[Path, ..
     """The safetensors of a folder and the precision in their names; raises ``ModelError`` naming the missing shards."""
     sets = {key: names for key, names in _weight_sets(folder).items() if stem in (None, key.stem)}
     if not sets:
+        _refuse_gguf_in(folder)
         pickles = [path.name for path in folder.glob("*.bin")] + [path.name for path in folder.glob("*.pt")]
         pickled = f" but {pickles[0]}" if pickles else ""
         raise ModelError(f"no .safetensors file{pickled} in {folder.name}/; pickled weights are never loaded")
@@ -353,9 +368,9 @@ def inspect(part: Part, source: Path, kind: str, model: ModelConfig | None = Non
         return lines
     if found.weights[0].suffix == ".pth":
         return [f"{part}: {found.weights[0].name} is a pickle, of which tensors alone are read"]
-    headers = [read_header(path) for path in found.weights]
-    entries = {name: entry for header in headers for name, entry in header.items() if name != "__metadata__"}
+    entries = {name: entry for path in found.weights for name, entry in entries_of(path).items()}
     shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
+    refuse_unread(found, entries)
     refuse_other_part(part, shapes)
     if part is Part.TRANSFORMER:
         refuse_other_transformer(shapes, kind, model)
@@ -365,7 +380,57 @@ def inspect(part: Part, source: Path, kind: str, model: ModelConfig | None = Non
         scaled = " with scales" if any(name.endswith(("scale_weight", "weight_scale")) for name in entries) else ""
         dtype = model.dtype if model else "the dtype of the run"
         lines.append(f"{part}: {' and '.join(sorted(kinds))} weights{scaled} are widened to {dtype} as they are loaded")
+    if found.weights[0].suffix == ".gguf":
+        kinds = {entry["dtype"] for entry in entries.values()}
+        dtype = model.dtype if model else "the dtype of the run"
+        lines.append(f"{part}: GGUF ({', '.join(sorted(kinds))}), widened to {dtype} as it is loaded")
     return lines
+
+
+def entries_of(path: Path) -> dict[str, dict[str, Any]]:
+    """``dtype`` and ``shape`` of every tensor in a safetensors or GGUF file, by name; raises ``FileError`` for a damaged one."""
+    if path.suffix == ".gguf":
+        return {name: {"dtype": tensor.kind, "shape": tensor.shape} for name, tensor in read_gguf(path)[0].items()}
+    return {name: entry for name, entry in read_header(path).items() if name != "__metadata__"}
+
+
+def refuse_unread(found: FoundPart, entries: dict[str, dict[str, Any]]) -> None:
+    """Raise ``ModelError`` for weights in a form that is not read, by the tensors that only such a form has."""
+    kind = next((form.words for form in UNREAD if any(form.is_one(*item) for item in entries.items())), None)
+    if kind is None and config_facts(found.config).get("quantization_config"):
+        kind = "quantised weights (its config.json has a quantization_config)"
+    if kind:
+        raise ModelError(
+            f"it holds {kind}, which is not read: give it in bf16, fp16, fp8 with a scale a tensor or row, or GGUF"
+        )
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A form of weights that is not read: how its tensors are called, in which dtypes, and whether scales come in blocks."""
+
+    words: str
+    pattern: str
+    dtypes: tuple[str, ...] = ()
+    in_blocks: bool = False
+
+    def is_one(self, name: str, entry: dict[str, Any]) -> bool:
+        """Whether a tensor is of this form."""
+        fits = re.search(self.pattern, name) is not None and (not self.dtypes or entry["dtype"] in self.dtypes)
+        return fits and (not self.in_blocks or (len(entry["shape"]) > 1 and min(entry["shape"]) > 1))
+
+
+# The order decides: nvfp4 has scales in blocks, too.
+UNREAD = (
+    Unread("Nunchaku's 4-bit weights (SVDQuant)", r"\.(qweight|wscales|wtscale|smooth_factor|smooth_orig)$"),
+    Unread("4-bit or 8-bit weights of bitsandbytes", r"\.(absmax|quant_map|nested_absmax|SCB)$|\.quant_state\."),
+    Unread("nvfp4 weights", r"\.(weight_scale_2|weight_global_scale|weight_packed)$"),
+    Unread("mxfp8 weights", r"\.(weight_scale|scale_weight)$", ("U8", "F8_E8M0")),
+    Unread("int8 weights", r"\.weight$", ("I8",)),
+    Unread("4-bit weights", r"\.weight$", ("U8", "I4", "U4", "F4", "F4_E2M1")),
+    Unread("fp8 weights with scales in blocks", r"\.(weight_scale_inv|weight_scale|scale_weight)$", in_blocks=True),
+)
+"""Forms that load in other programs, or nowhere but where they were made."""
 
 
 def refuse_other_vae(shapes: dict[str, tuple[int, ...]]) -> None:

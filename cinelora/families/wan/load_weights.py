@@ -29,6 +29,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5Enco
 from cinelora.errors import ModelError
 from cinelora.families.wan import checkpoint_layouts
 from cinelora.families.wan.checkpoint_layouts import NAMES, FoundPart, Part, bare, config_facts
+from cinelora.io.gguf_file import GgufTensor, gguf_values, read_gguf
 from cinelora.io.plain_data import opened
 from cinelora.io.tensor_files import TENSOR_DTYPES, read_header
 from cinelora.memory.weight_sharding import Shares
@@ -65,12 +66,17 @@ class Stored:
 
 
 def stored_tensors(files: Iterable[Path]) -> dict[str, Stored]:
-    """Everything in safetensors or ``.pth`` files, without their prefix; raises ``FileError`` or ``ModelError``."""
-    found: dict[str, Stored] = {}
-    for path in files:
-        entries = _in_pickle(path) if path.suffix == ".pth" else _in_safetensors(path)
-        found |= {bare(name): entry for name, entry in entries}
-    return found
+    """Everything in safetensors, GGUF or ``.pth`` files, without their prefix; raises ``FileError`` or ``ModelError``."""
+    readers = {".pth": _in_pickle, ".gguf": _in_gguf}
+    return {bare(name): entry for path in files for name, entry in readers.get(path.suffix, _in_safetensors)(path)}
+
+
+def _in_gguf(path: Path) -> Iterator[tuple[str, Stored]]:
+    def read(tensor: GgufTensor) -> Tensor:
+        return torch.from_numpy(gguf_values(path, tensor))
+
+    for name, tensor in read_gguf(path)[0].items():
+        yield name, Stored(tensor.shape, torch.float32, partial(read, tensor))
 
 
 def _in_safetensors(path: Path) -> Iterator[tuple[str, Stored]]:
@@ -250,6 +256,8 @@ def load_part(found: FoundPart, to: Destination, num_heads: int | None = None) -
     Of a part that ranks share, only what this one has a piece of is read. Raises ``ModelError`` or ``FileError``, before a
     tensor is read, where names or shapes are not those of the part.
     """
+    headers = [checkpoint_layouts.entries_of(path) for path in found.weights if path.suffix != ".pth"]
+    checkpoint_layouts.refuse_unread(found, {name: entry for header in headers for name, entry in header.items()})
     stored = stored_tensors(found.weights)
     checkpoint_layouts.refuse_other_part(found.part, stored)
     if found.part is Part.VAE:

@@ -19,6 +19,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 # what the tests start is not noted among what the user has started
 os.environ["XDG_STATE_HOME"] = STATE = tempfile.mkdtemp(prefix="cinelora-test-state-")
+# what a command sets for all that it starts, and so has set here as soon as a test calls one in this process
+os.environ["PYTHONSAFEPATH"] = "1"
 
 import numpy as np
 import pytest

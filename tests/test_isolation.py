@@ -27,7 +27,8 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def type_in(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=600)
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    return subprocess.run([sys.executable, *words], cwd=folder, env=plain, capture_output=True, text=True, timeout=600)
 
 
 def start_what_a_run_starts() -> list[str]:

@@ -163,7 +163,10 @@ def drive(name: str, folder: str, ranks: str) -> None:
 def parent_of(fn: Callable[..., Any], folder: Path, ranks: int = 1, **options: Any) -> Iterator[subprocess.Popen[str]]:
     program = f"import sys; from {Path(__file__).stem} import drive; drive(*sys.argv[1:])"
     command = [sys.executable, "-c", program, fn.__name__, str(folder), str(ranks)]
-    options["env"] = {**os.environ, "TMPDIR": str(folder)}  # where a killed parent leaves its exchange folder
+    here, places = str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")
+    # a rank imports this file by its name, and looks for no module in the working directory; TMPDIR is where a killed parent
+    # leaves its exchange folder
+    options["env"] = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join(filter(None, [here, places]))}
     with subprocess.Popen(command, cwd=Path(__file__).parent, text=True, **options) as parent:
         try:
             yield parent

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cinelora.errors import ConfigError
 from cinelora.io.atomic import write_text
+from cinelora.io.locks import TEMPORARY
 
 TAG = "CACHEDIR.TAG"
 SIGNATURE = "Signature: 8a477f597d28d172789f06886806bc55"
@@ -18,7 +19,7 @@ _TAGGED = f"""{SIGNATURE}
 # This folder is a cache of cinelora: backups may leave it out, as what is missing is made again.
 # What such a tag means: https://bford.info/cachedir/
 """
-_NOBODY_S = {".lock", "lost+found", ".DS_Store"}
+_NOBODY_S = {".lock", "encoding.lock", "lost+found", ".DS_Store"}
 """What a start that was killed, or the system, leaves in a folder that is empty otherwise."""
 
 
@@ -45,7 +46,9 @@ def refuse_occupied(key: str, folder: Path, ours: Ours) -> None:
     is_ours = (ours.tagged and is_tagged(folder)) or any(any(folder.glob(mark)) for mark in ours.marks)
     if is_ours or not folder.is_dir():
         return
-    if others := sorted({path.name for path in folder.iterdir()} - _NOBODY_S - ours.may_lie_there):
+    # One that starts beside this one may be about to write the first file there, perhaps the mark itself.
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(TEMPORARY)}
+    if others := sorted(names - _NOBODY_S - ours.may_lie_there):
         held = ", ".join(map(repr, others[:3])) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
         raise ConfigError(
             f"{key}={folder} is no {ours.what} of cinelora's and holds {held}: name a folder that is new or empty"

@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from cinelora.io.terminal import warn
+from cinelora.io.terminal import say
 
 INHERITED = "CINELORA_TRUSTED"
 """The variable in which a process hands hashes to the jobs that it starts, colons between them."""
@@ -72,7 +72,8 @@ def _own_folder(make: bool = False) -> Path | None:
 
 @cache
 def _say_ignored(folder: Path) -> None:
-    warn(
-        f"{folder} is left alone, as it is no folder of yours that you alone can write to: nothing is known of what you "
-        f"started before (chmod go-w it, or move it away)"
+    say(
+        f"WARNING: {folder} is left alone, as it is no folder of yours that you alone can write to: nothing is known of what you "
+        f"started before (chmod go-w it, or move it away)",
+        error=True,
     )

@@ -139,7 +139,8 @@ def _refuse_other_content(path: Path, tensors: dict[str, Any], content: int) -> 
 def with_metadata(content: bytes, metadata: dict[str, str]) -> bytes:
     """The content of a safetensors file with other metadata and the same tensors; ``read_header`` says whether it is one."""
     start = 8 + int.from_bytes(content[:8], "little")
-    return _header_bytes(json.loads(content[8:start]) | {METADATA: metadata}) + content[start:]
+    header = parse_json(content[8:start].decode(), dict[str, Any], "a header of tensors")
+    return _header_bytes(header | {METADATA: metadata}) + content[start:]
 
 
 def _parse_header(path: Path, file: BinaryIO) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from cinelora.errors import first_line
 from cinelora.io.atomic import sha256_json, write_text
 from cinelora.io.media import Pixels
 from cinelora.io.own_files import append_own
-from cinelora.io.plain_data import read_text
+from cinelora.io.plain_data import MOST_OF_LISTS, read_text
 from cinelora.io.state_folder import is_noted, note
 from cinelora.io.terminal import say, shell_word, warn
 from cinelora.parallel.launch import rank_info
@@ -160,7 +160,7 @@ class CsvTable(Logger):
         """The lines that are there; at first without those of later steps, nor one that a kill or a full disk broke off."""
         if not self.path.exists():
             return []
-        whole, _, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
+        whole, _, _ = read_text(self.path, MOST_OF_LISTS).rpartition("\n")
         rows = list(csv.DictReader(whole.splitlines()))
         return rows if self.columns else [row for row in rows if int(row["step"]) <= self.first_step]
 
@@ -219,6 +219,7 @@ def wandb_key_exists() -> bool:
 
     # W&B's own reader: it knows where a key may lie (environment, .netrc, its settings, an identity token) and for which
     # server it is. A key that it finds and does not like counts as one: W&B then says what is wrong with it.
+    read_own_wandb_settings()
     try:
         host = wandb.setup().settings.base_url
         return wbauth.authenticate_session(host=host, source="cinelora", prompt=False, update_session=False) is not None

@@ -21,6 +21,7 @@ from cinelora.io.atomic import sweep_temporaries
 from cinelora.io.hub import resolve
 from cinelora.io.locks import lock
 from cinelora.io.own_files import drop_wandb_links
+from cinelora.io.own_folders import tag_cache
 from cinelora.io.plain_data import without_collecting
 from cinelora.io.terminal import say, shell_word
 from cinelora.io.waiting import waiting
@@ -39,7 +40,7 @@ def train(config: TrainConfig, run_dir: Path) -> int:
     sweep_temporaries(run.path)
     if config.adapter:
         carry_style_adapter(config.adapter, run)
-    Path(config.cache).mkdir(parents=True, exist_ok=True)
+    tag_cache(Path(config.cache))
     # The cache is safe to share without a lock, which only spares two runs the same work. The nodes of one run all come
     # here and encode together, so among them nobody may hold it.
     alone = lock(Path(config.cache) / "encoding.lock", waiting=say) if config.nodes == 1 else nullcontext()

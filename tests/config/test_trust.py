@@ -24,12 +24,12 @@ from cinelora.config.fields import Field, assign, fields_of, pick
 from cinelora.config.schema import EvaluateConfig, InferConfig, MetricsConfig, ModelConfig, TrainConfig
 from cinelora.config.store import anchored, load_config, portable, save_config
 from cinelora.config.trust import SHOWN, hashes, is_own, note_as_own, of_model, of_run, refuse_foreign_settings, word_of
-from cinelora.errors import ConfigError
+from cinelora.errors import ConfigError, FileError
 from cinelora.evaluation.clip_list import PLAN, Plan, Prompt, load_plan
 from cinelora.io import state_folder
 
 LABELS = {"model.name", "data.name", "recipe.name", "recipe.stage", "recipe.known", "recipe.ours"}
-LABELS |= {"data.description", "checkpoint.best", "stopping.monitor", "description"}
+LABELS |= {"data.description", "checkpoint.best", "stopping.monitor", "description", "logger.tags", "logger.notes"}
 """Texts that stand for themselves: nothing is opened, started or spoken to by them."""
 STYLE = ["stage=style", "data=folder", "data.root=clips"]
 RUN = [*STYLE, "model=wan21_14b_480p", "logger=csv", "lora.rank=3"]
@@ -130,7 +130,7 @@ def test_numbers_need_no_trust_and_change_no_hash() -> None:
 
 def test_a_value_from_a_file_is_printed_on_one_line_and_short() -> None:
     field = fields_of(TrainConfig)["cache"]
-    assert word_of(field, "/a\x1b[2J\nb\u202e") == r"'cache=/a\x1b[2J\nb\u202e'"
+    assert word_of(field, "/a\x1b[2J\nb\u202e") == r"$'cache=/a\033[2J\012b\342\200\256'"
     assert len(word_of(field, "x" * 10**6)) < SHOWN + 20
 
 
@@ -315,7 +315,7 @@ def test_a_report_runs_no_program_and_opens_no_file_that_the_evaluation_names(he
 def test_a_plan_names_clips_of_its_own_directory(here: Path, name: str) -> None:
     for plan in (Plan([], [], [], 16, real=[name]), Plan([Prompt("x", "file", name)], [], [], 16)):
         plan.save(here)
-        with pytest.raises(ConfigError, match=rf"{PLAN} names '{name}', which is no clip in its own directory"):
+        with pytest.raises(FileError, match=rf"{PLAN} is damaged: it names clips as none are named"):
             load_plan(here)
 
 
@@ -407,7 +407,7 @@ def test_a_sweep_hands_down_what_its_members_obey(here: Path, train: Trains, mon
     # its one member is done, so that no process is started
     Path("s/0").mkdir(parents=True)
     Path("s/sweep.json").write_text('{"overrides": [], "statuses": []}')
-    Path("s/0/summary.json").write_text('{"interrupted": false, "steps": 1000}')
+    Path("s/0/summary.json").write_text('{"interrupted": false, "step": 1000, "steps": 1000}')
     assert main("train", ["-m", *RUN, "hydra/launcher=local", "out=s", "resume=auto"], train) == 0
     monkeypatch.setenv("XDG_STATE_HOME", "/proc")
     assert train.seen == []

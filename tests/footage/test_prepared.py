@@ -43,7 +43,8 @@ from cinelora.footage.scan_folder import content_hash
 from cinelora.footage.shot_detection import PER_SAMPLE, Survey, load_survey, save_survey
 from cinelora.footage.shot_filter import UNSEEN, alike
 from cinelora.footage.survey_pool import survey_path
-from cinelora.io.atomic import read_json, sha256_file, write_json
+from cinelora.io.atomic import sha256_file, write_json
+from cinelora.io.plain_data import read_json
 from tools.scale_model.render import draw_scene, render_scene
 
 HEIGHT, WIDTH, BAR, FPS, LONG = 160, 240, 20, 24, 36

@@ -171,7 +171,10 @@ def drive(name: str, folder: str, ranks: str) -> None:
 def parent_of(fn: Callable[..., Any], folder: Path, ranks: int = 1, **options: Any) -> Iterator[subprocess.Popen[str]]:
     program = f"import sys; from {Path(__file__).stem} import drive; drive(*sys.argv[1:])"
     command = [sys.executable, "-c", program, fn.__name__, str(folder), str(ranks)]
-    options["env"] = {**os.environ, "TMPDIR": str(folder)}  # where a killed parent leaves its exchange folder
+    # Ranks look for this module where they are told: the working directory of a line of code is no such place.
+    places = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    # TMPDIR is where a killed parent leaves its exchange folder
+    options["env"] = {**os.environ, "PYTHONPATH": places, "TMPDIR": str(folder)}
     with subprocess.Popen(command, cwd=Path(__file__).parent, text=True, **options) as parent:
         try:
             yield parent

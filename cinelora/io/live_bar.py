@@ -15,7 +15,7 @@ from cinelora.io.terminal import note_word
 from cinelora.io.waiting import end, ticking
 
 
-class LiveBar(tqdm):  # type: ignore[type-arg]
+class LiveBar(tqdm):  # type: ignore[misc]
     """tqdm's bar, which is also drawn while nothing moves it."""
 
     def __init__(self, *args: Any, **options: Any) -> None:

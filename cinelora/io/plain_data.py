@@ -290,7 +290,7 @@ Check = Callable[[Any], Any]
 def build(shape: type[T], value: Any, origin: object) -> T:
     """``value``, which is plain data, as ``shape``. Raises ``FileError`` with its place in ``origin``, where it does not fit."""
     try:
-        built: T = _check(shape)(value)
+        built: T = _check(typing.cast(Any, shape))(value)
     except _Misfit as misfit:
         key = short_key(".".join(misfit.where)) or "the file"
         raise FileError(f"{origin}{misfit.before}{key}{misfit.after}") from None

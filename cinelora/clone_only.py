@@ -21,6 +21,8 @@ from typing import Any
 from cinelora.errors import ConfigError
 
 CLONE = Path(__file__).resolve().parents[1]
+SHIPPED = CLONE / "data" / "scale_model"
+"""Trained weights of the embedded model, where they are shipped; else the model is built in the cache."""
 
 
 def need_clone(wanted_by: str) -> None:

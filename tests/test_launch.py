@@ -16,7 +16,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -26,6 +26,7 @@ import pytest
 
 import cinelora
 from cinelora.errors import AdapterError, ConfigError
+from cinelora.io import waiting
 from cinelora.parallel import launch as launching
 from cinelora.parallel.launch import (
     LaunchError,
@@ -59,6 +60,13 @@ def work_together(folder: Path) -> dict[str, Any]:
         "lightning leaves starting to us": TorchElasticEnvironment.detect(),
         "tensor": torch.ones(2),
     }
+
+
+def speak_late() -> str:
+    time.sleep(0.5)  # the parent would go on
+    print("rank 0 speaks")
+    time.sleep(0.5)
+    return "done"
 
 
 def add_up(factor: int) -> float:
@@ -163,10 +171,10 @@ def drive(name: str, folder: str, ranks: str) -> None:
 def parent_of(fn: Callable[..., Any], folder: Path, ranks: int = 1, **options: Any) -> Iterator[subprocess.Popen[str]]:
     program = f"import sys; from {Path(__file__).stem} import drive; drive(*sys.argv[1:])"
     command = [sys.executable, "-c", program, fn.__name__, str(folder), str(ranks)]
-    here, places = str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")
-    # a rank imports this file by its name, and looks for no module in the working directory; TMPDIR is where a killed parent
-    # leaves its exchange folder
-    options["env"] = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join(filter(None, [here, places]))}
+    # Ranks look for this module where they are told: the working directory of a line of code is no such place.
+    places = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    # TMPDIR is where a killed parent leaves its exchange folder
+    options["env"] = {**os.environ, "PYTHONPATH": places, "TMPDIR": str(folder)}
     with subprocess.Popen(command, cwd=Path(__file__).parent, text=True, **options) as parent:
         try:
             yield parent
@@ -215,6 +223,19 @@ def test_the_lowest_rank_s_result_comes_back(tmp_path: Path, capfd: pytest.Captu
         assert {f"rank {rank} speaks", f"rank {rank} warns"} <= set(log(tmp_path, rank).splitlines())
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)] == handlers
     assert {key for key in os.environ if os.environ[key] != environment.get(key)} <= {"TORCHELASTIC_SIGNALS_TO_HANDLE"}
+
+
+def test_the_parent_says_that_ranks_start_until_the_first_of_them_speaks(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "TICK_S", 0.1)
+    with capfd.disabled(), (tmp_path / "terminal").open("a") as terminal, ExitStack() as stack:
+        for stream in (1, 2):
+            stack.callback(os.dup2, os.dup(stream), stream)
+            os.dup2(terminal.fileno(), stream)
+        stack.enter_context(redirect_stderr(terminal))
+        assert launch(speak_late, log_dir=tmp_path / "logs") == "done"
+    assert re.fullmatch(rb"(\rstarting: \d+ s)+\nrank 0 speaks\n", (tmp_path / "terminal").read_bytes())
 
 
 def log(folder: Path, rank: int) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from transformers import CLIPConfig, CLIPModel
+from jinja2.exceptions import SecurityError
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 from cinelora.config.shipped import PROJECT
 from cinelora.errors import CineloraError, MetricError, ModelError
@@ -39,7 +40,7 @@ ALLOWED = {
         "cinelora/cli/sweep_launchers.py",
         "pickle_load",
     ): "submitit's results, in the directory of this sweep, written by its jobs",
-    ("cinelora/io/plain_data.py", "yaml.load"): "by a loader of texts and numbers alone, a safe one with less in it",
+    ("cinelora/io/plain_data.py", "yaml.load"): "its loaders are PyYAML's safe ones, and stricter",
     ("cinelora/metrics/networks.py", "torch.jit.load"): "bytes whose SHA-256 is the one that the user has stated",
 }
 SAFE = {
@@ -150,3 +151,26 @@ def test_code_in_a_folder_is_neither_run_nor_asked_about(
         assert "\n" not in str(refused.value)
         assert "code" in str(refused.value), refused.value
     assert list(tmp_path.rglob("mark")) == []
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() | length }}",
+        "{{ messages.append.__self__.__class__ }}",
+        "{{ cycler.__init__.__globals__.os.system('touch ran') }}",
+        "{{ messages.append(1) }}",
+    ],
+)
+def test_a_chat_template_that_came_with_a_captioner_is_rendered_in_a_sandbox(
+    template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers', as it is installed: a template may be anybody's, and the captioner renders the one it finds."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(embedded.HOME / "t2v" / "tokenizer", tmp_path / "theirs")
+    (tmp_path / "theirs" / "chat_template.jinja").write_text(template)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "theirs", trust_remote_code=False)
+    assert tokenizer.chat_template == template
+    with pytest.raises(SecurityError):
+        tokenizer.apply_chat_template([{"role": "user", "content": "describe"}], tokenize=False)
+    assert not (tmp_path / "ran").exists()

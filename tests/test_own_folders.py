@@ -55,6 +55,29 @@ def test_somebody_s_project_is_refused_and_stays_as_it_is(command: str, key: str
     assert snapshot(project) == before
 
 
+CLIPS = {
+    "infer": ["prompt=rain", "mode=t2v"],
+    "study": ["prompt=rain", "steps=[2]"],
+    "evaluate": ["prompts=prompts.txt", "mode=t2v"],
+}
+
+
+@pytest.mark.parametrize("command", CLIPS)
+def test_a_cache_that_clips_write_to_is_looked_at_first(
+    command: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They build the embedded model there, where it is not shipped; else they write nothing, and the cache may be anything."""
+    monkeypatch.chdir(project.parent)
+    Path("prompts.txt").write_text("rain\n")
+    before, asked = snapshot(project), parse(PROGRAMS[command], [*CLIPS[command], f"cache={project}"])
+    monkeypatch.setattr("cinelora.cli.preflight.SHIPPED", project / "latents")
+    accepted(asked)
+    monkeypatch.setattr("cinelora.cli.preflight.SHIPPED", project / "none")
+    with pytest.raises(ConfigError, match=f"^cache={project} is no cache of cinelora's and holds 'README.md'"):
+        accepted(asked)
+    assert snapshot(project) == before
+
+
 @pytest.mark.parametrize(("name", "ours"), [("cache", CACHE), ("prepared", PREPARED)])
 def test_what_an_older_version_made_is_known(name: str, ours: Ours, tmp_path: Path) -> None:
     refuse_occupied("key", CORPUS / name, ours)

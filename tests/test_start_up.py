@@ -7,8 +7,10 @@ import json
 import os
 import pickle
 import re
+import stat
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from cinelora.config.clip_request import Take
 from cinelora.config.schema import InferConfig, MetricsConfig, SamplerConfig, TrainConfig
 from cinelora.io.plain_data import without_collecting
 from cinelora.parallel import launch as launching
-from cinelora.parallel.launch import SPIN_ROUNDS, SPIN_SETTINGS, launch, spin_briefly
+from cinelora.parallel.launch import SPIN_ROUNDS, SPIN_SETTINGS, compile_into_own_folder, launch, spin_briefly
 from cinelora.sampling.make_clips import write_take
 from cinelora.training.encode import encode_rank
 
@@ -100,6 +102,63 @@ def test_how_threads_wait_is_left_to_a_user_who_has_said_it(chosen: str, monkeyp
     monkeypatch.setattr(launching.os, "environ", environment)
     spin_briefly()
     assert environment == {chosen: "1"}
+
+
+OURS = f"cinelora-compiled-{os.geteuid()}"
+
+
+def compiled_in(temporary: Path, monkeypatch: pytest.MonkeyPatch, **before: str) -> dict[str, str]:
+    """Where torch and Triton would keep what they compile."""
+    environment = dict(before)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(launching.os, "environ", environment)
+    compile_into_own_folder(temporary / "private")
+    return {name: path.removeprefix(f"{temporary}/") for name, path in environment.items()}
+
+
+def test_what_is_compiled_lies_where_this_user_alone_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = {"TORCHINDUCTOR_CACHE_DIR": f"{OURS}/inductor", "TRITON_CACHE_DIR": f"{OURS}/triton"}
+    assert compiled_in(tmp_path, monkeypatch) == ours
+    assert stat.S_IMODE((tmp_path / OURS).stat().st_mode) == 0o700
+    assert compiled_in(tmp_path, monkeypatch) == ours  # the next start finds it
+
+
+@pytest.mark.parametrize("planted", ["a link", "writable", "a file", "no place"])
+def test_what_another_has_put_there_is_not_run(planted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / OURS
+    match planted:
+        case "a link":
+            (tmp_path / "theirs").mkdir()
+            folder.symlink_to(tmp_path / "theirs")
+        case "writable":
+            folder.mkdir()
+            folder.chmod(0o777)
+        case "a file":
+            folder.touch()
+        case "no place":
+            tmp_path /= "gone"
+    private = {"TORCHINDUCTOR_CACHE_DIR": "private/inductor", "TRITON_CACHE_DIR": "private/triton"}
+    assert compiled_in(tmp_path, monkeypatch) == private
+
+
+def test_where_a_user_keeps_what_is_compiled_is_left_to_him(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compiled_in(tmp_path, monkeypatch, TORCHINDUCTOR_CACHE_DIR="here") == {"TORCHINDUCTOR_CACHE_DIR": "here"}
+    both = {"TORCHINDUCTOR_CACHE_DIR": f"{OURS}/inductor", "TRITON_CACHE_DIR": "here"}
+    assert compiled_in(tmp_path, monkeypatch, TRITON_CACHE_DIR="here") == both
+
+
+def where_torch_compiles() -> str:
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    return str(Path(cache_dir()).parent)
+
+
+def test_a_rank_s_torch_takes_that_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert launch(where_torch_compiles, log_dir=tmp_path / "logs") == str(tmp_path / OURS)
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cinelora.adapters.adapter_header import judge_adapter
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths, trained_on
-from cinelora.clone_only import need_clone
+from cinelora.clone_only import SHIPPED, need_clone
 from cinelora.config import schema
 from cinelora.config.clip_request import ClipRequest, read_prompts
 from cinelora.config.fields import fields_of, pick
@@ -135,15 +135,20 @@ def _check_data(config: schema.TrainConfig | schema.EvaluateConfig) -> None:
         _check_folder(config.data)
     else:
         need_clone(f"data={config.data.name}")
-    cache = Path(config.cache)
+    _check_cache(config.cache)
+
+
+def _check_cache(named: str) -> None:
+    """Refuse a cache that cannot be made or written, or is somebody else's folder; models and samples are put there."""
+    cache = Path(named)
     # The cache may be several folders deep and none of them there yet. Whether it can be made is decided by the nearest one
     # that is, and is found out now, not after the models were loaded.
     there = next(path for path in (cache, *cache.absolute().parents) if path.exists())
     if not there.is_dir():
         what = "" if there == cache else f": {there}"
-        raise ConfigError(f"cache={config.cache}{what} is a file; give a folder, new or old")
+        raise ConfigError(f"cache={named}{what} is a file; give a folder, new or old")
     if not os.access(there, os.W_OK):
-        raise ConfigError(f"cache={config.cache}: {there} cannot be written; give a folder that can")
+        raise ConfigError(f"cache={named}: {there} cannot be written; give a folder that can")
     refuse_occupied("cache", cache, CACHE)
 
 
@@ -200,6 +205,10 @@ def _drawing_lines(config: schema.InferConfig, parts: dict[str, list[Part]] | No
     whole = _drawing_parts(config)
     for kind in whole:
         _check_source(config.model, kind)
+    # Of what makes clips, only an embedded model that has to be built goes into the cache.
+    sources = {source_of(config.model, kind, part) for kind, wanted in whole.items() for part in wanted}
+    if sources & {*EMBEDDED} and not SHIPPED.is_dir():
+        _check_cache(config.cache)
     if config.ckpt is not None:
         _check_fits("ckpt", config.ckpt, config.model)
         for path in adapter_paths(resolve(config.ckpt)).values():

@@ -345,6 +345,10 @@ class ValidationConfig:
     """held-out samples drawn anew and measured, at most; 0 = none"""
 
 
+USUAL_STEPS = 8
+"""Denoising steps of a clip that is made while a run trains."""
+
+
 @dataclass
 class PreviewConfig:
     """When a clip is made during training."""
@@ -355,8 +359,13 @@ class PreviewConfig:
     """clips of each preview, from as many seeds"""
     prompt: str | None = _text(read_when="previews")
     """what the preview shows; null = the first held-out caption"""
-    sampler_steps: int = _count(8, read_when="draws")
-    """denoising steps of a preview, or of a held-out clip"""
+    sampler_steps: int | None = setting(at_least=1, read_when="draws")
+    """denoising steps of a preview, or of a held-out clip; null = 8, or 4 for previews that else were too dear"""
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps: those that were typed or chosen, else the usual number."""
+        return USUAL_STEPS if self.sampler_steps is None else self.sampler_steps
 
 
 _STRATEGIES = ("auto", "single", "ddp", "zero1", "zero2", "zero3")

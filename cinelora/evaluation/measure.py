@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from cinelora.config.metric_names import better
 from cinelora.config.schema import EvaluateConfig
@@ -21,6 +20,7 @@ from cinelora.evaluation.clip_list import BASE, Plan, PlannedTake, clip_file, tr
 from cinelora.evaluation.statistics import Interval, bootstrap_mean
 from cinelora.footage.video_reader import UnreadableClip, open_video
 from cinelora.io.atomic import write_json, write_text
+from cinelora.io.live_bar import LiveBar
 from cinelora.io.media import Pixels
 from cinelora.io.plain_data import MOST_OF_LISTS, read_json
 from cinelora.metrics.suite import MOST_SENTENCES, SETS, Report, Suite, as_clip, networks_of
@@ -133,7 +133,7 @@ class Measuring:
         if against and not self.plan.real:
             self.book.say(f"{', '.join(against)} left out: there are no held-out clips to compare with; add data=")
         # A reference is decoded once and held while the takes of its prompt pass, which is why prompts are the outer loop.
-        for number, prompt in enumerate(tqdm(self.plan.prompts, "measuring", unit="prompt")):
+        for number, prompt in enumerate(LiveBar(self.plan.prompts, "measuring", unit="prompt")):
             shown = prompt.reference
             reference = frames(self.run_dir / shown, shown, self.book) if shown else None
             if reference is not None:

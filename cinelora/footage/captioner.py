@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from PIL import Image
-from tqdm.auto import tqdm
 
 from cinelora.config.schema import DataConfig
 from cinelora.errors import FileError, FootageError
@@ -24,6 +23,7 @@ from cinelora.footage.build_dataset import Judged, Prepared, handling_of
 from cinelora.footage.captions import to_write, write_lines
 from cinelora.footage.scan_folder import open_clip
 from cinelora.footage.video_reader import PLAIN, Handling, UnreadableClip
+from cinelora.io.live_bar import LiveBar
 from cinelora.io.plain_data import MOST_BYTES, opened, read_bytes, read_json
 from cinelora.io.terminal import visible
 
@@ -53,7 +53,7 @@ def caption_missing(prepared: Prepared, shots: Sequence[Judged], data: DataConfi
     saved = time.monotonic()
     # Captions cost a second each on a GPU, so what was written must outlive a kill: it is saved now and then, and also when
     # an error or Ctrl-C ends the loop. The next run asks only of the shots that are still without.
-    bar = tqdm(total=len(todo), desc=f"captions by {model.folder.name}", unit="shot", disable=None if todo else True)
+    bar = LiveBar(total=len(todo), desc=f"captions by {model.folder.name}", unit="shot", disable=None if todo else True)
     try:
         with bar:
             for some in batches([by_name[name] for name in todo], model.num_frames):
@@ -103,7 +103,7 @@ class Captioner:
             try:
                 pictures[shot.id] = list(show(shot))
             except UnreadableClip as error:
-                tqdm.write(visible(f"no caption for {shot.id}: {error.reason}"))
+                LiveBar.write(visible(f"no caption for {shot.id}: {error.reason}"))
         said = self.answers(list(pictures.values())) if pictures else []
         return {name: text for name, text in zip(pictures, said, strict=True) if text}
 

@@ -23,8 +23,6 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any, TypedDict
 
-from tqdm.auto import tqdm
-
 from cinelora.errors import FileError, FootageError, reason
 from cinelora.footage import shot_detection
 from cinelora.footage.image_reader import SUFFIXES as PICTURES
@@ -33,6 +31,7 @@ from cinelora.footage.shot_filter import sharpness_of
 from cinelora.footage.video_reader import PLAIN, Handling, Reader, UnreadableClip
 from cinelora.io.atomic import sweep_temporaries, write_json
 from cinelora.io.hardware import die_with
+from cinelora.io.live_bar import LiveBar
 from cinelora.io.plain_data import MOST_OF_LISTS, build, read_json
 from cinelora.io.waiting import waiting
 
@@ -154,7 +153,7 @@ def _survey(todo: deque[Task], files: dict[str, File], processes: int) -> None:
     kept = time.monotonic()
     with (
         waiting("reading footage", not sys.stderr.isatty()),  # where no terminal is, and so no bar
-        tqdm(total=total, desc="footage", unit="B", unit_scale=True, disable=None) as bar,
+        LiveBar(total=total, desc="footage", unit="B", unit_scale=True, disable=None) as bar,
     ):
         bar.set_postfix_str(f"{len(todo)} of {len(files)} files are new")
         for task, outcome in _worked(todo, processes, bar):
@@ -318,7 +317,7 @@ _moved: Synchronized[float] | None = None
 """In a process: bytes done by all of them, which also tells that they live; below 0 before the first has begun."""
 
 
-def _worked(todo: deque[Task], processes: int, bar: tqdm[Any]) -> Iterator[tuple[Task, Outcome]]:
+def _worked(todo: deque[Task], processes: int, bar: LiveBar) -> Iterator[tuple[Task, Outcome]]:
     """Each task with its outcome; more may be added to ``todo`` while they come."""
     if processes == 0:
         while todo:
@@ -335,7 +334,7 @@ def _worked(todo: deque[Task], processes: int, bar: tqdm[Any]) -> Iterator[tuple
         yield from _pooled(suspects or todo, 1 if suspects else processes, suspects, bar)
 
 
-def _pooled(source: deque[Task], count: int, suspects: deque[Task], bar: tqdm[Any]) -> Iterator[tuple[Task, Outcome]]:
+def _pooled(source: deque[Task], count: int, suspects: deque[Task], bar: LiveBar) -> Iterator[tuple[Task, Outcome]]:
     """Work on ``source`` in a pool until it is empty, or the pool breaks: what it was at is then tried one by one."""
     alone = source is suspects
     context = multiprocessing.get_context("spawn")
@@ -371,7 +370,7 @@ def _pooled(source: deque[Task], count: int, suspects: deque[Task], bar: tqdm[An
         _end(pool)
 
 
-def _next(running: dict[Future[Outcome], Task], counter: Synchronized[float], bar: tqdm[Any]) -> set[Future[Outcome]]:
+def _next(running: dict[Future[Outcome], Task], counter: Synchronized[float], bar: LiveBar) -> set[Future[Outcome]]:
     """The tasks that are done next; the bar moves meanwhile. Raises ``_Hangs``."""
     # One counter is enough to notice a hang: every process adds to it as it works, so as long as it moves some
     # process is alive. When it stands still for `HANG_S`, all that is running is suspect.

@@ -60,14 +60,19 @@ def _own_folder(make: bool = False) -> Path | None:
     if make:
         with suppress(FileExistsError):  # whatever else has its name is named below
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if is_own(folder):
+        return folder
+    _say_ignored(folder)
+    return None
+
+
+def is_own(folder: Path) -> bool:
+    """Whether this user alone can write into ``folder`` or put another in its place; raises ``OSError`` where there is none."""
     found, around = folder.lstat(), folder.parent.stat()
     # A link, or a folder that others can write to, may hold what others noted; one that lies where anybody can put another in its
     # place is as good as theirs. (A sticky folder, such as /tmp, lets nobody move what is somebody else's.)
     is_own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
-    if is_own and not (around.st_mode & stat.S_IWOTH and not around.st_mode & stat.S_ISVTX):
-        return folder
-    _say_ignored(folder)
-    return None
+    return is_own and not (around.st_mode & stat.S_IWOTH and not around.st_mode & stat.S_ISVTX)
 
 
 @cache

@@ -11,7 +11,9 @@ import logging
 import os
 import shlex
 import sys
+import time
 import unicodedata
+from typing import TextIO
 
 JOINERS = "\u200c\u200d"
 """Zero-width non-joiner and joiner: they are part of emoji and of several scripts' words, and mean nothing elsewhere."""
@@ -42,9 +44,31 @@ def _escape(char: str) -> str:
     return char.encode("unicode_escape").decode()
 
 
+_spoken = [time.monotonic()]
+"""When this process last wrote to the terminal, as far as it passed through here."""
+
+
+def note_word() -> None:
+    """Note that something was written just now."""
+    _spoken[0] = time.monotonic()
+
+
+def silent_s() -> float:
+    """Seconds since this process wrote to the terminal."""
+    return time.monotonic() - _spoken[0]
+
+
 def say(*lines: object, error: bool = False) -> None:
     """Print each of ``lines``, each on one line, at once; ``error`` sends them to stderr."""
+    note_word()
     print("".join(f"{visible(line)}\n" for line in lines), end="", file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def put(text: str, stream: TextIO | None = None) -> None:
+    """Write part of a line at once, to stderr where no stream is given; what a stranger chose in it is ``visible`` already."""
+    stream = stream or sys.stderr
+    stream.write(text)
+    stream.flush()
 
 
 def warn(sentence: object) -> None:

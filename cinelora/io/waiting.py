@@ -1,48 +1,118 @@
 """A line of what goes on and for how long, where a program would be silent: nobody should have to wonder whether it hangs.
 
-Enters: what is being done. Leaves: nothing for what is over at once, else seconds that count up on the terminal or in a log.
+Enters: what is being done. Leaves: nothing where something was said a moment ago, else seconds that count up on the terminal or
+in a log, in a line of their own or in a bar (``io.live_bar``). Of all that goes on in a process the innermost alone is shown.
 """
 
 from __future__ import annotations
 
+import fcntl
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
 
-from cinelora.io.terminal import visible
+from cinelora.io.terminal import note_word, put, silent_s, visible
 
 TICK_S = 4.0
-"""Seconds until a line appears, and between two of its states."""
+"""Seconds of silence after which a line appears, or its next state."""
 _under_way: list[threading.Event] = []
 """What goes on in this process, each within the one before: the last alone is shown."""
 
 
 @contextmanager
-def waiting(what: str, show: bool = True) -> Iterator[None]:
-    """Say on stderr that ``what`` goes on while the block runs, from its fourth second on; ``show`` is for one rank of many."""
-    since, done = time.monotonic(), threading.Event()
+def waiting(
+    what: str, show: bool = True, since: float | None = None, write: Callable[[str], object] = put
+) -> Iterator[None]:
+    """Say on stderr that ``what`` goes on while the block runs, after seconds of silence; ``show`` is for one rank of many.
 
-    def line(end: str = "") -> None:
-        sys.stderr.write(f"\r{visible(what)}: {time.monotonic() - since:.0f} s{end}")
-        sys.stderr.flush()
+    ``since`` is a moment of the monotonic clock at which it began, where that was before the block; ``write`` puts text on the
+    terminal in another way.
+    """
+    done, shown = threading.Event(), threading.Event()
+    since = time.monotonic() if since is None else since
 
-    def tick() -> None:
-        while not done.wait(TICK_S):
-            if _under_way[-1] is done:
-                line()
+    def line(ending: str = "") -> None:
+        shown.set()
+        write(f"\r{visible(what)}: {time.monotonic() - since:.0f} s{ending}")
+        note_word()
 
-    ticking = threading.Thread(target=tick, daemon=True)
-    if show:
-        _under_way.append(done)
-        ticking.start()
+    if not show:
+        yield
+        return
+    thread = ticking(done, line)
     try:
         yield
     finally:
-        done.set()
-        if show:
-            ticking.join()
-            _under_way.remove(done)
-            if time.monotonic() - since >= TICK_S:
-                line("\n")
+        end(done)
+        thread.join()
+        if shown.is_set():
+            line("\n")
+
+
+def ticking(done: threading.Event, act: Callable[[], object]) -> threading.Thread:
+    """A thread that acts after seconds of silence, while nothing else goes on within, until ``done``."""
+
+    def tick() -> None:
+        while not done.wait(TICK_S / 8):
+            if _under_way[-1:] == [done] and silent_s() >= TICK_S:
+                act()
+
+    _under_way.append(done)
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    return thread
+
+
+def end(done: threading.Event) -> None:
+    """Let what goes on be over."""
+    done.set()
+    if done in _under_way:
+        _under_way.remove(done)
+
+
+@dataclass
+class Turn:
+    """Whose a terminal is that a process and its child write to: the parent's, until the child's first word.
+
+    ``file`` lies in a folder of this user's alone, and says who wrote last; who writes there holds it.
+    """
+
+    file: Path
+    taken: bool = False
+    """Whether this process is the child, and has spoken."""
+
+    def write(self, text: str) -> None:
+        """Write to stderr as the parent, unless the child has spoken."""
+        with self._held() as held:
+            if held.read() != "child":
+                put(text)
+                _say_whose(held, "parent")
+
+    def take(self, word: str) -> None:
+        """Take the terminal for the child, whose first ``word`` follows; a line that the parent has begun is ended before it."""
+        if self.taken:
+            return
+        self.taken = True
+        with self._held() as held:
+            begun = held.read() == "parent"
+            _say_whose(held, "child")
+        if begun and not word.startswith("\r"):  # what begins so is written over it
+            put("\n", sys.__stderr__)
+
+    @contextmanager
+    def _held(self) -> Iterator[TextIO]:
+        with open(self.file, "a+", encoding="ascii") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            held.seek(0)
+            yield held
+
+
+def _say_whose(held: TextIO, who: str) -> None:
+    held.truncate(0)
+    held.write(who)
+    held.flush()

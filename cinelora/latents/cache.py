@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
-from tqdm.auto import tqdm
 
 from cinelora.errors import FileError, FootageError, TrainingError
 from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.footage.manifest import Manifest, Sample, Skipped
 from cinelora.io.atomic import sha256_json, sweep_temporaries, write_json
+from cinelora.io.live_bar import LiveBar
 from cinelora.io.own_folders import tag_cache
 from cinelora.io.plain_data import MOST_OF_LISTS, quoted, read_json
 from cinelora.io.tensor_files import save_tensors
@@ -284,5 +284,5 @@ class _Readings(TorchDataset["Tensor | str"]):
         return tensor.cpu() if get_worker_info() else tensor
 
 
-def _bar(items: Sized, unit: str, show: bool) -> tqdm[Any]:
-    return tqdm(total=len(items), desc=f"encoding {unit}", unit=unit[:-1], disable=not show)
+def _bar(items: Sized, unit: str, show: bool) -> LiveBar:
+    return LiveBar(total=len(items), desc=f"encoding {unit}", unit=unit[:-1], disable=not show)

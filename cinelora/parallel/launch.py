@@ -21,12 +21,14 @@ import re
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -43,7 +45,9 @@ from cinelora.io.hardware import die_with
 from cinelora.io.locks import own_folder
 from cinelora.io.own_files import append_own
 from cinelora.io.plain_data import without_collecting
-from cinelora.io.terminal import say, show_logged_text, visible
+from cinelora.io.state_folder import is_own
+from cinelora.io.terminal import note_word, say, show_logged_text, visible
+from cinelora.io.waiting import Turn, waiting
 
 POLL_S = 0.1
 MEET_S = 300
@@ -78,7 +82,11 @@ BOOTSTRAP = (
     "import json, sys; facts = json.load(open(sys.argv[1] + '/facts.json')); sys.path[:] = facts['path'];"
     "from cinelora.parallel.launch import run_rank; run_rank(sys.argv[1], facts)"
 )
+TERMINAL = "terminal"
+"""The file of the exchange folder that says whose the terminal is."""
 _launches = count()
+_launched_at: ContextVar[float | None] = ContextVar("launched at", default=None)
+"""When the parent of this rank began to start it, by the monotonic clock."""
 
 
 class LaunchError(CineloraError):
@@ -104,18 +112,25 @@ def launch(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1, l
     ranks were stopped and returned None or nothing at all: a result that is one says by itself how far it came. No rank
     outlives this process.
     """
+    if slurm.told():
+        raise KeyboardInterrupt
+    since = time.monotonic()
+    # Importing torch takes seconds here, and once more in each rank: the parent says so until rank 0 has its first word.
+    with _exchange(fn, args, log_dir, since) as folder, waiting("starting", write=Turn(folder / TERMINAL).write):
+        return _launched(folder, ranks, nodes, log_dir)
+
+
+def _launched(folder: Path, ranks: int, nodes: int, log_dir: Path) -> Any:
     with without_collecting():
         from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.elastic.rendezvous import RendezvousError
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    if slurm.told():
-        raise KeyboardInterrupt
     check_ranks(ranks)
     meeting = meeting_point(nodes, next(_launches))
     _hush_agent()
-    with _exchange(fn, args, log_dir) as folder, _Watch(folder) as watch:
+    with _Watch(folder) as watch:
         logs = DefaultLogsSpecs(log_dir=str(folder / "agent"))
         config = LaunchConfig(nodes, nodes, ranks, logs, **meeting.for_agent(), **AGENT)
         # The agent's own errors say who failed, not why. What happened is read from the folder afterwards; of the agent only
@@ -169,10 +184,11 @@ def threads_per_rank(ranks: int) -> int:
 
 
 @contextmanager
-def _exchange(fn: Callable[..., Any], args: tuple[Any, ...], log_dir: Path) -> Iterator[Path]:
+def _exchange(fn: Callable[..., Any], args: tuple[Any, ...], log_dir: Path, since: float) -> Iterator[Path]:
     with own_folder("cinelora-") as folder:  # this user's alone, so what is unpickled from it is ours
         log_dir.mkdir(parents=True, exist_ok=True)
         facts = {"path": module_path(), "argv": sys.argv, "parent": os.getpid(), "log_dir": str(log_dir.resolve())}
+        facts["since"] = since
         write_text(folder / "facts.json", json.dumps(facts))
         write_bytes(folder / "call", pickle.dumps((fn, args)))
         yield folder
@@ -435,6 +451,13 @@ _PLACE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 
 
 @contextmanager
+def starting() -> Iterator[None]:
+    """Around a rank's first imports: rank 0 says that they go on, where the parent has ceased to."""
+    with waiting("starting", rank_info().global_rank == 0, since=_launched_at.get()), without_collecting():
+        yield
+
+
+@contextmanager
 def process_group(info: Rank) -> Iterator[None]:
     """The default process group of all ranks, for the block: gloo for CPU tensors, and nccl where there are GPUs."""
     import torch
@@ -478,6 +501,25 @@ def spin_briefly() -> None:
         os.environ["GOMP_SPINCOUNT"] = SPIN_ROUNDS
 
 
+def compile_into_own_folder(private: Path) -> None:
+    """Let torch and Triton keep what they compile where this user alone can write, unless the user has said where.
+
+    torch's own place is ``/tmp/torchinductor_<user>``, which anybody can make before that user does, and what lies there is
+    loaded and run. Ours lies beside it, so that it is on the machine's own disk as well, and is looked at first: where it is
+    somebody else's, or cannot be made, the folder ``private`` takes its place. To be called before torch's import.
+    """
+    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
+        return
+    folder = Path(tempfile.gettempdir(), f"cinelora-compiled-{os.geteuid()}")
+    place = private
+    with suppress(OSError):
+        with suppress(FileExistsError):  # whatever has the name is looked at
+            folder.mkdir(mode=0o700)
+        place = folder if is_own(folder) else private
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(place / "inductor")
+    os.environ.setdefault("TRITON_CACHE_DIR", str(place / "triton"))
+
+
 def isolate_children() -> None:
     """Let no Python that this process starts, nor those started by it, look for modules in the working directory.
 
@@ -498,7 +540,8 @@ def run_rank(exchange: str, facts: dict[str, Any]) -> None:
     write_text(folder / f"{number}.pid", str(os.getpid()))
     log = append_own(_log_file(Path(facts["log_dir"]), number), buffering=1)
     log.write(f"-- rank {number} of {rank.world_size}, process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-    _redirect(rank, log)
+    _launched_at.set(facts["since"])
+    _redirect(rank, log, Turn(folder / TERMINAL))
     show_logged_text()
     sys.argv = facts["argv"]
     for warning in slurm.WARNINGS:  # a scheduler may send them to every process; they are no reason to die half-way
@@ -526,6 +569,7 @@ def _call(folder: Path, rank: Rank) -> Any:
     threads, alone = threads_per_rank(int(os.environ["LOCAL_WORLD_SIZE"])), os.environ["GROUP_WORLD_SIZE"] == "1"
     os.environ["OMP_NUM_THREADS"] = str(threads)
     let_gpu_memory_grow()
+    compile_into_own_folder(folder / "compiled")
     spin_briefly()
     isolate_children()
     if alone:
@@ -564,14 +608,16 @@ def _leave(exit_code: int) -> NoReturn:
     os._exit(exit_code)
 
 
-def _redirect(rank: Rank, log: TextIO) -> None:
+def _redirect(rank: Rank, log: TextIO, turn: Turn) -> None:
     """Send what this rank prints to its log; rank 0 keeps the terminal as well, with bars that know it is one."""
     # Rank 0 keeps its streams, wrapped, so that a bar still asks a terminal for its width. The others lose the descriptors
     # themselves: what C code and libraries print past Python's streams lands in the log as well.
     faulthandler.enable(log)
     if rank.global_rank == 0:
-        sys.stdout, sys.stderr = (cast("TextIO", _Tee(stream, log)) for stream in (sys.stdout, sys.stderr))
+        sys.stdout, sys.stderr = (cast("TextIO", _Tee(stream, log, turn)) for stream in (sys.stdout, sys.stderr))
         return
+    if rank.local_rank == 0:
+        turn.take("\n")  # of this node nothing more is said on its terminal
     for stream in (sys.stdout, sys.stderr):
         os.dup2(log.fileno(), stream.fileno())
         _by_line(stream)
@@ -585,11 +631,14 @@ def _by_line(stream: TextIO) -> None:
 class _Tee:
     """The terminal's stream, which also writes to the log; whatever else it is asked, the terminal answers."""
 
-    def __init__(self, terminal: TextIO, log: TextIO) -> None:
+    def __init__(self, terminal: TextIO, log: TextIO, turn: Turn) -> None:
         _by_line(terminal)
-        self._terminal, self._log = terminal, log
+        self._terminal, self._log, self._turn = terminal, log, turn
 
     def write(self, text: str) -> int:
+        if text:
+            self._turn.take(text)
+            note_word()
         self._log.write(text)
         return self._terminal.write(text)
 

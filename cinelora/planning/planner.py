@@ -179,7 +179,7 @@ def plan_lines(
     preview, why = previews or (config.preview, "")
     lines += [why] if why else []
     if every := preview.every_steps:
-        lines.append(_preview_line(config, step, known, stage.steps // every))
+        lines.append(_preview_line(replace(config, preview=preview), step, known, stage.steps // every))
 
     def row(card: Gpu, dtype: str) -> Row | None:
         own = replace(step, dtype=dtype)
@@ -315,7 +315,7 @@ def _preview_line(config: TrainConfig, step: Step, gpu: Gpu | None, count: int) 
     """What the previews of a run take, when a step's activations are gone; they run uncompiled."""
     model, frames = config.model, config.stage.num_frames
     one = Prediction(step.shape, step.tokens * step.sequence, step.dtype)  # one rank draws them, alone
-    seconds = 2 * config.preview.sampler_steps * one.seconds(gpu or NOMINAL)
+    seconds = 2 * config.preview.steps * one.seconds(gpu or NOMINAL)
     each = f"{seconds:.0f} s or more each{'' if gpu else f' on an {NOMINAL.name}'}"
     drawing = one.peak(Drawing(together=True))["activations"]
     vae, tiled = _vae_gib(frames, model.height, model.width)

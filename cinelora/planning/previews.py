@@ -1,4 +1,4 @@
-"""How often a run shows what it has learnt where nobody says: as often as costs at most 5 % of its planned time.
+"""How a run shows what it has learnt where nobody says: as often, and in as many steps, as cost at most 5 % of its planned time.
 
 Enters: checked settings, and whether there is a GPU. Leaves: the settings of previews, and a line that says why so. Seconds are
 those of one kind of GPU whatever there is, as all ranks must come to the same answer; what counts is how previews compare with
@@ -18,6 +18,8 @@ from cinelora.planning.step_time import NOMINAL, ClipShape, Machine, clip_second
 
 MOST = 0.05
 """The share of a run's planned time that previews may take."""
+FEWER_STEPS = 4
+"""Denoising steps of previews that in the usual number would be too dear. Assumed: fewer hardly show what was learnt."""
 MOST_OFTEN = 250
 """Steps between previews, at least: what changes in fewer is hardly seen."""
 UNCOMPILED = 1.2
@@ -27,7 +29,10 @@ APART_S = 5.0
 
 
 def planned_previews(config: TrainConfig, has_gpu: bool, heldout: int = 1) -> tuple[PreviewConfig, str]:
-    """The previews of a run with so many held-out samples: what was typed, or what costs little; and a line about the latter."""
+    """The previews of a run with so many held-out samples: what was typed, or what costs little; and a line about the latter.
+
+    They become fewer first; where even one is too dear, it is drawn in fewer steps, unless these were typed; else there is none.
+    """
     preview, steps = config.preview, config.stage.steps
     if preview.every_steps is not None:
         return preview, ""
@@ -42,14 +47,17 @@ def planned_previews(config: TrainConfig, has_gpu: bool, heldout: int = 1) -> tu
     for name, holds in reasons.items():
         if holds:
             return off, sentence("follows", name)
-    whole, each = training_seconds(config), preview_seconds(config)
-    # the base model's clip is one more, drawn before the first
-    count = min(int(MOST * whole / each) - 1, max(1, steps // MOST_OFTEN))
-    if count < 1:
-        return off, sentence("follows", "previews_dear", share=2 * each / whole, most=MOST)
-    every = -(-steps // count)
-    share = (steps // every + 1) * each / whole
-    return replace(preview, every_steps=every), sentence("follows", "previews", every=every, share=share)
+    whole, each = training_seconds(config), 0.0
+    for way in [preview] if preview.sampler_steps else [preview, replace(preview, sampler_steps=FEWER_STEPS)]:
+        each = preview_seconds(replace(config, preview=way))
+        # the base model's clip is one more, drawn before the first
+        count = min(int(MOST * whole / each) - 1, max(1, steps // MOST_OFTEN))
+        if count >= 1:
+            every = -(-steps // count)
+            share = (steps // every + 1) * each / whole
+            line = sentence("follows", "previews", every=every, steps=way.steps, share=share)
+            return replace(way, every_steps=every), line
+    return off, sentence("follows", "previews_dear", share=2 * each / whole, most=MOST)
 
 
 def training_seconds(config: TrainConfig) -> float:
@@ -64,5 +72,5 @@ def preview_seconds(config: TrainConfig) -> float:
     clip = ClipShape(
         shape, model.num_heads, stage.num_frames, model.height, model.width, guided=True, dtype=model.dtype
     )
-    drawing = clip_seconds(clip, preview.sampler_steps, Partition(1, 1, 1), Machine(NOMINAL))
+    drawing = clip_seconds(clip, preview.steps, Partition(1, 1, 1), Machine(NOMINAL))
     return preview.seeds * UNCOMPILED * drawing + APART_S

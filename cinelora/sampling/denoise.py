@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanTransformer3DModel
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from cinelora.config.schema import SamplerConfig
 from cinelora.families.wan.bundle import Condition, ImageCondition, predict_velocity
+from cinelora.io.live_bar import LiveBar
 from cinelora.nn.flow_matching import NUM_TRAIN_TIMESTEPS
 from cinelora.parallel.launch import Rank
 from cinelora.parallel.partition import Partition, combine_guidance, group_of
@@ -119,7 +119,7 @@ def sample(
     """Integrate from noise to latents, float32; ``progress`` names the bar, None shows none."""
     solver = make_solver(sampler, shift)
     latents = noise_BCTHW
-    for timestep in tqdm(solver.timesteps, desc=progress, unit="step", disable=progress is None):
+    for timestep in LiveBar(solver.timesteps, desc=progress, unit="step", disable=progress is None):
         velocity = denoise(latents, timestep.to(latents.device).expand(len(latents)))
         latents = solver.step(velocity, timestep, latents, return_dict=False)[0]
     return latents

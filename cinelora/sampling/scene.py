@@ -16,19 +16,17 @@ from itertools import count, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm.auto import tqdm
-
 from cinelora.adapters.run_directory import warn_of_other_weights
 from cinelora.config.clip_request import ClipRequest, Take
 from cinelora.config.schema import InferConfig, ScaleConfig
 from cinelora.errors import InferenceError
 from cinelora.footage.captions import prompt_with_trigger
 from cinelora.io.hardware import explained_out_of_memory, gpu_at_hand, limit_gpu_memory, quiet_libraries, say_of_others
-from cinelora.io.plain_data import without_collecting
+from cinelora.io.live_bar import LiveBar
 from cinelora.io.tensor_files import load_tensors, save_tensors
 from cinelora.io.terminal import say
 from cinelora.io.waiting import waiting
-from cinelora.parallel.launch import barrier, launch, process_group, rank_info
+from cinelora.parallel.launch import barrier, launch, process_group, rank_info, starting
 from cinelora.planning.planner import choose_drawing, partition_of
 
 if TYPE_CHECKING:
@@ -141,7 +139,7 @@ def make_takes(
 
 def rank_makes(request: ClipRequest, todo: list[Take], variants: Mapping[str, ScaleConfig], write: Write) -> int:
     """Make all takes on this rank's part of sequence and picture; rank 0 writes them. Returns how many: a whole result."""
-    with waiting("starting", rank_info().global_rank == 0), without_collecting():
+    with starting():
         from cinelora.adapters.adapter_file import read_adapter
         from cinelora.nn.attention_backend import require
         from cinelora.sampling.sampler import Sampling
@@ -339,7 +337,7 @@ class TakeMaker:
         quiet = self.sampling.rank.global_rank > 0 or len(todo) == 1
         with self.last.loaded(Part.VAE):
             pairs = zip(todo, takes, strict=True)
-            for take, renditions in tqdm(pairs, "decoding", len(todo), unit="take", disable=quiet):
+            for take, renditions in LiveBar(pairs, "decoding", len(todo), unit="take", disable=quiet):
                 made, clock = dict[str, Made](), Clock()
                 for name, rendition in renditions.items():
                     clip, keyframe = latents[rendition].of_clip, latents[rendition].keyframe

@@ -31,6 +31,8 @@ class ClipSampler:
 
     config: TrainConfig
     shown: LatentDataset
+    steps: int
+    """Denoising steps."""
     size: tuple[int, int] | None = None
     """Height and width of what has no sample's own size; None for the model's."""
     bundle: WanBundle = field(init=False)
@@ -43,7 +45,7 @@ class ClipSampler:
         """Everything but sample, seed and transformer that a clip depends on."""
         sampler, model = self.config.sampler, self.model
         size = (self.config.stage.num_frames, model.height, model.width)
-        found = {"solver": sampler.name, "steps": self.config.preview.sampler_steps, "guidance": sampler.guidance}
+        found = {"solver": sampler.name, "steps": self.steps, "guidance": sampler.guidance}
         return found | {"shift": self.shift, "size": list(size)}
 
     @property
@@ -79,7 +81,7 @@ class ClipSampler:
             noise = initial_noise(seed, part, self.model, config.stage.num_frames, device)
         positive, negative = Condition(batch["text"], image), Condition(stage.null_text[None], image)
         guided = Guided(stage.transformer, positive, negative, config.sampler.guidance)
-        solver = SamplerConfig(name=config.sampler.name, steps=config.preview.sampler_steps)
+        solver = SamplerConfig(name=config.sampler.name, steps=self.steps)
         with waiting("drawing", rank_info().global_rank == 0), as_they_are():
             return sample(guided, noise, solver, self.shift)
 

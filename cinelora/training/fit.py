@@ -72,7 +72,7 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     # Model: the memory policy first, as it decides whether blocks are loaded to this device or stay on the host. Then the
     # transformer, and what of it is trained.
     preview, about_previews = planned_previews(config, torch.cuda.is_available(), len(heldout))
-    config = replace(config, preview=preview)
+    config, asked = replace(config, preview=preview), config
     if rank.global_rank == 0 and about_previews:
         say(about_previews)
     policy, why = policy_at_hand(config)
@@ -83,7 +83,7 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
 
     # What happens after each step, and the loop that calls both.
     journal = make_journal(config, run.path, first_step)
-    callbacks = make_callbacks(config, run, index, heldout, resumed, facts, journal)
+    callbacks = make_callbacks(config, run, index, heldout, resumed, facts, journal, asked.preview.steps)
     trainer = make_trainer(config, run, rank, journal, callbacks.all(), stage)
 
     started = time.perf_counter()

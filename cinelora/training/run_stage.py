@@ -22,10 +22,8 @@ from cinelora.io.hub import resolve
 from cinelora.io.locks import lock
 from cinelora.io.own_files import drop_wandb_links
 from cinelora.io.own_folders import tag_cache
-from cinelora.io.plain_data import without_collecting
 from cinelora.io.terminal import say, shell_word
-from cinelora.io.waiting import waiting
-from cinelora.parallel.launch import LaunchError, RankKilled, launch, meeting_point, rank_info
+from cinelora.parallel.launch import LaunchError, RankKilled, launch, meeting_point, starting
 from cinelora.training.checkpoint_files import saved_checkpoints, sweep_drafts
 from cinelora.training.model_card import push, read_record
 from cinelora.training.verdict import effect_line, heldout_line, stopped_line
@@ -65,7 +63,7 @@ def train(config: TrainConfig, run_dir: Path) -> int:
 
 def encode(config: TrainConfig, run: RunDirectory) -> None:
     """What each rank of the first launch does."""
-    with waiting("starting", rank_info().global_rank == 0), without_collecting():
+    with starting():
         from cinelora.training.encode import encode_rank
 
     encode_rank(config, run)
@@ -73,7 +71,7 @@ def encode(config: TrainConfig, run: RunDirectory) -> None:
 
 def fit(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     """What each rank of the second launch does; returns the run's summary."""
-    with waiting("starting", rank_info().global_rank == 0), without_collecting():
+    with starting():
         from cinelora.training.fit import train_rank
 
     return train_rank(config, run)

@@ -15,14 +15,13 @@ from pathlib import Path
 from diffusers import AutoencoderKLWan
 from transformers import CLIPVisionModel, UMT5EncoderModel
 
-import cinelora
-from cinelora.clone_only import scale_model
+from cinelora.clone_only import SHIPPED, scale_model
 from cinelora.errors import FileError, ModelError
 from cinelora.io.atomic import sha256_file
 from cinelora.io.own_folders import CACHE, refuse_occupied, tag_cache
 from cinelora.io.plain_data import read_json
 
-HOME = Path(cinelora.__file__).resolve().parents[1] / "data" / "scale_model"
+HOME = SHIPPED
 HASHES = "hashes.json"
 SHARED = ("vae", "text_encoder", "tokenizer", "scheduler")
 """Parts that both pipelines use: they lie in ``t2v``, and ``i2v`` links to them."""

@@ -75,8 +75,9 @@ def make_callbacks(
     resumed: Checkpoint | None,
     facts: dict[str, Any],
     journal: Journal,
+    clip_steps: int,
 ) -> RunCallbacks:
-    """What happens beside the optimisation, as the settings ask for it."""
+    """What happens beside the optimisation, as the settings ask for it; held-out clips are drawn in ``clip_steps``."""
     ema = Ema(config.ema_decay) if config.ema_decay else None
     checkpointer = Checkpointer(config.checkpoint, run, partial(export, config, run, index), ema, facts)
     measured = bool(config.validation.every_steps and len(heldout))
@@ -86,7 +87,7 @@ def make_callbacks(
     if measured and config.validation.clips:
         from cinelora.training.callbacks.validation_clips import ValidationClips
 
-        clips = ValidationClips(config, heldout, ema, journal)
+        clips = ValidationClips(config, heldout, ema, journal, clip_steps)
     if config.preview.every_steps:
         from cinelora.training.callbacks.preview import Preview
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from lightning import Trainer
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from cinelora.config.schema import LoggerConfig
 from cinelora.io.hardware import peak_memory_mib
+from cinelora.io.live_bar import LiveBar
 from cinelora.training.callbacks.at_step import AtStep, Memory, mean_over_ranks
 from cinelora.training.module import Stage
 
@@ -26,7 +26,7 @@ class Progress(AtStep):
 
     def __init__(self, settings: LoggerConfig, samples_per_step: int) -> None:
         self.settings, self.samples_per_step = settings, samples_per_step
-        self.bar = tqdm(disable=True)
+        self.bar = LiveBar(disable=True)
         self.losses: list[Tensor] = []
         self.latest_loss: float | None = None
         self.told_at: int | None = None
@@ -42,7 +42,7 @@ class Progress(AtStep):
         """Open the bar."""
         super().on_train_start(trainer, stage)
         begun = {"desc": stage.config.stage.name, "initial": trainer.global_step, "total": trainer.max_steps}
-        self.bar = tqdm(**begun, unit="step", disable=not trainer.is_global_zero)
+        self.bar = LiveBar(**begun, unit="step", disable=not trainer.is_global_zero)
         self.since, self.since_step = time.perf_counter(), trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, stage: Stage, outputs: Any, *_: Any) -> None:  # type: ignore[override]

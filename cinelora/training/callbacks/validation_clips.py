@@ -26,9 +26,11 @@ from cinelora.training.module import Stage
 class ValidationClips(AtStep):
     """``heldout/<measure>`` where the held-out loss is due, and once ``heldout/base/<measure>``; each rank draws its share."""
 
-    def __init__(self, config: TrainConfig, heldout: LatentDataset, ema: Ema | None, journal: Journal) -> None:
+    def __init__(
+        self, config: TrainConfig, heldout: LatentDataset, ema: Ema | None, journal: Journal, steps: int
+    ) -> None:
         self.config, self.heldout, self.ema, self.journal = config, heldout, ema, journal
-        self.sampler = ClipSampler(config, heldout)
+        self.sampler = ClipSampler(config, heldout, steps)
         self.positions = range(min(config.validation.clips, len(heldout)))
         self.latest: dict[str, float] = {}
         self.of_base: Memory = {}

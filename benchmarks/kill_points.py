@@ -37,7 +37,8 @@ from lightning import Callback
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.cli.compose import compose_train
 from cinelora.config.schema import TrainConfig
-from cinelora.io.atomic import read_json, sha256_file, write_json
+from cinelora.io.atomic import sha256_file, write_json
+from cinelora.io.plain_data import read_json
 from cinelora.io.tensor_files import read_header
 from cinelora.parallel.launch import LaunchError
 from cinelora.training.callbacks.at_step import AtStep
@@ -322,7 +323,6 @@ def main(words: list[str]) -> None:
     options = {"ranks": "1,2", "what": ",".join(TABLES), "steps": "1,2,3,4,5,6", "kills": "100", "seed": "0"}
     options |= dict(word.split("=", 1) for word in words)
     kept = RESULTS / "kill_points.json"
-    results: dict[str, Any] = read_json(kept) if kept.exists() else {}
     with tempfile.TemporaryDirectory(prefix="kill-points-") as scratch:
         for ranks in map(int, options["ranks"].split(",")):
             folder, of_ranks = Path(scratch) / str(ranks), f"{ranks} rank{'s' * (ranks > 1)}"
@@ -332,6 +332,7 @@ def main(words: list[str]) -> None:
             for what in options["what"].split(","):
                 found = TABLES[what](config, RunDirectory(folder / "encoded"), folder / what, options)
                 part = f"callbacks at steps {options['steps']}" if what == "callbacks" else what
+                results: dict[str, Any] = read_json(kept) if kept.exists() else {}  # another start may have added to it
                 results.setdefault(of_ranks, {})[part] = found
                 differing = f"{len(found['differing'])} of {found['runs']} runs differ"
                 print(f"{of_ranks}, {part}: {found['kills']} kills, {differing}", flush=True)

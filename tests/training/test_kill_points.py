@@ -11,7 +11,8 @@ from torch import tensor
 
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import CheckpointConfig, LoggerConfig, PreviewConfig, StoppingConfig, TrainConfig
-from cinelora.io.atomic import read_json, write_json
+from cinelora.io.atomic import write_json
+from cinelora.io.plain_data import read_json
 from cinelora.training.checkpoint_files import FACTS, saved_checkpoints
 from cinelora.training.encode import encode_rank
 from cinelora.training.fit import train_rank

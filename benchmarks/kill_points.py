@@ -331,7 +331,8 @@ def main(words: list[str]) -> None:
             encode_rank(config, RunDirectory(folder / "encoded"))
             for what in options["what"].split(","):
                 found = TABLES[what](config, RunDirectory(folder / "encoded"), folder / what, options)
-                part = f"callbacks at steps {options['steps']}" if what == "callbacks" else what
+                which = {"callbacks": f" at steps {options['steps']}", "random": f", seed {options['seed']}"}
+                part = what + which.get(what, "")
                 results: dict[str, Any] = read_json(kept) if kept.exists() else {}  # another start may have added to it
                 results.setdefault(of_ranks, {})[part] = found
                 differing = f"{len(found['differing'])} of {found['runs']} runs differ"

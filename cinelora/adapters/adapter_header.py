@@ -507,8 +507,9 @@ def _peft_facts(path: Path, metadata: dict[str, str]) -> PeftFacts | None:
         raise AdapterError(str(error)) from error
     said = {key.removeprefix("transformer."): value for key, value in said.items()}
     try:
-        rank, alpha = (build(float, said.get(a, said.get(b)), "") for a, b in (("r", "r"), ("lora_alpha", "alpha")))
-        ranks, alphas = (build(dict[str, float], said.get(key) or {}, "") for key in ("rank_pattern", "alpha_pattern"))
+        rank = build(float, said.get("r"), "")
+        alpha = build(float, said.get("lora_alpha", said.get("alpha")), "")
+        ranks, alphas = (build(dict[str, float], said.get(f"{of}_pattern") or {}, "") for of in ("rank", "alpha"))
     except FileError as error:
         raise AdapterError(f"{path}: {where} does not say r and lora_alpha") from error
     if not all(one >= 1 for one in (rank, *ranks.values())):

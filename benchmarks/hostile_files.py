@@ -34,7 +34,7 @@ import yaml
 from common import ROOT, report
 
 from cinelora.adapters.adapter_header import judge_adapter
-from cinelora.adapters.run_directory import RunDirectory, adapter_paths
+from cinelora.adapters.run_directory import RunDirectory, adapter_paths, learnt_size, trained_on
 from cinelora.cli.sweep_launchers import Table
 from cinelora.config.clip_request import ClipRequest, Take, read_prompts
 from cinelora.config.schema import EvaluateConfig, InferConfig
@@ -235,7 +235,8 @@ def of_model(folder: Path) -> object:
 
 def of_adapter(name: str, folder: Path) -> object:
     """What is known of an adapter before torch is loaded, and its values looked at once."""
-    return judge_adapter(folder / f"adapters/{name}.safetensors").spec
+    path = folder / f"adapters/{name}.safetensors"
+    return judge_adapter(path).spec, learnt_size(path), trained_on(path)
 
 
 def of_cube(folder: Path) -> object:

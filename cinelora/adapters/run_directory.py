@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from cinelora.adapters.adapter_file import AdapterFile
     from cinelora.families.wan.bundle import WanBundle
 
+LONGEST_SIDE = 2**13
+"""Pixels of a training sample: what a file says beyond it is damaged."""
+
 
 class LastLook(TypedDict):
     """A number that was looked at during a run, and when it was best."""
@@ -73,10 +76,6 @@ class Inside:
 
     def __get__(self, run: RunDirectory, owner: object) -> Path:
         return run.path / self.name
-
-
-LONGEST_SIDE = 2**13
-"""Pixels of a training sample: what a file says beyond it is damaged."""
 
 
 @dataclass(frozen=True)

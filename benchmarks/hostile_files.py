@@ -18,11 +18,13 @@ import os
 import random
 import shutil
 import signal
+import struct
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,8 @@ import numpy as np
 import yaml
 from common import ROOT, report
 
-from cinelora.adapters.run_directory import RunDirectory, adapter_paths
+from cinelora.adapters.adapter_header import judge_adapter
+from cinelora.adapters.run_directory import RunDirectory, adapter_paths, learnt_size, trained_on
 from cinelora.cli.sweep_launchers import Table
 from cinelora.config.clip_request import ClipRequest, Take, read_prompts
 from cinelora.config.schema import EvaluateConfig, InferConfig
@@ -48,12 +51,14 @@ from cinelora.footage.captions import find_captions
 from cinelora.footage.lut import read_cube
 from cinelora.footage.shot_detection import load_survey
 from cinelora.footage.survey_pool import read_ledger
+from cinelora.io.gguf_file import read_gguf
 from cinelora.io.plain_data import parse_yaml
-from cinelora.io.tensor_files import load_tensors
+from cinelora.io.tensor_files import load_tensors, read_header, with_metadata
 from cinelora.latents.cache import Index
 from cinelora.studies.results import load_table
 from cinelora.studies.run_study import lines
 from cinelora.training.checkpoint_files import load_checkpoint
+from cinelora.training.loggers import WANDB_ID, wandb_id
 from cinelora.training.model_card import card, read_record
 
 CORPUS = ROOT / "tests" / "corpus"
@@ -152,6 +157,41 @@ def make_files(folder: Path) -> None:
     names = {"metadata": {}, "weight_map": {"a": "diffusion_pytorch_model.safetensors"}}
     (folder / "model/transformer/diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(names))
     (folder / "model/model_index.json").write_text(json.dumps({"transformer": ["diffusers", "WanTransformer3DModel"]}))
+    make_adapters(folder)
+    (folder / "wan.gguf").write_bytes(gguf())
+    (folder / WANDB_ID).write_text("0a1b2c3d")
+    with (folder / "prompts.txt").open("a") as file:
+        file.write("# a comment\n\\# no comment\n")
+
+
+def make_adapters(folder: Path) -> None:
+    """A file of ours with the mark that its tensors have, and one that peft has written, with its settings beside it."""
+    ours = (folder / "style/style.safetensors").read_bytes()
+    told = read_header(folder / "style/style.safetensors")["__metadata__"]
+    (folder / "adapters/marked.safetensors").write_bytes(with_metadata(ours, told | {"mark": f"folded {'0' * 24}"}))
+    (folder / "peft").mkdir()
+    theirs = (folder / "adapters/diffusers.safetensors").read_bytes()
+    said = json.loads(read_header(folder / "adapters/diffusers.safetensors")["__metadata__"]["lora_adapter_metadata"])
+    (folder / "peft/adapter_model.safetensors").write_bytes(with_metadata(theirs, {"format": "pt"}))
+    settings = {key.removeprefix("transformer."): value for key, value in said.items()}
+    settings |= {"rank_pattern": {"attn9.to_q": 2}, "alpha_pattern": {"^blocks.*attn9$": 2.0, "b": 1}}
+    (folder / "peft/adapter_config.json").write_text(json.dumps(settings | {"use_rslora": False, "use_dora": False}))
+
+
+def gguf() -> bytes:
+    """A GGUF file of one tensor, with a number, a list of numbers and a list of texts in its table."""
+
+    def text(words: str) -> bytes:
+        return struct.pack("<Q", len(words)) + words.encode()
+
+    facts = [
+        text("general.alignment") + struct.pack("<II", 4, 32),
+        text("comfy.gguf.orig_shape.a") + struct.pack("<IIQ5i", 9, 5, 5, 4, 2, 1, 2, 2),
+        text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 2) + text("a") + text("b"),
+    ]
+    table = text("a") + struct.pack("<I2QIQ", 2, 16, 2, 0, 0)
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, len(facts)) + b"".join(facts) + table
+    return head + b"\0" * (-len(head) % 32) + b"\0" * 128
 
 
 def survey_of(folder: Path) -> Path:
@@ -191,6 +231,12 @@ def of_captions(folder: Path) -> object:
 def of_model(folder: Path) -> object:
     """What is said of a checkpoint before it is loaded."""
     return inspect(Part.TRANSFORMER, folder / "model", "t2v")
+
+
+def of_adapter(name: str, folder: Path) -> object:
+    """What is known of an adapter before torch is loaded, and its values looked at once."""
+    path = folder / f"adapters/{name}.safetensors"
+    return judge_adapter(path).spec, learnt_size(path), trained_on(path)
 
 
 def of_cube(folder: Path) -> object:
@@ -252,6 +298,19 @@ def readers(folder: Path) -> list[Reader]:
             "tensors",
             lambda f: adapter_paths(f / "adapters/comfy.safetensors"),
         ),
+        *(
+            Reader(f"{name} adapter", f"adapters/{name}.safetensors", "tensors", partial(of_adapter, name))
+            for name in ("comfy", "diffusers", "marked", "musubi")
+        ),
+        Reader(
+            "peft's settings",
+            "peft/adapter_config.json",
+            "json",
+            lambda f: judge_adapter(f / "peft/adapter_model.safetensors"),
+        ),
+        Reader("GGUF", "wan.gguf", "table", lambda f: read_gguf(f / "wan.gguf")),
+        Reader("pointer", "style/checkpoints/last", "text", lambda f: load_checkpoint(f / "style/checkpoints")),
+        Reader("W&B's id", WANDB_ID, "text", wandb_id),
         Reader("model config", f"{model}/config.json", "json", of_model),
         Reader("model index", f"{model}/diffusion_pytorch_model.safetensors.index.json", "json", of_model),
         Reader("pipeline", "model/model_index.json", "json", of_model),
@@ -401,10 +460,26 @@ def other_yaml(whole: bytes, chance: random.Random) -> bytes | None:
         return None
 
 
+TEXTS = ("", " ", "0", "-1", "nan", "inf", "1e308", "9" * 400, "9" * 5000, "folded", "{}", "[]", "\x1b[2J", "x" * 5000)
+
+
+def other_note(whole: bytes, chance: random.Random) -> bytes | None:
+    """A header in whose metadata one text is another, or, where that is JSON, says something else."""
+    try:
+        header = json.loads(whole)
+        name = chance.choice(list(header["__metadata__"]))
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        return other_json(whole, chance)
+    notes = header["__metadata__"]
+    other = other_json(str(notes[name]).encode(), chance) if str(notes[name]).startswith("{") else None
+    notes[name] = other.decode(errors="replace") if other else chance.choice(TEXTS)
+    return as_json(header)
+
+
 def other_header(whole: bytes, chance: random.Random) -> bytes | None:
     """Tensors behind a changed header, of the length that it has or of another."""
     length = int.from_bytes(whole[:8], "little")
-    header = other_json(whole[8 : 8 + length], chance)
+    header = (other_note if chance.random() < 0.5 else other_json)(whole[8 : 8 + length], chance)
     if header is None:
         return None
     told = chance.choice((len(header), len(header), len(header), length, 2**62, 0, 2**31))
@@ -440,6 +515,15 @@ def other_arrays(whole: bytes, chance: random.Random) -> bytes | None:
     return out.getvalue()
 
 
+def other_table(whole: bytes, chance: random.Random) -> bytes:
+    """A GGUF file with another number somewhere in its table, or with lists in lists in front of it."""
+    if chance.random() < 0.05:
+        return whole[:24] + struct.pack("<Q", 1) + b"a" + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 20_000
+    number = struct.pack("<Q", chance.choice((0, 1, 2, 8, 9, 2**20, 2**31 - 1, 2**32 - 1, 2**62, 2**64 - 1)))
+    at, size = chance.randrange(4, 250), chance.choice((1, 4, 4, 8, 8))
+    return whole[:at] + number[:size] + whole[at + size :]
+
+
 def other_words(whole: bytes, chance: random.Random) -> bytes:
     """A text of which one word was replaced."""
     words = whole.split(b" ")
@@ -462,7 +546,7 @@ def other_words(whole: bytes, chance: random.Random) -> bytes:
 
 FORMS: dict[str, Callable[[bytes, random.Random], bytes | None]] = {
     **{"json": other_json, "jsonl": other_line, "yaml": other_yaml},
-    **{"tensors": other_header, "npz": other_arrays, "text": other_words},
+    **{"tensors": other_header, "npz": other_arrays, "text": other_words, "table": other_table},
 }
 
 
@@ -542,6 +626,7 @@ def main(words: list[str]) -> None:
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="hostile-") as name:
         folder = Path(name)
+        os.environ["XDG_STATE_HOME"] = str(folder / "state")  # where ids of W&B are noted
         make_files(folder)
         chosen = [reader for reader in readers(folder) if reader.name in options.get("readers", reader.name).split(",")]
         for reader in chosen:

@@ -1,6 +1,7 @@
 """Runs that are killed at every point of a step, and at random ones: does everything that is read back equal a run left alone?
 
-    python benchmarks/kill_points.py [ranks=1,2] [what=callbacks,writes,random] [steps=1,2,3,4,5,6] [kills=100] [seed=0]
+    python benchmarks/kill_points.py [ranks=1,2] [what=callbacks,writes,random] [steps=1,2,3,4,5,6]
+                                     [kills=100] [minutes=60] [seed=0]
 
 Training of the embedded model with all that may act after a step: held-out losses and clips, previews, the best adapter, an end
 before the last step because a number gets no better, a moving average, two micro-batches a step, a line of the curves every
@@ -8,7 +9,8 @@ fourth step. Ranks are forked from a process that has imported everything, and k
 
 - after each callback, at each step: what stands between two of them;
 - before each file that takes its place in the run directory: what stands between two writes;
-- at random moments, all ranks at once or one of them, in one life after the other until the run has ended.
+- at random moments, all ranks at once or one of them, in one life after the other until the run has ended; no run is begun
+  after so many ``minutes``.
 
 Then the run is resumed until it ends, and every file of its directory that is ever read back is compared: tensors bit for bit,
 numbers as they are written. What a clock or the size of the process says is left out. Results are kept beside those there are.
@@ -37,7 +39,8 @@ from lightning import Callback
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.cli.compose import compose_train
 from cinelora.config.schema import TrainConfig
-from cinelora.io.atomic import read_json, sha256_file, write_json
+from cinelora.io.atomic import sha256_file, write_json
+from cinelora.io.plain_data import read_json
 from cinelora.io.tensor_files import read_header
 from cinelora.parallel.launch import LaunchError
 from cinelora.training.callbacks.at_step import AtStep
@@ -295,7 +298,7 @@ def at_random(config: TrainConfig, encoded: RunDirectory, scratch: Path, options
     longest = 1.2 * (time.monotonic() - started)
     killed = runs = unsettled = 0
     differing: dict[str, list[str]] = {}
-    while killed < int(options["kills"]):
+    while killed < int(options["kills"]) and time.monotonic() < started + 60 * float(options["minutes"]):
         run = new_run(encoded, scratch / "killed")
         for life in range(MOST_LIVES):
             rank = chance.choice([None, *range(config.gpus)])
@@ -319,10 +322,16 @@ TABLES: dict[str, Table] = {"callbacks": callbacks, "writes": writes, "random": 
 
 def main(words: list[str]) -> None:
     """Kill runs of each number of ranks, and report."""
-    options = {"ranks": "1,2", "what": ",".join(TABLES), "steps": "1,2,3,4,5,6", "kills": "100", "seed": "0"}
+    options = {
+        "ranks": "1,2",
+        "what": ",".join(TABLES),
+        "steps": "1,2,3,4,5,6",
+        "kills": "100",
+        "minutes": "60",
+        "seed": "0",
+    }
     options |= dict(word.split("=", 1) for word in words)
     kept = RESULTS / "kill_points.json"
-    results: dict[str, Any] = read_json(kept) if kept.exists() else {}
     with tempfile.TemporaryDirectory(prefix="kill-points-") as scratch:
         for ranks in map(int, options["ranks"].split(",")):
             folder, of_ranks = Path(scratch) / str(ranks), f"{ranks} rank{'s' * (ranks > 1)}"
@@ -331,7 +340,9 @@ def main(words: list[str]) -> None:
             encode_rank(config, RunDirectory(folder / "encoded"))
             for what in options["what"].split(","):
                 found = TABLES[what](config, RunDirectory(folder / "encoded"), folder / what, options)
-                part = f"callbacks at steps {options['steps']}" if what == "callbacks" else what
+                which = {"callbacks": f" at steps {options['steps']}", "random": f", seed {options['seed']}"}
+                part = what + which.get(what, "")
+                results: dict[str, Any] = read_json(kept) if kept.exists() else {}  # another start may have added to it
                 results.setdefault(of_ranks, {})[part] = found
                 differing = f"{len(found['differing'])} of {found['runs']} runs differ"
                 print(f"{of_ranks}, {part}: {found['kills']} kills, {differing}", flush=True)

@@ -35,7 +35,7 @@ from cinelora.config.schema import LoraSpec, ModelConfig
 from cinelora.errors import AdapterError, FileError
 from cinelora.geometry import CHANNELS
 from cinelora.io.atomic import copy_file, write_bytes
-from cinelora.io.plain_data import opened, parse_json, read_json, read_text
+from cinelora.io.plain_data import build, opened, parse_json, quoted, read_json, read_text, short_key
 from cinelora.io.tensor_files import read_header, with_metadata
 
 FORMAT = "cinelora-adapter/1"
@@ -59,6 +59,7 @@ _EXPONENTS = {"BF16": 0x7F80, "F8_E4M3": 0x7F, "F8_E5M2": 0x7C}
 """The bits that are all ones in an infinity or what is no number."""
 LARGEST_SCALE = 1e4
 """An alpha / rank above it is a damaged number: trainers write 0.01 to 64."""
+LARGEST_RANK = 2**20
 CLOSE = 5e-3
 """Two scales nearer than this are one that was rounded to bf16."""
 PRODUCTS = {
@@ -231,7 +232,7 @@ def judge_adapter(path: Path, model: ModelConfig | None = None) -> AdapterHeader
     values = dict(_values(path, header))
     for name, array in values.items():
         if not _is_finite(array, header[name]["dtype"]):
-            raise AdapterError(f"{path} is spoilt: {name} holds numbers that are not finite")
+            raise AdapterError(f"{path} is spoilt: {short_key(name)} holds numbers that are not finite")
     found = _judged(path, header, values)
     if model is not None:
         found.refuse_other_model(model)
@@ -268,7 +269,7 @@ def _entries(path: Path) -> dict[str, Any]:
     header = read_header(path)
     for name, entry in header.items():
         if name != "__metadata__" and 0 in entry["shape"]:
-            raise AdapterError(f"{path} is spoilt: {name} holds nothing (its shape is {entry['shape']})")
+            raise AdapterError(f"{path} is spoilt: {short_key(name)} holds nothing (its shape is {entry['shape']})")
     return header
 
 
@@ -301,7 +302,7 @@ def _parts(path: Path, form: Format, keys: Iterable[str]) -> dict[str, dict[str,
 def some(keys: list[str], count: int = 3) -> str:
     """The first few of many names."""
     more = f" and {len(keys) - count} more" if len(keys) > count else ""
-    return (", ".join(keys[:count]) or "none") + more
+    return (", ".join(map(short_key, keys[:count])) or "none") + more
 
 
 # -- what is changed ---------------------------------------------------------------------------------------------------
@@ -357,7 +358,7 @@ def _product_shape(
         fits = all(len(side) == 2 for side in sides)
         whole = (sides[0][0] * sides[1][0], sides[0][1] * sides[1][1]) if fits else ()
         # two whole factors have no rank, and are worth 1 whatever alpha says
-        rank = next((shapes[part][0] for part in ("lokr_w1_b", "lokr_w2_b") if part in shapes), 1)
+        rank = next((shapes[part][0] for part in ("lokr_w1_b", "lokr_w2_b") if shapes.get(part)), 1)
     if not fits:
         said = ", ".join(
             f"{part} {list(shape)}" for part, shape in shapes.items() if part not in ("alpha", "magnitude")
@@ -421,7 +422,7 @@ class Scales:
         if "alpha" in change.keys and (change.form != "lokr" or change.keys.keys() & {"lokr_w1_b", "lokr_w2_b"}):
             said[".alpha"] = self.alphas[change.keys["alpha"]]
         if self.peft is not None:
-            said[self.peft.where] = self.peft.alpha(self.path, change)
+            said[self.peft.where] = self.peft.alpha_on(self.path, change)
         if self.form.scale == "one" and ".alpha" not in said:
             said[f"the convention of {self.form.tool}"] = float(change.rank)
         if self.marked is not None:
@@ -434,26 +435,60 @@ class PeftFacts:
     """What peft's settings say of rank and alpha; ``where`` they stand."""
 
     where: str
-    said: dict[str, Any]
+    rank: float
+    alpha: float
+    rank_of: Patterns
+    alpha_of: Patterns
+    rslora: bool
+    dora: bool
 
-    def alpha(self, path: Path, change: Change) -> float:
+    def alpha_on(self, path: Path, change: Change) -> float:
         """The alpha of a change; raises ``AdapterError`` where its rank is another one."""
-        rank = int(self._of(change.module, "rank_pattern", self.said["r"]))
-        alpha = float(self._of(change.module, "alpha_pattern", self.said["lora_alpha"]))
+        rank, alpha = self.rank_of.get(change.module, self.rank), self.alpha_of.get(change.module, self.alpha)
         if change.form in ("lora", "loha") and rank != change.rank:
-            raise AdapterError(f"{path}: {self.where} says rank {rank}, {change.module} has rank {change.rank}")
-        if self.said.get("use_dora") and "magnitude" not in change.keys:
+            raise AdapterError(f"{path}: {self.where} says rank {rank:g}, {change.module} has rank {change.rank}")
+        if self.dora and "magnitude" not in change.keys:
             raise AdapterError(f"{path}: {self.where} says DoRA, but {change.module} has no magnitude")
-        if self.said.get("use_rslora"):  # scales by the root of the rank (Kalajdzievski 2023)
+        if self.rslora:  # scales by the root of the rank (Kalajdzievski 2023)
             alpha *= math.sqrt(rank)
-        return (
-            alpha if rank == change.rank else alpha / rank * change.rank
-        )  # a LoKr is worth alpha / r, whatever its parts are
+        # a LoKr is worth alpha / r, whatever its parts are
+        return alpha if rank == change.rank else alpha / rank * change.rank
 
-    def _of(self, module: str, pattern: str, default: Any) -> Any:
-        # peft looks for a pattern at the end of a layer's name
-        patterns = (self.said.get(pattern) or {}).items()
-        return next((value for key, value in patterns if re.match(rf"(.*\.)?({key})$", module)), default)
+
+class Patterns:
+    """Numbers of layers, by the end of a layer's name or by an expression for it, as peft has them.
+
+    Raises ``ValueError`` for an expression that is more than a name with ``.*`` and ``\\d+`` in it, or for many.
+    """
+
+    # An expression is a stranger's program: one of thirty characters can keep Python's matcher busy for years. Names, which
+    # nearly all of them are, are looked up; what is left is of a form that cannot be slow.
+    NAME = re.compile(r"\^?[\w.-]+")
+    EXPRESSION = re.compile(r"\^?(?:[\w-]|\\?\.|\.\*|\\d\+){1,200}")
+    MOST, MOST_OPEN = 32, 3
+
+    def __init__(self, said: dict[str, float]) -> None:
+        self.names: dict[str, float] = {}
+        self.expressions: dict[re.Pattern[str], float] = {}
+        for key, value in said.items():
+            plain = key.removesuffix("$").replace("\\.", ".")
+            if self.NAME.fullmatch(plain):
+                self.names[plain] = value
+            elif not self._is_quick(key.removesuffix("$")) or len(self.expressions) == self.MOST:
+                raise ValueError(f"the pattern {quoted(key)} is not read: write the layers' names out")
+            else:
+                self.expressions[re.compile(rf"(.*\.)?({key})$")] = value
+
+    def _is_quick(self, key: str) -> bool:
+        return self.EXPRESSION.fullmatch(key) is not None and key.count("*") + key.count("+") <= self.MOST_OPEN
+
+    def get(self, module: str, default: float) -> float:
+        """The number of a layer: peft looks for a pattern at the end of its name."""
+        words = module.split(".")
+        for name in (f"^{module}", *(".".join(words[first:]) for first in range(len(words)))):
+            if name in self.names:
+                return self.names[name]
+        return next((value for pattern, value in self.expressions.items() if pattern.match(module)), default)
 
 
 def _peft_facts(path: Path, metadata: dict[str, str]) -> PeftFacts | None:
@@ -468,15 +503,22 @@ def _peft_facts(path: Path, metadata: dict[str, str]) -> PeftFacts | None:
             where, said = PEFT_CONFIG, read_json(beside, dict[str, Any])
         else:
             return None
-        said = {key.removeprefix("transformer."): value for key, value in said.items()}
-        said["lora_alpha"] = said.get("lora_alpha", said.get("alpha"))
-        facts = PeftFacts(where, said)
-        int(said["r"]), float(said["lora_alpha"]), (said.get("alpha_pattern") or {}).items()
     except FileError as error:
         raise AdapterError(str(error)) from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    said = {key.removeprefix("transformer."): value for key, value in said.items()}
+    try:
+        rank = build(float, said.get("r"), "")
+        alpha = build(float, said.get("lora_alpha", said.get("alpha")), "")
+        ranks, alphas = (build(dict[str, float], said.get(f"{of}_pattern") or {}, "") for of in ("rank", "alpha"))
+    except FileError as error:
         raise AdapterError(f"{path}: {where} does not say r and lora_alpha") from error
-    return facts
+    if not all(one >= 1 for one in (rank, *ranks.values())):
+        raise AdapterError(f"{path}: {where} says a rank below 1")
+    try:
+        patterns = Patterns(ranks), Patterns(alphas)
+    except ValueError as error:
+        raise AdapterError(f"{path}: {where}: {error}") from error
+    return PeftFacts(where, rank, alpha, *patterns, bool(said.get("use_rslora")), bool(said.get("use_dora")))
 
 
 # -- our own header ----------------------------------------------------------------------------------------------------
@@ -486,7 +528,7 @@ def our_facts(path: Path, metadata: dict[str, str]) -> dict[str, Any] | None:
     """What our header says; None where it is another tool's. Raises ``AdapterError`` for one that is not right."""
     written = metadata.get("format", "")
     if written.startswith("cinelora-adapter/") and written != FORMAT:
-        raise AdapterError(f"{path} is {written}, this version reads {FORMAT}: update cinelora")
+        raise AdapterError(f"{path} is {short_key(written)}, this version reads {FORMAT}: update cinelora")
     if written != FORMAT:
         return None
     numbers = {"rank": int, "alpha": float, "dropout": float}
@@ -495,12 +537,15 @@ def our_facts(path: Path, metadata: dict[str, str]) -> dict[str, Any] | None:
         facts |= {key: metadata[key] for key in ("targets", *ORIGIN)}
         facts |= {"trigger": metadata.get("trigger"), "config": parse_json(metadata["config"], dict[str, Any], path)}
     except (KeyError, ValueError, FileError) as error:
-        raise AdapterError(f"{path} calls itself {FORMAT}, but its header lacks or garbles {error}") from error
+        raise AdapterError(
+            f"{path} calls itself {FORMAT}, but its header lacks or garbles {short_key(str(error))}"
+        ) from error
     # A header is a stranger's data: a rank of 0 would divide by zero later, and an alpha that is no number fails every ``>``.
-    if facts["rank"] < 1 or not 0 < facts["alpha"] <= LARGEST_SCALE * facts["rank"]:
+    rank, alpha = facts["rank"], facts["alpha"]
+    if not (1 <= rank <= LARGEST_RANK and 0 < alpha <= LARGEST_SCALE * rank and 0 <= facts["dropout"] < 1):
         raise AdapterError(
             f"{path}: a LoRA needs a rank of at least 1 and an alpha above 0, and at most {LARGEST_SCALE:g} times its rank, "
-            f"not {facts['rank']} and {facts['alpha']:g}"
+            f"not {quoted(rank)} and {alpha:g}, and a dropout from 0 to below 1, not {facts['dropout']:g}"
         )
     return facts
 
@@ -532,7 +577,7 @@ def _marked(
         return True
     parts = {f"{c.module}.lora_{part}.weight": c.keys[part] for c in changes for part in "AB"}
     found = digest((name, header[k]["dtype"], tuple(header[k]["shape"]), values[k].data) for name, k in parts.items())
-    return metadata[MARK].split()[-1] == found and {change.rank for change in changes} == {ours["rank"]}
+    return metadata[MARK].split()[1:] == [found] and {change.rank for change in changes} == {ours["rank"]}
 
 
 def _marked_scale(metadata: dict[str, str], ours: dict[str, Any] | None) -> float:
@@ -551,9 +596,8 @@ def _values(path: Path, header: dict[str, Any]) -> Iterator[tuple[str, np.ndarra
         if name == "__metadata__":
             continue
         if entry["dtype"] not in NUMBERS:
-            raise AdapterError(
-                f"{path} holds {name} as {entry['dtype']}, from which no adapter is read: convert it to bf16"
-            )
+            found = f"{short_key(name)} as {short_key(entry['dtype'])}"
+            raise AdapterError(f"{path} holds {found}, from which no adapter is read: convert it to bf16")
         first, last = entry["data_offsets"]
         flat, dtype = content[start + first : start + last], np.dtype(NUMBERS[entry["dtype"]])
         if flat.nbytes != math.prod(entry["shape"]) * dtype.itemsize:
@@ -567,9 +611,21 @@ def _alphas(path: Path, header: dict[str, Any]) -> dict[str, float]:
     for name, values in _values(path, {name: entry for name, entry in header.items() if name.endswith(".alpha")}):
         if values.size != 1:
             raise AdapterError(f"{path}: {name} should be one number and has the shape {header[name]['shape']}")
-        widened = (values.astype("<u4") << 16).view("<f4") if header[name]["dtype"] == "BF16" else values
-        found[name] = float(widened[0])
+        found[name] = float(_widened(values, header[name]["dtype"])[0])
     return found
+
+
+def _widened(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Numbers that are read as bits, as numbers."""
+    if dtype == "BF16":
+        return (values.astype("<u4") << 16).view("<f4")
+    if dtype == "F8_E5M2":  # the upper half of a float16
+        return (values.astype("<u2") << 8).view("<f2")
+    if dtype == "F8_E4M3":
+        # put where a float16 has exponent and mantissa, which counts from 2**-15 where this counts from 2**-7
+        bits = values.astype("<u2")
+        return (((bits & 0x80) << 8) | ((bits & 0x7F) << 7)).view("<f2").astype("<f4") * 2.0**8
+    return values
 
 
 def _is_finite(values: np.ndarray, dtype: str) -> bool:

@@ -101,7 +101,7 @@ class Format:
             return None
         block, outside = self._tables
         rest = name.removeprefix(self.prefix)
-        form = re.fullmatch(rf"blocks{re.escape(self.dot)}([0-9]+){re.escape(self.dot)}(.+)", rest)
+        form = re.fullmatch(rf"blocks{re.escape(self.dot)}([0-9]{{1,4}}){re.escape(self.dot)}(.+)", rest)
         if form is None:
             return outside.get(rest)
         return f"blocks.{int(form[1])}.{block[form[2]]}" if form[2] in block else None

@@ -17,14 +17,18 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 from cinelora.config.schema import ADAPTER_STAGES, ModelConfig
 from cinelora.config.store import build, load_config
 from cinelora.errors import AdapterError
+from cinelora.footage.buckets import CELL
 from cinelora.footage.manifest import read_manifest, usual_size
 from cinelora.io.hub import is_run, resolve
-from cinelora.io.plain_data import read_bytes, read_json
+from cinelora.io.plain_data import quoted, read_bytes, read_json
 from cinelora.io.terminal import warn
 
 if TYPE_CHECKING:
     from cinelora.adapters.adapter_file import AdapterFile
     from cinelora.families.wan.bundle import WanBundle
+
+LONGEST_SIDE = 2**13
+"""Pixels of a training sample: what a file says beyond it is damaged."""
 
 
 class LastLook(TypedDict):
@@ -186,9 +190,18 @@ def learnt_size(source: Path) -> tuple[int, int] | None:
     Raises as ``trained_on``.
     """
     if is_run(source):
-        return RunDirectory(source).learnt_size(load_config(source).model)
-    size = _header_settings(source).get("size")
-    return (int(size[0]), int(size[1])) if size else None
+        size: Any = RunDirectory(source).learnt_size(load_config(source).model)
+    else:
+        size = _header_settings(source).get("size")
+    if size is None:
+        return None
+    sides = size if isinstance(size, list | tuple) else ()
+    if len(sides) != 2 or not all(type(side) is int and side in range(CELL, LONGEST_SIDE + 1, CELL) for side in sides):
+        raise AdapterError(
+            f"{source} says that it learnt from samples of {quoted(size)}: their height and width are multiples of {CELL} up "
+            f"to {LONGEST_SIDE}; type model.height= and model.width="
+        )
+    return sides[0], sides[1]
 
 
 def trained_on(source: Path) -> ModelConfig | None:

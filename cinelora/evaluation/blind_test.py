@@ -27,6 +27,8 @@ from cinelora.io.plain_data import read_json
 
 PAGE, KEY, PREFERENCES = "pairs.html", "pairs-key.json", "preferences.json"
 ANSWERS_FORMAT = "cinelora-answers/1"
+MOST_VOTES = 50_000
+"""In all rows of ``preferences.json``: a sign test of so many takes a fifth of a second."""
 SAME, EVERYBODY = "same", "all"
 QUESTIONS = {
     "look": "Which looks more like the reference clips above?",
@@ -193,9 +195,13 @@ def load_key(run_dir: Path) -> PairsKey:
 
 
 def load_preferences(run_dir: Path) -> list[Preference]:
-    """What was scored so far."""
+    """What was scored so far; raises ``FileError`` for counts that no vote can have given."""
     file = run_dir / PREFERENCES
-    return read_json(file, list[Preference]) if file.is_file() else []
+    found = read_json(file, list[Preference]) if file.is_file() else []
+    counted = all(0 <= one.wins <= one.votes and one.ties >= 0 for one in found)
+    if not counted or sum(one.votes for one in found) > MOST_VOTES:
+        raise FileError(f"{file} holds more wins than votes, or more than {MOST_VOTES} votes: score the answers again")
+    return found
 
 
 def read_votes(file: Path, key: PairsKey) -> Iterator[Vote]:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinelora.errors import FileError, reason
-from cinelora.io.plain_data import opened
+from cinelora.io.plain_data import opened, short_key
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[Any]
@@ -46,8 +46,10 @@ KINDS = {
 _SCALARS = dict(enumerate(("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<f4", "?")))
 _SCALARS |= {10: "<u8", 11: "<i8", 12: "<f8"}
 _TEXT, _LIST = 8, 9
-_MOST = 10_000_000
+_MOST, _MOST_SIDES = 2**20, 4
 """Bytes of a text, or entries of a list or table: beyond it a number is damaged. (A tokenizer has 256,000 entries.)"""
+_LONGEST_TABLE = 2**24
+"""Bytes. That of a 14 B transformer has 0.1 MB, and 6 MB hold the texts of a tokenizer."""
 _CHUNK = 2**12
 """Blocks that are widened at once: what they become stays in the cache of the processor."""
 
@@ -198,9 +200,13 @@ class _Table:
         count, facts = self._count(), self._count()
         metadata = {self._text(): self._value(int(self._number("<u4"))) for _ in range(facts)}
         entries = [self._entry() for _ in range(count)]
+        if len({name for name, *_ in entries}) < count:
+            raise FileError(f"{self.path} is damaged: two of its tensors have the same name")
         # tensors begin at a multiple of the alignment after the table, and their offsets count from there
-        alignment = int(metadata.get("general.alignment", 32)) or 1
-        start = -(-self.file.tell() // alignment) * alignment
+        alignment = _whole_numbers(metadata.get("general.alignment", 32))
+        if len(alignment) != 1 or not 1 <= alignment[0] <= 2**16:
+            raise FileError(f"{self.path} is damaged: it says no alignment of 1 to {2**16} bytes")
+        start = -(-self.file.tell() // alignment[0]) * alignment[0]
         placed = {
             name: self._placed(name, start, shape, number, offset, metadata) for name, shape, number, offset in entries
         }
@@ -208,7 +214,7 @@ class _Table:
 
     def _entry(self) -> tuple[str, tuple[int, ...], int, int]:
         name = self._text()
-        sides = tuple(int(self._number("<u8")) for _ in range(self._count("<u4")))
+        sides = tuple(int(self._number("<u8")) for _ in range(self._count("<u4", _MOST_SIDES)))
         return name, sides[::-1], int(self._number("<u4")), int(self._number("<u8"))  # the innermost side stands first
 
     def _placed(
@@ -216,20 +222,25 @@ class _Table:
     ) -> GgufTensor:
         kind = KINDS.get(number, f"kind {number}")
         if kind not in _BLOCKS:
-            raise FileError(f"{self.path} holds {name} as {kind}, which is not read: give one of {', '.join(READ)}")
+            raise FileError(
+                f"{self.path} holds {short_key(name)} as {kind}, which is not read: give one of {', '.join(READ)}"
+            )
         values, (length, layout, _) = math.prod(shape), _BLOCKS[kind]
         if values % length or not values:
-            raise FileError(f"{self.path} is damaged: {name} of shape {list(shape)} is not made of blocks of {length}")
+            found = f"{short_key(name)} of shape {list(shape)}"
+            raise FileError(f"{self.path} is damaged: {found} is not made of blocks of {length}")
         size = values // length * np.dtype(layout).itemsize
         if start + offset + size > self.length:
             raise FileError(
-                f"{self.path} is cut off: it has {self.length} bytes, and {name} ends at {start + offset + size}"
+                f"{self.path} is cut off: it has {self.length} bytes, and {short_key(name)} ends at {start + offset + size}"
             )
         # GGUF allows four sides; what had five keeps its shape beside it
-        own = tuple(map(int, metadata.get(f"comfy.gguf.orig_shape.{name}", ())))
-        return GgufTensor(own if math.prod(own) == values else shape, kind, start + offset, size)
+        own = _whole_numbers(metadata.get(f"comfy.gguf.orig_shape.{name}"))
+        return GgufTensor(own if own and math.prod(own) == values else shape, kind, start + offset, size)
 
     def _bytes(self, count: int) -> bytes:
+        if self.file.tell() + count > _LONGEST_TABLE:
+            raise FileError(f"{self.path} is damaged: its table is longer than {_LONGEST_TABLE} bytes")
         content = self.file.read(count)
         if len(content) < count:
             raise FileError(f"{self.path} is cut off or damaged: its table does not end")
@@ -238,8 +249,8 @@ class _Table:
     def _number(self, dtype: str) -> Any:
         return np.frombuffer(self._bytes(np.dtype(dtype).itemsize), dtype)[0]
 
-    def _count(self, dtype: str = "<u8") -> int:
-        if (count := int(self._number(dtype))) > _MOST:
+    def _count(self, dtype: str = "<u8", most: int = _MOST) -> int:
+        if (count := int(self._number(dtype))) > most:
             raise FileError(f"{self.path} is damaged: its table says {count} entries")
         return count
 
@@ -252,8 +263,16 @@ class _Table:
         if kind == _LIST:
             of, count = int(self._number("<u4")), self._count()
             if of in _SCALARS:
-                return np.frombuffer(self._bytes(count * np.dtype(_SCALARS[of]).itemsize), _SCALARS[of]).tolist()
-            return [self._value(of) for _ in range(count)]
+                return np.frombuffer(self._bytes(count * np.dtype(_SCALARS[of]).itemsize), _SCALARS[of])
+            if of != _TEXT:
+                raise FileError(f"{self.path} is damaged: its table holds a list of values of kind {of}")
+            return [self._text() for _ in range(count)]
         if kind not in _SCALARS:
             raise FileError(f"{self.path} is damaged: its table holds a value of kind {kind}")
         return self._number(_SCALARS[kind])
+
+
+def _whole_numbers(value: Any) -> tuple[int, ...]:
+    """A few whole numbers above 0 of the metadata, or one; none where it holds something else."""
+    found = np.atleast_1d(value) if isinstance(value, int | np.generic | np.ndarray) else np.empty(0)
+    return tuple(found.tolist()) if found.dtype.kind in "iu" and found.size <= 8 and (found > 0).all() else ()

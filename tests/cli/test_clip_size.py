@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -21,10 +22,11 @@ from cinelora.cli.run_dir import begun_in
 from cinelora.config.clip_facts import clip_hash
 from cinelora.config.schema import EvaluateConfig, InferConfig, PreviewConfig, StudyConfig, TrainConfig
 from cinelora.config.store import anchored, save_config
-from cinelora.errors import FootageError
+from cinelora.errors import AdapterError, FootageError
 from cinelora.footage.image_reader import read_picture
 from cinelora.footage.manifest import Manifest, Sample, write_manifest
 from cinelora.io.hub import CONFIG_FILE
+from cinelora.io.tensor_files import read_header, with_metadata
 from cinelora.sampling.make_clips import infer
 
 FULL = ["prompt=x", "model=wan21_14b_480p", "model.weights=random"]
@@ -127,6 +129,26 @@ def test_every_command_takes_the_size_that_the_run_learnt_from(
 def test_a_size_of_small_footage_is_drawn_with_all_of_the_models_pixels(learnt: RunDirectory) -> None:
     write_manifest(learnt.manifest, Manifest((Sample("a", "a", "", (0,), "", "train", "still", size=(16, 16)),), ()))
     assert size(compose("infer", f"ckpt={learnt.path}", "prompt=x")) == (32, 32)
+
+
+@pytest.mark.parametrize(
+    "said", ["ab", 5, [], [32], [32, 48, 16], [0, 48], [-32, 48], [32, 1 << 60], [33, 48], [32.0, 48]]
+)
+def test_a_size_in_a_header_that_no_sample_has_is_refused(said: Any, learnt: RunDirectory, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    content, told = learnt.adapter("style").read_bytes(), read_header(learnt.adapter("style"))["__metadata__"]
+    settings = json.dumps(json.loads(told["config"]) | {"size": said})
+    path.write_bytes(with_metadata(content, told | {"config": settings}))
+    with pytest.raises(AdapterError, match="says that it learnt from samples of"):
+        learnt_size(path)
+
+
+def test_a_size_in_a_manifest_that_no_sample_has_is_refused(learnt: RunDirectory) -> None:
+    write_manifest(learnt.manifest, Manifest((Sample("a", "a", "", (0,), "", "train", "still", size=(0, 16)),), ()))
+    with pytest.raises(
+        AdapterError, match=r"samples of \(0, 16\): their height and width are multiples of 16 up to 8192"
+    ):
+        learnt_size(learnt.path)
 
 
 def test_a_run_of_an_older_version_goes_on_with_the_models_own_size(learnt: RunDirectory) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -62,3 +65,4 @@ def test_the_sign_test_is_the_binomial_sum(wins: int, count: int, p: float) -> N
 
 def test_the_sign_test_of_many_votes_does_not_overflow() -> None:
     assert 0 < sign_test(1400, 3000) < 1e-3
+    assert sign_test(211, 500) == float(Fraction(2 * sum(math.comb(500, k) for k in range(212)), 2**500))

@@ -12,8 +12,8 @@ import pytest
 from browser import browser
 
 from cinelora.config.schema import EvaluateConfig
-from cinelora.errors import ConfigError
-from cinelora.evaluation.blind_test import KEY, PAGE, load_key, score, write_pairs
+from cinelora.errors import ConfigError, FileError
+from cinelora.evaluation.blind_test import KEY, PAGE, load_key, load_preferences, score, write_pairs
 from cinelora.evaluation.clip_list import Plan, clip_file
 from cinelora.evaluation.run_evaluation import evaluate
 
@@ -124,6 +124,15 @@ def test_a_file_that_is_no_answer_is_refused_in_a_sentence(kind: str, page: str,
         score(plan, run_dir, file)
     assert "\n" not in str(refusal.value)
     assert not (run_dir / "preferences.json").exists()
+
+
+@pytest.mark.parametrize("counts", [(1, 2**63, 0), (2, 1, 0), (-1, 1, 0), (1, 1, -1), (1, 50_001, 0)])
+def test_counts_that_no_vote_can_have_given_are_refused(counts: tuple[int, int, int], tmp_path: Path) -> None:
+    names = {"question": "look", "rater": "a", "preferred": "style", "to": "base"}
+    row = names | dict(zip(("wins", "votes", "ties"), counts, strict=True))
+    (tmp_path / "preferences.json").write_text(json.dumps([row]))
+    with pytest.raises(FileError, match="more wins than votes, or more than 50000 votes"):
+        load_preferences(tmp_path)
 
 
 def test_answers_want_the_run_that_asked(plan: Plan, tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """Adapters as other tools write them: each does what its method says, at the scale that its tensors say, or is refused."""
 
 import json
+import re
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -364,8 +366,84 @@ def test_an_alpha_in_our_header_that_is_no_scale_is_refused(alpha: str, tmp_path
 def test_an_alpha_in_diffusers_header_likewise(alpha: float, tmp_path: Path):
     header = {"lora_adapter_metadata": json.dumps({"transformer.r": 4, "transformer.lora_alpha": alpha})}
     path = saved(tmp_path / "a.safetensors", two("transformer.blocks.0.attn1.to_q"), header)
-    with pytest.raises(AdapterError, match=r"a\.safetensors: .* an alpha above 0"):
+    with pytest.raises(AdapterError, match=r"a\.safetensors.* (an alpha above 0|is no number that can be used)"):
         judge_adapter(path)
+
+
+PEFT = {"transformer.r": 4, "transformer.lora_alpha": 8.0}
+SLOW = ("(a+)+b", "(.|.)(.|.)", "(.*)*", ".*.*.*.*x", "a{1,9}", "[", "to_q|to_k", "(?:x)")
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        *(({"alpha_pattern": {pattern: 4.0}}, "is not read: write the layers' names out") for pattern in SLOW),
+        ({"alpha_pattern": {f".*{n}": 4.0 for n in range(40)}}, "is not read: write the layers' names out"),
+        ({"alpha_pattern": {"to_q": "4"}}, "does not say r and lora_alpha"),
+        ({"rank_pattern": ["to_q"]}, "does not say r and lora_alpha"),
+        ({"rank_pattern": {"to_k": 0}}, "says a rank below 1"),
+        ({"transformer.r": 0}, "says a rank below 1"),
+    ],
+)
+def test_patterns_of_ranks_and_alphas_are_names_or_quick_expressions(
+    header: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    said = {"lora_adapter_metadata": json.dumps(PEFT | header)}
+    with pytest.raises(AdapterError, match=words):
+        judge_adapter(saved(tmp_path / "a.safetensors", two("transformer.blocks.0.attn1.to_q"), said))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["to_q", "attn1.to_q", r"attn1\.to_q$", "^blocks.0.attn1.to_q", r"blocks\.\d+\.attn1.*", "blocks.*q", "^blocks.*"],
+)
+def test_a_pattern_is_looked_for_as_peft_does(pattern: str, tmp_path: Path) -> None:
+    said = {"lora_adapter_metadata": json.dumps(PEFT | {"alpha_pattern": {"attn2.to_q": 1.0, pattern: 3.0}})}
+    path = saved(tmp_path / "a.safetensors", two("transformer.blocks.0.attn1.to_q"), said)
+    assert [change.alpha for change in judge_adapter(path).changes] == [3.0]
+    assert re.match(rf"(.*\.)?({pattern})$", "blocks.0.attn1.to_q")  # which is how peft does it
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float16, torch.int64])
+@pytest.mark.parametrize("alpha", [0.0078125, 1.0, 3.0, 16.0, 448.0])
+def test_an_alpha_is_the_number_that_torch_reads(dtype: torch.dtype, alpha: float, tmp_path: Path) -> None:
+    stored = torch.tensor(alpha if dtype.is_floating_point else max(1, int(alpha))).to(dtype)
+    path = saved(tmp_path / "a.safetensors", {**two(QUERY), QUERY + ".alpha": stored})
+    assert [change.alpha for change in judge_adapter(path).changes] == [stored.double().item()]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"mark": mark} for mark in ("", " ", "folded", "\x1b", "folded a b")),
+        *({"rank": rank} for rank in ("9" * 400, "9" * 5000, "0", "-1", "1048577")),
+        *({"alpha": alpha} for alpha in ("1e400", "a" * 5000)),
+        *({"dropout": dropout} for dropout in ("nan", "inf", "-1", "1")),
+        {"format": "cinelora-adapter/" + "9" * 5000},
+    ],
+)
+def test_our_header_made_up_is_judged_or_refused_in_a_sentence(changed: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    state = {f"blocks.0.attn1.to_q.lora_{part}.weight": torch.ones(4, 4) for part in "AB"}
+    export_adapter(path, AdapterFile(state, LoraSpec(4, 8.0), "style"))
+    tensors, metadata = load_tensors(path)
+    save_file(tensors, path, metadata | changed)
+    if "mark" in changed:
+        assert judge_adapter(path).marked is False
+    else:
+        with pytest.raises(AdapterError) as refused:
+            judge_adapter(path)
+        assert len(str(refused.value)) < 600
+
+
+def test_names_that_no_transformer_has_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    for name in (f"diffusion_model.blocks.{'9' * 5000}.self_attn.q", "diffusion_model." + "x" * 5000):
+        with pytest.raises(AdapterError) as refused:
+            judge_adapter(saved(tmp_path / "a.safetensors", two(name)))
+        assert len(str(refused.value)) < 900
+    lokr = {f"{QUERY}.lokr_w1": torch.ones(4, 4), f"{QUERY}.lokr_w2_a": torch.ones(4, 4)}
+    with pytest.raises(AdapterError, match="do not fit each other"):
+        judge_adapter(saved(tmp_path / "a.safetensors", lokr | {f"{QUERY}.lokr_w2_b": torch.tensor(1.0)}))
 
 
 def test_a_trained_adapter_is_exported_with_a_mark_that_is_true(make_wan: MakeWan, tmp_path: Path):

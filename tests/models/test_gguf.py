@@ -135,6 +135,46 @@ def test_a_file_that_is_cut_off_or_of_another_kind_is_refused_by_its_table(mini:
         read_gguf(path)
 
 
+def number(value: int) -> bytes:
+    return struct.pack("<II", 4, value)
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"general.alignment": number(0)}, "says no alignment"),
+        ({"general.alignment": number(2**31)}, "says no alignment"),
+        ({"general.alignment": struct.pack("<I", 8) + text("32")}, "says no alignment"),
+        ({"a": struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 20_000}, "a list of values of kind 9"),
+        ({"a": struct.pack("<I", 99)}, "a value of kind 99"),
+        ({str(n): struct.pack("<IIQ", 9, 0, 2**20) + b"0" * 2**20 for n in range(17)}, "longer than 16777216 bytes"),
+    ],
+    ids=["0", "2 GiB", "a text", "lists in lists", "kind 99", "long"],
+)
+def test_a_made_up_table_is_refused(facts: dict[str, bytes], words: str, tmp_path: Path) -> None:
+    head = b"GGUF" + struct.pack("<IQQ", 3, 0, len(facts)) + b"".join(text(name) + told for name, told in facts.items())
+    (tmp_path / "a.gguf").write_bytes(head)
+    with pytest.raises(FileError, match=words):
+        read_gguf(tmp_path / "a.gguf")
+
+
+def test_made_up_tensors_are_refused(tmp_path: Path) -> None:
+    table = struct.pack("<I1QIQ", 1, 1, 0, 0)
+    for entries, words in {
+        text("a") + table + text("a") + table: "two of its tensors have the same name",
+        text("a") + struct.pack("<I", 10**6): "its table says 1000000 entries",
+    }.items():
+        (tmp_path / "a.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 2, 0) + entries + b"\0" * 99)
+        with pytest.raises(FileError, match=words):
+            read_gguf(tmp_path / "a.gguf")
+
+
+@pytest.mark.parametrize("shape", [[-2, -4], [2, 2], [2**30, 2**30], []])
+def test_a_shape_beside_a_tensor_counts_where_it_is_one(shape: list[int], tmp_path: Path) -> None:
+    path = written(tmp_path / "a.gguf", {"a": ("F32", (8,), b"\0" * 32)}, {"a": shape})
+    assert read_gguf(path)[0]["a"].shape == (8,)
+
+
 # -- forms that are not read -------------------------------------------------------------------------------------------
 
 

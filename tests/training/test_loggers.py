@@ -19,7 +19,7 @@ from cinelora.studies.results import Results
 from cinelora.studies.study_report import to_wandb
 from cinelora.training import loggers
 from cinelora.training.callbacks.order import RunCallbacks
-from cinelora.training.loggers import make_journal
+from cinelora.training.loggers import WANDB_ID, make_journal, wandb_id
 
 
 def rows(run: RunDirectory) -> list[dict[str, str]]:
@@ -93,6 +93,14 @@ def test_a_key_counts_for_the_server_that_it_is_for(
     assert loggers.wandb_key_exists() == is_there
     assert loggers.is_offline(LoggerConfig(name="wandb")) != is_there
     wandb.teardown()
+
+
+def test_a_name_that_no_run_here_has_had_is_not_gone_on_with_at_wandb(tmp_path: Path):
+    """It may be that of another run in this user's account, written there by whoever handed the directory over."""
+    (tmp_path / WANDB_ID).write_text("0a1b2c3d")
+    own = wandb_id(tmp_path)
+    assert own != "0a1b2c3d"
+    assert (tmp_path / WANDB_ID).read_text() == own == wandb_id(tmp_path)
 
 
 def test_several_loggers_get_the_same_numbers(style_config: TrainConfig, tmp_path: Path):

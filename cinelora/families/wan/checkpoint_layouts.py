@@ -19,7 +19,7 @@ from cinelora.config.schema import ModelConfig
 from cinelora.errors import CineloraError, FileError, ModelError
 from cinelora.geometry import CHANNELS, LATENT_CHANNELS
 from cinelora.io.gguf_file import read_gguf
-from cinelora.io.plain_data import read_json
+from cinelora.io.plain_data import quoted, read_json, short_key
 from cinelora.io.tensor_files import HEADER_LIMIT, read_header
 
 
@@ -194,7 +194,7 @@ def _weight_files(folder: Path, stem: str | None = None) -> tuple[tuple[Path, ..
     missing = {key: sorted(name for name in sets[key] if not (folder / name).is_file()) for key in ranked}
     key = next((key for key in ranked if not missing[key]), ranked[0])
     if missing[key]:
-        shown = ", ".join(missing[key][:3]) + (", ..." if len(missing[key]) > 3 else "")
+        shown = ", ".join(map(short_key, missing[key][:3])) + (", ..." if len(missing[key]) > 3 else "")
         raise ModelError(f"{len(missing[key])} of {len(sets[key])} shards missing ({shown})")
     return tuple(folder / name for name in sorted(sets[key])), key.variant
 
@@ -216,7 +216,7 @@ def _weight_sets(folder: Path) -> dict[_Set, set[str]]:
     for name in {*promised, *(path.name for path in folder.glob("*.safetensors"))}:
         form = _FORM.fullmatch(name)
         if form is None or "/" in name:
-            raise ModelError(f"an index in {folder.name}/ names {name!r}, which is no file beside it")
+            raise ModelError(f"an index in {folder.name}/ names {quoted(name)}, which is no file beside it")
         key = _Set(form["variant"] or form["late"] or "", form["stem"], form["total"] or "")
         sets.setdefault(key, set()).update(_siblings(name, form))
     return sets

@@ -117,7 +117,10 @@ def check_study(config: schema.StudyConfig) -> list[str]:
     # steps are timed on the transformer that makes the clip, from values drawn in the shape of its inputs
     drawing = schema.drawn_by(config)
     maker = ClipRequest(drawing).clip_maker
-    return _drawing_lines(drawing, {maker: [Part.TRANSFORMER]} if config.latency_only else None)
+    if config.distilled and not any(one.shift and one.clip for one in further_adapters(drawing).values()):
+        raise ConfigError(sentence("contradictions", "no_distilled", c=config))
+    parts = {maker: [Part.TRANSFORMER]} if config.latency_only else None
+    return _drawing_lines(drawing, parts, few_steps=not config.distilled)
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
@@ -206,8 +209,13 @@ def _described(model: schema.ModelConfig) -> str:
     return f"{model.name} ({model.num_layers} blocks of width {model.hidden_size})"
 
 
-def _drawing_lines(config: schema.InferConfig, parts: dict[str, list[Part]] | None = None) -> list[str]:
-    """What follows for clips from how they are drawn, by ``parts`` or all it takes; refuses what cannot be."""
+def _drawing_lines(
+    config: schema.InferConfig, parts: dict[str, list[Part]] | None = None, few_steps: bool = True
+) -> list[str]:
+    """What follows for clips from how they are drawn, by ``parts`` or all it takes; refuses what cannot be.
+
+    ``few_steps``: it is the settings' steps and guidance that step-distilled adapters act with.
+    """
     whole = _drawing_parts(config)
     for kind in whole:
         _check_source(config.model, kind)
@@ -219,7 +227,8 @@ def _drawing_lines(config: schema.InferConfig, parts: dict[str, list[Part]] | No
     reach = reach_lines("num_frames", ClipRequest(config).num_frames, config.model)
     model = _model_lines(config.model, parts or whole)
     _, shared = partition_of(config)
-    reach += [] if parts else [*guidance_lines(config.sampler.guidance), *distilled]
+    reach += [] if parts else guidance_lines(config.sampler.guidance)
+    reach += [] if parts or not few_steps else distilled
     return [clip_line(config), *reach, *([shared] if config.gpus * config.nodes > 1 else []), *model]
 
 

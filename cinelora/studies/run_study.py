@@ -277,7 +277,7 @@ class Desk:
         named = ((name, self.adapters[name], r) for name in kinds for r in ranks)
         files = {hung(name, r): adapter if r is None else at_rank(adapter, r) for name, adapter, r in named}
         beside = {n for s in settings for n, one in acting(s, config, self.further).items() if one.clip}
-        files |= {name: self.adapters[name] for name in beside}
+        files |= {name: self.adapters[name] for name in sorted(beside)}
         bundle = WanBundle.from_config(model, kind, Path(config.cache))
         with adapted_transformer(bundle, files, sampling, drawing, frames) as transformer:
             if not kinds and any(ranks):

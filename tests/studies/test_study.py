@@ -14,6 +14,7 @@ from composed import compose_study
 from rounding import LAYERS, units
 
 from cinelora.adapters.adapter_file import AdapterFile
+from cinelora.adapters.further_adapters import further_adapters
 from cinelora.adapters.resize_rank import at_rank
 from cinelora.cli.preflight import check_study
 from cinelora.config.clip_facts import clip_hash
@@ -23,7 +24,7 @@ from cinelora.errors import ConfigError
 from cinelora.io.html.figure import as_svg
 from cinelora.studies.pareto import Spot, as_png, front, labels, marks
 from cinelora.studies.results import Result, Results, load_table, merged_results
-from cinelora.studies.run_study import study
+from cinelora.studies.run_study import study, study_rank
 from cinelora.studies.study_report import between_rows, plots, show
 from cinelora.studies.variants import StudyVariant, acting, baseline, key_of, sampler_of, study_variants
 
@@ -297,7 +298,7 @@ def test_a_study_of_few_steps(config: StudyConfig, tmp_path: Path):
     config = replace(
         config, prompt="rain", adapters=["embedded:distilled"], distilled=[4], scales=[0.0], merged=[False]
     )
-    assert study(config, tmp_path) == 0
+    assert study_rank(config, {}, tmp_path, "now", further_adapters(config)) == 4
     rows = {row.name: row for row in load_table(tmp_path).rows}
     assert rows.keys() == {"baseline", "live", "base model", "4 distilled steps"}
     assert rows["base model"].numbers["psnr"] == rows["live"].numbers["psnr"] == 100

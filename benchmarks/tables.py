@@ -266,6 +266,7 @@ BLOCKS = (
     Block("README.md", "full_size", ("train_step", "memory", "denoise"), speed_table),
     Block("docs/memory.md", "cases", ("memory",), memory_table),
     Block("docs/study.md", "study_scale_model", ("study_scale_model",), clips_table),
+    Block("docs/study.md", "study_distilled", ("study_distilled",), clips_table),
     Block("docs/study.md", "study_14b", ("study_14b",), steps_table),
     Block("docs/many-gpus.md", "many_gpus", ("many_gpus",), foretold_table, measured=False),
     Block("docs/many-gpus.md", "official", ("many_gpus",), official_table, measured=False),

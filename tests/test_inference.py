@@ -130,6 +130,32 @@ def test_ranks_make_the_clip_that_one_makes(
     assert "every clip is already in" in capfd.readouterr().out, "another partition draws the same clip"
 
 
+@pytest.mark.parametrize("swap", [0.0, 1.0], ids=["merged", "live"])
+def test_adapters_beside_ckpt_are_those_of_ckpt(config: InferConfig, run: RunDirectory, swap: float, tmp_path: Path):
+    """A run by either name is the same clip, and half of it by each, too; who asks in another order finds it done."""
+    config = replace(config, memory=DrawingMemoryConfig(swap=swap, tile=False))
+    infer(config, tmp_path / "ckpt")
+    named = replace(
+        config,
+        ckpt=None,
+        adapters=[f"{run.path}@0.25", f"{run.adapter('style')}@0.75", f"{run.adapter('motion')}@0.75"],
+    )
+    infer(named, tmp_path / "named")
+    halves = replace(config, scale=ScaleConfig(0.5, 0.5, 0.5), adapters=[f"{run.path}@0.5"])
+    infer(halves, tmp_path / "halves")
+    for folder in ("named", "halves"):
+        assert np.abs(sheet(tmp_path / "ckpt") - sheet(tmp_path / folder)).mean() < ROUNDING, folder
+    summary = json.loads((tmp_path / "halves" / "summary.json").read_text())
+    assert {name.partition("-")[0] for name in summary["sources"]} == {"style", "motion"}
+    assert len(summary["sources"]) == len(summary["adapters"]) == 4
+    scales = {
+        name.partition("-")[0]: (one["keyframe"], one["clip"])
+        for name, one in summary["adapters"].items()
+        if "-" in name
+    }
+    assert scales == {"style": (0.5, 0.5), "motion": (0.0, 0.5)}
+
+
 def test_weights_on_the_host_make_the_same_clip(config: InferConfig, tmp_path: Path):
     assert infer(replace(config, compare=True), tmp_path / "there") == 0
     swapped = replace(config, compare=True, memory=DrawingMemoryConfig(swap=1.0, tile=True))

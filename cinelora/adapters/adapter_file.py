@@ -71,8 +71,10 @@ class AdapterFile:
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
-def export_adapter(path: Path, adapter: AdapterFile, layout: Literal["comfy", "diffusers"] = "comfy") -> None:
-    """Write the factors of ``adapter``, whole or not at all, in float32.
+def export_adapter(
+    path: Path, adapter: AdapterFile, layout: Literal["comfy", "diffusers"] = "comfy", dtype: str = "float32"
+) -> None:
+    """Write the factors of ``adapter``, whole or not at all, in ``dtype``; bfloat16 halves the file and rounds.
 
     ``comfy``: ComfyUI's names, ``alpha / rank`` folded into B, so that no reader can get the scale wrong.
     ``diffusers``: diffusers' names, unfolded, alpha in the header that diffusers reads.
@@ -80,6 +82,9 @@ def export_adapter(path: Path, adapter: AdapterFile, layout: Literal["comfy", "d
     """
     # An update is scale * B @ A, and half of the readers look for the scale in another place than the other half. Folded into
     # B there is nothing to look for: each reader, whatever it takes for the scale of a file without alpha, takes 1.
+    import torch
+
+    kept: torch.dtype = getattr(torch, dtype)
     wanted = COMFY if layout == "comfy" else DIFFUSERS
     scale = adapter.spec.scale if layout == "comfy" else 1.0
     tensors: dict[str, Tensor] = {}
@@ -87,8 +92,8 @@ def export_adapter(path: Path, adapter: AdapterFile, layout: Literal["comfy", "d
     metadata = _origin(adapter)
     for module in adapter.modules:
         name = wanted.name(module)
-        tensors[f"{name}.lora_A.weight"] = adapter.state[f"{module}.lora_A.weight"].float()
-        tensors[f"{name}.lora_B.weight"] = adapter.state[f"{module}.lora_B.weight"].float() * scale
+        tensors[f"{name}.lora_A.weight"] = adapter.state[f"{module}.lora_A.weight"].float().to(kept)
+        tensors[f"{name}.lora_B.weight"] = (adapter.state[f"{module}.lora_B.weight"].float() * scale).to(kept)
         written |= {f"{module}.lora_{factor}.weight": tensors[f"{name}.lora_{factor}.weight"] for factor in "AB"}
     metadata[MARK] = f"{'folded' if layout == 'comfy' else 'unfolded'} {tensors_digest(written)}"
     if layout == "diffusers":

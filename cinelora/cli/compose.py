@@ -31,6 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cinelora.adapters.run_directory import RunDirectory, trained_on
 from cinelora.cli.parse import Command, missing_groups, parse, unknown_choice
 from cinelora.cli.programs import LAUNCHER, PROGRAMS, Config, Program
+from cinelora.config.adapter_words import AdapterWord, in_order
 from cinelora.config.fields import MAY_BE_NONE, PLACES, assign, pick, sections
 from cinelora.config.learning_rate import extend
 from cinelora.config.schema import (
@@ -231,6 +232,12 @@ def _fetch_adapters(config: Config) -> None:
         source = getattr(config, key, None)
         if source and source.startswith(PREFIX):
             setattr(config, key, str(resolve(source, key)))
+    words = [AdapterWord.of(text) for text in getattr(config, "adapters", ())]
+    for number, word in enumerate(words):
+        if word.source.startswith(PREFIX):
+            words[number] = dataclasses.replace(word, source=str(resolve(word.source, "adapters")))
+    if words:
+        config.adapters = in_order(words)  # type: ignore[union-attr]
 
 
 def _take_model(config: InferConfig | EvaluateConfig | StudyConfig, source: Path, command: Command) -> None:

@@ -66,9 +66,9 @@ def accepted(command: Command) -> tuple[Config, list[str]]:
 
 def _unread_lines(config: Config, command: Command) -> list[str]:
     """Warnings about keys that were typed and that this run does not read."""
-    source = config.ckpt if isinstance(config, InferConfig) else None
+    source, further = (config.ckpt, config.adapters) if isinstance(config, InferConfig) else (None, [])
     typed = {key: text for key, text in (command.given | command.texts).items() if key not in command.added}
-    return unread_lines(config, typed, adapter_paths(resolve(source)) if source else ())
+    return unread_lines(config, typed, [*(adapter_paths(resolve(source)) if source else ()), *further])
 
 
 def run_one(command: Command, run: Run) -> int:

@@ -12,13 +12,24 @@ import os
 import re
 from pathlib import Path
 
-from cinelora.adapters.adapter_header import judge_adapter
+from cinelora.adapters.adapter_header import adapter_header, judge_adapter
+from cinelora.adapters.further_adapters import distilled_shift, files_of, further_adapters
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths, trained_on
 from cinelora.clone_only import SHIPPED, need_clone
 from cinelora.config import schema
+from cinelora.config.adapter_words import AdapterWord
 from cinelora.config.clip_request import ClipRequest, read_prompts
 from cinelora.config.fields import fields_of, pick
-from cinelora.config.rules import asked_lines, clip_line, guidance_lines, reach_lines, refuse, tokens_of, training_lines
+from cinelora.config.rules import (
+    asked_lines,
+    clip_line,
+    distilled_lines,
+    guidance_lines,
+    reach_lines,
+    refuse,
+    tokens_of,
+    training_lines,
+)
 from cinelora.config.sentences import sentence
 from cinelora.config.store import load_config
 from cinelora.errors import ConfigError, ModelError
@@ -106,7 +117,10 @@ def check_study(config: schema.StudyConfig) -> list[str]:
     # steps are timed on the transformer that makes the clip, from values drawn in the shape of its inputs
     drawing = schema.drawn_by(config)
     maker = ClipRequest(drawing).clip_maker
-    return _drawing_lines(drawing, {maker: [Part.TRANSFORMER]} if config.latency_only else None)
+    if config.distilled and not any(one.shift and one.clip for one in further_adapters(drawing).values()):
+        raise ConfigError(sentence("contradictions", "no_distilled", c=config))
+    parts = {maker: [Part.TRANSFORMER]} if config.latency_only else None
+    return _drawing_lines(drawing, parts, few_steps=not config.distilled)
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
@@ -200,8 +214,13 @@ def _described(model: schema.ModelConfig) -> str:
     return f"{model.name} ({model.num_layers} blocks of width {model.hidden_size})"
 
 
-def _drawing_lines(config: schema.InferConfig, parts: dict[str, list[Part]] | None = None) -> list[str]:
-    """What follows for clips from how they are drawn, by ``parts`` or all it takes; refuses what cannot be."""
+def _drawing_lines(
+    config: schema.InferConfig, parts: dict[str, list[Part]] | None = None, few_steps: bool = True
+) -> list[str]:
+    """What follows for clips from how they are drawn, by ``parts`` or all it takes; refuses what cannot be.
+
+    ``few_steps``: it is the settings' steps and guidance that step-distilled adapters act with.
+    """
     whole = _drawing_parts(config)
     for kind in whole:
         _check_source(config.model, kind)
@@ -213,11 +232,27 @@ def _drawing_lines(config: schema.InferConfig, parts: dict[str, list[Part]] | No
         _check_fits("ckpt", config.ckpt, config.model)
         for path in adapter_paths(resolve(config.ckpt)).values():
             judge_adapter(path, config.model)
+    distilled = _distilled_lines(config)
     reach = reach_lines("num_frames", ClipRequest(config).num_frames, config.model)
     model = _model_lines(config.model, parts or whole)
     _, shared = partition_of(config)
     reach += [] if parts else guidance_lines(config.sampler.guidance)
+    reach += [] if parts or not few_steps else distilled
     return [clip_line(config), *reach, *([shared] if config.gpus * config.nodes > 1 else []), *model]
+
+
+def _distilled_lines(config: schema.InferConfig) -> list[str]:
+    """Refuse adapters of ``adapters=`` that do not fit; a word about those that are step-distilled, and steps that want one."""
+    for word in map(AdapterWord.of, config.adapters):
+        _check_fits("adapters", word.source, config.model)
+        for path in files_of(word):
+            judge_adapter(path, config.model)
+    request = ClipRequest(config, further=further_adapters(config))
+    ours = adapter_paths(resolve(config.ckpt)).values() if config.ckpt else ()
+    distilled = [path.name for path in ours if distilled_shift(adapter_header(path))]
+    distilled += [one.path.name for one in request.further.values() if one.shift and one.clip]
+    keyframe = request.makes_keyframe and request.keyframe_sampler.guidance != config.sampler.guidance
+    return [] if config.model.weights == "random" else distilled_lines(config.sampler, distilled, keyframe)
 
 
 def _drawing_parts(config: schema.InferConfig) -> dict[str, list[Part]]:

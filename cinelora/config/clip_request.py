@@ -8,33 +8,57 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
 from cinelora.config.clip_facts import clip_facts
-from cinelora.config.schema import SHARING, EvaluateConfig, InferConfig, ScaleConfig, StudyConfig, as_stored, drawn_by
+from cinelora.config.schema import (
+    SHARING,
+    EvaluateConfig,
+    InferConfig,
+    SamplerConfig,
+    ScaleConfig,
+    StudyConfig,
+    as_stored,
+    drawn_by,
+)
+from cinelora.config.shipped import values
 from cinelora.errors import ConfigError, FileError
 from cinelora.io.atomic import sha256_file, sha256_json
 from cinelora.io.plain_data import read_json, read_text
 
 BASE_SCALE = ScaleConfig(0.0, 0.0, 0.0)
-"""No adapter acts: the base model."""
+"""No adapter of ``ckpt=`` acts."""
 _NOT_OF_THE_CLIP = ("prompts", "cache", "gpus", "nodes", "memory", "plan")
 """Settings that change no clip but for rounding: where it is written, how many ranks make it, out of how much memory."""
+
+
+@dataclass(frozen=True)
+class Further:
+    """An adapter file of ``adapters=``, with its scale in each part of a clip.
+
+    ``shift`` is the sigma shift of the few unguided steps that it was distilled for; None for one that was not distilled.
+    """
+
+    path: Path
+    keyframe: float = 0.0
+    clip: float = 0.0
+    shift: float | None = None
 
 
 @dataclass(frozen=True)
 class ClipRequest:
     """Everything but the prompt and the seed that decides a clip.
 
-    ``adapters`` are files by role, ``style`` and ``motion``; ``sources`` are hashes of these and of the user's picture. Both are
-    empty where clips are only planned.
+    ``adapters`` are all files by name: ``style`` and ``motion`` of ``ckpt=``, and the ``further`` ones of ``adapters=``.
+    ``sources`` are hashes of these and of the user's picture. All are empty where clips are only planned.
     """
 
     config: InferConfig
     adapters: Mapping[str, Path] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
+    further: Mapping[str, Further] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: InferConfig | EvaluateConfig | StudyConfig) -> ClipRequest:
@@ -42,10 +66,14 @@ class ClipRequest:
         return cls(config if isinstance(config, InferConfig) else drawn_by(config))
 
     @classmethod
-    def with_files(cls, config: InferConfig, adapters: Mapping[str, Path]) -> ClipRequest:
+    def with_files(
+        cls, config: InferConfig, adapters: Mapping[str, Path], further: Mapping[str, Further] | None = None
+    ) -> ClipRequest:
         """The request with the content of its files: a path may lead to another run tomorrow."""
         pictures = {"image": Path(config.image)} if config.image else {}
-        return cls(config, adapters, {name: sha256_file(path) for name, path in {**adapters, **pictures}.items()})
+        files = {**adapters, **{name: one.path for name, one in (further or {}).items()}}
+        hashes = {name: sha256_file(path) for name, path in {**files, **pictures}.items()}
+        return cls(config, files, hashes, further or {})
 
     # -- what takes part ---------------------------------------------------------------------------------------------
 
@@ -78,6 +106,12 @@ class ClipRequest:
         return self.transformers[-1]
 
     @property
+    def made_by(self) -> dict[str, str]:
+        """The transformer that makes each part of a clip: the keyframe, where one is made, and the clip."""
+        keyframe = {"keyframe": "t2v"} if self.makes_keyframe else {}
+        return keyframe | {"clip": self.clip_maker}
+
+    @property
     def num_frames(self) -> int:
         """Frames of a clip: as asked for, or as the model was trained on."""
         return self.config.num_frames or self.config.model.num_frames
@@ -88,16 +122,40 @@ class ClipRequest:
         keyframe = [("t2v", 1)] if self.makes_keyframe else []
         return [*keyframe, (self.clip_maker, self.num_frames)]
 
-    def scales_on(self, transformer: str, scale: ScaleConfig, adapters: Iterable[str]) -> dict[str, float]:
-        """Those of ``adapters`` that act on the ``t2v`` or ``i2v`` transformer, each with its scale.
+    def scales_on(self, transformer: str, scale: ScaleConfig | None, adapters: Iterable[str]) -> dict[str, float]:
+        """Those of ``adapters`` that act on the ``t2v`` or ``i2v`` transformer, each with its scale; none for ``scale`` None.
 
         A keyframe is a still, on which the motion adapter has nothing to say; without one, t2v makes the whole clip.
         """
+        if scale is None:
+            return {}
         if transformer == "t2v":
             scales = {"style": scale.keyframe, "motion": 0.0 if self.is_scene else scale.motion}
         else:
             scales = {"style": scale.style, "motion": scale.motion}
+        part = "clip" if transformer == self.clip_maker else "keyframe"
+        scales |= {name: getattr(one, part) for name, one in self.further.items()}
         return {role: scales[role] for role in adapters if scales[role]}
+
+    def shift_of(self, part: str) -> float | None:
+        """The sigma shift that the step-distilled adapter that acts in a part of the clip was made for; None without one."""
+        return next((one.shift for one in self.further.values() if one.shift and getattr(one, part)), None)
+
+    @property
+    def clip_sampler(self) -> SamplerConfig:
+        """How the clip is made: as the settings say, at the shift of a step-distilled adapter where they leave it open."""
+        sampler = self.config.sampler
+        return replace(sampler, shift=self.shift_of("clip")) if sampler.shift is None else sampler
+
+    @property
+    def keyframe_sampler(self) -> SamplerConfig:
+        """How the keyframe is made: as the clip is, or in full where few steps are an adapter's that does not act on it."""
+        sampler = self.config.sampler
+        if sampler.guidance != 1 or not self.shift_of("clip"):
+            return sampler
+        if shift := self.shift_of("keyframe"):
+            return replace(sampler, shift=sampler.shift or shift)
+        return replace(sampler, shift=None, **values("sampler/unipc"))
 
     # -- what decides the clip ---------------------------------------------------------------------------------------
 
@@ -122,9 +180,9 @@ class ClipRequest:
         """All settings that decide how the clip of ``take`` looks, and no others."""
         return deciding(self.shown(take))
 
-    def made_of(self, take: Take, variant: str, scale: ScaleConfig) -> str:
+    def made_of(self, take: Take, variant: str, scale: ScaleConfig | None) -> str:
         """A hash of everything that the latents of one variant of ``take`` rest on."""
-        return sha256_json([self.deciding(take), self.sources, variant, asdict(scale)])
+        return sha256_json([self.deciding(take), self.sources, variant, asdict(scale or BASE_SCALE)])
 
 
 @dataclass(frozen=True)

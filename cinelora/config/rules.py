@@ -84,6 +84,8 @@ def _check_text(key: str, text: str) -> None:
 
 # Contradictions -------------------------------------------------------------------------------------------------------
 
+MOST_FEW_STEPS = 8
+"""More steps than any step-distilled adapter is published for."""
 T = TypeVar("T")
 Rules = tuple[tuple[str, Callable[[T], object]], ...]
 """Names of sentences, each with what holds where settings contradict each other in this way."""
@@ -163,12 +165,13 @@ _EVALUATION: Rules[schema.EvaluateConfig] = (
 _MERGING: Rules[schema.StudyConfig] = (("merge", lambda c: c.out is None),)
 _LATENCY: Rules[schema.StudyConfig] = (
     ("latency_prompt", lambda c: c.prompt is not None or c.prompts is not None),
-    ("latency_steps", lambda c: c.steps),
+    ("latency_steps", lambda c: _first(c, "steps", "distilled")),
 )
 _AXES: Rules[schema.StudyConfig] = (
     # lists that have nothing to act on; with latency_only, ``ranks`` makes adapters out of random values
-    ("no_adapter", lambda c: c.ckpt is None and not c.latency_only and _first(c, "ranks", "scales", "merged")),
-    ("no_adapter_timed", lambda c: c.ckpt is None and c.latency_only and not c.ranks and _first(c, "scales", "merged")),
+    ("no_adapter", lambda c: c.ckpt is None and not c.latency_only and _first(c, *_of_adapters(c))),
+    ("no_adapter_timed", lambda c: c.ckpt is None and c.latency_only and not c.ranks and _first(c, *_of_adapters(c))),
+    ("no_distilled", lambda c: c.distilled and not c.adapters),
     ("study_cache", lambda c: c.sampler.cache != "none"),
     ("one_rank", lambda c: c.gpus * c.nodes == 1 and {*c.partitions} - {"alone"}),
     ("sharing", lambda c: _first(c, *_SHARING, where=lambda value: value not in (None, "auto"))),
@@ -229,6 +232,11 @@ def _words(config: Any) -> dict[str, str]:
 def _first(config: Any, *keys: str, where: Callable[[Any], object] = bool) -> dict[str, Any] | None:
     """The first key whose value is given, or of another kind ``where`` so, with that value; None where there is none."""
     return next(({"key": key, "value": pick(config, key)} for key in keys if where(pick(config, key))), None)
+
+
+def _of_adapters(config: schema.StudyConfig) -> tuple[str, ...]:
+    """The lists that change adapters, without ``ckpt``: none of ``adapters=`` is cut to another rank."""
+    return ("ranks",) if config.adapters else ("ranks", "scales", "merged")
 
 
 def _lacks(config: schema.TrainConfig, transformer: str) -> bool:
@@ -313,7 +321,7 @@ def reach_lines(key: str, num_frames: int, model: schema.ModelConfig) -> list[st
 def asked_lines(config: schema.InferConfig) -> list[str]:
     """A word about clips that are made without an adapter, or from no text."""
     found = {
-        "no_ckpt": config.ckpt is None,
+        "no_ckpt": config.ckpt is None and not config.adapters,
         "empty_prompt": config.prompts is None and not (config.prompt or "").strip(),
     }
     return [sentence("follows", name, model=config.model) for name, holds in found.items() if holds]
@@ -324,6 +332,19 @@ def guidance_lines(guidance: float) -> list[str]:
     if guidance >= 1:
         return []
     return [sentence("follows", "guidance_low" if guidance else "guidance_zero", guidance=guidance, rest=1 - guidance)]
+
+
+def distilled_lines(sampler: schema.SamplerConfig, adapters: list[str], keyframe: bool) -> list[str]:
+    """A word about few unguided steps without a step-distilled adapter, or one of ``adapters`` without these.
+
+    ``keyframe``: one is made, on which none of ``adapters`` acts.
+    """
+    few = sampler.guidance == 1 and sampler.steps <= MOST_FEW_STEPS
+    if not adapters:
+        return [sentence("follows", "few_steps", sampler=sampler)] if few else []
+    words = {"sampler": sampler, "adapters": " and ".join(adapters)}
+    found = {"not_few": not few, "full_keyframe": keyframe and sampler.guidance == 1}
+    return [sentence("follows", name, **words) for name, holds in found.items() if holds]
 
 
 def clip_line(config: schema.InferConfig) -> str:

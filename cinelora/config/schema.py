@@ -525,6 +525,9 @@ class RecipeConfig:
 
 _CKPT = _run()
 """adapter(s): a run, an adapter file or hub:owner/name; null = the base model alone"""
+_ADAPTERS = setting([], role="run", since=True)
+"""adapters beside those of ckpt, or without it, any number: [file@0.8,hub:owner/name@0.5], each on keyframe and clip where it
+fits; file@0.8:clip or :keyframe = there alone (docs/adapters.md)"""
 _NEGATIVE_PROMPT = _text(read_when="guided encodes")
 """what guidance steers away from; null = the model's own"""
 _MODE = setting("scene", ("scene", "t2v"))
@@ -635,6 +638,7 @@ class InferConfig:
     python infer.py ckpt=outputs/motion/noir/last prompts=prompts.txt gpus=4
     python infer.py ckpt=outputs/motion/noir/last image=frame.png prompt='rain on a window'
     python infer.py mode=t2v prompt='a street at night'
+    python infer.py adapters=[embedded:distilled] sampler=distilled_4 prompt='a man waits'
     """
 
     model: ModelConfig = section(ModelConfig)
@@ -644,6 +648,7 @@ class InferConfig:
     memory: DrawingMemoryConfig = section(DrawingMemoryConfig, changes_clip=False)
     ckpt: str | None = _run()
     """adapter(s): a run, an adapter file or hub:owner/name; null = the base model"""
+    adapters: list[str] = _ADAPTERS
     prompt: str | None = _text()
     """what the clip shows"""
     prompts: str | None = _path()
@@ -747,6 +752,7 @@ class StudyConfig:
     memory: DrawingMemoryConfig = section(DrawingMemoryConfig, changes_clip=False)
     logger: LoggerConfig = section(LoggerConfig, changes_clip=False, without_drawing=True)
     ckpt: str | None = _CKPT
+    adapters: list[str] = _ADAPTERS
     prompt: str | None = _text()
     """what the clips show"""
     prompts: str | None = _path()
@@ -766,6 +772,8 @@ class StudyConfig:
     """adapters folded into the weights (true), or live beside them"""
     steps: list[int] = _axis(at_least=1)
     """denoising steps"""
+    distilled: list[int] = _axis(at_least=1)
+    """denoising steps of the step-distilled ones of adapters=, unguided and by Euler; they act in these rows alone"""
     first_block: list[float] = _axis(at_least=0)
     """thresholds of sampler.cache=first_block"""
     taylorseer: list[int] = _axis(at_least=0)
@@ -811,7 +819,8 @@ def drawn_by(config: EvaluateConfig | StudyConfig) -> InferConfig:
     """The settings by which an evaluation's or a study's clips are drawn, all but prompt and seed."""
     sections, words = ("model", "sampler", "memory"), ("ckpt", "negative_prompt", "mode", "cache")
     names = (*sections, *words, "num_frames", "seed", "gpus", "nodes")
-    return InferConfig(prompt="", **{name: getattr(config, name) for name in names})
+    adapters = list(getattr(config, "adapters", ()))
+    return InferConfig(prompt="", adapters=adapters, **{name: getattr(config, name) for name in names})
 
 
 def shared_by(config: StudyConfig, partition: str) -> InferConfig:

@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 
 import yaml
 
+from cinelora.config.adapter_words import AdapterWord
 from cinelora.config.fields import PLACES, Field, assign, fields_of, pick
 from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig
 from cinelora.errors import ConfigError, FileError
 from cinelora.io import plain_data
 from cinelora.io.atomic import write_text
-from cinelora.io.hub import CONFIG_FILE, EMBEDDED, is_hub_name
+from cinelora.io.hub import CONFIG_FILE, EMBEDDED, EMBEDDED_ADAPTER, is_hub_name
 from cinelora.io.plain_data import read_yaml
 
 T = TypeVar("T")
@@ -58,15 +59,30 @@ def anchored(config: T) -> T:
     """
     config = copy.deepcopy(config)
     for key, field in fields_of(type(config)).items():
-        text = pick(config, key) if field.role in ("path", "run", "model") else None
-        if field.is_list and text:
-            assign(config, key, [os.path.abspath(path) for path in text])
-        elif text and (field.role != "model" or os.path.exists(text)):
-            path = os.path.join(os.getcwd(), text)
-            # joined and not resolved, so that what was typed stays readable as the end of the path
-            is_link = field.role == "run" and os.path.isdir(path) and os.path.islink(path.rstrip("/"))
-            assign(config, key, os.path.realpath(path) if is_link else path)
+        value = pick(config, key) if field.role in ("path", "run", "model") else None
+        if field.is_list and value:
+            assign(config, key, [_anchored_word(field, text) for text in value])
+        elif value:
+            assign(config, key, _anchored_text(field.role, value))
     return config
+
+
+def _anchored_text(role: str, text: str) -> str:
+    if role == "model" and not os.path.exists(text):
+        return text
+    path = os.path.join(os.getcwd(), text)
+    # joined and not resolved, so that what was typed stays readable as the end of the path
+    is_link = role == "run" and os.path.isdir(path) and os.path.islink(path.rstrip("/"))
+    return os.path.realpath(path) if is_link else path
+
+
+def _anchored_word(field: Field, text: str) -> str:
+    if field.role != "run":
+        return os.path.abspath(text)
+    word = AdapterWord.of(text)
+    if word.source == EMBEDDED_ADAPTER:
+        return text
+    return str(dataclasses.replace(word, source=_anchored_text(field.role, word.source)))
 
 
 def save_config(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig, path: Path) -> None:

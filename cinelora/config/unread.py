@@ -17,7 +17,7 @@ from cinelora.io.hub import is_hub_name
 
 
 def unread_lines(config: Any, typed: Mapping[str, str], adapters: Collection[str] = ()) -> list[str]:
-    """A warning for each key of ``typed`` that this run does not read; ``adapters`` are those that ``ckpt`` holds."""
+    """A warning for each key of ``typed`` that this run does not read; ``adapters`` are those of ``ckpt`` and ``adapters``."""
     return [f"WARNING: {key}={value} {why}" for key, value in typed.items() if (why := _why(config, key, adapters))]
 
 
@@ -87,7 +87,7 @@ def _asks_for(*numbers: str) -> Callable[[Any], bool]:
 def _axes(c: StudyConfig) -> int:
     """How many lists a study varies; ranks and merged are one, and so are the thresholds of caches."""
     caches = any(getattr(c, name) for name in CACHE_THRESHOLDS)
-    return sum(map(bool, (c.ranks or c.merged, c.scales, c.steps, caches, c.dtypes, c.partitions)))
+    return sum(map(bool, (c.ranks or c.merged, c.scales, c.steps or c.distilled, caches, c.dtypes, c.partitions)))
 
 
 # The conditions ---------------------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from cinelora.errors import ConfigError, ModelError, first_line
 PREFIX = "hub:"
 CONFIG_FILE = "config.yaml"
 EMBEDDED = ("embedded:tiny-t2v", "embedded:tiny-i2v")
+EMBEDDED_ADAPTER = "embedded:distilled"
+"""The step-distilled adapter of the embedded image-to-video model, which lies beside that."""
 _FORM = re.compile(r"hub:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 # Weights as safetensors and settings as text: no file that is run or unpickled when it is opened.
 _WANTED = ["*.safetensors", "*.json", "*.jsonl", "*.yaml", "checkpoints/last"]
@@ -52,7 +54,8 @@ def is_at_hand(source: str) -> bool:
 
 
 def resolve(source: str, key: str = "ckpt") -> Path:
-    """The run directory or adapter file behind a source; ``hub:owner/name[@revision]`` is fetched first.
+    """The run directory or adapter file behind a source; ``hub:owner/name[@revision]`` is fetched first,
+    ``embedded:distilled`` is shipped.
 
     ``key`` is the setting it stands in, for the sentence of an error.
 
@@ -61,6 +64,8 @@ def resolve(source: str, key: str = "ckpt") -> Path:
         ModelError: the hub cannot be reached, or has no such repository.
     """
     path = _fetch(source, key) if source.startswith(PREFIX) else Path(source)
+    if source == EMBEDDED_ADAPTER:
+        path = Path(__file__).resolve().parents[2] / "data" / "scale_model" / "distilled.safetensors"
     is_file = path.is_file()
     if (
         is_run(path)

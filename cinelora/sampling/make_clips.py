@@ -10,9 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cinelora.adapters.further_adapters import further_adapters
 from cinelora.adapters.run_directory import adapters_of
-from cinelora.config.clip_request import BASE_SCALE, ClipRequest
-from cinelora.config.schema import InferConfig
+from cinelora.config.clip_request import ClipRequest
+from cinelora.config.schema import InferConfig, ScaleConfig
 from cinelora.io.atomic import write_json
 from cinelora.io.media import contact_sheet, write_mp4, write_png
 from cinelora.io.terminal import say, warn
@@ -29,14 +30,14 @@ CONTACT_FRAMES = 6
 
 def infer(config: InferConfig, run_dir: Path) -> int:
     """Make the clips that ``config`` asks for; returns the exit code."""
-    request = ClipRequest.with_files(config, adapters_of(config.ckpt))
+    request = ClipRequest.with_files(config, adapters_of(config.ckpt), further_adapters(config))
     todo = [take for take in request.takes(run_dir) if not take.is_done(request)]
     if not todo:
         say(f"every clip is already in {run_dir}; change seed=, the settings or out= for others")
         return 0
-    variants = {"adapted": config.scale}
+    variants: dict[str, ScaleConfig | None] = {"adapted": config.scale}
     if config.compare and request.adapters:
-        variants["base"] = BASE_SCALE
+        variants["base"] = None
     make_takes(request, todo, variants, write_take, run_dir / "logs")
     for take in todo:
         say(f"clip {take.folder / 'clip.mp4'}", f"contact sheet {take.folder / 'contact.png'}")
@@ -67,7 +68,7 @@ def write_take(request: ClipRequest, done: Finished) -> None:
     summary = {
         "settings": request.shown(take),
         "sources": request.sources,
-        "adapters": {role: adapter_facts(adapter) for role, adapter in done.adapters.items()},
+        "adapters": {role: adapter_facts(adapter, request, role) for role, adapter in done.adapters.items()},
         "seconds": {part: round(total, 3) for part, total in done.seconds.items()},
         "takes_in_run": done.takes_in_run,
         "weights": config.model.weights,
@@ -92,7 +93,9 @@ def caveat(config: InferConfig) -> str:
     return " (untrained embedded model: noise)" if noise else ""
 
 
-def adapter_facts(adapter: AdapterFile) -> dict[str, Any]:
-    """What a summary says of an adapter."""
-    spec = asdict(adapter.spec)
-    return {**spec, "base_model": adapter.base_model, "trigger": adapter.trigger, "data_hash": adapter.data_hash}
+def adapter_facts(adapter: AdapterFile, request: ClipRequest, role: str) -> dict[str, Any]:
+    """What a summary says of an adapter; of one of ``adapters=`` also the file, and its scale in each part of the clip."""
+    origin = {"base_model": adapter.base_model, "trigger": adapter.trigger, "data_hash": adapter.data_hash}
+    one = request.further.get(role)
+    scales = {"source": str(one.path), "keyframe": one.keyframe, "clip": one.clip} if one else {}
+    return {**asdict(adapter.spec), **origin, **scales}

@@ -112,9 +112,9 @@ class Sampling:
     plan: Partition
     rank: Rank
 
-    def in_full(self) -> Sampling:
-        """The same, without a cache between steps."""
-        return replace(self, sampler=replace(self.sampler, cache="none"))
+    def in_full(self, sampler: SamplerConfig) -> Sampling:
+        """The same by another ``sampler``, without a cache between steps."""
+        return replace(self, sampler=replace(sampler, cache="none"))
 
     def attention_work(self, kind: str, num_frames: int) -> Work:
         """The attention of one prediction by the ``t2v`` or ``i2v`` transformer."""

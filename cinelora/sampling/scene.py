@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from itertools import count, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,6 +104,8 @@ class Finished:
     takes_in_run: int
 
 
+Variants = Mapping[str, ScaleConfig | None]
+"""Scales of the adapters by a name for them; None: no adapter acts."""
 Write = Callable[[ClipRequest, Finished], None]
 """Writes a take's files; a function of a module, since it goes to the ranks."""
 
@@ -129,15 +132,13 @@ class Clock:
 # -- all takes, on all ranks ---------------------------------------------------------------------------------------------
 
 
-def make_takes(
-    request: ClipRequest, todo: list[Take], variants: Mapping[str, ScaleConfig], write: Write, log_dir: Path
-) -> None:
+def make_takes(request: ClipRequest, todo: list[Take], variants: Variants, write: Write, log_dir: Path) -> None:
     """Make each take in each of the ``variants``, from the same noise, and ``write`` it as soon as all of it is decoded."""
     config = request.config
     launch(rank_makes, request, todo, variants, write, ranks=config.gpus, nodes=config.nodes, log_dir=log_dir)
 
 
-def rank_makes(request: ClipRequest, todo: list[Take], variants: Mapping[str, ScaleConfig], write: Write) -> int:
+def rank_makes(request: ClipRequest, todo: list[Take], variants: Variants, write: Write) -> int:
     """Make all takes on this rank's part of sequence and picture; rank 0 writes them. Returns how many: a whole result."""
     with starting():
         from cinelora.adapters.adapter_file import read_adapter
@@ -147,7 +148,7 @@ def rank_makes(request: ClipRequest, todo: list[Take], variants: Mapping[str, Sc
         quiet_libraries()
     config, rank = request.config, rank_info()
     adapters = {role: read_adapter(path) for role, path in request.adapters.items()}
-    sampling = Sampling(config.model, config.sampler, partition_of(config)[0], rank)
+    sampling = Sampling(config.model, request.clip_sampler, partition_of(config)[0], rank)
     limit_gpu_memory(config.memory.limit_gib)
     maker = TakeMaker.on_this_rank(request, adapters, sampling)
     if rank.global_rank == 0:
@@ -208,7 +209,14 @@ class TakeMaker:
         """The bundle of the transformer that makes the clip itself."""
         return self.bundles[self.request.clip_maker]
 
-    def planned(self, todo: list[Take], variants: Mapping[str, ScaleConfig]) -> list[dict[str, Rendition]]:
+    @property
+    def triggers(self) -> list[str]:
+        """The words that call the looks up: that of ``ckpt=``, and those of the adapters beside it."""
+        own = [adapter.trigger for name, adapter in self.adapters.items() if name not in self.request.further]
+        others = [adapter.trigger for name, adapter in self.adapters.items() if name in self.request.further]
+        return list(dict.fromkeys(word for word in [*list(filter(None, own))[:1], *others] if word))
+
+    def planned(self, todo: list[Take], variants: Variants) -> list[dict[str, Rendition]]:
         """Encode every prompt once; returns the renditions of each take, by variant."""
         from cinelora.families.wan.bundle import pad_text
         from cinelora.families.wan.checkpoint_layouts import Part
@@ -217,12 +225,12 @@ class TakeMaker:
 
         config, request = self.request.config, self.request
         # Training put the trigger word before every caption; a prompt without it would not call the look up.
-        trigger = next((adapter.trigger for adapter in self.adapters.values() if adapter.trigger), None)
-        prompts = [prompt_with_trigger(take.prompt, trigger) for take in todo]
+        triggers = self.triggers
+        prompts = [reduce(prompt_with_trigger, triggers, take.prompt) for take in todo]
         avoided = config.model.negative_prompt if config.negative_prompt is None else config.negative_prompt
         reader = self.bundles[request.prompt_reader]
         if self.sampling.rank.global_rank == 0:
-            refuse_lost({"the adapter's trigger": trigger}, reader.lost)
+            refuse_lost({f"the adapter's trigger {trigger}": trigger for trigger in triggers}, reader.lost)
             lost = reader.lost([*prompts, avoided])
             for line in [*lost_line("prompt", prompts, lost), *lost_line("negative prompt", [avoided], lost)]:
                 say(line)
@@ -268,10 +276,12 @@ class TakeMaker:
         if config.image is not None:
             picture = fitted(read_keyframe(Path(config.image)), config.model.height, config.model.width, config.fit)
             return dict.fromkeys(renditions, picture)
-        # Without the motion adapter, which has nothing to say on a still; and without a cache between steps: a still costs
-        # little, and the whole clip rests on it.
-        style = {role: adapter for role, adapter in self.adapters.items() if role == "style"}
-        maker, bundle = replace(self, adapters=style, sampling=self.sampling.in_full()), self.bundles["t2v"]
+        # Without a cache between steps, nor the few steps of an adapter that does not act on it: a still costs little, and the
+        # whole clip rests on it.
+        maker, bundle = (
+            replace(self, sampling=self.sampling.in_full(self.request.keyframe_sampler)),
+            self.bundles["t2v"],
+        )
         with self.clock.part("keyframe"):
             stills = dict(maker.latents("keyframe", renditions, *self.request.passes[0], {}))
             with waiting("decoding keyframes", self.sampling.rank.global_rank == 0), bundle.loaded(Part.VAE):
@@ -316,7 +326,10 @@ class TakeMaker:
         ordered = sorted(renditions, key=lambda rendition: sorted(rendition.scales[kind].items()))
         alike = [(scales, list(group)) for scales, group in groupby(ordered, lambda rendition: rendition.scales[kind])]
         number, live = count(1), drawing.swap > 0
-        with adapted_transformer(self.bundles[kind], self.adapters, sampling, drawing, frames) as transformer:
+        # what acts in no rendition, such as the motion adapter on a keyframe, is not even loaded
+        acts = {name for rendition in renditions for name in rendition.scales[kind]}
+        adapters = {name: adapter for name, adapter in self.adapters.items() if name in acts}
+        with adapted_transformer(self.bundles[kind], adapters, sampling, drawing, frames) as transformer:
             for scales, group in alike:
                 with acting(transformer, scales, live, again=len(alike) > 1):
                     for rendition in group:

@@ -96,7 +96,7 @@ def merged_results(tables: list[Results]) -> Results:
     return whole
 
 
-SETTING = ("steps", "scale", "rank", "merged", "cache", "threshold", "dtype", "partition", "ranks", "compiled", "swap")
+SETTING = tuple("steps distilled scale rank merged cache threshold dtype partition ranks compiled swap".split())
 TIMES = tuple("denoise_min_s denoise_max_s step_s whole_prediction_s skipped_prediction_s computed peak_gib".split())
 ENDS = ("trouble", "hardware", "key")
 

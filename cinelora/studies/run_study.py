@@ -11,14 +11,15 @@ from __future__ import annotations
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cinelora.adapters.further_adapters import further_adapters
 from cinelora.adapters.run_directory import adapters_of
-from cinelora.config.clip_request import ClipRequest, Take, prompts_of, seeds_of
+from cinelora.config.clip_request import ClipRequest, Further, Take, prompts_of, seeds_of
 from cinelora.config.schema import LoraSpec, ScaleConfig, StudyConfig, shared_by
 from cinelora.errors import ConfigError
 from cinelora.geometry import IMAGE_TOKENS, LATENT_CHANNELS, TEXT_TOKENS, num_latent_frames
@@ -31,7 +32,7 @@ from cinelora.planning.estimate import Shape
 from cinelora.planning.planner import choose_drawing, partition_of
 from cinelora.studies.results import Result, Results, load_table, merged_results, middle
 from cinelora.studies.study_report import BETWEEN_ROWS, between_rows, lines, show, to_wandb
-from cinelora.studies.variants import StudyVariant, baseline, hung, key_of, model_of, sampler_of, study_variants
+from cinelora.studies.variants import StudyVariant, acting, baseline, hung, key_of, model_of, sampler_of, study_variants
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +55,7 @@ def study(config: StudyConfig, run_dir: Path) -> int:
     else:
         sitting = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         ranks: dict[str, Any] = {"ranks": config.gpus, "nodes": config.nodes, "log_dir": run_dir / "logs"}
-        launch(study_rank, config, adapters_of(config.ckpt), run_dir, sitting, **ranks)
+        launch(study_rank, config, adapters_of(config.ckpt), run_dir, sitting, further_adapters(config), **ranks)
         table = load_table(run_dir)
     table.sentences = [sentence for sentence in table.sentences if sentence not in BETWEEN_ROWS]
     table.say(*between_rows(table.rows))
@@ -72,7 +73,13 @@ def study(config: StudyConfig, run_dir: Path) -> int:
 # -- on the ranks ------------------------------------------------------------------------------------------------------
 
 
-def study_rank(config: StudyConfig, adapter_files: dict[str, Path], run_dir: Path, sitting: str) -> int:
+def study_rank(
+    config: StudyConfig,
+    adapter_files: dict[str, Path],
+    run_dir: Path,
+    sitting: str,
+    further: Mapping[str, Further] | None = None,
+) -> int:
     """Time what is missing on this rank's share; rank 0 measures and keeps the rows. Returns their number: a whole result.
 
     Rows are kept as soon as their transformer is done, and looked at in the end, those too that an earlier run left unseen.
@@ -82,9 +89,10 @@ def study_rank(config: StudyConfig, adapter_files: dict[str, Path], run_dir: Pat
     quiet_libraries()
     limit_gpu_memory(config.memory.limit_gib)
     rank, table, machine = rank_info(), load_table(run_dir), fingerprint()
-    adapters = {kind: read_adapter(path) for kind, path in adapter_files.items()}
-    first = baseline(config)
-    keys = {setting: key_of(setting, config, adapter_files) for setting in study_variants(config)}
+    further, first = further or {}, baseline(config)
+    files = {**adapter_files, **{name: one.path for name, one in further.items()}}
+    adapters = {name: read_adapter(path) for name, path in files.items()}
+    keys = {setting: key_of(setting, config, adapter_files, further) for setting in study_variants(config)}
     refuse_fp8(keys)
     with process_group(rank) if rank.world_size > 1 else nullcontext():
         machine = from_rank_0(machine, rank)  # nodes may differ in what is theirs, and must agree on what is there
@@ -97,9 +105,11 @@ def study_rank(config: StudyConfig, adapter_files: dict[str, Path], run_dir: Pat
         if rank.global_rank == 0:
             say(f"{len(keys)} settings: {len(keys) - len(todo)} are there, {len(todo)} to run")
         shown, seconds = list[Any](), dict[str, float]()
-        if todo:
-            shown, seconds = (drawn_inputs(config), {}) if config.latency_only else real_inputs(config, adapters, rank)
-        desk = Desk(config, adapters, shown, rank, names)
+        if todo and config.latency_only:
+            shown = drawn_inputs(config)
+        elif todo:
+            shown, seconds = real_inputs(config, adapters, rank, further)
+        desk = Desk(config, adapters, shown, rank, names, further)
         for settings in of_one_load(todo):
             for setting, timed in desk.timed(settings).items():
                 row = rows[setting]
@@ -171,7 +181,7 @@ def caveats(config: StudyConfig) -> list[str]:
             f"{config.model.name}: random weights draw noise, so quality is left out; whether first_block skips a step depends "
             "on values, so its share of computed predictions says nothing of a trained model"
         )
-    if any(setting.scale for setting in study_variants(config)) and not config.ckpt:
+    if any(setting.scale for setting in study_variants(config)) and not (config.ckpt or config.adapters):
         told.append(f"{config.model.name}: the adapters are drawn, not trained")
     return told
 
@@ -200,7 +210,7 @@ def drawn_inputs(config: StudyConfig) -> list[Shown]:
 
 
 def real_inputs(
-    config: StudyConfig, adapters: dict[str, AdapterFile], rank: Rank
+    config: StudyConfig, adapters: dict[str, AdapterFile], rank: Rank, further: Mapping[str, Further]
 ) -> tuple[list[Shown], dict[str, float]]:
     """What every clip is drawn from, and the seconds of its parts: keyframes are the baseline's, each rank's own."""
     from cinelora.sampling.sampler import Sampling
@@ -208,7 +218,10 @@ def real_inputs(
 
     # Every setting is shown the same keyframe and the same embeddings, so that clips differ by what draws them alone. Each rank
     # makes them for itself: what the ranks of a partition share is the clip, and settings that draw alone have rank 0's.
-    request, sampler = ClipRequest(shared_by(config, "alone")), sampler_of(baseline(config), config, [])
+    first = baseline(config)
+    beside = acting(first, config, further)
+    request, sampler = ClipRequest(shared_by(config, "alone"), further=beside), sampler_of(first, config, [], beside)
+    adapters = {name: adapter for name, adapter in adapters.items() if name in beside or name not in further}
     sampling = Sampling(config.model, sampler, Partition(1, 1, 1), on_its_own(rank))
     maker = TakeMaker.on_this_rank(request, adapters, sampling)
     takes = [Take(prompt, seed, Path()) for prompt in prompts_of(config) for seed in seeds_of(config)]
@@ -235,6 +248,7 @@ class Desk:
     shown: list[Shown]
     rank: Rank
     names: dict[StudyVariant, str]
+    further: Mapping[str, Further]
 
     def timed(self, settings: list[StudyVariant]) -> dict[StudyVariant, Timed]:
         """Load the transformer as ``settings``, which are alike in that, want it, and time them."""
@@ -245,7 +259,7 @@ class Desk:
 
         config, one, (kind, frames) = self.config, settings[0], ClipRequest.of(self.config).passes[-1]
         model, place = model_of(one, config), on_its_own(self.rank) if one.partition == "alone" else self.rank
-        sampler = sampler_of(replace(one, cache="none", threshold=None), config, [])
+        sampler = sampler_of(replace(one, cache="none", threshold=None), config, [], self.further)
         request = replace(shared_by(config, one.partition), model=model, sampler=sampler)
         plan, shared = partition_of(request)
         sampling = Sampling(model, sampler, plan, place)
@@ -259,15 +273,17 @@ class Desk:
         # Adapters of every rank that is asked for hang on it at the same time, and those of a setting act in its turn: so the
         # transformer is loaded once, and neighbours in a round differ in nothing else.
         ranks = list(dict.fromkeys(setting.rank for setting in settings if setting.scale))
-        named = ((name, adapter, r) for name, adapter in self.adapters.items() for r in ranks)
+        kinds = [name for name in self.adapters if name not in self.further]
+        named = ((name, self.adapters[name], r) for name in kinds for r in ranks)
         files = {hung(name, r): adapter if r is None else at_rank(adapter, r) for name, adapter, r in named}
+        beside = {n for s in settings for n, one in acting(s, config, self.further).items() if one.clip}
+        files |= {name: self.adapters[name] for name in sorted(beside)}
         bundle = WanBundle.from_config(model, kind, Path(config.cache))
         with adapted_transformer(bundle, files, sampling, drawing, frames) as transformer:
-            kinds = list(self.adapters)
             if not kinds and any(ranks):
                 hang_drawn(transformer, [r for r in ranks if r])
                 kinds = [DRAWN]
-            bench = Bench(config, transformer, sampling, drawing, self.shown, kinds)
+            bench = Bench(config, transformer, sampling, drawing, self.shown, kinds, self.further)
             return bench.run({setting: self.names[setting] for setting in settings})
 
 

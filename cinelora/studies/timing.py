@@ -7,7 +7,7 @@ that differ in what is loaded (dtype, partition) are for the caller to tell apar
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -17,11 +17,13 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
+from cinelora.config.clip_request import Further
 from cinelora.config.schema import SamplerConfig, StudyConfig
 from cinelora.errors import ModelError
 from cinelora.io.hardware import forget_peak_memory, out_of_memory, peak_memory_mib
 from cinelora.planning.estimate import Drawing
 from cinelora.sampling.sampler import Sampling, Shown, acting
+from cinelora.studies import variants
 from cinelora.studies.variants import StudyVariant, hung, sampler_of
 
 
@@ -92,6 +94,7 @@ class Bench:
     drawing: Drawing
     shown: list[Shown]
     kinds: list[str]
+    further: Mapping[str, Further]
 
     def run(self, names: dict[StudyVariant, str]) -> dict[StudyVariant, Timed]:
         """Time all settings, by turns; one that runs out of memory says so, and the others go on."""
@@ -111,6 +114,8 @@ class Bench:
     def adapters(self, setting: StudyVariant) -> tuple[tuple[tuple[str, float], ...], bool]:
         """Which adapters act at what scale, and whether beside the weights; fetched weights cannot hold any."""
         scales = tuple((hung(kind, setting.rank), setting.scale) for kind in self.kinds if setting.scale)
+        beside = variants.acting(setting, self.config, self.further).items()
+        scales += tuple((name, setting.scale * one.clip) for name, one in beside if one.clip)
         return scales, bool(self.drawing.swap) or not setting.merged
 
     def once(self, setting: StudyVariant, timed: Timed, watch: Predictions, number: int, name: str) -> None:
@@ -119,7 +124,7 @@ class Bench:
             return
         # The first round warms up: kernels are chosen, blocks compiled, and magcache's ratios measured on one clip, where nobody
         # gave any. All clips are drawn in it, to be looked at; rounds that are timed draw the first one again.
-        sampler = sampler_of(setting, self.config, timed.ratios)
+        sampler = sampler_of(setting, self.config, timed.ratios, self.further)
         try:
             if number == 0 and sampler.cache == "magcache" and not timed.ratios:
                 calibrating = replace(sampler, cache="calibrate", cache_threshold=None)

@@ -6,18 +6,22 @@ Enters: a ``StudyConfig``. Leaves: its variants, the baseline first. It knows ne
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cinelora.config import schema
-from cinelora.config.clip_request import prompts_of
+from cinelora.config.clip_request import ClipRequest, Further, prompts_of
 from cinelora.io.atomic import sha256_file, sha256_json
 
 
 @dataclass(frozen=True)
 class StudyVariant:
-    """One way to draw a clip. ``rank`` None is the adapters' own; ``scale`` 0, or no adapter, is the base model."""
+    """One way to draw a clip. ``rank`` None is the adapters' own; ``scale`` 0, or no adapter, is the base model.
+
+    ``distilled``: unguided Euler steps, with the step-distilled adapters.
+    """
 
     steps: int
     scale: float
@@ -27,6 +31,7 @@ class StudyVariant:
     threshold: float | None = None
     dtype: str = "bf16"
     partition: str = "alone"
+    distilled: bool = False
 
     def named(self, baseline: StudyVariant) -> str:
         """What sets it apart from ``baseline``, in words."""
@@ -35,11 +40,13 @@ class StudyVariant:
         changed = {key for key, value in asdict(self).items() if value != getattr(baseline, key)}
         changed -= {"rank", "merged"} if self.scale == 0 else set()
         changed -= {"threshold"} if "cache" in changed else set()
+        changed |= {"steps"} if "distilled" in changed else set()
+        kind = ("unguided " if self.scale == 0 else "distilled ") if self.distilled else ""
         words = {
             "scale": "base model" if self.scale == 0 else f"scale {self.scale:g}",
             "rank": "own rank" if self.rank is None else f"rank {self.rank}",
             "merged": "merged" if self.merged else "live",
-            "steps": f"{self.steps} steps",
+            "steps": f"{self.steps} {kind}steps",
             "cache": self.cache if self.threshold is None else f"{self.cache} {self.threshold:g}",
             "threshold": f"threshold {self.threshold}",
             "dtype": self.dtype,
@@ -53,7 +60,7 @@ def baseline(config: schema.StudyConfig) -> StudyVariant:
     drawn = config.ckpt is None and bool(config.ranks)
     return StudyVariant(
         steps=config.latency_steps if config.latency_only else config.sampler.steps,
-        scale=1.0 if config.ckpt or drawn else 0.0,
+        scale=1.0 if config.ckpt or config.adapters or drawn else 0.0,
         rank=config.ranks[0] if drawn else None,
         dtype=config.model.dtype,
     )
@@ -85,7 +92,7 @@ def axes(config: schema.StudyConfig) -> list[list[dict[str, Any]]]:
     return [
         [rank | way for rank in ranks for way in merged],
         [{"scale": scale} for scale in config.scales],
-        [{"steps": steps} for steps in config.steps],
+        [{"steps": n} for n in config.steps] + [{"steps": n, "distilled": True} for n in config.distilled],
         [{"cache": name, "threshold": float(value)} for name, values in thresholds.items() for value in values],
         [{"dtype": dtype} for dtype in config.dtypes],
         [{"partition": way} for way in ways],
@@ -97,12 +104,24 @@ def _plain(setting: StudyVariant) -> StudyVariant:
     return replace(setting, rank=None, merged=True) if setting.scale == 0 else setting
 
 
-def sampler_of(setting: StudyVariant, config: schema.StudyConfig, ratios: list[float]) -> schema.SamplerConfig:
+def sampler_of(
+    setting: StudyVariant, config: schema.StudyConfig, ratios: list[float], further: Mapping[str, Further]
+) -> schema.SamplerConfig:
     """The sampler that draws by ``setting``; ``ratios`` are magcache's."""
-    sampler = schema.shared_by(config, setting.partition).sampler
+    sampler = ClipRequest(
+        schema.shared_by(config, setting.partition), further=acting(setting, config, further)
+    ).clip_sampler
+    if setting.distilled:
+        sampler = replace(sampler, name="euler", guidance=1.0)
     ratios = ratios if setting.cache == "magcache" else []
     cache: dict[str, Any] = {"cache": setting.cache, "cache_threshold": setting.threshold, "cache_ratios": ratios}
     return replace(sampler, steps=setting.steps, **cache)
+
+
+def acting(setting: StudyVariant, config: schema.StudyConfig, further: Mapping[str, Further]) -> dict[str, Further]:
+    """The adapters of ``adapters=`` that act by ``setting``; with ``distilled=``, those that are in its rows alone."""
+    quiet = config.distilled and not setting.distilled
+    return {name: one for name, one in further.items() if setting.scale and not (quiet and one.shift)}
 
 
 def hung(kind: str, rank: int | None) -> str:
@@ -115,16 +134,25 @@ def model_of(setting: StudyVariant, config: schema.StudyConfig) -> schema.ModelC
     return replace(config.model, dtype=setting.dtype)
 
 
-def key_of(setting: StudyVariant, config: schema.StudyConfig, adapters: dict[str, Path]) -> str:
+def key_of(
+    setting: StudyVariant,
+    config: schema.StudyConfig,
+    adapters: Mapping[str, Path],
+    further: Mapping[str, Further] | None = None,
+) -> str:
     """A hash of everything that a row rests on, but for the machine."""
     # What the setting itself says, or what changes no clip, is left out, so that a row is found again by a study that asks for
     # other settings beside it. Files count by their content, and so do adapters: a run that went on gives other rows.
     shared = schema.as_stored(schema.drawn_by(config))
-    for key in ("sampler", "gpus", "nodes", "cache", "ckpt", "prompts", "metrics"):
+    for key in ("sampler", "gpus", "nodes", "cache", "ckpt", "adapters", "prompts", "metrics"):
         del shared[key]
     sampler = {key: value for key, value in asdict(config.sampler).items() if key not in ("steps", *schema.SHARING)}
     ranks = config.gpus * config.nodes if setting.partition != "alone" else 1
-    files = {name: sha256_file(path) for name, path in adapters.items()}
+    files: dict[str, Any] = {name: sha256_file(path) for name, path in adapters.items()}
     texts = [] if config.latency_only else prompts_of(config)
     seeds = [config.seed, config.seeds]
-    return sha256_json([asdict(setting), shared, sampler, ranks, files, texts, seeds, config.latency_only])[:12]
+    # what is newer than the first rows stands in the hash where it is used, so that they are found
+    named = {key: value for key, value in asdict(setting).items() if key != "distilled" or value}
+    beside = acting(setting, config, further or {})
+    files |= {name: [sha256_file(one.path), one.keyframe, one.clip] for name, one in beside.items()}
+    return sha256_json([named, shared, sampler, ranks, files, texts, seeds, config.latency_only])[:12]

@@ -14,17 +14,19 @@ from composed import compose_study
 from rounding import LAYERS, units
 
 from cinelora.adapters.adapter_file import AdapterFile
+from cinelora.adapters.further_adapters import further_adapters
 from cinelora.adapters.resize_rank import at_rank
 from cinelora.cli.preflight import check_study
 from cinelora.config.clip_facts import clip_hash
+from cinelora.config.clip_request import Further
 from cinelora.config.schema import LoggerConfig, LoraSpec, MetricsConfig, ModelConfig, SamplerConfig, StudyConfig
 from cinelora.errors import ConfigError
 from cinelora.io.html.figure import as_svg
 from cinelora.studies.pareto import Spot, as_png, front, labels, marks
 from cinelora.studies.results import Result, Results, load_table, merged_results
-from cinelora.studies.run_study import study
+from cinelora.studies.run_study import study, study_rank
 from cinelora.studies.study_report import between_rows, plots, show
-from cinelora.studies.variants import StudyVariant, baseline, key_of, study_variants
+from cinelora.studies.variants import StudyVariant, acting, baseline, key_of, sampler_of, study_variants
 
 
 @pytest.fixture
@@ -85,11 +87,40 @@ def test_a_key_knows_what_decides_a_row_and_nothing_else(config: StudyConfig):
     assert len({key, *(key_of(one, other, {}) for other in others), key_of(replace(one, cache="x"), config, {})}) == 5
 
 
+def test_distilled_adapters_act_in_their_rows_alone(config: StudyConfig):
+    further = {"fast": Further(Path("f"), clip=1.0, shift=2.0), "slow": Further(Path("s"), clip=0.5)}
+    config = replace(config, prompt="x", adapters=["f", "s"], distilled=[2], steps=[2], scales=[0.0])
+    first, base, few, fast = study_variants(config)
+    assert [row.named(first) for row in (base, few, fast)] == ["base model", "2 steps", "2 distilled steps"]
+    assert [set(acting(row, config, further)) for row in (first, base, few, fast)] == [
+        *({"slow"}, set(), {"slow"}, {"slow", "fast"})
+    ]
+    samplers = [sampler_of(row, config, [], further) for row in (few, fast)]
+    assert [(s.name, s.steps, s.guidance, s.shift) for s in samplers] == [
+        ("unipc", 2, 3.0, None),
+        ("euler", 2, 1.0, 2.0),
+    ]
+    always = replace(config, distilled=[])
+    assert set(acting(baseline(always), always, further)) == {"fast", "slow"}
+
+
+def test_rows_without_further_adapters_keep_their_keys():
+    """A literal: what an older version wrote is found."""
+    config = StudyConfig(
+        model=ModelConfig(name="tiny", t2v="a", i2v="b"), prompt="rain", sampler=SamplerConfig(steps=4)
+    )
+    assert key_of(baseline(config), config, {}) == "c49dd8184366"
+
+
 REFUSED = [
     (["model=tiny"], "say prompt="),
     (["prompt=x", "merged=[false]"], "there is no adapter to study; add ckpt="),
     (["latency_only=true", "prompt=x"], "leave prompt= and prompts= away"),
     (["latency_only=true", "steps=[3]"], "times latency_steps=3"),
+    (["prompt=x", "distilled=[4]"], "there is no step-distilled adapter to study"),
+    (["prompt=x", "adapters=[embedded:distilled@0]", "distilled=[4]"], "there is no step-distilled adapter to study"),
+    (["prompt=x", "adapters=[embedded:distilled]", "ranks=[2]"], r"ranks=\[2\]: there is no adapter to study"),
+    (["latency_only=true", "distilled=[4]"], r"distilled=\[4\]: latency_only=true times latency_steps=3"),
     (["latency_only=true", "scales=[1]"], r"or ranks=\[8\] for drawn adapters"),
     (["prompt=x", "sampler.cache=first_block"], "caches are studied by first_block="),
     (["prompt=x", "partitions=[sequence]"], "add gpus=2 or more"),
@@ -260,6 +291,19 @@ def test_a_study_of_clips_compares_with_the_baseline_and_runs_no_row_twice(
     assert [one.name for one in rows] == ["baseline", "2 steps", "taylorseer 0"]
     assert rows[:2] == [first, other]
     assert rows[2].numbers["psnr"] == 100, "a cache that skips nothing draws the baseline's clip"
+
+
+def test_a_study_of_few_steps(config: StudyConfig, tmp_path: Path):
+    """Without the distilled adapter the baseline is the base model's clip, and its own rows are others, at half the cost."""
+    config = replace(
+        config, prompt="rain", adapters=["embedded:distilled"], distilled=[4], scales=[0.0], merged=[False]
+    )
+    assert study_rank(config, {}, tmp_path, "now", further_adapters(config)) == 4
+    rows = {row.name: row for row in load_table(tmp_path).rows}
+    assert rows.keys() == {"baseline", "live", "base model", "4 distilled steps"}
+    assert rows["base model"].numbers["psnr"] == rows["live"].numbers["psnr"] == 100
+    assert rows["4 distilled steps"].numbers["psnr"] < 60
+    assert rows["4 distilled steps"].setting["distilled"]
 
 
 def test_ranks_that_share_a_clip_draw_the_baselines(config: StudyConfig, tmp_path: Path):

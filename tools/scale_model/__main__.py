@@ -3,6 +3,7 @@
 python -m tools.scale_model render look=noir out=data/noir clips=12   writes a folder of clips with their captions
 python -m tools.scale_model encoders out=outputs/scale-model         trains VAE, text and image encoder into a new pair
 python -m tools.scale_model adopt pair=outputs/scale-model run=...   puts a stage=pretrain run's transformer into the pair
+python -m tools.scale_model distil out=outputs/distilled.safetensors  trains an adapter for few unguided steps
 
 The transformers themselves are trained by ``train.py stage=pretrain``; docs/scale-model.md has the whole sequence.
 """
@@ -23,6 +24,7 @@ from cinelora.cli.small_command import run_small
 from cinelora.config.schema import setting
 from cinelora.errors import ConfigError
 from cinelora.io.atomic import write_json
+from tools.scale_model.distil_request import DistilRequest
 from tools.scale_model.render.write_clips import RenderRequest, write_clips
 
 PARTS = ("all", "vae", "text")
@@ -147,10 +149,18 @@ def adopt(request: AdoptRequest) -> None:
     build_pair.adopt(Path(request.pair), run.transformer, load_config(run.path).stage.transformer)
 
 
+def distil(request: DistilRequest) -> None:
+    """Train, measure and write a step-distilled adapter."""
+    from tools.scale_model import distil as distilling
+
+    print(json.dumps(distilling.distil(request), indent=1))
+
+
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "render": (RenderRequest, write_clips),
     "encoders": (EncodersRequest, encoders),
     "adopt": (AdoptRequest, adopt),
+    "distil": (DistilRequest, distil),
 }
 """What each verb takes, and the function that does it."""
 PROGRAMS = {verb: Program(f"tools.scale_model {verb}", schema) for verb, (schema, _) in COMMANDS.items()}

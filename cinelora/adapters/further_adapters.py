@@ -1,0 +1,115 @@
+"""The adapters of ``adapters=``: which files they are, how strongly each acts in which part of a clip, which are distilled.
+
+Enters: settings. Leaves: ``Further`` by name, or one sentence. Headers are read alone, so that a plan is answered at once.
+
+A part of a clip is the keyframe or the clip itself; the request says which transformer makes each. Where no part is named, an
+adapter acts wherever its tensors, and our header where it has one, say that it fits: one of i2v acts where i2v does, one of
+t2v in both, unless it changes the patch embedding, which has other channels in i2v.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from cinelora.adapters.adapter_header import AdapterHeader, adapter_header
+from cinelora.adapters.run_directory import adapter_paths
+from cinelora.config.adapter_words import PARTS, AdapterWord
+from cinelora.config.clip_request import ClipRequest, Further
+from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig
+from cinelora.errors import AdapterError, ConfigError
+from cinelora.geometry import CHANNELS
+from cinelora.io.atomic import sha256_file
+from cinelora.io.hub import resolve
+
+DISTILLED = "distilled"
+"""In the settings of our header: what an adapter was distilled for (``tools/scale_model/distil.py``)."""
+_KNOWN_AS = re.compile(
+    r"lightx2v|caus[-_]?vid|acc[-_]?vid|distill|lightning|fast[-_]?wan|self[-_]?forcing", re.IGNORECASE
+)
+"""Names that step-distilled adapters go by, where no header says what a file is."""
+USUAL_SHIFT = 5.0
+"""The shift that these are published with."""
+
+
+def further_adapters(config: InferConfig | EvaluateConfig | StudyConfig) -> dict[str, Further]:
+    """What ``adapters=`` names, by a name for each file: its own, and the first digits of its content's hash.
+
+    A file that is named twice acts with both scales together. Raises ``ConfigError``, ``ModelError``, ``AdapterError`` or
+    ``FileError`` for what cannot be read, and for an adapter that acts in no part of the clips that are asked for.
+    """
+    request, found = ClipRequest.of(config), dict[str, Further]()
+    for text in getattr(config, "adapters", ()):
+        word = AdapterWord.of(text)
+        files = {path: adapter_header(path) for path in files_of(word)}
+        parts = {path: parts_of(word, header, request) for path, header in files.items()}
+        if not any(parts.values()):
+            raise ConfigError(f"adapters=[{text}]: {_nowhere(word, files, request)}")
+        for path, of in parts.items():
+            name = name_of(path)
+            before = found.get(name, Further(path, shift=distilled_shift(files[path])))
+            found[name] = replace(before, **{part: getattr(before, part) + word.scale for part in of})
+    return dict(sorted(found.items()))
+
+
+def name_of(path: Path) -> str:
+    """What a file is called on a transformer and in a summary: no two of other content alike, wherever they lie."""
+    return f"{re.sub(r'[^a-zA-Z0-9_]+', '_', path.stem)}-{sha256_file(path)[:8]}"
+
+
+def files_of(word: AdapterWord) -> list[Path]:
+    """The adapter files behind a word: one, or the style and motion of a run."""
+    path = resolve(word.source, "adapters")
+    return list(adapter_paths(path).values()) if path.is_dir() else [path]
+
+
+def parts_of(word: AdapterWord, header: AdapterHeader, request: ClipRequest) -> list[str]:
+    """The parts of a clip that an adapter acts in. Raises ``AdapterError`` where it is put on a transformer of other channels."""
+    made_by = request.made_by
+    if word.part is None:
+        return [part for part in PARTS if made_by.get(part) in _fitting(header)]
+    if word.part not in made_by:
+        return []
+    if (channels := _channels(header)) not in (None, CHANNELS[made_by[word.part]]):
+        raise AdapterError(
+            f"adapters=[{word}]: {header.path} changes a patch embedding of {channels} channels, that of {made_by[word.part]}, "
+            f"which makes the {word.part}, has {CHANNELS[made_by[word.part]]}: leave :{word.part} away"
+        )
+    return [word.part]
+
+
+def _fitting(header: AdapterHeader) -> tuple[str, ...]:
+    if header.transformer == "i2v":
+        return ("i2v",)
+    return ("t2v",) if _channels(header) == CHANNELS["t2v"] else ("t2v", "i2v")
+
+
+def _channels(header: AdapterHeader) -> int | None:
+    """The channels of latents that an adapter is for, where it changes what reads them."""
+    wide = (change.shape[1] for change in header.changes if change.parameter == "patch_embedding.weight")
+    return next(wide, None)
+
+
+def _nowhere(word: AdapterWord, files: Iterable[Path], request: ClipRequest) -> str:
+    made = " and ".join(f"the {part} by {kind}" for part, kind in request.made_by.items())
+    if word.part:
+        return f"no {word.part} is made here, {made} alone: leave :{word.part} away"
+    kind = "/".join(sorted({kind for path in files for kind in _fitting(adapter_header(path))}))
+    return (
+        f"it is an adapter of {kind}, and this makes {made}: choose another mode=, or add :clip to use it all the same"
+    )
+
+
+def distilled_shift(header: AdapterHeader) -> float | None:
+    """The sigma shift of the few unguided steps that an adapter was made for; None for one that was not distilled.
+
+    Its header says so, or else its name does, or its repository's.
+    """
+    if header.ours is not None:
+        said = header.ours["config"].get(DISTILLED)
+        return float(said["shift"]) if said else None
+    # the hub's client keeps a repository as models--owner--name/snapshots/<revision>/<file>
+    repository = next((part for part in header.path.parts if part.startswith("models--")), "")
+    return USUAL_SHIFT if _KNOWN_AS.search(f"{repository} {header.path.stem}") else None

@@ -275,4 +275,4 @@ class _Table:
 def _whole_numbers(value: Any) -> tuple[int, ...]:
     """A few whole numbers above 0 of the metadata, or one; none where it holds something else."""
     found = np.atleast_1d(value) if isinstance(value, int | np.generic | np.ndarray) else np.empty(0)
-    return tuple(found.tolist()) if found.dtype.kind in "iu" and found.size <= 8 and (found > 0).all() else ()
+    return tuple(map(int, found)) if found.dtype.kind in "iu" and found.size <= 8 and (found > 0).all() else ()

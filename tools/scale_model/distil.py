@@ -101,7 +101,7 @@ def encode_frames(bundle: WanBundle, frames_1HWC: list[Tensor], num_frames: int)
     """What i2v is shown of each first frame, a few frames at a time."""
     pixels_NCHW = torch.cat(frames_1HWC).permute(0, 3, 1, 2).float() / 127.5 - 1
     with bundle.loaded(Part.VAE, Part.IMAGE_ENCODER):
-        parts = [bundle.encode_images(some, num_frames, together=True) for some in pixels_NCHW.split(16)]
+        parts = [bundle.encode_images(some, num_frames, together=True) for some in torch.split(pixels_NCHW, 16)]
     return ImageCondition(torch.cat([p.latents for p in parts]), torch.cat([p.tokens for p in parts]))
 
 
@@ -121,7 +121,9 @@ def teach(transformer: WanTransformer3DModel, scenes: Scenes, negative: Tensor, 
     """The teacher's nodes (N, S, C, T, H, W): guided paths of the transformer without the adapter."""
     set_scales(transformer, {NAME: 0.0})
     sigmas, found = sigmas_of(request, scenes.noise_NCTHW.device), []
-    for rows in tqdm(torch.arange(len(scenes.noise_NCTHW), device=sigmas.device).split(request.batch), "teacher"):
+    for rows in tqdm(
+        torch.split(torch.arange(len(scenes.noise_NCTHW), device=sigmas.device), request.batch), "teacher"
+    ):
         condition = scenes.condition(rows)
         without = replace(condition, text=negative.expand(len(rows), -1, -1))
         guided = Guided(transformer, condition, without, request.guidance)
@@ -139,6 +141,7 @@ def learn(
     """Train the adapter; returns the mean squared error of the velocity, averaged over each tenth of the steps."""
     device, losses, started = nodes_NSCTHW.device, list[Tensor](), time.perf_counter()
     weights, chance = trainable(transformer, NAME), torch.Generator(device).manual_seed(0)
+    sigmas = sigmas_of(request, device)[request.nodes]
     optimizer = torch.optim.AdamW(weights, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0, fused=device.type == "cuda")
     for step in tqdm(range(request.training_steps), "learning", unit="step"):
         # what is further, the steps or the time, decides the rate, so that it has come down to zero where either ends
@@ -149,9 +152,10 @@ def learn(
         for group in optimizer.param_groups:
             rise = min(1.0, (step + 1) / WARM_UP)
             group["lr"] = request.rate * rise * (1 + math.cos(math.pi * progress)) / 2
-        loss = step_loss(transformer, scenes, nodes_NSCTHW, request, step, chance)
+        rows = torch.randint(len(nodes_NSCTHW), (request.batch,), generator=chance, device=device)
+        loss = step_loss(transformer, scenes, nodes_NSCTHW, sigmas, rows, step)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         losses.append(loss.detach())
@@ -164,21 +168,21 @@ def step_loss(
     transformer: WanTransformer3DModel,
     scenes: Scenes,
     nodes_NSCTHW: Tensor,
-    request: DistilRequest,
+    sigmas: Tensor,
+    rows: Tensor,
     step: int,
-    chance: torch.Generator,
 ) -> Tensor:
-    """How far the velocity at the beginning of one of the adapter's steps is from that which ends at the teacher's node."""
-    device = nodes_NSCTHW.device
-    sigmas = sigmas_of(request, device)[request.nodes]
-    rows = torch.randint(len(nodes_NSCTHW), (request.batch,), generator=chance, device=device)
+    """How far the velocity at the beginning of one of the adapter's steps is from that which ends at the teacher's node.
+
+    ``sigmas`` are those of the nodes, ``rows`` the scenes of this training step.
+    """
     # The adapter's steps in turn; each begins at the path, or where the adapter itself comes to from an earlier node.
-    now = step % request.steps
-    since = now if step // request.steps % 2 == 0 else step // request.steps % (now + 1)
+    turn, now = divmod(step, len(sigmas) - 1)
+    since = now if turn % 2 == 0 else turn % (now + 1)
     condition, start = scenes.condition(rows), nodes_NSCTHW[rows, since]
     x_BCTHW = follow(Unguided(transformer, condition), start, sigmas[since : now + 1], [now - since])[:, -1]
     target = (x_BCTHW - nodes_NSCTHW[rows, now + 1]) / (sigmas[now] - sigmas[now + 1])
-    timestep_B = (sigmas[now] * NUM_TRAIN_TIMESTEPS).expand(request.batch)
+    timestep_B = (sigmas[now] * NUM_TRAIN_TIMESTEPS).expand(len(rows))
     return mse_loss(predict_velocity(transformer, x_BCTHW, timestep_B, condition), target)
 
 
@@ -207,7 +211,9 @@ def measure(
         drawn[name] = follow(denoise, scenes.noise_NCTHW, few, [request.steps])[:, -1]
     set_scales(transformer, {NAME: 1.0})
     with bundle.loaded(Part.VAE):
-        pixels = [torch.cat([bundle.decode(one) for one in clips.split(1)]) for clips in (wanted, *drawn.values())]
+        pixels = [
+            torch.cat([bundle.decode(one) for one in torch.split(clips, 1)]) for clips in (wanted, *drawn.values())
+        ]
     return {name: psnr_db(found, pixels[0]) for name, found in zip(ways, pixels[1:], strict=True)}
 
 
@@ -235,11 +241,8 @@ def distil(request: DistilRequest) -> dict[str, Any]:
     with waiting("measuring"):
         found = measure(bundle, transformer, others, negative, request)
     state = {key: value.cpu() for key, value in adapter_state(transformer, NAME).items()}
-    origin = {
-        "base_model": model.name,
-        "base_revision": bundle.fingerprint(Part.TRANSFORMER),
-        "transformer": request.kind,
-    }
     facts = {key: value for key, value in asdict(request).items() if key not in ("out", "limit_s")}
-    export_adapter(out, AdapterFile(state, spec, NAME, **origin, config={NAME: facts}), dtype="bfloat16")
+    revision = bundle.fingerprint(Part.TRANSFORMER)
+    adapter = AdapterFile(state, spec, NAME, model.name, revision, request.kind, config={NAME: facts})
+    export_adapter(out, adapter, dtype="bfloat16")
     return {"psnr_db": found, "losses": losses, "seconds": seconds}

@@ -42,9 +42,10 @@ WITHOUT_TORCH = (
     "cinelora.config",
     "cinelora.errors",
     "cinelora.evaluate",
+    "cinelora.families.family",
     "cinelora.families.wan.checkpoint_layouts",
+    "cinelora.families.wan21",
     "cinelora.footage",
-    "cinelora.geometry",
     "cinelora.io",
     "cinelora.parallel.launch",
     "cinelora.parallel.partition",
@@ -86,8 +87,13 @@ def imports(path: Path, *, at_import: bool = False) -> Iterator[str]:
 
 
 def room_of(name: str) -> str:
-    """The folder of ``cinelora/`` that a dotted name lies in, or the module at its top; "version" for the package itself."""
+    """The folder of ``cinelora/`` that a dotted name lies in, or the module at its top; "version" for the package itself.
+
+    ``families`` has two floors: facts that all may ask, and above them a folder for what loads and runs a family.
+    """
     parts = [*name.split("."), "version"]
+    if parts[1] == "families" and (REPO / "cinelora" / "families" / parts[2]).is_dir():
+        return ".".join(parts[1:3])
     return parts[1] if parts[1] != "__version__" else "version"
 
 

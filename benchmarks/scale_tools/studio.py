@@ -17,7 +17,7 @@ from cinelora.adapters.lora_layers import load_adapter, set_scales
 from cinelora.config.schema import SamplerConfig
 from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle, pad_text
 from cinelora.families.wan.checkpoint_layouts import Part
-from cinelora.geometry import SPATIAL, num_latent_frames
+from cinelora.families.wan21 import WAN21
 from cinelora.io.hardware import default_device
 from cinelora.nn.flow_matching import keyed_generator
 from cinelora.sampling.denoise import Guided, Unguided, sample
@@ -134,7 +134,7 @@ class Studio:
 
     def noise(self, seeds: list[int], frames: int) -> Tensor:
         """(N, 16, T, h, w), drawn on the host, so that it is the same on every device."""
-        shape = (16, num_latent_frames(frames), HEIGHT // SPATIAL, WIDTH // SPATIAL)
+        shape = WAN21.geometry.latent_size(frames, HEIGHT, WIDTH)
         drawn = [torch.randn(shape, generator=keyed_generator("report", seed)) for seed in seeds]
         return torch.stack(drawn).to(self.device)
 

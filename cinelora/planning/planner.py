@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from cinelora.config.clip_request import ClipRequest
 from cinelora.config.schema import InferConfig, PreviewConfig, TrainConfig, zero_level
 from cinelora.errors import ConfigError
-from cinelora.geometry import SPATIAL, num_tokens
+from cinelora.families import family_of
 from cinelora.io.hub import is_hub_name
 from cinelora.parallel.partition import Partition, share_samples
 from cinelora.planning import estimate
@@ -30,7 +30,8 @@ def step_of(config: TrainConfig) -> Step:
     model, lora, stage = config.model, config.lora, config.stage
     plan, zero = share_samples(config), zero_level(config.strategy)
     # a sequence that its ranks cannot split evenly is filled up, so every rank has as many tokens as the first
-    tokens = -(-num_tokens(stage.num_frames, model.height, model.width) // config.strategy.sequence)
+    tokens = family_of(model).geometry.num_tokens(stage.num_frames, model.height, model.width)
+    tokens = -(-tokens // config.strategy.sequence)
     trained = (lora.rank, lora.targets, stage.trains_every_weight, config.ema_decay > 0)
     shared = (plan.sequence, plan.ring, zero, config.gpus * config.nodes if zero else 1, config.strategy.cpu_offload)
     facts = (Shape.of(model, stage.transformer), model.dtype, tokens, stage.batch_size, *trained, *shared)
@@ -369,10 +370,11 @@ def _vae_gib(num_frames: int, height: int, width: int) -> tuple[float, float]:
 
 def _by_rows(config: InferConfig, frames: int) -> str:
     """What ranks take of the VAE that decode some rows each."""
-    ranks, rows = config.gpus * config.nodes, config.model.height // SPATIAL
+    ranks, spatial = config.gpus * config.nodes, family_of(config.model).geometry.spatial
+    rows = config.model.height // spatial
     if not 1 < ranks <= rows:
         return ""
-    share = SPATIAL * -(-rows // ranks)
+    share = spatial * -(-rows // ranks)
     return f"; by rows on {ranks} ranks {_vae_gib(frames, share, config.model.width)[0]:.1f} GiB each"
 
 

@@ -19,8 +19,8 @@ from cinelora.adapters.adapter_file import AdapterFile
 from cinelora.adapters.lora_layers import acting_in_words, load_adapter, merge, set_scales, unmerge
 from cinelora.config.schema import ModelConfig, SamplerConfig
 from cinelora.errors import InferenceError
+from cinelora.families import family_of
 from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle
-from cinelora.geometry import LATENT_CHANNELS, SPATIAL, num_latent_frames, num_tokens
 from cinelora.io.terminal import say
 from cinelora.memory.block_swap import arrange
 from cinelora.nn.attention_backend import Work, choose
@@ -51,8 +51,8 @@ class Shown:
 
 def initial_noise(seed: int, part: str, model: ModelConfig, num_frames: int, device: torch.device) -> Tensor:
     """Noise (1, 16, T, h, w) that depends on the seed and the part alone, never on rank or device."""
-    size = (1, LATENT_CHANNELS, num_latent_frames(num_frames), model.height // SPATIAL, model.width // SPATIAL)
-    return noise_of(size, seed, part).to(device)
+    size = family_of(model).geometry.latent_size(num_frames, model.height, model.width)
+    return noise_of((1, *size), seed, part).to(device)
 
 
 def noise_of(size: tuple[int, ...], seed: int, part: str) -> Tensor:
@@ -118,7 +118,7 @@ class Sampling:
 
     def attention_work(self, kind: str, num_frames: int) -> Work:
         """The attention of one prediction by the ``t2v`` or ``i2v`` transformer."""
-        tokens = num_tokens(num_frames, self.model.height, self.model.width)
+        tokens = family_of(self.model).geometry.num_tokens(num_frames, self.model.height, self.model.width)
         return Work.of(self.model, kind, tokens, ring=self.plan.ring, ulysses=self.plan.ulysses)
 
     def run(self, transformer: WanTransformer3DModel, shown: Shown, label: str, together: bool) -> Tensor:

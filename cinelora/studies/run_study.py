@@ -21,7 +21,7 @@ from cinelora.adapters.run_directory import adapters_of
 from cinelora.config.clip_request import ClipRequest, Take, prompts_of, seeds_of
 from cinelora.config.schema import LoraSpec, ScaleConfig, StudyConfig, shared_by
 from cinelora.errors import ConfigError
-from cinelora.geometry import IMAGE_TOKENS, LATENT_CHANNELS, TEXT_TOKENS, num_latent_frames
+from cinelora.families import family_of
 from cinelora.io.hardware import default_device, fingerprint, gpu_at_hand, limit_gpu_memory, quiet_libraries
 from cinelora.io.tensor_files import load_tensors, save_tensors
 from cinelora.io.terminal import say, warn
@@ -188,15 +188,16 @@ def drawn_inputs(config: StudyConfig) -> list[Shown]:
 
     device = default_device()
     kind, num_frames = ClipRequest.of(config).passes[-1]
-    shape, frames = Shape.of(config.model, kind), num_latent_frames(num_frames)
+    model, family = config.model, family_of(config.model)
+    shape, image_tokens = Shape.of(model, kind), family.network(kind).image_tokens
     generator = torch.Generator(device).manual_seed(config.seed)
 
     def draw(*sizes: int) -> Tensor:
         return torch.randn(1, *sizes, device=device, generator=generator)
 
-    size = (LATENT_CHANNELS, frames, config.model.height // 8, config.model.width // 8)
-    image = ImageCondition(draw(*size), draw(IMAGE_TOKENS, shape.image or 0)) if kind == "i2v" else None
-    return [Shown(Texts(draw(TEXT_TOKENS, shape.text), draw(TEXT_TOKENS, shape.text)), image, draw(*size))]
+    size, text = family.geometry.latent_size(num_frames, model.height, model.width), (family.text_tokens, shape.text)
+    image = ImageCondition(draw(*size), draw(image_tokens, shape.image or 0)) if image_tokens else None
+    return [Shown(Texts(draw(*text), draw(*text)), image, draw(*size))]
 
 
 def real_inputs(

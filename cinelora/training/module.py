@@ -20,8 +20,8 @@ from cinelora.adapters.trainable import Trained
 from cinelora.config.learning_rate import learning_rate
 from cinelora.config.schema import TrainConfig, data_ranks, effective_lr, zero_level
 from cinelora.errors import TrainingError
+from cinelora.families import family_of
 from cinelora.families.wan.bundle import Condition, ImageCondition, predict_velocity
-from cinelora.geometry import SPATIAL
 from cinelora.latents.dataset import LatentDataset
 from cinelora.nn.flow_matching import NUM_TRAIN_TIMESTEPS, FlowMatching, keyed_generator
 from cinelora.parallel.sequence_parallel import sharing_of
@@ -194,7 +194,8 @@ class Stage(LightningModule):
             return Draw(noise, torch.full((len(keys),), sigma, device=latents.device), kept, kept)
         drops = torch.stack(chances) < torch.tensor([dropout.caption, dropout.image * self.shows_image])
         captions, images = drops.T.tolist()
-        height, width = (SPATIAL * side for side in latents.shape[3:])  # a bucket's own, which may be of fewer pixels
+        spatial = family_of(self.config.model).geometry.spatial
+        height, width = (spatial * side for side in latents.shape[3:])  # a bucket's own, which may be of fewer pixels
         sigmas = FlowMatching.from_config(self.config.flow, height, width).sigmas(torch.stack(normals))
         return Draw(noise, sigmas.to(latents.device), captions, images)
 

@@ -24,7 +24,7 @@ from cinelora.families.wan.bundle import (
     predict_velocity,
 )
 from cinelora.families.wan.checkpoint_layouts import Part
-from cinelora.geometry import num_tokens
+from cinelora.families.wan21 import WAN21
 from cinelora.sampling.denoise import Guided, sample
 
 PROMPT = "a man, smoking (alone), waits; a car's lamps = two moons &amp; rain"
@@ -148,10 +148,10 @@ def test_dropping_the_image_means_no_tokens_and_zero_mask_and_zero_latents(i2v: 
 
 
 def test_token_counts_are_those_of_wan():
-    assert num_tokens(1, 480, 832) == 1560
-    assert num_tokens(1, 720, 1280) == 3600
-    assert num_tokens(33, 480, 832) == 14040
-    assert num_tokens(81, 720, 1280) == 75600
+    assert WAN21.geometry.num_tokens(1, 480, 832) == 1560
+    assert WAN21.geometry.num_tokens(1, 720, 1280) == 3600
+    assert WAN21.geometry.num_tokens(33, 480, 832) == 14040
+    assert WAN21.geometry.num_tokens(81, 720, 1280) == 75600
 
 
 def copy_of(bundle: WanBundle, folder: Path) -> Path:

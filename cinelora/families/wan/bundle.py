@@ -32,7 +32,7 @@ from cinelora.families.wan import checkpoint_layouts
 from cinelora.families.wan.checkpoint_layouts import NAMES, FoundPart, Part
 from cinelora.families.wan.load_weights import Destination, load_part, random_part, settings_of
 from cinelora.families.wan.text_limit import Lost, lost_of, may_be_long
-from cinelora.geometry import CHANNELS, SPATIAL, TEMPORAL, TEXT_TOKENS
+from cinelora.families.wan21 import WAN21
 from cinelora.io.atomic import sha256_json
 from cinelora.io.hardware import default_device, free_gpu_bytes
 from cinelora.io.hub import EMBEDDED, is_at_hand, is_model_source
@@ -75,7 +75,7 @@ class Condition:
 def first_frame_mask(latents_BCTHW: Tensor) -> Tensor:
     """Wan's I2V mask (B, 4, T, H, W): one where pixels are given, four pixel frames to a latent frame; so frame 0 is ones."""
     batch, _, frames, height, width = latents_BCTHW.shape
-    mask = latents_BCTHW.new_zeros(batch, TEMPORAL, frames, height, width)
+    mask = latents_BCTHW.new_zeros(batch, WAN21.geometry.temporal, frames, height, width)
     mask[:, :, 0] = 1
     return mask
 
@@ -111,7 +111,7 @@ def predict_velocity(
 
 def pad_text(embeddings: list[Tensor]) -> Tensor:
     """Embeddings (n_i, D) cut at their true length, zero-padded and stacked to (B, 512, D)."""
-    return torch.stack([F.pad(e, (0, 0, 0, TEXT_TOKENS - e.shape[0])) for e in embeddings])
+    return torch.stack([F.pad(e, (0, 0, 0, WAN21.text_tokens - e.shape[0])) for e in embeddings])
 
 
 def clean_prompt(prompt: str) -> str:
@@ -279,7 +279,7 @@ class WanBundle:
         settings = {
             "num_attention_heads": model.num_heads,
             "attention_head_dim": model.hidden_size // model.num_heads,
-            "in_channels": CHANNELS[self.kind],
+            "in_channels": WAN21.network(self.kind).channels,
             "text_dim": self._width(Part.TEXT_ENCODER, "d_model"),
             "ffn_dim": model.ffn_dim,
             "num_layers": model.num_layers,
@@ -342,7 +342,7 @@ class WanBundle:
         """
         # Every rank has to come to the same answer, or some would wait for the others inside the VAE. What follows from sizes and
         # settings is the same everywhere; room on the GPU is not, so for that they ask each other.
-        rows = vae_parallel.shares(height // SPATIAL, vae_parallel.ranks_here())
+        rows = vae_parallel.shares(height // WAN21.geometry.spatial, vae_parallel.ranks_here())
         if len(rows) == 1 or min(rows) == 0 or self.tile:
             return None
         cramped = self.tile is None and self._too_large(num_frames, max(in_pixels(rows)), width)
@@ -392,7 +392,7 @@ class WanBundle:
         """UMT5 features (n, D) of each prompt, cut at its true length (at most 512 tokens)."""
         tokenizer, encoder = self._part(Part.TOKENIZER), self._part(Part.TEXT_ENCODER)
         # Padded to 512 as in training of Wan, and cut afterwards: the encoder sees the mask, the transformer zeros instead.
-        length = {"padding": "max_length", "max_length": TEXT_TOKENS, "truncation": True}
+        length = {"padding": "max_length", "max_length": WAN21.text_tokens, "truncation": True}
         cleaned = [clean_prompt(prompt) for prompt in prompts]
         tokens = tokenizer(cleaned, return_attention_mask=True, return_tensors="pt", **length)
         mask = tokens.attention_mask.to(self.device)
@@ -440,12 +440,12 @@ def load_tokenizer(folder: Path) -> Any:
 def _size_in_pixels(latents_BCTHW: Tensor) -> tuple[int, int, int]:
     """Frames, height and width of the clip that latents are of."""
     frames, height, width = latents_BCTHW.shape[2:]
-    return TEMPORAL * (frames - 1) + 1, SPATIAL * height, SPATIAL * width
+    return WAN21.geometry.temporal * (frames - 1) + 1, WAN21.geometry.spatial * height, WAN21.geometry.spatial * width
 
 
 def in_pixels(rows: list[int]) -> list[int]:
     """Rows of pixels that so many rows of latents each are of."""
-    return [SPATIAL * count for count in rows]
+    return [WAN21.geometry.spatial * count for count in rows]
 
 
 def _on_this_machine(source: str, revision: str, part: Part, cache: Path) -> Path:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from cinelora.config.schema import ModelConfig
 from cinelora.errors import CineloraError, FileError, ModelError
-from cinelora.geometry import CHANNELS, LATENT_CHANNELS
+from cinelora.families.wan21 import WAN21
 from cinelora.io.gguf_file import read_gguf
 from cinelora.io.plain_data import read_json
 from cinelora.io.tensor_files import HEADER_LIMIT, read_header
@@ -302,10 +302,10 @@ def refuse_other_transformer(shapes: dict[str, tuple[int, ...]], kind: str, mode
     hidden, channels = shapes["patch_embedding.weight"][:2]
     layers = max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")) + 1
     takes_image = any(name.startswith(("img_emb.", "condition_embedder.image_embedder.")) for name in shapes)
-    wanted = CHANNELS[kind]
-    if channels == CHANNELS["i2v"] and not takes_image:
+    wanted = WAN21.network(kind).channels
+    if channels == WAN21.network("i2v").channels and not takes_image:
         raise ModelError("this is an expert of Wan2.2 I2V (36 channels, no image tokens), not Wan2.1")
-    if channels not in CHANNELS.values():
+    if channels not in {network.channels for network in WAN21.networks}:
         size = "Wan2.2 TI2V-5B" if hidden == 3072 else "another Wan, such as Fun Control or Inpaint"
         raise ModelError(f"its first layer takes {channels} channels, {kind} of Wan2.1 {wanted}: {size}")
     if channels != wanted:
@@ -436,8 +436,8 @@ UNREAD = (
 def refuse_other_vae(shapes: dict[str, tuple[int, ...]]) -> None:
     """Raise ``ModelError`` where a VAE has other latents than Wan2.1's."""
     channels = next(shapes[name][0] for name in ("post_quant_conv.weight", "conv2.weight") if name in shapes)
-    if channels != LATENT_CHANNELS:
-        raise ModelError(f"this VAE has {channels} latent channels, Wan2.1's has {LATENT_CHANNELS}")
+    if channels != WAN21.geometry.channels:
+        raise ModelError(f"this VAE has {channels} latent channels, Wan2.1's has {WAN21.geometry.channels}")
 
 
 def _refuse_two_experts(source: Path) -> None:

@@ -42,6 +42,7 @@ WITHOUT_TORCH = (
     "cinelora.config",
     "cinelora.errors",
     "cinelora.evaluate",
+    "cinelora.families.conditioning",
     "cinelora.families.family",
     "cinelora.families.wan.checkpoint_layouts",
     "cinelora.families.wan21",
@@ -89,10 +90,11 @@ def imports(path: Path, *, at_import: bool = False) -> Iterator[str]:
 def room_of(name: str) -> str:
     """The folder of ``cinelora/`` that a dotted name lies in, or the module at its top; "version" for the package itself.
 
-    ``families`` has two floors: facts that all may ask, and above them a folder for what loads and runs a family.
+    In ``families`` each module and folder is one by itself: facts lie below all that asks them, what runs a family above it.
     """
     parts = [*name.split("."), "version"]
-    if parts[1] == "families" and (REPO / "cinelora" / "families" / parts[2]).is_dir():
+    place = REPO.joinpath(*parts[:3])
+    if parts[1] == "families" and (place.is_dir() or place.with_suffix(".py").exists()):
         return ".".join(parts[1:3])
     return parts[1] if parts[1] != "__version__" else "version"
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cinelora.config.schema import SamplerConfig
-from cinelora.families.wan.bundle import Condition, ImageCondition, predict_velocity
+from cinelora.families.conditioning import Conditioning
 from cinelora.nn.flow_matching import NUM_TRAIN_TIMESTEPS
 from cinelora.parallel.launch import Rank
 from cinelora.parallel.partition import Partition, combine_guidance, group_of
@@ -34,12 +34,12 @@ class Unguided:
     """The transformer's own velocity under one condition."""
 
     transformer: WanTransformer3DModel
-    condition: Condition
+    condition: Conditioning
 
     def __call__(self, latents_BCTHW: Tensor, timestep_B: Tensor) -> Tensor:
         """Predict once."""
         with self.transformer.cache_context(WITH_PROMPT):
-            return predict_velocity(self.transformer, latents_BCTHW, timestep_B, self.condition)
+            return self.condition.predict(self.transformer, latents_BCTHW, timestep_B)
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Guided:
     """Classifier-free guidance ``u + scale * (c - u)`` (Ho and Salimans 2022), both halves in one batch or in turn."""
 
     transformer: WanTransformer3DModel
-    positive: Condition
-    negative: Condition
+    positive: Conditioning
+    negative: Conditioning
     scale: float
     together: bool = True
 
@@ -57,10 +57,10 @@ class Guided:
         # In turn, each half remembers its own last steps (``cache_context``): what a cache knows of one is nothing to the other.
         if not self.together:
             with self.transformer.cache_context(WITHOUT):
-                without = predict_velocity(self.transformer, latents_BCTHW, timestep_B, self.negative)
+                without = self.negative.predict(self.transformer, latents_BCTHW, timestep_B)
             shown = Unguided(self.transformer, self.positive)(latents_BCTHW, timestep_B)
             return without + self.scale * (shown - without)
-        pair = Unguided(self.transformer, stack(self.negative, self.positive))
+        pair = Unguided(self.transformer, self.negative.beside(self.positive))
         velocity = pair(latents_BCTHW.repeat(2, 1, 1, 1, 1), timestep_B.repeat(2))
         half = len(velocity) // 2
         guided: Tensor = velocity[:half] + self.scale * (velocity[half:] - velocity[:half])
@@ -72,8 +72,8 @@ class GuidedAcrossRanks:
     """The same guidance with each half computed by its own group of ranks."""
 
     transformer: WanTransformer3DModel
-    positive: Condition
-    negative: Condition
+    positive: Conditioning
+    negative: Conditioning
     scale: float
     plan: Partition
     rank: Rank
@@ -84,15 +84,6 @@ class GuidedAcrossRanks:
         condition = (self.positive, self.negative)[group_of(self.plan, self.rank.global_rank)]
         velocity = Unguided(self.transformer, condition)(latents_BCTHW, timestep_B)
         return combine_guidance(velocity, self.scale, self.plan)
-
-
-def stack(first: Condition, second: Condition) -> Condition:
-    """Two conditions as one batch; both have an image or neither has."""
-    text = torch.cat([first.text, second.text])
-    if first.image is None or second.image is None:
-        return Condition(text)
-    latents = torch.cat([first.image.latents, second.image.latents])
-    return Condition(text, ImageCondition(latents, torch.cat([first.image.tokens, second.image.tokens])))
 
 
 def make_solver(sampler: SamplerConfig, shift: float) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from cinelora.config.schema import ModelConfig, SamplerConfig, TrainConfig
-from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle, range_to_pixels
+from cinelora.families.wan.bundle import WanBundle, range_to_pixels
 from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.io.media import Pixels
 from cinelora.io.waiting import waiting
@@ -72,12 +72,11 @@ class ClipSampler:
         batch = {key: value[None].to(device) for key, value in self.shown[position].items()}
         if text is not None:
             batch["text"] = self.shown.text(text)[None].to(device)
-        image = ImageCondition(batch["image_latents"], batch["image_tokens"]) if config.stage.image_condition else None
-        if own_size or image:
+        positive, negative = (stage.condition(one) for one in (batch, {**batch, "text": stage.null_text[None]}))
+        if own_size or config.stage.image_condition:
             noise = noise_of(tuple(batch["latents"].shape), seed, part).to(device)
         else:
             noise = initial_noise(seed, part, self.model, config.stage.num_frames, device)
-        positive, negative = Condition(batch["text"], image), Condition(stage.null_text[None], image)
         guided = Guided(stage.transformer, positive, negative, config.sampler.guidance)
         solver = SamplerConfig(name=config.sampler.name, steps=config.preview.sampler_steps)
         with waiting("drawing", rank_info().global_rank == 0), as_they_are():

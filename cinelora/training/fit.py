@@ -46,7 +46,7 @@ from cinelora.training.checkpoint_files import Checkpoint, load_checkpoint
 from cinelora.training.gpu_policy import attention_work, explained, policy_at_hand
 from cinelora.training.loggers import Journal, make_journal
 from cinelora.training.model_card import Record, write_card
-from cinelora.training.module import ImageConditionedStage, Stage
+from cinelora.training.module import Stage
 from cinelora.training.resume_guard import origins, refuse_other_origins
 from cinelora.training.zero import ZeroStrategy
 
@@ -161,8 +161,7 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset,
         if rank_info().global_rank == 0:
             say(line)
     arrange(transformer, policy, shares.shards if shares else (), len(lengths))
-    stage = ImageConditionedStage if config.stage.image_condition else Stage
-    return stage(config, transformer, trained, training)
+    return Stage(config, transformer, trained, training)
 
 
 def shares_of(config: TrainConfig) -> Shares | None:

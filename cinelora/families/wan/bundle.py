@@ -12,7 +12,7 @@ import gc
 import hashlib
 import html
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,33 @@ class Condition:
 
     text: Tensor
     image: ImageCondition | None = None
+
+    @classmethod
+    def of_batch(cls, batch: Mapping[str, Tensor], shows_image: bool) -> Condition:
+        """That of a batch of the data set; ``shows_image``: with what is encoded of the first frame."""
+        image = ImageCondition(batch["image_latents"], batch["image_tokens"]) if shows_image else None
+        return cls(batch["text"], image)
+
+    def predict(self, transformer: WanTransformer3DModel, latents_BCTHW: Tensor, timestep_B: Tensor) -> Tensor:
+        """``predict_velocity`` under this condition."""
+        return predict_velocity(transformer, latents_BCTHW, timestep_B, self)
+
+    def beside(self, other: Condition) -> Condition:
+        """This batch and another after it as one batch; both have an image or neither has."""
+        text = torch.cat([self.text, other.text])
+        if self.image is None or other.image is None:
+            return Condition(text)
+        latents = torch.cat([self.image.latents, other.image.latents])
+        return Condition(text, ImageCondition(latents, torch.cat([self.image.tokens, other.image.tokens])))
+
+    def rows(self, chosen_B: Tensor) -> Condition:
+        """That of the chosen samples of the batch."""
+        image = self.image and ImageCondition(self.image.latents[chosen_B], self.image.tokens[chosen_B])
+        return Condition(self.text[chosen_B], image)
+
+    def without_image(self) -> Condition:
+        """The text alone."""
+        return Condition(self.text)
 
 
 def first_frame_mask(latents_BCTHW: Tensor) -> Tensor:
@@ -137,6 +164,9 @@ def range_to_pixels(video_BCTHW: Tensor) -> np.ndarray:
 
 class WanBundle:
     """The parts of one checkpoint, each fetched and loaded only when it is used, and never trained."""
+
+    condition_of = staticmethod(Condition.of_batch)
+    """What the transformer is shown of a batch beside the noisy latents."""
 
     def __init__(
         self,

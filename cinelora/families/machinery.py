@@ -1,0 +1,17 @@
+"""What loads, feeds and asks the networks of a model's family.
+
+It brings torch, and lies above the facts in ``cinelora.families``. The name that a model gives its family meets code here alone.
+"""
+
+from __future__ import annotations
+
+from cinelora.families import OfAFamily
+from cinelora.families.wan.bundle import WanBundle
+from cinelora.families.wan21 import WAN21
+
+_BUNDLES = {WAN21.name: WanBundle}
+
+
+def machinery_of(model: OfAFamily) -> type[WanBundle]:
+    """The class whose objects are checkpoints of the model's family, and whose static methods are how it is fed."""
+    return _BUNDLES[model.family]

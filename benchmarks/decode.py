@@ -20,8 +20,8 @@ import torch
 from common import report
 from torch import Tensor
 
+from cinelora.families.family import Part
 from cinelora.families.wan.bundle import WanBundle
-from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.families.wan21 import WAN21
 from cinelora.io.hardware import forget_peak_memory, peak_memory_mib
 from cinelora.parallel.launch import barrier, launch, process_group, rank_info

@@ -15,8 +15,8 @@ from torch import Tensor
 from cinelora.adapters.adapter_file import read_adapter
 from cinelora.adapters.lora_layers import load_adapter, set_scales
 from cinelora.config.schema import SamplerConfig
+from cinelora.families.family import Part
 from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle, pad_text
-from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.families.wan21 import WAN21
 from cinelora.io.hardware import default_device
 from cinelora.nn.flow_matching import keyed_generator

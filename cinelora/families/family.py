@@ -6,6 +6,17 @@ Enters: frames and pixels. Leaves: counts. No torch, and nothing of the package:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Part(StrEnum):
+    """The parts of a checkpoint, by the names of diffusers' folders."""
+
+    TRANSFORMER = "transformer"
+    VAE = "vae"
+    TEXT_ENCODER = "text_encoder"
+    TOKENIZER = "tokenizer"
+    IMAGE_ENCODER = "image_encoder"
 
 
 @dataclass(frozen=True)

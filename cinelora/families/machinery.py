@@ -9,9 +9,11 @@ from cinelora.families import OfAFamily
 from cinelora.families.wan.bundle import WanBundle
 from cinelora.families.wan21 import WAN21
 
+Bundle = WanBundle
+"""One checkpoint: its parts, loaded on demand, and how they are fed."""
 _BUNDLES = {WAN21.name: WanBundle}
 
 
-def machinery_of(model: OfAFamily) -> type[WanBundle]:
+def machinery_of(model: OfAFamily) -> type[Bundle]:
     """The class whose objects are checkpoints of the model's family, and whose static methods are how it is fed."""
     return _BUNDLES[model.family]

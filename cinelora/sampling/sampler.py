@@ -20,7 +20,8 @@ from cinelora.adapters.lora_layers import acting_in_words, load_adapter, merge, 
 from cinelora.config.schema import ModelConfig, SamplerConfig
 from cinelora.errors import InferenceError
 from cinelora.families import family_of
-from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle
+from cinelora.families.machinery import Bundle
+from cinelora.families.wan.bundle import Condition, ImageCondition
 from cinelora.io.terminal import say
 from cinelora.memory.block_swap import arrange
 from cinelora.nn.attention_backend import Work, choose
@@ -62,7 +63,7 @@ def noise_of(size: tuple[int, ...], seed: int, part: str) -> Tensor:
 
 @contextmanager
 def adapted_transformer(
-    bundle: WanBundle, adapters: dict[str, AdapterFile], sampling: Sampling, drawing: Drawing, num_frames: int
+    bundle: Bundle, adapters: dict[str, AdapterFile], sampling: Sampling, drawing: Drawing, num_frames: int
 ) -> Iterator[WanTransformer3DModel]:
     """The bundle's transformer with ``adapters`` hung on it, split over the ranks, released at the end of the block.
 

@@ -240,7 +240,7 @@ class Desk:
     def timed(self, settings: list[StudyVariant]) -> dict[StudyVariant, Timed]:
         """Load the transformer as ``settings``, which are alike in that, want it, and time them."""
         from cinelora.adapters.resize_rank import at_rank
-        from cinelora.families.wan.bundle import WanBundle
+        from cinelora.families.machinery import machinery_of
         from cinelora.sampling.sampler import Sampling, adapted_transformer
         from cinelora.studies.timing import Bench
 
@@ -262,7 +262,7 @@ class Desk:
         ranks = list(dict.fromkeys(setting.rank for setting in settings if setting.scale))
         named = ((name, adapter, r) for name, adapter in self.adapters.items() for r in ranks)
         files = {hung(name, r): adapter if r is None else at_rank(adapter, r) for name, adapter, r in named}
-        bundle = WanBundle.from_config(model, kind, Path(config.cache))
+        bundle = machinery_of(model).from_config(model, kind, Path(config.cache))
         with adapted_transformer(bundle, files, sampling, drawing, frames) as transformer:
             kinds = list(self.adapters)
             if not kinds and any(ranks):
@@ -313,11 +313,12 @@ def look(config: StudyConfig, run_dir: Path, table: Results, rows: list[Result],
     """
     import numpy as np
 
-    from cinelora.families.wan.bundle import WanBundle, range_to_pixels
-    from cinelora.families.wan.checkpoint_layouts import Part
+    from cinelora.families.family import Part
+    from cinelora.families.machinery import machinery_of
     from cinelora.metrics.suite import Suite, as_clip, networks_of
+    from cinelora.nn.pixels import range_to_pixels
 
-    bundle = WanBundle.from_config(config.model, ClipRequest.of(config).clip_maker, Path(config.cache))
+    bundle = machinery_of(config.model).from_config(config.model, ClipRequest.of(config).clip_maker, Path(config.cache))
     bundle.tile = config.memory.tile
     prompts = [prompt for prompt in prompts_of(config) for _ in range(config.seeds)]
 

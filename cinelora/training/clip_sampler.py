@@ -13,12 +13,13 @@ from typing import Any
 from torch import Tensor
 
 from cinelora.config.schema import ModelConfig, SamplerConfig, TrainConfig
-from cinelora.families.wan.bundle import WanBundle, range_to_pixels
-from cinelora.families.wan.checkpoint_layouts import Part
+from cinelora.families.family import Part
+from cinelora.families.machinery import Bundle, machinery_of
 from cinelora.io.media import Pixels
 from cinelora.io.waiting import waiting
 from cinelora.latents.dataset import LatentDataset
 from cinelora.memory.block_swap import as_they_are
+from cinelora.nn.pixels import range_to_pixels
 from cinelora.parallel.launch import rank_info
 from cinelora.sampling.denoise import Guided, sample
 from cinelora.sampling.sampler import initial_noise, noise_of
@@ -33,10 +34,11 @@ class ClipSampler:
     shown: LatentDataset
     size: tuple[int, int] | None = None
     """Height and width of what has no sample's own size; None for the model's."""
-    bundle: WanBundle = field(init=False)
+    bundle: Bundle = field(init=False)
 
     def __post_init__(self) -> None:
-        self.bundle = WanBundle.from_config(self.config.model, self.config.stage.transformer, Path(self.config.cache))
+        model, stage = self.config.model, self.config.stage
+        self.bundle = machinery_of(model).from_config(model, stage.transformer, Path(self.config.cache))
 
     @property
     def manner(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from cinelora.adapters.trainable import Trained, TrainedAdapter
 from cinelora.clone_only import scale_model
 from cinelora.config.schema import TrainConfig, data_ranks, zero_level
 from cinelora.errors import ConfigError
-from cinelora.families.wan.bundle import WanBundle
+from cinelora.families.machinery import machinery_of
 from cinelora.io.atomic import write_json
 from cinelora.io.hardware import hardware, peak_memory_mib, quiet_libraries, quiet_lightning, say_of_others
 from cinelora.io.hub import is_at_hand
@@ -143,7 +143,7 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset,
     Its attention runs on the backend that is asked for or found fastest, which rank 0 prints.
     """
     model = config.model
-    bundle = WanBundle.from_config(model, config.stage.transformer, Path(config.cache))
+    bundle = machinery_of(model).from_config(model, config.stage.transformer, Path(config.cache))
     shares = shares_of(config)
     transformer = bundle.load_transformer(policy.swap, shares)
     trained = make_trained(config, run, transformer)
@@ -196,7 +196,7 @@ def warn_of_styles_weights(config: TrainConfig, style: AdapterFile) -> None:
     source = config.model.t2v if style.transformer == "t2v" else config.model.i2v
     if style.transformer != config.stage.transformer and (source is None or not is_at_hand(source)):
         return
-    bundle = WanBundle.from_config(config.model, style.transformer, Path(config.cache))
+    bundle = machinery_of(config.model).from_config(config.model, style.transformer, Path(config.cache))
     warn_of_other_weights(config.model, {"style": style}, {style.transformer: bundle})
 
 

@@ -14,6 +14,7 @@ from rounding import LAYERS, units
 
 from cinelora.config.schema import SamplerConfig
 from cinelora.errors import ModelError
+from cinelora.families.family import Part
 from cinelora.families.wan.bundle import (
     Condition,
     ImageCondition,
@@ -23,7 +24,6 @@ from cinelora.families.wan.bundle import (
     pixels_to_range,
     predict_velocity,
 )
-from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.families.wan21 import WAN21
 from cinelora.sampling.denoise import Guided, sample
 

@@ -13,8 +13,8 @@ from cinelora.adapters.lora_layers import adapter_state
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import DropoutConfig, TrainConfig
 from cinelora.errors import ConfigError
+from cinelora.families.family import Part
 from cinelora.families.wan.bundle import Condition, WanBundle, predict_velocity
-from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
 from cinelora.nn.flow_matching import FlowMatching

@@ -28,8 +28,9 @@ from transformers import AutoTokenizer, ByT5Tokenizer
 
 from cinelora.config.schema import ModelConfig
 from cinelora.errors import CineloraError, ModelError, first_line
+from cinelora.families.family import Part
 from cinelora.families.wan import checkpoint_layouts
-from cinelora.families.wan.checkpoint_layouts import NAMES, FoundPart, Part
+from cinelora.families.wan.checkpoint_layouts import NAMES, FoundPart
 from cinelora.families.wan.load_weights import Destination, load_part, random_part, settings_of
 from cinelora.families.wan.text_limit import Lost, lost_of, may_be_long
 from cinelora.families.wan21 import WAN21
@@ -41,6 +42,7 @@ from cinelora.io.waiting import waiting
 from cinelora.memory.weight_sharding import Shares
 from cinelora.nn import vae_parallel, vae_unchunked
 from cinelora.nn.fp8 import DTYPES, missing_fp8
+from cinelora.nn.pixels import pixels_to_range
 from cinelora.parallel.launch import rank_info
 from cinelora.planning.estimate import vae_bytes
 
@@ -147,19 +149,6 @@ def clean_prompt(prompt: str) -> str:
 
     text = html.unescape(html.unescape(ftfy.fix_text(prompt)))
     return re.sub(r"\s+", " ", text).strip()
-
-
-def pixels_to_range(video_THWC: np.ndarray | Tensor, device: torch.device) -> Tensor:
-    """uint8 frames (T, H, W, 3) as float32 (1, 3, T, H, W) in [-1, 1]."""
-    # frames of a decoder may not be writable, and torch warns of sharing their memory: so an array is copied
-    video = torch.as_tensor(np.array(video_THWC) if isinstance(video_THWC, np.ndarray) else video_THWC, device=device)
-    return video.permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-
-
-def range_to_pixels(video_BCTHW: Tensor) -> np.ndarray:
-    """The first clip of (B, 3, T, H, W) in [0, 1] as uint8 (T, H, W, 3)."""
-    video = (video_BCTHW[0] * 255).round().clamp(0, 255).to(torch.uint8)
-    return video.permute(1, 2, 3, 0).cpu().numpy()
 
 
 class WanBundle:

@@ -11,27 +11,16 @@ import re
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from cinelora.config.schema import ModelConfig
 from cinelora.errors import CineloraError, FileError, ModelError
+from cinelora.families.family import Part
 from cinelora.families.wan21 import WAN21
 from cinelora.io.gguf_file import read_gguf
 from cinelora.io.plain_data import read_json
 from cinelora.io.tensor_files import HEADER_LIMIT, read_header
-
-
-class Part(StrEnum):
-    """The parts of a checkpoint, by the names of diffusers' folders."""
-
-    TRANSFORMER = "transformer"
-    VAE = "vae"
-    TEXT_ENCODER = "text_encoder"
-    TOKENIZER = "tokenizer"
-    IMAGE_ENCODER = "image_encoder"
-
 
 NAMES = read_json(Path(__file__).with_name("names.json"), dict[str, Any])
 """What the files, classes and tensors of checkpoints are called, by what is asked of them (``names.json``)."""

@@ -72,6 +72,11 @@ class FlowMatching:
         return (1 - sigma) * clean + sigma * noise
 
     @staticmethod
+    def timestep(sigma_B: Tensor) -> Tensor:
+        """What the network is given as time."""
+        return sigma_B * NUM_TRAIN_TIMESTEPS
+
+    @staticmethod
     def velocity(clean: Tensor, noise: Tensor) -> Tensor:
         """What the network predicts: ``noise - clean``, the derivative of ``add_noise`` by sigma."""
         return noise - clean

@@ -1,4 +1,4 @@
-"""A training stage: flow matching on a Wan transformer, of which an adapter or every weight is trained.
+"""A training stage: a transformer learns to denoise by its family's law, as an adapter on it or every weight of it is trained.
 
 Enters: batches of encoded samples. Leaves: a loss. What differs between stages is whether the transformer is shown the first
 frame beside the text; how it is shown, its family knows. It does not know about files, loggers or checkpoints.
@@ -24,7 +24,7 @@ from cinelora.families import family_of
 from cinelora.families.conditioning import Conditioning
 from cinelora.families.machinery import machinery_of
 from cinelora.latents.dataset import LatentDataset
-from cinelora.nn.flow_matching import NUM_TRAIN_TIMESTEPS, FlowMatching, keyed_generator
+from cinelora.nn.flow_matching import keyed_generator
 from cinelora.parallel.sequence_parallel import sharing_of
 
 Batch = dict[str, Tensor]
@@ -56,7 +56,7 @@ class Stage(LightningModule):
     ) -> None:
         super().__init__()
         self.config, self.trained = config, trained
-        self.shows_image = config.stage.image_condition
+        self.shows_image, self.noise_law = config.stage.image_condition, machinery_of(config.model).noise_law
         self.sample_ids = [entry.id for entry in training.entries]
         # What is frozen is where it should be, on this device or on the host: Lightning shall neither move nor broadcast it. A
         # module that is set as an attribute becomes a part of the stage, so it is set past torch's own way of doing that.
@@ -114,20 +114,20 @@ class Stage(LightningModule):
         return {**batch, "latents": batch["latents"][:, :, :1]}
 
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
-        """Flow-matching loss of each sample, (B,)."""
-        return FlowMatching.loss(*self.velocities(batch, draw))
+        """Loss of each sample, (B,)."""
+        return self.noise_law.loss(*self.velocities(batch, draw))
 
     def velocities(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:
         """The velocity that is predicted for each sample, and the one that it should be."""
         clean_BCTHW = batch["latents"]
-        noisy_BCTHW = FlowMatching.add_noise(clean_BCTHW, draw.noise, draw.sigma)
+        noisy_BCTHW = self.noise_law.add_noise(clean_BCTHW, draw.noise, draw.sigma)
         if any(draw.drop_caption):
             dropped_B = torch.tensor(draw.drop_caption, device=clean_BCTHW.device)
             batch = {**batch, "text": torch.where(dropped_B[:, None, None], self.null_text, batch["text"])}
-        given = (noisy_BCTHW, draw.sigma * NUM_TRAIN_TIMESTEPS, self.condition(batch))
+        given = (noisy_BCTHW, self.noise_law.timestep(draw.sigma), self.condition(batch))
         with self.low_precision():
             predicted_BCTHW = self.predict(*given, draw.drop_image)
-        return predicted_BCTHW, FlowMatching.velocity(clean_BCTHW, draw.noise)
+        return predicted_BCTHW, self.noise_law.velocity(clean_BCTHW, draw.noise)
 
     def low_precision(self) -> torch.autocast:
         """Weights that are all trained are float32, and compute in bfloat16 on a GPU; adapters bring their own rule."""
@@ -198,7 +198,8 @@ class Stage(LightningModule):
         captions, images = drops.T.tolist()
         spatial = family_of(self.config.model).geometry.spatial
         height, width = (spatial * side for side in latents.shape[3:])  # a bucket's own, which may be of fewer pixels
-        sigmas = FlowMatching.from_config(self.config.flow, height, width).sigmas(torch.stack(normals))
+        levels = self.noise_law.from_config(self.config.flow, height, width)
+        sigmas = levels.sigmas(torch.stack(normals))
         return Draw(noise, sigmas.to(latents.device), captions, images)
 
     def touch_all_parameters(self) -> Tensor:

@@ -19,7 +19,7 @@ from cinelora.families.family import Part
 from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle, pad_text
 from cinelora.families.wan21 import WAN21
 from cinelora.io.hardware import default_device
-from cinelora.nn.flow_matching import keyed_generator
+from cinelora.nn.flow_matching import FlowMatching, keyed_generator
 from cinelora.sampling.denoise import Guided, Unguided, sample
 from tools.scale_model.render import LOOKS, render_scene
 from tools.scale_model.render.scenes import Scene, describe, draw_scene
@@ -128,7 +128,7 @@ class Studio:
             image = ImageCondition(images.latents[part], images.tokens[part]) if images else None
             asked, empty = (Condition(words, image) for words in (text, self.texts([""]).expand(len(text), -1, -1)))
             denoise = Unguided(transformer, asked) if scale == 1 else Guided(transformer, asked, empty, scale)
-            latents = sample(denoise, noise[part], SamplerConfig(steps=self.steps), self.shift)
+            latents = sample(denoise, noise[part], FlowMatching.solver(SamplerConfig(steps=self.steps), self.shift))
             videos.append(self.pixels(latents))
         return torch.cat(videos)
 

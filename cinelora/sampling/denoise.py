@@ -1,7 +1,7 @@
 """The denoising loop: from noise to latents along a velocity.
 
-Enters: noise, a ``Denoise`` that gives velocities, a solver. Leaves: clean latents. Guidance and its split over ranks are
-``Denoise`` objects; the loop knows none of them, nor the caches between its steps.
+Enters: noise, a ``Denoise`` that gives velocities, a solver of the family's noise law. Leaves: clean latents. Guidance and its
+split over ranks are ``Denoise`` objects; the loop knows none of them, nor the caches between its steps.
 
 Shape suffixes: B batch, C channels, T latent frames, H and W latent height and width.
 """
@@ -12,15 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanTransformer3DModel
+from diffusers import WanTransformer3DModel
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from cinelora.config.schema import SamplerConfig
 from cinelora.families.conditioning import Conditioning
-from cinelora.nn.flow_matching import NUM_TRAIN_TIMESTEPS
 from cinelora.parallel.launch import Rank
 from cinelora.parallel.partition import Partition, combine_guidance, group_of
 from cinelora.sampling.step_cache import WITH_PROMPT, WITHOUT
@@ -86,29 +83,9 @@ class GuidedAcrossRanks:
         return combine_guidance(velocity, self.scale, self.plan)
 
 
-def make_solver(sampler: SamplerConfig, shift: float) -> Any:
-    """A diffusers scheduler with its timesteps set.
-
-    Sigmas fall linearly from 0.999 and are then shifted, as in Wan's own solvers; UniPC tells the network whole-numbered
-    timesteps, also as they do.
-    """
-    if sampler.name == "unipc":
-        flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
-        solver: Any = UniPCMultistepScheduler(num_train_timesteps=NUM_TRAIN_TIMESTEPS, **flow)
-        solver.set_timesteps(sampler.steps)
-        return solver
-    solver = FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TRAIN_TIMESTEPS, shift=shift)
-    # the last sigma, 0, is the end of the last step: the solver adds it by itself
-    solver.set_timesteps(sigmas=np.linspace(1 - 1 / NUM_TRAIN_TIMESTEPS, 0, sampler.steps + 1)[:-1].tolist())
-    return solver
-
-
 @torch.inference_mode()
-def sample(
-    denoise: Denoise, noise_BCTHW: Tensor, sampler: SamplerConfig, shift: float, progress: str | None = None
-) -> Tensor:
-    """Integrate from noise to latents, float32; ``progress`` names the bar, None shows none."""
-    solver = make_solver(sampler, shift)
+def sample(denoise: Denoise, noise_BCTHW: Tensor, solver: Any, progress: str | None = None) -> Tensor:
+    """Integrate from noise to latents, float32, by a ``solver`` of the clip's own; ``progress`` names the bar, if any."""
     latents = noise_BCTHW
     for timestep in tqdm(solver.timesteps, desc=progress, unit="step", disable=progress is None):
         velocity = denoise(latents, timestep.to(latents.device).expand(len(latents)))

@@ -20,7 +20,7 @@ from cinelora.adapters.lora_layers import acting_in_words, load_adapter, merge, 
 from cinelora.config.schema import ModelConfig, SamplerConfig
 from cinelora.errors import InferenceError
 from cinelora.families import family_of
-from cinelora.families.machinery import Bundle
+from cinelora.families.machinery import Bundle, machinery_of
 from cinelora.families.wan.bundle import Condition, ImageCondition
 from cinelora.io.terminal import say
 from cinelora.memory.block_swap import arrange
@@ -147,7 +147,8 @@ class Sampling:
         shift = self.model.sampling_shift if self.sampler.shift is None else self.sampler.shift
         progress = label if self.rank.global_rank == 0 else None
         with cached(transformer, self.sampler) as ratios:
-            latents = sample(denoise, shown.noise, self.sampler, shift, progress)
+            solver = machinery_of(self.model).noise_law.solver(self.sampler, shift)
+            latents = sample(denoise, shown.noise, solver, progress)
         require_finite(latents, transformer, label)
         return latents, ratios
 

@@ -82,7 +82,7 @@ class ClipSampler:
         guided = Guided(stage.transformer, positive, negative, config.sampler.guidance)
         solver = SamplerConfig(name=config.sampler.name, steps=config.preview.sampler_steps)
         with waiting("drawing", rank_info().global_rank == 0), as_they_are():
-            return sample(guided, noise, solver, self.shift)
+            return sample(guided, noise, stage.noise_law.solver(solver, self.shift))
 
     def pixels(self, latents: list[Tensor]) -> list[Pixels]:
         """Frames (T, H, W, 3) of latents (1, 16, T, h, w)."""

@@ -116,6 +116,11 @@ class ModelConfig:
     negative_prompt: str = _text("", read_when="guided own_negative")
     """what guidance steers away from, unless the user says"""
 
+    def source(self, network: str) -> str | None:
+        """Where the checkpoint of one of its networks lies, as the user named it; None where the model lacks it."""
+        found: str | None = getattr(self, network)
+        return found
+
 
 ADAPTER_STAGES = ("style", "motion")
 

@@ -68,7 +68,14 @@ class Network:
     channels: int
     """Channels that go in: the noisy latents, and what it is shown of the first frame beside them."""
     image_tokens: int = 0
-    """Context tokens of the first frame; 0 where it is shown none."""
+    """Context tokens of the first frame; 0 where there are none."""
+    shows_first_frame: bool = False
+    """Whether it is shown the first frame of what it makes."""
+
+    @property
+    def task(self) -> str:
+        """What it does, in words."""
+        return "image-to-video" if self.shows_first_frame else "text-to-video"
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,6 @@ class Family:
         return next(network for network in self.networks if network.name == name)
 
     def context(self, name: str) -> tuple[int, ...]:
-        """Tokens that the network's cross-attention looks at: of text, and of the first frame where it is shown one."""
+        """Tokens that the network's cross-attention looks at: of text, and of the first frame where it has any."""
         image = self.network(name).image_tokens
         return (self.text_tokens, image) if image else (self.text_tokens,)

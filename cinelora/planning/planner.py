@@ -289,9 +289,9 @@ def _needed(config: TrainConfig | InferConfig) -> str:
         saved = f", checkpoints {12 * trained * config.checkpoint.keep / 1e9:.1f} GB"
     else:
         kinds, saved = ClipRequest(config).transformers, ""
-        image = "i2v" in kinds
+        image = any(family_of(model).network(kind).image_tokens for kind in kinds)
     # The hub's repositories hold four bytes a value at the most.
-    values = sum(Shape.of(model, kind).parameters for kind in kinds if is_hub_name(getattr(model, kind) or ""))
+    values = sum(Shape.of(model, kind).parameters for kind in kinds if is_hub_name(model.source(kind) or ""))
     if values and model.weights == "stored":
         values += sum(count for part, count in PARTS.items() if part != "image encoder" or image)
         return f"download and disk up to {4 * values / 1e9:.0f} GB, less what is in the hub's cache{saved}"
@@ -381,7 +381,8 @@ def _by_rows(config: InferConfig, frames: int) -> str:
 def _transformer_lines(config: InferConfig, kind: str, frames: int, gpu: str | None) -> list[str]:
     clip, plan = clip_of(config, kind, frames), partition_of(config)[0]
     one = clip.on_a_rank(plan)
-    what = "keyframe" if (kind, frames) == ("t2v", 1) else "clip"
+    is_keyframe = frames == 1 and not family_of(config.model).network(kind).shows_first_frame
+    what = "keyframe" if is_keyframe else "clip"
     head = f"{what}: {kind}, {one.shape.parameters / 1e6:,.1f} million parameters, {one.tokens:,} tokens a rank"
 
     def row(card: Gpu, dtype: str) -> Row | None:

@@ -193,7 +193,7 @@ def make_trained(config: TrainConfig, run: RunDirectory, transformer: WanTransfo
 
 def warn_of_styles_weights(config: TrainConfig, style: AdapterFile) -> None:
     """Say where the style adapter was trained on other weights; nothing is fetched from the hub to find that out."""
-    source = config.model.t2v if style.transformer == "t2v" else config.model.i2v
+    source = config.model.source(style.transformer)
     if style.transformer != config.stage.transformer and (source is None or not is_at_hand(source)):
         return
     bundle = machinery_of(config.model).from_config(config.model, style.transformer, Path(config.cache))

@@ -182,7 +182,7 @@ class WanBundle:
     @classmethod
     def from_config(cls, model: ModelConfig, kind: str, cache: Path, device: torch.device | None = None) -> WanBundle:
         """The ``t2v`` or ``i2v`` checkpoint of ``model``. Raises ``ModelError`` where the family has none."""
-        source, revision = getattr(model, kind), getattr(model, f"{kind}_revision")
+        source, revision = model.source(kind), getattr(model, f"{kind}_revision")
         if source is None:
             raise ModelError(
                 f"model={model.name} has no {kind} checkpoint; set model.{kind}=<directory, file or hub repository>"

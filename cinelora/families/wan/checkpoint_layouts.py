@@ -31,7 +31,6 @@ WAN_SHARDS = "diffusion_pytorch_model"
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 """What single-file checkpoints put before the names of a transformer's tensors."""
 FP8 = {"F8_E4M3": "fp8 e4m3", "F8_E5M2": "fp8 e5m2"}
-_KIND_WORDS = {"t2v": "text-to-video", "i2v": "image-to-video"}
 _FORM = re.compile(
     r"(?P<stem>.+?)(?:\.(?P<variant>bf16|fp16|fp32))?(?P<shard>-(?P<number>\d{5})-of-(?P<total>\d{5}))?"
     r"(?:\.(?P<late>bf16|fp16|fp32))?\.safetensors"
@@ -300,8 +299,8 @@ def refuse_other_transformer(shapes: dict[str, tuple[int, ...]], kind: str, mode
     if channels != wanted:
         other = "i2v" if kind == "t2v" else "t2v"
         raise ModelError(
-            f"this is the {_KIND_WORDS[other]} transformer: its first layer takes {channels} channels, "
-            f"{_KIND_WORDS[kind]} takes {wanted}; give it as model.{other}"
+            f"this is the {WAN21.network(other).task} transformer: its first layer takes {channels} channels, "
+            f"{WAN21.network(kind).task} takes {wanted}; give it as model.{other}"
         )
     if model and (layers, hidden) != (model.num_layers, model.hidden_size):
         raise ModelError(
@@ -317,7 +316,7 @@ def source_of(model: ModelConfig, kind: str, part: Part) -> str | None:
     """Where a part is to come from: its own setting, or the checkpoint of ``kind``; None = drawn at random."""
     # each part but the transformer has a setting of its name; a transformer is what the checkpoint itself is named for
     own: str | None = getattr(model, part, None)
-    return own or (None if model.weights == "random" else model.t2v if kind == "t2v" else model.i2v)
+    return own or (None if model.weights == "random" else model.source(kind))
 
 
 def survey(model: ModelConfig, kind: str, parts: Iterable[Part]) -> list[str]:

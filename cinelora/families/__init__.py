@@ -1,6 +1,6 @@
 """Model families: a module of facts for each, which needs no torch, and a folder of what loads and runs it.
 
-This is the one place where the name that a model's settings give their family meets what it stands for.
+The name that a model's settings give their family meets its facts here, and in ``machinery`` its code: nowhere else.
 """
 
 from __future__ import annotations

@@ -18,27 +18,11 @@ from cinelora.families.wan.bundle import Condition, ImageCondition
 SMALL = {"num_attention_heads": 2, "attention_head_dim": 12, "text_dim": 8, "ffn_dim": 16, "num_layers": 1}
 WIDE = Geometry(spatial=16, temporal=4, patch=2, channels=48)
 """Latents of Wan2.2's TI2V-5B."""
+WIDE_VAE = {"z_dim": 48, "is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12}
+WIDE_VAE |= {"scale_factor_spatial": 16, "latents_mean": [0.0] * 48, "latents_std": [1.0] * 48}
 
 
-@pytest.mark.parametrize(
-    ("geometry", "vae"),
-    [
-        (family_of(ModelConfig()).geometry, {}),
-        (
-            WIDE,
-            {
-                "z_dim": 48,
-                "is_residual": True,
-                "patch_size": 2,
-                "in_channels": 12,
-                "out_channels": 12,
-                "scale_factor_spatial": 16,
-                "latents_mean": [0.0] * 48,
-                "latents_std": [1.0] * 48,
-            },
-        ),
-    ],
-)
+@pytest.mark.parametrize(("geometry", "vae"), [(family_of(ModelConfig()).geometry, {}), (WIDE, WIDE_VAE)])
 @pytest.mark.parametrize("frames", [1, 5, 9])
 def test_latents_have_the_size_that_the_facts_say(geometry: Geometry, vae: dict[str, object], frames: int) -> None:
     encoder = AutoencoderKLWan(base_dim=8, decoder_base_dim=8, **vae).eval()

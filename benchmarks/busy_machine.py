@@ -52,7 +52,7 @@ def style_step() -> Callable[[], None]:
     from cinelora.adapters.lora_layers import add_adapter
     from cinelora.cli.compose import compose_train
     from cinelora.families.wan.bundle import Condition, WanBundle, predict_velocity
-    from cinelora.geometry import TEXT_TOKENS
+    from cinelora.families.wan21 import WAN21
 
     config = compose_train(["stage=style", "data=noir", "model.weights=random"])
     model = config.model
@@ -61,7 +61,7 @@ def style_step() -> Callable[[], None]:
     parameters = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, fused=True)
     latents = torch.randn(BATCH, 16, 1, model.height // 8, model.width // 8)
-    text = Condition(torch.randn(BATCH, TEXT_TOKENS, transformer.config.text_dim))
+    text = Condition(torch.randn(BATCH, WAN21.text_tokens, transformer.config.text_dim))
     sigma = torch.full((BATCH,), 0.5)
 
     def step() -> None:

@@ -20,9 +20,9 @@ import torch
 from common import report
 from torch import Tensor
 
+from cinelora.families.family import Part
 from cinelora.families.wan.bundle import WanBundle
-from cinelora.families.wan.checkpoint_layouts import Part
-from cinelora.geometry import SPATIAL, num_latent_frames
+from cinelora.families.wan21 import WAN21
 from cinelora.io.hardware import forget_peak_memory, peak_memory_mib
 from cinelora.parallel.launch import barrier, launch, process_group, rank_info
 from cinelora.parallel.sequence_parallel import SENT
@@ -47,7 +47,7 @@ def on_rank(small: bool, rounds: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder, process_group(rank):
         bundle = bundle_of(small, Path(folder))
         latents = torch.randn(
-            (1, 16, num_latent_frames(size[0]), size[1] // SPATIAL, size[2] // SPATIAL),
+            (1, *WAN21.geometry.latent_size(*size)),
             generator=torch.Generator().manual_seed(0),
         ).to(bundle.device)
         with bundle.loaded(Part.VAE):

@@ -31,7 +31,7 @@ from train_step import (
 
 from cinelora.adapters.lora_layers import merge
 from cinelora.families.wan.bundle import Condition, ImageCondition, predict_velocity
-from cinelora.geometry import IMAGE_TOKENS, TEXT_TOKENS, num_latent_frames, num_tokens
+from cinelora.families.wan21 import WAN21
 from cinelora.io.hardware import default_device
 from cinelora.planning.estimate import Shape
 
@@ -50,13 +50,13 @@ def measure(contender: str, job: Job, model: Any, steps: int, device: torch.devi
     if contender == "merged":
         merge(transformer, {"motion": 1.0})
     shape, size = Shape.of(config.model, "i2v"), (job.height // 8, job.width // 8)
-    frames, generator = num_latent_frames(job.frames), torch.Generator(device).manual_seed(0)
+    frames, generator = WAN21.geometry.num_latent_frames(job.frames), torch.Generator(device).manual_seed(0)
 
     def draw(*sizes: int) -> torch.Tensor:
         return torch.randn(1, *sizes, device=device, generator=generator)
 
-    image = ImageCondition(draw(16, frames, *size), draw(IMAGE_TOKENS, shape.image or 0))
-    condition, latents = Condition(draw(TEXT_TOKENS, shape.text), image), draw(16, frames, *size)
+    image = ImageCondition(draw(16, frames, *size), draw(WAN21.network("i2v").image_tokens, shape.image or 0))
+    condition, latents = Condition(draw(WAN21.text_tokens, shape.text), image), draw(16, frames, *size)
     kept: dict[str, torch.Tensor] = {}
 
     @torch.no_grad()
@@ -83,7 +83,10 @@ def main(words: list[str]) -> None:
             print(
                 f"{name}, {contender}: {statistics.median(got['seconds']):.3f} s, {got['peak_gib']:.1f} GiB", flush=True
             )
-        found["jobs"][name] = {"tokens": num_tokens(job.frames, job.height, job.width), "contenders": summary(rows)}
+        found["jobs"][name] = {
+            "tokens": WAN21.geometry.num_tokens(job.frames, job.height, job.width),
+            "contenders": summary(rows),
+        }
         print(name, found["jobs"][name], flush=True)
     if not small:
         report("denoise", found)

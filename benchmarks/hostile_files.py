@@ -45,7 +45,8 @@ from cinelora.evaluation.clip_list import load_plan
 from cinelora.evaluation.evaluation_report import write_report
 from cinelora.evaluation.measure import load_numbers, table
 from cinelora.evaluation.run_evaluation import evaluation_facts
-from cinelora.families.wan.checkpoint_layouts import Part, inspect
+from cinelora.families.family import Part
+from cinelora.families.wan.checkpoint_layouts import inspect
 from cinelora.footage.build_dataset import read_overrides
 from cinelora.footage.captions import find_captions
 from cinelora.footage.lut import read_cube

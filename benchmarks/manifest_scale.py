@@ -16,6 +16,7 @@ from typing import Any
 
 from common import report
 
+from cinelora.families.wan21 import WAN21
 from cinelora.footage.buckets import bucket
 from cinelora.footage.captions import find_captions, to_write, write_lines
 from cinelora.footage.holdout import Unit, split
@@ -60,7 +61,9 @@ def seconds_of(count: int, folder: Path) -> dict[str, float]:
     assert not captions.missing
     units = [Unit(path, f"{i:064x}", 0, 80, str(i - i % 10 // 9)) for i, path in enumerate(shots.values())]
     sides = timed("split", lambda: split(units, 0.1, 0, "auto"))
-    sizes = timed("sizes", lambda: [bucket((HEIGHTS[i % 5], 1920 - i % 7), MODEL) for i in range(count)])
+    sizes = timed(
+        "sizes", lambda: [bucket((HEIGHTS[i % 5], 1920 - i % 7), MODEL, WAN21.geometry) for i in range(count)]
+    )
     samples = tuple(
         Sample(name, unit.path, unit.content, tuple(range(0, 66, 2)), captions.texts[name], side, "window", size=size)
         for name, unit, side, size in zip(shots, units, sides, sizes, strict=True)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from common import RESULTS
 
 from cinelora.config.schema import SamplerConfig
+from cinelora.families.wan21 import WAN21
 from cinelora.parallel.partition import Partition
 from cinelora.planning.cards import gpu_named
 from cinelora.planning.estimate import Shape
@@ -38,7 +39,7 @@ OFFICIAL = {
 """Seconds of a clip by GPUs."""
 FITTED = ("Wan2.1", "A100", (1, 8))
 STEPS = 40
-WAN = ClipShape(Shape(40, 5120, 13824, 4096, 1280, 36), 40, 81, 720, 1280, guided=True)
+WAN = ClipShape(Shape(40, 5120, 13824, 4096, 1280, "i2v", WAN21), 40, 81, 720, 1280, guided=True)
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 
 

@@ -36,13 +36,13 @@ from scale_tools.stills import CHOICES, PLAIN, known_reader
 from scale_tools.studio import FRAMES, HELDOUT_SEED, Studio, acting, caption
 from torch import Tensor
 
-from cinelora.families.wan.bundle import pixels_to_range
-from cinelora.families.wan.checkpoint_layouts import Part
+from cinelora.families.family import Part
 from cinelora.io.atomic import write_text
 from cinelora.io.hardware import hardware, quiet_libraries
 from cinelora.io.html.figure import LEFT, TOP, Dot, Line, Words, as_svg, axes
 from cinelora.io.media import contact_sheet, write_png
 from cinelora.io.plain_data import read_json
+from cinelora.nn.pixels import pixels_to_range
 from tools.scale_model.render import LOOKS
 from tools.scale_model.render.scenes import Scene, draw_scene
 

@@ -31,7 +31,7 @@ from train_step import MODEL, POLICIES, SMALL, Built, Job, ours, peak_gib, same_
 from cinelora.config.schema import ModelConfig, StrategyConfig, TrainConfig
 from cinelora.errors import ConfigError
 from cinelora.families.wan.bundle import Condition, ImageCondition, predict_velocity
-from cinelora.geometry import IMAGE_TOKENS, TEXT_TOKENS, num_latent_frames, num_tokens
+from cinelora.families.wan21 import WAN21
 from cinelora.io.hardware import default_device, gpu_at_hand
 from cinelora.parallel.launch import Rank, launch, process_group, rank_info
 from cinelora.parallel.partition import Partition
@@ -89,13 +89,13 @@ def inputs(
     """Noisy latents, a timestep, and two conditions, the same on every rank."""
     generator = torch.Generator(device).manual_seed(0)
     shape = Shape.of(model, "i2v")
-    size = (num_latent_frames(job.frames), job.height // 8, job.width // 8)
+    size = (WAN21.geometry.num_latent_frames(job.frames), job.height // 8, job.width // 8)
 
     def draw(*sizes: int) -> torch.Tensor:
         return torch.randn(1, *sizes, device=device, generator=generator)
 
-    image = ImageCondition(draw(16, *size), draw(IMAGE_TOKENS, shape.image or 0))
-    texts = [Condition(draw(TEXT_TOKENS, shape.text), image) for _ in range(2)]
+    image = ImageCondition(draw(16, *size), draw(WAN21.network("i2v").image_tokens, shape.image or 0))
+    texts = [Condition(draw(WAN21.text_tokens, shape.text), image) for _ in range(2)]
     return draw(16, *size), torch.full((1,), 500.0, device=device), texts[0], texts[1]
 
 
@@ -160,7 +160,7 @@ def predict(model: ModelConfig, rank: Rank, options: Options) -> dict[str, Any]:
             predict_velocity(transformer, *given)
 
         rows = found[name] = {
-            "tokens": num_tokens(job.frames, job.height, job.width),
+            "tokens": WAN21.geometry.num_tokens(job.frames, job.height, job.width),
             "layers": config.model.num_layers,
         }
         with alone(transformer):
@@ -215,7 +215,10 @@ def train(model: ModelConfig, rank: Rank, options: Options) -> dict[str, Any]:
     layers, found = int(options.get("train_layers", 20)), {}
     compile = options.get("compile", "true" if torch.cuda.is_available() else "false") == "true"
     for name, job in jobs_of(STEPS, options).items():
-        rows: dict[str, Any] = {"tokens": num_tokens(job.frames, job.height, job.width), "layers": layers}
+        rows: dict[str, Any] = {
+            "tokens": WAN21.geometry.num_tokens(job.frames, job.height, job.width),
+            "layers": layers,
+        }
         for way, sequence in (("one rank", 1), (f"strategy.sequence={rank.world_size}", rank.world_size)):
             try:
                 rows[way] = train_step(model, job, layers, sequence, rank, options, compile)

@@ -34,8 +34,8 @@ from train_step import Built, peak_gib, start_afresh, stepper, wait
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.cli.main import main as command
 from cinelora.config.schema import TrainConfig
+from cinelora.families.family import Part
 from cinelora.families.wan.bundle import WanBundle
-from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.io.hardware import default_device
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset

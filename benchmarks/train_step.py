@@ -29,7 +29,7 @@ from peft import LoraConfig
 from cinelora.adapters.lora_layers import adapter_state, add_adapter
 from cinelora.config.schema import LoraSpec, MemoryConfig, ModelConfig, StageConfig, TrainConfig
 from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle, predict_velocity
-from cinelora.geometry import IMAGE_TOKENS, TEXT_TOKENS, num_latent_frames, num_tokens
+from cinelora.families.wan21 import WAN21
 from cinelora.io.hardware import default_device
 from cinelora.memory.block_swap import arrange
 from cinelora.nn.flow_matching import keyed_generator
@@ -117,15 +117,19 @@ def same_factors(built: Built) -> None:
 def stepper(built: Built, config: TrainConfig, device: torch.device) -> Callable[[], None]:
     """One optimizer step on a fixed batch, as large as one of a run by ``config``; at rate 0, which moves nothing."""
     model, stage, shape = config.model, config.stage, built.transformer.config
-    frames, size = num_latent_frames(stage.num_frames), (model.height // 8, model.width // 8)
+    frames, size = WAN21.geometry.num_latent_frames(stage.num_frames), (model.height // 8, model.width // 8)
     generator = torch.Generator(device).manual_seed(0)
 
     def draw(*sizes: int) -> torch.Tensor:
         return torch.randn(stage.batch_size, *sizes, device=device, generator=generator)
 
     latents, noise, given = (draw(16, frames, *size) for _ in range(3))
-    text = draw(TEXT_TOKENS, shape.text_dim)
-    shown = ImageCondition(given, draw(IMAGE_TOKENS, shape.image_dim)) if stage.image_condition else None
+    text = draw(WAN21.text_tokens, shape.text_dim)
+    shown = (
+        ImageCondition(given, draw(WAN21.network("i2v").image_tokens, shape.image_dim))
+        if stage.image_condition
+        else None
+    )
     sigma = torch.linspace(0.3, 0.7, stage.batch_size, device=device)
     at = sigma.view(-1, 1, 1, 1, 1)
     optimizer = torch.optim.AdamW(built.parameters, lr=0.0, fused=True)
@@ -193,7 +197,7 @@ def matmul_rate(device: torch.device, size: int = 8192) -> float:
 
 def step_flops(shape: Shape, tokens: int, samples: int) -> float:
     """Products of a forward pass and of the gradients of activations."""
-    width, context = shape.hidden, TEXT_TOKENS + (IMAGE_TOKENS if shape.image else 0)
+    width, context = shape.hidden, WAN21.text_tokens + (WAN21.network("i2v").image_tokens if shape.image else 0)
     per_token = 2 * (6 * width**2 + 2 * width * shape.ffn)  # all but keys and values of the context
     of_context = context * 4 * width**2
     attention = 4 * width * tokens * (tokens + context)
@@ -260,7 +264,7 @@ def main(words: list[str]) -> None:
     found: dict[str, Any] = {"matmul_tflops": rate / 1e12, "jobs": {}}
     for name in chosen:
         job, rows = jobs[name], {}
-        tokens = num_tokens(job.frames, job.height, job.width)
+        tokens = WAN21.geometry.num_tokens(job.frames, job.height, job.width)
         for _ in range(int(options.get("rounds", 2))):
             for contender in contenders:
                 try:

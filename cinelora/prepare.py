@@ -41,10 +41,10 @@ def lost_of_captions(config: PrepareConfig, texts: Iterable[str | None]) -> dict
     long = [text for text in texts if text and may_be_long(text)]
     if not long:
         return {}
-    from cinelora.families.wan.bundle import WanBundle
-    from cinelora.families.wan.checkpoint_layouts import Part
+    from cinelora.families.family import Part
+    from cinelora.families.machinery import machinery_of
 
-    bundle = WanBundle.from_config(config.model, "t2v", Path(TrainConfig().cache))
+    bundle = machinery_of(config.model).from_config(config.model, "t2v", Path(TrainConfig().cache))
     if not bundle.is_at_hand(Part.TOKENIZER):
         say(sentence("texts", "uncounted", count=len(long), source=bundle.part_source(Part.TOKENIZER)))
         return {}

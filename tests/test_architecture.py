@@ -44,9 +44,11 @@ WITHOUT_TORCH = (
     "cinelora.config",
     "cinelora.errors",
     "cinelora.evaluate",
+    "cinelora.families.conditioning",
+    "cinelora.families.family",
     "cinelora.families.wan.checkpoint_layouts",
+    "cinelora.families.wan21",
     "cinelora.footage",
-    "cinelora.geometry",
     "cinelora.io",
     "cinelora.parallel.launch",
     "cinelora.parallel.partition",
@@ -88,8 +90,14 @@ def imports(path: Path, *, at_import: bool = False) -> Iterator[str]:
 
 
 def room_of(name: str) -> str:
-    """The folder of ``cinelora/`` that a dotted name lies in, or the module at its top; "version" for the package itself."""
+    """The folder of ``cinelora/`` that a dotted name lies in, or the module at its top; "version" for the package itself.
+
+    In ``families`` each module and folder is one by itself: facts lie below all that asks them, what runs a family above it.
+    """
     parts = [*name.split("."), "version"]
+    place = REPO.joinpath(*parts[:3])
+    if parts[1] == "families" and (place.is_dir() or place.with_suffix(".py").exists()):
+        return ".".join(parts[1:3])
     return parts[1] if parts[1] != "__version__" else "version"
 
 
@@ -104,6 +112,33 @@ def test_imports_go_one_way_between_rooms() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         raise AssertionError(f"rooms import each other in a circle: {' <- '.join(error.args[1])}") from None
+
+
+KNOWS_WAN = {
+    "cinelora.adapters.adapter_header": "wan21.WAN21",
+    "cinelora.cli.preflight": "wan.checkpoint_layouts.source_of wan.checkpoint_layouts.survey",
+    "cinelora.config.schema": "wan21.WAN21",
+    "cinelora.latents.dataset": "wan.bundle.pad_text",
+    "cinelora.metrics.networks": "wan.bundle.CLIP_MEAN wan.bundle.CLIP_STD wan.bundle.load_tokenizer wan.embedded",
+    "cinelora.prepare": "wan.text_limit",
+    "cinelora.sampling.make_clips": "wan.embedded.is_trained",
+    "cinelora.sampling.sampler": "wan.bundle.Condition wan.bundle.ImageCondition",
+    "cinelora.sampling.scene": "wan.bundle.ImageCondition wan.bundle.pad_text wan.text_limit",
+    "cinelora.studies.run_study": "wan.bundle.ImageCondition",
+    "cinelora.training.encode": "wan.text_limit",
+}
+"""What still asks for Wan by name."""
+
+
+def test_a_family_is_asked_by_what_its_model_says() -> None:
+    """Outside ``families/`` facts come from ``family_of(model)``, and what loads and feeds it from ``machinery_of(model)``."""
+    families, limit = "cinelora.families.", re.compile(r"(?<=wan\.text_limit).*")
+    found: dict[str, set[str]] = defaultdict(set)
+    for path in PACKAGE:
+        for name in imports(path):
+            if name.startswith(f"{families}wan") and not is_in(module_name(path), ("cinelora.families",)):
+                found[module_name(path)].add(limit.sub("", name.removeprefix(families)))
+    assert {module: " ".join(sorted(names)) for module, names in found.items()} == KNOWS_WAN
 
 
 def test_the_package_never_imports_tools_or_scripts() -> None:

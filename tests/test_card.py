@@ -33,8 +33,8 @@ from cinelora.config.schema import (
 )
 from cinelora.config.store import load_config, save_config
 from cinelora.errors import ConfigError
+from cinelora.families.family import Part
 from cinelora.families.wan.bundle import WanBundle
-from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.io.atomic import write_json
 from cinelora.io.plain_data import read_json
 from cinelora.io.tensor_files import load_tensors, read_header, with_metadata

@@ -23,9 +23,9 @@ from cinelora.config.schema import (
     ScaleConfig,
 )
 from cinelora.errors import AdapterError, ConfigError, FootageError, InferenceError
+from cinelora.families.family import Part
 from cinelora.families.wan import embedded
 from cinelora.families.wan.bundle import WanBundle
-from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.footage.captions import prompt_with_trigger
 from cinelora.parallel.launch import LaunchError
 from cinelora.sampling.make_clips import caveat, infer

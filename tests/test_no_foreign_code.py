@@ -15,9 +15,9 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 from cinelora.config.shipped import PROJECT
 from cinelora.errors import CineloraError, MetricError, ModelError
+from cinelora.families.family import Part
 from cinelora.families.wan import embedded
 from cinelora.families.wan.bundle import WanBundle
-from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.metrics.networks import Clips, Dino
 
 SOURCES = [*(path for room in ("cinelora", "tools") for path in sorted((PROJECT / room).rglob("*.py")))]

@@ -9,12 +9,13 @@ from composed import compose_infer
 from cinelora.cli.compose import compose_train
 from cinelora.config.schema import TrainConfig
 from cinelora.errors import ConfigError
+from cinelora.families.wan21 import WAN21
 from cinelora.planning.cards import GPUS, SHOWN, Gpu, gpu_named
 from cinelora.planning.cards import card as card_of
 from cinelora.planning.estimate import GIB, Drawing, Policy, Prediction, Shape, Step, vae_bytes
 from cinelora.planning.planner import choose_drawing, choose_policy, drawing_lines, plan_lines, step_of
 
-I2V = Shape(40, 5120, 13824, 4096, 1280, 36)
+I2V = Shape(40, 5120, 13824, 4096, 1280, "i2v", WAN21)
 WINDOW = Step(I2V, "bf16", 14_040, 1, 8, "cross_attention")
 FULL = ["stage=motion", "data=noir", "model=wan21_14b_480p", "stage.batch_size=1"]
 
@@ -23,8 +24,8 @@ FULL = ["stage=motion", "data=noir", "model=wan21_14b_480p", "stage.batch_size=1
     ("shape", "parameters"),
     [
         (I2V, 16_394_878_784),
-        (Shape(40, 5120, 13824, 4096, None, 16), 14_288_491_584),
-        (Shape(30, 1536, 8960, 4096, None, 16), 1_418_996_800),
+        (Shape(40, 5120, 13824, 4096, None, "t2v", WAN21), 14_288_491_584),
+        (Shape(30, 1536, 8960, 4096, None, "t2v", WAN21), 1_418_996_800),
     ],
 )
 def test_parameters_are_counted_to_the_last(shape: Shape, parameters: int):

@@ -15,11 +15,11 @@ from torch import Tensor
 from cinelora.adapters.adapter_file import read_adapter
 from cinelora.adapters.lora_layers import load_adapter, set_scales
 from cinelora.config.schema import SamplerConfig
+from cinelora.families.family import Part
 from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle, pad_text
-from cinelora.families.wan.checkpoint_layouts import Part
-from cinelora.geometry import SPATIAL, num_latent_frames
+from cinelora.families.wan21 import WAN21
 from cinelora.io.hardware import default_device
-from cinelora.nn.flow_matching import keyed_generator
+from cinelora.nn.flow_matching import FlowMatching, keyed_generator
 from cinelora.sampling.denoise import Guided, Unguided, sample
 from tools.scale_model.render import LOOKS, render_scene
 from tools.scale_model.render.scenes import Scene, describe, draw_scene
@@ -128,13 +128,13 @@ class Studio:
             image = ImageCondition(images.latents[part], images.tokens[part]) if images else None
             asked, empty = (Condition(words, image) for words in (text, self.texts([""]).expand(len(text), -1, -1)))
             denoise = Unguided(transformer, asked) if scale == 1 else Guided(transformer, asked, empty, scale)
-            latents = sample(denoise, noise[part], SamplerConfig(steps=self.steps), self.shift)
+            latents = sample(denoise, noise[part], FlowMatching.solver(SamplerConfig(steps=self.steps), self.shift))
             videos.append(self.pixels(latents))
         return torch.cat(videos)
 
     def noise(self, seeds: list[int], frames: int) -> Tensor:
         """(N, 16, T, h, w), drawn on the host, so that it is the same on every device."""
-        shape = (16, num_latent_frames(frames), HEIGHT // SPATIAL, WIDTH // SPATIAL)
+        shape = WAN21.geometry.latent_size(frames, HEIGHT, WIDTH)
         drawn = [torch.randn(shape, generator=keyed_generator("report", seed)) for seed in seeds]
         return torch.stack(drawn).to(self.device)
 

@@ -33,7 +33,7 @@ from cinelora.adapters.formats import (
 )
 from cinelora.config.schema import LoraSpec, ModelConfig
 from cinelora.errors import AdapterError, FileError
-from cinelora.geometry import CHANNELS
+from cinelora.families.wan21 import WAN21
 from cinelora.io.atomic import copy_file, write_bytes
 from cinelora.io.plain_data import build, opened, parse_json, quoted, read_json, read_text, short_key
 from cinelora.io.tensor_files import read_header, with_metadata
@@ -138,7 +138,10 @@ class AdapterHeader:
         """Which transformer of the pair has all that is changed."""
         if self.ours:
             return str(self.ours["transformer"])
-        wide = any(c.parameter == "patch_embedding.weight" and c.shape[1] == CHANNELS["i2v"] for c in self.changes)
+        wide = any(
+            c.parameter == "patch_embedding.weight" and c.shape[1] == WAN21.network("i2v").channels
+            for c in self.changes
+        )
         return "i2v" if wide or any(is_image_part(change.module) for change in self.changes) else "t2v"
 
     @cached_property

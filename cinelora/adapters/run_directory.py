@@ -25,7 +25,7 @@ from cinelora.io.terminal import warn
 
 if TYPE_CHECKING:
     from cinelora.adapters.adapter_file import AdapterFile
-    from cinelora.families.wan.bundle import WanBundle
+    from cinelora.families.machinery import Bundle
 
 LONGEST_SIDE = 2**13
 """Pixels of a training sample: what a file says beyond it is damaged."""
@@ -165,13 +165,13 @@ def adapters_of(ckpt: str | None) -> dict[str, Path]:
 
 
 def warn_of_other_weights(
-    model: ModelConfig, adapters: Mapping[str, AdapterFile], bundles: Mapping[str, WanBundle]
+    model: ModelConfig, adapters: Mapping[str, AdapterFile], bundles: Mapping[str, Bundle]
 ) -> None:
     """Print which adapters were trained on other weights of this very model than the bundle of their transformer holds.
 
     An adapter that does not say what it was trained on is not warned about, nor one whose transformer is not in ``bundles``.
     """
-    from cinelora.families.wan.checkpoint_layouts import Part
+    from cinelora.families.family import Part
 
     for role, adapter in adapters.items():
         bundle, kind, theirs = bundles.get(adapter.transformer), adapter.transformer, adapter.base_revision

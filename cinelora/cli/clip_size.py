@@ -17,6 +17,7 @@ from cinelora.cli.run_dir import begun_in
 from cinelora.config.schema import EvaluateConfig, InferConfig, PrepareConfig, StudyConfig, TrainConfig
 from cinelora.config.sentences import sentence
 from cinelora.config.store import anchored
+from cinelora.families import family_of
 from cinelora.footage.buckets import Size, clip_size, kept
 from cinelora.io.hub import resolve
 
@@ -55,7 +56,7 @@ def _size(config: InferConfig | EvaluateConfig | StudyConfig, picture: Size | No
     shape = picture or learnt
     if shape is None:
         return own
-    found = clip_size(shape[1] / shape[0], own)
+    found = clip_size(shape[1] / shape[0], own, family_of(config.model).geometry)
     # A size that was trained on is taken as it is: the model knows it. Half and quarter sizes, of small footage, are enlarged.
     pixels = own[0] * own[1]
     return learnt if learnt and found != own and pixels / 2 < learnt[0] * learnt[1] <= pixels else found

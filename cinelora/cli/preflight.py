@@ -33,7 +33,8 @@ from cinelora.config.rules import (
 from cinelora.config.sentences import sentence
 from cinelora.config.store import load_config
 from cinelora.errors import ConfigError, ModelError
-from cinelora.families.wan.checkpoint_layouts import Part, source_of, survey
+from cinelora.families.family import Part
+from cinelora.families.wan.checkpoint_layouts import source_of, survey
 from cinelora.io.hub import EMBEDDED, check_target, is_model_source, is_run, resolve, shadowed
 from cinelora.io.own_files import refuse_foreign
 from cinelora.io.own_folders import CACHE, PREPARED, refuse_occupied

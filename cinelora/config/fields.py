@@ -39,13 +39,14 @@ class Field:
     default: Any
     help: str = ""
     choices: tuple[str, ...] = ()
-    # what a number may be; ``frames``: 4n+1, which the VAE makes latents of
+    # what a number may be; ``frames`` and ``is_side`` (of a picture): what the family's VAE makes latents of
     at_least: float | None = None
     above: float | None = None
     below: float | None = None
     at_most: float | None = None
     multiple_of: int | None = None
     frames: bool = False
+    is_side: bool = False
     # one of PLACES, "model" (a place or a hub repository), "text" (what a network reads) or "note" (any other text)
     role: str = ""
     # set by choosing its group of ``conf/``, never by itself

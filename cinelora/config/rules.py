@@ -20,12 +20,16 @@ from cinelora.config.metric_names import better, logged, update_of_block
 from cinelora.config.sentences import sentence
 from cinelora.config.shipped import models_with_i2v, trained_shape
 from cinelora.errors import ConfigError
+from cinelora.families import family_of
+from cinelora.families.family import Geometry
 
 # Single values --------------------------------------------------------------------------------------------------------
 
 
 def check_values(config: Any) -> None:
     """Refuse a value that its declaration does not allow; raises ``ConfigError``."""
+    # a command without a model of its own makes footage for the one that there is by default
+    geometry = family_of(getattr(config, "model", schema.ModelConfig)).geometry
     for key, field in fields_of(type(config)).items():
         value = pick(config, key)
         if value is None and not field.optional:
@@ -34,20 +38,23 @@ def check_values(config: Any) -> None:
             if field.choices and one not in (*field.choices, None):
                 raise field.refuses(value)
             if isinstance(one, int | float) and not isinstance(one, bool):
-                _check_number(field, one)
+                _check_number(field, one, geometry)
             if field.role == "text" and one is not None:
                 _check_text(key, one)
 
 
-def _check_number(field: Field, value: float) -> None:
+def _check_number(field: Field, value: float, geometry: Geometry) -> None:
     if not math.isfinite(value):
         raise field.refuses(value, "a finite number")
     # from the widest bound to the narrowest, so that the way out of one does not run into the next
-    step = field.multiple_of
+    step, temporal = (geometry.cell if field.is_side else field.multiple_of), geometry.temporal
     bounds = [
         (_is_within(field, value), _range_in_words(field)),
         (not step or value % step == 0, f"a multiple of {step}, such as {_near(value, step or 1)}"),
-        (not field.frames or value % 4 == 1, f"4n+1, such as {_near(value - 1, 4) + 1}"),
+        (
+            not field.frames or geometry.fills_latent_frames(value),
+            f"{temporal}n+1, such as {_near(value - 1, temporal) + 1}",
+        ),
     ]
     for holds, wants in bounds:
         if not holds:
@@ -356,8 +363,8 @@ def clip_line(config: schema.InferConfig) -> str:
 
 
 def tokens_of(model: schema.ModelConfig, num_frames: int) -> int:
-    """Sequence length of a clip: latent frames x patches; the VAE takes 8x8x4, a patch 2x2 of that."""
-    return ((num_frames - 1) // 4 + 1) * (model.height // 16) * (model.width // 16)
+    """Sequence length of a clip."""
+    return family_of(model).geometry.num_tokens(num_frames, model.height, model.width)
 
 
 def counted(number: int, what: str) -> str:

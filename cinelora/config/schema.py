@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
+
+from cinelora.families.wan21 import WAN21
 
 CLIP_METRICS = (
     *"flicker tssim motion tssim_warped warping_error flow_motion shake temporal_flickering frames_scale".split(),
@@ -64,6 +66,8 @@ _axis = partial(setting, default=[], changes_clip=False)
 class ModelConfig:
     """A pair of transformers of one family, and the facts about them that are needed before anything is loaded."""
 
+    # no key, as long as there is one
+    family: ClassVar[str] = WAN21.name
     name: str = setting("")
     """name of the model"""
     t2v: str | None = _source(read_when="t2v")
@@ -99,9 +103,9 @@ class ModelConfig:
     """transformer width in channels"""
     ffn_dim: int = _count(13824)
     """width inside the feed-forward layers; asked for where weights are random"""
-    height: int = _count(480, multiple_of=16)
+    height: int = _count(480, is_side=True)
     """frame height in pixels, a multiple of 16"""
-    width: int = _count(832, multiple_of=16)
+    width: int = _count(832, is_side=True)
     """frame width in pixels, a multiple of 16"""
     fps: int = setting(16, at_least=1)
     """frames per second the model was trained at"""
@@ -111,6 +115,11 @@ class ModelConfig:
     """sigma shift at inference, as the model's authors publish it"""
     negative_prompt: str = _text("", read_when="guided own_negative")
     """what guidance steers away from, unless the user says"""
+
+    def source(self, network: str) -> str | None:
+        """Where the checkpoint of one of its networks lies, as the user named it; None where the model lacks it."""
+        found: str | None = getattr(self, network)
+        return found
 
 
 ADAPTER_STAGES = ("style", "motion")

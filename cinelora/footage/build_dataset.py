@@ -21,6 +21,7 @@ import numpy as np
 
 from cinelora.config.schema import DataConfig
 from cinelora.errors import FileError, FootageError
+from cinelora.families.family import Geometry
 from cinelora.footage.buckets import Size, bucket, shown, window_length
 from cinelora.footage.captions import Captions, find_captions, refuse_missing, whole_caption
 from cinelora.footage.frame_selection import Window, even_stills, resampled, sharp_stills, windows
@@ -54,6 +55,7 @@ class Wanted:
     num_frames: int
     fps: int
     size: Size
+    geometry: Geometry
     seed: int
     own_shapes: bool = True
 
@@ -210,7 +212,7 @@ def picked(judged: Judged, survey: Survey, data: DataConfig, wanted: Wanted) -> 
         return replace(judged, picks=tuple(((frame,), ()) for frame in stills))
     blend, least = data.resample == "blend", data.min_frames if wanted.own_shapes else None
     length = len(resampled(survey, shot, wanted.fps, False)[0])
-    num_frames = window_length(length, wanted.num_frames, least)
+    num_frames = window_length(length, wanted.num_frames, least, wanted.geometry)
     if num_frames is None:
         needs = min(least or wanted.num_frames, wanted.num_frames)
         return replace(judged, short=f"lasts {length} frames at {wanted.fps} fps; a window needs {needs}")
@@ -345,7 +347,7 @@ def _samples(
                 split=sides[judged.id],
                 kind="still" if len(frames) == 1 else "window",
                 box=judged.box,
-                size=trained_at(judged, wanted.size) if own_shapes else None,
+                size=trained_at(judged, wanted) if own_shapes else None,
                 weights=weights,
                 colours=colours,
             )
@@ -364,10 +366,10 @@ def sides_of(prepared: Prepared, data: DataConfig, seed: int) -> dict[str, Split
     return {shot.id: side for shot, side in zip(shots, sides, strict=True)}
 
 
-def trained_at(judged: Judged, model: Size) -> Size | None:
+def trained_at(judged: Judged, wanted: Wanted) -> Size | None:
     """Height and width that a shot is trained at, None where they are the model's own."""
-    size = bucket(shown(judged.about.size, judged.about.pixel_aspect, judged.box), model)
-    return None if size == model else size
+    size = bucket(shown(judged.about.size, judged.about.pixel_aspect, judged.box), wanted.size, wanted.geometry)
+    return None if size == wanted.size else size
 
 
 def _left_out(shots: Iterable[Judged], moving: bool) -> Iterator[Skipped]:

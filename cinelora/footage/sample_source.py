@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cinelora.clone_only import scale_model
 from cinelora.config.schema import DataConfig, ModelConfig
+from cinelora.families import family_of
 from cinelora.footage.build_dataset import Wanted, chosen, dataset, handling_of, prepare
 from cinelora.footage.manifest import Manifest, Sample
 from cinelora.footage.read_frames import read_frames
@@ -30,7 +31,7 @@ def wanted_by(model: ModelConfig, num_frames: int, seed: int, own_shapes: bool =
 
     With ``own_shapes`` footage is cut to train on, in its own sizes and lengths where the data's settings say so.
     """
-    return Wanted(num_frames, model.fps, (model.height, model.width), seed, own_shapes)
+    return Wanted(num_frames, model.fps, (model.height, model.width), family_of(model).geometry, seed, own_shapes)
 
 
 def find(data: DataConfig, wanted: Wanted, processes: int | None = None) -> Manifest:

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from cinelora.errors import FileError, FootageError, TrainingError
-from cinelora.families.wan.checkpoint_layouts import Part
+from cinelora.families.family import Part
 from cinelora.footage.manifest import Manifest, Sample, Skipped
 from cinelora.io.atomic import sha256_json, sweep_temporaries, write_json
 from cinelora.io.live_bar import LiveBar
@@ -35,7 +35,7 @@ from cinelora.io.plain_data import MOST_OF_LISTS, quoted, read_json
 from cinelora.io.tensor_files import save_tensors
 
 if TYPE_CHECKING:
-    from cinelora.families.wan.bundle import WanBundle
+    from cinelora.families.machinery import Bundle
     from cinelora.footage.video_reader import Pixels
 
     Read = Callable[[Sample], Pixels | Tensor]
@@ -107,7 +107,7 @@ class Framing:
 class LatentCache:
     """The folder of encodings of one bundle. Building is resumable and sharded over ranks; ``workers`` processes read."""
 
-    def __init__(self, root: Path, bundle: WanBundle, framing: Framing, workers: int = 0) -> None:
+    def __init__(self, root: Path, bundle: Bundle, framing: Framing, workers: int = 0) -> None:
         self.root, self.bundle, self.framing, self.workers = root / "latents", bundle, framing, workers
 
     def path(self, name: str) -> Path:
@@ -198,7 +198,7 @@ class LatentCache:
 
     def _batches(self, read: Read, todo: Todo, skipped: list[Skipped]) -> Iterator[Batch]:
         """Entries with their pixels (1, 3, T, H, W) in [-1, 1], as many of one shape at a time as fit."""
-        from cinelora.families.wan.bundle import pixels_to_range
+        from cinelora.nn.pixels import pixels_to_range
 
         device = self.bundle.device
         # A batch must be of one shape, so samples are sorted by shape first. The sort is stable: within a shape they stay

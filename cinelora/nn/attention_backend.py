@@ -26,7 +26,7 @@ from torch import Tensor
 
 from cinelora.config.schema import ATTENTION_BACKENDS, ModelConfig
 from cinelora.errors import ConfigError, first_line
-from cinelora.geometry import IMAGE_TOKENS, TEXT_TOKENS
+from cinelora.families import family_of
 from cinelora.nn.fp8 import DTYPES
 from cinelora.parallel.sequence_parallel import RING_BACKENDS
 
@@ -71,8 +71,7 @@ class Work:
         cls, model: ModelConfig, kind: str, tokens: int, *, backward: bool = False, ring: int = 1, ulysses: int = 1
     ) -> Work:
         """Of the ``t2v`` or ``i2v`` transformer of a model, on one of the ``ring * ulysses`` ranks that share a sequence."""
-        context = (TEXT_TOKENS, IMAGE_TOKENS) if kind == "i2v" else (TEXT_TOKENS,)
-        head_dim = model.hidden_size // model.num_heads
+        context, head_dim = family_of(model).context(kind), model.hidden_size // model.num_heads
         return cls(tokens, model.num_heads // ulysses, head_dim, context, DTYPES[model.dtype], backward, ring > 1)
 
     @property

@@ -1,6 +1,6 @@
 """Flow matching as Wan2.1 was trained with it, as pure tensor arithmetic.
 
-Enters: clean latents, noise and a sigma in (0, 1). Leaves: noisy latents, the velocity to predict, the loss.
+Enters: clean latents, noise and a sigma in (0, 1). Leaves: noisy latents, the velocity to predict, the loss; and solvers.
 It does not know which network predicts, nor how it is conditioned.
 
 Shape suffixes: B batch, C channels, T latent frames, H and W latent height and width.
@@ -11,11 +11,13 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from cinelora.config.schema import FlowConfig
+from cinelora.config.schema import FlowConfig, SamplerConfig
 
 NUM_TRAIN_TIMESTEPS = 1000
 """Wan gives the network ``1000 * sigma``."""
@@ -72,9 +74,36 @@ class FlowMatching:
         return (1 - sigma) * clean + sigma * noise
 
     @staticmethod
+    def timestep(sigma_B: Tensor) -> Tensor:
+        """What the network is given as time."""
+        return sigma_B * NUM_TRAIN_TIMESTEPS
+
+    @staticmethod
     def velocity(clean: Tensor, noise: Tensor) -> Tensor:
         """What the network predicts: ``noise - clean``, the derivative of ``add_noise`` by sigma."""
         return noise - clean
+
+    @staticmethod
+    def solver(sampler: SamplerConfig, shift: float) -> Any:
+        """A diffusers scheduler with its timesteps set, for one clip: a multistep one remembers the steps before.
+
+        Sigmas fall linearly from 0.999 and are then shifted, as in Wan's own solvers; UniPC tells the network whole-numbered
+        timesteps, also as they do.
+        """
+        from diffusers import (  # here: training has no use for them
+            FlowMatchEulerDiscreteScheduler,
+            UniPCMultistepScheduler,
+        )
+
+        if sampler.name == "unipc":
+            flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
+            solver: Any = UniPCMultistepScheduler(num_train_timesteps=NUM_TRAIN_TIMESTEPS, **flow)
+            solver.set_timesteps(sampler.steps)
+            return solver
+        solver = FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TRAIN_TIMESTEPS, shift=shift)
+        # the last sigma, 0, is the end of the last step: the solver adds it by itself
+        solver.set_timesteps(sigmas=np.linspace(1 - 1 / NUM_TRAIN_TIMESTEPS, 0, sampler.steps + 1)[:-1].tolist())
+        return solver
 
     @staticmethod
     def loss(predicted: Tensor, target: Tensor) -> Tensor:

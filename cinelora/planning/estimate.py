@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from cinelora.config.schema import ModelConfig
-from cinelora.geometry import CHANNELS, IMAGE_TOKENS, TEXT_TOKENS
+from cinelora.families import family_of
+from cinelora.families.family import Family
 from cinelora.planning.cards import GPUS, Gpu
 
 GIB = 2**30
@@ -102,7 +103,8 @@ class Shape:
     ffn: int
     text: int
     image: int | None
-    channels: int
+    network: str
+    family: Family
     freq: int = 256
 
     @classmethod
@@ -110,12 +112,13 @@ class Shape:
         """The ``t2v`` or ``i2v`` transformer of a model; the embedded one's encoders are narrow."""
         text, image, freq = (128, 96, 128) if model.name == "tiny" else (4096, 1280, 256)
         sizes = (model.num_layers, model.hidden_size, model.ffn_dim, text)
-        return cls(*sizes, image if kind == "i2v" else None, CHANNELS[kind], freq)
+        family = family_of(model)
+        return cls(*sizes, image if family.network(kind).image_tokens else None, kind, family, freq)
 
     @property
     def context(self) -> int:
         """Tokens that cross-attention looks at."""
-        return TEXT_TOKENS + (IMAGE_TOKENS if self.image else 0)
+        return sum(self.family.context(self.network))
 
     @property
     def block_matrices(self) -> int:
@@ -132,8 +135,8 @@ class Shape:
     @property
     def around(self) -> int:
         """Values outside the blocks."""
-        width = self.hidden
-        ends = (self.channels * 4 + 1) * width + (width + 1) * 64 + 2 * width
+        width, geometry, channels = self.hidden, self.family.geometry, self.family.network(self.network).channels
+        ends = (channels * geometry.patch**2 + 1) * width + (width + 1) * geometry.token_values + 2 * width
         text = (self.text + 1) * width + (width + 1) * width
         time = (self.freq + 1) * width + (width + 1) * width + (width + 1) * 6 * width
         image = 0 if self.image is None else (self.image + 1) * self.image + (self.image + 1) * width

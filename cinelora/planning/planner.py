@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from cinelora.config.clip_request import ClipRequest
 from cinelora.config.schema import InferConfig, PreviewConfig, TrainConfig, zero_level
 from cinelora.errors import ConfigError
-from cinelora.geometry import SPATIAL, num_tokens
+from cinelora.families import family_of
 from cinelora.io.hub import is_hub_name
 from cinelora.parallel.partition import Partition, share_samples
 from cinelora.planning import estimate
@@ -30,7 +30,8 @@ def step_of(config: TrainConfig) -> Step:
     model, lora, stage = config.model, config.lora, config.stage
     plan, zero = share_samples(config), zero_level(config.strategy)
     # a sequence that its ranks cannot split evenly is filled up, so every rank has as many tokens as the first
-    tokens = -(-num_tokens(stage.num_frames, model.height, model.width) // config.strategy.sequence)
+    tokens = family_of(model).geometry.num_tokens(stage.num_frames, model.height, model.width)
+    tokens = -(-tokens // config.strategy.sequence)
     trained = (lora.rank, lora.targets, stage.trains_every_weight, config.ema_decay > 0)
     shared = (plan.sequence, plan.ring, zero, config.gpus * config.nodes if zero else 1, config.strategy.cpu_offload)
     facts = (Shape.of(model, stage.transformer), model.dtype, tokens, stage.batch_size, *trained, *shared)
@@ -288,9 +289,9 @@ def _needed(config: TrainConfig | InferConfig) -> str:
         saved = f", checkpoints {12 * trained * config.checkpoint.keep / 1e9:.1f} GB"
     else:
         kinds, saved = ClipRequest(config).transformers, ""
-        image = "i2v" in kinds
+        image = any(family_of(model).network(kind).image_tokens for kind in kinds)
     # The hub's repositories hold four bytes a value at the most.
-    values = sum(Shape.of(model, kind).parameters for kind in kinds if is_hub_name(getattr(model, kind) or ""))
+    values = sum(Shape.of(model, kind).parameters for kind in kinds if is_hub_name(model.source(kind) or ""))
     if values and model.weights == "stored":
         values += sum(count for part, count in PARTS.items() if part != "image encoder" or image)
         return f"download and disk up to {4 * values / 1e9:.0f} GB, less what is in the hub's cache{saved}"
@@ -369,17 +370,19 @@ def _vae_gib(num_frames: int, height: int, width: int) -> tuple[float, float]:
 
 def _by_rows(config: InferConfig, frames: int) -> str:
     """What ranks take of the VAE that decode some rows each."""
-    ranks, rows = config.gpus * config.nodes, config.model.height // SPATIAL
+    ranks, spatial = config.gpus * config.nodes, family_of(config.model).geometry.spatial
+    rows = config.model.height // spatial
     if not 1 < ranks <= rows:
         return ""
-    share = SPATIAL * -(-rows // ranks)
+    share = spatial * -(-rows // ranks)
     return f"; by rows on {ranks} ranks {_vae_gib(frames, share, config.model.width)[0]:.1f} GiB each"
 
 
 def _transformer_lines(config: InferConfig, kind: str, frames: int, gpu: str | None) -> list[str]:
     clip, plan = clip_of(config, kind, frames), partition_of(config)[0]
     one = clip.on_a_rank(plan)
-    what = "keyframe" if (kind, frames) == ("t2v", 1) else "clip"
+    is_keyframe = frames == 1 and not family_of(config.model).network(kind).shows_first_frame
+    what = "keyframe" if is_keyframe else "clip"
     head = f"{what}: {kind}, {one.shape.parameters / 1e6:,.1f} million parameters, {one.tokens:,} tokens a rank"
 
     def row(card: Gpu, dtype: str) -> Row | None:

@@ -13,10 +13,11 @@ anything is loaded; no torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cinelora.geometry import CHANNELS, num_latent_frames, num_tokens
+from cinelora.families.family import Geometry
 from cinelora.parallel.partition import Partition
 from cinelora.planning.cards import GPUS, Gpu, Link
 from cinelora.planning.estimate import Prediction, Shape, block_seconds
@@ -24,8 +25,6 @@ from cinelora.planning.estimate import Prediction, Shape, block_seconds
 MERGE_BYTES = 30
 """Bytes of its memory that a GPU moves for each value that a ring merges into another, in float32: two read, one written, and
 what comes and goes between."""
-OUT_CHANNELS = 4 * CHANNELS["t2v"]
-"""What the transformer says of a token: a patch of 1x2x2 latents."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,14 @@ class ClipShape:
     dtype: str = "bf16"
 
     @property
+    def geometry(self) -> Geometry:
+        """Of its latents."""
+        return self.shape.family.geometry
+
+    @property
     def tokens(self) -> int:
         """Of the sequence."""
-        return num_tokens(self.num_frames, self.height, self.width)
+        return self.geometry.num_tokens(self.num_frames, self.height, self.width)
 
     @property
     def value_bytes(self) -> int:
@@ -104,12 +108,12 @@ def sent_bytes(clip: ClipShape, plan: Partition) -> dict[str, int]:
     """
     own, times = tokens_a_rank(clip.tokens, plan), clip.predictions(plan)
     wide = own * clip.shape.hidden * clip.value_bytes
-    latents = num_latent_frames(clip.num_frames) * (clip.height // 8) * (clip.width // 8)
+    latents = math.prod(clip.geometry.latent_size(clip.num_frames, clip.height, clip.width))
     return {
         "heads": times * clip.shape.layers * 4 * (wide // plan.ulysses) * (plan.ulysses - 1),
         "ring": times * clip.shape.layers * 2 * wide * (plan.ring - 1),
-        "gather": times * own * OUT_CHANNELS * clip.value_bytes * (plan.sequence - 1),
-        "guidance": CHANNELS["t2v"] * latents * 4 * (plan.groups - 1),
+        "gather": times * own * clip.geometry.token_values * clip.value_bytes * (plan.sequence - 1),
+        "guidance": latents * 4 * (plan.groups - 1),
     }
 
 
@@ -183,7 +187,7 @@ def rest_seconds(clip: ClipShape, ranks: int, machine: Machine) -> float:
     shared = (DECODE_S + (ENCODE_S if conditioned else 0.0)) * size * -(-rows // min(ranks, rows)) / rows
     latency = machine.gpu.link.latency_s if ranks <= machine.per_node else machine.gpu.network.latency_s
     exchanges = DECODER_ROWS + (ENCODER_ROWS if conditioned else 0) if ranks > 1 else 0
-    return slower * (TEXT_S + shared) + num_latent_frames(clip.num_frames) * exchanges * latency
+    return slower * (TEXT_S + shared) + clip.geometry.num_latent_frames(clip.num_frames) * exchanges * latency
 
 
 def clip_seconds(clip: ClipShape, steps: int, plan: Partition, machine: Machine) -> float:

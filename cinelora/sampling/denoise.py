@@ -1,7 +1,7 @@
 """The denoising loop: from noise to latents along a velocity.
 
-Enters: noise, a ``Denoise`` that gives velocities, a solver. Leaves: clean latents. Guidance and its split over ranks are
-``Denoise`` objects; the loop knows none of them, nor the caches between its steps.
+Enters: noise, a ``Denoise`` that gives velocities, a solver of the family's noise law. Leaves: clean latents. Guidance and its
+split over ranks are ``Denoise`` objects; the loop knows none of them, nor the caches between its steps.
 
 Shape suffixes: B batch, C channels, T latent frames, H and W latent height and width.
 """
@@ -12,15 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanTransformer3DModel
+from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from cinelora.config.schema import SamplerConfig
-from cinelora.families.wan.bundle import Condition, ImageCondition, predict_velocity
+from cinelora.families.conditioning import Conditioning
 from cinelora.io.live_bar import LiveBar
-from cinelora.nn.flow_matching import NUM_TRAIN_TIMESTEPS
 from cinelora.parallel.launch import Rank
 from cinelora.parallel.partition import Partition, combine_guidance, group_of
 from cinelora.sampling.step_cache import WITH_PROMPT, WITHOUT
@@ -34,12 +31,12 @@ class Unguided:
     """The transformer's own velocity under one condition."""
 
     transformer: WanTransformer3DModel
-    condition: Condition
+    condition: Conditioning
 
     def __call__(self, latents_BCTHW: Tensor, timestep_B: Tensor) -> Tensor:
         """Predict once."""
         with self.transformer.cache_context(WITH_PROMPT):
-            return predict_velocity(self.transformer, latents_BCTHW, timestep_B, self.condition)
+            return self.condition.predict(self.transformer, latents_BCTHW, timestep_B)
 
 
 @dataclass(frozen=True)
@@ -47,8 +44,8 @@ class Guided:
     """Classifier-free guidance ``u + scale * (c - u)`` (Ho and Salimans 2022), both halves in one batch or in turn."""
 
     transformer: WanTransformer3DModel
-    positive: Condition
-    negative: Condition
+    positive: Conditioning
+    negative: Conditioning
     scale: float
     together: bool = True
 
@@ -57,10 +54,10 @@ class Guided:
         # In turn, each half remembers its own last steps (``cache_context``): what a cache knows of one is nothing to the other.
         if not self.together:
             with self.transformer.cache_context(WITHOUT):
-                without = predict_velocity(self.transformer, latents_BCTHW, timestep_B, self.negative)
+                without = self.negative.predict(self.transformer, latents_BCTHW, timestep_B)
             shown = Unguided(self.transformer, self.positive)(latents_BCTHW, timestep_B)
             return without + self.scale * (shown - without)
-        pair = Unguided(self.transformer, stack(self.negative, self.positive))
+        pair = Unguided(self.transformer, self.negative.beside(self.positive))
         velocity = pair(latents_BCTHW.repeat(2, 1, 1, 1, 1), timestep_B.repeat(2))
         half = len(velocity) // 2
         guided: Tensor = velocity[:half] + self.scale * (velocity[half:] - velocity[:half])
@@ -72,8 +69,8 @@ class GuidedAcrossRanks:
     """The same guidance with each half computed by its own group of ranks."""
 
     transformer: WanTransformer3DModel
-    positive: Condition
-    negative: Condition
+    positive: Conditioning
+    negative: Conditioning
     scale: float
     plan: Partition
     rank: Rank
@@ -86,38 +83,9 @@ class GuidedAcrossRanks:
         return combine_guidance(velocity, self.scale, self.plan)
 
 
-def stack(first: Condition, second: Condition) -> Condition:
-    """Two conditions as one batch; both have an image or neither has."""
-    text = torch.cat([first.text, second.text])
-    if first.image is None or second.image is None:
-        return Condition(text)
-    latents = torch.cat([first.image.latents, second.image.latents])
-    return Condition(text, ImageCondition(latents, torch.cat([first.image.tokens, second.image.tokens])))
-
-
-def make_solver(sampler: SamplerConfig, shift: float) -> Any:
-    """A diffusers scheduler with its timesteps set.
-
-    Sigmas fall linearly from 0.999 and are then shifted, as in Wan's own solvers; UniPC tells the network whole-numbered
-    timesteps, also as they do.
-    """
-    if sampler.name == "unipc":
-        flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
-        solver: Any = UniPCMultistepScheduler(num_train_timesteps=NUM_TRAIN_TIMESTEPS, **flow)
-        solver.set_timesteps(sampler.steps)
-        return solver
-    solver = FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TRAIN_TIMESTEPS, shift=shift)
-    # the last sigma, 0, is the end of the last step: the solver adds it by itself
-    solver.set_timesteps(sigmas=np.linspace(1 - 1 / NUM_TRAIN_TIMESTEPS, 0, sampler.steps + 1)[:-1].tolist())
-    return solver
-
-
 @torch.inference_mode()
-def sample(
-    denoise: Denoise, noise_BCTHW: Tensor, sampler: SamplerConfig, shift: float, progress: str | None = None
-) -> Tensor:
-    """Integrate from noise to latents, float32; ``progress`` names the bar, None shows none."""
-    solver = make_solver(sampler, shift)
+def sample(denoise: Denoise, noise_BCTHW: Tensor, solver: Any, progress: str | None = None) -> Tensor:
+    """Integrate from noise to latents, float32, by a ``solver`` of the clip's own; ``progress`` names the bar, if any."""
     latents = noise_BCTHW
     for timestep in LiveBar(solver.timesteps, desc=progress, unit="step", disable=progress is None):
         velocity = denoise(latents, timestep.to(latents.device).expand(len(latents)))

@@ -19,8 +19,9 @@ from cinelora.adapters.adapter_file import AdapterFile
 from cinelora.adapters.lora_layers import acting_in_words, load_adapter, merge, set_scales, unmerge
 from cinelora.config.schema import ModelConfig, SamplerConfig
 from cinelora.errors import InferenceError
-from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle
-from cinelora.geometry import LATENT_CHANNELS, SPATIAL, num_latent_frames, num_tokens
+from cinelora.families import family_of
+from cinelora.families.machinery import Bundle, machinery_of
+from cinelora.families.wan.bundle import Condition, ImageCondition
 from cinelora.io.terminal import say
 from cinelora.memory.block_swap import arrange
 from cinelora.nn.attention_backend import Work, choose
@@ -51,8 +52,8 @@ class Shown:
 
 def initial_noise(seed: int, part: str, model: ModelConfig, num_frames: int, device: torch.device) -> Tensor:
     """Noise (1, 16, T, h, w) that depends on the seed and the part alone, never on rank or device."""
-    size = (1, LATENT_CHANNELS, num_latent_frames(num_frames), model.height // SPATIAL, model.width // SPATIAL)
-    return noise_of(size, seed, part).to(device)
+    size = family_of(model).geometry.latent_size(num_frames, model.height, model.width)
+    return noise_of((1, *size), seed, part).to(device)
 
 
 def noise_of(size: tuple[int, ...], seed: int, part: str) -> Tensor:
@@ -62,7 +63,7 @@ def noise_of(size: tuple[int, ...], seed: int, part: str) -> Tensor:
 
 @contextmanager
 def adapted_transformer(
-    bundle: WanBundle, adapters: dict[str, AdapterFile], sampling: Sampling, drawing: Drawing, num_frames: int
+    bundle: Bundle, adapters: dict[str, AdapterFile], sampling: Sampling, drawing: Drawing, num_frames: int
 ) -> Iterator[WanTransformer3DModel]:
     """The bundle's transformer with ``adapters`` hung on it, split over the ranks, released at the end of the block.
 
@@ -118,7 +119,7 @@ class Sampling:
 
     def attention_work(self, kind: str, num_frames: int) -> Work:
         """The attention of one prediction by the ``t2v`` or ``i2v`` transformer."""
-        tokens = num_tokens(num_frames, self.model.height, self.model.width)
+        tokens = family_of(self.model).geometry.num_tokens(num_frames, self.model.height, self.model.width)
         return Work.of(self.model, kind, tokens, ring=self.plan.ring, ulysses=self.plan.ulysses)
 
     def run(self, transformer: WanTransformer3DModel, shown: Shown, label: str, together: bool) -> Tensor:
@@ -146,7 +147,8 @@ class Sampling:
         shift = self.model.sampling_shift if self.sampler.shift is None else self.sampler.shift
         progress = label if self.rank.global_rank == 0 else None
         with cached(transformer, self.sampler) as ratios:
-            latents = sample(denoise, shown.noise, self.sampler, shift, progress)
+            solver = machinery_of(self.model).noise_law.solver(self.sampler, shift)
+            latents = sample(denoise, shown.noise, solver, progress)
         require_finite(latents, transformer, label)
         return latents, ratios
 

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cinelora.adapters.adapter_file import AdapterFile
-    from cinelora.families.wan.bundle import ImageCondition, WanBundle
+    from cinelora.families.machinery import Bundle
+    from cinelora.families.wan.bundle import ImageCondition
     from cinelora.sampling.sampler import Sampling, Shown, Texts
 
     Images = dict["Rendition", ImageCondition]
@@ -189,23 +190,23 @@ class TakeMaker:
 
     request: ClipRequest
     adapters: dict[str, AdapterFile]
-    bundles: dict[str, WanBundle]
+    bundles: dict[str, Bundle]
     sampling: Sampling
     clock: Clock = field(default_factory=Clock)
 
     @classmethod
     def on_this_rank(cls, request: ClipRequest, adapters: dict[str, AdapterFile], sampling: Sampling) -> TakeMaker:
         """A maker whose networks are found, and not loaded yet."""
-        from cinelora.families.wan.bundle import WanBundle
+        from cinelora.families.machinery import machinery_of
 
         model, cache = request.config.model, Path(request.config.cache)
-        bundles = {kind: WanBundle.from_config(model, kind, cache) for kind in request.transformers}
+        bundles = {kind: machinery_of(model).from_config(model, kind, cache) for kind in request.transformers}
         for bundle in bundles.values():
             bundle.tile = request.config.memory.tile
         return cls(request, adapters, bundles, sampling)
 
     @property
-    def last(self) -> WanBundle:
+    def last(self) -> Bundle:
         """The bundle of the transformer that makes the clip itself."""
         return self.bundles[self.request.clip_maker]
 
@@ -218,8 +219,8 @@ class TakeMaker:
 
     def planned(self, todo: list[Take], variants: Variants) -> list[dict[str, Rendition]]:
         """Encode every prompt once; returns the renditions of each take, by variant."""
+        from cinelora.families.family import Part
         from cinelora.families.wan.bundle import pad_text
-        from cinelora.families.wan.checkpoint_layouts import Part
         from cinelora.families.wan.text_limit import lost_line, refuse_lost
         from cinelora.sampling.sampler import Texts
 
@@ -268,9 +269,9 @@ class TakeMaker:
 
     def keyframes(self, renditions: list[Rendition]) -> dict[Rendition, np.ndarray]:
         """The first frame of each rendition, made with the style adapter; or the user's picture for all of them."""
-        from cinelora.families.wan.bundle import range_to_pixels
-        from cinelora.families.wan.checkpoint_layouts import Part
+        from cinelora.families.family import Part
         from cinelora.footage.keyframe_image import fitted, read_keyframe
+        from cinelora.nn.pixels import range_to_pixels
 
         config = self.request.config
         if config.image is not None:
@@ -289,8 +290,8 @@ class TakeMaker:
 
     def conditions(self, keyframes: dict[Rendition, np.ndarray]) -> Images:
         """What the I2V transformer is shown of each keyframe."""
+        from cinelora.families.family import Part
         from cinelora.families.wan.bundle import ImageCondition
-        from cinelora.families.wan.checkpoint_layouts import Part
 
         conditions: Images = {}
         if not keyframes:
@@ -343,8 +344,8 @@ class TakeMaker:
 
         The pixels arrive at rank 0; on the others nothing is ``made``.
         """
-        from cinelora.families.wan.bundle import range_to_pixels
-        from cinelora.families.wan.checkpoint_layouts import Part
+        from cinelora.families.family import Part
+        from cinelora.nn.pixels import range_to_pixels
 
         parts = {part: total / len(todo) for part, total in self.clock.seconds.items()}
         quiet = self.sampling.rank.global_rank > 0 or len(todo) == 1

@@ -22,7 +22,7 @@ from cinelora.adapters.run_directory import adapters_of
 from cinelora.config.clip_request import ClipRequest, Further, Take, prompts_of, seeds_of
 from cinelora.config.schema import LoraSpec, ScaleConfig, StudyConfig, shared_by
 from cinelora.errors import ConfigError
-from cinelora.geometry import IMAGE_TOKENS, LATENT_CHANNELS, TEXT_TOKENS, num_latent_frames
+from cinelora.families import family_of
 from cinelora.io.hardware import default_device, fingerprint, gpu_at_hand, limit_gpu_memory, quiet_libraries
 from cinelora.io.tensor_files import load_tensors, save_tensors
 from cinelora.io.terminal import say, warn
@@ -198,15 +198,16 @@ def drawn_inputs(config: StudyConfig) -> list[Shown]:
 
     device = default_device()
     kind, num_frames = ClipRequest.of(config).passes[-1]
-    shape, frames = Shape.of(config.model, kind), num_latent_frames(num_frames)
+    model, family = config.model, family_of(config.model)
+    shape, image_tokens = Shape.of(model, kind), family.network(kind).image_tokens
     generator = torch.Generator(device).manual_seed(config.seed)
 
     def draw(*sizes: int) -> Tensor:
         return torch.randn(1, *sizes, device=device, generator=generator)
 
-    size = (LATENT_CHANNELS, frames, config.model.height // 8, config.model.width // 8)
-    image = ImageCondition(draw(*size), draw(IMAGE_TOKENS, shape.image or 0)) if kind == "i2v" else None
-    return [Shown(Texts(draw(TEXT_TOKENS, shape.text), draw(TEXT_TOKENS, shape.text)), image, draw(*size))]
+    size, text = family.geometry.latent_size(num_frames, model.height, model.width), (family.text_tokens, shape.text)
+    image = ImageCondition(draw(*size), draw(image_tokens, shape.image or 0)) if image_tokens else None
+    return [Shown(Texts(draw(*text), draw(*text)), image, draw(*size))]
 
 
 def real_inputs(
@@ -253,7 +254,7 @@ class Desk:
     def timed(self, settings: list[StudyVariant]) -> dict[StudyVariant, Timed]:
         """Load the transformer as ``settings``, which are alike in that, want it, and time them."""
         from cinelora.adapters.resize_rank import at_rank
-        from cinelora.families.wan.bundle import WanBundle
+        from cinelora.families.machinery import machinery_of
         from cinelora.sampling.sampler import Sampling, adapted_transformer
         from cinelora.studies.timing import Bench
 
@@ -278,7 +279,7 @@ class Desk:
         files = {hung(name, r): adapter if r is None else at_rank(adapter, r) for name, adapter, r in named}
         beside = {n for s in settings for n, one in acting(s, config, self.further).items() if one.clip}
         files |= {name: self.adapters[name] for name in sorted(beside)}
-        bundle = WanBundle.from_config(model, kind, Path(config.cache))
+        bundle = machinery_of(model).from_config(model, kind, Path(config.cache))
         with adapted_transformer(bundle, files, sampling, drawing, frames) as transformer:
             if not kinds and any(ranks):
                 hang_drawn(transformer, [r for r in ranks if r])
@@ -328,11 +329,12 @@ def look(config: StudyConfig, run_dir: Path, table: Results, rows: list[Result],
     """
     import numpy as np
 
-    from cinelora.families.wan.bundle import WanBundle, range_to_pixels
-    from cinelora.families.wan.checkpoint_layouts import Part
+    from cinelora.families.family import Part
+    from cinelora.families.machinery import machinery_of
     from cinelora.metrics.suite import Suite, as_clip, networks_of
+    from cinelora.nn.pixels import range_to_pixels
 
-    bundle = WanBundle.from_config(config.model, ClipRequest.of(config).clip_maker, Path(config.cache))
+    bundle = machinery_of(config.model).from_config(config.model, ClipRequest.of(config).clip_maker, Path(config.cache))
     bundle.tile = config.memory.tile
     prompts = [prompt for prompt in prompts_of(config) for _ in range(config.seeds)]
 

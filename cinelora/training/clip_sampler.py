@@ -13,12 +13,13 @@ from typing import Any
 from torch import Tensor
 
 from cinelora.config.schema import ModelConfig, SamplerConfig, TrainConfig
-from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle, range_to_pixels
-from cinelora.families.wan.checkpoint_layouts import Part
+from cinelora.families.family import Part
+from cinelora.families.machinery import Bundle, machinery_of
 from cinelora.io.media import Pixels
 from cinelora.io.waiting import waiting
 from cinelora.latents.dataset import LatentDataset
 from cinelora.memory.block_swap import as_they_are
+from cinelora.nn.pixels import range_to_pixels
 from cinelora.parallel.launch import rank_info
 from cinelora.sampling.denoise import Guided, sample
 from cinelora.sampling.sampler import initial_noise, noise_of
@@ -35,10 +36,11 @@ class ClipSampler:
     """Denoising steps."""
     size: tuple[int, int] | None = None
     """Height and width of what has no sample's own size; None for the model's."""
-    bundle: WanBundle = field(init=False)
+    bundle: Bundle = field(init=False)
 
     def __post_init__(self) -> None:
-        self.bundle = WanBundle.from_config(self.config.model, self.config.stage.transformer, Path(self.config.cache))
+        model, stage = self.config.model, self.config.stage
+        self.bundle = machinery_of(model).from_config(model, stage.transformer, Path(self.config.cache))
 
     @property
     def manner(self) -> dict[str, Any]:
@@ -74,16 +76,15 @@ class ClipSampler:
         batch = {key: value[None].to(device) for key, value in self.shown[position].items()}
         if text is not None:
             batch["text"] = self.shown.text(text)[None].to(device)
-        image = ImageCondition(batch["image_latents"], batch["image_tokens"]) if config.stage.image_condition else None
-        if own_size or image:
+        positive, negative = (stage.condition(one) for one in (batch, {**batch, "text": stage.null_text[None]}))
+        if own_size or config.stage.image_condition:
             noise = noise_of(tuple(batch["latents"].shape), seed, part).to(device)
         else:
             noise = initial_noise(seed, part, self.model, config.stage.num_frames, device)
-        positive, negative = Condition(batch["text"], image), Condition(stage.null_text[None], image)
         guided = Guided(stage.transformer, positive, negative, config.sampler.guidance)
         solver = SamplerConfig(name=config.sampler.name, steps=self.steps)
         with waiting("drawing", rank_info().global_rank == 0), as_they_are():
-            return sample(guided, noise, solver, self.shift)
+            return sample(guided, noise, stage.noise_law.solver(solver, self.shift))
 
     def pixels(self, latents: list[Tensor]) -> list[Pixels]:
         """Frames (T, H, W, 3) of latents (1, 16, T, h, w)."""

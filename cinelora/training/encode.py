@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import TrainConfig, samples_per_step
-from cinelora.families.wan.bundle import WanBundle
+from cinelora.families.machinery import machinery_of
 from cinelora.families.wan.text_limit import caption_lines, look_of, lost_line, refuse_lost
 from cinelora.footage.buckets import Size
 from cinelora.footage.captions import prompt_with_trigger
@@ -37,7 +37,7 @@ def encode_rank(config: TrainConfig, run: RunDirectory) -> None:
     require(config.model.attention, attention_work(config), default_device())
     with process_group(rank) if rank.world_size > 1 else nullcontext():
         stage, model, cache = config.stage, config.model, Path(config.cache)
-        bundle = WanBundle.from_config(model, stage.transformer, cache)
+        bundle = machinery_of(model).from_config(model, stage.transformer, cache)
         # Texts that belong to no sample: the empty one, for dropped captions and guidance, and the preview's prompt.
         texts = {"null": ""} | preview_text(config)
         if rank.global_rank == 0:

@@ -17,8 +17,8 @@ from cinelora.adapters.run_directory import RunDirectory
 from cinelora.clone_only import scale_model
 from cinelora.config.schema import TrainConfig
 from cinelora.config.store import portable
-from cinelora.families.wan.bundle import WanBundle
-from cinelora.families.wan.checkpoint_layouts import Part
+from cinelora.families.family import Part
+from cinelora.families.machinery import machinery_of
 from cinelora.latents.cache import Index
 
 
@@ -29,7 +29,7 @@ def export(config: TrainConfig, run: RunDirectory, index: Index, state: dict[str
         scale_model("pretrain", "stage=pretrain").export(product, config.stage.transformer, state)
         return
     # The settings in the header are made portable: whoever gets the file can read how it was trained, and not where.
-    bundle = WanBundle.from_config(config.model, config.stage.transformer, Path(config.cache))
+    bundle = machinery_of(config.model).from_config(config.model, config.stage.transformer, Path(config.cache))
     if not config.stage.image_condition:  # on i2v these never ran: they would say nothing in the file
         state = {key: value for key, value in state.items() if not is_image_part(key.rsplit(".", 2)[0])}
     base: dict[str, Any] = {"base_model": config.model.name, "base_revision": bundle.fingerprint(Part.TRANSFORMER)}

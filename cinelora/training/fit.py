@@ -26,7 +26,7 @@ from cinelora.adapters.trainable import Trained, TrainedAdapter
 from cinelora.clone_only import scale_model
 from cinelora.config.schema import TrainConfig, data_ranks, zero_level
 from cinelora.errors import ConfigError
-from cinelora.families.wan.bundle import WanBundle
+from cinelora.families.machinery import machinery_of
 from cinelora.io.atomic import write_json
 from cinelora.io.hardware import hardware, peak_memory_mib, quiet_libraries, quiet_lightning, say_of_others
 from cinelora.io.hub import is_at_hand
@@ -46,7 +46,7 @@ from cinelora.training.checkpoint_files import Checkpoint, load_checkpoint
 from cinelora.training.gpu_policy import attention_work, explained, policy_at_hand
 from cinelora.training.loggers import Journal, make_journal
 from cinelora.training.model_card import Record, write_card
-from cinelora.training.module import ImageConditionedStage, Stage
+from cinelora.training.module import Stage
 from cinelora.training.resume_guard import origins, refuse_other_origins
 from cinelora.training.zero import ZeroStrategy
 
@@ -143,7 +143,7 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset,
     Its attention runs on the backend that is asked for or found fastest, which rank 0 prints.
     """
     model = config.model
-    bundle = WanBundle.from_config(model, config.stage.transformer, Path(config.cache))
+    bundle = machinery_of(model).from_config(model, config.stage.transformer, Path(config.cache))
     shares = shares_of(config)
     transformer = bundle.load_transformer(policy.swap, shares)
     trained = make_trained(config, run, transformer)
@@ -161,8 +161,7 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset,
         if rank_info().global_rank == 0:
             say(line)
     arrange(transformer, policy, shares.shards if shares else (), len(lengths))
-    stage = ImageConditionedStage if config.stage.image_condition else Stage
-    return stage(config, transformer, trained, training)
+    return Stage(config, transformer, trained, training)
 
 
 def shares_of(config: TrainConfig) -> Shares | None:
@@ -194,10 +193,10 @@ def make_trained(config: TrainConfig, run: RunDirectory, transformer: WanTransfo
 
 def warn_of_styles_weights(config: TrainConfig, style: AdapterFile) -> None:
     """Say where the style adapter was trained on other weights; nothing is fetched from the hub to find that out."""
-    source = config.model.t2v if style.transformer == "t2v" else config.model.i2v
+    source = config.model.source(style.transformer)
     if style.transformer != config.stage.transformer and (source is None or not is_at_hand(source)):
         return
-    bundle = WanBundle.from_config(config.model, style.transformer, Path(config.cache))
+    bundle = machinery_of(config.model).from_config(config.model, style.transformer, Path(config.cache))
     warn_of_other_weights(config.model, {"style": style}, {style.transformer: bundle})
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import TrainConfig, zero_level
 from cinelora.errors import TrainingError
-from cinelora.geometry import num_tokens
+from cinelora.families import family_of
 from cinelora.io.hardware import explained_out_of_memory, gpu_at_hand, limit_gpu_memory
 from cinelora.nn.attention_backend import Work
 from cinelora.parallel.partition import share_samples
@@ -35,7 +35,7 @@ def policy_at_hand(config: TrainConfig) -> tuple[Policy, str]:
 def attention_work(config: TrainConfig) -> Work:
     """The attention of one sample of a training step."""
     model, plan = config.model, share_samples(config)
-    tokens = num_tokens(config.stage.num_frames, model.height, model.width)
+    tokens = family_of(model).geometry.num_tokens(config.stage.num_frames, model.height, model.width)
     return Work.of(model, config.stage.transformer, tokens, backward=True, ring=plan.ring, ulysses=plan.ulysses)
 
 

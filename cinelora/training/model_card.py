@@ -21,6 +21,8 @@ from cinelora.adapters.run_directory import RunDirectory, RunSummary
 from cinelora.config.schema import ADAPTER_STAGES, TrainConfig, effective_lr, samples_per_step
 from cinelora.config.store import load_config, portable
 from cinelora.errors import ConfigError
+from cinelora.families import family_of
+from cinelora.families.family import Network
 from cinelora.footage.captions import prompt_with_trigger
 from cinelora.footage.manifest import Sample, read_manifest
 from cinelora.io.atomic import write_text
@@ -31,7 +33,6 @@ from cinelora.io.tensor_files import read_header, with_metadata
 from cinelora.io.terminal import shell_word
 from cinelora.training.verdict import effect_line, stopped_line
 
-TASKS = {"t2v": "text-to-video", "i2v": "image-to-video"}
 HERE = "."
 """What code on a card names the adapter's folder by, where it is not on the hub."""
 
@@ -45,14 +46,18 @@ class Record:
     summary: RunSummary
 
     @property
+    def network(self) -> Network:
+        """That which was trained on."""
+        return family_of(self.config.model).network(self.config.stage.transformer)
+
+    @property
     def task(self) -> str:  # noqa: D102
-        return TASKS[self.config.stage.transformer]
+        return self.network.task
 
     @property
     def base(self) -> str | None:
         """The trained checkpoint's name on the hub, where it has one."""
-        model = self.config.model
-        source = model.t2v if self.config.stage.transformer == "t2v" else model.i2v
+        source = self.config.model.source(self.network.name)
         return source if source is not None and is_hub_name(source) else None
 
     @property
@@ -175,7 +180,7 @@ def diffusers_code(record: Record, repository: str) -> str:
         "adapter_code.py.j2",
         record=record,
         model=record.config.model,
-        is_i2v=record.config.stage.transformer == "i2v",
+        is_i2v=record.network.shows_first_frame,
         base=record.base or f"<directory of {record.config.model.name}, {record.task}>",
         repository=repository,
     )

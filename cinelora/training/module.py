@@ -1,7 +1,7 @@
-"""A training stage: flow matching on a Wan transformer, of which an adapter or every weight is trained.
+"""A training stage: a transformer learns to denoise by its family's law, as an adapter on it or every weight of it is trained.
 
-Enters: batches of encoded samples. Leaves: a loss. What differs between stages is what the transformer is shown beside
-the text, and that is one method. It does not know about files, loggers or checkpoints.
+Enters: batches of encoded samples. Leaves: a loss. What differs between stages is whether the transformer is shown the first
+frame beside the text; how it is shown, its family knows. It does not know about files, loggers or checkpoints.
 
 Shape suffixes: B batch, C channels, T latent frames, H and W latent height and width, N tokens, D features.
 """
@@ -20,10 +20,11 @@ from cinelora.adapters.trainable import Trained
 from cinelora.config.learning_rate import learning_rate
 from cinelora.config.schema import TrainConfig, data_ranks, effective_lr, zero_level
 from cinelora.errors import TrainingError
-from cinelora.families.wan.bundle import Condition, ImageCondition, predict_velocity
-from cinelora.geometry import SPATIAL
+from cinelora.families import family_of
+from cinelora.families.conditioning import Conditioning
+from cinelora.families.machinery import machinery_of
 from cinelora.latents.dataset import LatentDataset
-from cinelora.nn.flow_matching import NUM_TRAIN_TIMESTEPS, FlowMatching, keyed_generator
+from cinelora.nn.flow_matching import keyed_generator
 from cinelora.parallel.sequence_parallel import sharing_of
 
 Batch = dict[str, Tensor]
@@ -45,17 +46,17 @@ def is_still_step(seed: int, step: int, share: float) -> bool:
 
 
 class Stage(LightningModule):
-    """Trains a part of ``transformer``, on text alone. The ids of samples key the noise; ``null_text`` is (512, D)."""
+    """Trains a part of ``transformer``. The ids of samples key the noise; ``null_text`` is (512, D)."""
 
     null_text: Tensor
     transformer: WanTransformer3DModel
-    shows_image = False
 
     def __init__(
         self, config: TrainConfig, transformer: WanTransformer3DModel, trained: Trained, training: LatentDataset
     ) -> None:
         super().__init__()
         self.config, self.trained = config, trained
+        self.shows_image, self.noise_law = config.stage.image_condition, machinery_of(config.model).noise_law
         self.sample_ids = [entry.id for entry in training.entries]
         # What is frozen is where it should be, on this device or on the host: Lightning shall neither move nor broadcast it. A
         # module that is set as an attribute becomes a part of the stage, so it is set past torch's own way of doing that.
@@ -113,20 +114,20 @@ class Stage(LightningModule):
         return {**batch, "latents": batch["latents"][:, :, :1]}
 
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
-        """Flow-matching loss of each sample, (B,)."""
-        return FlowMatching.loss(*self.velocities(batch, draw))
+        """Loss of each sample, (B,)."""
+        return self.noise_law.loss(*self.velocities(batch, draw))
 
     def velocities(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:
         """The velocity that is predicted for each sample, and the one that it should be."""
         clean_BCTHW = batch["latents"]
-        noisy_BCTHW = FlowMatching.add_noise(clean_BCTHW, draw.noise, draw.sigma)
-        batch = {**batch, "noisy": noisy_BCTHW, "timestep": draw.sigma * NUM_TRAIN_TIMESTEPS}
+        noisy_BCTHW = self.noise_law.add_noise(clean_BCTHW, draw.noise, draw.sigma)
         if any(draw.drop_caption):
             dropped_B = torch.tensor(draw.drop_caption, device=clean_BCTHW.device)
-            batch["text"] = torch.where(dropped_B[:, None, None], self.null_text, batch["text"])
+            batch = {**batch, "text": torch.where(dropped_B[:, None, None], self.null_text, batch["text"])}
+        given = (noisy_BCTHW, self.noise_law.timestep(draw.sigma), self.condition(batch))
         with self.low_precision():
-            predicted_BCTHW = self.predict(batch, draw.drop_image)
-        return predicted_BCTHW, FlowMatching.velocity(clean_BCTHW, draw.noise)
+            predicted_BCTHW = self.predict(*given, draw.drop_image)
+        return predicted_BCTHW, self.noise_law.velocity(clean_BCTHW, draw.noise)
 
     def low_precision(self) -> torch.autocast:
         """Weights that are all trained are float32, and compute in bfloat16 on a GPU; adapters bring their own rule."""
@@ -134,23 +135,24 @@ class Stage(LightningModule):
         # a cache would keep the bf16 copies of all blocks, of which a rank that shares the weights has room for one
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled, cache_enabled=not self.shares_weights)
 
-    def predict(self, batch: Batch, drop_image: list[bool]) -> Tensor:
+    def predict(
+        self, noisy_BCTHW: Tensor, timestep_B: Tensor, condition: Conditioning, drop_image: list[bool]
+    ) -> Tensor:
         """Velocities of a batch; samples without their image have fewer tokens, so they run apart from the others."""
         # A batch is one tensor, and its samples have equally many tokens. Where some have lost their image, the two sorts are run
         # one after the other, each as a batch of its own, and put back in their rows.
         if len(set(drop_image)) == 1:
-            condition = self.condition(batch) if not drop_image[0] else Condition(batch["text"])
-            return predict_velocity(self.transformer, batch["noisy"], batch["timestep"], condition)
-        predicted = torch.empty_like(batch["noisy"])
+            shown = condition.without_image() if drop_image[0] else condition
+            return shown.predict(self.transformer, noisy_BCTHW, timestep_B)
+        predicted = torch.empty_like(noisy_BCTHW)
         for dropped in (False, True):
             rows = torch.tensor([d is dropped for d in drop_image], device=predicted.device)
-            part = {key: value[rows] for key, value in batch.items()}
-            predicted[rows] = self.predict(part, [dropped])
+            predicted[rows] = self.predict(noisy_BCTHW[rows], timestep_B[rows], condition.rows(rows), [dropped])
         return predicted
 
-    def condition(self, batch: Batch) -> Condition:
-        """What the transformer is shown beside the noisy latents: here, the text alone."""
-        return Condition(batch["text"])
+    def condition(self, batch: Batch) -> Conditioning:
+        """What the transformer is shown beside the noisy latents."""
+        return machinery_of(self.config.model).condition_of(batch, self.shows_image)
 
     @property
     def data_rank(self) -> int:
@@ -194,8 +196,10 @@ class Stage(LightningModule):
             return Draw(noise, torch.full((len(keys),), sigma, device=latents.device), kept, kept)
         drops = torch.stack(chances) < torch.tensor([dropout.caption, dropout.image * self.shows_image])
         captions, images = drops.T.tolist()
-        height, width = (SPATIAL * side for side in latents.shape[3:])  # a bucket's own, which may be of fewer pixels
-        sigmas = FlowMatching.from_config(self.config.flow, height, width).sigmas(torch.stack(normals))
+        spatial = family_of(self.config.model).geometry.spatial
+        height, width = (spatial * side for side in latents.shape[3:])  # a bucket's own, which may be of fewer pixels
+        levels = self.noise_law.from_config(self.config.flow, height, width)
+        sigmas = levels.sigmas(torch.stack(normals))
         return Draw(noise, sigmas.to(latents.device), captions, images)
 
     def touch_all_parameters(self) -> Tensor:
@@ -232,13 +236,3 @@ class Stage(LightningModule):
         rate = learning_rate(self.global_step, self.config.optimizer, self.peak_lr, self.config.stage.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-
-
-class ImageConditionedStage(Stage):
-    """A stage whose transformer is also shown the first frame, as Wan2.1 I2V is."""
-
-    shows_image = True
-
-    def condition(self, batch: Batch) -> Condition:
-        """Text, and the image condition of each sample."""
-        return Condition(batch["text"], ImageCondition(batch["image_latents"], batch["image_tokens"]))

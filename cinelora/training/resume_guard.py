@@ -27,10 +27,10 @@ WHAT = {
 
 def origins(config: TrainConfig, run: RunDirectory, data_hash: str) -> dict[str, str]:
     """12 hex digits for each of ``WHAT``; the style adapter only where stage 2 trains above one."""
-    from cinelora.families.wan.bundle import WanBundle
-    from cinelora.families.wan.checkpoint_layouts import Part
+    from cinelora.families.family import Part
+    from cinelora.families.machinery import machinery_of
 
-    bundle = WanBundle.from_config(config.model, config.stage.transformer, Path(config.cache))
+    bundle = machinery_of(config.model).from_config(config.model, config.stage.transformer, Path(config.cache))
     found = {"data": data_hash, "base": bundle.fingerprint(Part.TRANSFORMER)}
     has_style = config.stage.name == "motion" and run.adapter("style").exists()
     return found | ({"style adapter": sha256_file(run.adapter("style"))[:12]} if has_style else {})

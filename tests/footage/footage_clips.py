@@ -11,6 +11,7 @@ import av
 import numpy as np
 
 from cinelora.config.schema import DataConfig
+from cinelora.families.wan21 import WAN21
 from cinelora.footage.build_dataset import Wanted
 from cinelora.footage.manifest import Manifest
 from cinelora.footage.sample_source import find
@@ -47,7 +48,7 @@ def scan(root: Path, *, num_frames: int, fps: int = 16, seed: int = 0, **setting
         "prepared": str(root.parent / f"{root.name}-prepared"),
     }
     data = DataConfig(name="folder", root=str(root), **{**plainly, **settings})
-    return find(data, Wanted(num_frames, fps, (48, 80), seed))
+    return find(data, Wanted(num_frames, fps, (48, 80), WAN21.geometry, seed))
 
 
 def write_film(

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from footage_clips import Put, write_plainly
 
 from cinelora.config.schema import DataConfig
 from cinelora.errors import FootageError
+from cinelora.families.wan21 import WAN21
 from cinelora.footage.buckets import SHAPES, Size, bucket, clip_size, enlargement, kept, shown, window_length
 from cinelora.footage.build_dataset import Wanted
 from cinelora.footage.manifest import Manifest, write_manifest
@@ -29,7 +31,7 @@ def pictures(count: int, seed: int = 0) -> list[Size]:
 @pytest.mark.parametrize("model", MODELS)
 def test_a_bucket_has_at_most_the_models_tokens_and_nearly_all(model: Size):
     for picture in pictures(500):
-        height, width = bucket(picture, model)
+        height, width = bucket(picture, model, WAN21.geometry)
         assert height % 16 == width % 16 == 0
         share = height * width / (model[0] * model[1])
         assert (0.75 if model == (112, 192) else 0.9) <= share <= 1
@@ -38,13 +40,13 @@ def test_a_bucket_has_at_most_the_models_tokens_and_nearly_all(model: Size):
 @pytest.mark.parametrize(("model", "named", "anything"), [(MODELS[0], 0.03, 0.08), (MODELS[1], 0.03, 0.08)])
 def test_a_picture_keeps_its_shape(model: Size, named: float, anything: float):
     for shape in SHAPES:
-        assert kept(shape, bucket((3000, round(3000 * shape)), model)) >= 1 - named
+        assert kept(shape, bucket((3000, round(3000 * shape)), model, WAN21.geometry)) >= 1 - named
     for picture in pictures(500):
-        assert kept(picture[1] / picture[0], bucket(picture, model)) >= 1 - anything
+        assert kept(picture[1] / picture[0], bucket(picture, model, WAN21.geometry)) >= 1 - anything
 
 
 def test_formats_have_the_sizes_that_are_written_down():
-    sizes = {name: bucket(picture, (480, 832)) for name, picture in FORMATS.items()}
+    sizes = {name: bucket(picture, (480, 832), WAN21.geometry) for name, picture in FORMATS.items()}
     assert sizes == {
         "16:9": (480, 832),
         "2.39": (400, 960),
@@ -53,8 +55,8 @@ def test_formats_have_the_sizes_that_are_written_down():
         "upright": (832, 480),
         "square": (624, 624),
     }
-    assert bucket(FORMATS["2.39"], (720, 1280)) == (624, 1472)
-    assert bucket(FORMATS["16:9"], (720, 1280)) == (720, 1280)
+    assert bucket(FORMATS["2.39"], (720, 1280), WAN21.geometry) == (624, 1472)
+    assert bucket(FORMATS["16:9"], (720, 1280), WAN21.geometry) == (720, 1280)
 
 
 FORMATS = {
@@ -68,14 +70,14 @@ FORMATS = {
 
 
 def test_bars_found_a_few_lines_off_share_a_bucket():
-    assert len({bucket((height, 1920), (480, 832)) for height in range(792, 828)}) == 1
-    assert len({bucket((1080, width), (480, 832)) for width in range(1424, 1456)}) == 1
+    assert len({bucket((height, 1920), (480, 832), WAN21.geometry) for height in range(792, 828)}) == 1
+    assert len({bucket((1080, width), (480, 832), WAN21.geometry) for width in range(1424, 1456)}) == 1
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_sizes_are_few_and_token_counts_fewer(model: Size):
     """Blocks are compiled anew for every number of tokens: a shape and the same upright have one."""
-    sizes = {bucket(picture, model) for picture in pictures(2000)}
+    sizes = {bucket(picture, model, WAN21.geometry) for picture in pictures(2000)}
     assert len(sizes) <= len(SHAPES) + 1
     assert len({height * width for height, width in sizes}) <= 16
 
@@ -85,21 +87,21 @@ def test_sizes_are_few_and_token_counts_fewer(model: Size):
     [((360, 640), (480, 832)), ((180, 320), (240, 416)), ((240, 320), (272, 352)), ((90, 160), (240, 416))],
 )
 def test_a_small_picture_trains_at_half_or_a_quarter_of_the_pixels(picture: Size, size: Size):
-    assert bucket(picture, (480, 832)) == size
+    assert bucket(picture, (480, 832), WAN21.geometry) == size
     if picture != (90, 160):  # a quarter at the least, whatever comes
         assert enlargement(picture, size) <= 1.5
 
 
 @pytest.mark.parametrize("picture", [(1, 1), (1, 4000), (4000, 1), (4320, 7680)])
 def test_any_picture_has_a_bucket(picture: Size):
-    height, width = bucket(picture, (480, 832))
+    height, width = bucket(picture, (480, 832), WAN21.geometry)
     assert 0 < height * width <= 480 * 832
 
 
 @pytest.mark.parametrize("model", [(480, 832), (720, 1280), (112, 192)])
 def test_a_clip_has_the_shape_of_any_picture_at_the_models_number_of_pixels(model: Size):
     for aspect in np.geomspace(0.1, 10, 200):
-        size = clip_size(aspect, model)
+        size = clip_size(aspect, model, WAN21.geometry)
         shape = min(max(aspect, 0.25), 4.0)
         assert size[0] % 16 == size[1] % 16 == 0
         assert 0.9 * math.prod(model) <= math.prod(size) <= math.prod(model) or model == (112, 192)
@@ -127,13 +129,27 @@ def test_what_is_seen_is_inside_the_bars_and_square():
     ],
 )
 def test_short_shots_give_short_windows_only_where_told(length: int, least: int | None, frames: int | None):
-    assert window_length(length, 33, least) == frames
+    assert window_length(length, 33, least, WAN21.geometry) == frames
+
+
+WIDE = replace(WAN21.geometry, spatial=16)
+"""Tokens of 32 pixels a side."""
+
+
+def test_sizes_and_lengths_are_of_whole_tokens_of_the_family() -> None:
+    for picture in FORMATS.values():
+        height, width = bucket(picture, (704, 1280), WIDE)
+        assert height % 32 == width % 32 == 0
+        assert height * width <= 704 * 1280
+        assert clip_size(picture[1] / picture[0], (704, 1280), WIDE)[0] % 32 == 0
+    assert bucket(FORMATS["2.39"], (704, 1280), WIDE) != bucket(FORMATS["2.39"], (704, 1280), WAN21.geometry)
+    assert window_length(100, 121, 5, replace(WIDE, temporal=8)) == 57
 
 
 def test_lengths_are_4n_plus_1():
     for wanted in range(5, 130, 4):
         for length in range(200):
-            found = window_length(length, wanted, 1)
+            found = window_length(length, wanted, 1, WAN21.geometry)
             assert found is None or (found % 4 == 1 and 5 <= found <= length)
 
 
@@ -141,7 +157,7 @@ def found(
     footage: Path, num_frames: int, own_shapes: bool = True, size: Size = (112, 192), **settings: object
 ) -> Manifest:
     data = DataConfig(name="f", root=str(footage), prepared=str(footage.parent / "prepared"), judged=False, **settings)
-    return find(data, Wanted(num_frames, 16, size, 0, own_shapes))
+    return find(data, Wanted(num_frames, 16, size, WAN21.geometry, 0, own_shapes))
 
 
 # -- in footage --------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from small_captioners import save_idefics, save_llava
 
 from cinelora.config.schema import DataConfig
 from cinelora.errors import FootageError
+from cinelora.families.wan21 import WAN21
 from cinelora.footage.build_dataset import Judged, Wanted
 from cinelora.footage.captioner import Captioner, batches, frames_of, refuse_folder
 from cinelora.footage.manifest import Manifest
@@ -82,7 +83,7 @@ def data(footage: Path, idefics: Path, tmp_path: Path) -> DataConfig:
 
 
 def stills(data: DataConfig) -> Manifest:
-    return find(data, Wanted(1, 16, (48, 80), 0))
+    return find(data, Wanted(1, 16, (48, 80), WAN21.geometry, 0))
 
 
 def captions(data: DataConfig) -> dict[str, str]:

@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cinelora.config.schema import DataConfig, FootageLimits
 from cinelora.errors import CineloraError, FootageError
+from cinelora.families.wan21 import WAN21
 from cinelora.footage import shot_detection, survey_pool
 from cinelora.footage.build_dataset import (
     OVERRIDES,
@@ -48,7 +49,7 @@ from cinelora.io.plain_data import read_json
 from tools.scale_model.render import draw_scene, render_scene
 
 HEIGHT, WIDTH, BAR, FPS, LONG = 160, 240, 20, 24, 36
-STILLS, WINDOWS = Wanted(1, 16, (HEIGHT, WIDTH), 0), Wanted(17, 16, (HEIGHT, WIDTH), 0)
+STILLS, WINDOWS = Wanted(1, 16, (HEIGHT, WIDTH), WAN21.geometry, 0), Wanted(17, 16, (HEIGHT, WIDTH), WAN21.geometry, 0)
 
 
 def lettered(text: str) -> np.ndarray:
@@ -440,7 +441,9 @@ def test_a_program_without_a_main_guard_is_told(tmp_path: Path, film: tuple[Path
     program.write_text(
         "from cinelora.config.schema import DataConfig\n"
         "from cinelora.footage.build_dataset import Wanted, prepare\n"
-        f"prepare(DataConfig(root={str(film[0])!r}, prepared={str(tmp_path / 'prepared')!r}), Wanted(1, 16, (48, 80), 0), 2)\n"
+        "from cinelora.families.wan21 import WAN21\n"
+        "wanted = Wanted(1, 16, (48, 80), WAN21.geometry, 0)\n"
+        f"prepare(DataConfig(root={str(film[0])!r}, prepared={str(tmp_path / 'prepared')!r}), wanted, 2)\n"
     )
     ended = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=600)
     assert "no process that reads footage could be started" in ended.stderr
@@ -553,7 +556,7 @@ def stills(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     Image.fromarray(lettered("A TITLE ON A CARD\nAND MORE OF IT")[0]).save(root / "title.png")
     Image.fromarray(cv2.GaussianBlur(picture[:, ::-1], (0, 0), 12)).save(root / "blurred.png")
     data = DataConfig(name="f", root=str(root), prepared=str(root.parent / "prepared"), caption="x")
-    return prepare(data, Wanted(1, 16, (112, 192), 0), 0)
+    return prepare(data, Wanted(1, 16, (112, 192), WAN21.geometry, 0), 0)
 
 
 def test_pictures_are_filtered_as_films_are(stills: Prepared) -> None:
@@ -588,7 +591,7 @@ def test_pictures_surveyed_by_an_older_version_are_surveyed_again_and_films_are_
     Image.fromarray(scene(0)).save(root / "a.png")
     write_plainly(root / "film.mp4", np.stack([scene(1, (48, 64))] * 12), 16)
     data = DataConfig(name="f", root=str(root), prepared=str(folder), caption="x")
-    wanted = Wanted(1, 16, (112, 192), 0)
+    wanted = Wanted(1, 16, (112, 192), WAN21.geometry, 0)
     prepare(data, wanted, 0)
     # as version 0.1 left them: no sampled picture of the still, and a ledger that says nothing of a version of stills
     surveys = {file.path: survey_path(folder, file.survey) for file in survey_pool.read_ledger(folder).values()}
@@ -611,5 +614,5 @@ def test_lettering_that_could_not_be_looked_for_is_not_taken_for_none(tmp_path: 
     write_plainly(tmp_path / "f" / "film.mp4", film, 16)
     data = DataConfig(name="f", root=str(tmp_path / "f"), prepared=str(tmp_path / "p"), caption="x")
     data.limits.min_seconds = None
-    shots = prepare(data, Wanted(1, 16, (112, 192), 0), 0).shots
+    shots = prepare(data, Wanted(1, 16, (112, 192), WAN21.geometry, 0), 0).shots
     assert [judged.against(False) for judged in shots] == [(), (UNSEEN,), ()]

@@ -13,8 +13,8 @@ from rank_pool import forked
 
 from cinelora.config.schema import DataConfig, ModelConfig
 from cinelora.errors import FootageError, TrainingError
+from cinelora.families.family import Part
 from cinelora.families.wan.bundle import WanBundle
-from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.footage.manifest import Manifest, Sample
 from cinelora.footage.read_frames import read_frames
 from cinelora.footage.sample_source import find, wanted_by

@@ -19,8 +19,8 @@ from cinelora.adapters.formats import COMFY, WAN_NAMES
 from cinelora.adapters.lora_layers import add_adapter, load_adapter, set_scales
 from cinelora.config.schema import LoraSpec
 from cinelora.errors import AdapterError, CineloraError
+from cinelora.families.family import Part
 from cinelora.families.wan.bundle import WanBundle
-from cinelora.families.wan.checkpoint_layouts import Part
 
 I2V_14B: dict[str, Any] = {
     "num_attention_heads": 40,

@@ -13,8 +13,9 @@ from wan_layouts import Miniature, miniature, save, save_files, wan_transformer
 
 from cinelora.config.schema import ModelConfig
 from cinelora.errors import FileError, ModelError
+from cinelora.families.family import Part
 from cinelora.families.wan.bundle import WanBundle
-from cinelora.families.wan.checkpoint_layouts import Part, survey
+from cinelora.families.wan.checkpoint_layouts import survey
 from cinelora.io.gguf_file import _BLOCKS, KINDS, GgufTensor, gguf_values, read_gguf
 from cinelora.nn.fp8 import Fp8Linear
 

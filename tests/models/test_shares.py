@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from cinelora.families.family import Part
 from cinelora.families.wan.bundle import WanBundle
-from cinelora.families.wan.checkpoint_layouts import Part, locate
+from cinelora.families.wan.checkpoint_layouts import locate
 from cinelora.families.wan.load_weights import Destination, load_part, random_part
 from cinelora.memory.block_swap import large_frozen, views
 from cinelora.memory.weight_sharding import Shares

@@ -15,8 +15,8 @@ from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.clip_request import ClipRequest, Take
 from cinelora.config.schema import InferConfig, ModelConfig, PrepareConfig, PreviewConfig, ScaleConfig, TrainConfig
 from cinelora.errors import ConfigError
+from cinelora.families.family import Part
 from cinelora.families.wan.bundle import WanBundle
-from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.families.wan.text_limit import Lost, may_be_long
 from cinelora.parallel.launch import rank_info
 from cinelora.parallel.partition import Partition

@@ -8,8 +8,8 @@ from diffusers import AutoencoderKLWan
 from rank_pool import on_ranks
 from rounding import LAYERS, units
 
+from cinelora.families.family import Part
 from cinelora.families.wan.bundle import WanBundle
-from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.nn.vae_parallel import own_rows, shares
 from cinelora.parallel.launch import process_group, rank_info
 

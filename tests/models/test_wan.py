@@ -14,6 +14,7 @@ from rounding import LAYERS, units
 
 from cinelora.config.schema import SamplerConfig
 from cinelora.errors import ModelError
+from cinelora.families.family import Part
 from cinelora.families.wan.bundle import (
     Condition,
     ImageCondition,
@@ -23,8 +24,8 @@ from cinelora.families.wan.bundle import (
     pixels_to_range,
     predict_velocity,
 )
-from cinelora.families.wan.checkpoint_layouts import Part
-from cinelora.geometry import num_tokens
+from cinelora.families.wan21 import WAN21
+from cinelora.nn.flow_matching import FlowMatching
 from cinelora.sampling.denoise import Guided, sample
 
 PROMPT = "a man, smoking (alone), waits; a car's lamps = two moons &amp; rain"
@@ -59,9 +60,9 @@ def test_t2v_clip_equals_the_diffusers_pipeline(t2v: WanBundle, steps: int):
     ).frames
     positive, negative = text_pair(t2v)
     guided = Guided(t2v.load_transformer(), Condition(positive), Condition(negative), 4.0)
-    ours = sample(guided, noise, SamplerConfig(steps=steps), shift=3.0)
+    ours = sample(guided, noise, FlowMatching.solver(SamplerConfig(steps=steps), shift=3.0))
     assert (ours - theirs).abs().max() < CLIP_DIGITS
-    in_turn = sample(replace(guided, together=False), noise, SamplerConfig(steps=steps), shift=3.0)
+    in_turn = sample(replace(guided, together=False), noise, FlowMatching.solver(SamplerConfig(steps=steps), shift=3.0))
     assert (in_turn - theirs).abs().max() < CLIP_DIGITS
 
 
@@ -85,7 +86,7 @@ def test_i2v_clip_equals_the_diffusers_pipeline_given_the_same_clip_features(i2v
     positive, negative = text_pair(i2v)
     shown = ImageCondition(image.latents[None], pipeline.encode_image(Image.fromarray(picture), "cpu"))
     guided = Guided(i2v.load_transformer(), Condition(positive, shown), Condition(negative, shown), 4.0)
-    ours = sample(guided, noise, SamplerConfig(steps=4), shift=3.0)
+    ours = sample(guided, noise, FlowMatching.solver(SamplerConfig(steps=4), shift=3.0))
     assert (ours - theirs).abs().max() < CLIP_DIGITS
 
 
@@ -148,10 +149,10 @@ def test_dropping_the_image_means_no_tokens_and_zero_mask_and_zero_latents(i2v: 
 
 
 def test_token_counts_are_those_of_wan():
-    assert num_tokens(1, 480, 832) == 1560
-    assert num_tokens(1, 720, 1280) == 3600
-    assert num_tokens(33, 480, 832) == 14040
-    assert num_tokens(81, 720, 1280) == 75600
+    assert WAN21.geometry.num_tokens(1, 480, 832) == 1560
+    assert WAN21.geometry.num_tokens(1, 720, 1280) == 3600
+    assert WAN21.geometry.num_tokens(33, 480, 832) == 14040
+    assert WAN21.geometry.num_tokens(81, 720, 1280) == 75600
 
 
 def copy_of(bundle: WanBundle, folder: Path) -> Path:

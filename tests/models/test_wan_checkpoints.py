@@ -31,8 +31,9 @@ from wan_layouts import (
 from cinelora.cli.main import main
 from cinelora.config.schema import ModelConfig
 from cinelora.errors import ModelError
+from cinelora.families.family import Part
 from cinelora.families.wan.bundle import WanBundle
-from cinelora.families.wan.checkpoint_layouts import Part, survey
+from cinelora.families.wan.checkpoint_layouts import survey
 from cinelora.families.wan.load_weights import empty_module, num_parameters
 from cinelora.io.atomic import sha256_file
 
@@ -342,7 +343,8 @@ from pathlib import Path
 from cinelora.config.schema import ModelConfig
 from cinelora.errors import ModelError
 from cinelora.io.atomic import sha256_file
-from cinelora.families.wan.bundle import Part, WanBundle
+from cinelora.families.family import Part
+from cinelora.families.wan.bundle import WanBundle
 model = ModelConfig(**json.loads(sys.argv[1]))
 for name in sys.argv[2:]:
     bundle = WanBundle.from_config(model, "t2v", Path("unused"), torch.device("cpu"))

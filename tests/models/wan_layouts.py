@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import ByT5Tokenizer, CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
-from cinelora.families.wan.checkpoint_layouts import Part
+from cinelora.families.family import Part
 
 SHAPE: dict[str, Any] = {
     "num_attention_heads": 4,

@@ -32,6 +32,7 @@ from cinelora.evaluation.blind_test import PREFERENCES, Preference, write_pairs
 from cinelora.evaluation.clip_list import Plan, Prompt, clip_file, stages
 from cinelora.evaluation.evaluation_report import write_report
 from cinelora.evaluation.measure import REAL_CLIPS, Interval, Numbers, Row, save_numbers
+from cinelora.families.wan21 import WAN21
 from cinelora.footage import contact_sheet as footage
 from cinelora.footage.build_dataset import Judged, Prepared, Wanted
 from cinelora.footage.manifest import Manifest, Sample, Skipped, write_manifest
@@ -91,7 +92,7 @@ def prepared(name: str, folder: Path) -> tuple[Prepared, Manifest]:
 
 def dataset_card(name: str, folder: Path) -> str:
     data = DataConfig(name="folder", root="/nowhere", trigger=name)
-    return footage.card(*prepared(name, folder), data, Wanted(17, 16, (160, 240), 0))
+    return footage.card(*prepared(name, folder), data, Wanted(17, 16, (160, 240), WAN21.geometry, 0))
 
 
 def contact_sheet(name: str, folder: Path) -> str:

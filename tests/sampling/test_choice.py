@@ -6,13 +6,14 @@ import pytest
 
 from cinelora.config.schema import SamplerConfig
 from cinelora.errors import ConfigError
+from cinelora.families.wan21 import WAN21
 from cinelora.parallel.partition import Partition
 from cinelora.planning.estimate import Shape
 from cinelora.planning.parallel_layout import choose_partition
 from cinelora.planning.step_time import ClipShape
 
-I2V_14B = ClipShape(Shape(40, 5120, 13824, 4096, 1280, 36), 40, 81, 720, 1280, guided=True)
-T2V_1_3B = ClipShape(Shape(30, 1536, 8960, 4096, None, 16), 12, 81, 480, 832, guided=True)
+I2V_14B = ClipShape(Shape(40, 5120, 13824, 4096, 1280, "i2v", WAN21), 40, 81, 720, 1280, guided=True)
+T2V_1_3B = ClipShape(Shape(30, 1536, 8960, 4096, None, "t2v", WAN21), 12, 81, 480, 832, guided=True)
 TINY = replace(T2V_1_3B, num_frames=1, height=32, width=48)
 UNGUIDED = SamplerConfig(guidance=1.0)
 

@@ -10,6 +10,7 @@ from diffusers import WanTransformer3DModel
 from rank_pool import on_ranks
 
 from cinelora.families.wan.bundle import Condition
+from cinelora.families.wan21 import WAN21
 from cinelora.parallel.launch import process_group, rank_info
 from cinelora.parallel.partition import Partition, partition
 from cinelora.planning.cards import GPUS
@@ -91,7 +92,7 @@ def test_more_gpus_are_never_foretold_to_be_slower():
     assert seconds[0] == pytest.approx(clip_seconds(WAN, STEPS, ALONE, Machine(NOMINAL)), abs=0.1)
 
 
-SMALL = ClipShape(Shape(2, 128, 64, 32, None, 16, 32), 4, 9, 48, 80, guided=True, dtype="fp32")
+SMALL = ClipShape(Shape(2, 128, 64, 32, None, "t2v", WAN21, 32), 4, 9, 48, 80, guided=True, dtype="fp32")
 """3 x 3 x 5 = 45 tokens, which neither 2 nor 4 ranks share evenly."""
 
 

@@ -37,9 +37,9 @@ from cinelora.config.fields import fields_of
 from cinelora.config.metric_names import HELDOUT_SIGMAS
 from cinelora.config.schema import MemoryConfig, MetricsConfig, ModelConfig, OptimizerConfig, PreviewConfig, TrainConfig
 from cinelora.errors import TrainingError
+from cinelora.families.family import Part
 from cinelora.families.wan import embedded
 from cinelora.families.wan.bundle import WanBundle, pad_text
-from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.io.plain_data import read_json
 from cinelora.io.tensor_files import load_tensors, save_tensors
 from cinelora.latents.cache import Index

@@ -13,8 +13,8 @@ from cinelora.adapters.lora_layers import adapter_state
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import DropoutConfig, TrainConfig
 from cinelora.errors import ConfigError
-from cinelora.families.wan.bundle import WanBundle, predict_velocity
-from cinelora.families.wan.checkpoint_layouts import Part
+from cinelora.families.family import Part
+from cinelora.families.wan.bundle import Condition, WanBundle, predict_velocity
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
 from cinelora.nn.flow_matching import FlowMatching
@@ -124,6 +124,7 @@ def test_stills_on_i2v_see_no_image(style_config: TrainConfig, tmp_path: Path):
     assert "image_tokens" not in batch
     draw = stage.draw_at(batch, step=0, sigma=0.5)
     condition = stage.condition(batch)
+    assert isinstance(condition, Condition)
     assert condition.image is None
     noisy = FlowMatching.add_noise(batch["latents"], draw.noise, draw.sigma)
     velocity = predict_velocity(stage.transformer, noisy, draw.sigma * 1000, condition)

@@ -21,8 +21,8 @@ from torch.utils.data import default_collate
 
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import OptimizerConfig, StrategyConfig, TrainConfig
+from cinelora.families.family import Part
 from cinelora.families.wan.bundle import WanBundle
-from cinelora.families.wan.checkpoint_layouts import Part
 from cinelora.io.tensor_files import load_tensors
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset

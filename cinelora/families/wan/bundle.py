@@ -12,7 +12,7 @@ import gc
 import hashlib
 import html
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +28,12 @@ from transformers import AutoTokenizer, ByT5Tokenizer
 
 from cinelora.config.schema import ModelConfig
 from cinelora.errors import CineloraError, ModelError, first_line
+from cinelora.families.family import Part
 from cinelora.families.wan import checkpoint_layouts
-from cinelora.families.wan.checkpoint_layouts import NAMES, FoundPart, Part
+from cinelora.families.wan.checkpoint_layouts import NAMES, FoundPart
 from cinelora.families.wan.load_weights import Destination, load_part, random_part, settings_of
 from cinelora.families.wan.text_limit import Lost, lost_of, may_be_long
-from cinelora.geometry import CHANNELS, SPATIAL, TEMPORAL, TEXT_TOKENS
+from cinelora.families.wan21 import WAN21
 from cinelora.io.atomic import sha256_json
 from cinelora.io.hardware import default_device, free_gpu_bytes
 from cinelora.io.hub import EMBEDDED, is_at_hand, is_model_source
@@ -40,7 +41,9 @@ from cinelora.io.plain_data import opened
 from cinelora.io.waiting import waiting
 from cinelora.memory.weight_sharding import Shares
 from cinelora.nn import vae_parallel, vae_unchunked
+from cinelora.nn.flow_matching import FlowMatching
 from cinelora.nn.fp8 import DTYPES, missing_fp8
+from cinelora.nn.pixels import pixels_to_range
 from cinelora.parallel.launch import rank_info
 from cinelora.planning.estimate import vae_bytes
 
@@ -71,11 +74,38 @@ class Condition:
     text: Tensor
     image: ImageCondition | None = None
 
+    @classmethod
+    def of_batch(cls, batch: Mapping[str, Tensor], shows_image: bool) -> Condition:
+        """That of a batch of the data set; ``shows_image``: with what is encoded of the first frame."""
+        image = ImageCondition(batch["image_latents"], batch["image_tokens"]) if shows_image else None
+        return cls(batch["text"], image)
+
+    def predict(self, transformer: WanTransformer3DModel, latents_BCTHW: Tensor, timestep_B: Tensor) -> Tensor:
+        """``predict_velocity`` under this condition."""
+        return predict_velocity(transformer, latents_BCTHW, timestep_B, self)
+
+    def beside(self, other: Condition) -> Condition:
+        """This batch and another after it as one batch; both have an image or neither has."""
+        text = torch.cat([self.text, other.text])
+        if self.image is None or other.image is None:
+            return Condition(text)
+        latents = torch.cat([self.image.latents, other.image.latents])
+        return Condition(text, ImageCondition(latents, torch.cat([self.image.tokens, other.image.tokens])))
+
+    def rows(self, chosen_B: Tensor) -> Condition:
+        """That of the chosen samples of the batch."""
+        image = self.image and ImageCondition(self.image.latents[chosen_B], self.image.tokens[chosen_B])
+        return Condition(self.text[chosen_B], image)
+
+    def without_image(self) -> Condition:
+        """The text alone."""
+        return Condition(self.text)
+
 
 def first_frame_mask(latents_BCTHW: Tensor) -> Tensor:
     """Wan's I2V mask (B, 4, T, H, W): one where pixels are given, four pixel frames to a latent frame; so frame 0 is ones."""
     batch, _, frames, height, width = latents_BCTHW.shape
-    mask = latents_BCTHW.new_zeros(batch, TEMPORAL, frames, height, width)
+    mask = latents_BCTHW.new_zeros(batch, WAN21.geometry.temporal, frames, height, width)
     mask[:, :, 0] = 1
     return mask
 
@@ -111,7 +141,7 @@ def predict_velocity(
 
 def pad_text(embeddings: list[Tensor]) -> Tensor:
     """Embeddings (n_i, D) cut at their true length, zero-padded and stacked to (B, 512, D)."""
-    return torch.stack([F.pad(e, (0, 0, 0, TEXT_TOKENS - e.shape[0])) for e in embeddings])
+    return torch.stack([F.pad(e, (0, 0, 0, WAN21.text_tokens - e.shape[0])) for e in embeddings])
 
 
 def clean_prompt(prompt: str) -> str:
@@ -122,21 +152,13 @@ def clean_prompt(prompt: str) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
-def pixels_to_range(video_THWC: np.ndarray | Tensor, device: torch.device) -> Tensor:
-    """uint8 frames (T, H, W, 3) as float32 (1, 3, T, H, W) in [-1, 1]."""
-    # frames of a decoder may not be writable, and torch warns of sharing their memory: so an array is copied
-    video = torch.as_tensor(np.array(video_THWC) if isinstance(video_THWC, np.ndarray) else video_THWC, device=device)
-    return video.permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-
-
-def range_to_pixels(video_BCTHW: Tensor) -> np.ndarray:
-    """The first clip of (B, 3, T, H, W) in [0, 1] as uint8 (T, H, W, 3)."""
-    video = (video_BCTHW[0] * 255).round().clamp(0, 255).to(torch.uint8)
-    return video.permute(1, 2, 3, 0).cpu().numpy()
-
-
 class WanBundle:
     """The parts of one checkpoint, each fetched and loaded only when it is used, and never trained."""
+
+    condition_of = staticmethod(Condition.of_batch)
+    """What the transformer is shown of a batch beside the noisy latents."""
+    noise_law = FlowMatching
+    """How latents become noise, which levels are trained on, and what is predicted of it."""
 
     def __init__(
         self,
@@ -160,7 +182,7 @@ class WanBundle:
     @classmethod
     def from_config(cls, model: ModelConfig, kind: str, cache: Path, device: torch.device | None = None) -> WanBundle:
         """The ``t2v`` or ``i2v`` checkpoint of ``model``. Raises ``ModelError`` where the family has none."""
-        source, revision = getattr(model, kind), getattr(model, f"{kind}_revision")
+        source, revision = model.source(kind), getattr(model, f"{kind}_revision")
         if source is None:
             raise ModelError(
                 f"model={model.name} has no {kind} checkpoint; set model.{kind}=<directory, file or hub repository>"
@@ -279,7 +301,7 @@ class WanBundle:
         settings = {
             "num_attention_heads": model.num_heads,
             "attention_head_dim": model.hidden_size // model.num_heads,
-            "in_channels": CHANNELS[self.kind],
+            "in_channels": WAN21.network(self.kind).channels,
             "text_dim": self._width(Part.TEXT_ENCODER, "d_model"),
             "ffn_dim": model.ffn_dim,
             "num_layers": model.num_layers,
@@ -342,7 +364,7 @@ class WanBundle:
         """
         # Every rank has to come to the same answer, or some would wait for the others inside the VAE. What follows from sizes and
         # settings is the same everywhere; room on the GPU is not, so for that they ask each other.
-        rows = vae_parallel.shares(height // SPATIAL, vae_parallel.ranks_here())
+        rows = vae_parallel.shares(height // WAN21.geometry.spatial, vae_parallel.ranks_here())
         if len(rows) == 1 or min(rows) == 0 or self.tile:
             return None
         cramped = self.tile is None and self._too_large(num_frames, max(in_pixels(rows)), width)
@@ -392,7 +414,7 @@ class WanBundle:
         """UMT5 features (n, D) of each prompt, cut at its true length (at most 512 tokens)."""
         tokenizer, encoder = self._part(Part.TOKENIZER), self._part(Part.TEXT_ENCODER)
         # Padded to 512 as in training of Wan, and cut afterwards: the encoder sees the mask, the transformer zeros instead.
-        length = {"padding": "max_length", "max_length": TEXT_TOKENS, "truncation": True}
+        length = {"padding": "max_length", "max_length": WAN21.text_tokens, "truncation": True}
         cleaned = [clean_prompt(prompt) for prompt in prompts]
         tokens = tokenizer(cleaned, return_attention_mask=True, return_tensors="pt", **length)
         mask = tokens.attention_mask.to(self.device)
@@ -440,12 +462,12 @@ def load_tokenizer(folder: Path) -> Any:
 def _size_in_pixels(latents_BCTHW: Tensor) -> tuple[int, int, int]:
     """Frames, height and width of the clip that latents are of."""
     frames, height, width = latents_BCTHW.shape[2:]
-    return TEMPORAL * (frames - 1) + 1, SPATIAL * height, SPATIAL * width
+    return WAN21.geometry.temporal * (frames - 1) + 1, WAN21.geometry.spatial * height, WAN21.geometry.spatial * width
 
 
 def in_pixels(rows: list[int]) -> list[int]:
     """Rows of pixels that so many rows of latents each are of."""
-    return [SPATIAL * count for count in rows]
+    return [WAN21.geometry.spatial * count for count in rows]
 
 
 def _on_this_machine(source: str, revision: str, part: Part, cache: Path) -> Path:

@@ -11,27 +11,16 @@ import re
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from cinelora.config.schema import ModelConfig
 from cinelora.errors import CineloraError, FileError, ModelError
-from cinelora.geometry import CHANNELS, LATENT_CHANNELS
+from cinelora.families.family import Part
+from cinelora.families.wan21 import WAN21
 from cinelora.io.gguf_file import read_gguf
 from cinelora.io.plain_data import quoted, read_json, short_key
 from cinelora.io.tensor_files import HEADER_LIMIT, read_header
-
-
-class Part(StrEnum):
-    """The parts of a checkpoint, by the names of diffusers' folders."""
-
-    TRANSFORMER = "transformer"
-    VAE = "vae"
-    TEXT_ENCODER = "text_encoder"
-    TOKENIZER = "tokenizer"
-    IMAGE_ENCODER = "image_encoder"
-
 
 NAMES = read_json(Path(__file__).with_name("names.json"), dict[str, Any])
 """What the files, classes and tensors of checkpoints are called, by what is asked of them (``names.json``)."""
@@ -42,7 +31,6 @@ WAN_SHARDS = "diffusion_pytorch_model"
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 """What single-file checkpoints put before the names of a transformer's tensors."""
 FP8 = {"F8_E4M3": "fp8 e4m3", "F8_E5M2": "fp8 e5m2"}
-_KIND_WORDS = {"t2v": "text-to-video", "i2v": "image-to-video"}
 _FORM = re.compile(
     r"(?P<stem>.+?)(?:\.(?P<variant>bf16|fp16|fp32))?(?P<shard>-(?P<number>\d{5})-of-(?P<total>\d{5}))?"
     r"(?:\.(?P<late>bf16|fp16|fp32))?\.safetensors"
@@ -302,17 +290,17 @@ def refuse_other_transformer(shapes: dict[str, tuple[int, ...]], kind: str, mode
     hidden, channels = shapes["patch_embedding.weight"][:2]
     layers = max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")) + 1
     takes_image = any(name.startswith(("img_emb.", "condition_embedder.image_embedder.")) for name in shapes)
-    wanted = CHANNELS[kind]
-    if channels == CHANNELS["i2v"] and not takes_image:
+    wanted = WAN21.network(kind).channels
+    if channels == WAN21.network("i2v").channels and not takes_image:
         raise ModelError("this is an expert of Wan2.2 I2V (36 channels, no image tokens), not Wan2.1")
-    if channels not in CHANNELS.values():
+    if channels not in {network.channels for network in WAN21.networks}:
         size = "Wan2.2 TI2V-5B" if hidden == 3072 else "another Wan, such as Fun Control or Inpaint"
         raise ModelError(f"its first layer takes {channels} channels, {kind} of Wan2.1 {wanted}: {size}")
     if channels != wanted:
         other = "i2v" if kind == "t2v" else "t2v"
         raise ModelError(
-            f"this is the {_KIND_WORDS[other]} transformer: its first layer takes {channels} channels, "
-            f"{_KIND_WORDS[kind]} takes {wanted}; give it as model.{other}"
+            f"this is the {WAN21.network(other).task} transformer: its first layer takes {channels} channels, "
+            f"{WAN21.network(kind).task} takes {wanted}; give it as model.{other}"
         )
     if model and (layers, hidden) != (model.num_layers, model.hidden_size):
         raise ModelError(
@@ -328,7 +316,7 @@ def source_of(model: ModelConfig, kind: str, part: Part) -> str | None:
     """Where a part is to come from: its own setting, or the checkpoint of ``kind``; None = drawn at random."""
     # each part but the transformer has a setting of its name; a transformer is what the checkpoint itself is named for
     own: str | None = getattr(model, part, None)
-    return own or (None if model.weights == "random" else model.t2v if kind == "t2v" else model.i2v)
+    return own or (None if model.weights == "random" else model.source(kind))
 
 
 def survey(model: ModelConfig, kind: str, parts: Iterable[Part]) -> list[str]:
@@ -436,8 +424,8 @@ UNREAD = (
 def refuse_other_vae(shapes: dict[str, tuple[int, ...]]) -> None:
     """Raise ``ModelError`` where a VAE has other latents than Wan2.1's."""
     channels = next(shapes[name][0] for name in ("post_quant_conv.weight", "conv2.weight") if name in shapes)
-    if channels != LATENT_CHANNELS:
-        raise ModelError(f"this VAE has {channels} latent channels, Wan2.1's has {LATENT_CHANNELS}")
+    if channels != WAN21.geometry.channels:
+        raise ModelError(f"this VAE has {channels} latent channels, Wan2.1's has {WAN21.geometry.channels}")
 
 
 def _refuse_two_experts(source: Path) -> None:

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from cinelora.errors import ModelError
+from cinelora.families.family import Part
 from cinelora.families.wan import checkpoint_layouts
-from cinelora.families.wan.checkpoint_layouts import NAMES, FoundPart, Part, bare, config_facts
+from cinelora.families.wan.checkpoint_layouts import NAMES, FoundPart, bare, config_facts
 from cinelora.io.gguf_file import GgufTensor, gguf_values, read_gguf
 from cinelora.io.plain_data import opened
 from cinelora.io.tensor_files import TENSOR_DTYPES, read_header

@@ -20,7 +20,6 @@ from cinelora.config.schema import ValidationConfig, data_ranks
 from cinelora.io.waiting import waiting
 from cinelora.latents.dataset import LatentDataset
 from cinelora.memory.block_swap import as_they_are
-from cinelora.nn.flow_matching import FlowMatching
 from cinelora.training.callbacks.at_step import AtStep, Memory, mean_over_ranks
 from cinelora.training.callbacks.ema import Ema, as_exported, evaluating
 from cinelora.training.module import Stage
@@ -90,7 +89,7 @@ class ValidationLoss(AtStep):
         with evaluating(stage, off):
             for predicted, target in self.looks(trainer, stage):
                 kept.append(predicted.to("cpu", dtype))
-                losses += torch.tensor([float(FlowMatching.loss(predicted, target)), 1.0])
+                losses += torch.tensor([float(stage.noise_law.loss(predicted, target)), 1.0])
         total, count = mean_over_ranks(losses, trainer)
         return kept, total / count
 
@@ -104,7 +103,7 @@ class ValidationLoss(AtStep):
         moved = torch.zeros(2, 2, dtype=torch.float64)
         with as_exported(stage, self.ema):
             for number, (predicted, target) in enumerate(self.looks(trainer, stage)):
-                losses[number % len(HELDOUT_SIGMAS)] += float(FlowMatching.loss(predicted, target))
+                losses[number % len(HELDOUT_SIGMAS)] += float(stage.noise_law.loss(predicted, target))
                 for row, before in enumerate((self.untrained[number], self.bare[number])):
                     then = before.to(predicted)
                     moved[row] += torch.stack([(predicted - then).square().sum(), then.square().sum()]).cpu()

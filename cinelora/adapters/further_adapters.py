@@ -20,7 +20,7 @@ from cinelora.config.adapter_words import PARTS, AdapterWord
 from cinelora.config.clip_request import ClipRequest, Further
 from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig
 from cinelora.errors import AdapterError, ConfigError
-from cinelora.geometry import CHANNELS
+from cinelora.families.wan21 import WAN21
 from cinelora.io.atomic import sha256_file
 from cinelora.io.hub import resolve
 
@@ -72,10 +72,10 @@ def parts_of(word: AdapterWord, header: AdapterHeader, request: ClipRequest) -> 
         return [part for part in PARTS if made_by.get(part) in _fitting(header)]
     if word.part not in made_by:
         return []
-    if (channels := _channels(header)) not in (None, CHANNELS[made_by[word.part]]):
+    if (channels := _channels(header)) not in (None, WAN21.network(made_by[word.part]).channels):
         raise AdapterError(
             f"adapters=[{word}]: {header.path} changes a patch embedding of {channels} channels, that of {made_by[word.part]}, "
-            f"which makes the {word.part}, has {CHANNELS[made_by[word.part]]}: leave :{word.part} away"
+            f"which makes the {word.part}, has {WAN21.network(made_by[word.part]).channels}: leave :{word.part} away"
         )
     return [word.part]
 
@@ -83,7 +83,7 @@ def parts_of(word: AdapterWord, header: AdapterHeader, request: ClipRequest) -> 
 def _fitting(header: AdapterHeader) -> tuple[str, ...]:
     if header.transformer == "i2v":
         return ("i2v",)
-    return ("t2v",) if _channels(header) == CHANNELS["t2v"] else ("t2v", "i2v")
+    return ("t2v",) if _channels(header) == WAN21.network("t2v").channels else ("t2v", "i2v")
 
 
 def _channels(header: AdapterHeader) -> int | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 from cinelora.config.schema import ADAPTER_STAGES, ModelConfig
 from cinelora.config.store import build, load_config
 from cinelora.errors import AdapterError
-from cinelora.footage.buckets import CELL
+from cinelora.families import family_of
 from cinelora.footage.manifest import read_manifest, usual_size
 from cinelora.io.hub import is_run, resolve
 from cinelora.io.plain_data import quoted, read_bytes, read_json
@@ -195,10 +195,13 @@ def learnt_size(source: Path) -> tuple[int, int] | None:
         size = _header_settings(source).get("size")
     if size is None:
         return None
-    sides = size if isinstance(size, list | tuple) else ()
-    if len(sides) != 2 or not all(type(side) is int and side in range(CELL, LONGEST_SIDE + 1, CELL) for side in sides):
+    cell, sides = (
+        family_of(trained_on(source) or ModelConfig).geometry.cell,
+        size if isinstance(size, list | tuple) else (),
+    )
+    if len(sides) != 2 or not all(type(side) is int and side in range(cell, LONGEST_SIDE + 1, cell) for side in sides):
         raise AdapterError(
-            f"{source} says that it learnt from samples of {quoted(size)}: their height and width are multiples of {CELL} up "
+            f"{source} says that it learnt from samples of {quoted(size)}: their height and width are multiples of {cell} up "
             f"to {LONGEST_SIDE}; type model.height= and model.width="
         )
     return sides[0], sides[1]

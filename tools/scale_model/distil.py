@@ -34,13 +34,13 @@ from cinelora.adapters.adapter_file import AdapterFile, export_adapter
 from cinelora.adapters.lora_layers import adapter_state, add_adapter, set_scales, trainable
 from cinelora.config.schema import LoraSpec, ModelConfig, SamplerConfig
 from cinelora.config.shipped import values
+from cinelora.families import family_of
+from cinelora.families.family import Part
 from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle, pad_text, predict_velocity
-from cinelora.families.wan.checkpoint_layouts import Part
-from cinelora.geometry import LATENT_CHANNELS, SPATIAL, num_latent_frames
 from cinelora.io.hardware import default_device
 from cinelora.io.waiting import waiting
-from cinelora.nn.flow_matching import NUM_TRAIN_TIMESTEPS, keyed_generator
-from cinelora.sampling.denoise import Denoise, Guided, Unguided, make_solver
+from cinelora.nn.flow_matching import NUM_TRAIN_TIMESTEPS, FlowMatching, keyed_generator
+from cinelora.sampling.denoise import Denoise, Guided, Unguided
 from tools.scale_model.distil_request import DistilRequest
 from tools.scale_model.render import render_scene
 from tools.scale_model.render.scenes import describe, draw_scene
@@ -73,7 +73,7 @@ class Scenes:
 
 def sigmas_of(request: DistilRequest, device: torch.device) -> Tensor:
     """The sigmas of the teacher's steps, (steps * fine + 1,), from nearly 1 to 0; the adapter's own are among them."""
-    solver = make_solver(SamplerConfig(name="euler", steps=request.steps * request.fine), request.shift)
+    solver = FlowMatching.solver(SamplerConfig(name="euler", steps=request.steps * request.fine), request.shift)
     return torch.as_tensor(solver.sigmas, dtype=torch.float32, device=device)
 
 
@@ -81,8 +81,8 @@ def draw_scenes(bundle: WanBundle, request: DistilRequest, first_seed: int, numb
     """Captions and, for i2v, first frames of ``number`` rendered scenes, encoded."""
     model, device = bundle.model, bundle.device
     assert model is not None
-    size = (num_latent_frames(request.frames), model.height // SPATIAL, model.width // SPATIAL)
-    noise = torch.empty(number, LATENT_CHANNELS, *size, device=device)
+    size = family_of(model).geometry.latent_size(request.frames, model.height, model.width)
+    noise = torch.empty(number, *size, device=device)
     captions, frames = [], []
     for row, seed in enumerate(tqdm(range(first_seed, first_seed + number), "rendering", unit="scene")):
         scene, look = draw_scene(seed), LOOKS[seed % len(LOOKS)]

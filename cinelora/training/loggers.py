@@ -286,6 +286,8 @@ def wandb_logger(config: TrainConfig, run_dir: Path) -> WandbLogger:
     words = run_words(settings, f"{config.stage.name}-{config.data.name}-{run_dir.name}", config.description)
     # Lightning asks W&B to resume the run of this id if there is one, and to begin it otherwise.
     words |= {"save_dir": folder, "id": wandb_id(folder) if is_first else None}
+    # Lightning says offline in the environment, which W&B has read by now.
+    words |= {"mode": "offline"} if offline else {}
     return WandbLogger(**words, offline=offline, settings=WANDB_SETTINGS)
 
 

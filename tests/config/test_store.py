@@ -75,7 +75,7 @@ def test_a_source_is_a_run_a_file_or_a_folder_with_one_file(tmp_path: Path) -> N
     assert resolve(str(file)) == file
     assert resolve(str(tmp_path)) == file
     (tmp_path / "other.safetensors").write_bytes(b"")
-    with pytest.raises(ConfigError, match=r"several adapter files: name one of a, b.safetensors, other.safetensors"):
+    with pytest.raises(ConfigError, match=r"holds 2 adapter files: name one of a, b.safetensors, other.safetensors"):
         resolve(str(tmp_path))
     (tmp_path / "config.yaml").write_text("")
     assert resolve(str(tmp_path)) == tmp_path

@@ -14,6 +14,7 @@ from cinelora.adapters.further_adapters import distilled_shift
 from cinelora.config.schema import ModelConfig, SamplerConfig
 from cinelora.config.shipped import values
 from cinelora.io.hub import EMBEDDED_ADAPTER, resolve
+from cinelora.nn.flow_matching import FlowMatching
 from cinelora.sampling.denoise import sample
 from tools.scale_model import distil
 from tools.scale_model.__main__ import main
@@ -43,7 +44,10 @@ def test_a_path_is_what_the_sampler_draws():
     def denoise(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         return x * timestep.view(-1, 1, 1, 1, 1) / 1000
 
-    drawn = {n: sample(denoise, noise, SamplerConfig(name="euler", steps=n), request.shift) for n in (2, 6)}
+    drawn = {
+        n: sample(denoise, noise, FlowMatching.solver(SamplerConfig(name="euler", steps=n), request.shift))
+        for n in (2, 6)
+    }
     assert torch.allclose(distil.follow(denoise, noise, sigmas, request.nodes)[:, -1], drawn[6], rtol=1e-6, atol=0)
     few = distil.follow(denoise, noise, sigmas[request.nodes], [2])[:, -1]
     assert torch.allclose(few, drawn[2], rtol=1e-6, atol=0)

@@ -110,13 +110,16 @@ def test_a_line_of_the_curve_is_of_all_its_steps_wherever_a_run_was_resumed_and_
         assert apart == 0 if other is config else apart <= STEPS
 
 
+END = {"step": 1, "steps": 1, "interrupted": False, "weights": "", "data_hash": "", "adapter_effect": 0.0}
+
+
 def end_and_be_killed(config: TrainConfig, run: RunDirectory) -> None:
-    write_json(run.summary, {"life": config.description})
+    write_json(run.summary, END | {"stage": config.description})
     kill_points.die()
 
 
 @pytest.mark.usefixtures("pooled")
 def test_a_rank_that_is_lost_behind_the_summary_begins_nothing_anew(style_config: TrainConfig, tmp_path: Path):
     run = RunDirectory(tmp_path)
-    write_json(run.summary, {"life": "one before"})
-    assert launched(end_and_be_killed, replace(style_config, description="this"), run) == {"life": "this"}
+    write_json(run.summary, END | {"stage": "one before"})
+    assert launched(end_and_be_killed, replace(style_config, description="this"), run)["stage"] == "this"

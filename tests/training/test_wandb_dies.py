@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import wandb
 import wandb_server
 from wandb_server import WandbServer
 
-import wandb
 from cinelora.config.schema import LoggerConfig, TrainConfig
 from cinelora.training import loggers
 from cinelora.training.loggers import Journal, make_journal
@@ -96,7 +96,9 @@ def test_an_adapter_of_an_offline_run_is_sent_with_it_where_that_is_asked_for(
     assert server.runs == []
     [folder] = (tmp_path / "run" / "logs" / "wandb").glob("offline-run-*")
     env = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
-    subprocess.run([sys.executable, "-m", "wandb", "sync", str(folder)], env=env, check=True, timeout=END_S)
+    subprocess.run(
+        [sys.executable, "-m", "wandb", "sync", str(folder)], cwd=tmp_path, env=env, check=True, timeout=END_S
+    )
     assert len(server.artifacts) == arrives
     assert server.history[0]["train/loss"] == 1.0
 

@@ -1,4 +1,4 @@
-"""The GPUs that plans are made for, as their makers publish them, and how a driver's or a user's name finds one.
+"""The GPUs that plans are made for, by figures of their data sheets that were not looked up again, and how a name finds one.
 
 Enters: a name. Leaves: a ``Gpu``, or None where it is not known: of such a card nothing is estimated but memory.
 """

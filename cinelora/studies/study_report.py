@@ -126,6 +126,7 @@ def in_words(row: Result) -> str:
 def to_wandb(table: Results, config: StudyConfig, folder: Path) -> None:
     """The rows as a W&B table, offline unless it is asked for or a key is there; what goes wrong is said, and the files stay."""
     import wandb
+
     from cinelora.training.loggers import WANDB_SETTINGS, is_offline, read_own_wandb_settings, run_words
 
     heading = columns(table.rows)

@@ -213,9 +213,8 @@ class Upload:
 
 def wandb_key_exists() -> bool:
     """Whether W&B finds a key for the server that it would log to, which may be one's own; nobody is asked for one."""
-    from wandb.sdk.lib import wbauth
-
     import wandb
+    from wandb.sdk.lib import wbauth
 
     # W&B's own reader: it knows where a key may lie (environment, .netrc, its settings, an identity token) and for which
     # server it is. A key that it finds and does not like counts as one: W&B then says what is wrong with it.

@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import wandb
 from lightning import Callback, Trainer
 from small_runs import run_here
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import wandb
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.metric_names import better, heldout_metrics, logged
 from cinelora.config.schema import LoggerConfig, MetricsConfig, PreviewConfig, StudyConfig, TrainConfig

@@ -310,6 +310,50 @@ def test_a_faster_card_is_planned_faster_and_ampere_computes_no_fp8():
     assert "fp8" not in lean
 
 
+MIB_BY_DRIVER = {
+    "H200": 143_771,
+    "H100": 81_559,
+    "B200": 183_359,
+    "A100 80GB": 81_920,
+    "A40": 46_068,
+    "A10": 23_028,
+    "L40S": 46_068,
+    "L4": 23_034,
+    "RTX A6000": 49_140,
+    "RTX 6000 Ada": 49_140,
+}
+
+
+@pytest.mark.parametrize(("name", "mib"), MIB_BY_DRIVER.items())
+def test_a_card_is_planned_with_the_memory_that_its_driver_reports(name: str, mib: int):
+    assert card_of(name).gib == pytest.approx(mib / 1024, rel=0.006)
+
+
+@pytest.mark.parametrize(
+    ("name", "multiprocessors", "ghz", "per_cycle"),
+    [
+        ("A100 80GB", 108, 1.41, 2048),
+        ("A40", 84, 1.74, 1024),
+        ("A10", 72, 1.695, 1024),
+        ("RTX A6000", 84, 1.8, 1024),
+        ("RTX 6000 Ada", 142, 2.505, 1024),
+        ("RTX 5090", 170, 2.407, 512),
+        ("RTX 4090", 128, 2.52, 512),
+        ("RTX 4080 SUPER", 80, 2.55, 512),
+        ("RTX 4080", 76, 2.505, 512),
+        ("RTX 4070 Ti SUPER", 66, 2.61, 512),
+        ("RTX 3090", 82, 1.695, 512),
+        ("RTX 3060", 28, 1.777, 512),
+    ],
+)
+def test_published_rates_are_multiprocessors_times_clock_and_a_geforce_has_half(
+    name: str, multiprocessors: int, ghz: float, per_cycle: int
+):
+    gpu = card_of(name)
+    assert gpu.bf16 == pytest.approx(multiprocessors * ghz * 1e9 * per_cycle, rel=1e-3)
+    assert gpu.fp8 is None or gpu.fp8 == pytest.approx(2 * gpu.bf16, rel=1e-3)
+
+
 def test_a_card_that_is_not_known_has_memory_and_no_seconds():
     first = plan_lines(config_for(), "NVIDIA GeForce RTX 9999", 40.0)[0]
     assert first.startswith("Fits NVIDIA GeForce RTX 9999, 40 GiB: bf16, ")

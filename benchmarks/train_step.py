@@ -28,7 +28,8 @@ from peft import LoraConfig
 
 from cinelora.adapters.lora_layers import adapter_state, add_adapter
 from cinelora.config.schema import LoraSpec, MemoryConfig, ModelConfig, StageConfig, TrainConfig
-from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle, predict_velocity
+from cinelora.families.wan.bundle import WanBundle
+from cinelora.families.wan.conditions import Condition, ImageCondition, predict_velocity
 from cinelora.families.wan21 import WAN21
 from cinelora.io.hardware import default_device
 from cinelora.memory.block_swap import arrange

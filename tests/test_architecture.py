@@ -118,14 +118,11 @@ KNOWS_WAN = {
     "cinelora.adapters.adapter_header": "wan21.WAN21",
     "cinelora.adapters.further_adapters": "wan21.WAN21",
     "cinelora.cli.preflight": "wan.checkpoint_layouts.source_of wan.checkpoint_layouts.survey",
-    "cinelora.config.schema": "wan21.WAN21",
     "cinelora.latents.dataset": "wan.bundle.pad_text",
     "cinelora.metrics.networks": "wan.bundle.CLIP_MEAN wan.bundle.CLIP_STD wan.bundle.load_tokenizer wan.embedded",
     "cinelora.prepare": "wan.text_limit",
     "cinelora.sampling.make_clips": "wan.embedded.is_trained",
-    "cinelora.sampling.sampler": "wan.bundle.Condition wan.bundle.ImageCondition",
-    "cinelora.sampling.scene": "wan.bundle.ImageCondition wan.bundle.pad_text wan.text_limit",
-    "cinelora.studies.run_study": "wan.bundle.ImageCondition",
+    "cinelora.sampling.scene": "wan.bundle.pad_text wan.text_limit",
     "cinelora.training.encode": "wan.text_limit",
 }
 """What still asks for Wan by name."""

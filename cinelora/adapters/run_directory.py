@@ -196,7 +196,7 @@ def learnt_size(source: Path) -> tuple[int, int] | None:
     if size is None:
         return None
     cell, sides = (
-        family_of(trained_on(source) or ModelConfig).geometry.cell,
+        family_of(trained_on(source) or ModelConfig()).geometry.cell,
         size if isinstance(size, list | tuple) else (),
     )
     if len(sides) != 2 or not all(type(side) is int and side in range(cell, LONGEST_SIDE + 1, cell) for side in sides):

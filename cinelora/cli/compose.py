@@ -41,6 +41,7 @@ from cinelora.config.schema import (
     StudyConfig,
     TrainConfig,
     data_ranks,
+    own_guidance,
     samples_per_step,
 )
 from cinelora.config.shipped import CONF, PROJECT, choices, values
@@ -68,6 +69,13 @@ RESOURCES = ("gpus", "nodes", "workers")
 
 def compose(command: Command) -> Config:
     """The settings of one run, whichever script it is."""
+    config = _asked(command)
+    if (sampler := getattr(config, "sampler", None)) and sampler.guidance is None:
+        sampler.guidance = own_guidance(config.model)
+    return config
+
+
+def _asked(command: Command) -> Config:
     # Each value is read by itself first, so that a mistake is named by its own key. Hydra would find it too, but speaks of
     # files and nodes of a tree that the user has never seen.
     for text in command.overrides:

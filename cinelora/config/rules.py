@@ -29,7 +29,7 @@ from cinelora.families.family import Geometry
 def check_values(config: Any) -> None:
     """Refuse a value that its declaration does not allow; raises ``ConfigError``."""
     # a command without a model of its own makes footage for the one that there is by default
-    geometry = family_of(getattr(config, "model", schema.ModelConfig)).geometry
+    geometry = family_of(getattr(config, "model", schema.ModelConfig())).geometry
     for key, field in fields_of(type(config)).items():
         value = pick(config, key)
         if value is None and not field.optional:
@@ -334,9 +334,9 @@ def asked_lines(config: schema.InferConfig) -> list[str]:
     return [sentence("follows", name, model=config.model) for name, holds in found.items() if holds]
 
 
-def guidance_lines(guidance: float) -> list[str]:
-    """A word about a guidance below 1, where the negative prompt takes the place of the prompt."""
-    if guidance >= 1:
+def guidance_lines(guidance: float | None) -> list[str]:
+    """A word about a guidance below 1, where the negative prompt takes the place of the prompt; None is the model's own."""
+    if guidance is None or guidance >= 1:
         return []
     return [sentence("follows", "guidance_low" if guidance else "guidance_zero", guidance=guidance, rest=1 - guidance)]
 

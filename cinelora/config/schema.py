@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
-from cinelora.families.wan21 import WAN21
+from cinelora.families import FAMILIES, family_of
+from cinelora.families.family import HIGH
 
 CLIP_METRICS = (
     *"flicker tssim motion tssim_warped warping_error flow_motion shake temporal_flickering frames_scale".split(),
@@ -53,6 +54,7 @@ _count = partial(setting, at_least=1)
 _frames = partial(setting, at_least=1, frames=True)
 _fraction = partial(setting, at_least=0, below=1)
 _scale = partial(setting, at_least=-10, at_most=10)
+_expert_scale = partial(_scale, default=None, since=True)
 _path = partial(setting, role="path")
 _source = partial(setting, role="model")
 _run = partial(setting, role="run")
@@ -66,14 +68,22 @@ _axis = partial(setting, default=[], changes_clip=False)
 class ModelConfig:
     """A pair of transformers of one family, and the facts about them that are needed before anything is loaded."""
 
-    # no key, as long as there is one
-    family: ClassVar[str] = WAN21.name
     name: str = setting("")
     """name of the model"""
+    family: str = setting(next(iter(FAMILIES)), tuple(FAMILIES), since=True)
+    """what sort of model it is: its latents, its networks and how they are fed"""
     t2v: str | None = _source(read_when="t2v")
     """text-to-video checkpoint: embedded:tiny-t2v, hub repository, directory, or a transformer as .safetensors or .gguf"""
     i2v: str | None = _source(read_when="i2v")
     """image-to-video checkpoint, likewise; null where the family has none"""
+    t2v_high: str | None = _source(read_when="t2v experts", since=True)
+    """high-noise expert of t2v as a file or folder of its own, where two experts make a network; null = in t2v"""
+    t2v_low: str | None = _source(read_when="t2v experts", since=True)
+    """low-noise expert of t2v, likewise"""
+    i2v_high: str | None = _source(read_when="i2v experts", since=True)
+    """high-noise expert of i2v, likewise"""
+    i2v_low: str | None = _source(read_when="i2v experts", since=True)
+    """low-noise expert of i2v, likewise"""
     vae: str | None = _source(read_when="encodes")
     """VAE for both, from a file, folder or repository; null = the checkpoint's own"""
     text_encoder: str | None = _source(read_when="encodes")
@@ -113,13 +123,38 @@ class ModelConfig:
     """frames of a generated clip, 4n+1"""
     sampling_shift: float = setting(5.0, above=0, read_when="own_shift")
     """sigma shift at inference, as the model's authors publish it"""
+    t2v_shift: float | None = setting(above=0, since=True, read_when="own_shift t2v")
+    """sigma shift of t2v, where it has another than i2v"""
+    t2v_boundary: float | None = setting(above=0, below=1, since=True, read_when="experts t2v")
+    """noise level at which t2v changes from its high-noise to its low-noise expert; null = as its authors publish it"""
+    i2v_boundary: float | None = setting(above=0, below=1, since=True, read_when="experts i2v")
+    """noise level at which i2v changes its expert, likewise"""
     negative_prompt: str = _text("", read_when="guided own_negative")
     """what guidance steers away from, unless the user says"""
 
-    def source(self, network: str) -> str | None:
-        """Where the checkpoint of one of its networks lies, as the user named it; None where the model lacks it."""
-        found: str | None = getattr(self, network)
-        return found
+    @property
+    def boundaries(self) -> dict[str, float | None]:
+        """The noise level at which each network changes its expert, where that is not the authors' own."""
+        return {"t2v": self.t2v_boundary, "i2v": self.i2v_boundary}
+
+    def source(self, network: str, expert: str = "") -> str | None:
+        """Where the checkpoint of one of its networks, or of an ``expert`` of it, lies, as the user named it.
+
+        None where the model lacks it.
+        """
+        whole: str | None = getattr(self, network)
+        own: str | None = getattr(self, self.key_of(network, expert))
+        if own is None and whole is None and family_of(self).one_checkpoint:
+            return self.t2v
+        return own or whole
+
+    def key_of(self, network: str, expert: str = "") -> str:
+        """The key, without ``model.``, that names the checkpoint of a network or of one of its experts."""
+        return network if not expert else f"{network}_{'high' if expert == HIGH else 'low'}"
+
+    def shift_of(self, network: str) -> float:
+        """The sigma shift that a network samples with."""
+        return self.sampling_shift if network != "t2v" or self.t2v_shift is None else self.t2v_shift
 
 
 ADAPTER_STAGES = ("style", "motion")
@@ -131,6 +166,8 @@ class StageConfig:
 
     name: str = setting("style", (*ADAPTER_STAGES, "pretrain"), by_group=True)
     """what is learnt; pretrain = every weight"""
+    expert: str = setting("both", ("both", "high", "low"), since=True, read_when="experts")
+    """which of the two experts of the network learn; both = one after the other"""
     transformer: str = setting("t2v", ("t2v", "i2v"))
     """which transformer of the pair is trained on"""
     num_frames: int = _frames(1)
@@ -147,6 +184,10 @@ class StageConfig:
     """samples per rank and micro-batch"""
     accumulation: int = _count(1, resumable=True)
     """micro-batches per optimizer step"""
+    high_steps: int | None = _count(resumable=True, since=True, read_when="experts")
+    """steps of the high-noise expert; null = steps"""
+    low_steps: int | None = _count(resumable=True, since=True, read_when="experts")
+    """steps of the low-noise expert; null = steps"""
 
     @property
     def trains_every_weight(self) -> bool:
@@ -270,6 +311,10 @@ class OptimizerConfig:
     # a lower rate, or a tighter norm, is what calms a run whose loss was no longer finite
     lr: float = setting(3e-5, above=0, resumable=True)
     """AdamW learning rate"""
+    high_lr: float | None = setting(above=0, resumable=True, since=True, read_when="experts")
+    """rate of the high-noise expert; null = lr. Stills alone overtrain it soon"""
+    low_lr: float | None = setting(above=0, resumable=True, since=True, read_when="experts")
+    """rate of the low-noise expert; null = lr"""
     lr_for_width: int | None = _count(5120)
     """width the rate was found at: other widths get lr x this / hidden_size; null takes lr as it is"""
     beta1: float = _fraction(0.9)
@@ -431,6 +476,15 @@ _ALONE = "a preview is made by one rank"
 _IN_FULL = "a preview is drawn in full"
 
 
+GUIDANCE = 5.0
+"""Guidance where neither the settings nor the model's authors name one."""
+
+
+def own_guidance(model: ModelConfig) -> float | None:
+    """Guidance where none was typed; None where each network of the model has its own."""
+    return None if any(network.guidance for network in family_of(model).networks) else GUIDANCE
+
+
 @dataclass
 class SamplerConfig:
     """How noise becomes a clip."""
@@ -439,8 +493,8 @@ class SamplerConfig:
     """solver"""
     steps: int = _count(40, not_in_training="a preview takes preview.sampler_steps", read_when="whole_clips")
     """denoising steps"""
-    guidance: float = setting(5.0, at_least=0)
-    """classifier-free guidance scale; 1 = unguided"""
+    guidance: float | None = setting(GUIDANCE, at_least=0)
+    """classifier-free guidance scale; 1 = unguided; null = each network's own, as its authors publish it"""
     guidance_mode: str = setting(
         "auto", ("auto", "batch", "split"), changes_clip=False, not_in_training=_ALONE, read_when="several_ranks guided"
     )
@@ -632,6 +686,18 @@ class ScaleConfig:
     """scale of the style adapter while the clip is expanded"""
     motion: float = _scale(1.0, read_when="motion_in_clip")
     """scale of the motion adapter while the clip is expanded"""
+    keyframe_high_noise: float | None = _expert_scale(read_when="style_in_keyframe experts")
+    """scale of the high-noise expert's style adapter while the keyframe is made; null = scale.keyframe"""
+    keyframe_low_noise: float | None = _expert_scale(read_when="style_in_keyframe experts")
+    """the same of the low-noise expert's"""
+    style_high_noise: float | None = _expert_scale(read_when="style_in_clip experts")
+    """scale of the high-noise expert's style adapter while the clip is expanded; null = scale.style"""
+    style_low_noise: float | None = _expert_scale(read_when="style_in_clip experts")
+    """the same of the low-noise expert's"""
+    motion_high_noise: float | None = _expert_scale(read_when="motion_in_clip experts")
+    """scale of the high-noise expert's motion adapter; null = scale.motion"""
+    motion_low_noise: float | None = _expert_scale(read_when="motion_in_clip experts")
+    """the same of the low-noise expert's"""
 
 
 # Version 0.1 named the directory of prompts= after the numbers that are measured, too: what they were by default stays in
@@ -692,7 +758,7 @@ class PrepareConfig:
     """
 
     model: ModelConfig = section(
-        ModelConfig, only=("name", "height", "width", "fps", "t2v", "t2v_revision", "tokenizer")
+        ModelConfig, only=("name", "family", "height", "width", "fps", "t2v", "t2v_revision", "tokenizer")
     )
     data: DataConfig = section(DataConfig)
     num_frames: int = _frames(33)

@@ -15,12 +15,14 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import count, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cinelora.adapters.run_directory import warn_of_other_weights
 from cinelora.config.clip_request import ClipRequest, Take
 from cinelora.config.schema import InferConfig, ScaleConfig
 from cinelora.errors import InferenceError
+from cinelora.families import experts_of
+from cinelora.families.family import Expert
 from cinelora.footage.captions import prompt_with_trigger
 from cinelora.io.hardware import explained_out_of_memory, gpu_at_hand, limit_gpu_memory, quiet_libraries, say_of_others
 from cinelora.io.live_bar import LiveBar
@@ -28,6 +30,7 @@ from cinelora.io.tensor_files import load_tensors, save_tensors
 from cinelora.io.terminal import say
 from cinelora.io.waiting import waiting
 from cinelora.parallel.launch import barrier, launch, process_group, rank_info, starting
+from cinelora.planning.estimate import Drawing
 from cinelora.planning.planner import choose_drawing, partition_of
 
 if TYPE_CHECKING:
@@ -36,10 +39,10 @@ if TYPE_CHECKING:
 
     from cinelora.adapters.adapter_file import AdapterFile
     from cinelora.families.machinery import Bundle
-    from cinelora.families.wan.bundle import ImageCondition
+    from cinelora.sampling.denoise import Course
     from cinelora.sampling.sampler import Sampling, Shown, Texts
 
-    Images = dict["Rendition", ImageCondition]
+    Images = dict["Rendition", Any]
 
 
 # -- what is known of a take, step by step -------------------------------------------------------------------------------
@@ -290,16 +293,12 @@ class TakeMaker:
 
     def conditions(self, keyframes: dict[Rendition, np.ndarray]) -> Images:
         """What the I2V transformer is shown of each keyframe."""
-        from cinelora.families.family import Part
-        from cinelora.families.wan.bundle import ImageCondition
-
         conditions: Images = {}
         if not keyframes:
             return conditions
-        with self.clock.part("condition", "encoding keyframes"), self.last.loaded(Part.VAE, Part.IMAGE_ENCODER):
+        with self.clock.part("condition", "encoding keyframes"), self.last.loaded(*self.last.image_parts):
             for rendition, keyframe in keyframes.items():
-                image = self.last.encode_image(keyframe, self.request.num_frames, together=True)
-                conditions[rendition] = ImageCondition(image.latents[None], image.tokens[None])
+                conditions[rendition] = self.last.encode_image(keyframe, self.request.num_frames, together=True)
         return conditions
 
     def shown(self, renditions: list[Rendition], kind: str, frames: int, images: Images) -> dict[Rendition, Shown]:
@@ -314,28 +313,55 @@ class TakeMaker:
     def latents(
         self, what: str, renditions: list[Rendition], kind: str, frames: int, images: Images
     ) -> Iterator[tuple[Rendition, Tensor]]:
-        """Denoise the keyframe or clip of every rendition with one transformer, loaded once; each as soon as it is there."""
-        from cinelora.sampling.sampler import acting, adapted_transformer
+        """Denoise the keyframe or clip of every rendition by one network, and hand each out as soon as it is there.
 
+        Of two experts the first goes its part of all of them before the second is loaded.
+        """
         sampling, shown = self.sampling, self.shown(renditions, kind, frames, images)
         drawing, why = choose_drawing(self.request.config, kind, frames, len(renditions), *gpu_at_hand())
         if sampling.rank.global_rank == 0:
             say_of_others()
             say(f"{what}: {why}")
+        courses = {rendition: sampling.begin(shown[rendition]) for rendition in renditions}
+        *first, last = experts_of(self.request.config.model, kind)
+        for expert in first:
+            for _ in self.advanced(what, courses, shown, kind, frames, expert, drawing):
+                pass
+        for rendition in self.advanced(what, courses, shown, kind, frames, last, drawing):
+            yield rendition, sampling.settled(courses.pop(rendition), shown[rendition])
+
+    def advanced(
+        self,
+        what: str,
+        courses: dict[Rendition, Course],
+        shown: dict[Rendition, Shown],
+        kind: str,
+        frames: int,
+        expert: Expert,
+        drawing: Drawing,
+    ) -> Iterator[Rendition]:
+        """Take the steps of all ``courses`` that are one transformer's, which is loaded once; each rendition as it gets there."""
+        from cinelora.sampling.sampler import acting, adapted_transformer
+
+        def scales_of(rendition: Rendition) -> dict[str, float]:
+            return self.request.on_expert(rendition.scales[kind], expert)
+
         # Scenes whose adapters have the same scales are made one after the other: adapters are folded into the weights once
         # for all of them, and out again only where renditions with other scales follow.
-        ordered = sorted(renditions, key=lambda rendition: sorted(rendition.scales[kind].items()))
-        alike = [(scales, list(group)) for scales, group in groupby(ordered, lambda rendition: rendition.scales[kind])]
-        number, live = count(1), drawing.swap > 0
+        ordered = sorted(courses, key=lambda rendition: sorted(scales_of(rendition).items()))
+        alike = [(scales, list(group)) for scales, group in groupby(ordered, scales_of)]
+        number, live, named = count(1), drawing.swap > 0, f"{what}, {expert.name}" if expert.name else what
         # what acts in no rendition, such as the motion adapter on a keyframe, is not even loaded
-        acts = {name for rendition in renditions for name in rendition.scales[kind]}
+        acts = {name for scales, _ in alike for name in scales}
         adapters = {name: adapter for name, adapter in self.adapters.items() if name in acts}
-        with adapted_transformer(self.bundles[kind], adapters, sampling, drawing, frames) as transformer:
+        bundle, sampling = self.bundles[kind].of_expert(expert.name), self.sampling
+        with adapted_transformer(bundle, adapters, sampling, drawing, frames) as transformer:
             for scales, group in alike:
                 with acting(transformer, scales, live, again=len(alike) > 1):
-                    for rendition in group:
-                        label = f"{what} {next(number)}/{len(renditions)}"
-                        yield rendition, sampling.run(transformer, shown[rendition], label, drawing.together)
+                    for one in group:
+                        label = f"{named} {next(number)}/{len(ordered)}"
+                        sampling.go_on(courses[one], transformer, shown[one], label, drawing.together, expert)
+                        yield one
 
     def decoded(
         self, todo: list[Take], takes: list[dict[str, Rendition]], latents: dict[Rendition, Latents]

@@ -193,20 +193,20 @@ def drawn_inputs(config: StudyConfig) -> list[Shown]:
     """What one clip is drawn from, of the right shapes and no meaning."""
     import torch
 
-    from cinelora.families.wan.bundle import ImageCondition
+    from cinelora.families.machinery import machinery_of
     from cinelora.sampling.sampler import Shown, Texts
 
     device = default_device()
     kind, num_frames = ClipRequest.of(config).passes[-1]
     model, family = config.model, family_of(config.model)
-    shape, image_tokens = Shape.of(model, kind), family.network(kind).image_tokens
+    shape = Shape.of(model, kind)
     generator = torch.Generator(device).manual_seed(config.seed)
 
     def draw(*sizes: int) -> Tensor:
         return torch.randn(1, *sizes, device=device, generator=generator)
 
     size, text = family.geometry.latent_size(num_frames, model.height, model.width), (family.text_tokens, shape.text)
-    image = ImageCondition(draw(*size), draw(image_tokens, shape.image or 0)) if image_tokens else None
+    image = machinery_of(model).condition.drawn_image(family.network(kind), size, shape.image, draw)
     return [Shown(Texts(draw(*text), draw(*text)), image, draw(*size))]
 
 

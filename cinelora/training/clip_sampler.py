@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from cinelora.config.clip_request import guidance_of
+from cinelora.config.lessons import expert_of
 from cinelora.config.schema import ModelConfig, SamplerConfig, TrainConfig
 from cinelora.families.family import Part
 from cinelora.families.machinery import Bundle, machinery_of
@@ -47,7 +49,7 @@ class ClipSampler:
         """Everything but sample, seed and transformer that a clip depends on."""
         sampler, model = self.config.sampler, self.model
         size = (self.config.stage.num_frames, model.height, model.width)
-        found = {"solver": sampler.name, "steps": self.steps, "guidance": sampler.guidance}
+        found = {"solver": sampler.name, "steps": self.steps, "guidance": self.guidance}
         return found | {"shift": self.shift, "size": list(size)}
 
     @property
@@ -61,7 +63,12 @@ class ClipSampler:
     def shift(self) -> float:
         """The sigma shift."""
         config = self.config
-        return config.model.sampling_shift if config.sampler.shift is None else config.sampler.shift
+        return config.sampler.shift or config.model.shift_of(config.stage.transformer)
+
+    @property
+    def guidance(self) -> float:
+        """The guidance scale."""
+        return guidance_of(self.config.sampler, expert_of(self.config))
 
     def latents(
         self, stage: Stage, position: int, seed: int, part: str, text: str | None = None, own_size: bool = True
@@ -81,10 +88,10 @@ class ClipSampler:
             noise = noise_of(tuple(batch["latents"].shape), seed, part).to(device)
         else:
             noise = initial_noise(seed, part, self.model, config.stage.num_frames, device)
-        guided = Guided(stage.transformer, positive, negative, config.sampler.guidance)
+        guided = Guided(stage.transformer, positive, negative, self.guidance)
         solver = SamplerConfig(name=config.sampler.name, steps=self.steps)
         with waiting("drawing", rank_info().global_rank == 0), as_they_are():
-            return sample(guided, noise, stage.noise_law.solver(solver, self.shift))
+            return positive.settled(sample(guided, noise, stage.noise_law.solver(solver, self.shift)))
 
     def pixels(self, latents: list[Tensor]) -> list[Pixels]:
         """Frames (T, H, W, 3) of latents (1, 16, T, h, w)."""

@@ -13,7 +13,7 @@ from cinelora.config.schema import ModelConfig
 from cinelora.errors import ConfigError
 from cinelora.families import family_of
 from cinelora.families.family import Geometry
-from cinelora.families.wan.bundle import Condition, ImageCondition
+from cinelora.families.wan.conditions import Condition, ImageCondition
 
 SMALL = {"num_attention_heads": 2, "attention_head_dim": 12, "text_dim": 8, "ffn_dim": 16, "num_layers": 1}
 WIDE = Geometry(spatial=16, temporal=4, patch=2, channels=48)

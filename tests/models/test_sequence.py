@@ -13,7 +13,7 @@ from rounding import EPS, LAYERS, SUMS, units
 
 from cinelora.adapters.adapter_file import LoraSpec
 from cinelora.adapters.lora_layers import adapter_state, add_adapter, merge, trainable
-from cinelora.families.wan.bundle import Condition, ImageCondition, predict_velocity
+from cinelora.families.wan.conditions import Condition, ImageCondition, predict_velocity
 from cinelora.memory.block_swap import arrange
 from cinelora.parallel.launch import process_group, rank_info
 from cinelora.parallel.sequence_parallel import SENT, alone, share

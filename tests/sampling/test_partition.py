@@ -9,7 +9,7 @@ from diffusers import WanTransformer3DModel
 from rank_pool import on_ranks
 from rounding import LAYERS, units
 
-from cinelora.families.wan.bundle import Condition, ImageCondition
+from cinelora.families.wan.conditions import Condition, ImageCondition
 from cinelora.parallel.launch import process_group, rank_info
 from cinelora.parallel.partition import Partition, group_of, partition
 from cinelora.sampling.denoise import Guided, GuidedAcrossRanks

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from cinelora.config.schema import ModelConfig
 from cinelora.errors import CineloraError, FileError, ModelError
-from cinelora.families.family import Part
+from cinelora.families.family import HIGH, LOW, Part
 from cinelora.families.wan21 import WAN21
 from cinelora.io.gguf_file import read_gguf
 from cinelora.io.plain_data import quoted, read_json, short_key
@@ -58,18 +58,22 @@ class FoundPart:
         return tuple(sorted({*self.weights, *([self.config] if self.config else [])}))
 
 
+_FOLDERS = {HIGH: ("transformer", "high_noise_model"), LOW: ("transformer_2", "low_noise_model")}
+"""Folders of an expert in diffusers' layout, and in the authors'."""
+
 # -- where a part lies -------------------------------------------------------------------------------------------------
 
 
-def locate(part: Part, source: Path) -> FoundPart:
+def locate(part: Part, source: Path, expert: str = "") -> FoundPart:
     """The files of ``part`` in a directory of any layout, or in the one file that ``source`` is.
 
     Raises ``ModelError`` saying what is missing.
     """
     if source.is_file():
         return _single_file(part, source)
-    if (source / part).is_dir():
-        return _part_folder(part, source / part)
+    for folder in _FOLDERS[expert] if part is Part.TRANSFORMER and expert else (str(part),):
+        if (source / folder).is_dir():
+            return _part_folder(part, source / folder)
     if _is_wan_directory(source):
         return _wan_part(part, source)
     if _is_folder_of(part, source):
@@ -312,11 +316,12 @@ def refuse_other_transformer(shapes: dict[str, tuple[int, ...]], kind: str, mode
 # -- a whole model, before it is loaded --------------------------------------------------------------------------------
 
 
-def source_of(model: ModelConfig, kind: str, part: Part) -> str | None:
+def source_of(model: ModelConfig, kind: str, part: Part, expert: str = "") -> str | None:
     """Where a part is to come from: its own setting, or the checkpoint of ``kind``; None = drawn at random."""
     # each part but the transformer has a setting of its name; a transformer is what the checkpoint itself is named for
     own: str | None = getattr(model, part, None)
-    return own or (None if model.weights == "random" else model.source(kind))
+    expert = expert if part is Part.TRANSFORMER else ""
+    return own or (None if model.weights == "random" else model.source(kind, expert))
 
 
 def survey(model: ModelConfig, kind: str, parts: Iterable[Part]) -> list[str]:
@@ -343,14 +348,14 @@ def survey(model: ModelConfig, kind: str, parts: Iterable[Part]) -> list[str]:
     return lines
 
 
-def inspect(part: Part, source: Path, kind: str, model: ModelConfig | None = None) -> list[str]:
+def inspect(part: Part, source: Path, kind: str, model: ModelConfig | None = None, expert: str = "") -> list[str]:
     """Look at one part of a directory or file; lines to print, such as that fp8 weights are widened.
 
     Raises ``ModelError`` (or ``FileError`` for a damaged file) with what is wrong.
     """
     if part is Part.TRANSFORMER:
         _refuse_two_experts(source)
-    found = locate(part, source)
+    found = locate(part, source, expert)
     lines = [f"{part}: the .{found.variant} weights of {found.folder}"] if found.variant else []
     if part is Part.TOKENIZER:
         return lines

@@ -147,7 +147,8 @@ def key_of(
     shared = schema.as_stored(schema.drawn_by(config))
     for key in ("sampler", "gpus", "nodes", "cache", "ckpt", "adapters", "prompts", "metrics"):
         del shared[key]
-    shared["model"] = without_newer(schema.ModelConfig, shared["model"])
+    for section, newer in (("model", schema.ModelConfig), ("weights", schema.ScaleConfig)):
+        shared[section] = without_newer(newer, shared[section])
     sampler = {key: value for key, value in asdict(config.sampler).items() if key not in ("steps", *schema.SHARING)}
     ranks = config.gpus * config.nodes if setting.partition != "alone" else 1
     files: dict[str, Any] = {name: sha256_file(path) for name, path in adapters.items()}

@@ -49,6 +49,12 @@ CLIP: dict[str, Any] = {
     "patch_size": 14,
     "hidden_act": "gelu",
 }
+RESIDUAL: dict[str, Any] = {
+    **{"base_dim": 8, "decoder_base_dim": 12, "z_dim": 48, "is_residual": True, "patch_size": 2},
+    **{"in_channels": 12, "out_channels": 12, "scale_factor_spatial": 16},
+    **{"latents_mean": [0.01 * i for i in range(48)], "latents_std": [1 + 0.01 * i for i in range(48)]},
+}
+"""Wan2.2's VAE of 48 channels, 16x16x4, with a twentieth of its width."""
 Names = dict[str, Tensor]
 
 
@@ -81,6 +87,13 @@ def miniature(kind: str, **changes: Any) -> Miniature:
             for parameter in part.parameters():  # norms and biases too: a mix-up must show
                 parameter.data.normal_(std=0.2)
         return Miniature(kind, *(part.eval().requires_grad_(False) for part in parts))
+
+
+def residual_vae() -> AutoencoderKLWan:
+    """Wan2.2's VAE in miniature: torch's own beginning, whose pixels are neither flat nor out of range."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return AutoencoderKLWan(**RESIDUAL).eval().requires_grad_(False)
 
 
 # -- names of Wan's own code -------------------------------------------------------------------------------------------

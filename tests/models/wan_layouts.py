@@ -29,6 +29,9 @@ SHAPE: dict[str, Any] = {
     "in_channels": 16,
     "out_channels": 16,
 }
+EXPERT_OF_IMAGE: dict[str, Any] = {"in_channels": 36}
+"""An expert of Wan2.2 I2V: as many channels as Wan2.1's image-to-video, and no image tokens."""
+FIVE: dict[str, Any] = {"in_channels": 48, "out_channels": 48}
 IMAGE: dict[str, Any] = {"in_channels": 36, "image_dim": 32, "added_kv_proj_dim": 128}
 TEXT: dict[str, Any] = {
     "vocab_size": 384,
@@ -158,6 +161,23 @@ def wan_vae(state: Names) -> Names:
         return name
 
     return {theirs(name): tensor for name, tensor in state.items()}
+
+
+def wan22_vae(state: Names) -> Names:
+    """Names of the VAE of 48 channels: those of Wan2.1's but in its blocks, whose layers are numbered in one row."""
+    layer = {"norm1": "residual.0", "conv1": "residual.2", "norm2": "residual.3", "conv2": "residual.6"}
+    layer |= {"conv_shortcut": "shortcut"}
+    found = {}
+    for name, tensor in state.items():
+        form = re.match(r"(?:en|de)coder\.(down|up)_blocks\.(\d+)\.(resnets\.(\d+)|(?:down|up)sampler)\.(.+)\.", name)
+        if form is None:
+            found |= wan_vae({name: tensor})
+            continue
+        way, block, _, resnet, module = form.groups()
+        last = 2 if way == "down" else 3  # the layer after so many residual ones
+        theirs = f"{way}samples.{block}.{way}samples.{resnet or last}.{layer.get(module, module)}"
+        found[f"{name.split('.')[0]}.{theirs}.{name.rpartition('.')[2]}"] = tensor
+    return found
 
 
 def wan_text(state: Names) -> Names:

@@ -70,9 +70,12 @@ def ours(bundle: Bundle, noise: Tensor, image: Any, adapters: dict[str, AdapterF
     course = sampling.begin(shown)
     for expert in experts_of(model, bundle.kind):
         mine = {name: one for name, one in adapters.items() if name.endswith(expert.name)}
-        with adapted_transformer(bundle.of_expert(expert.name), mine, sampling, Drawing(together=True), FRAMES) as one:
-            with acting(one, dict.fromkeys(mine, 0.7), live=False, again=False):
-                sampling.go_on(course, one, shown, "clip", True, expert)
+        part = bundle.of_expert(expert.name)
+        with (
+            adapted_transformer(part, mine, sampling, Drawing(together=True), FRAMES) as one,
+            acting(one, dict.fromkeys(mine, 0.7), live=False, again=False),
+        ):
+            sampling.go_on(course, one, shown, "clip", True, expert)
     return sampling.settled(course, shown)
 
 

@@ -274,10 +274,12 @@ def test_other_files_are_named_as_what_they_are(what: str, tmp_path: Path) -> No
 def test_a_wan22_directory_and_its_vae_are_named(t2v_mini: Miniature, tmp_path: Path) -> None:
     folder = save_diffusers(tmp_path / "two", t2v_mini)
     t2v_mini.transformer.save_pretrained(folder / "transformer_2")
-    assert "a Wan2.2 checkpoint (it has transformer_2/)" in complaint("t2v", t2v=str(folder))
+    assert "a Wan2.2 checkpoint of two experts (it has transformer_2/)" in complaint("t2v", t2v=str(folder))
     state = wan_vae(t2v_mini.vae.state_dict())
     vae = save(tmp_path / "vae.safetensors", {**state, "conv2.weight": torch.zeros(48, 48, 1, 1, 1)})
-    assert "vae: this VAE has 48 latent channels, Wan2.1's has 16" in complaint("t2v", t2v=str(folder), vae=str(vae))
+    assert "vae: this is a VAE of 48 latent channels, that of Wan2.2 TI2V-5B: the model takes one of 16" in complaint(
+        "t2v", t2v=str(folder), vae=str(vae)
+    )
 
 
 def test_a_tensor_too_few_or_too_many_is_named(t2v_mini: Miniature, tmp_path: Path) -> None:
@@ -287,7 +289,7 @@ def test_a_tensor_too_few_or_too_many_is_named(t2v_mini: Miniature, tmp_path: Pa
     with pytest.raises(ModelError, match=r"1 of \d+ tensors are missing, such as blocks.1.ffn.net.2.bias"):
         bundle("t2v", **settings).load_transformer()
     save(Path(settings["t2v"]), {**state, "blocks.0.novel.weight": torch.zeros(3)})
-    with pytest.raises(ModelError, match=r"holds 1 tensors that Wan2.1 has not, such as blocks.0.novel.weight"):
+    with pytest.raises(ModelError, match=r"holds 1 tensors that this Wan has not, such as blocks.0.novel.weight"):
         bundle("t2v", **settings).load_transformer()
 
 

@@ -23,6 +23,7 @@ from cinelora.nn.flow_matching import FlowMatching
 from cinelora.parallel.launch import rank_info
 from cinelora.parallel.partition import Partition
 from cinelora.planning.estimate import Drawing
+from cinelora.sampling.denoise import Course
 from cinelora.sampling.sampler import Sampling, Shown, Texts, acting, adapted_transformer
 
 HEIGHT, WIDTH, FRAMES, STEPS = 64, 96, 9, 6
@@ -213,10 +214,34 @@ def test_the_second_expert_is_taught_up_to_where_its_adapter_will_be_used():
 @pytest.mark.parametrize(("kind", "steps"), [("t2v", (26, 14)), ("i2v", (15, 25))])
 def test_the_high_noise_expert_has_the_steps_that_the_authors_shift_gives_it(kind: str, steps: tuple[int, int]):
     """Of 40 steps; with the shift 3 that copies on the hub say it would have 13 and 11."""
-    from cinelora.sampling.denoise import Course
-
     model = model_of("wan22_a14b")
     course = Course(torch.zeros(1), FlowMatching.solver(SamplerConfig(steps=40), model.shift_of(kind)))
     high, low = experts_of(model, kind)
     course.done = first = course.ahead(high.levels)
     assert (first, course.ahead(low.levels)) == steps
+
+
+@pytest.mark.parametrize("solver", ["unipc", "euler"])
+def test_a_preview_of_one_expert_is_its_own_part_of_the_way(solver: str):
+    """With the velocity that leads straight to a clip, each part ends at that clip: from noise, and from the clip noised."""
+    clip, noise = torch.randn(2, 1, 4, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+    asked: list[float] = []
+
+    def denoise(latents: Tensor, timestep: Tensor) -> Tensor:
+        asked.append(float(timestep[0]))
+        return noise - clip
+
+    def course() -> Course:
+        return Course(noise, FlowMatching.solver(SamplerConfig(name=solver, steps=20), 5.0))
+
+    high = course()
+    high.go(denoise, high.ahead((0.9, 1.0)))
+    assert min(asked) >= 900
+    assert (high.clean(denoise) - clip).abs().max() < 5e-3  # noise itself stands for the first level, 0.999
+    asked.clear()
+    low = course()
+    low.begin_at(0.9, FlowMatching.add_noise, clip)
+    low.go(denoise, low.ahead((0.0, 0.9)))
+    assert max(asked) < 900
+    assert len(asked) == 20 - high.done
+    assert (low.latents_BCTHW - clip).abs().max() < 1e-4

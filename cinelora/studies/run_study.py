@@ -228,6 +228,7 @@ def real_inputs(
     takes = [Take(prompt, seed, Path()) for prompt in prompts_of(config) for seed in seeds_of(config)]
     clips = [planned["adapted"] for planned in maker.planned(takes, {"adapted": ScaleConfig()})]
     images = maker.conditions(maker.keyframes(clips)) if request.is_scene else {}
+    maker.let_go()
     shown = maker.shown(clips, *request.passes[-1], images)
     return list(shown.values()), {part: seconds / len(clips) for part, seconds in maker.clock.seconds.items()}
 

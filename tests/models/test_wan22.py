@@ -12,12 +12,13 @@ from torch import Tensor
 
 from cinelora.adapters.adapter_file import AdapterFile, export_adapter
 from cinelora.adapters.lora_layers import adapter_state, add_adapter
-from cinelora.config.schema import LoraSpec, ModelConfig, SamplerConfig
+from cinelora.config.clip_request import ClipRequest
+from cinelora.config.schema import InferConfig, LoraSpec, ModelConfig, SamplerConfig
 from cinelora.config.shipped import values
 from cinelora.families import experts_of, family_of
 from cinelora.families.family import Part
 from cinelora.families.machinery import Bundle, machinery_of
-from cinelora.families.wan.bundle import pad_text
+from cinelora.families.wan.bundle import FirstFrameBundle, pad_text
 from cinelora.families.wan.conditions import FirstFrameCondition, ImageCondition, predict_velocity
 from cinelora.nn.flow_matching import FlowMatching
 from cinelora.parallel.launch import rank_info
@@ -25,6 +26,7 @@ from cinelora.parallel.partition import Partition
 from cinelora.planning.estimate import Drawing
 from cinelora.sampling.denoise import Course
 from cinelora.sampling.sampler import Sampling, Shown, Texts, acting, adapted_transformer
+from cinelora.sampling.scene import TakeMaker
 
 HEIGHT, WIDTH, FRAMES, STEPS = 64, 96, 9, 6
 DIGITS = 1e-5
@@ -245,3 +247,25 @@ def test_a_preview_of_one_expert_is_its_own_part_of_the_way(solver: str):
     assert max(asked) < 900
     assert len(asked) == 20 - high.done
     assert (low.latents_BCTHW - clip).abs().max() < 1e-4
+
+
+def test_one_network_is_loaded_once_for_keyframe_and_clip(cache: Path, tmp_path: Path):
+    model = model_of("tiny_wan22_5b")
+    config = InferConfig(model=model, prompt="rain", cache=str(cache), sampler=SamplerConfig(steps=2))
+    request = ClipRequest(config)
+    sampling = Sampling(model, request.clip_sampler, Partition(1, 1, 1), rank_info())
+    loads: list[str] = []
+
+    class Counted(FirstFrameBundle):
+        def load_transformer(self, *args: Any, **named: Any) -> WanTransformer3DModel:
+            loads.append(self.kind)
+            return super().load_transformer(*args, **named)
+
+    bundles: dict[str, Bundle] = {kind: Counted.from_config(model, kind, cache) for kind in request.transformers}
+    maker = TakeMaker(request, {}, bundles, sampling)
+    takes = request.takes(tmp_path)
+    [planned] = maker.planned(takes, {"adapted": None})
+    [latents] = maker.denoised(list(planned.values())).values()
+    assert loads == ["t2v"]
+    assert latents.of_clip.shape == (1, 48, 3, 4, 6)
+    assert not maker.held

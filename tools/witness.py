@@ -47,6 +47,10 @@ ALLOWED: dict[str, str] = {
     r"^(study|evaluate)/run/\w+\.html:": "pages and cards are templates",
     r"[:.]trust$|^words/printed\.txt:.*trust": "trust= is a setting",
     r"^resume/printed\.txt:\$ train\.py": "trust=true is typed where it is known",
+    r"model\.(family|[ti]2v_(high|low|shift|boundary))\b|stage\.(expert|(high|low)_steps)\b|optimizer\.(high|low)_lr\b": "experts",
+    r"(scale|weights)\.\w+_(high|low)_noise\b": "experts have scales of their own",
+    r"^words/printed\.txt:": "commands, models and settings were added",
+    r"^plans/printed\.txt:": "cards have their makers' figures",
     r"^evaluate/": "x264 writes the same frames in more than one way, and measures are of what it wrote",
 }
 """Differences on purpose: a regular expression over the facts that may differ, and the reason in a few words."""

@@ -342,7 +342,7 @@ def of_tensors(path: Path) -> Iterator[tuple[str, Any]]:
 
 def of_video(path: Path) -> Iterator[tuple[str, Any]]:
     """Every decoded frame. Exact pixels are in the contact sheets and in the latents of a study."""
-    with av.open(str(path)) as file:
+    with av.open(str(path), format="mp4") as file:
         for number, frame in enumerate(file.decode(video=0)):
             yield f"frame {number}", frame.to_ndarray(format="rgb24")
 
@@ -362,7 +362,7 @@ READERS: dict[str, Callable[[Path], Iterator[tuple[str, Any]]]] = {
     **dict.fromkeys((".safetensors", ".latents"), of_tensors),
     **dict.fromkeys((".txt", ".md", ".html"), of_lines),
     ".mp4": of_video,
-    ".png": lambda path: iter([("pixels", digest(Image.open(path).tobytes()))]),
+    ".png": lambda path: iter([("pixels", digest(Image.open(path, formats=["PNG"]).tobytes()))]),
     ".json": lambda path: flat(json.loads(path.read_text())),
     ".jsonl": lambda path: flat([json.loads(line) for line in path.read_text().splitlines()]),
     ".yaml": lambda path: flat(yaml.safe_load(path.read_text())),

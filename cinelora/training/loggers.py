@@ -38,9 +38,10 @@ if TYPE_CHECKING:
 WANDB_ID = "wandb-id"
 """The file in the run's logs that holds W&B's name of the run."""
 WANDB_SETTINGS = {"init_timeout": 30.0, "finish_timeout": 30.0, "finish_timeout_raises": True}
-WANDB_SETTINGS |= {"symlink": False, "allow_media_symlink": False}
+WANDB_SETTINGS |= {"symlink": False, "allow_media_symlink": False, "disable_git": True}
 """Seconds that a run waits for W&B at its start and at its end; what did not arrive lies below the run directory, which holds
-no links: one that does is not resumed (``io/own_files.py``).
+no links: one that does is not resumed (``io/own_files.py``). And no git: a repository's settings name programs that git starts,
+and the run, or a folder above it, may be somebody else's repository.
 
 The end is half of what ranks have after Ctrl-C (``launch.STOP_S``), so that one that is out of reach is still said then.
 """
@@ -239,6 +240,7 @@ def run_words(settings: LoggerConfig, name: str, notes: str | None = None) -> di
 
 def make_journal(config: TrainConfig, run_dir: Path, first_step: int) -> Journal:
     """The loggers that are asked for, beside a copy in CSV; a resumed run writes beside what is there, not over it."""
+    run_dir = run_dir.absolute()
     folder, part, wanted = run_dir / "logs", f"from-step-{first_step:08d}", config.logger.all
     if not wanted:
         return Journal([], folder)
@@ -247,7 +249,8 @@ def make_journal(config: TrainConfig, run_dir: Path, first_step: int) -> Journal
         journal.loggers.append(TensorBoardLogger(folder, name="tensorboard", version=part))
     if "wandb" in wanted:
         journal.loggers.append(wandb_logger(config, run_dir))
-        journal.log_hyperparams(asdict(config))  # W&B's run begins here, on rank 0
+        with chdir("/"):  # from the working directory W&B would take config-defaults.yaml
+            journal.log_hyperparams(asdict(config))  # W&B's run begins here, on rank 0
         journal.upload = upload_at_hand(folder / "csv")
         # the results of a rank are safe when its process ends; W&B's own exit, which waits as long and says nothing, comes after
         atexit.register(journal.close)

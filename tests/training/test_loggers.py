@@ -1,6 +1,7 @@
 """Where curves go, that the same numbers arrive everywhere, and that a run outlives its loggers."""
 
 import csv
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,6 +66,43 @@ def test_wandb_obeys_no_settings_of_the_working_directory(
     assert own.entity is None
     assert own.base_url != "http://127.0.0.1:9"
     assert Path.cwd() == tmp_path
+
+
+def test_wandb_starts_no_git_and_takes_no_settings_of_a_run_from_the_working_directory(
+    style_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A repository's own settings name programs; with code saving on, W&B asks git for what was changed in it."""
+    theirs, program = tmp_path / "theirs", tmp_path / "program"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path / 'mark'}\n")
+    program.chmod(0o755)
+    git = ["git", "-C", str(theirs), "-c", "user.name=a", "-c", "user.email=a@b"]
+    theirs.mkdir()
+    (theirs / "file").write_text("before")
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "a run"]):
+        subprocess.run([*git, *words], check=True)
+    (theirs / "file").write_text("after")
+    for setting in ("core.fsmonitor", "diff.external"):
+        subprocess.run([*git, "config", setting, str(program)], check=True)
+    subprocess.run([*git, "diff"], check=True, capture_output=True)
+    (tmp_path / "mark").unlink()  # that is what git does
+    (theirs / "config-defaults.yaml").write_text("seed:\n  value: theirs\nplanted:\n  value: theirs\n")
+    monkeypatch.chdir(theirs)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_SAVE_CODE", "true")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.teardown()
+    make_journal(replace(style_config, logger=LoggerConfig(name="wandb", offline=True)), Path("run"), 0)
+    assert wandb.run is not None
+    noted = dict(wandb.run.config)
+    wandb.finish()
+    to_wandb(Results(), StudyConfig(logger=LoggerConfig(name="wandb", offline=True)), Path("study"))
+    wandb.teardown()
+    assert list(theirs.glob("run/logs/wandb/offline-run-*/*.wandb"))
+    assert list(theirs.glob("study/wandb/offline-run-*/*.wandb"))
+    assert (noted["seed"], "planted" in noted) == (style_config.seed, False)
+    assert not (tmp_path / "mark").exists()
+    assert not list(theirs.rglob("*.patch"))
+    assert Path.cwd() == theirs
 
 
 @pytest.mark.parametrize(

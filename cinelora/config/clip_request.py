@@ -39,12 +39,14 @@ class Further:
     """An adapter file of ``adapters=``, with its scale in each part of a clip.
 
     ``shift`` is the sigma shift of the few unguided steps that it was distilled for; None for one that was not distilled.
+    ``only_in`` is the variant of a take that it acts in; None for all that have adapters.
     """
 
     path: Path
     keyframe: float = 0.0
     clip: float = 0.0
     shift: float | None = None
+    only_in: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,9 @@ class ClipRequest:
         keyframe = [("t2v", 1)] if self.makes_keyframe else []
         return [*keyframe, (self.clip_maker, self.num_frames)]
 
-    def scales_on(self, transformer: str, scale: ScaleConfig | None, adapters: Iterable[str]) -> dict[str, float]:
+    def scales_on(
+        self, transformer: str, scale: ScaleConfig | None, adapters: Iterable[str], variant: str = ""
+    ) -> dict[str, float]:
         """Those of ``adapters`` that act on the ``t2v`` or ``i2v`` transformer, each with its scale; none for ``scale`` None.
 
         A keyframe is a still, on which the motion adapter has nothing to say; without one, t2v makes the whole clip.
@@ -134,8 +138,9 @@ class ClipRequest:
         else:
             scales = {"style": scale.style, "motion": scale.motion}
         part = "clip" if transformer == self.clip_maker else "keyframe"
-        scales |= {name: getattr(one, part) for name, one in self.further.items()}
-        return {role: scales[role] for role in adapters if scales[role]}
+        acting = {name: one for name, one in self.further.items() if one.only_in in (None, variant)}
+        scales |= {name: getattr(one, part) for name, one in acting.items()}
+        return {role: scales[role] for role in adapters if scales.get(role)}
 
     def shift_of(self, part: str) -> float | None:
         """The sigma shift that the step-distilled adapter that acts in a part of the clip was made for; None without one."""

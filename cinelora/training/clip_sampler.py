@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from cinelora.config.schema import ModelConfig, SamplerConfig, TrainConfig
+from cinelora.families import family_of
 from cinelora.families.family import Part
 from cinelora.families.machinery import Bundle, machinery_of
 from cinelora.io.media import Pixels
@@ -36,6 +37,8 @@ class ClipSampler:
     """Denoising steps."""
     size: tuple[int, int] | None = None
     """Height and width of what has no sample's own size; None for the model's."""
+    frames: int | None = None
+    """Frames, of which the sample has no fewer; None for its own."""
     bundle: Bundle = field(init=False)
 
     def __post_init__(self) -> None:
@@ -46,7 +49,7 @@ class ClipSampler:
     def manner(self) -> dict[str, Any]:
         """Everything but sample, seed and transformer that a clip depends on."""
         sampler, model = self.config.sampler, self.model
-        size = (self.config.stage.num_frames, model.height, model.width)
+        size = (self.num_frames, model.height, model.width)
         found = {"solver": sampler.name, "steps": self.steps, "guidance": sampler.guidance}
         return found | {"shift": self.shift, "size": list(size)}
 
@@ -56,6 +59,11 @@ class ClipSampler:
         model = self.config.model
         height, width = self.size or (model.height, model.width)
         return replace(model, height=height, width=width)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of what is drawn."""
+        return self.frames or self.config.stage.num_frames
 
     @property
     def shift(self) -> float:
@@ -74,13 +82,16 @@ class ClipSampler:
         # steps differ by what was learnt between them alone. A picture that is shown fixes the size: the clip has to continue it.
         config, device = self.config, stage.device
         batch = {key: value[None].to(device) for key, value in self.shown[position].items()}
+        # The VAE only looks back, so that a shorter clip has the first of the latents that a longer one has, also of its picture.
+        length = family_of(config.model).geometry.num_latent_frames(self.num_frames)
+        batch |= {key: batch[key][:, :, :length] for key in ("latents", "image_latents") if key in batch}
         if text is not None:
             batch["text"] = self.shown.text(text)[None].to(device)
         positive, negative = (stage.condition(one) for one in (batch, {**batch, "text": stage.null_text[None]}))
         if own_size or config.stage.image_condition:
             noise = noise_of(tuple(batch["latents"].shape), seed, part).to(device)
         else:
-            noise = initial_noise(seed, part, self.model, config.stage.num_frames, device)
+            noise = initial_noise(seed, part, self.model, self.num_frames, device)
         guided = Guided(stage.transformer, positive, negative, config.sampler.guidance)
         solver = SamplerConfig(name=config.sampler.name, steps=self.steps)
         with waiting("drawing", rank_info().global_rank == 0), as_they_are():

@@ -249,7 +249,7 @@ class TakeMaker:
         def rendition_of(take: Take, positive: Tensor, name: str) -> Rendition:
             # The draft is named after the variant, and what it was made of stands in it: with another seed it is made again.
             scale = variants[name]
-            scales = {kind: request.scales_on(kind, scale, self.adapters) for kind in ("t2v", "i2v")}
+            scales = {kind: request.scales_on(kind, scale, self.adapters, name) for kind in ("t2v", "i2v")}
             draft, made_of = take.folder / f"{name}.latents", request.made_of(take, name, scale)
             return Rendition(scales, Texts(positive, negative), take.seed, draft, made_of)
 

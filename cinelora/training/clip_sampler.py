@@ -15,6 +15,7 @@ from torch import Tensor
 from cinelora.config.clip_request import guidance_of
 from cinelora.config.lessons import expert_of
 from cinelora.config.schema import ModelConfig, SamplerConfig, TrainConfig
+from cinelora.families import family_of
 from cinelora.families.family import ALONE, Expert, Part
 from cinelora.families.machinery import Bundle, machinery_of
 from cinelora.io.media import Pixels
@@ -38,6 +39,8 @@ class ClipSampler:
     """Denoising steps."""
     size: tuple[int, int] | None = None
     """Height and width of what has no sample's own size; None for the model's."""
+    frames: int | None = None
+    """Frames, of which the sample has no fewer; None for its own."""
     bundle: Bundle = field(init=False)
 
     def __post_init__(self) -> None:
@@ -48,7 +51,7 @@ class ClipSampler:
     def manner(self) -> dict[str, Any]:
         """Everything but sample, seed and transformer that a clip depends on."""
         sampler, model = self.config.sampler, self.model
-        size = (self.config.stage.num_frames, model.height, model.width)
+        size = (self.num_frames, model.height, model.width)
         found = {"solver": sampler.name, "steps": self.steps, "guidance": self.guidance}
         levels = {} if self.expert == ALONE else {"levels": list(self.expert.levels)}
         return found | {"shift": self.shift, "size": list(size)} | levels
@@ -64,6 +67,11 @@ class ClipSampler:
         model = self.config.model
         height, width = self.size or (model.height, model.width)
         return replace(model, height=height, width=width)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of what is drawn."""
+        return self.frames or self.config.stage.num_frames
 
     @property
     def shift(self) -> float:
@@ -89,6 +97,9 @@ class ClipSampler:
         # steps differ by what was learnt between them alone. A picture that is shown fixes the size: the clip has to continue it.
         config, device = self.config, stage.device
         batch = {key: value[None].to(device) for key, value in self.shown[position].items()}
+        # The VAE only looks back, so that a shorter clip has the first of the latents that a longer one has, also of its picture.
+        length = family_of(config.model).geometry.num_latent_frames(self.num_frames)
+        batch |= {key: batch[key][:, :, :length] for key in ("latents", "image_latents") if key in batch}
         if text is not None:
             batch["text"] = self.shown.text(text)[None].to(device)
         positive, negative = (stage.condition(one) for one in (batch, {**batch, "text": stage.null_text[None]}))
@@ -96,7 +107,7 @@ class ClipSampler:
         if own_size or config.stage.image_condition or high < 1:
             noise = noise_of(tuple(batch["latents"].shape), seed, part).to(device)
         else:
-            noise = initial_noise(seed, part, self.model, config.stage.num_frames, device)
+            noise = initial_noise(seed, part, self.model, self.num_frames, device)
         guided = Guided(stage.transformer, positive, negative, self.guidance)
         solver = SamplerConfig(name=config.sampler.name, steps=self.steps)
         course = Course(noise, stage.noise_law.solver(solver, self.shift))

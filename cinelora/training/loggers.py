@@ -23,7 +23,7 @@ from lightning import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from cinelora.config.schema import LoggerConfig, TrainConfig
-from cinelora.errors import first_line
+from cinelora.errors import FileError, first_line
 from cinelora.io.atomic import sha256_json, write_text
 from cinelora.io.media import Pixels
 from cinelora.io.own_files import append_own
@@ -297,8 +297,12 @@ def wandb_id(folder: Path) -> str:
     """What W&B knows the run by: kept with it, so that it is one run there however often it is resumed."""
     # The id names a run in this user's account. One that no run of his has noted may be that of another run of his, written
     # there by whoever handed this directory over: then this is a new run at W&B.
-    path = folder / WANDB_ID
-    known = read_text(path, limit=64).strip() if path.is_file() else ""
+    path, known = folder / WANDB_ID, ""
+    try:
+        known = read_text(path, limit=64).strip() if path.is_file() else ""
+    except FileError as error:
+        # a run is worth more than one line of curves: what was logged before stays under its old name
+        warn(f"{error}; W&B begins another run, and what it has of the one before stays there")
     if known and is_noted(sha256_json([WANDB_ID, known])):
         return known
     new = secrets.token_hex(4)

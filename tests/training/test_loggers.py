@@ -141,6 +141,18 @@ def test_a_name_that_no_run_here_has_had_is_not_gone_on_with_at_wandb(tmp_path: 
     assert (tmp_path / WANDB_ID).read_text() == own == wandb_id(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a" * 65, b"0a1b\0"])
+def test_a_damaged_name_is_said_and_w_and_b_begins_another_run(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / WANDB_ID).write_bytes(content)
+    own = wandb_id(tmp_path)
+    said = capsys.readouterr().out
+    assert str(tmp_path / WANDB_ID) in said
+    assert "W&B begins another run" in said
+    assert (tmp_path / WANDB_ID).read_text() == own == wandb_id(tmp_path)
+
+
 def test_several_loggers_get_the_same_numbers(style_config: TrainConfig, tmp_path: Path):
     for asked in (LoggerConfig(name="none", also=["tensorboard"]), LoggerConfig(name="csv", also=["tensorboard"])):
         folder = tmp_path / asked.name

@@ -99,7 +99,9 @@ def test_no_picture_and_no_film_is_whatever_its_first_bytes_say() -> None:
     readers = [(path, call) for path, function, call in calls() if function in SAYS_WHAT_IT_IS]
     assert len(readers) >= 6
     guessed = [
-        (path, call.lineno) for path, call in readers if not SAYS_WHAT_IT_IS[ast.unparse(call.func)] & {*arguments(call)}
+        (path, call.lineno)
+        for path, call in readers
+        if not SAYS_WHAT_IT_IS[ast.unparse(call.func)] & {*arguments(call)}
     ]
     assert guessed == []
 

@@ -104,8 +104,9 @@ class _SeenRecord(logging.LogRecord):
 
 
 def _seen_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, _: str | None = None
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
+    del line  # of the source, which says little to a user
     return visible(f"{filename}:{lineno}: {category.__name__}: {message}") + "\n"
 
 

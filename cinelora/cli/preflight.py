@@ -60,7 +60,7 @@ def check_train(config: schema.TrainConfig) -> list[str]:
             if role == "style":
                 header = judge_adapter(path, model)
                 header.refuse_above("adapter")
-                assumed += _assumed_line(header)
+                assumed += _assumed_line(header, draws=False)
     _check_data(config)
     _check_files(config)
     if config.push:
@@ -251,9 +251,10 @@ def _drawing_lines(
     return [clip_line(config), *dict.fromkeys(assumed), *reach, *shares, *model]
 
 
-def _assumed_line(header: AdapterHeader) -> list[str]:
-    """A line where the scale of an adapter is what readers take for one that says none."""
-    said = {"path": header.path, "tool": header.form.tool}
+def _assumed_line(header: AdapterHeader, draws: bool = True) -> list[str]:
+    """A line where the scale of an adapter is what readers take for one that says none; who ``draws`` can type another."""
+    way = "; if it was trained with another alpha, type alpha / rank as its scale" if draws else ""
+    said = {"path": header.path, "tool": header.form.tool, "way": way}
     return [sentence("files", "assumed", **said)] if header.assumed else []
 
 

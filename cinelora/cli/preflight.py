@@ -263,9 +263,16 @@ def _distilled_lines(config: schema.InferConfig) -> list[str]:
     request = ClipRequest(config, further=further_adapters(config))
     ours = adapter_paths(resolve(config.ckpt)).values() if config.ckpt else ()
     distilled = [path.name for path in ours if distilled_shift(adapter_header(path))]
-    distilled += [one.path.name for one in request.further.values() if one.shift and one.clip]
+    acting = [one for one in request.further.values() if one.shift and one.clip]
+    distilled += [one.path.name for one in acting]
     keyframe = request.makes_keyframe and request.keyframe_sampler.guidance != config.sampler.guidance
-    return [] if config.model.weights == "random" else distilled_lines(config.sampler, distilled, keyframe)
+    if config.model.weights == "random":
+        return []
+    lines = distilled_lines(config.sampler, distilled, keyframe)
+    if config.sampler.shift is None and len({one.shift for one in acting}) > 1:
+        shifts = ", ".join(f"{one.path.name} at {one.shift:g}" for one in acting)
+        lines.append(sentence("follows", "shifts", shifts=shifts, shift=request.clip_sampler.shift))
+    return lines
 
 
 def _drawing_parts(config: schema.InferConfig) -> dict[str, list[Part]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +17,9 @@ from cinelora.cli.compose import compose_train
 from cinelora.cli.one_run import planned
 from cinelora.config.schema import SamplerConfig, TrainConfig
 from cinelora.families.wan.load_weights import num_parameters
+from cinelora.io.plain_data import read_json
 from cinelora.nn.flow_matching import FlowMatching
-from cinelora.planning.estimate import TIMED_BLOCK, TIMES, Drawing, Policy, Prediction, Shape
+from cinelora.planning.estimate import GIB, TIMED_BLOCK, TIMES, TIMES_DRAWN, Drawing, Policy, Prediction, Shape
 from cinelora.planning.planner import expert_steps, preview_steps, step_of
 from cinelora.planning.step_time import steps_inside
 from cinelora.sampling.denoise import Course
@@ -182,4 +184,39 @@ def test_times_of_tokens_are_planned_where_a_frame_stands_among_noisy_latents():
     assert more == pytest.approx(29 * TIMED_BLOCK * work.tokens * 3072 * 2)
     shapes = [replace(work.shape, network=kind) for kind in ("i2v", "t2v")]
     shown, alone = (sum(Prediction(one, 27_280, "bf16").peak(Drawing(compile=True)).values()) for one in shapes)
-    assert shown - alone == TIMES * 27_280 * 3072 * 2
+    assert shown - alone == pytest.approx(TIMES_DRAWN * 27_280 * 3072 * 2)
+
+
+RESULTS = read_json(
+    Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "wan22.json", dict[str, Any], measured=True
+)
+STEPS = {
+    "a14b_stills": ["stage=style", "model=wan22_a14b", "stage.batch_size=4", "model.height=720", "model.width=1280"],
+    "a14b_window": ["stage=motion", "model=wan22_a14b", "stage.batch_size=1"],
+    "5b_window": ["stage=motion", "model=wan22_5b", "stage.batch_size=1", "stage.num_frames=49"],
+}
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp8"])
+@pytest.mark.parametrize("job", [*STEPS, "5b_clip"])
+def test_peaks_are_those_that_were_measured(job: str, dtype: str):
+    """On an H200, within 5 %."""
+    if job in STEPS:
+        step = step_of(train(*STEPS[job], f"model.dtype={dtype}"))
+        planned = step.peak(Policy(compile=True))
+    else:
+        shape = Shape.of(compose_infer(["prompt=x", "model=wan22_5b"]).model, "i2v")
+        planned = Prediction(shape, 27_280, dtype).peak(Drawing(compile=True))
+    assert sum(planned.values()) / GIB == pytest.approx(RESULTS[job][dtype]["peak_gib"], rel=0.05)
+
+
+def test_what_has_to_fit_smaller_cards_takes_what_was_measured():
+    found = RESULTS["limits"]
+    step = step_of(train(*STEPS["5b_window"], "model.dtype=fp8"))
+    trained = sum(step.peak(Policy(recompute=24, compile=True)).values()) / GIB
+    shape = Shape.of(compose_infer(["prompt=x", "model=wan22_5b"]).model, "i2v")
+    drawn = sum(Prediction(shape, 27_280, "fp8").peak(Drawing(together=True, compile=True)).values()) / GIB
+    assert trained == pytest.approx(found["5b_trains_16"]["peak_gib"], rel=0.05)
+    assert drawn == pytest.approx(found["5b_draws_16"]["peak_gib"], rel=0.05)
+    assert max(trained, drawn, found["5b_draws_16"]["decoded"]["peak_gib"]) < 16
+    assert found["a14b_draws_24"]["peak_gib"] < 24

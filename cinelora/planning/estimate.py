@@ -55,11 +55,14 @@ EXCHANGED, EXCHANGED_IN_A_RING = 1.0, 12.0
 """Units more that come and go where ranks share a sequence: by Ulysses (two H100: 0.2 with 7,020 tokens a rank, 0.9 with 37,800,
 beyond what one rank took), and in a ring, with float32 sums and gradients on their way (counted from ``sequence.py``, and not
 measured)."""
-TIMES, TIMED_BLOCK, TIMED_DRAWING = 7.0, 16.0, 12.0
-"""Units more where each token has a time of its own (TI2V-5B that is shown a first frame): the embedded times and their six
-projections, which all blocks read; and in an uncompiled block what it keeps for its backward pass, and what is there while one is
-computed without gradients, as float32 sums of these projections and its own table. A compiled block keeps no more than it does
-with one time for all. Counted from the tensors that diffusers' block saves, compiled ones by torch's partitioner; not measured."""
+TIMES, TIMES_DRAWN = 20.0, 12.5
+"""Units more where each token has a time of its own (TI2V-5B that is shown a first frame), in training and in a prediction:
+embedded times and their six projections, which all blocks read, and what comes and goes as they are made. Fitted to six peaks of
+TI2V-5B (H200: 49 and 121 frames of 704x1280, bf16 and fp8), all of which come out within 4 %."""
+TIMED_BLOCK, TIMED_DRAWING = 16.0, 12.0
+"""Units more that an uncompiled block keeps for its backward pass, and that come and go while one draws, as float32 sums of these
+projections and its own table. Counted from the tensors that diffusers' block saves; not measured. A compiled block keeps no more
+than it does with one time for all."""
 IN_FLIGHT = 1.46
 """Units on their way from or to the host, with ``offload``."""
 DRAWN, DRAWN_FP8, DRAWN_EAGER = 6.2, 7.4, 14.2
@@ -396,7 +399,7 @@ class Prediction:
         unit = self.tokens * self.shape.hidden * (4 if self.dtype == "fp32" else 2) * (2 if drawing.together else 1)
         passing = DRAWN_EAGER if not drawing.compile else DRAWN_FP8 if self.dtype == "fp8" else DRAWN
         if self.shape.has_time_per_token:
-            passing += TIMES if drawing.compile else TIMES + TIMED_DRAWING
+            passing += TIMES_DRAWN if drawing.compile else TIMES_DRAWN + TIMED_DRAWING
         return {"weights": weight_bytes(self.shape, self.dtype, drawing.swap), "activations": unit * passing}
 
     def fastest(self, room: float, compile: bool, swap: int | None = None) -> Drawing | None:

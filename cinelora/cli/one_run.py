@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from cinelora.adapters.run_directory import RunDirectory, adapter_paths
+from cinelora.adapters.run_directory import RunDirectory, adapter_paths, lessons_in
 from cinelora.cli.clip_size import sized
 from cinelora.cli.compose import AUTO, compose
 from cinelora.cli.help import answer
@@ -134,17 +134,15 @@ def _goes_on(command: Command, config: Config) -> bool:
 
 
 def is_complete(config: TrainConfig, run_dir: Path) -> bool:
-    """Whether a run has ended by itself, at its last step or because it learnt no more."""
-    if not RunDirectory(run_dir).summary.is_file():
-        return False
-    there = RunDirectory(run_dir).read_end()
-    return not there["interrupted"] and there["steps"] >= config.stage.steps
+    """Whether a run has ended by itself, each lesson at its last step or because it learnt no more."""
+    lessons = lessons_in(config, run_dir)
+    return RunDirectory(run_dir).summary.is_file() and all(run.is_complete(one.stage.steps) for one, run in lessons)
 
 
-def _latest(run_dir: Path) -> str | None:
-    """The name of a run's latest checkpoint."""
-    pointer = run_dir / "checkpoints" / "last"
-    return read_text(pointer) if pointer.is_file() else None
+def _latest(run_dir: Path) -> list[str]:
+    """The names of a run's latest checkpoints, one of each lesson that has any."""
+    pointers = [place.checkpoints / "last" for place in RunDirectory(run_dir).places]
+    return [read_text(pointer) for pointer in pointers if pointer.is_file()]
 
 
 def planned(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cinelora.errors import ConfigError, ModelError, first_line
+from cinelora.families.family import EXPERTS, expert_in, suffixed
 
 PREFIX = "hub:"
 CONFIG_FILE = "config.yaml"
@@ -22,7 +23,7 @@ _FORM = re.compile(r"hub:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]
 # Weights as safetensors and settings as text: no file that is run or unpickled when it is opened.
 _WANTED = ["*.safetensors", "*.json", "*.jsonl", "*.yaml", "checkpoints/last"]
 _WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".gguf")
-_ADAPTERS = ("style.safetensors", "motion.safetensors")
+_ADAPTERS = [f"{suffixed(stage, expert)}.safetensors" for stage in ("style", "motion") for expert in ("", *EXPERTS)]
 
 
 def is_run(path: Path) -> bool:
@@ -84,6 +85,8 @@ def resolve(source: str, key: str = "ckpt") -> Path:
     match sorted(path.glob("*.safetensors")):
         case [single]:
             return single
+        case [one, two] if {expert_in(one.stem), expert_in(two.stem)} == {*EXPERTS}:
+            return path  # a pair, as most trainers of two experts write it
         case []:
             raise ConfigError(f"{key}={source} holds neither {CONFIG_FILE} nor an adapter: it is no run of train.py")
         case found:

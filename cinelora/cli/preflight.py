@@ -33,6 +33,7 @@ from cinelora.config.rules import (
 from cinelora.config.sentences import sentence
 from cinelora.config.store import load_config
 from cinelora.errors import ConfigError, ModelError
+from cinelora.families import experts_of, family_of
 from cinelora.families.family import Part
 from cinelora.families.wan.checkpoint_layouts import source_of, survey
 from cinelora.io.hub import EMBEDDED, check_target, is_model_source, is_run, resolve, shadowed
@@ -68,7 +69,8 @@ def check_train(config: schema.TrainConfig) -> list[str]:
     if stage.name == "motion" and config.adapter is None:
         lines.append("no adapter=: motion is learnt above the base model, without a style adapter under it")
     # the parts that a run loads, the transformer first
-    parts = [part for part in Part if part is not Part.IMAGE_ENCODER or stage.image_condition]
+    image = family_of(model).image_parts(stage.transformer) if stage.image_condition else ()
+    parts = [part for part in Part if part is not Part.IMAGE_ENCODER or part in image]
     return [*lines, *_model_lines(model, {stage.transformer: parts})]
 
 
@@ -191,7 +193,8 @@ def _check_folder(data: schema.DataConfig) -> None:
 
 
 def _check_source(model: schema.ModelConfig, kind: str) -> None:
-    for key in (kind, "vae", "text_encoder", "tokenizer", "image_encoder"):
+    experts = (model.key_of(kind, expert.name) for expert in experts_of(model, kind))
+    for key in dict.fromkeys((kind, *experts, "vae", "text_encoder", "tokenizer", "image_encoder")):
         source = getattr(model, key)
         if source is not None and not is_model_source(source):
             embedded = f", or one of {', '.join(EMBEDDED)}" if key == kind else ""
@@ -259,10 +262,13 @@ def _distilled_lines(config: schema.InferConfig) -> list[str]:
 def _drawing_parts(config: schema.InferConfig) -> dict[str, list[Part]]:
     """The parts that make clips, of each checkpoint that takes part; the first one's encoders read the prompts."""
     request = ClipRequest(config)
-    text, image = {request.prompt_reader: [Part.TEXT_ENCODER, Part.TOKENIZER]}, {"i2v": [Part.IMAGE_ENCODER]}
+    text, family = {request.prompt_reader: [Part.TEXT_ENCODER, Part.TOKENIZER]}, family_of(config.model)
+
     # the VAE of each, too: i2v encodes the keyframe that t2v's has decoded, and the two may come from different files
-    wanted = ([Part.TRANSFORMER, *text.get(kind, []), Part.VAE, *image.get(kind, [])] for kind in request.transformers)
-    return dict(zip(request.transformers, wanted, strict=True))
+    def wanted(kind: str) -> list[Part]:
+        return list(dict.fromkeys([Part.TRANSFORMER, *text.get(kind, []), Part.VAE, *family.image_parts(kind)]))
+
+    return {kind: wanted(kind) for kind in request.transformers}
 
 
 def _model_lines(model: schema.ModelConfig, parts: dict[str, list[Part]]) -> list[str]:

@@ -16,7 +16,11 @@ from cinelora.families.family import EXPERTS, expert_in, suffixed
 
 PREFIX = "hub:"
 CONFIG_FILE = "config.yaml"
-EMBEDDED = ("embedded:tiny-t2v", "embedded:tiny-i2v")
+EMBEDDED = (
+    *("embedded:tiny-t2v", "embedded:tiny-i2v"),
+    *("embedded:tiny-wan22-5b", "embedded:tiny-wan22-t2v-a14b", "embedded:tiny-wan22-i2v-a14b"),
+)
+"""The models that come with the program; those of Wan2.2 are random weights, drawn where they are asked for."""
 EMBEDDED_ADAPTER = "embedded:distilled"
 """The step-distilled adapter of the embedded image-to-video model, which lies beside that."""
 _FORM = re.compile(r"hub:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)

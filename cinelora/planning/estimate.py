@@ -110,7 +110,7 @@ class Shape:
     @classmethod
     def of(cls, model: ModelConfig, kind: str) -> Shape:
         """The ``t2v`` or ``i2v`` transformer of a model; the embedded one's encoders are narrow."""
-        text, image, freq = (128, 96, 128) if model.name == "tiny" else (4096, 1280, 256)
+        text, image, freq = (128, 96, 128) if model.name.startswith("tiny") else (4096, 1280, 256)
         sizes = (model.num_layers, model.hidden_size, model.ffn_dim, text)
         family = family_of(model)
         return cls(*sizes, image if family.network(kind).image_tokens else None, kind, family, freq)

@@ -141,7 +141,7 @@ class WanBundle:
             raise ModelError(f"{part} lies nowhere: model.weights=random draws its values")
         path = _on_this_machine(source, self._revision(source), part, self.cache)
         try:
-            if self.kind:
+            if self.kind and self.family is WAN21:
                 checkpoint_layouts.inspect(part, path, self.kind, self.model, self.expert)
             return checkpoint_layouts.locate(part, path, self.expert)
         except CineloraError as error:
@@ -419,9 +419,10 @@ def _on_this_machine(source: str, revision: str, part: Part, cache: Path) -> Pat
             f"nor {' or '.join(EMBEDDED)}"
         )
     if source in EMBEDDED:
-        from cinelora.families.wan import embedded  # only the embedded model needs it
+        from cinelora.families.wan import embedded, random_members  # only the embedded models need them
 
-        return embedded.embedded(source.removeprefix("embedded:tiny-"), cache)
+        name = source.removeprefix("embedded:tiny-")
+        return random_members.random_member(name, cache) if "-" in name else embedded.embedded(name, cache)
     return Path(source) if Path(source).exists() else _fetch(source, revision, part)
 
 

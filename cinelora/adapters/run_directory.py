@@ -143,6 +143,10 @@ class RunDirectory:
         """What ``summary.json`` says, which a run writes last; raises ``FileError``."""
         return read_json(self.summary, RunSummary, measured=True)
 
+    def read_whole(self) -> WholeSummary:
+        """What the ``summary.json`` of a run of two experts says, which is written when its last lesson ends; raises ``FileError``."""
+        return read_json(self.summary, WholeSummary, measured=True)
+
     @property
     def last_step(self) -> int:
         """The step of the checkpoint that a resume begins at, by its name; 0 where there is none."""
@@ -205,8 +209,8 @@ def adapter_paths(source: Path, model: ModelConfig | None = None) -> dict[str, P
     which, or else its name does. Raises ``AdapterError`` where there is none, and for two experts where ``model`` has none.
     """
     if source.is_dir():
-        found = RunDirectory(source).adapters()
-        found = found or {_role(path, True): path for path in sorted(source.glob("*.safetensors"))}
+        run = RunDirectory(source)
+        found = run.adapters() or {_role(path, named=True): path for path in sorted(source.glob("*.safetensors"))}
         if not found:
             raise AdapterError(
                 f"{source} holds no adapter (style.safetensors or motion.safetensors); is it a finished run?"
@@ -214,21 +218,26 @@ def adapter_paths(source: Path, model: ModelConfig | None = None) -> dict[str, P
     elif not source.exists():
         raise AdapterError(f"no adapter at {source}; give a run directory, a .safetensors file or hub:owner/name")
     else:
-        found = {_role(source, model is not None and has_experts(model)): source}
+        found = {_role(source, named=model is not None and has_experts(model)): source}
     return found if model is None or has_experts(model) else _of_one_transformer(source, found, model)
 
 
-def _role(path: Path, may_be_named: bool) -> str:
-    """What an adapter file is for, by its header; which expert, by its name where that is silent and ``may_be_named``."""
+def expert_for(path: Path, named: bool) -> str:
+    """The expert that an adapter file is for, by its header, or by its name where that is silent and it may be ``named``."""
     from cinelora.adapters.adapter_file import read_adapter_facts
 
-    facts = read_adapter_facts(path)
-    kind = facts["kind"] or "style"
+    return read_adapter_facts(path)["expert"] or (expert_in(path.stem) if named else "")
+
+
+def _role(path: Path, named: bool) -> str:
+    from cinelora.adapters.adapter_file import read_adapter_facts
+
+    kind = read_adapter_facts(path)["kind"] or "style"
     if kind not in ADAPTER_STAGES:
         raise AdapterError(
             f"{path} calls itself an adapter for {kind}; this version knows {' and '.join(ADAPTER_STAGES)}"
         )
-    return suffixed(kind, facts["expert"] or (expert_in(path.stem) if may_be_named else ""))
+    return suffixed(kind, expert_for(path, named))
 
 
 def _of_one_transformer(source: Path, found: dict[str, Path], model: ModelConfig) -> dict[str, Path]:

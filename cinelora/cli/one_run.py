@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from cinelora.adapters.run_directory import RunDirectory, adapter_paths, lessons_in
+from cinelora.adapters.run_directory import RunDirectory, adapters_of, lessons_in
 from cinelora.cli.clip_size import sized
 from cinelora.cli.compose import AUTO, compose
 from cinelora.cli.help import answer
@@ -26,7 +26,7 @@ from cinelora.config.unread import unread_lines
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.io import slurm
 from cinelora.io.hardware import gpu_at_hand
-from cinelora.io.hub import CONFIG_FILE, resolve
+from cinelora.io.hub import CONFIG_FILE
 from cinelora.io.locks import LOCK, lock
 from cinelora.io.plain_data import read_text
 from cinelora.io.terminal import say
@@ -68,7 +68,7 @@ def _unread_lines(config: Config, command: Command) -> list[str]:
     """Warnings about keys that were typed and that this run does not read."""
     source, further = (config.ckpt, config.adapters) if isinstance(config, InferConfig) else (None, [])
     typed = {key: text for key, text in (command.given | command.texts).items() if key not in command.added}
-    return unread_lines(config, typed, [*(adapter_paths(resolve(source)) if source else ()), *further])
+    return unread_lines(config, typed, [*adapters_of(source, config.model), *further])
 
 
 def run_one(command: Command, run: Run) -> int:

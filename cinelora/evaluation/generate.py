@@ -38,7 +38,7 @@ MOST_REAL = 200
 
 def plan(config: EvaluateConfig, run_dir: Path) -> Plan:
     """Choose what is drawn, and put the real clips beside it. Raises ``FootageError`` where nothing is held out."""
-    adapters = list(adapters_of(config.ckpt))
+    adapters = list(adapters_of(config.ckpt, config.model))
     prompts, real, sentences = list[Prompt](), list[str](), list[str]()
     if config.data.name:
         samples, sentences = heldout(config)
@@ -134,7 +134,7 @@ def write_real(config: EvaluateConfig, samples: list[Sample], run_dir: Path) -> 
 
 def draw_missing(config: EvaluateConfig, plan: Plan, run_dir: Path) -> None:
     """Draw every take of which a clip is missing, or was drawn from other adapters or settings."""
-    request = ClipRequest.with_files(drawn_by(config), adapters_of(config.ckpt))
+    request = ClipRequest.with_files(drawn_by(config), adapters_of(config.ckpt, config.model))
     variants = {variant.name: variant.scale for variant in plan.variants}
     todo = []
     for take in plan.takes():

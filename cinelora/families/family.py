@@ -79,6 +79,10 @@ class Expert:
     taught: tuple[float, float] = (0.0, 1.0)
     guidance: float | None = None
 
+    def suffix(self, stage: str) -> str:
+        """What files and adapters of ``stage`` are called: ``style``, or ``style_high_noise``."""
+        return suffixed(stage, self.name)
+
 
 ALONE = Expert()
 """A transformer that denoises at all levels."""

@@ -46,7 +46,10 @@ WITHOUT_TORCH = (
     "cinelora.evaluate",
     "cinelora.families.conditioning",
     "cinelora.families.family",
+    "cinelora.families.vae_facts",
     "cinelora.families.wan.checkpoint_layouts",
+    "cinelora.families.wan.experts",
+    "cinelora.families.wan.transformer_tensors",
     "cinelora.families.wan21",
     "cinelora.footage",
     "cinelora.io",
@@ -115,8 +118,15 @@ def test_imports_go_one_way_between_rooms() -> None:
 
 
 KNOWS_WAN = {
-    "cinelora.adapters.adapter_header": "wan21.WAN21",
+    "cinelora.adapters.adapter_header": (
+        "wan.transformer_tensors.WAN_NAMES wan.transformer_tensors.is_image_part wan21.WAN21"
+    ),
+    "cinelora.adapters.formats": (
+        "wan.transformer_tensors.BLOCK_NAMES wan.transformer_tensors.OUTSIDE_NAMES wan.transformer_tensors.WAN_NAMES"
+    ),
     "cinelora.adapters.further_adapters": "wan21.WAN21",
+    "cinelora.adapters.host_copies": "wan.transformer_tensors.is_image_part",
+    "cinelora.adapters.lora_layers": "wan.transformer_tensors.is_image_part",
     "cinelora.cli.preflight": "wan.checkpoint_layouts.source_of wan.checkpoint_layouts.survey",
     "cinelora.latents.dataset": "wan.bundle.pad_text",
     "cinelora.metrics.networks": "wan.bundle.CLIP_MEAN wan.bundle.CLIP_STD wan.bundle.load_tokenizer wan.embedded",
@@ -124,6 +134,7 @@ KNOWS_WAN = {
     "cinelora.sampling.make_clips": "wan.embedded.is_trained",
     "cinelora.sampling.scene": "wan.bundle.pad_text wan.text_limit",
     "cinelora.training.encode": "wan.text_limit",
+    "cinelora.training.export": "wan.transformer_tensors.is_image_part",
 }
 """What still asks for Wan by name."""
 

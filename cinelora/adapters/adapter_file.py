@@ -162,7 +162,9 @@ def read_adapter(path: Path) -> AdapterFile:
     spec = found.spec
     facts: dict[str, Any] = {"kind": "style", "transformer": found.transformer}
     if found.ours:
-        facts = {key: found.ours[key] for key in (*ORIGIN, "trigger", "config")} | {"expert": found.ours["expert"] or ""}
+        facts = {key: found.ours[key] for key in (*ORIGIN, "trigger", "config")} | {
+            "expert": found.ours["expert"] or ""
+        }
     state = {key: factor for change in found.factors for key, factor in _factors(change, spec, tensors).items()}
     return AdapterFile(state=state, spec=spec, deltas=_deltas(found, tensors), source=str(path), **facts)
 

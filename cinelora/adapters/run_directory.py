@@ -144,7 +144,7 @@ class RunDirectory:
         return read_json(self.summary, RunSummary, measured=True)
 
     def read_whole(self) -> WholeSummary:
-        """What the ``summary.json`` of a run of two experts says, which is written when its last lesson ends; raises ``FileError``."""
+        """What the ``summary.json`` of a run of two experts says, which is written after its last lesson; raises ``FileError``."""
         return read_json(self.summary, WholeSummary, measured=True)
 
     @property
@@ -178,7 +178,9 @@ class RunDirectory:
 
     def best(self, kind: str) -> Path:
         """What ``checkpoint.best`` keeps of ``style``, ``motion`` or ``transformer``; only who names it gets it."""
-        return self.path / (f"{kind}-best" if kind == "transformer" else f"{suffixed(kind, self.expert)}-best.safetensors")
+        return self.path / (
+            f"{kind}-best" if kind == "transformer" else f"{suffixed(kind, self.expert)}-best.safetensors"
+        )
 
     def has_ended(self, step: int) -> bool:
         """Whether the run has come to its end after ``step``: a summary is the last thing that it writes."""

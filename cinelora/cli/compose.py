@@ -102,13 +102,15 @@ def _asked(command: Command) -> Config:
 
 
 def _refuse_foreign_runs(command: Command) -> None:
-    """Look through the directories of runs that are gone on with, before anything in them is read."""
-    out, resume = command.texts.get("out"), command.texts.get("resume", AUTO)
+    """Look through the directories of runs that are gone on with or copied from, before anything in them is read."""
+    out, resume = command.texts.get("out"), command.texts.get("resume")
     if out:
         refuse_foreign(Path(out), CONFIG_FILE)
-    if resume and resume != AUTO and not resume.startswith(PREFIX):
-        run = Path(resume) if Path(resume).is_dir() else Path(resume).parent
-        refuse_foreign(run, CONFIG_FILE, copied=bool(out))
+    # of the run in adapter= a file is copied, and perhaps uploaded with what is trained on top of it
+    for source, copied in ((resume, bool(out)), (command.texts.get("adapter"), True)):
+        if source and source != AUTO and not source.startswith(PREFIX):
+            run = Path(source) if Path(source).is_dir() else Path(source).parent
+            refuse_foreign(run, CONFIG_FILE, copied=copied)
 
 
 def compose_train(argv: list[str]) -> TrainConfig:

@@ -10,6 +10,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from cinelora.adapters.further_adapters import further_adapters
+from cinelora.adapters.host_copies import host_copies
 from cinelora.adapters.run_directory import RunDirectory, adapters_of, lessons_in
 from cinelora.cli.clip_size import sized
 from cinelora.cli.compose import AUTO, compose
@@ -18,6 +20,7 @@ from cinelora.cli.parse import Command
 from cinelora.cli.preflight import check_evaluate, check_infer, check_prepare, check_study, check_train
 from cinelora.cli.programs import Config
 from cinelora.cli.run_dir import RunPlace, make_run_dir, word_of_many
+from cinelora.config.clip_request import ClipRequest
 from cinelora.config.rules import refuse
 from cinelora.config.schema import EvaluateConfig, InferConfig, PrepareConfig, StudyConfig, TrainConfig, drawn_by
 from cinelora.config.store import anchored, save_config
@@ -152,4 +155,9 @@ def planned(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig) ->
     if isinstance(config, TrainConfig):
         return plan_lines(config, *place, planned_previews(config, has_gpu=True))
     clip = config if isinstance(config, InferConfig) else drawn_by(config)
-    return [*drawing_lines(clip, *place), *(sharing_lines(clip, place[0]) if config.plan == CLUSTER else [])]
+    # studies and evaluations draw with several scales in turn, as does compare=
+    several = clip.compare or not isinstance(config, InferConfig)
+    copies = host_copies(
+        ClipRequest.with_files(clip, adapters_of(clip.ckpt, clip.model), further_adapters(clip)), several
+    )
+    return [*drawing_lines(clip, *place, copies), *(sharing_lines(clip, place[0]) if config.plan == CLUSTER else [])]

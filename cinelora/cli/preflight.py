@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from cinelora.adapters.adapter_header import adapter_header, judge_adapter
+from cinelora.adapters.adapter_header import AdapterHeader, adapter_header, judge_adapter
 from cinelora.adapters.further_adapters import distilled_shift, files_of, further_adapters
 from cinelora.adapters.run_directory import RunDirectory, adapters_of, styles_of, trained_on
 from cinelora.clone_only import SHIPPED, need_clone
@@ -54,17 +54,20 @@ def check_train(config: schema.TrainConfig) -> list[str]:
     if schema.zero_level(config.strategy) and importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(sentence("files", "deepspeed", c=config))
     _check_source(model, stage.transformer)
+    assumed: list[str] = []
     if config.adapter is not None:
         _check_style_adapter(config.adapter, resolve(config.adapter, "adapter"))
         _check_fits("adapter", config.adapter, model)
         for path in styles_of(config).values():
-            judge_adapter(path, model).refuse_above("adapter")
+            header = judge_adapter(path, model)
+            header.refuse_above("adapter")
+            assumed += _assumed_line(header)
     _check_data(config)
     _check_files(config)
     if config.push:
         check_target(config.push)
     *lines, rate = training_lines(config)
-    lines += [*_sequence_lines(config), rate, *reach_lines("stage.num_frames", stage.num_frames, model)]
+    lines += [*assumed, *_sequence_lines(config), rate, *reach_lines("stage.num_frames", stage.num_frames, model)]
     lines += guidance_lines(config.sampler.guidance)
     if stage.name == "motion" and config.adapter is None:
         lines.append("no adapter=: motion is learnt above the base model, without a style adapter under it")
@@ -250,26 +253,35 @@ def _drawing_lines(
     sources = {source_of(config.model, kind, part) for kind, wanted in whole.items() for part in wanted}
     if sources & {*EMBEDDED} and not SHIPPED.is_dir():
         _check_cache(config.cache)
+    assumed: list[str] = []
     if config.ckpt is not None:
         _check_fits("ckpt", config.ckpt, config.model)
         for path in adapters_of(config.ckpt, config.model).values():
-            judge_adapter(path, config.model)
+            assumed += _assumed_line(judge_adapter(path, config.model))
+    for word in map(AdapterWord.of, config.adapters):
+        _check_fits("adapters", word.source, config.model)
+        for path in files_of(word, config.model):
+            assumed += _assumed_line(judge_adapter(path, config.model))
     distilled = _distilled_lines(config)
     reach = reach_lines("num_frames", ClipRequest(config).num_frames, config.model)
     model = _model_lines(config.model, parts or whole)
     _, shared = partition_of(config)
     reach += [] if parts else guidance_lines(config.sampler.guidance)
     reach += [] if parts or not few_steps else distilled
-    experts = _expert_lines("ckpt", config.ckpt, adapters_of(config.ckpt, config.model), config.model) if config.ckpt else []
-    return [clip_line(config), *reach, *experts, *([shared] if config.gpus * config.nodes > 1 else []), *model]
+    if config.ckpt is not None:
+        reach += _expert_lines("ckpt", config.ckpt, adapters_of(config.ckpt, config.model), config.model)
+    shares = [shared] if config.gpus * config.nodes > 1 else []
+    return [clip_line(config), *dict.fromkeys(assumed), *reach, *shares, *model]
+
+
+def _assumed_line(header: AdapterHeader) -> list[str]:
+    """A line where the scale of an adapter is what readers take for one that says none."""
+    said = {"path": header.path, "tool": header.form.tool}
+    return [sentence("files", "assumed", **said)] if header.assumed else []
 
 
 def _distilled_lines(config: schema.InferConfig) -> list[str]:
-    """Refuse adapters of ``adapters=`` that do not fit; a word about those that are step-distilled, and steps that want one."""
-    for word in map(AdapterWord.of, config.adapters):
-        _check_fits("adapters", word.source, config.model)
-        for path in files_of(word, config.model):
-            judge_adapter(path, config.model)
+    """A word about adapters that are step-distilled, and steps that want one; refuses those that act nowhere."""
     request = ClipRequest(config, further=further_adapters(config))
     ours = adapters_of(config.ckpt, config.model).values()
     distilled = [path.name for path in ours if distilled_shift(adapter_header(path))]

@@ -148,6 +148,7 @@ _RANKS_AND_MEMORY: Rules[schema.TrainConfig] = (
 _WATCHED: Rules[schema.TrainConfig] = (
     ("stopping", lambda c: c.stopping.monitor is None and c.stopping != schema.StoppingConfig()),
     ("best_mode", lambda c: c.checkpoint.best is None and c.checkpoint.best_mode is not None),
+    ("preview_frames", lambda c: c.preview.frames_of(c.stage) > c.stage.num_frames),
     ("validation_clips", lambda c: c.validation.clips and not c.validation.every_steps),
     # a run must not wait for a number that is never logged, or of which nobody says whether more or less of it is better
     ("unlogged", lambda c: _unlogged(c, "stopping.monitor")),

@@ -419,6 +419,12 @@ class PreviewConfig:
     """what the preview shows; null = the first held-out caption"""
     sampler_steps: int | None = setting(at_least=1, read_when="draws")
     """denoising steps of a preview, or of a held-out clip; null = 8, or 4 for previews that else were too dear"""
+    num_frames: int | None = _frames(read_when="previews")
+    """frames of a preview, 4n+1; null = the stage's, or fewer for previews that else were too dear"""
+
+    def frames_of(self, stage: StageConfig) -> int:
+        """Frames of a preview: those that were typed or chosen, else the stage's."""
+        return self.num_frames or stage.num_frames
 
     @property
     def steps(self) -> int:
@@ -591,7 +597,7 @@ class RecipeConfig:
 # written, how many ranks make it, and out of how much memory.
 
 _CKPT = _run()
-"""adapter(s): a run, an adapter file or hub:owner/name; null = the base model alone"""
+"""adapter(s): a run, an adapter file or hub:owner/name[/file.safetensors]; null = the base model alone"""
 _ADAPTERS = setting([], role="run", since=True)
 """adapters beside those of ckpt, or without it, any number: [file@0.8,hub:owner/name@0.5], each on keyframe and clip where it
 fits; file@0.8:clip or :keyframe = there alone (docs/adapters.md)"""
@@ -789,6 +795,7 @@ class EvaluateConfig:
     metrics: MetricsConfig = section(MetricsConfig, changes_clip=False, without_drawing=True, read_when="measures")
     memory: DrawingMemoryConfig = section(DrawingMemoryConfig, changes_clip=False)
     ckpt: str | None = _CKPT
+    adapters: list[str] = _ADAPTERS
     prompts: str | None = _path()
     """file with one prompt a line, drawn beside the captions of held-out clips"""
     against: list[str] = setting(
@@ -898,8 +905,7 @@ def drawn_by(config: EvaluateConfig | StudyConfig) -> InferConfig:
     """The settings by which an evaluation's or a study's clips are drawn, all but prompt and seed."""
     sections, words = ("model", "sampler", "memory"), ("ckpt", "negative_prompt", "mode", "cache")
     names = (*sections, *words, "num_frames", "seed", "gpus", "nodes")
-    adapters = list(getattr(config, "adapters", ()))
-    return InferConfig(prompt="", adapters=adapters, **{name: getattr(config, name) for name in names})
+    return InferConfig(prompt="", adapters=list(config.adapters), **{name: getattr(config, name) for name in names})
 
 
 def shared_by(config: StudyConfig, partition: str) -> InferConfig:

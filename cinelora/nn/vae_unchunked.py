@@ -5,6 +5,11 @@ Enters: an ``AutoencoderKLWan``. Leaves: the same values to rounding, from a sma
 A causal convolution over a whole clip sees exactly what the caches carry from chunk to chunk. Only the layers that change
 the number of frames treat the first frame apart: in diffusers it is a chunk of its own.
 
+Wan2.2's VAE of 48 channels folds squares of pixels into channels at both ends, and its blocks have shortcuts that average or
+repeat. A shortcut that halves the frames puts zeros before an odd number of them, and one that doubles them drops what comes of
+the first too much where it is told that this is the first chunk. A whole clip has an odd number of frames at every depth, and is
+the first chunk: so both shortcuts do for it what they do chunk by chunk.
+
 Shape suffixes: B batch, C channels, T frames, H and W height and width.
 """
 
@@ -18,7 +23,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanResample, WanRMS_norm
+from diffusers.models.autoencoders.autoencoder_kl_wan import (
+    WanCausalConv3d,
+    WanResample,
+    WanRMS_norm,
+    patchify,
+    unpatchify,
+)
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
@@ -35,14 +46,26 @@ def whole_clips(vae: AutoencoderKLWan) -> Iterator[None]:
 
 
 def encode(vae: AutoencoderKLWan, video_BCTHW: Tensor) -> DiagonalGaussianDistribution:
-    """The posterior, (B, 16, (T-1)/4+1, H/8, W/8), of 4n+1 frames in [-1, 1]."""
-    return DiagonalGaussianDistribution(vae.quant_conv(vae.encoder(_fast(video_BCTHW))))
+    """The posterior, (B, 16, (T-1)/4+1, H/8, W/8), of 4n+1 frames in [-1, 1]; of Wan2.2's VAE (B, 48, (T-1)/4+1, H/16, W/16)."""
+    folded = patchify(video_BCTHW, vae.config.patch_size or 1)
+    return DiagonalGaussianDistribution(vae.quant_conv(vae.encoder(_fast(folded))))
 
 
 def decode(vae: AutoencoderKLWan, latents_BCTHW: Tensor) -> Tensor:
     """Pixels around [-1, 1]. Not clamped, as diffusers does: pixels out of range would have no gradient."""
-    pixels: Tensor = vae.decoder(vae.post_quant_conv(_fast(latents_BCTHW)))
+    folded = vae.decoder(vae.post_quant_conv(_fast(latents_BCTHW)), first_chunk=True)
+    pixels: Tensor = unpatchify(folded, vae.config.patch_size or 1)
     return pixels
+
+
+def widest_bytes(vae: AutoencoderKLWan, num_frames: int, height: int, width: int) -> int:
+    """Bytes in float32 of the widest of a whole clip's tensors that pass from block to block."""
+    # The decoder's last block has all frames and the most places. In Wan2.1 it gets as many channels as it gives; in Wan2.2's VAE
+    # of 48 channels it gets twice as many, on squares of pixels.
+    config = vae.config
+    channels = 2 * (config.decoder_base_dim or config.base_dim) if config.is_residual else config.base_dim
+    places = height * width // (config.patch_size or 1) ** 2
+    return int(4 * channels * num_frames * places)
 
 
 def causal_conv(conv: WanCausalConv3d, x_BCTHW: Tensor) -> Tensor:
@@ -60,8 +83,8 @@ def causal_conv(conv: WanCausalConv3d, x_BCTHW: Tensor) -> Tensor:
     return _clips(planes, len(x_BCTHW))
 
 
-def resample(layer: WanResample, x_BCTHW: Tensor) -> Tensor:
-    """Resampling in space, with the first frame left out of what happens in time."""
+def resample(layer: WanResample, x_BCTHW: Tensor, feat_cache: None = None, feat_idx: object = None) -> Tensor:
+    """Resampling in space, with the first frame left out of what happens in time. Callers say that there are no caches."""
     # Upwards, each frame but the first becomes two: the time convolution gives twice the channels, and each half of them is a
     # frame. Downwards, it halves the frames with stride 2, and the first is put before them as it is.
     batch, first, rest = len(x_BCTHW), x_BCTHW[:, :, :1], x_BCTHW[:, :, 1:]

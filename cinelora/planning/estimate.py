@@ -10,7 +10,8 @@ it again.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from cinelora.config.schema import ModelConfig
@@ -335,6 +336,23 @@ def tiled_vae_bytes(height: int, width: int) -> float:
 def usable_bytes(gib: float) -> float:
     """What of a GPU of ``gib`` GiB can be planned with."""
     return (gib * (1 - IN_PIECES) - CONTEXT_GIB) * GIB
+
+
+@dataclass(frozen=True)
+class HostCopies:
+    """Bytes on the host for the adapters of a clip: their ``own``, and, by transformer, of weights that are kept as they were.
+
+    ``live``: pairs of factors act beside the weights, so that copies are of what other changes are added to alone; ``merged``:
+    of the projections that factors are folded into, too.
+    """
+
+    own: float = 0.0
+    live: Mapping[str, float] = field(default_factory=dict)
+    merged: Mapping[str, float] = field(default_factory=dict)
+
+    def on(self, kind: str, drawing: Drawing) -> float:
+        """Of the copies of the ``t2v`` or ``i2v`` transformer: nothing is folded into weights that come and go."""
+        return (self.live if drawing.swap else self.merged).get(kind, 0.0)
 
 
 @dataclass(frozen=True)

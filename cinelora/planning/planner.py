@@ -17,7 +17,7 @@ from cinelora.io.hub import is_hub_name
 from cinelora.parallel.partition import Partition, share_samples
 from cinelora.planning import estimate
 from cinelora.planning.cards import GPUS, SHOWN, Gpu, gpu_named
-from cinelora.planning.estimate import GIB, Drawing, Policy, Prediction, Shape, Step, share_of
+from cinelora.planning.estimate import GIB, Drawing, HostCopies, Policy, Prediction, Shape, Step, share_of
 from cinelora.planning.parallel_layout import choose_partition, partition_in_words
 from cinelora.planning.step_time import NOMINAL, ClipShape, Machine, clip_seconds, step_cost
 
@@ -314,8 +314,9 @@ def _strategy_line(config: TrainConfig, step: Step) -> str:
 
 def _preview_line(config: TrainConfig, step: Step, gpu: Gpu | None, count: int) -> str:
     """What the previews of a run take, when a step's activations are gone; they run uncompiled."""
-    model, frames = config.model, config.stage.num_frames
-    one = Prediction(step.shape, step.tokens * step.sequence, step.dtype)  # one rank draws them, alone
+    model, frames = config.model, config.preview.frames_of(config.stage)
+    tokens = family_of(model).geometry.num_tokens(frames, model.height, model.width)
+    one = Prediction(step.shape, tokens, step.dtype)  # one rank draws them, alone
     seconds = 2 * config.preview.steps * one.seconds(gpu or NOMINAL)
     each = f"{seconds:.0f} s or more each{'' if gpu else f' on an {NOMINAL.name}'}"
     drawing = one.peak(Drawing(together=True))["activations"]
@@ -326,13 +327,19 @@ def _preview_line(config: TrainConfig, step: Step, gpu: Gpu | None, count: int) 
     )
 
 
-def drawing_lines(config: InferConfig, gpu: str | None, room_gib: float | None) -> list[str]:
-    """What a clip takes on a GPU (as for ``plan_lines``), in a sentence first, then part by part, and on other cards."""
+def drawing_lines(
+    config: InferConfig, gpu: str | None, room_gib: float | None, copies: HostCopies | None = None
+) -> list[str]:
+    """What a clip takes on a GPU (as for ``plan_lines``), in a sentence first, then part by part, and on other cards.
+
+    ``copies`` is what its adapters take of the host.
+    """
+    copies = copies or HostCopies()
     model, sampler, request = config.model, config.sampler, ClipRequest(config)
     shape = clip_of(config, *request.passes[-1]).shape
     vae, tiled = _vae_gib(request.num_frames, model.height, model.width)
     lines = [
-        _verdict(gpu, room_gib, shape, lambda: _clip_fits(config, gpu, room_gib), _needed(config)),
+        _verdict(gpu, room_gib, shape, lambda: _clip_fits(config, gpu, room_gib, copies), _needed(config)),
         f"plan of a clip by {model.name}: {request.num_frames} frames of {model.height}x{model.width}, {sampler.steps} steps, "
         f"guidance {sampler.guidance:g}; one network is in memory at a time",
         f"VAE: {vae:.1f} GiB for the clip as a whole; where a GPU has less, in tiles, {tiled:.1f} GiB and twice the time"
@@ -343,15 +350,16 @@ def drawing_lines(config: InferConfig, gpu: str | None, room_gib: float | None) 
     return lines
 
 
-def _clip_fits(config: InferConfig, gpu: str | None, room_gib: float | None) -> Fit:
+def _clip_fits(config: InferConfig, gpu: str | None, room_gib: float | None, copies: HostCopies) -> Fit:
     """How a clip fits, by the transformer that makes it; the keyframe's must fit as well. Raises ``ConfigError``."""
     card, plan = gpu_named(gpu), partition_of(config)[0]
     _refuse_fp8(config.model.dtype, card)
     passes = ClipRequest(config).passes
     chosen = [choose_drawing(config, kind, frames, 1, gpu, room_gib) for kind, frames in passes]
     clips = [clip_of(config, kind, frames) for kind, frames in passes]
-    host = max(
-        drawing.swap * clip.shape.block_matrices * estimate.WIDTHS[clip.dtype]
+    # one transformer is there at a time, the adapters are all the time
+    host = copies.own + max(
+        drawing.swap * clip.shape.block_matrices * estimate.WIDTHS[clip.dtype] + copies.on(clip.shape.network, drawing)
         for (drawing, _), clip in zip(chosen, clips, strict=True)
     )
     time = ""

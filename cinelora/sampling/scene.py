@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import count, groupby
@@ -21,7 +21,7 @@ from cinelora.adapters.run_directory import warn_of_other_weights
 from cinelora.config.clip_request import ClipRequest, Take
 from cinelora.config.schema import InferConfig, ScaleConfig
 from cinelora.errors import InferenceError
-from cinelora.families import experts_of
+from cinelora.families import experts_of, family_of
 from cinelora.families.family import Expert
 from cinelora.footage.captions import prompt_with_trigger
 from cinelora.io.hardware import explained_out_of_memory, gpu_at_hand, limit_gpu_memory, quiet_libraries, say_of_others
@@ -35,6 +35,7 @@ from cinelora.planning.planner import choose_drawing, partition_of
 
 if TYPE_CHECKING:
     import numpy as np
+    from diffusers import WanTransformer3DModel
     from torch import Tensor
 
     from cinelora.adapters.adapter_file import AdapterFile
@@ -196,6 +197,9 @@ class TakeMaker:
     bundles: dict[str, Bundle]
     sampling: Sampling
     clock: Clock = field(default_factory=Clock)
+    held: dict[str, WanTransformer3DModel] = field(default_factory=dict)
+    """The one transformer of a family that has one for keyframe and clip, from the one to the other."""
+    letting_go: ExitStack = field(default_factory=ExitStack)
 
     @classmethod
     def on_this_rank(cls, request: ClipRequest, adapters: dict[str, AdapterFile], sampling: Sampling) -> TakeMaker:
@@ -245,7 +249,7 @@ class TakeMaker:
         def rendition_of(take: Take, positive: Tensor, name: str) -> Rendition:
             # The draft is named after the variant, and what it was made of stands in it: with another seed it is made again.
             scale = variants[name]
-            scales = {kind: request.scales_on(kind, scale, self.adapters) for kind in ("t2v", "i2v")}
+            scales = {kind: request.scales_on(kind, scale, self.adapters, name) for kind in ("t2v", "i2v")}
             draft, made_of = take.folder / f"{name}.latents", request.made_of(take, name, scale)
             return Rendition(scales, Texts(positive, negative), take.seed, draft, made_of)
 
@@ -318,7 +322,9 @@ class TakeMaker:
         Of two experts the first goes its part of all of them before the second is loaded.
         """
         sampling, shown = self.sampling, self.shown(renditions, kind, frames, images)
-        drawing, why = choose_drawing(self.request.config, kind, frames, len(renditions), *gpu_at_hand())
+        # a transformer that makes keyframe and clip runs as the clip wants it, and stays until that is done
+        drawn = self.request.passes[-1] if self.stays else (kind, frames)
+        drawing, why = choose_drawing(self.request.config, *drawn, len(renditions), *gpu_at_hand())
         if sampling.rank.global_rank == 0:
             say_of_others()
             say(f"{what}: {why}")
@@ -329,6 +335,35 @@ class TakeMaker:
                 pass
         for rendition in self.advanced(what, courses, shown, kind, frames, last, drawing):
             yield rendition, sampling.settled(courses.pop(rendition), shown[rendition])
+        if (kind, frames) == self.request.passes[-1]:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Release the transformer that was held for the clips; where no clips are made after keyframes, the caller says so."""
+        self.held.clear()
+        self.letting_go.close()
+
+    @property
+    def stays(self) -> bool:
+        """Whether one transformer makes the keyframe and then the clip."""
+        return family_of(self.request.config.model).one_checkpoint and len(self.request.passes) > 1
+
+    @contextmanager
+    def at_work(
+        self, kind: str, expert: Expert, adapters: dict[str, AdapterFile], drawing: Drawing, frames: int
+    ) -> Iterator[WanTransformer3DModel]:
+        """The transformer of an expert with ``adapters`` on it, loaded for the block; or once, for keyframe and clip."""
+        from cinelora.sampling.sampler import adapted_transformer
+
+        bundle = self.bundles[kind].of_expert(expert.name)
+        if not self.stays:
+            with adapted_transformer(bundle, adapters, self.sampling, drawing, frames) as transformer:
+                yield transformer
+            return
+        if "" not in self.held:
+            one = adapted_transformer(bundle, self.adapters, self.sampling, drawing, self.request.num_frames)
+            self.held[""] = self.letting_go.enter_context(one)
+        yield self.held[""]
 
     def advanced(
         self,
@@ -341,7 +376,7 @@ class TakeMaker:
         drawing: Drawing,
     ) -> Iterator[Rendition]:
         """Take the steps of all ``courses`` that are one transformer's, which is loaded once; each rendition as it gets there."""
-        from cinelora.sampling.sampler import acting, adapted_transformer
+        from cinelora.sampling.sampler import acting
 
         def scales_of(rendition: Rendition) -> dict[str, float]:
             return self.request.on_expert(rendition.scales[kind], expert)
@@ -354,13 +389,13 @@ class TakeMaker:
         # what acts in no rendition, such as the motion adapter on a keyframe, is not even loaded
         acts = {name for scales, _ in alike for name in scales}
         adapters = {name: adapter for name, adapter in self.adapters.items() if name in acts}
-        bundle, sampling = self.bundles[kind].of_expert(expert.name), self.sampling
-        with adapted_transformer(bundle, adapters, sampling, drawing, frames) as transformer:
+        again = len(alike) > 1 or (self.stays and frames < self.request.num_frames)
+        with self.at_work(kind, expert, adapters, drawing, frames) as transformer:
             for scales, group in alike:
-                with acting(transformer, scales, live, again=len(alike) > 1):
+                with acting(transformer, scales, live, again):
                     for one in group:
                         label = f"{named} {next(number)}/{len(ordered)}"
-                        sampling.go_on(courses[one], transformer, shown[one], label, drawing.together, expert)
+                        self.sampling.go_on(courses[one], transformer, shown[one], label, drawing.together, expert)
                         yield one
 
     def decoded(

@@ -55,7 +55,15 @@ def study(config: StudyConfig, run_dir: Path) -> int:
     else:
         sitting = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         ranks: dict[str, Any] = {"ranks": config.gpus, "nodes": config.nodes, "log_dir": run_dir / "logs"}
-        launch(study_rank, config, adapters_of(config.ckpt, config.model), run_dir, sitting, further_adapters(config), **ranks)
+        launch(
+            study_rank,
+            config,
+            adapters_of(config.ckpt, config.model),
+            run_dir,
+            sitting,
+            further_adapters(config),
+            **ranks,
+        )
         table = load_table(run_dir)
     table.sentences = [sentence for sentence in table.sentences if sentence not in BETWEEN_ROWS]
     table.say(*between_rows(table.rows))
@@ -228,6 +236,7 @@ def real_inputs(
     takes = [Take(prompt, seed, Path()) for prompt in prompts_of(config) for seed in seeds_of(config)]
     clips = [planned["adapted"] for planned in maker.planned(takes, {"adapted": ScaleConfig()})]
     images = maker.conditions(maker.keyframes(clips)) if request.is_scene else {}
+    maker.let_go()
     shown = maker.shown(clips, *request.passes[-1], images)
     return list(shown.values()), {part: seconds / len(clips) for part, seconds in maker.clock.seconds.items()}
 

@@ -13,13 +13,13 @@ from typing import Any
 from torch import Tensor
 
 from cinelora.adapters.adapter_file import AdapterFile, export_adapter
-from cinelora.adapters.formats import is_image_part
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.clone_only import scale_model
 from cinelora.config.schema import TrainConfig
 from cinelora.config.store import portable
 from cinelora.families.family import Part
 from cinelora.families.machinery import machinery_of
+from cinelora.families.wan.transformer_tensors import is_image_part
 from cinelora.latents.cache import Index
 
 

@@ -91,7 +91,7 @@ def factors(name: str, width: int = 192) -> dict[str, np.ndarray]:
             "64x64, which does not fit model=tiny of width 192",
         ),
         (factors("diffusion_model.blocks.6.cross_attn.q"), "changes block 6, model=tiny has 6 blocks"),
-        (factors("transformer.blocks.0.attn2.to_q"), "so its alpha is lost"),
+        (factors("base_model.model.blocks.0.attn2.to_q"), "so its alpha is lost"),
         (factors("transformer.single_transformer_blocks.0.attn.to_q"), "is an adapter of HunyuanVideo or Flux"),
         ({"diffusion_model.blocks.0.cross_attn.q.alpha": np.float32(1)} | factors("blocks.0.cross_attn.q"), "unknown"),
         (
@@ -115,6 +115,20 @@ def test_an_adapter_is_judged_before_anything_is_encoded(
                 check()
             assert str(path) in str(refused.value)
             assert "\n" not in str(refused.value)
+
+
+def test_a_scale_that_nothing_says_is_one_and_said_once(tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    save_file(factors("transformer.blocks.0.attn2.to_q"), path)
+    said = [
+        infer(f"ckpt={path}", f"adapters=[{path}@0.5]", "model=tiny", "prompt=x"),
+        study(f"adapters=[{path}@0.5]", "model=tiny", "prompt=x", "scales=[0,1]"),
+        train("stage=motion", f"adapter={path}"),
+    ]
+    line = (
+        f"{path} has the names of diffusers, and nothing in it or beside it says its alpha: it is read at scale 1, as"
+    )
+    assert [sum(one.startswith(line) for one in lines) for lines in said] == [1, 1, 1]
 
 
 def test_training_goes_above_plain_lora_alone(tmp_path: Path) -> None:

@@ -29,6 +29,9 @@ SHAPE: dict[str, Any] = {
     "in_channels": 16,
     "out_channels": 16,
 }
+EXPERT_OF_IMAGE: dict[str, Any] = {"in_channels": 36}
+"""An expert of Wan2.2 I2V: as many channels as Wan2.1's image-to-video, and no image tokens."""
+FIVE: dict[str, Any] = {"in_channels": 48, "out_channels": 48}
 IMAGE: dict[str, Any] = {"in_channels": 36, "image_dim": 32, "added_kv_proj_dim": 128}
 TEXT: dict[str, Any] = {
     "vocab_size": 384,
@@ -49,6 +52,12 @@ CLIP: dict[str, Any] = {
     "patch_size": 14,
     "hidden_act": "gelu",
 }
+RESIDUAL: dict[str, Any] = {
+    **{"base_dim": 8, "decoder_base_dim": 12, "z_dim": 48, "is_residual": True, "patch_size": 2},
+    **{"in_channels": 12, "out_channels": 12, "scale_factor_spatial": 16},
+    **{"latents_mean": [0.01 * i for i in range(48)], "latents_std": [1 + 0.01 * i for i in range(48)]},
+}
+"""Wan2.2's VAE of 48 channels, 16x16x4, with a twentieth of its width."""
 Names = dict[str, Tensor]
 
 
@@ -81,6 +90,13 @@ def miniature(kind: str, **changes: Any) -> Miniature:
             for parameter in part.parameters():  # norms and biases too: a mix-up must show
                 parameter.data.normal_(std=0.2)
         return Miniature(kind, *(part.eval().requires_grad_(False) for part in parts))
+
+
+def residual_vae() -> AutoencoderKLWan:
+    """Wan2.2's VAE in miniature: torch's own beginning, whose pixels are neither flat nor out of range."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return AutoencoderKLWan(**RESIDUAL).eval().requires_grad_(False)
 
 
 # -- names of Wan's own code -------------------------------------------------------------------------------------------
@@ -145,6 +161,23 @@ def wan_vae(state: Names) -> Names:
         return name
 
     return {theirs(name): tensor for name, tensor in state.items()}
+
+
+def wan22_vae(state: Names) -> Names:
+    """Names of the VAE of 48 channels: those of Wan2.1's but in its blocks, whose layers are numbered in one row."""
+    layer = {"norm1": "residual.0", "conv1": "residual.2", "norm2": "residual.3", "conv2": "residual.6"}
+    layer |= {"conv_shortcut": "shortcut"}
+    found = {}
+    for name, tensor in state.items():
+        form = re.match(r"(?:en|de)coder\.(down|up)_blocks\.(\d+)\.(resnets\.(\d+)|(?:down|up)sampler)\.(.+)\.", name)
+        if form is None:
+            found |= wan_vae({name: tensor})
+            continue
+        way, block, _, resnet, module = form.groups()
+        last = 2 if way == "down" else 3  # the layer after so many residual ones
+        theirs = f"{way}samples.{block}.{way}samples.{resnet or last}.{layer.get(module, module)}"
+        found[f"{name.split('.')[0]}.{theirs}.{name.rpartition('.')[2]}"] = tensor
+    return found
 
 
 def wan_text(state: Names) -> Names:

@@ -139,9 +139,9 @@ class WanBundle:
         source = self.part_source(part)
         if source is None:
             raise ModelError(f"{part} lies nowhere: model.weights=random draws its values")
-        path = _on_this_machine(source, self._revision(source), part, self.cache)
+        path = _on_this_machine(source, self._revision(source), part, self.expert, self.cache)
         try:
-            if self.kind and self.family is WAN21:
+            if self.kind:
                 checkpoint_layouts.inspect(part, path, self.kind, self.model, self.expert)
             return checkpoint_layouts.locate(part, path, self.expert)
         except CineloraError as error:
@@ -222,14 +222,15 @@ class WanBundle:
             if part is Part.TOKENIZER:
                 return load_tokenizer(found.folder)
             heads = self.model.num_heads if self.model else None
-            return load_part(found, to, heads)
+            return load_part(found, to, heads, self.family.geometry.channels)
         except (CineloraError, OSError, ValueError, RuntimeError, KeyError) as error:
             raise ModelError(f"{part} of {self.part_source(part)} does not load: {first_line(error)}") from error
 
     def _random_settings(self, part: Part) -> dict[str, Any]:
         """The full shape of ``part``; a transformer fits the encoders that are given beside it."""
         if part is not Part.TRANSFORMER:
-            return dict(NAMES["full_shapes"][f"{part}_{self.family.geometry.channels}" if part is Part.VAE else part])
+            is_residual = part is Part.VAE and self.family.geometry.channels != WAN21.geometry.channels
+            return dict(NAMES["full_shapes"]["residual_vae" if is_residual else part])
         model, network = self.model, self.family.network(self.kind)
         assert model is not None  # nothing else has a part without a source
         settings = {
@@ -411,7 +412,7 @@ def load_tokenizer(folder: Path) -> Any:
         raise ModelError(f"{folder} brings code of its own, which is not run; {way_out}") from error
 
 
-def _on_this_machine(source: str, revision: str, part: Part, cache: Path) -> Path:
+def _on_this_machine(source: str, revision: str, part: Part, expert: str, cache: Path) -> Path:
     """The directory or file that holds ``part``, fetched where it has to be."""
     if not is_model_source(source):
         raise ModelError(
@@ -423,26 +424,22 @@ def _on_this_machine(source: str, revision: str, part: Part, cache: Path) -> Pat
 
         name = source.removeprefix("embedded:tiny-")
         return random_members.random_member(name, cache) if "-" in name else embedded.embedded(name, cache)
-    return Path(source) if Path(source).exists() else _fetch(source, revision, part)
+    return Path(source) if Path(source).exists() else _fetch(source, revision, part, expert)
 
 
-def _fetch(repository: str, revision: str, part: Part) -> Path:
+def _fetch(repository: str, revision: str, part: Part, expert: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=_patterns(part)))
+        return Path(
+            snapshot_download(repository, revision=revision, allow_patterns=checkpoint_layouts.patterns(part, expert))
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelError(
             f"cannot fetch {part} of {repository}@{revision} from the hub: {first_line(error)}; "
             "give a local directory or file with model.t2v=<path> or model.i2v=<path> instead"
         ) from error
-
-
-def _patterns(part: Part) -> list[str]:
-    """What a part is called in a repository of diffusers' layout, or of Wan's own."""
-    own: list[str] = NAMES["own_files"][part]
-    return [*(f"{part}/*.{end}" for end in ("json", "safetensors", "model", "txt")), *own]
 
 
 def _fingerprint(files: Iterable[Path], blocks: int = 64, block_size: int = 65536) -> str:

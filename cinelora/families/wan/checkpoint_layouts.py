@@ -1,4 +1,4 @@
-"""What lies on disk, and which part of a Wan2.1 it is: said before anything is loaded.
+"""What lies on disk, and which part of a Wan2.1 or Wan2.2 it is: said before anything is loaded.
 
 Enters: a path that the user named (a checkpoint directory in diffusers' or Wan's own layout, a part's folder, one
 file). Leaves: the files of each part, or a sentence that says what is missing or what the thing really is. It reads
@@ -16,7 +16,9 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from cinelora.config.schema import ModelConfig
 from cinelora.errors import CineloraError, FileError, ModelError
-from cinelora.families.family import HIGH, LOW, Part
+from cinelora.families import experts_of, family_of
+from cinelora.families.family import HIGH, LOW, Family, Part
+from cinelora.families.wan.transformer_tensors import refuse_misfit
 from cinelora.families.wan21 import WAN21
 from cinelora.io.gguf_file import read_gguf
 from cinelora.io.plain_data import quoted, read_json, short_key
@@ -24,8 +26,9 @@ from cinelora.io.tensor_files import HEADER_LIMIT, read_header
 
 NAMES = read_json(Path(__file__).with_name("names.json"), dict[str, Any])
 """What the files, classes and tensors of checkpoints are called, by what is asked of them (``names.json``)."""
-WAN_FILES: dict[str, str] = NAMES["files"]
+WAN_FILES: dict[str, list[str]] = NAMES["files"]
 """File names, less their ending, of the parts in Wan's own checkpoint directories."""
+_ENDS = (".safetensors", ".pth")
 WAN_TOKENIZER = Path("google", "umt5-xxl")
 WAN_SHARDS = "diffusion_pytorch_model"
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")
@@ -38,6 +41,9 @@ _FORM = re.compile(
 _VARIANTS = ("", "fp32", "bf16", "fp16")
 """Which of several precisions is taken, first to last; the one without a name is what the authors publish."""
 _TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer_config.json")
+EXPERT_FOLDERS = {HIGH: ("transformer", "high_noise_model"), LOW: ("transformer_2", "low_noise_model")}
+"""Where each lies in a checkpoint of both: in diffusers' layout, and in that of Wan's authors."""
+_OWN_EXPERTS = tuple(own for _, own in EXPERT_FOLDERS.values())
 
 
 @dataclass(frozen=True)
@@ -58,28 +64,57 @@ class FoundPart:
         return tuple(sorted({*self.weights, *([self.config] if self.config else [])}))
 
 
-_FOLDERS = {HIGH: ("transformer", "high_noise_model"), LOW: ("transformer_2", "low_noise_model")}
-"""Folders of an expert in diffusers' layout, and in the authors'."""
-
 # -- where a part lies -------------------------------------------------------------------------------------------------
 
 
 def locate(part: Part, source: Path, expert: str = "") -> FoundPart:
     """The files of ``part`` in a directory of any layout, or in the one file that ``source`` is.
 
-    Raises ``ModelError`` saying what is missing.
+    Of a transformer that is an ``expert``, ``source`` may hold both. Raises ``ModelError`` saying what is missing.
     """
+    if expert and part is Part.TRANSFORMER:
+        source = _expert_folder(source, expert)
     if source.is_file():
         return _single_file(part, source)
-    for folder in _FOLDERS[expert] if part is Part.TRANSFORMER and expert else (str(part),):
-        if (source / folder).is_dir():
-            return _part_folder(part, source / folder)
+    if (source / part).is_dir():
+        return _part_folder(part, source / part)
     if _is_wan_directory(source):
         return _wan_part(part, source)
     if _is_folder_of(part, source):
         return _part_folder(part, source)
     _refuse_gguf_in(source)
     raise ModelError(f"no folder {part}/")
+
+
+def _expert_folder(source: Path, expert: str) -> Path:
+    """The folder of one expert in a checkpoint of both; ``source`` itself where it is one transformer, by file or folder."""
+    diffusers, own = EXPERT_FOLDERS[expert]
+    if (source / own).is_dir():
+        return source / own
+    # transformer/ alone may be Wan2.1: it is an expert where the other one lies beside it, or is listed
+    if (source / diffusers).is_dir() and (expert == LOW or _second_expert(source)):
+        return source / diffusers
+    if source.is_file() or source.name in _OWN_EXPERTS or _class_name(source / "config.json"):
+        return source
+    there = "; its transformer/ has no other expert beside it, so name that folder if it is one"
+    raise ModelError(f"no folder {diffusers}/ or {own}/{there if (source / 'transformer').is_dir() else ''}")
+
+
+def _second_expert(source: Path) -> str | None:
+    """What in a directory says that it holds two transformers; None where it holds one."""
+    for folder in ("transformer_2", "high_noise_model", "low_noise_model"):
+        if (source / folder).is_dir():
+            return f"it has {folder}/"
+    index = source / "model_index.json"
+    listed = index.is_file() and ([*(read_json(index, _Pipeline).get("transformer_2") or ()), None])[0]
+    return "its model_index.json lists two transformers" if listed else None
+
+
+def patterns(part: Part, expert: str = "") -> list[str]:
+    """What a part is called in a repository of diffusers' layout, or of Wan's own: what to fetch of it."""
+    folders = EXPERT_FOLDERS[expert] if expert and part is Part.TRANSFORMER else (part,)
+    own: list[str] = NAMES["own_files"][part] if len(folders) == 1 else ["model_index.json"]
+    return [*(f"{folder}/*.{end}" for folder in folders for end in ("json", "safetensors", "model", "txt")), *own]
 
 
 def _single_file(part: Part, path: Path) -> FoundPart:
@@ -128,8 +163,10 @@ def _part_folder(part: Part, folder: Path) -> FoundPart:
 
 def _is_wan_directory(folder: Path) -> bool:
     """Whether a directory is as Wan's authors publish it: a ``WanModel`` at its top, or the files of their names."""
-    named = any((folder / f"{name}{end}").exists() for name in WAN_FILES.values() for end in (".pth", ".safetensors"))
+    names = (f"{name}{end}" for several in WAN_FILES.values() for name in several for end in (".pth", ".safetensors"))
+    named = any((folder / name).exists() for name in names)
     named |= (folder / WAN_TOKENIZER).is_dir()  # the hub may have given that part alone
+    named |= folder.name in _OWN_EXPERTS  # without a config.json, too: shapes say what it would
     return named or _class_name(folder / "config.json").endswith("WanModel")
 
 
@@ -142,10 +179,13 @@ def _wan_part(part: Part, folder: Path) -> FoundPart:
         config = folder / "config.json"
         weights, variant = _weight_files(folder, WAN_SHARDS)
         return FoundPart(part, folder, weights, config if config.is_file() else None, variant)
-    for path in (folder / f"{WAN_FILES[part]}{end}" for end in (".safetensors", ".pth")):
-        if path.is_file():
-            return FoundPart(part, folder, (path if path.suffix == ".safetensors" else _plain_pickle(path),))
-    raise ModelError(f"no {WAN_FILES[part]}.pth, nor .safetensors of that name")
+    stems = [name for name in WAN_FILES[part] if any((folder / f"{name}{end}").is_file() for end in _ENDS)]
+    if len(stems) > 1:
+        raise ModelError(f"several in {folder.name}/: {' and '.join(stems)}; name one with model.{part}=<file>")
+    if not stems:
+        raise ModelError(f"no {' or '.join(WAN_FILES[part])}.pth, nor .safetensors of that name")
+    path = next(path for path in (folder / f"{stems[0]}{end}" for end in _ENDS) if path.is_file())
+    return FoundPart(part, folder, (path if path.suffix == ".safetensors" else _plain_pickle(path),))
 
 
 def _is_folder_of(part: Part, folder: Path) -> bool:
@@ -155,8 +195,8 @@ def _is_folder_of(part: Part, folder: Path) -> bool:
     return _class_name(folder / "config.json").startswith(NAMES["classes"][part])
 
 
-def _class_name(config: Path) -> str:
-    if not config.is_file():
+def _class_name(config: Path | None) -> str:
+    if config is None or not config.is_file():
         return ""
     settings = config_facts(config)  # of any project: nothing has to be in it
     return str(settings.get("_class_name") or next(iter(settings.get("architectures") or ()), ""))
@@ -287,30 +327,45 @@ def refuse_other_part(part: Part, names: Iterable[str]) -> None:
         raise ModelError(f"this is {thing.words}")
 
 
-def refuse_other_transformer(shapes: dict[str, tuple[int, ...]], kind: str, model: ModelConfig | None) -> None:
-    """Raise ``ModelError`` where the transformer whose tensors have these shapes is of another kind or size than is asked for."""
+def refuse_other_transformer(
+    shapes: dict[str, tuple[int, ...]], family: Family, kind: str, model: ModelConfig | None
+) -> None:
+    """Raise ``ModelError`` where the transformer whose tensors have these shapes is not the network ``kind`` of the model."""
     # Names are diffusers' or Wan's own: the first layer and the blocks are called alike in both, the image's embedding is not.
     shapes = {bare(name): shape for name, shape in shapes.items()}
     hidden, channels = shapes["patch_embedding.weight"][:2]
     layers = max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")) + 1
     takes_image = any(name.startswith(("img_emb.", "condition_embedder.image_embedder.")) for name in shapes)
-    wanted = WAN21.network(kind).channels
-    if channels == WAN21.network("i2v").channels and not takes_image:
-        raise ModelError("this is an expert of Wan2.2 I2V (36 channels, no image tokens), not Wan2.1")
-    if channels not in {network.channels for network in WAN21.networks}:
-        size = "Wan2.2 TI2V-5B" if hidden == 3072 else "another Wan, such as Fun Control or Inpaint"
-        raise ModelError(f"its first layer takes {channels} channels, {kind} of Wan2.1 {wanted}: {size}")
-    if channels != wanted:
-        other = "i2v" if kind == "t2v" else "t2v"
+    fits = [one for one in family.networks if (one.channels, one.image_tokens > 0) == (channels, takes_image)]
+    wanted, name = family.network(kind), model.name if model else family.name
+    if wanted not in fits and fits:
+        keys = " or ".join(f"model.{one.name}" for one in fits)
         raise ModelError(
-            f"this is the {WAN21.network(other).task} transformer: its first layer takes {channels} channels, "
-            f"{WAN21.network(kind).task} takes {wanted}; give it as model.{other}"
+            f"this is the {fits[0].task} transformer: its first layer takes {channels} channels, {wanted.task} takes "
+            f"{wanted.channels}; give it as {keys}"
+        )
+    if wanted not in fits:
+        takes = f"{wanted.channels} channels{' and image tokens' if wanted.image_tokens else ''}"
+        raise ModelError(
+            f"this is {_transformer_of(channels, takes_image, hidden)}: {kind} of model={name} takes {takes}"
         )
     if model and (layers, hidden) != (model.num_layers, model.hidden_size):
         raise ModelError(
-            f"it has {layers} blocks of width {hidden}, model={model.name} has {model.num_layers} "
+            f"it has {layers} blocks of width {hidden}, model={name} has {model.num_layers} "
             f"of width {model.hidden_size}: choose the model that it is"
         )
+
+
+def _transformer_of(channels: int, takes_image: bool, hidden: int) -> str:
+    """Which published Wan takes so many channels, in words."""
+    known = {
+        (16, False): "a text-to-video transformer of Wan2.1, or an expert of Wan2.2 T2V-A14B",
+        (36, True): "the image-to-video transformer of Wan2.1",
+        (36, False): "an expert of Wan2.2 I2V-A14B",
+        **({(48, False): "Wan2.2 TI2V-5B"} if hidden == 3072 else {}),
+    }
+    words = known.get((channels, takes_image), "another Wan, such as Fun Control or Inpaint")
+    return f"{words}, whose first layer takes {channels} channels{'' if takes_image else ' and which takes no image tokens'}"
 
 
 # -- a whole model, before it is loaded --------------------------------------------------------------------------------
@@ -334,15 +389,16 @@ def survey(model: ModelConfig, kind: str, parts: Iterable[Part]) -> list[str]:
     # once, and not one part at each start.
     lines: list[str] = []
     verdicts: dict[str, str] = {}
-    for part in parts:
-        source = source_of(model, kind, part)
+    names = [expert.name for expert in experts_of(model, kind)]
+    for part, expert in [(one, name) for one in parts for name in (names if one is Part.TRANSFORMER else [""])]:
+        source, what = source_of(model, kind, part, expert), f"{part} ({expert})" if expert else str(part)
         if source is None or not Path(source).exists():
             continue
         try:
-            lines += inspect(part, Path(source), kind, model)
-            verdicts[part] = "ok"
+            lines += inspect(part, Path(source), kind, model, expert)
+            verdicts[what] = "ok"
         except CineloraError as error:
-            verdicts[part] = str(error)
+            verdicts[what] = str(error)
     if any(verdict != "ok" for verdict in verdicts.values()):
         raise ModelError("; ".join(f"{part}: {verdict}" for part, verdict in verdicts.items()))
     return lines
@@ -353,7 +409,8 @@ def inspect(part: Part, source: Path, kind: str, model: ModelConfig | None = Non
 
     Raises ``ModelError`` (or ``FileError`` for a damaged file) with what is wrong.
     """
-    if part is Part.TRANSFORMER:
+    family = family_of(model) if model else WAN21
+    if part is Part.TRANSFORMER and not expert:
         _refuse_two_experts(source)
     found = locate(part, source, expert)
     lines = [f"{part}: the .{found.variant} weights of {found.folder}"] if found.variant else []
@@ -366,9 +423,11 @@ def inspect(part: Part, source: Path, kind: str, model: ModelConfig | None = Non
     refuse_unread(found, entries)
     refuse_other_part(part, shapes)
     if part is Part.TRANSFORMER:
-        refuse_other_transformer(shapes, kind, model)
+        refuse_other_transformer(shapes, family, kind, model)
+        said = {} if _class_name(found.config).endswith("WanModel") else config_facts(found.config)
+        refuse_misfit({bare(name): shape for name, shape in shapes.items()}, said)
     if part is Part.VAE:
-        refuse_other_vae(shapes)
+        refuse_other_vae(shapes, family.geometry.channels)
     if kinds := {FP8[entry["dtype"]] for entry in entries.values() if entry["dtype"] in FP8}:
         scaled = " with scales" if any(name.endswith(("scale_weight", "weight_scale")) for name in entries) else ""
         dtype = model.dtype if model else "the dtype of the run"
@@ -426,20 +485,21 @@ UNREAD = (
 """Forms that load in other programs, or nowhere but where they were made."""
 
 
-def refuse_other_vae(shapes: dict[str, tuple[int, ...]]) -> None:
-    """Raise ``ModelError`` where a VAE has other latents than Wan2.1's."""
+def refuse_other_vae(shapes: dict[str, tuple[int, ...]], wanted: int) -> None:
+    """Raise ``ModelError`` where a VAE has another number of latent channels than is ``wanted``."""
     channels = next(shapes[name][0] for name in ("post_quant_conv.weight", "conv2.weight") if name in shapes)
-    if channels != WAN21.geometry.channels:
-        raise ModelError(f"this VAE has {channels} latent channels, Wan2.1's has {WAN21.geometry.channels}")
+    if channels != wanted:
+        whose = {16: "of Wan2.1 and Wan2.2 A14B", 48: "of Wan2.2 TI2V-5B"}
+        this, other = (
+            f"{count} latent channels, that {whose.get(count, 'of another model')}" for count in (channels, wanted)
+        )
+        raise ModelError(f"this is a VAE of {this}: the model takes one of {other}")
 
 
 def _refuse_two_experts(source: Path) -> None:
-    for folder in ("transformer_2", "high_noise_model", "low_noise_model"):
-        if (source / folder).is_dir():
-            raise ModelError(f"this is a Wan2.2 checkpoint (it has {folder}/), and this version knows Wan2.1")
-    index = source / "model_index.json"
-    if index.is_file() and ([*(read_json(index, _Pipeline).get("transformer_2") or ()), None])[0]:
-        raise ModelError("this is a Wan2.2 checkpoint (of two transformers), and this version knows Wan2.1")
+    if sign := _second_expert(source):
+        way_out = "choose a model of two experts, or name the folder of one of them"
+        raise ModelError(f"this is a Wan2.2 checkpoint of two experts ({sign}): {way_out}")
 
 
 class _Pipeline(TypedDict):

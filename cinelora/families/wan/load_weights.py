@@ -30,6 +30,8 @@ from cinelora.errors import ModelError
 from cinelora.families.family import Part
 from cinelora.families.wan import checkpoint_layouts
 from cinelora.families.wan.checkpoint_layouts import NAMES, FoundPart, bare, config_facts
+from cinelora.families.wan.transformer_tensors import EXTRAS
+from cinelora.families.wan21 import WAN21
 from cinelora.io.gguf_file import GgufTensor, gguf_values, read_gguf
 from cinelora.io.plain_data import opened
 from cinelora.io.tensor_files import TENSOR_DTYPES, read_header
@@ -46,11 +48,6 @@ CLIP_HEADS = 16
 ALIGNMENT = 64
 """Bytes: torch's own tensors begin at multiples of it, and its CPU kernels sum in another order elsewhere."""
 _SCALES = (".scale_weight", ".weight_scale")
-_EXTRAS = re.compile(
-    r"scaled_fp8|spiece_model|log_scale|logit_scale|visual\.head|(textual|text_model|decoder\.block|lm_head|visual_projection"
-    r"|text_projection)\..*|.*(position_ids|scale_input|input_scale|scale_weight|weight_scale|comfy_quant)"
-)
-"""Names in the files of the encoders, or of fp8 checkpoints, that are not of the modules built here."""
 
 
 # -- tensors on disk ---------------------------------------------------------------------------------------------------
@@ -145,12 +142,12 @@ class Origin:
 
 def tensor_origins(part: Part, names: Iterable[str]) -> dict[str, Origin]:
     """Module's name -> where it is stored, for tensors named as diffusers and transformers do, or as Wan's own code does."""
-    names = [name for name in names if not _EXTRAS.fullmatch(name)]
+    names = [name for name in names if not EXTRAS.fullmatch(name)]
     match part:
         case Part.TRANSFORMER if any(".self_attn." in name for name in names):
             return _renamed(convert_wan_transformer_to_diffusers({name: name for name in names}))
         case Part.VAE if any(name.startswith("decoder.middle.") for name in names):
-            return _renamed(convert_wan_vae_to_diffusers({name: name for name in names}))
+            return _vae_names(names)
         case Part.TEXT_ENCODER:
             return _text_names(names)
         case Part.IMAGE_ENCODER:
@@ -160,6 +157,24 @@ def tensor_origins(part: Part, names: Iterable[str]) -> dict[str, Origin]:
 
 def _renamed(table: dict[str, str]) -> dict[str, Origin]:
     return {name: Origin(old) for name, old in table.items()}
+
+
+def _vae_names(names: list[str]) -> dict[str, Origin]:
+    """Names of the VAE in Wan's ``vae2_1.py`` or ``vae2_2.py`` -> those of diffusers."""
+    # The VAE of 48 channels numbers the layers of each block, the last of which may resample; all else is called as in Wan2.1's.
+    # Blocks of Wan2.1's have no second number.
+    found: dict[str, Origin] = {}
+    flat = []
+    for name in names:
+        form = re.fullmatch(r"(encoder|decoder)\.(down|up)samples\.(\d+)\.\2samples\.(\d+)\.(.+)\.(\w+)", name)
+        if form is None:
+            flat.append(name)
+            continue
+        coder, way, block, layer, module, leaf = form.groups()
+        theirs = NAMES["residual_block"].get(module)
+        place = f"resnets.{layer}.{theirs}" if theirs else f"{way}sampler.{module}"
+        found[f"{coder}.{way}_blocks.{block}.{place}.{leaf}"] = Origin(name)
+    return found | _renamed(convert_wan_vae_to_diffusers({name: name for name in flat}))
 
 
 def _text_names(names: list[str]) -> dict[str, Origin]:
@@ -251,18 +266,20 @@ class Destination:
             parameter.data = parameter.data.cpu()
 
 
-def load_part(found: FoundPart, to: Destination, num_heads: int | None = None) -> nn.Module:
+def load_part(
+    found: FoundPart, to: Destination, num_heads: int | None = None, latent_channels: int = WAN21.geometry.channels
+) -> nn.Module:
     """The part as a frozen module; ``num_heads`` is the transformer's, where no ``config.json`` says it.
 
-    Of a part that ranks share, only what this one has a piece of is read. Raises ``ModelError`` or ``FileError``, before a
-    tensor is read, where names or shapes are not those of the part.
+    A VAE has to have ``latent_channels``. Of a part that ranks share, only what this one has a piece of is read. Raises
+    ``ModelError`` or ``FileError``, before a tensor is read, where names or shapes are not those of the part.
     """
     headers = [checkpoint_layouts.entries_of(path) for path in found.weights if path.suffix != ".pth"]
     checkpoint_layouts.refuse_unread(found, {name: entry for header in headers for name, entry in header.items()})
     stored = stored_tensors(found.weights)
     checkpoint_layouts.refuse_other_part(found.part, stored)
     if found.part is Part.VAE:
-        checkpoint_layouts.refuse_other_vae({name: entry.shape for name, entry in stored.items()})
+        checkpoint_layouts.refuse_other_vae({name: entry.shape for name, entry in stored.items()}, latent_channels)
     # Names and shapes first, values last: what is wrong with a file is said in a second, and not after gigabytes of it.
     sources = tensor_origins(found.part, stored)
     shapes = {name: _shape(stored, origin) for name, origin in sources.items()}
@@ -321,7 +338,7 @@ def _refuse_misfit(module: nn.Module, sources: dict[str, Origin], stored: dict[s
     if missing := sorted(wanted.keys() - sources.keys()):
         raise ModelError(f"{len(missing)} of {len(wanted)} tensors are missing, such as {missing[0]}")
     if strange := sorted(origin.name for name, origin in sources.items() if name not in wanted):
-        raise ModelError(f"it holds {len(strange)} tensors that Wan2.1 has not, such as {strange[0]}")
+        raise ModelError(f"it holds {len(strange)} tensors that this Wan has not, such as {strange[0]}")
     for name, shape in wanted.items():
         found = _shape(stored, sources[name])
         if math.prod(found) != math.prod(shape):
@@ -372,7 +389,7 @@ def _settings(found: FoundPart, shapes: Shapes, num_heads: int | None) -> dict[s
         case Part.TRANSFORMER:
             return transformer_settings(shapes, num_heads)
         case Part.VAE:
-            return {"base_dim": shapes["encoder.conv_in.weight"][0]}
+            return vae_settings(shapes)
         case Part.TEXT_ENCODER:
             return text_settings(shapes)
         case _:
@@ -403,6 +420,15 @@ def transformer_settings(shapes: Shapes, num_heads: int | None) -> dict[str, Any
         "image_dim": image[0] if image else None,
         "added_kv_proj_dim": hidden if image else None,
     }
+
+
+def vae_settings(shapes: Shapes) -> dict[str, Any]:
+    """The settings of the Wan VAE whose tensors, in diffusers' names, have these shapes."""
+    # Those of 48 channels are told by their blocks, which hold layers; all of them are alike but in width, as Wan2.1's are.
+    width = {"base_dim": shapes["encoder.conv_in.weight"][0]}
+    if "encoder.down_blocks.0.resnets.0.conv1.weight" not in shapes:
+        return width
+    return {**NAMES["full_shapes"]["residual_vae"], **width, "decoder_base_dim": shapes["decoder.conv_out.weight"][1]}
 
 
 def text_settings(shapes: Shapes) -> dict[str, Any]:

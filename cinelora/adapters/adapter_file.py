@@ -136,8 +136,8 @@ def read_adapter_facts(path: Path) -> dict[str, Any]:
     """What the header of an adapter file says, without its tensors and without torch.
 
     Always the same keys: ``tool``, ``rank``, ``alpha``, ``dropout``, ``targets``, ``kind``, ``base_model``,
-    ``base_revision``, ``transformer``, ``expert``, ``trigger``, ``data_hash``, ``config``; None where the file does not say, or where rank
-    and alpha differ from layer to layer. Raises ``AdapterError`` or ``FileError``.
+    ``base_revision``, ``transformer``, ``expert``, ``trigger``, ``data_hash``, ``config``; None where the file does not say, or
+    where rank and alpha differ from layer to layer. Raises ``AdapterError`` or ``FileError``.
     """
     found = adapter_header(path)
     if found.ours:

@@ -6,8 +6,8 @@ A run holds ``config.yaml`` (what it was asked), ``manifest.jsonl`` and ``datase
 and ``README.md``, the adapter's card.
 
 Where a network has two experts, each is a lesson of its own: ``high_noise/`` and ``low_noise/`` hold its ``checkpoints/``,
-``logs/``, ``previews/`` and ``summary.json``, and the run itself ``style_high_noise.safetensors``, ``style_low_noise.safetensors``,
-the summary of both, and all else that they share.
+``logs/``, ``previews/`` and ``summary.json``. The run itself holds ``style_high_noise.safetensors`` and
+``style_low_noise.safetensors``, the summary of both, and all else that they share.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from markupsafe import Markup
 
 from cinelora.adapters.run_directory import RunDirectory, RunSummary, WholeSummary, lessons_in
 from cinelora.config.clip_request import stage_and_expert
@@ -51,6 +52,11 @@ class Lesson:
     def expert(self) -> str:
         """The expert; empty where a transformer has none."""
         return self.run.expert
+
+    @property
+    def file(self) -> Markup:
+        """The name of its adapter: of our own words alone, which stand in code on the card."""
+        return Markup(self.run.adapter(self.config.stage.name).name)
 
     @property
     def levels(self) -> tuple[float, float]:
@@ -128,6 +134,11 @@ class Record:
     def adapters(self) -> list[str]:
         """The adapters in the order in which they are loaded."""
         return list(self.run.adapters())
+
+    @property
+    def files(self) -> list[Markup]:
+        """Their files, as ``Lesson.file``."""
+        return [Markup(path.name) for path in self.run.adapters().values()]
 
     @property
     def pictures(self) -> list[Path]:

@@ -259,11 +259,24 @@ WRITES = {
     "mkstemp",
     "mkdtemp",
 }
-WRITES |= {"NamedTemporaryFile"}
+WRITES |= {"NamedTemporaryFile", "TemporaryFile", "savez_compressed", "savetxt", "tofile", "open_memmap"}
+WRITES |= {
+    "save_file",
+    "save_model",
+    "save_pretrained",
+    "imwrite",
+    "imsave",
+    "mimwrite",
+    "to_csv",
+    "urlretrieve",
+    "extractall",
+}
 OF_PATHS = {"write_text", "write_bytes", "touch", "symlink_to", "hardlink_to"}
 """Methods; by themselves, functions of these names are ``io.atomic``'s."""
 OF_SHUTIL = {"copy", "move"}
 """Dictionaries and tensors have such methods too: only ``shutil``'s count."""
+OF_MODULES = {"torch.save", "torch.jit.save", "np.save", "numpy.save", "json.dump", "pickle.dump", "joblib.dump"}
+"""Many objects of ours have a ``save``: only libraries' count."""
 OPENS = {"open", "fdopen", "FileIO"}
 MAY_WRITE = {
     "cinelora.cli.help: os.open(os.devnull, os.O_WRONLY)": "what is written there is nowhere",
@@ -285,7 +298,12 @@ def writes(call: ast.Call) -> bool:
         return any(set(mode) <= set("rwaxbt+U") and set(mode) & set("wax+") for mode in modes)
     if name in OPENS:
         return any(flag in ast.unparse(call) for flag in ("O_WRONLY", "O_RDWR", "O_CREAT", "O_APPEND"))
-    return name in WRITES or (name in OF_PATHS and owner != "") or (name in OF_SHUTIL and owner in ("", "shutil"))
+    return (
+        f"{owner}.{name}" in OF_MODULES
+        or name in WRITES
+        or (name in OF_PATHS and owner != "")
+        or (name in OF_SHUTIL and owner in ("", "shutil"))
+    )
 
 
 def test_only_io_writes_copies_and_links() -> None:
@@ -316,10 +334,14 @@ def test_what_writes_is_seen() -> None:
             "path.touch()",
             "np.savez(file, a)",
             "av.open(str(path), 'w')",
+            "torch.save(state, path)",
+            "save_file(tensors, path)",
+            "model.save_pretrained(path)",
+            "json.dump(obj, file)",
         ),
     )
     reading = ("path.open('rb')", "open(path)", "open('w')", "Image.open(path)", "av.open(path, format='mp4')")
-    reading += ("names.copy()", "write_text(path, text)")
+    reading += ("names.copy()", "write_text(path, text)", "plan.save(folder)", "json.dumps(obj)")
     calls = {text: ast.parse(text, mode="eval").body for text in (*writing, *reading)}
     assert tuple(text for text, call in calls.items() if isinstance(call, ast.Call) and writes(call)) == writing
 

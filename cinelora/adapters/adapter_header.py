@@ -290,12 +290,15 @@ def _refuse_others(path: Path, keys: list[str]) -> None:
 def _parts(path: Path, form: Format, keys: Iterable[str]) -> dict[str, dict[str, str]]:
     """The keys of each layer's parts."""
     # One that no table knows is not passed over: it may be a part of the update, and an adapter without it would be another
-    # one. The same part twice is as doubtful.
+    # one. Of the same part twice nobody can know which is meant.
     parts: dict[str, dict[str, str]] = {}
     unknown = []
     for key in keys:
         module, part = form.part(key) or ("", "")
-        if not module or part in parts.get(module, {}):
+        if module and part in parts.get(module, {}):
+            both = f"{short_key(parts[module][part])} and {short_key(key)}"
+            raise AdapterError(f"{path} holds two adapters of one layer, {both}: export it again where it came from")
+        if not module:
             unknown.append(key)
         else:
             parts.setdefault(module, {})[part] = key
@@ -434,8 +437,7 @@ class Scales:
     def _said(self, change: Change) -> dict[str, float]:
         """Alpha by who says it; the first one is as it was written."""
         said: dict[str, float] = {}
-        # LyCORIS and ComfyUI ignore the alpha of a LoKr whose two factors are whole
-        if "alpha" in change.keys and (change.form != "lokr" or change.keys.keys() & {"lokr_w1_b", "lokr_w2_b"}):
+        if self._has_alpha(change):
             said[".alpha"] = self.alphas[change.keys["alpha"]]
         if self.peft is not None:
             said[self.peft.where] = self.peft.alpha_on(self.path, change)
@@ -450,8 +452,14 @@ class Scales:
 
     def is_assumed(self, change: Change) -> bool:
         """Whether a product is worth 1 because readers take that where nothing is said."""
-        says = "alpha" in change.keys or self.peft is not None or self.marked
+        says = self._has_alpha(change) or self.peft is not None or self.marked
         return self.form.scale == "assumed" and change.form != "diff" and not says
+
+    def _has_alpha(self, change: Change) -> bool:
+        # LyCORIS and ComfyUI ignore the alpha of a LoKr whose two factors are whole
+        return "alpha" in change.keys and (
+            change.form != "lokr" or bool(change.keys.keys() & {"lokr_w1_b", "lokr_w2_b"})
+        )
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def check_train(config: schema.TrainConfig) -> list[str]:
         for path in styles_of(config).values():
             header = judge_adapter(path, model)
             header.refuse_above("adapter")
-            assumed += _assumed_line(header)
+            assumed += _assumed_line(header, draws=False)
     _check_data(config)
     _check_files(config)
     if config.push:
@@ -274,9 +274,10 @@ def _drawing_lines(
     return [clip_line(config), *dict.fromkeys(assumed), *reach, *shares, *model]
 
 
-def _assumed_line(header: AdapterHeader) -> list[str]:
-    """A line where the scale of an adapter is what readers take for one that says none."""
-    said = {"path": header.path, "tool": header.form.tool}
+def _assumed_line(header: AdapterHeader, draws: bool = True) -> list[str]:
+    """A line where the scale of an adapter is what readers take for one that says none; who ``draws`` can type another."""
+    way = "; if it was trained with another alpha, type alpha / rank as its scale" if draws else ""
+    said = {"path": header.path, "tool": header.form.tool, "way": way}
     return [sentence("files", "assumed", **said)] if header.assumed else []
 
 
@@ -285,9 +286,16 @@ def _distilled_lines(config: schema.InferConfig) -> list[str]:
     request = ClipRequest(config, further=further_adapters(config))
     ours = adapters_of(config.ckpt, config.model).values()
     distilled = [path.name for path in ours if distilled_shift(adapter_header(path))]
-    distilled += [one.path.name for one in request.further.values() if one.shift and one.clip]
+    acting = [one for one in request.further.values() if one.shift and one.clip]
+    distilled += [one.path.name for one in acting]
     keyframe = request.makes_keyframe and request.keyframe_sampler.guidance != config.sampler.guidance
-    return [] if config.model.weights == "random" else distilled_lines(config.sampler, distilled, keyframe)
+    if config.model.weights == "random":
+        return []
+    lines = distilled_lines(config.sampler, distilled, keyframe)
+    if config.sampler.shift is None and len({one.shift for one in acting}) > 1:
+        shifts = ", ".join(f"{one.path.name} at {one.shift:g}" for one in acting)
+        lines.append(sentence("follows", "shifts", shifts=shifts, shift=request.clip_sampler.shift))
+    return lines
 
 
 def _drawing_parts(config: schema.InferConfig) -> dict[str, list[Part]]:

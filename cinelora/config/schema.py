@@ -37,6 +37,10 @@ CACHE_THRESHOLDS = {"first_block": 0.05, "taylorseer": 4.0, "magcache": 0.06}
 """The caches between denoising steps, and the threshold each has where none is given: diffusers' own."""
 
 
+MOST_BLOCKS, MOST_PROCESSES, MOST_NODES = 1024, 1024, 4096
+"""Of a model, on a machine and in a run. What a file says beyond that would fill the machine before anything could refuse it."""
+
+
 def setting(default: Any = None, choices: tuple[str, ...] = (), **about: Any) -> Any:
     """A dataclass field with all that is known of it: see ``fields.Field``. Its help is the docstring after it."""
     # every object gets a list of its own; any other default is a value that cannot change, and all objects share it
@@ -105,7 +109,7 @@ class ModelConfig:
     # another exact backend draws the same clip; a machine may lack the one that a run began with
     attention: str | None = setting(None, ATTENTION_BACKENDS, resumable=True, changes_clip=False, hashed_as=None)
     """attention backend, as diffusers names them; null = the fastest measured on the GPU at hand"""
-    num_layers: int = _count(40)
+    num_layers: int = _count(40, at_most=MOST_BLOCKS)
     """transformer blocks"""
     num_heads: int = _count(40)
     """attention heads; bounds how the sequence can be split"""
@@ -611,9 +615,9 @@ _SEEDS = _count(1, read_when="encodes")
 """clips of each prompt, from as many seeds"""
 _FIRST_SEED = setting(0, at_least=0)
 """the first seed"""
-_RANKS = _count(1, changes_clip=False)
+_RANKS = _count(1, at_most=MOST_PROCESSES, changes_clip=False)
 """ranks on each node the sequence is split over"""
-_NODES = _count(1, resumable=True, changes_clip=False)
+_NODES = _count(1, at_most=MOST_NODES, resumable=True, changes_clip=False)
 """machines"""
 _PLAN = setting(False, changes_clip=False)
 """true = say what a clip takes, in memory and time, here and on other cards, and do nothing; rtx4090 (or another) = as if on that
@@ -659,10 +663,10 @@ class TrainConfig:
     """moving average of the adapter, exported instead of it; 0 = off"""
     seed: int = setting(0, at_least=0)
     """seeds weights, order, noise and dropout"""
-    gpus: int = _count(1, resumable=True)
+    gpus: int = _count(1, at_most=MOST_PROCESSES, resumable=True)
     """ranks on each node: GPUs, or CPU processes where there are none"""
     nodes: int = _NODES
-    workers: int = setting(0, at_least=0, resumable=True)
+    workers: int = setting(0, at_least=0, at_most=MOST_PROCESSES, resumable=True)
     """processes reading footage and cache, per rank; 0 reads in the rank itself"""
     max_restarts: int = setting(3, at_least=0, resumable=True, read_when="one_machine")
     """times a run on one machine starts again by itself after it lost a rank"""
@@ -775,7 +779,7 @@ class PrepareConfig:
     """frames of a window, 4n+1"""
     seed: int = setting(0, at_least=0)
     """decides what is held out"""
-    workers: int | None = setting(at_least=0)
+    workers: int | None = setting(at_least=0, at_most=MOST_PROCESSES)
     """processes that read footage; null = one a core, 0 = none of their own"""
 
 

@@ -90,7 +90,7 @@ def load_plan(run_dir: Path) -> Plan:
     plan = read_json(run_dir / PLAN, Plan, limit=MOST_OF_LISTS)
     # These names become parts of paths, and whoever has the report has the clips that lie there.
     files = [*plan.real, *(prompt.reference for prompt in plan.prompts if prompt.reference)]
-    own: tuple[list[str], ...] = ([], ["style"], ["motion"], ["style", "motion"])
+    own: list[list[str]] = [[], ["style"], ["motion"], ["style", "motion"]]
     names = {variant.name for adapters in own for variant in stages(adapters, further=True)}
     if not all(re.fullmatch(rf"{REAL}/\d+\.mp4", file, re.ASCII) for file in files) or not names.issuperset(
         plan.names()

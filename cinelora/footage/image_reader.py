@@ -27,7 +27,7 @@ from cinelora.footage.video_reader import Handling, Header, Pixels, Reader, Time
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".exr", ".bmp", ".gif")
 PILLOW_KINDS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000")
-"""What Pillow may take a file for, whatever its name says. Among its other kinds PostScript is a program, which it would start."""
+"""What Pillow may take a file for, whatever its name says. PostScript, another of its kinds, is a program."""
 FFMPEG_KINDS = {".exr": "exr_pipe", ".tif": "tiff_pipe", ".tiff": "tiff_pipe", ".png": "png_pipe"}
 _DAMAGED = (
     OSError,

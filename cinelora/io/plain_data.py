@@ -445,7 +445,7 @@ def _check_table(shape: Any) -> Check:
         if type(value) is not dict:
             raise _Misfit(": ", f" should be a table, not {quoted(value)}")
         _refuse_missing(needed, value)
-        return value | {name: _at(name, inner, value[name]) for name, inner in checks.items() if name in value}
+        return {name: _at(name, checks.get(name, _check_usable), one) for name, one in value.items()}
 
     return check
 

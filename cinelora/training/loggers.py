@@ -278,6 +278,7 @@ def read_own_wandb_settings() -> None:
     import wandb
 
     os.environ.setdefault("WANDB_PROGRAM", os.path.abspath(sys.argv[0]))  # it would be looked for in another directory
+    os.environ["WANDB_DISABLE_GIT"] = "true"  # for the setup; a run's own settings say so once more
     with chdir("/"):
         wandb.setup()
 

@@ -22,7 +22,7 @@ from cinelora.adapters.resize_rank import at_rank
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.adapters.weight_deltas import Delta
 from cinelora.config.schema import LoraSpec, ModelConfig
-from cinelora.errors import AdapterError, CineloraError
+from cinelora.errors import AdapterError, CineloraError, FileError
 from cinelora.families.wan.transformer_tensors import BLOCK_NAMES, OUTSIDE_NAMES
 from cinelora.io.tensor_files import load_tensors
 from cinelora.memory.block_swap import arrange
@@ -334,6 +334,14 @@ MODEL = ModelConfig(name="mini", num_layers=2, num_heads=4, hidden_size=128)
         (two("diffusion_model.blocks.7.self_attn.q"), "changes block 7, model=mini has 2 blocks"),
         ({QUERY + ".diff_b": torch.ones(64)}, "bias is 64, which does not fit model=mini of width 128"),
         ({"diffusion_model.time_projection.1.diff_b": torch.ones(128)}, "time_proj.bias is 128, which does not fit"),
+        (
+            {**two(QUERY), f"{QUERY}.lora_down.weight": torch.ones(4, 128)},
+            r"holds two adapters of one layer, .*self_attn\.q\.lora_A\.weight and .*self_attn\.q\.lora_down\.weight: export",
+        ),
+        (
+            two(QUERY) | two("diffusion_model.blocks.1.self_attn.q") | two("diffusion_model.blocks.0.attn1.to_q"),
+            r"looks like an adapter of ComfyUI, but some of its keys are unknown: .*attn1\.to_q",
+        ),
         ({**two(QUERY), QUERY + ".diff": torch.zeros(0, 128)}, r"holds nothing \(its shape is \[0, 128\]\)"),
         (
             {f"{QUERY}.lora_A.weight": torch.ones(4, 128), f"{QUERY}.lora_B.weight": torch.ones(128, 3)},
@@ -351,6 +359,14 @@ def test_what_does_not_fit_or_is_damaged_is_named_by_the_header(tensors: dict[st
     with pytest.raises(AdapterError, match=words) as refused:
         judge_adapter(path, MODEL)
     assert str(refused.value).startswith(str(path))
+
+
+def test_a_header_of_many_megabytes_is_called_so_and_not_read(tmp_path: Path):
+    path = saved(tmp_path / "mine.safetensors", two(QUERY), {"said": "a" * 5_000_000})
+    with pytest.raises(
+        FileError, match=r"mine.safetensors has a header of 5,000,\d+ bytes, and none of more than 4,194,304"
+    ):
+        judge_adapter(path, MODEL)
 
 
 @pytest.mark.parametrize("alpha", ["inf", "nan", "-16", "0", "1e38"])

@@ -320,8 +320,9 @@ def test_a_header_is_held_against_every_tensor_of_the_module(kind: str, spelt: A
         refuse_misfit(shapes | {"blocks.0.novel.weight": (3,)}, {})
     with pytest.raises(ModelError, match=r"ffn.* has the shape \[64, 128\] where \[96, 128\] is wanted"):
         refuse_misfit(shapes, config | {"ffn_dim": 96})
-    with pytest.raises(ModelError, match="it lacks .* tensors, such as blocks.2."):
-        refuse_misfit(shapes, config | {"num_layers": 3})
+    for layers in (3, 10**18):
+        with pytest.raises(ModelError, match=r"it lacks .* tensors, such as blocks\.\d+\."):
+            refuse_misfit(shapes, config | {"num_layers": layers})
 
 
 def test_a_plan_names_the_tensor_that_a_file_lacks(
@@ -382,6 +383,9 @@ def test_other_folders_and_damaged_settings_are_named(t2v_mini: Miniature, tmp_p
     folder = save_diffusers(tmp_path, t2v_mini)
     (folder / "vae" / "config.json").write_text('{"base_dim": ')
     assert "config.json is damaged or no JSON" in complaint("t2v", t2v=str(folder))
+    for said, words in (('{"num_layers": "2"}', "num_layers cannot be '2'"), ('{"num_layers": 9}', "it lacks ")):
+        (folder / "transformer" / "config.json").write_text(said)
+        assert words in complaint("t2v", t2v=str(folder))
 
 
 # -- the hub -----------------------------------------------------------------------------------------------------------
@@ -392,7 +396,6 @@ import torch
 from pathlib import Path
 from cinelora.config.schema import ModelConfig
 from cinelora.errors import ModelError
-from cinelora.families.wan.transformer_tensors import refuse_misfit
 from cinelora.io.atomic import sha256_file
 from cinelora.families.family import Part
 from cinelora.families.wan.bundle import WanBundle

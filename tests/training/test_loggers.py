@@ -1,6 +1,7 @@
 """Where curves go, that the same numbers arrive everywhere, and that a run outlives its loggers."""
 
 import csv
+import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +86,11 @@ def test_wandb_starts_no_git_and_takes_no_settings_of_a_run_from_the_working_dir
         subprocess.run([*git, "config", setting, str(program)], check=True)
     subprocess.run([*git, "diff"], check=True, capture_output=True)
     (tmp_path / "mark").unlink()  # that is what git does
+    (tmp_path / "bin").mkdir()
+    program.rename(tmp_path / "bin/git")  # so that whoever asks git at all is seen
+    program.symlink_to("bin/git")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("WANDB_DISABLE_GIT", "false")
     (theirs / "config-defaults.yaml").write_text("seed:\n  value: theirs\nplanted:\n  value: theirs\n")
     monkeypatch.chdir(theirs)
     monkeypatch.setenv("HOME", str(tmp_path))

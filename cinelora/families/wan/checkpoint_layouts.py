@@ -512,6 +512,11 @@ class PartConfig(TypedDict):
     _class_name: NotRequired[str]
     architectures: NotRequired[list[str] | None]
     num_heads: NotRequired[int]
+    num_layers: NotRequired[int]
+    ffn_dim: NotRequired[int]
+    text_dim: NotRequired[int]
+    freq_dim: NotRequired[int]
+    image_dim: NotRequired[int | None]
     vision_config: NotRequired[dict[str, Any]]
 
 

@@ -88,7 +88,8 @@ def _layers(held: dict[str, Shape], config: dict[str, Any]) -> dict[str, str]:
     """Every layer in diffusers' names, and what the file calls it."""
     ours = any(".attn1." in name for name in held)
     numbers = [int(form[1]) for name in held if (form := re.match(r"blocks\.(\d{1,4})\.", name))]
-    blocks = config.get("num_layers") or max(numbers, default=-1) + 1
+    said = config.get("num_layers") or max(numbers, default=-1) + 1
+    blocks = min(said, len(held))  # a made-up number of more is one with tensors missing, too
     image = config.get("image_dim") or any(".image_embedder." in name or name.startswith("img_emb.") for name in held)
     table = {f"blocks.{n}.{key}": f"blocks.{n}.{theirs}" for n in range(blocks) for key, theirs in BLOCK_NAMES.items()}
     table |= OUTSIDE_NAMES

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from cinelora.config.clip_request import ClipRequest, guidance_of
+from cinelora.config.clip_request import ClipRequest
 from cinelora.config.lessons import expert_of, lessons_of
 from cinelora.config.schema import InferConfig, PreviewConfig, TrainConfig, zero_level
 from cinelora.errors import ConfigError
@@ -366,26 +366,13 @@ def drawing_lines(
     lines = [
         _verdict(gpu, room_gib, shape, lambda: _clip_fits(config, gpu, room_gib, copies), _needed(config)),
         f"plan of a clip by {model.name}: {request.num_frames} frames of {model.height}x{model.width}, {sampler.steps} steps, "
-        f"{_guidance_in_words(config)}; one network is in memory at a time",
+        f"guidance {request.guidance_in_words}; one network is in memory at a time",
         f"VAE: {vae:.1f} GiB for the clip as a whole; where a GPU has less, in tiles, {tiled:.1f} GiB and twice the time"
         f"{_by_rows(config, request.num_frames)}",
     ]
     for kind, count in request.passes:
         lines += _transformer_lines(config, kind, count, gpu)
     return lines
-
-
-def _guidance_in_words(config: InferConfig) -> str:
-    """Guidance of a clip, part by part and expert by expert where each network has its own."""
-    parts = {part: _guidance_on(config, kind) for part, kind in ClipRequest(config).made_by.items()}
-    if len(set(parts.values())) == 1:
-        return f"guidance {parts['clip']}"
-    return "guidance " + ", ".join(f"{guidance} ({part})" for part, guidance in parts.items())
-
-
-def _guidance_on(config: InferConfig, kind: str) -> str:
-    scales = [f"{guidance_of(config.sampler, expert):g}" for expert in experts_of(config.model, kind)]
-    return " and ".join(dict.fromkeys(scales))
 
 
 def expert_steps(config: InferConfig, kind: str, frames: int) -> dict[Expert, int]:

@@ -255,7 +255,7 @@ def test_a_style_adapter_of_other_weights_of_the_same_model_is_named(
 ):
     style = run_here(replace(style_config, stage=replace(style_config.stage, steps=1)), tmp_path / "style")
     config, run = replace(motion_config, stage=replace(motion_config.stage, steps=1)), RunDirectory(tmp_path / "run")
-    carry_style_adapter(str(style.path), run)
+    carry_style_adapter(replace(motion_config, adapter=str(style.path)), run)
     run_here(config, run.path)
     assert "other weights" not in capsys.readouterr().out
     export_adapter(run.adapter("style"), replace(read_adapter(run.adapter("style")), base_revision="0123456789ab"))
@@ -267,11 +267,11 @@ def test_a_resume_above_another_style_adapter_is_refused(
     style_config: TrainConfig, motion_config: TrainConfig, tmp_path: Path
 ):
     style = run_here(replace(style_config, stage=replace(style_config.stage, steps=1)), tmp_path / "style")
-    carry_style_adapter(str(style.path), RunDirectory(tmp_path / "run"))
+    carry_style_adapter(replace(motion_config, adapter=str(style.path)), RunDirectory(tmp_path / "run"))
     config = replace(motion_config, stage=replace(motion_config.stage, steps=1))
     run = run_here(config, tmp_path / "run")
     other = run_here(replace(style_config, stage=replace(style_config.stage, steps=2)), tmp_path / "other")
-    carry_style_adapter(str(other.path), run)
+    carry_style_adapter(replace(motion_config, adapter=str(other.path)), run)
     with pytest.raises(TrainingError, match=r"the style adapter under it had the hash \w{12} and now \w{12}"):
         train_rank(replace(config, resume=str(run.path), stage=replace(config.stage, steps=2)), run)
 

@@ -31,6 +31,7 @@ from cinelora.adapters.formats import (
 )
 from cinelora.config.schema import LoraSpec, ModelConfig
 from cinelora.errors import AdapterError, FileError
+from cinelora.families.family import EXPERTS
 from cinelora.families.wan.transformer_tensors import WAN_NAMES, is_image_part
 from cinelora.families.wan21 import WAN21
 from cinelora.io.atomic import copy_file, write_bytes
@@ -566,11 +567,16 @@ def our_facts(path: Path, metadata: dict[str, str]) -> dict[str, Any] | None:
     try:
         facts: dict[str, Any] = {key: number(metadata[key]) for key, number in numbers.items()}
         facts |= {key: metadata[key] for key in ("targets", *ORIGIN)}
-        facts |= {"trigger": metadata.get("trigger"), "config": parse_json(metadata["config"], dict[str, Any], path)}
+        facts |= {key: metadata.get(key) for key in ("trigger", "expert")}
+        facts["config"] = parse_json(metadata["config"], dict[str, Any], path)
     except (KeyError, ValueError, FileError) as error:
         raise AdapterError(
             f"{path} calls itself {FORMAT}, but its header lacks or garbles {short_key(str(error))}"
         ) from error
+    if facts["expert"] not in (None, *EXPERTS):
+        raise AdapterError(
+            f"{path} calls itself an adapter for the expert {quoted(facts['expert'])}; this version knows {' and '.join(EXPERTS)}"
+        )
     # A header is a stranger's data: a rank of 0 would divide by zero later, and an alpha that is no number fails every ``>``.
     rank, alpha = facts["rank"], facts["alpha"]
     if not (1 <= rank <= LARGEST_RANK and 0 < alpha <= LARGEST_SCALE * rank and 0 <= facts["dropout"] < 1):

@@ -161,7 +161,11 @@ class ClipRequest:
 
     def on_expert(self, scales: Mapping[str, float], expert: Expert) -> dict[str, float]:
         """Of the adapters that act on a network those that act on one of its experts: its own, and those of none."""
-        return {name: value for name, value in scales.items() if self.expert_of(name) in ("", expert.name)}
+        return {
+            name: value
+            for name, value in scales.items()
+            if self.expert_of(name) in ("", expert.name) or not expert.name
+        }
 
     def expert_of(self, name: str) -> str:
         """The expert that an adapter is for; empty for one that acts on whatever transformer there is."""

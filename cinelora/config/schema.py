@@ -170,7 +170,7 @@ class StageConfig:
 
     name: str = setting("style", (*ADAPTER_STAGES, "pretrain"), by_group=True)
     """what is learnt; pretrain = every weight"""
-    expert: str = setting("both", ("both", "high", "low"), since=True, read_when="experts")
+    expert: str = setting("both", ("both", "high", "low"), resumable=True, since=True, read_when="experts")
     """which of the two experts of the network learn; both = one after the other"""
     transformer: str = setting("t2v", ("t2v", "i2v"))
     """which transformer of the pair is trained on"""
@@ -337,6 +337,10 @@ class OptimizerConfig:
     """a cosine whose stage.steps a resume changes: drawn over all steps, or from the rate it has got to down to zero"""
     extended: list[int] = setting([], by_group=True)
     """written by on_extend=continue: pairs of a step at which a resume changed stage.steps, and what those were before"""
+    high_extended: list[int] = setting([], by_group=True, since=True)
+    """the same of the high-noise expert's steps"""
+    low_extended: list[int] = setting([], by_group=True, since=True)
+    """the same of the low-noise expert's steps"""
     clip_norm: float = setting(1.0, at_least=0, resumable=True)
     """gradient norm is clipped to this; 0 = never"""
 

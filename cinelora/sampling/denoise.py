@@ -122,6 +122,8 @@ class Course:
     def clean(self, denoise: Denoise) -> Tensor:
         """What is predicted, from where the course stands, of the latents without noise."""
         latents = self.latents_BCTHW
+        if self.done == len(self.solver.timesteps):  # of few steps all may be above the other expert's levels
+            return latents
         sigma, timestep = (
             values[self.done].to(latents.device) for values in (self.solver.sigmas, self.solver.timesteps)
         )

@@ -55,7 +55,15 @@ def study(config: StudyConfig, run_dir: Path) -> int:
     else:
         sitting = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         ranks: dict[str, Any] = {"ranks": config.gpus, "nodes": config.nodes, "log_dir": run_dir / "logs"}
-        launch(study_rank, config, adapters_of(config.ckpt), run_dir, sitting, further_adapters(config), **ranks)
+        launch(
+            study_rank,
+            config,
+            adapters_of(config.ckpt, config.model),
+            run_dir,
+            sitting,
+            further_adapters(config),
+            **ranks,
+        )
         table = load_table(run_dir)
     table.sentences = [sentence for sentence in table.sentences if sentence not in BETWEEN_ROWS]
     table.say(*between_rows(table.rows))

@@ -141,6 +141,8 @@ class Family:
     geometry: Geometry
     text_tokens: int
     networks: tuple[Network, ...]
+    largest: tuple[int, int] | None = None
+    """Height and width of the largest frames that it was trained on, where those are not the model's own."""
     one_checkpoint: bool = False
     """Whether all networks are one transformer, which is told by its input what to do."""
     image_is_encoded: bool = True

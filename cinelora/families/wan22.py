@@ -24,4 +24,5 @@ WAN22_A14B = Family(
         Network("t2v", channels=16, boundary=0.875, guidance=(4.0, 3.0)),
         Network("i2v", channels=36, shows_first_frame=True, boundary=0.900, guidance=(3.5, 3.5)),
     ),
+    largest=(720, 1280),
 )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cinelora.config.clip_request import ClipRequest
-from cinelora.config.lessons import expert_of, lessons_of
+from cinelora.config.lessons import expert_of, lessons_of, taught
 from cinelora.config.schema import InferConfig, PreviewConfig, TrainConfig, zero_level
 from cinelora.errors import ConfigError
 from cinelora.families import experts_of, family_of
@@ -294,11 +294,11 @@ def _needed(config: TrainConfig | InferConfig) -> str:
     """What is downloaded, and what lies on the disk."""
     model = config.model
     if isinstance(config, TrainConfig):
-        kind, lessons = config.stage.transformer, lessons_of(config)
+        kind = config.stage.transformer
         image = config.stage.image_condition and family_of(model).network(kind).image_tokens > 0
-        taking_part = [(kind, expert_of(lesson)) for lesson in lessons]
+        taking_part = [(kind, expert) for expert in taught(config)]
         adapter = Shape.of(model, kind).adapter(config.lora.rank, config.lora.targets)
-        trained = len(lessons) * (Shape.of(model, kind).parameters if config.stage.trains_every_weight else adapter)
+        trained = len(taking_part) * (Shape.of(model, kind).parameters if config.stage.trains_every_weight else adapter)
         saved = f", checkpoints {12 * trained * config.checkpoint.keep / 1e9:.1f} GB"
     else:
         kinds, saved = ClipRequest(config).transformers, ""

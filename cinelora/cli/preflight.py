@@ -331,7 +331,7 @@ def _model_lines(
         except ModelError as error:
             raise ConfigError(f"{_named(model, kind, experts)}: {error}") from error
         if experts and model.weights != "random":
-            lines += _expert_lines(model, kind, experts)
+            lines += _doubtful_experts(model, kind, experts)
     for key in (*parts, "vae", "text_encoder", "tokenizer", "image_encoder"):
         lines += shadowed(f"model.{key}", getattr(model, key))
     drawn = {part: None for kind, wanted in parts.items() for part in wanted if source_of(model, kind, part) is None}
@@ -363,7 +363,7 @@ def _named(model: schema.ModelConfig, kind: str, experts: Sequence[Expert]) -> s
     return " ".join(given) or f"model.t2v={model.t2v}"
 
 
-def _expert_lines(model: schema.ModelConfig, kind: str, experts: Sequence[Expert]) -> list[str]:
+def _doubtful_experts(model: schema.ModelConfig, kind: str, experts: Sequence[Expert]) -> list[str]:
     """What is doubtful about the experts of a network; refuses two of the same weights."""
     sources = {expert.name: str(model.source(kind, expert.name)) for expert in experts}
     own = {expert.name: getattr(model, model.key_of(kind, expert.name)) for expert in experts}

@@ -1,12 +1,14 @@
 """What differs between model families and must be known before anything is loaded: latent space, tokens, networks.
 
-Enters: frames and pixels. Leaves: counts. No torch, and nothing of the package: settings, checks and plans ask this.
+Enters: frames and pixels. Leaves: counts. No torch, and nothing of the package but facts: settings, checks and plans ask this.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+
+from cinelora.families.vae_facts import WAN21_VAE, VaeFacts
 
 
 class Part(StrEnum):
@@ -86,6 +88,7 @@ class Family:
     geometry: Geometry
     text_tokens: int
     networks: tuple[Network, ...]
+    vae: VaeFacts = WAN21_VAE
 
     def network(self, name: str) -> Network:
         """The network of that name; there is one."""

@@ -117,8 +117,7 @@ def test_imports_go_one_way_between_rooms() -> None:
 
 
 KNOWS_WAN = {
-    "cinelora.adapters.adapter_header": "wan21.WAN21",
-    "cinelora.adapters.further_adapters": "wan21.WAN21",
+    "cinelora.adapters.adapter_header": "wan.checkpoint_layouts.expert_of wan.experts.expert_hint",
     "cinelora.cli.preflight": "wan.checkpoint_layouts.source_of wan.checkpoint_layouts.survey",
     "cinelora.config.schema": "wan21.WAN21",
     "cinelora.latents.dataset": "wan.bundle.pad_text",

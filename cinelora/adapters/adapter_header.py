@@ -33,7 +33,9 @@ from cinelora.adapters.formats import (
 )
 from cinelora.config.schema import LoraSpec, ModelConfig
 from cinelora.errors import AdapterError, FileError
-from cinelora.families.wan21 import WAN21
+from cinelora.families.family import Network
+from cinelora.families.wan.checkpoint_layouts import expert_of
+from cinelora.families.wan.experts import expert_hint
 from cinelora.io.atomic import copy_file, write_bytes
 from cinelora.io.plain_data import build, opened, parse_json, quoted, read_json, read_text, short_key
 from cinelora.io.tensor_files import read_header, with_metadata
@@ -134,15 +136,33 @@ class AdapterHeader:
         return [change for change in self.changes if change.is_factors]
 
     @property
-    def transformer(self) -> str:
-        """Which transformer of the pair has all that is changed."""
+    def transformer(self) -> str | None:
+        """The network that it was trained on, as our header says.
+
+        Files of other tools do not say it: i2v where there are changes that only Wan2.1's image-to-video has, else None.
+        """
         if self.ours:
             return str(self.ours["transformer"])
-        wide = any(
-            c.parameter == "patch_embedding.weight" and c.shape[1] == WAN21.network("i2v").channels
-            for c in self.changes
-        )
-        return "i2v" if wide or any(is_image_part(change.module) for change in self.changes) else "t2v"
+        return "i2v" if any(is_image_part(change.module) for change in self.changes) else None
+
+    @property
+    def channels(self) -> int | None:
+        """The channels of the latents that it is for; None where it does not change what reads them."""
+        wide = (change.shape[1] for change in self.changes if change.parameter == "patch_embedding.weight")
+        return next(wide, None)
+
+    def suits(self, network: Network) -> bool:
+        """Whether it acts on a network where nobody says otherwise: by what it changes, and by what our header or its name says.
+
+        One of a network that is shown a first frame acts where one is shown; one that changes the patch embedding where that has
+        as many channels; one of an expert of Wan2.2 on that expert alone.
+        """
+        # The experts of Wan2.2 have no image projections: what one was shown cannot be seen in a file of another tool, which then
+        # acts on any of them, as it does on both transformers of Wan2.1.
+        label = self.transformer or ""
+        mine, theirs = expert_of(label) if self.ours else expert_hint(self.path), expert_of(network.name)
+        fits = self.channels in (None, network.channels) and (network.shows_first_frame or "i2v" not in label)
+        return fits and (mine == theirs or None in (mine, theirs))
 
     @cached_property
     def spec(self) -> LoraSpec:

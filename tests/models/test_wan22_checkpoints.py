@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 from torch import nn
+from wan22_facts import A14B, TI2V
 from wan_layouts import (
     EXPERT_OF_IMAGE,
     FIVE,
@@ -24,7 +25,7 @@ from wan_layouts import (
 )
 
 from cinelora.errors import ModelError
-from cinelora.families.family import Family, Geometry, Network, Part
+from cinelora.families.family import Family, Part
 from cinelora.families.wan.checkpoint_layouts import (
     NAMES,
     Expert,
@@ -46,17 +47,6 @@ from cinelora.families.wan.load_weights import (
 )
 from cinelora.families.wan21 import WAN21
 
-A14B = Family(
-    "wan22_a14b",
-    WAN21.geometry,
-    512,
-    tuple(
-        Network(f"{task}_{expert}", channels, shows_first_frame=task == "i2v")
-        for task, channels in (("t2v", 16), ("i2v", 36))
-        for expert in ("high_noise", "low_noise")
-    ),
-)
-TI2V = Family("wan22_5b", Geometry(16, 4, 2, 48), 512, (Network("ti2v", 48, shows_first_frame=True),))
 SHAPES: dict[str, dict[str, Any]] = {"t2v": {}, "i2v": EXPERT_OF_IMAGE, "5b": FIVE}
 BOTH: tuple[Expert, Expert] = ("high_noise", "low_noise")
 HOST = Destination(torch.device("cpu"), torch.float32)

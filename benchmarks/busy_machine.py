@@ -51,7 +51,8 @@ def style_step() -> Callable[[], None]:
     from cinelora.adapters.adapter_file import LoraSpec
     from cinelora.adapters.lora_layers import add_adapter
     from cinelora.cli.compose import compose_train
-    from cinelora.families.wan.bundle import Condition, WanBundle, predict_velocity
+    from cinelora.families.wan.bundle import WanBundle
+    from cinelora.families.wan.conditions import Condition, predict_velocity
     from cinelora.families.wan21 import WAN21
 
     config = compose_train(["stage=style", "data=noir", "model.weights=random"])

@@ -30,7 +30,7 @@ from train_step import (
 )
 
 from cinelora.adapters.lora_layers import merge
-from cinelora.families.wan.bundle import Condition, ImageCondition, predict_velocity
+from cinelora.families.wan.conditions import Condition, ImageCondition, predict_velocity
 from cinelora.families.wan21 import WAN21
 from cinelora.io.hardware import default_device
 from cinelora.planning.estimate import Shape

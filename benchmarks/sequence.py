@@ -30,7 +30,7 @@ from train_step import MODEL, POLICIES, SMALL, Built, Job, ours, peak_gib, same_
 
 from cinelora.config.schema import ModelConfig, StrategyConfig, TrainConfig
 from cinelora.errors import ConfigError
-from cinelora.families.wan.bundle import Condition, ImageCondition, predict_velocity
+from cinelora.families.wan.conditions import Condition, ImageCondition, predict_velocity
 from cinelora.families.wan21 import WAN21
 from cinelora.io.hardware import default_device, gpu_at_hand
 from cinelora.parallel.launch import Rank, launch, process_group, rank_info

@@ -9,9 +9,9 @@ from composed import compose_infer
 from cinelora.cli.compose import compose_train
 from cinelora.config.schema import TrainConfig
 from cinelora.errors import ConfigError
-from cinelora.families.family import Family, Geometry, Network
 from cinelora.families.vae_facts import WAN22_VAE
 from cinelora.families.wan21 import WAN21
+from cinelora.families.wan22 import WAN22_5B, WAN22_A14B
 from cinelora.planning.cards import GPUS, SHOWN, Gpu, gpu_named
 from cinelora.planning.cards import card as card_of
 from cinelora.planning.estimate import GIB, Drawing, Policy, Prediction, Shape, Step, tiled_vae_bytes, vae_bytes
@@ -194,16 +194,14 @@ def test_the_vaes_memory_measured_on_an_h200_comes_out(frames: int, height: int,
 
 def test_a_familys_vae_has_its_own_bytes_seconds_and_size():
     """Wan2.2's of 48 channels takes more for a clip, less for a still; its model is shown the still alone, not a clip of grey."""
-    family = Family("wan22_5b", Geometry(16, 4, 2, 48), 512, (Network("ti2v", 48, shows_first_frame=True),), WAN22_VAE)
     assert vae_bytes(81, 704, 1280, WAN22_VAE) > vae_bytes(81, 704, 1280) == vae_bytes(81, 704, 1280, WAN21.vae)
     assert vae_bytes(1, 704, 1280, WAN22_VAE) < vae_bytes(1, 704, 1280)
     assert tiled_vae_bytes(704, 1280, WAN22_VAE) < vae_bytes(121, 704, 1280, WAN22_VAE) / 3
-    shape = Shape(30, 3072, 14336, 4096, None, "ti2v", family)
+    shape = Shape(30, 3072, 14336, 4096, None, "i2v", WAN22_5B)
     assert shape.parameters == 4_999_787_712
     found = rest_seconds(ClipShape(shape, 24, 81, 720, 1280, guided=True), 1, Machine(GPUS[0]))
     assert found == pytest.approx(TEXT_S + WAN22_VAE.decode_s)
-    pair = (Network("t2v", 16), Network("i2v_high_noise", 36, shows_first_frame=True))
-    expert = Shape(40, 5120, 13824, 4096, None, "i2v_high_noise", replace(WAN21, networks=pair))
+    expert = Shape(40, 5120, 13824, 4096, None, "i2v", WAN22_A14B)
     assert expert.parameters == 14_288_901_184
     found = rest_seconds(ClipShape(expert, 40, 81, 720, 1280, guided=True), 1, Machine(GPUS[0]))
     assert found == pytest.approx(TEXT_S + WAN21.vae.decode_s + WAN21.vae.encode_s)
@@ -328,6 +326,50 @@ def test_a_faster_card_is_planned_faster_and_ampere_computes_no_fp8():
     lean = plan_lines(compose_train([*FULL[:-1], "stage.batch_size=16", "stage.num_frames=81"]), "RTX 3060", 12)[0]
     assert "Does not fit RTX 3060" in lean
     assert "fp8" not in lean
+
+
+MIB_BY_DRIVER = {
+    "H200": 143_771,
+    "H100": 81_559,
+    "B200": 183_359,
+    "A100 80GB": 81_920,
+    "A40": 46_068,
+    "A10": 23_028,
+    "L40S": 46_068,
+    "L4": 23_034,
+    "RTX A6000": 49_140,
+    "RTX 6000 Ada": 49_140,
+}
+
+
+@pytest.mark.parametrize(("name", "mib"), MIB_BY_DRIVER.items())
+def test_a_card_is_planned_with_the_memory_that_its_driver_reports(name: str, mib: int):
+    assert card_of(name).gib == pytest.approx(mib / 1024, rel=0.006)
+
+
+@pytest.mark.parametrize(
+    ("name", "multiprocessors", "ghz", "per_cycle"),
+    [
+        ("A100 80GB", 108, 1.41, 2048),
+        ("A40", 84, 1.74, 1024),
+        ("A10", 72, 1.695, 1024),
+        ("RTX A6000", 84, 1.8, 1024),
+        ("RTX 6000 Ada", 142, 2.505, 1024),
+        ("RTX 5090", 170, 2.407, 512),
+        ("RTX 4090", 128, 2.52, 512),
+        ("RTX 4080 SUPER", 80, 2.55, 512),
+        ("RTX 4080", 76, 2.505, 512),
+        ("RTX 4070 Ti SUPER", 66, 2.61, 512),
+        ("RTX 3090", 82, 1.695, 512),
+        ("RTX 3060", 28, 1.777, 512),
+    ],
+)
+def test_published_rates_are_multiprocessors_times_clock_and_a_geforce_has_half(
+    name: str, multiprocessors: int, ghz: float, per_cycle: int
+):
+    gpu = card_of(name)
+    assert gpu.bf16 == pytest.approx(multiprocessors * ghz * 1e9 * per_cycle, rel=1e-3)
+    assert gpu.fp8 is None or gpu.fp8 == pytest.approx(2 * gpu.bf16, rel=1e-3)
 
 
 def test_a_card_that_is_not_known_has_memory_and_no_seconds():

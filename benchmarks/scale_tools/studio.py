@@ -16,7 +16,8 @@ from cinelora.adapters.adapter_file import read_adapter
 from cinelora.adapters.lora_layers import load_adapter, set_scales
 from cinelora.config.schema import SamplerConfig
 from cinelora.families.family import Part
-from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle, pad_text
+from cinelora.families.wan.bundle import WanBundle, pad_text
+from cinelora.families.wan.conditions import Condition, ImageCondition
 from cinelora.families.wan21 import WAN21
 from cinelora.io.hardware import default_device
 from cinelora.nn.flow_matching import FlowMatching, keyed_generator

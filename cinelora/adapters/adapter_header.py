@@ -25,17 +25,14 @@ import numpy as np
 from cinelora.adapters.formats import (
     COMFY,
     DIFFUSERS,
-    WAN_NAMES,
     Format,
     format_of,
-    is_image_part,
     parameter_of,
 )
 from cinelora.config.schema import LoraSpec, ModelConfig
 from cinelora.errors import AdapterError, FileError
-from cinelora.families.family import Network
-from cinelora.families.wan.checkpoint_layouts import expert_of
-from cinelora.families.wan.experts import expert_hint
+from cinelora.families.family import EXPERTS, Network
+from cinelora.families.wan.transformer_tensors import WAN_NAMES, is_image_part
 from cinelora.io.atomic import copy_file, write_bytes
 from cinelora.io.plain_data import build, opened, parse_json, quoted, read_json, read_text, short_key
 from cinelora.io.tensor_files import read_header, with_metadata
@@ -101,6 +98,8 @@ class Change:
     shape: tuple[int, ...]
     rank: int = 1
     alpha: float = 1.0
+    values: int = 0
+    """Values of its parts, in all."""
 
     @property
     def module(self) -> str:
@@ -129,6 +128,8 @@ class AdapterHeader:
     ours: dict[str, Any] | None
     marked: bool | None
     """Whether our mark is there and true of the tensors; None where there is none, as in files of version 0.1."""
+    assumed: bool = False
+    """Whether a scale is 1 only because nothing says another one, as diffusers reads such files."""
 
     @cached_property
     def factors(self) -> list[Change]:
@@ -152,17 +153,15 @@ class AdapterHeader:
         return next(wide, None)
 
     def suits(self, network: Network) -> bool:
-        """Whether it acts on a network where nobody says otherwise: by what it changes, and by what our header or its name says.
+        """Whether it acts on a network where nobody says otherwise: by what it changes, and what our header says.
 
         One of a network that is shown a first frame acts where one is shown; one that changes the patch embedding where that has
-        as many channels; one of an expert of Wan2.2 on that expert alone.
+        as many channels. Which expert it acts on is asked elsewhere.
         """
         # The experts of Wan2.2 have no image projections: what one was shown cannot be seen in a file of another tool, which then
         # acts on any of them, as it does on both transformers of Wan2.1.
-        label = self.transformer or ""
-        mine, theirs = expert_of(label) if self.ours else expert_hint(self.path), expert_of(network.name)
-        fits = self.channels in (None, network.channels) and (network.shows_first_frame or "i2v" not in label)
-        return fits and (mine == theirs or None in (mine, theirs))
+        fits = self.channels in (None, network.channels)
+        return fits and (network.shows_first_frame or self.transformer != "i2v")
 
     @cached_property
     def spec(self) -> LoraSpec:
@@ -278,8 +277,9 @@ def _judged(path: Path, header: dict[str, Any], values: Mapping[str, np.ndarray]
     ours, peft = our_facts(path, metadata), _peft_facts(path, metadata)
     changes = [change for module, keys in parts.items() for change in _changes(path, module, keys, tensors)]
     marked = _marked(metadata, changes, tensors, values, ours)
-    scales = Scales(path, form, _alphas(path, header), peft, _marked_scale(metadata, ours) if marked else None)
-    return AdapterHeader(path, form, tuple(map(scales.of, changes)), ours, marked)
+    changes = [replace(change, values=_values_of(change, tensors)) for change in changes]
+    scales = Scales(path, form, _alphas(path, header), peft, _scale_by(ours, metadata), bool(marked))
+    return AdapterHeader(path, form, tuple(map(scales.of, changes)), ours, marked, any(map(scales.is_assumed, changes)))
 
 
 def _entries(path: Path) -> dict[str, Any]:
@@ -305,12 +305,15 @@ def _refuse_others(path: Path, keys: list[str]) -> None:
 def _parts(path: Path, form: Format, keys: Iterable[str]) -> dict[str, dict[str, str]]:
     """The keys of each layer's parts."""
     # One that no table knows is not passed over: it may be a part of the update, and an adapter without it would be another
-    # one. The same part twice is as doubtful.
+    # one. Of the same part twice nobody can know which is meant.
     parts: dict[str, dict[str, str]] = {}
     unknown = []
     for key in keys:
         module, part = form.part(key) or ("", "")
-        if not module or part in parts.get(module, {}):
+        if module and part in parts.get(module, {}):
+            both = f"{short_key(parts[module][part])} and {short_key(key)}"
+            raise AdapterError(f"{path} holds two adapters of one layer, {both}: export it again where it came from")
+        if not module:
             unknown.append(key)
         else:
             parts.setdefault(module, {})[part] = key
@@ -348,6 +351,10 @@ def _changes(path: Path, module: str, keys: dict[str, str], header: dict[str, An
     for part, leaf in (("diff", "weight"), ("diff_b", "bias")):
         if part in keys:
             yield Change(parameter_of(module, leaf), "diff", {"diff": keys[part]}, shapes[part])
+
+
+def _values_of(change: Change, header: dict[str, Any]) -> int:
+    return sum(math.prod(header[key]["shape"]) for part, key in change.keys.items() if part != "alpha")
 
 
 def _form(path: Path, module: str, keys: dict[str, str]) -> str:
@@ -406,13 +413,17 @@ def smallest_target(modules: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Scales:
-    """Everything in and about a file that says how strong its products are: ``marked`` is what our own header says."""
+    """Everything in and about a file that says how strong its products are.
+
+    ``ours`` is what our own header says, if there is one; it is ``marked`` where it is true of the tensors.
+    """
 
     path: Path
     form: Format
     alphas: dict[str, float]
     peft: PeftFacts | None
-    marked: float | None
+    ours: float | None
+    marked: bool
 
     def of(self, change: Change) -> Change:
         """``change`` with its alpha; raises ``AdapterError`` where nothing is said, or two things that differ."""
@@ -422,7 +433,7 @@ class Scales:
         if not said:
             raise AdapterError(
                 f"{self.path} has the names of {self.form.tool} but neither .alpha nor the header {DIFFUSERS_HEADER} nor an "
-                f"{PEFT_CONFIG}, so its alpha is lost: save it again with its adapter metadata, or under ComfyUI's names"
+                f"{PEFT_CONFIG}, so its alpha is lost: put its {PEFT_CONFIG} beside it, as {PEFT_FILE}"
             )
         (first, alpha), *others = said.items()
         for where, other in others:
@@ -441,16 +452,29 @@ class Scales:
     def _said(self, change: Change) -> dict[str, float]:
         """Alpha by who says it; the first one is as it was written."""
         said: dict[str, float] = {}
-        # LyCORIS and ComfyUI ignore the alpha of a LoKr whose two factors are whole
-        if "alpha" in change.keys and (change.form != "lokr" or change.keys.keys() & {"lokr_w1_b", "lokr_w2_b"}):
+        if self._has_alpha(change):
             said[".alpha"] = self.alphas[change.keys["alpha"]]
         if self.peft is not None:
             said[self.peft.where] = self.peft.alpha_on(self.path, change)
-        if self.form.scale == "one" and ".alpha" not in said:
+        if (self.form.scale == "one" and ".alpha" not in said) or self.is_assumed(change):
             said[f"the convention of {self.form.tool}"] = float(change.rank)
-        if self.marked is not None:
-            said["our header"] = self.marked * change.rank
+        if self.ours is not None and self.marked:
+            said["our header"] = self.ours * change.rank
+        elif self.ours is not None and self.is_assumed(change):
+            # its alpha may be that of the tensors before another tool changed them: no guess where it says another one
+            said["our header, which is not of these tensors"] = self.ours * change.rank
         return said
+
+    def is_assumed(self, change: Change) -> bool:
+        """Whether a product is worth 1 because readers take that where nothing is said."""
+        says = self._has_alpha(change) or self.peft is not None or self.marked
+        return self.form.scale == "assumed" and change.form != "diff" and not says
+
+    def _has_alpha(self, change: Change) -> bool:
+        # LyCORIS and ComfyUI ignore the alpha of a LoKr whose two factors are whole
+        return "alpha" in change.keys and (
+            change.form != "lokr" or bool(change.keys.keys() & {"lokr_w1_b", "lokr_w2_b"})
+        )
 
 
 @dataclass(frozen=True)
@@ -558,11 +582,16 @@ def our_facts(path: Path, metadata: dict[str, str]) -> dict[str, Any] | None:
     try:
         facts: dict[str, Any] = {key: number(metadata[key]) for key, number in numbers.items()}
         facts |= {key: metadata[key] for key in ("targets", *ORIGIN)}
-        facts |= {"trigger": metadata.get("trigger"), "config": parse_json(metadata["config"], dict[str, Any], path)}
+        facts |= {key: metadata.get(key) for key in ("trigger", "expert")}
+        facts["config"] = parse_json(metadata["config"], dict[str, Any], path)
     except (KeyError, ValueError, FileError) as error:
         raise AdapterError(
             f"{path} calls itself {FORMAT}, but its header lacks or garbles {short_key(str(error))}"
         ) from error
+    if facts["expert"] not in (None, *EXPERTS):
+        raise AdapterError(
+            f"{path} calls itself an adapter for the expert {quoted(facts['expert'])}; this version knows {' and '.join(EXPERTS)}"
+        )
     # A header is a stranger's data: a rank of 0 would divide by zero later, and an alpha that is no number fails every ``>``.
     rank, alpha = facts["rank"], facts["alpha"]
     if not (1 <= rank <= LARGEST_RANK and 0 < alpha <= LARGEST_SCALE * rank and 0 <= facts["dropout"] < 1):
@@ -603,9 +632,11 @@ def _marked(
     return metadata[MARK].split()[1:] == [found] and {change.rank for change in changes} == {ours["rank"]}
 
 
-def _marked_scale(metadata: dict[str, str], ours: dict[str, Any] | None) -> float:
-    assert ours is not None
-    return 1.0 if metadata[MARK].split()[0] == "folded" else ours["alpha"] / ours["rank"]
+def _scale_by(ours: dict[str, Any] | None, metadata: dict[str, str]) -> float | None:
+    """The scale that our header says; None without one."""
+    if ours is None:
+        return None
+    return 1.0 if metadata.get(MARK, "").startswith("folded ") else float(ours["alpha"] / ours["rank"])
 
 
 # -- values ------------------------------------------------------------------------------------------------------------

@@ -35,6 +35,12 @@ def clip_facts(schema: Any, settings: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def without_newer(schema: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a section without those keys, newer than the first hashes, that have their default."""
+    newer = {key: field.default for key, field in fields_of(schema).items() if field.since}
+    return {key: value for key, value in settings.items() if key not in newer or value != newer[key]}
+
+
 def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and values."""
     for name, value in settings.items():

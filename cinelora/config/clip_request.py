@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 
 from cinelora.config.clip_facts import clip_facts
 from cinelora.config.schema import (
+    GUIDANCE,
     SHARING,
     EvaluateConfig,
     InferConfig,
@@ -22,9 +23,11 @@ from cinelora.config.schema import (
     StudyConfig,
     as_stored,
     drawn_by,
+    own_guidance,
 )
 from cinelora.config.shipped import values
 from cinelora.errors import ConfigError, FileError
+from cinelora.families.family import ALONE, HIGH, LOW, Expert
 from cinelora.io.atomic import sha256_file, sha256_json
 from cinelora.io.plain_data import read_json, read_text
 
@@ -39,12 +42,22 @@ class Further:
     """An adapter file of ``adapters=``, with its scale in each part of a clip.
 
     ``shift`` is the sigma shift of the few unguided steps that it was distilled for; None for one that was not distilled.
+    ``expert`` is the one it is for, where its name says so.
+    ``only_in`` is the variant of a take that it acts in; None for all that have adapters.
     """
 
     path: Path
     keyframe: float = 0.0
     clip: float = 0.0
     shift: float | None = None
+    expert: str = ""
+    only_in: str | None = None
+
+
+def stage_and_expert(name: str) -> tuple[str, str]:
+    """The stage that an adapter of ``ckpt=`` is of, and the expert that it is for: ``style_high_noise`` is of both."""
+    stage, _, expert = name.partition("_")
+    return (stage, expert) if expert in (HIGH, LOW) else (name, "")
 
 
 @dataclass(frozen=True)
@@ -122,20 +135,41 @@ class ClipRequest:
         keyframe = [("t2v", 1)] if self.makes_keyframe else []
         return [*keyframe, (self.clip_maker, self.num_frames)]
 
-    def scales_on(self, transformer: str, scale: ScaleConfig | None, adapters: Iterable[str]) -> dict[str, float]:
-        """Those of ``adapters`` that act on the ``t2v`` or ``i2v`` transformer, each with its scale; none for ``scale`` None.
+    def scales_on(
+        self, transformer: str, scale: ScaleConfig | None, adapters: Iterable[str], variant: str = ""
+    ) -> dict[str, float]:
+        """Those of ``adapters`` that act on the ``t2v`` or ``i2v`` network, each with its scale; none for ``scale`` None.
 
         A keyframe is a still, on which the motion adapter has nothing to say; without one, t2v makes the whole clip.
         """
         if scale is None:
             return {}
-        if transformer == "t2v":
-            scales = {"style": scale.keyframe, "motion": 0.0 if self.is_scene else scale.motion}
-        else:
-            scales = {"style": scale.style, "motion": scale.motion}
         part = "clip" if transformer == self.clip_maker else "keyframe"
-        scales |= {name: getattr(one, part) for name, one in self.further.items()}
-        return {role: scales[role] for role in adapters if scales[role]}
+        style, motion = ("keyframe" if transformer == "t2v" else "style"), "motion"
+        silent = {"motion"} if transformer == "t2v" and self.is_scene else set()
+        found: dict[str, float] = {}
+        for name in adapters:
+            if one := self.further.get(name):
+                found[name] = getattr(one, part) if one.only_in in (None, variant) else 0.0
+                continue
+            # an adapter of one expert is called after it, and may have a scale of its own
+            stage, expert = stage_and_expert(name)
+            key = style if stage == "style" else motion
+            own = getattr(scale, f"{key}_{expert}") if expert else None
+            found[name] = 0.0 if stage in silent else getattr(scale, key) if own is None else own
+        return {name: value for name, value in found.items() if value}
+
+    def on_expert(self, scales: Mapping[str, float], expert: Expert) -> dict[str, float]:
+        """Of the adapters that act on a network those that act on one of its experts: its own, and those of none."""
+        return {
+            name: value
+            for name, value in scales.items()
+            if self.expert_of(name) in ("", expert.name) or not expert.name
+        }
+
+    def expert_of(self, name: str) -> str:
+        """The expert that an adapter is for; empty for one that acts on whatever transformer there is."""
+        return self.further[name].expert if name in self.further else stage_and_expert(name)[1]
 
     def shift_of(self, part: str) -> float | None:
         """The sigma shift that the step-distilled adapter that acts in a part of the clip was made for; None without one."""
@@ -144,18 +178,22 @@ class ClipRequest:
     @property
     def clip_sampler(self) -> SamplerConfig:
         """How the clip is made: as the settings say, at the shift of a step-distilled adapter where they leave it open."""
-        sampler = self.config.sampler
-        return replace(sampler, shift=self.shift_of("clip")) if sampler.shift is None else sampler
+        return self._shifted(self.config.sampler, "clip", self.clip_maker)
+
+    def _shifted(self, sampler: SamplerConfig, part: str, network: str) -> SamplerConfig:
+        """The sampler with its own shift, else that of a distilled adapter that acts in the part, else the network's."""
+        model = self.config.model
+        own = sampler.shift or self.shift_of(part) or (model.shift_of(network) if model.t2v_shift else None)
+        return replace(sampler, shift=own)
 
     @property
     def keyframe_sampler(self) -> SamplerConfig:
         """How the keyframe is made: as the clip is, or in full where few steps are an adapter's that does not act on it."""
         sampler = self.config.sampler
-        if sampler.guidance != 1 or not self.shift_of("clip"):
-            return sampler
-        if shift := self.shift_of("keyframe"):
-            return replace(sampler, shift=sampler.shift or shift)
-        return replace(sampler, shift=None, **values("sampler/unipc"))
+        if sampler.guidance == 1 and self.shift_of("clip") and not self.shift_of("keyframe"):
+            own = {"guidance": own_guidance(self.config.model)}
+            sampler = replace(sampler, shift=None, **{**values("sampler/unipc"), **own})
+        return self._shifted(sampler, "keyframe", "t2v")
 
     # -- what decides the clip ---------------------------------------------------------------------------------------
 
@@ -182,7 +220,7 @@ class ClipRequest:
 
     def made_of(self, take: Take, variant: str, scale: ScaleConfig | None) -> str:
         """A hash of everything that the latents of one variant of ``take`` rest on."""
-        return sha256_json([self.deciding(take), self.sources, variant, asdict(scale or BASE_SCALE)])
+        return sha256_json([self.deciding(take), self.sources, variant, _as_typed(scale or BASE_SCALE)])
 
 
 @dataclass(frozen=True)
@@ -203,6 +241,11 @@ class Take:
         return (deciding(summary["settings"]), summary["sources"]) == (request.deciding(self), request.sources)
 
 
+def _as_typed(scale: ScaleConfig) -> dict[str, float]:
+    """The scales that were given, so that hashes of versions that knew fewer hold."""
+    return {name: value for name, value in asdict(scale).items() if value is not None}
+
+
 class _Summary(TypedDict):
     settings: dict[str, Any]
     sources: dict[str, Any]
@@ -213,6 +256,12 @@ def deciding(settings: dict[str, Any]) -> dict[str, Any]:
     facts = clip_facts(InferConfig, settings)
     facts["model"].pop("attention", None)
     return facts
+
+
+def guidance_of(sampler: SamplerConfig, expert: Expert = ALONE) -> float:
+    """The guidance scale that a transformer draws with: the settings', else its authors'."""
+    own = expert.guidance if sampler.guidance is None else sampler.guidance
+    return GUIDANCE if own is None else own
 
 
 # -- prompts and seeds ---------------------------------------------------------------------------------------------------

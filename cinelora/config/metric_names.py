@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+from cinelora.config.lessons import expert_of, lessons_of
 from cinelora.config.schema import TrainConfig
 
 HELDOUT_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""Noise levels at which held-out samples are looked at: clean and noisy ones teach different things, and move apart."""
+"""Noise levels at which held-out samples are looked at, as parts of the range that is taught: clean and noisy ones teach
+different things, and move apart."""
 PAIRED_METRICS = ("psnr", "ssim", "perceptual_scale", "temporal_perceptual_scale")
 """Measures of a clip beside the real one that it was drawn from, offline; see ``cinelora.metrics.suite``."""
 SET_METRICS = ("frechet_scale",)
@@ -21,6 +23,12 @@ HIGHER_IS_BETTER = (
 )
 NEITHER_IS_BETTER = ("motion", "flow_motion")
 """Of motion there can be too little and too much."""
+
+
+def heldout_sigmas(config: TrainConfig) -> tuple[float, ...]:
+    """The noise levels at which held-out samples are looked at: the middles of the fifths of what the lesson teaches."""
+    low, high = expert_of(config).taught
+    return tuple(round(low + (high - low) * part, 6) for part in HELDOUT_SIGMAS)
 
 
 def heldout_loss_at(sigma: float) -> str:
@@ -44,10 +52,18 @@ def heldout_metrics(config: TrainConfig) -> list[str]:
 
 
 def logged(config: TrainConfig) -> list[str]:
-    """Every number that a run with these settings logs, where it has held-out samples and the networks it asks for."""
+    """Every number that a run with these settings logs, where it has held-out samples and the networks it asks for.
+
+    Of a run of several lessons those that each of them logs.
+    """
+    first, *others = [_logged(lesson) for lesson in lessons_of(config)]
+    return [name for name in first if all(name in other for other in others)]
+
+
+def _logged(config: TrainConfig) -> list[str]:
     names = [f"train/{name}" for name in ("loss", "gradient_norm", "lr", "samples_per_s", "step_s", "peak_memory_mib")]
     if config.validation.every_steps:
-        names += ["heldout/loss", "heldout/change", "heldout/vs_base", *map(heldout_loss_at, HELDOUT_SIGMAS)]
+        names += ["heldout/loss", "heldout/change", "heldout/vs_base", *map(heldout_loss_at, heldout_sigmas(config))]
         names += ["effect/prediction", *(["effect/prediction_vs_base"] if config.adapter else []), "effect/update"]
         names += map(update_of_block, range(config.model.num_layers))
         names += [f"heldout/{name}" for name in heldout_metrics(config) if config.validation.clips]

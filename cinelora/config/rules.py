@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from cinelora.clone_only import scale_model
@@ -20,7 +20,7 @@ from cinelora.config.metric_names import better, logged, update_of_block
 from cinelora.config.sentences import sentence
 from cinelora.config.shipped import models_with_i2v, trained_shape
 from cinelora.errors import ConfigError
-from cinelora.families import family_of
+from cinelora.families import experts_of, family_of
 from cinelora.families.family import Geometry
 
 # Single values --------------------------------------------------------------------------------------------------------
@@ -29,7 +29,7 @@ from cinelora.families.family import Geometry
 def check_values(config: Any) -> None:
     """Refuse a value that its declaration does not allow; raises ``ConfigError``."""
     # a command without a model of its own makes footage for the one that there is by default
-    geometry = family_of(getattr(config, "model", schema.ModelConfig)).geometry
+    geometry = family_of(getattr(config, "model", schema.ModelConfig())).geometry
     for key, field in fields_of(type(config)).items():
         value = pick(config, key)
         if value is None and not field.optional:
@@ -113,9 +113,15 @@ _TRAINING: Rules[schema.TrainConfig] = (
     ("style_without_i2v", lambda c: c.stage.name == "style" and _lacks(c, "i2v")),
     ("motion_without_i2v", lambda c: c.stage.name != "style" and _lacks(c, "i2v")),
     ("training_without_t2v", lambda c: _lacks(c, "t2v")),
+    ("lost_expert", lambda c: _lost_expert(c.model, [c.stage.transformer])),
     ("heads", lambda c: c.model.hidden_size % c.model.num_heads),
     ("style_windows", lambda c: c.stage.name == "style" and c.stage.num_frames != 1),
     ("style_image", lambda c: c.stage.name == "style" and c.stage.transformer == "t2v" and c.stage.image_condition),
+    (
+        "style_on_image_experts",
+        lambda c: c.stage.name == "style" and c.stage.transformer == "i2v" and _has_experts(c.model),
+    ),
+    ("style_all_given", lambda c: c.stage.name == "style" and c.stage.image_condition and _shows_latents(c.model)),
     ("style_leak", lambda c: c.stage.name == "style" and c.stage.image_condition and not c.stage.allow_leak),
     ("style_adapter", lambda c: c.stage.name == "style" and c.adapter is not None),
     ("motion_t2v", lambda c: c.stage.name == "motion" and c.stage.transformer != "i2v"),
@@ -142,6 +148,7 @@ _RANKS_AND_MEMORY: Rules[schema.TrainConfig] = (
 _WATCHED: Rules[schema.TrainConfig] = (
     ("stopping", lambda c: c.stopping.monitor is None and c.stopping != schema.StoppingConfig()),
     ("best_mode", lambda c: c.checkpoint.best is None and c.checkpoint.best_mode is not None),
+    ("preview_frames", lambda c: c.preview.frames_of(c.stage) > c.stage.num_frames),
     ("validation_clips", lambda c: c.validation.clips and not c.validation.every_steps),
     # a run must not wait for a number that is never logged, or of which nobody says whether more or less of it is better
     ("unlogged", lambda c: _unlogged(c, "stopping.monitor")),
@@ -156,8 +163,9 @@ _REQUEST: Rules[schema.InferConfig | schema.StudyConfig] = (
     ("image", lambda c: isinstance(c, schema.InferConfig) and c.image is not None and c.mode == "t2v"),
 )
 _DRAWING: Rules[schema.InferConfig] = (
-    ("scene_without_i2v", lambda c: ClipRequest(c).is_scene and c.model.i2v is None),
-    ("clip_without_t2v", lambda c: c.model.t2v is None and "t2v" in ClipRequest(c).transformers),
+    ("scene_without_i2v", lambda c: ClipRequest(c).is_scene and _is_missing(c.model, "i2v")),
+    ("clip_without_t2v", lambda c: "t2v" in ClipRequest(c).transformers and _is_missing(c.model, "t2v")),
+    ("lost_expert", lambda c: _lost_expert(c.model, ClipRequest(c).transformers)),
     # a cache that would do nothing, or what it cannot do
     ("threshold", lambda c: c.sampler.cache_threshold is not None and c.sampler.cache not in schema.CACHE_THRESHOLDS),
     ("whole_threshold", lambda c: c.sampler.cache == "taylorseer" and (c.sampler.cache_threshold or 0) % 1),
@@ -248,7 +256,31 @@ def _of_adapters(config: schema.StudyConfig) -> tuple[str, ...]:
 
 def _lacks(config: schema.TrainConfig, transformer: str) -> bool:
     """Whether it trains a transformer that its model does not have."""
-    return config.stage.transformer == transformer and getattr(config.model, transformer) is None
+    return config.stage.transformer == transformer and _is_missing(config.model, transformer)
+
+
+def _is_missing(model: schema.ModelConfig, network: str) -> bool:
+    """Whether nothing of a network is named."""
+    return not any(model.source(network, expert.name) for expert in experts_of(model, network))
+
+
+def _lost_expert(model: schema.ModelConfig, networks: Iterable[str]) -> dict[str, str] | None:
+    """The key of an expert that is not named, where its fellow is; None where both or none are."""
+    for network in networks:
+        sources = {model.key_of(network, e.name): model.source(network, e.name) for e in experts_of(model, network)}
+        missing = [key for key, source in sources.items() if source is None]
+        if missing and len(missing) < len(sources):
+            return {"network": network, "missing": missing[0]}
+    return None
+
+
+def _has_experts(model: schema.ModelConfig) -> bool:
+    return any(network.boundary for network in family_of(model).networks)
+
+
+def _shows_latents(model: schema.ModelConfig) -> bool:
+    """Whether a first frame is shown as the first latent frame of the clip itself."""
+    return not family_of(model).image_is_encoded
 
 
 def _undivided(config: schema.TrainConfig) -> dict[str, str] | None:
@@ -334,9 +366,9 @@ def asked_lines(config: schema.InferConfig) -> list[str]:
     return [sentence("follows", name, model=config.model) for name, holds in found.items() if holds]
 
 
-def guidance_lines(guidance: float) -> list[str]:
-    """A word about a guidance below 1, where the negative prompt takes the place of the prompt."""
-    if guidance >= 1:
+def guidance_lines(guidance: float | None) -> list[str]:
+    """A word about a guidance below 1, where the negative prompt takes the place of the prompt; None is the model's own."""
+    if guidance is None or guidance >= 1:
         return []
     return [sentence("follows", "guidance_low" if guidance else "guidance_zero", guidance=guidance, rest=1 - guidance)]
 

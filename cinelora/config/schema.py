@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
-from cinelora.families.wan21 import WAN21
+from cinelora.families import FAMILIES, family_of
+from cinelora.families.family import HIGH
 
 CLIP_METRICS = (
     *"flicker tssim motion tssim_warped warping_error flow_motion shake temporal_flickering frames_scale".split(),
@@ -36,6 +37,10 @@ CACHE_THRESHOLDS = {"first_block": 0.05, "taylorseer": 4.0, "magcache": 0.06}
 """The caches between denoising steps, and the threshold each has where none is given: diffusers' own."""
 
 
+MOST_BLOCKS, MOST_PROCESSES, MOST_NODES = 1024, 1024, 4096
+"""Of a model, on a machine and in a run. What a file says beyond that would fill the machine before anything could refuse it."""
+
+
 def setting(default: Any = None, choices: tuple[str, ...] = (), **about: Any) -> Any:
     """A dataclass field with all that is known of it: see ``fields.Field``. Its help is the docstring after it."""
     # every object gets a list of its own; any other default is a value that cannot change, and all objects share it
@@ -53,6 +58,7 @@ _count = partial(setting, at_least=1)
 _frames = partial(setting, at_least=1, frames=True)
 _fraction = partial(setting, at_least=0, below=1)
 _scale = partial(setting, at_least=-10, at_most=10)
+_expert_scale = partial(_scale, default=None, since=True)
 _path = partial(setting, role="path")
 _source = partial(setting, role="model")
 _run = partial(setting, role="run")
@@ -66,14 +72,22 @@ _axis = partial(setting, default=[], changes_clip=False)
 class ModelConfig:
     """A pair of transformers of one family, and the facts about them that are needed before anything is loaded."""
 
-    # no key, as long as there is one
-    family: ClassVar[str] = WAN21.name
     name: str = setting("")
     """name of the model"""
+    family: str = setting(next(iter(FAMILIES)), tuple(FAMILIES), since=True)
+    """what sort of model it is: its latents, its networks and how they are fed"""
     t2v: str | None = _source(read_when="t2v")
     """text-to-video checkpoint: embedded:tiny-t2v, hub repository, directory, or a transformer as .safetensors or .gguf"""
     i2v: str | None = _source(read_when="i2v")
     """image-to-video checkpoint, likewise; null where the family has none"""
+    t2v_high: str | None = _source(read_when="t2v experts", since=True)
+    """high-noise expert of t2v as a file or folder of its own, where two experts make a network; null = in t2v"""
+    t2v_low: str | None = _source(read_when="t2v experts", since=True)
+    """low-noise expert of t2v, likewise"""
+    i2v_high: str | None = _source(read_when="i2v experts", since=True)
+    """high-noise expert of i2v, likewise"""
+    i2v_low: str | None = _source(read_when="i2v experts", since=True)
+    """low-noise expert of i2v, likewise"""
     vae: str | None = _source(read_when="encodes")
     """VAE for both, from a file, folder or repository; null = the checkpoint's own"""
     text_encoder: str | None = _source(read_when="encodes")
@@ -95,7 +109,7 @@ class ModelConfig:
     # another exact backend draws the same clip; a machine may lack the one that a run began with
     attention: str | None = setting(None, ATTENTION_BACKENDS, resumable=True, changes_clip=False, hashed_as=None)
     """attention backend, as diffusers names them; null = the fastest measured on the GPU at hand"""
-    num_layers: int = _count(40)
+    num_layers: int = _count(40, at_most=MOST_BLOCKS)
     """transformer blocks"""
     num_heads: int = _count(40)
     """attention heads; bounds how the sequence can be split"""
@@ -113,13 +127,38 @@ class ModelConfig:
     """frames of a generated clip, 4n+1"""
     sampling_shift: float = setting(5.0, above=0, read_when="own_shift")
     """sigma shift at inference, as the model's authors publish it"""
+    t2v_shift: float | None = setting(above=0, since=True, read_when="own_shift t2v")
+    """sigma shift of t2v, where it has another than i2v"""
+    t2v_boundary: float | None = setting(above=0, below=1, since=True, read_when="experts t2v")
+    """noise level at which t2v changes from its high-noise to its low-noise expert; null = as its authors publish it"""
+    i2v_boundary: float | None = setting(above=0, below=1, since=True, read_when="experts i2v")
+    """noise level at which i2v changes its expert, likewise"""
     negative_prompt: str = _text("", read_when="guided own_negative")
     """what guidance steers away from, unless the user says"""
 
-    def source(self, network: str) -> str | None:
-        """Where the checkpoint of one of its networks lies, as the user named it; None where the model lacks it."""
-        found: str | None = getattr(self, network)
-        return found
+    @property
+    def boundaries(self) -> dict[str, float | None]:
+        """The noise level at which each network changes its expert, where that is not the authors' own."""
+        return {"t2v": self.t2v_boundary, "i2v": self.i2v_boundary}
+
+    def source(self, network: str, expert: str = "") -> str | None:
+        """Where the checkpoint of one of its networks, or of an ``expert`` of it, lies, as the user named it.
+
+        None where the model lacks it.
+        """
+        whole: str | None = getattr(self, network)
+        own: str | None = getattr(self, self.key_of(network, expert))
+        if own is None and whole is None and family_of(self).one_checkpoint:
+            return self.t2v
+        return own or whole
+
+    def key_of(self, network: str, expert: str = "") -> str:
+        """The key, without ``model.``, that names the checkpoint of a network or of one of its experts."""
+        return network if not expert else f"{network}_{'high' if expert == HIGH else 'low'}"
+
+    def shift_of(self, network: str) -> float:
+        """The sigma shift that a network samples with."""
+        return self.sampling_shift if network != "t2v" or self.t2v_shift is None else self.t2v_shift
 
 
 ADAPTER_STAGES = ("style", "motion")
@@ -131,6 +170,8 @@ class StageConfig:
 
     name: str = setting("style", (*ADAPTER_STAGES, "pretrain"), by_group=True)
     """what is learnt; pretrain = every weight"""
+    expert: str = setting("both", ("both", "high", "low"), resumable=True, since=True, read_when="experts")
+    """which of the two experts of the network learn; both = one after the other"""
     transformer: str = setting("t2v", ("t2v", "i2v"))
     """which transformer of the pair is trained on"""
     num_frames: int = _frames(1)
@@ -147,6 +188,10 @@ class StageConfig:
     """samples per rank and micro-batch"""
     accumulation: int = _count(1, resumable=True)
     """micro-batches per optimizer step"""
+    high_steps: int | None = _count(resumable=True, since=True, read_when="experts")
+    """steps of the high-noise expert; null = steps"""
+    low_steps: int | None = _count(resumable=True, since=True, read_when="experts")
+    """steps of the low-noise expert; null = steps"""
 
     @property
     def trains_every_weight(self) -> bool:
@@ -270,6 +315,10 @@ class OptimizerConfig:
     # a lower rate, or a tighter norm, is what calms a run whose loss was no longer finite
     lr: float = setting(3e-5, above=0, resumable=True)
     """AdamW learning rate"""
+    high_lr: float | None = setting(above=0, resumable=True, since=True, read_when="experts")
+    """rate of the high-noise expert; null = lr. Stills alone overtrain it soon"""
+    low_lr: float | None = setting(above=0, resumable=True, since=True, read_when="experts")
+    """rate of the low-noise expert; null = lr"""
     lr_for_width: int | None = _count(5120)
     """width the rate was found at: other widths get lr x this / hidden_size; null takes lr as it is"""
     beta1: float = _fraction(0.9)
@@ -288,6 +337,10 @@ class OptimizerConfig:
     """a cosine whose stage.steps a resume changes: drawn over all steps, or from the rate it has got to down to zero"""
     extended: list[int] = setting([], by_group=True)
     """written by on_extend=continue: pairs of a step at which a resume changed stage.steps, and what those were before"""
+    high_extended: list[int] = setting([], by_group=True, since=True)
+    """the same of the high-noise expert's steps"""
+    low_extended: list[int] = setting([], by_group=True, since=True)
+    """the same of the low-noise expert's steps"""
     clip_norm: float = setting(1.0, at_least=0, resumable=True)
     """gradient norm is clipped to this; 0 = never"""
 
@@ -370,6 +423,12 @@ class PreviewConfig:
     """what the preview shows; null = the first held-out caption"""
     sampler_steps: int | None = setting(at_least=1, read_when="draws")
     """denoising steps of a preview, or of a held-out clip; null = 8, or 4 for previews that else were too dear"""
+    num_frames: int | None = _frames(read_when="previews")
+    """frames of a preview, 4n+1; null = the stage's, or fewer for previews that else were too dear"""
+
+    def frames_of(self, stage: StageConfig) -> int:
+        """Frames of a preview: those that were typed or chosen, else the stage's."""
+        return self.num_frames or stage.num_frames
 
     @property
     def steps(self) -> int:
@@ -431,6 +490,15 @@ _ALONE = "a preview is made by one rank"
 _IN_FULL = "a preview is drawn in full"
 
 
+GUIDANCE = 5.0
+"""Guidance where neither the settings nor the model's authors name one."""
+
+
+def own_guidance(model: ModelConfig) -> float | None:
+    """Guidance where none was typed; None where each network of the model has its own."""
+    return None if any(network.guidance for network in family_of(model).networks) else GUIDANCE
+
+
 @dataclass
 class SamplerConfig:
     """How noise becomes a clip."""
@@ -439,8 +507,8 @@ class SamplerConfig:
     """solver"""
     steps: int = _count(40, not_in_training="a preview takes preview.sampler_steps", read_when="whole_clips")
     """denoising steps"""
-    guidance: float = setting(5.0, at_least=0)
-    """classifier-free guidance scale; 1 = unguided"""
+    guidance: float | None = setting(GUIDANCE, at_least=0)
+    """classifier-free guidance scale; 1 = unguided; null = each network's own, as its authors publish it"""
     guidance_mode: str = setting(
         "auto", ("auto", "batch", "split"), changes_clip=False, not_in_training=_ALONE, read_when="several_ranks guided"
     )
@@ -533,7 +601,7 @@ class RecipeConfig:
 # written, how many ranks make it, and out of how much memory.
 
 _CKPT = _run()
-"""adapter(s): a run, an adapter file or hub:owner/name; null = the base model alone"""
+"""adapter(s): a run, an adapter file or hub:owner/name[/file.safetensors]; null = the base model alone"""
 _ADAPTERS = setting([], role="run", since=True)
 """adapters beside those of ckpt, or without it, any number: [file@0.8,hub:owner/name@0.5], each on keyframe and clip where it
 fits; file@0.8:clip or :keyframe = there alone (docs/adapters.md)"""
@@ -547,9 +615,9 @@ _SEEDS = _count(1, read_when="encodes")
 """clips of each prompt, from as many seeds"""
 _FIRST_SEED = setting(0, at_least=0)
 """the first seed"""
-_RANKS = _count(1, changes_clip=False)
+_RANKS = _count(1, at_most=MOST_PROCESSES, changes_clip=False)
 """ranks on each node the sequence is split over"""
-_NODES = _count(1, resumable=True, changes_clip=False)
+_NODES = _count(1, at_most=MOST_NODES, resumable=True, changes_clip=False)
 """machines"""
 _PLAN = setting(False, changes_clip=False)
 """true = say what a clip takes, in memory and time, here and on other cards, and do nothing; rtx4090 (or another) = as if on that
@@ -595,10 +663,10 @@ class TrainConfig:
     """moving average of the adapter, exported instead of it; 0 = off"""
     seed: int = setting(0, at_least=0)
     """seeds weights, order, noise and dropout"""
-    gpus: int = _count(1, resumable=True)
+    gpus: int = _count(1, at_most=MOST_PROCESSES, resumable=True)
     """ranks on each node: GPUs, or CPU processes where there are none"""
     nodes: int = _NODES
-    workers: int = setting(0, at_least=0, resumable=True)
+    workers: int = setting(0, at_least=0, at_most=MOST_PROCESSES, resumable=True)
     """processes reading footage and cache, per rank; 0 reads in the rank itself"""
     max_restarts: int = setting(3, at_least=0, resumable=True, read_when="one_machine")
     """times a run on one machine starts again by itself after it lost a rank"""
@@ -632,6 +700,18 @@ class ScaleConfig:
     """scale of the style adapter while the clip is expanded"""
     motion: float = _scale(1.0, read_when="motion_in_clip")
     """scale of the motion adapter while the clip is expanded"""
+    keyframe_high_noise: float | None = _expert_scale(read_when="style_in_keyframe experts")
+    """scale of the high-noise expert's style adapter while the keyframe is made; null = scale.keyframe"""
+    keyframe_low_noise: float | None = _expert_scale(read_when="style_in_keyframe experts")
+    """the same of the low-noise expert's"""
+    style_high_noise: float | None = _expert_scale(read_when="style_in_clip experts")
+    """scale of the high-noise expert's style adapter while the clip is expanded; null = scale.style"""
+    style_low_noise: float | None = _expert_scale(read_when="style_in_clip experts")
+    """the same of the low-noise expert's"""
+    motion_high_noise: float | None = _expert_scale(read_when="motion_in_clip experts")
+    """scale of the high-noise expert's motion adapter; null = scale.motion"""
+    motion_low_noise: float | None = _expert_scale(read_when="motion_in_clip experts")
+    """the same of the low-noise expert's"""
 
 
 # Version 0.1 named the directory of prompts= after the numbers that are measured, too: what they were by default stays in
@@ -692,14 +772,14 @@ class PrepareConfig:
     """
 
     model: ModelConfig = section(
-        ModelConfig, only=("name", "height", "width", "fps", "t2v", "t2v_revision", "tokenizer")
+        ModelConfig, only=("name", "family", "height", "width", "fps", "t2v", "t2v_revision", "tokenizer")
     )
     data: DataConfig = section(DataConfig)
     num_frames: int = _frames(33)
     """frames of a window, 4n+1"""
     seed: int = setting(0, at_least=0)
     """decides what is held out"""
-    workers: int | None = setting(at_least=0)
+    workers: int | None = setting(at_least=0, at_most=MOST_PROCESSES)
     """processes that read footage; null = one a core, 0 = none of their own"""
 
 
@@ -719,6 +799,7 @@ class EvaluateConfig:
     metrics: MetricsConfig = section(MetricsConfig, changes_clip=False, without_drawing=True, read_when="measures")
     memory: DrawingMemoryConfig = section(DrawingMemoryConfig, changes_clip=False)
     ckpt: str | None = _CKPT
+    adapters: list[str] = _ADAPTERS
     prompts: str | None = _path()
     """file with one prompt a line, drawn beside the captions of held-out clips"""
     against: list[str] = setting(
@@ -828,8 +909,7 @@ def drawn_by(config: EvaluateConfig | StudyConfig) -> InferConfig:
     """The settings by which an evaluation's or a study's clips are drawn, all but prompt and seed."""
     sections, words = ("model", "sampler", "memory"), ("ckpt", "negative_prompt", "mode", "cache")
     names = (*sections, *words, "num_frames", "seed", "gpus", "nodes")
-    adapters = list(getattr(config, "adapters", ()))
-    return InferConfig(prompt="", adapters=adapters, **{name: getattr(config, name) for name in names})
+    return InferConfig(prompt="", adapters=list(config.adapters), **{name: getattr(config, name) for name in names})
 
 
 def shared_by(config: StudyConfig, partition: str) -> InferConfig:

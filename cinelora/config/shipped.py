@@ -11,6 +11,7 @@ from typing import Any
 
 import cinelora
 from cinelora.errors import ConfigError
+from cinelora.families import FAMILIES
 from cinelora.io.plain_data import read_yaml
 
 PROJECT = Path(cinelora.__file__).resolve().parents[1]
@@ -34,7 +35,12 @@ def values(name: str) -> dict[str, Any]:
 
 def models_with_i2v() -> list[str]:
     """The models that have an image-to-video transformer."""
-    return [name for name in choices("model") if values(f"model/{name}")["i2v"] is not None]
+    return [name for name in choices("model") if values(f"model/{name}").get("i2v") or _is_one(values(f"model/{name}"))]
+
+
+def _is_one(model: dict[str, Any]) -> bool:
+    """Whether all networks of the model's family are one transformer."""
+    return "family" in model and FAMILIES[model["family"]].one_checkpoint
 
 
 def trained_shape(model: str) -> tuple[int, int, int] | None:

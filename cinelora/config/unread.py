@@ -13,6 +13,7 @@ from typing import Any
 from cinelora.config.fields import fields_of, pick
 from cinelora.config.schema import CACHE_THRESHOLDS, EvaluateConfig, PrepareConfig, StudyConfig, TrainConfig
 from cinelora.config.sentences import sentence
+from cinelora.families import experts_of
 from cinelora.io.hub import is_hub_name
 
 
@@ -61,6 +62,11 @@ def _transformers(c: Any) -> tuple[str, ...]:
     return ("i2v",) if getattr(c, "image", None) or getattr(c, "latency_only", False) else ("t2v", "i2v")
 
 
+def _has(stage: str, adapters: Collection[str]) -> bool:
+    """Whether an adapter of the stage is there, of the whole network or of one of its experts."""
+    return any(name == stage or name.startswith(f"{stage}_") for name in adapters)
+
+
 def _previews(c: Any) -> bool:
     every = c.preview.every_steps  # null is settled when the run begins, and may make some
     return every is None or 0 < every <= c.stage.steps
@@ -97,6 +103,7 @@ OF_SETTINGS: dict[str, Callable[[Any], object]] = {
     "network": lambda c: False,
     "t2v": lambda c: "t2v" in _transformers(c),
     "i2v": lambda c: "i2v" in _transformers(c),
+    "experts": lambda c: any(len(experts_of(c.model, network)) > 1 for network in _transformers(c)),
     "t2v_on_hub": lambda c: is_hub_name(c.model.t2v or ""),
     "i2v_on_hub": lambda c: is_hub_name(c.model.i2v or ""),
     "encodes": lambda c: not getattr(c, "latency_only", False),
@@ -146,8 +153,8 @@ OF_SETTINGS: dict[str, Callable[[Any], object]] = {
 OF_ADAPTERS: dict[str, Callable[[Any, Collection[str]], object]] = {
     # a keyframe is made by t2v, and then expanded by i2v; the style adapter has a scale for each of the two
     "adapted": lambda c, adapters: adapters,
-    "style_in_keyframe": lambda c, adapters: "style" in adapters and "t2v" in _transformers(c),
-    "style_in_clip": lambda c, adapters: "style" in adapters and c.mode == "scene",
-    "motion_in_clip": lambda c, adapters: "motion" in adapters,
+    "style_in_keyframe": lambda c, adapters: _has("style", adapters) and "t2v" in _transformers(c),
+    "style_in_clip": lambda c, adapters: _has("style", adapters) and c.mode == "scene",
+    "motion_in_clip": lambda c, adapters: _has("motion", adapters),
 }
 """Whether a condition holds for settings, and the adapters that take part."""

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from cinelora.families.family import Family
+from cinelora.families.family import Expert, Family
 from cinelora.families.wan21 import WAN21
+from cinelora.families.wan22 import WAN22_5B, WAN22_A14B
 
-_FAMILIES = {family.name: family for family in (WAN21,)}
+FAMILIES = {family.name: family for family in (WAN21, WAN22_5B, WAN22_A14B)}
+"""Facts by the name of a family."""
 
 
 class OfAFamily(Protocol):
@@ -21,7 +23,22 @@ class OfAFamily(Protocol):
         """The name of its family."""
         ...
 
+    @property
+    def boundaries(self) -> dict[str, float | None]:
+        """The noise level at which each network changes its expert, where that is not the authors' own."""
+        ...
+
 
 def family_of(model: OfAFamily) -> Family:
     """The facts of a model's family."""
-    return _FAMILIES[model.family]
+    return FAMILIES[model.family]
+
+
+def has_experts(model: OfAFamily) -> bool:
+    """Whether a model's networks are two experts each."""
+    return any(len(experts_of(model, network.name)) > 1 for network in family_of(model).networks)
+
+
+def experts_of(model: OfAFamily, network: str) -> tuple[Expert, ...]:
+    """The experts of a network of a model, in order of falling noise; one without a name where a transformer does it alone."""
+    return family_of(model).experts(network, model.boundaries)

@@ -29,3 +29,11 @@ class Conditioning(Protocol):
     def without_image(self) -> Self:
         """The same without what is shown of the first frame."""
         ...
+
+    def counts(self, latents_BCTHW: Tensor) -> Tensor | None:
+        """Which of the predicted values are judged in training (bool, broadcast to them); None for all."""
+        ...
+
+    def settled(self, latents_BCTHW: Tensor) -> Tensor:
+        """Latents with what is known of them in its place, once they are denoised."""
+        ...

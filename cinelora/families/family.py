@@ -5,6 +5,8 @@ Enters: frames and pixels. Leaves: counts. No torch, and nothing of the package 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -61,9 +63,36 @@ class Geometry:
         return self.num_latent_frames(num_frames) * (height // self.cell) * (width // self.cell)
 
 
+def suffixed(stage: str, expert: str) -> str:
+    """What files and adapters of a stage, and of an expert if any, are called: ``style``, or ``style_high_noise``."""
+    return f"{stage}_{expert}" if expert else stage
+
+
+@dataclass(frozen=True)
+class Expert:
+    """A transformer that denoises a range of noise levels: ``levels`` from 0 (clean) to 1 (noise), as (low, high).
+
+    ``name`` is empty where one does it alone. ``taught`` are the levels it is trained on, which are those of all networks that
+    its adapter is carried over to; ``guidance`` is its authors' scale, None where the sampler's settings have it.
+    """
+
+    name: str = ""
+    levels: tuple[float, float] = (0.0, 1.0)
+    taught: tuple[float, float] = (0.0, 1.0)
+    guidance: float | None = None
+
+    def suffix(self, stage: str) -> str:
+        """What files and adapters of ``stage`` are called: ``style``, or ``style_high_noise``."""
+        return suffixed(stage, self.name)
+
+
+ALONE = Expert()
+"""A transformer that denoises at all levels."""
+
+
 @dataclass(frozen=True)
 class Network:
-    """One transformer of a family."""
+    """What a family denoises one sort of clip with: a transformer, or two experts that share the noise levels."""
 
     name: str
     """What settings, files and messages call it."""
@@ -73,6 +102,10 @@ class Network:
     """Context tokens of the first frame; 0 where there are none."""
     shows_first_frame: bool = False
     """Whether it is shown the first frame of what it makes."""
+    boundary: float | None = None
+    """The noise level above which the first of its two experts denoises, and below which the second; None for one transformer."""
+    guidance: tuple[float, ...] = ()
+    """Guidance of each expert, as the authors publish it; empty where the sampler's settings have it."""
 
     @property
     def task(self) -> str:
@@ -80,15 +113,38 @@ class Network:
         return "image-to-video" if self.shows_first_frame else "text-to-video"
 
 
+EXPERTS = HIGH, LOW = "high_noise", "low_noise"
+"""The experts of a network, in the order in which a clip passes them. They are named and never numbered: tools disagree
+about which is the first."""
+
+
+# "high" and "low" are said of much: of these words they say nothing about noise
+_OF_OTHERS = "v?ram|mem|res|quality|rank|fps|contrast|key|speed|poly|angle|light"
+_EXPERT_WORD = re.compile(rf"(?<![a-z])(high|low)(?:(?:[ ._-]?noise)|(?![a-z])(?![ ._-]?(?:{_OF_OTHERS})))")
+
+
+def expert_in(name: str) -> str:
+    """The expert that a file is for by its name, such as ``style_high_noise`` or ``Wan2_2-T2V-A14B-LOW``; empty where it
+    says neither, or both: a name is a hint and no more."""
+    said = set(_EXPERT_WORD.findall(name.lower()))
+    return f"{said.pop()}_noise" if len(said) == 1 else ""
+
+
 @dataclass(frozen=True)
 class Family:
     """The facts of a family; ``text_tokens`` is the length that a prompt's embedding is filled up to."""
 
     name: str
+    title: str
+    """What messages call it."""
     geometry: Geometry
     text_tokens: int
     networks: tuple[Network, ...]
     vae: VaeFacts = WAN21_VAE
+    one_checkpoint: bool = False
+    """Whether all networks are one transformer, which is told by its input what to do."""
+    image_is_encoded: bool = True
+    """Whether what is shown of a first frame is encoded by itself; else it is the first latent frame of the clip."""
 
     def network(self, name: str) -> Network:
         """The network of that name; there is one."""
@@ -98,3 +154,32 @@ class Family:
         """Tokens that the network's cross-attention looks at: of text, and of the first frame where it has any."""
         image = self.network(name).image_tokens
         return (self.text_tokens, image) if image else (self.text_tokens,)
+
+    def has_time_per_token(self, name: str) -> bool:
+        """Whether each token of the network has a time of its own: where a first frame stands clean among noisy latents."""
+        return self.network(name).shows_first_frame and not self.image_is_encoded
+
+    def experts(self, name: str, boundaries: Mapping[str, float | None]) -> tuple[Expert, ...]:
+        """The experts of a network in order of falling noise; ``boundaries`` by network take the place of the authors'.
+
+        The second of text-to-video is taught up to the highest boundary of all networks: its adapter is carried over to the
+        second of image-to-video, which is used up to there.
+        """
+        network = self.network(name)
+        limits = {one.name: boundaries.get(one.name) or one.boundary for one in self.networks}
+        boundary = limits[name]
+        if boundary is None:
+            return (Expert(guidance=network.guidance[0] if network.guidance else None),)
+        highest = max(limit for limit in limits.values() if limit is not None)
+        high, low = network.guidance
+        return (
+            Expert(HIGH, (boundary, 1.0), (boundary, 1.0), high),
+            Expert(LOW, (0.0, boundary), (0.0, boundary if network.shows_first_frame else highest), low),
+        )
+
+    def image_parts(self, name: str) -> tuple[Part, ...]:
+        """The parts that encode what the network is shown of a first frame; none where it is shown nothing."""
+        network = self.network(name)
+        if not network.shows_first_frame:
+            return ()
+        return (Part.VAE, Part.IMAGE_ENCODER) if network.image_tokens else (Part.VAE,)

@@ -6,12 +6,13 @@ It brings torch, and lies above the facts in ``cinelora.families``. The name tha
 from __future__ import annotations
 
 from cinelora.families import OfAFamily
-from cinelora.families.wan.bundle import WanBundle
+from cinelora.families.wan.bundle import FirstFrameBundle, WanBundle
 from cinelora.families.wan21 import WAN21
+from cinelora.families.wan22 import WAN22_5B, WAN22_A14B
 
 Bundle = WanBundle
 """One checkpoint: its parts, loaded on demand, and how they are fed."""
-_BUNDLES = {WAN21.name: WanBundle}
+_BUNDLES: dict[str, type[Bundle]] = {WAN21.name: WanBundle, WAN22_5B.name: FirstFrameBundle, WAN22_A14B.name: WanBundle}
 
 
 def machinery_of(model: OfAFamily) -> type[Bundle]:

@@ -8,6 +8,7 @@ from cinelora.families.family import Family, Geometry, Network
 # whatever precedes them for the image.
 WAN21 = Family(
     name="wan21",
+    title="Wan2.1",
     geometry=Geometry(spatial=8, temporal=4, patch=2, channels=16),
     text_tokens=512,
     networks=(Network("t2v", channels=16), Network("i2v", channels=36, image_tokens=257, shows_first_frame=True)),

@@ -125,7 +125,9 @@ class LatentCache:
         fingerprint, framing = self.bundle.fingerprint, self.framing
         text_seed = [VERSION, str(self.bundle.dtype), fingerprint(Part.TEXT_ENCODER), fingerprint(Part.TOKENIZER)]
         vae = fingerprint(Part.VAE)
-        clip = fingerprint(Part.IMAGE_ENCODER) if framing.image_condition else None
+        encodes_image = framing.image_condition and self.bundle.family.image_is_encoded
+        parts = self.bundle.image_parts
+        clip = fingerprint(Part.IMAGE_ENCODER) if encodes_image and Part.IMAGE_ENCODER in parts else None
 
         def name(kind: str, *facts: Any) -> str:
             return f"{kind}-{sha256_json(facts)[:32]}"
@@ -134,7 +136,7 @@ class LatentCache:
             pixels = [VERSION, sample.file_hash, *framing.shape(sample)[1:], vae, *_treatment(sample)]
             # The image encoder sees the first frame alone, but the VAE also encodes it as the start of a clip of this length.
             start = (clip, sample.frames[0], len(sample.frames))
-            image = name("image", *pixels, *start) if framing.image_condition else None
+            image = name("image", *pixels, *start) if encodes_image else None
             text, video = name("text", *text_seed, sample.caption), name("video", *pixels, sample.frames)
             return Entry(sample.id, sample.split, sample.caption, text, video, image)
 
@@ -189,7 +191,7 @@ class LatentCache:
         if not todo:
             return []
         skipped: list[Skipped] = []
-        parts = [Part.VAE, Part.IMAGE_ENCODER] if self.framing.image_condition else [Part.VAE]
+        parts = self.bundle.image_parts if self.framing.image_condition else (Part.VAE,)
         with self.bundle.loaded(*parts), _bar(todo, "samples", show) as bar:
             for batch in self._batches(read, todo, skipped):
                 self._encode_batch(batch)
@@ -234,8 +236,10 @@ class LatentCache:
         if images:
             first_frames = torch.cat([video[:, :, 0] for _, video in images])
             condition = self.bundle.encode_images(first_frames, images[0][1].shape[2])
-            for (name, _), latents, tokens in zip(images, condition.latents, condition.tokens, strict=True):
-                self._save(name, {"image_latents": latents, "image_tokens": tokens})
+            encoded = {"image_latents": condition.latents}
+            encoded |= {} if condition.tokens is None else {"image_tokens": condition.tokens}
+            for number, (name, _) in enumerate(images):
+                self._save(name, {part: tensors[number] for part, tensors in encoded.items()})
 
     def _save(self, name: str, tensors: dict[str, Tensor]) -> None:
         path = self.path(name)

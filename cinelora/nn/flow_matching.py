@@ -49,6 +49,11 @@ def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
+Levels = tuple[float, float]
+"""A range of noise levels, from 0 (clean) to 1 (noise)."""
+EVERY_LEVEL: Levels = (0.0, 1.0)
+
+
 @dataclass(frozen=True)
 class FlowMatching:
     """Rectified flow with logit-normal sigmas (Esser et al. 2024, equation 19) and a resolution shift."""
@@ -63,9 +68,35 @@ class FlowMatching:
         shift = resolution_shift(height, width) if config.shift is None else config.shift
         return cls(shift, config.sigma_mean, config.sigma_std)
 
-    def sigmas(self, normal_B: Tensor) -> Tensor:
-        """Sigmas in (0, 1) of draws from the normal distribution: ``shift(sigmoid(mean + std * normal))``."""
+    def sigmas(self, normal_B: Tensor, levels: Levels = EVERY_LEVEL) -> Tensor:
+        """Sigmas inside ``levels`` of draws from the normal distribution: ``shift(sigmoid(mean + std * normal))``.
+
+        Inside a part of the levels they are distributed as there among all levels.
+        """
+        if levels != EVERY_LEVEL:
+            # what rounding moves past an end is put back
+            return FlowMatching.sigmas(self, self._inside(normal_B, levels)).clamp(*levels)
         return shift_sigma(torch.sigmoid(self.sigma_mean + self.sigma_std * normal_B), self.shift)
+
+    def _inside(self, normal_B: Tensor, levels: Levels) -> Tensor:
+        """Draws of the normal distribution moved to where their sigmas lie inside ``levels``.
+
+        By the inverse of the cumulative distribution: a draw that has the share p of the distribution below it goes to where
+        the share p of what lies inside the levels is below it. So one draw a sample stays one, where drawing again until a
+        level is inside would take as many as chance wants.
+        """
+        # in double precision: towards its tail the normal distribution's share is too close to 1 for float32
+        low, high = (torch.special.ndtr(torch.tensor(self._normal_of(level), dtype=torch.float64)) for level in levels)
+        share = low + (high - low) * torch.special.ndtr(normal_B.double())
+        moved: Tensor = torch.special.ndtri(share).to(normal_B.dtype)
+        return moved
+
+    def _normal_of(self, sigma: float) -> float:
+        """The draw whose sigma is ``sigma``: what ``sigmas`` does, backwards."""
+        if sigma <= 0 or sigma >= 1:
+            return math.copysign(math.inf, sigma - 0.5)
+        unshifted = sigma / (self.shift - (self.shift - 1) * sigma)
+        return (math.log(unshifted / (1 - unshifted)) - self.sigma_mean) / self.sigma_std
 
     @staticmethod
     def add_noise(clean: Tensor, noise: Tensor, sigma_B: Tensor) -> Tensor:
@@ -106,6 +137,10 @@ class FlowMatching:
         return solver
 
     @staticmethod
-    def loss(predicted: Tensor, target: Tensor) -> Tensor:
-        """Mean squared error of each sample in float32, shape (B,)."""
-        return (predicted.float() - target.float()).square().flatten(1).mean(1)
+    def loss(predicted: Tensor, target: Tensor, counts: Tensor | None = None) -> Tensor:
+        """Mean squared error of each sample in float32, shape (B,): of what ``counts`` (bool, broadcast to it), or all."""
+        errors = (predicted.float() - target.float()).square()
+        if counts is None:
+            return errors.flatten(1).mean(1)
+        counted = counts.expand_as(errors).flatten(1)
+        return (errors.flatten(1) * counted).sum(1) / counted.sum(1)

@@ -1,4 +1,4 @@
-"""The GPUs that plans are made for, by figures of their data sheets that were not looked up again, and how a name finds one.
+"""The GPUs that plans are made for, by the figures that their maker publishes, and how a name finds one.
 
 Enters: a name. Leaves: a ``Gpu``, or None where it is not known: of such a card nothing is estimated but memory.
 """
@@ -40,9 +40,10 @@ ETHERNET = Link("100 Gb Ethernet for a node", 12.5e9 / 8, 60e-6)
 class Gpu:
     """A kind of GPU, all as published (SXM boards, where a card is sold in several forms).
 
-    Memory; dense FLOP/s for bf16 and fp8 with float32 accumulation (None: it computes no fp8); the links within a node and
-    between nodes; bytes a second of its own memory; compute capability. ``driver`` matches the driver's name where that says
-    more than ``name``; ``measured``: its seconds are those of runs on such a card, from which all others follow.
+    Memory as sold, less what ECC takes; dense FLOP/s for bf16 and fp8 with float32 accumulation (None: it computes no fp8); the
+    links within a node and between nodes; bytes a second of its own memory; compute capability. ``driver`` matches the
+    driver's name where that says more than ``name``; ``measured``: its seconds are those of runs on such a card, from which
+    all others follow.
     """
 
     name: str
@@ -67,30 +68,53 @@ class Gpu:
         return "measured" if self.measured else "estimated"
 
 
-# Sources: NVIDIA's data sheets of H200, H100, B200 (HGX), A100, A10, A40, L4, L40S, RTX A6000 and RTX 6000 Ada; the whitepapers
-# of GA102, AD102 and Blackwell RTX for GeForce, whose tensor rates with float32 accumulation are half of those with float16.
-# Where a sheet gives the rate with sparsity, half of it stands here. The RTX 3060 and the smaller cards of Ada have no sheet with
-# such rates: theirs are multiprocessors x boost clock x what a multiprocessor of that generation does in a cycle.
+# Sources are documents of NVIDIA, read where others quote them. Where one gives only the rate with sparsity, half of it stands
+# here. Capabilities are those of its list of CUDA GPUs.
 GPUS = (
+    # Data sheets (1,979 and 3,958 with sparsity); H100 whitepaper, table 3: 989.4, accumulated in float32.
     Gpu("H200", 141, 989e12, 1979e12, NVLINK4, NDR, 4.8e12, (9, 0), r"H200(?!.*NVL)", measured=True),
     Gpu("H100", 80, 989e12, 1979e12, NVLINK4, NDR, 3.35e12, (9, 0), r"H100(?!.*(PCIe|NVL))", measured=True),
-    Gpu("B200", 180, 2250e12, 4500e12, NVLINK5, NDR, 8.0e12, (10, 0)),
-    Gpu("A100 80GB", 80, 312e12, None, NVLINK3, HDR, 2.04e12, (8, 0), r"A100(?!.*40GB)"),
+    # HGX B200 data sheet (4.5e15 and 9e15 with sparsity). The DGX B200's rounds to 64 TB/s for eight.
+    Gpu("B200", 180, 2250e12, 4500e12, NVLINK5, NDR, 7.7e12, (10, 0)),
+    # A100 data sheet; H100 whitepaper, table 3: accumulated in float32.
+    Gpu("A100 80GB", 80, 312e12, None, NVLINK3, HDR, 2.039e12, (8, 0), r"A100(?!.*40GB)"),
     Gpu("A100 40GB", 40, 312e12, None, NVLINK3, HDR, 1.555e12, (8, 0), r"A100.*40GB"),
-    Gpu("A40", 48, 149.7e12, None, PCIE4, ETHERNET, 0.696e12, (8, 6)),
-    Gpu("A10", 24, 125e12, None, PCIE4, ETHERNET, 0.6e12, (8, 6)),
-    Gpu("L40S", 48, 362e12, 733e12, PCIE4, ETHERNET, 0.864e12, (8, 9)),
-    Gpu("L4", 24, 121e12, 242e12, PCIE4, ETHERNET, 0.3e12, (8, 9)),
+    # Data sheets; the A40's names float32 accumulation.
+    Gpu("A40", 45, 149.7e12, None, PCIE4, ETHERNET, 0.696e12, (8, 6)),
+    Gpu("A10", 22.5, 125e12, None, PCIE4, ETHERNET, 0.6e12, (8, 6)),
+    # Data sheets (the L4's: 242 and 485 with sparsity).
+    Gpu("L40S", 45, 362.05e12, 733e12, PCIE4, ETHERNET, 0.864e12, (8, 9)),
+    Gpu("L4", 22.5, 121e12, 242.5e12, PCIE4, ETHERNET, 0.3e12, (8, 9)),
+    # GA102 whitepaper, table 3.
     Gpu("RTX A6000", 48, 154.8e12, None, PCIE4, ETHERNET, 0.768e12, (8, 6)),
+    # Data sheet (1,457 in fp8 with sparsity); RTX Blackwell PRO whitepaper, table 4: a quarter of it, 364, in bf16.
     Gpu("RTX 6000 Ada", 48, 364.2e12, 728.5e12, PCIE4, ETHERNET, 0.96e12, (8, 9)),
-    Gpu("RTX 5090", 32, 209.5e12, 419e12, PCIE5, ETHERNET, 1.79e12, (12, 0)),
-    Gpu("RTX 4090", 24, 165.2e12, 330.3e12, PCIE4, ETHERNET, 1.01e12, (8, 9)),
-    Gpu("RTX 4080 SUPER", 16, 104.4e12, 208.8e12, PCIE4, ETHERNET, 0.736e12, (8, 9)),
-    Gpu("RTX 4080", 16, 97.5e12, 195e12, PCIE4, ETHERNET, 0.717e12, (8, 9)),
+    # RTX Blackwell whitepaper, table 3.
+    Gpu("RTX 5090", 32, 209.5e12, 419e12, PCIE5, ETHERNET, 1.792e12, (12, 0)),
+    # Ada whitepaper, appendix A, table 2; its fp8 rate as version 2.02 corrects it.
+    Gpu("RTX 4090", 24, 165.2e12, 330.3e12, PCIE4, ETHERNET, 1.008e12, (8, 9)),
+    # GeForce comparison page: multiprocessors and clock, from which the rates follow (see below).
+    Gpu("RTX 4080 SUPER", 16, 104.4e12, 208.9e12, PCIE4, ETHERNET, 0.736e12, (8, 9)),
+    Gpu("RTX 4080", 16, 97.5e12, 195e12, PCIE4, ETHERNET, 0.7168e12, (8, 9)),
     Gpu("RTX 4070 Ti SUPER", 16, 88.2e12, 176.4e12, PCIE4, ETHERNET, 0.672e12, (8, 9)),
-    Gpu("RTX 3090", 24, 71e12, None, PCIE4, ETHERNET, 0.936e12, (8, 6)),
+    # RTX Blackwell whitepaper, table 3; GA102 whitepaper, table 9, rounds to 71.
+    Gpu("RTX 3090", 24, 71.2e12, None, PCIE4, ETHERNET, 0.936e12, (8, 6)),
+    # As the RTX 4080.
     Gpu("RTX 3060", 12, 25.5e12, None, PCIE4, ETHERNET, 0.36e12, (8, 6)),
 )
+"""What no document was found for:
+
+- RTX 4080 SUPER, RTX 4080, RTX 4070 Ti SUPER and RTX 3060: rates with float32 accumulation. They are multiprocessors x boost
+  clock x 512 operations a cycle in bf16, 1024 in fp8, as the whitepapers give an RTX 4090 and an RTX 3090. Their bandwidths
+  are bits of the bus x Gb/s of a pin by reviews (23, 22.4, 21 and 15).
+- A10, L40S and L4: what the rates accumulate in. Users' products in bf16 reach 269e12 on an L40S and 71e12 on an L4, more than
+  half of the rate; an A10 has the chip of an A40.
+
+On an RTX 5090 users' products in fp8 reach 774e12, more than is published: a plan in fp8 is slower than the card.
+
+A GB of memory as sold is a GiB: drivers report at least 99.4 % of it, but fifteen sixteenths on an A40, A10, L40S and L4. These
+are delivered with ECC on, which takes the rest of their GDDR6.
+"""
 SHOWN = (
     "RTX 3060",
     "RTX 4070 Ti SUPER",

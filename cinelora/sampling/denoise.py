@@ -83,11 +83,56 @@ class GuidedAcrossRanks:
         return combine_guidance(velocity, self.scale, self.plan)
 
 
-@torch.inference_mode()
+@dataclass
+class Course:
+    """A clip on its way from noise to latents: where it stands, and the ``solver`` of its own that leads it.
+
+    Where two experts share the noise levels, both go a part of one course: a multistep solver that were begun anew at the change
+    would forget the steps before it, and draw another clip.
+    """
+
+    latents_BCTHW: Tensor
+    solver: Any
+    done: int = 0
+
+    def ahead(self, levels: tuple[float, float] = (0.0, 1.0)) -> int:
+        """Steps that are left inside a range of noise levels, of which the upper end is the noisy one and is not asked."""
+        times = self.solver.timesteps[self.done :]
+        return int((times >= levels[0] * self.solver.config.num_train_timesteps).sum())
+
+    @torch.inference_mode()
+    def go(self, denoise: Denoise, steps: int, progress: str | None = None) -> None:
+        """Take so many steps; ``progress`` names the bar, if any."""
+        times = self.solver.timesteps[self.done : self.done + steps]
+        for timestep in LiveBar(times, desc=progress, unit="step", disable=progress is None):
+            latents = self.latents_BCTHW
+            velocity = denoise(latents, timestep.to(latents.device).expand(len(latents)))
+            self.latents_BCTHW = self.solver.step(velocity, timestep, latents, return_dict=False)[0]
+            self.done += 1
+
+    def begin_at(
+        self, level: float, add_noise: Callable[[Tensor, Tensor, Tensor], Tensor], clean_BCTHW: Tensor
+    ) -> None:
+        """Skip the steps above a noise level: start from clean latents with the noise of the first step below it."""
+        self.done = self.ahead((level, 1.0))
+        sigma = self.solver.sigmas[self.done].to(clean_BCTHW).expand(len(clean_BCTHW))
+        self.latents_BCTHW = add_noise(clean_BCTHW, self.latents_BCTHW, sigma)
+
+    @torch.inference_mode()
+    def clean(self, denoise: Denoise) -> Tensor:
+        """What is predicted, from where the course stands, of the latents without noise."""
+        latents = self.latents_BCTHW
+        if self.done == len(self.solver.timesteps):  # of few steps all may be above the other expert's levels
+            return latents
+        sigma, timestep = (
+            values[self.done].to(latents.device) for values in (self.solver.sigmas, self.solver.timesteps)
+        )
+        clean: Tensor = latents - sigma * denoise(latents, timestep.expand(len(latents)))
+        return clean
+
+
 def sample(denoise: Denoise, noise_BCTHW: Tensor, solver: Any, progress: str | None = None) -> Tensor:
     """Integrate from noise to latents, float32, by a ``solver`` of the clip's own; ``progress`` names the bar, if any."""
-    latents = noise_BCTHW
-    for timestep in LiveBar(solver.timesteps, desc=progress, unit="step", disable=progress is None):
-        velocity = denoise(latents, timestep.to(latents.device).expand(len(latents)))
-        latents = solver.step(velocity, timestep, latents, return_dict=False)[0]
-    return latents
+    course = Course(noise_BCTHW, solver)
+    course.go(denoise, course.ahead(), progress)
+    return course.latents_BCTHW

@@ -10,6 +10,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -17,11 +18,13 @@ from torch import Tensor
 
 from cinelora.adapters.adapter_file import AdapterFile
 from cinelora.adapters.lora_layers import acting_in_words, load_adapter, merge, set_scales, unmerge
+from cinelora.config.clip_request import guidance_of
 from cinelora.config.schema import ModelConfig, SamplerConfig
 from cinelora.errors import InferenceError
 from cinelora.families import family_of
+from cinelora.families.conditioning import Conditioning
+from cinelora.families.family import ALONE, Expert
 from cinelora.families.machinery import Bundle, machinery_of
-from cinelora.families.wan.bundle import Condition, ImageCondition
 from cinelora.io.terminal import say
 from cinelora.memory.block_swap import arrange
 from cinelora.nn.attention_backend import Work, choose
@@ -29,7 +32,7 @@ from cinelora.nn.flow_matching import keyed_generator
 from cinelora.parallel.launch import Rank
 from cinelora.parallel.partition import Partition, partition
 from cinelora.planning.estimate import Drawing, Policy
-from cinelora.sampling.denoise import Denoise, Guided, GuidedAcrossRanks, Unguided, sample
+from cinelora.sampling.denoise import Course, Denoise, Guided, GuidedAcrossRanks, Unguided
 from cinelora.sampling.step_cache import cached
 
 
@@ -46,7 +49,7 @@ class Shown:
     """What a clip is made from; an I2V transformer is given its ``image``, batched, and ``noise`` is (1, 16, T, h, w)."""
 
     texts: Texts
-    image: ImageCondition | None
+    image: Any
     noise: Tensor
 
 
@@ -123,34 +126,77 @@ class Sampling:
         return Work.of(self.model, kind, tokens, ring=self.plan.ring, ulysses=self.plan.ulysses)
 
     def run(self, transformer: WanTransformer3DModel, shown: Shown, label: str, together: bool) -> Tensor:
-        """Latents (1, 16, T, h, w); ratios that ``sampler.cache=calibrate`` measures are printed."""
-        latents, ratios = self.draw(transformer, shown, label, together)
-        if ratios and self.rank.global_rank == 0:
-            say(f"{label}: sampler.cache=magcache sampler.cache_ratios={str(ratios).replace(' ', '')}")
-        return latents
-
-    def denoiser(self, transformer: WanTransformer3DModel, shown: Shown, together: bool) -> Denoise:
-        """The ``Denoise`` that the settings ask for; a guidance of 1 needs no second half."""
-        positive, negative = (Condition(t, shown.image) for t in (shown.texts.positive, shown.texts.negative))
-        guidance = self.sampler.guidance
-        if guidance == 1:
-            return Unguided(transformer, positive)
-        if self.plan.groups == 2:
-            return GuidedAcrossRanks(transformer, positive, negative, guidance, self.plan, self.rank)
-        return Guided(transformer, positive, negative, guidance, together)
+        """Latents (1, C, T, h, w) by one transformer; ratios that ``sampler.cache=calibrate`` measures are printed."""
+        course = self.begin(shown)
+        self.go_on(course, transformer, shown, label, together)
+        return self.settled(course, shown)
 
     def draw(
         self, transformer: WanTransformer3DModel, shown: Shown, label: str, together: bool
     ) -> tuple[Tensor, list[float]]:
         """``run``, and the ratios that ``sampler.cache=calibrate`` measures."""
-        denoise = self.denoiser(transformer, shown, together)
+        course = self.begin(shown)
+        ratios = self.advance(course, transformer, shown, label, together)
+        return self.settled(course, shown), ratios
+
+    def begin(self, shown: Shown) -> Course:
+        """A clip's course, at its noise."""
         shift = self.model.sampling_shift if self.sampler.shift is None else self.sampler.shift
-        progress = label if self.rank.global_rank == 0 else None
-        with cached(transformer, self.sampler) as ratios:
-            solver = machinery_of(self.model).noise_law.solver(self.sampler, shift)
-            latents = sample(denoise, shown.noise, solver, progress)
-        require_finite(latents, transformer, label)
-        return latents, ratios
+        return Course(shown.noise, machinery_of(self.model).noise_law.solver(self.sampler, shift))
+
+    def go_on(
+        self,
+        course: Course,
+        transformer: WanTransformer3DModel,
+        shown: Shown,
+        label: str,
+        together: bool,
+        expert: Expert = ALONE,
+    ) -> None:
+        """``advance``; ratios are printed."""
+        ratios = self.advance(course, transformer, shown, label, together, expert)
+        if ratios and self.rank.global_rank == 0:
+            say(f"{label}: sampler.cache=magcache sampler.cache_ratios={str(ratios).replace(' ', '')}")
+
+    def advance(
+        self,
+        course: Course,
+        transformer: WanTransformer3DModel,
+        shown: Shown,
+        label: str,
+        together: bool,
+        expert: Expert = ALONE,
+    ) -> list[float]:
+        """Take the steps of ``course`` that lie in an expert's noise levels; a cache between steps is begun anew in each.
+
+        Returns the ratios that ``sampler.cache=calibrate`` measures. Raises ``InferenceError`` for latents that are not finite.
+        """
+        denoise, steps = self.denoiser(transformer, shown, together, expert), course.ahead(expert.levels)
+        with cached(transformer, self.sampler, range(course.done, course.done + steps)) as ratios:
+            course.go(denoise, steps, label if self.rank.global_rank == 0 else None)
+        require_finite(course.latents_BCTHW, transformer, label)
+        return ratios
+
+    def settled(self, course: Course, shown: Shown) -> Tensor:
+        """The latents of a course that has come to its end, with what was given of them in its place."""
+        return self.conditions(shown)[0].settled(course.latents_BCTHW)
+
+    def conditions(self, shown: Shown) -> tuple[Conditioning, Conditioning]:
+        """What the halves of guidance are conditioned on, the prompt's first."""
+        condition = machinery_of(self.model).condition
+        return condition(shown.texts.positive, shown.image), condition(shown.texts.negative, shown.image)
+
+    def denoiser(
+        self, transformer: WanTransformer3DModel, shown: Shown, together: bool, expert: Expert = ALONE
+    ) -> Denoise:
+        """The ``Denoise`` that the settings ask for; a guidance of 1 needs no second half."""
+        positive, negative = self.conditions(shown)
+        guidance = guidance_of(self.sampler, expert)
+        if guidance == 1:
+            return Unguided(transformer, positive)
+        if self.plan.groups == 2:
+            return GuidedAcrossRanks(transformer, positive, negative, guidance, self.plan, self.rank)
+        return Guided(transformer, positive, negative, guidance, together)
 
 
 def require_finite(latents: Tensor, transformer: WanTransformer3DModel, label: str) -> None:

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import count, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cinelora.adapters.run_directory import warn_of_other_weights
 from cinelora.config.clip_request import ClipRequest, Take
 from cinelora.config.schema import InferConfig, ScaleConfig
 from cinelora.errors import InferenceError
+from cinelora.families import experts_of, family_of
+from cinelora.families.family import Expert
 from cinelora.footage.captions import prompt_with_trigger
 from cinelora.io.hardware import explained_out_of_memory, gpu_at_hand, limit_gpu_memory, quiet_libraries, say_of_others
 from cinelora.io.live_bar import LiveBar
@@ -28,18 +30,20 @@ from cinelora.io.tensor_files import load_tensors, save_tensors
 from cinelora.io.terminal import say
 from cinelora.io.waiting import waiting
 from cinelora.parallel.launch import barrier, launch, process_group, rank_info, starting
+from cinelora.planning.estimate import Drawing
 from cinelora.planning.planner import choose_drawing, partition_of
 
 if TYPE_CHECKING:
     import numpy as np
+    from diffusers import WanTransformer3DModel
     from torch import Tensor
 
     from cinelora.adapters.adapter_file import AdapterFile
     from cinelora.families.machinery import Bundle
-    from cinelora.families.wan.bundle import ImageCondition
+    from cinelora.sampling.denoise import Course
     from cinelora.sampling.sampler import Sampling, Shown, Texts
 
-    Images = dict["Rendition", ImageCondition]
+    Images = dict["Rendition", Any]
 
 
 # -- what is known of a take, step by step -------------------------------------------------------------------------------
@@ -193,6 +197,9 @@ class TakeMaker:
     bundles: dict[str, Bundle]
     sampling: Sampling
     clock: Clock = field(default_factory=Clock)
+    held: dict[str, WanTransformer3DModel] = field(default_factory=dict)
+    """The one transformer of a family that has one for keyframe and clip, from the one to the other."""
+    letting_go: ExitStack = field(default_factory=ExitStack)
 
     @classmethod
     def on_this_rank(cls, request: ClipRequest, adapters: dict[str, AdapterFile], sampling: Sampling) -> TakeMaker:
@@ -242,7 +249,7 @@ class TakeMaker:
         def rendition_of(take: Take, positive: Tensor, name: str) -> Rendition:
             # The draft is named after the variant, and what it was made of stands in it: with another seed it is made again.
             scale = variants[name]
-            scales = {kind: request.scales_on(kind, scale, self.adapters) for kind in ("t2v", "i2v")}
+            scales = {kind: request.scales_on(kind, scale, self.adapters, name) for kind in ("t2v", "i2v")}
             draft, made_of = take.folder / f"{name}.latents", request.made_of(take, name, scale)
             return Rendition(scales, Texts(positive, negative), take.seed, draft, made_of)
 
@@ -290,16 +297,12 @@ class TakeMaker:
 
     def conditions(self, keyframes: dict[Rendition, np.ndarray]) -> Images:
         """What the I2V transformer is shown of each keyframe."""
-        from cinelora.families.family import Part
-        from cinelora.families.wan.bundle import ImageCondition
-
         conditions: Images = {}
         if not keyframes:
             return conditions
-        with self.clock.part("condition", "encoding keyframes"), self.last.loaded(Part.VAE, Part.IMAGE_ENCODER):
+        with self.clock.part("condition", "encoding keyframes"), self.last.loaded(*self.last.image_parts):
             for rendition, keyframe in keyframes.items():
-                image = self.last.encode_image(keyframe, self.request.num_frames, together=True)
-                conditions[rendition] = ImageCondition(image.latents[None], image.tokens[None])
+                conditions[rendition] = self.last.encode_image(keyframe, self.request.num_frames, together=True)
         return conditions
 
     def shown(self, renditions: list[Rendition], kind: str, frames: int, images: Images) -> dict[Rendition, Shown]:
@@ -314,28 +317,86 @@ class TakeMaker:
     def latents(
         self, what: str, renditions: list[Rendition], kind: str, frames: int, images: Images
     ) -> Iterator[tuple[Rendition, Tensor]]:
-        """Denoise the keyframe or clip of every rendition with one transformer, loaded once; each as soon as it is there."""
-        from cinelora.sampling.sampler import acting, adapted_transformer
+        """Denoise the keyframe or clip of every rendition by one network, and hand each out as soon as it is there.
 
+        Of two experts the first goes its part of all of them before the second is loaded.
+        """
         sampling, shown = self.sampling, self.shown(renditions, kind, frames, images)
-        drawing, why = choose_drawing(self.request.config, kind, frames, len(renditions), *gpu_at_hand())
+        # a transformer that makes keyframe and clip runs as the clip wants it, and stays until that is done
+        drawn = self.request.passes[-1] if self.stays else (kind, frames)
+        drawing, why = choose_drawing(self.request.config, *drawn, len(renditions), *gpu_at_hand())
         if sampling.rank.global_rank == 0:
             say_of_others()
             say(f"{what}: {why}")
+        courses = {rendition: sampling.begin(shown[rendition]) for rendition in renditions}
+        *first, last = experts_of(self.request.config.model, kind)
+        for expert in first:
+            for _ in self.advanced(what, courses, shown, kind, frames, expert, drawing):
+                pass
+        for rendition in self.advanced(what, courses, shown, kind, frames, last, drawing):
+            yield rendition, sampling.settled(courses.pop(rendition), shown[rendition])
+        if (kind, frames) == self.request.passes[-1]:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Release the transformer that was held for the clips; where no clips are made after keyframes, the caller says so."""
+        self.held.clear()
+        self.letting_go.close()
+
+    @property
+    def stays(self) -> bool:
+        """Whether one transformer makes the keyframe and then the clip."""
+        return family_of(self.request.config.model).one_checkpoint and len(self.request.passes) > 1
+
+    @contextmanager
+    def at_work(
+        self, kind: str, expert: Expert, adapters: dict[str, AdapterFile], drawing: Drawing, frames: int
+    ) -> Iterator[WanTransformer3DModel]:
+        """The transformer of an expert with ``adapters`` on it, loaded for the block; or once, for keyframe and clip."""
+        from cinelora.sampling.sampler import adapted_transformer
+
+        bundle = self.bundles[kind].of_expert(expert.name)
+        if not self.stays:
+            with adapted_transformer(bundle, adapters, self.sampling, drawing, frames) as transformer:
+                yield transformer
+            return
+        if "" not in self.held:
+            one = adapted_transformer(bundle, self.adapters, self.sampling, drawing, self.request.num_frames)
+            self.held[""] = self.letting_go.enter_context(one)
+        yield self.held[""]
+
+    def advanced(
+        self,
+        what: str,
+        courses: dict[Rendition, Course],
+        shown: dict[Rendition, Shown],
+        kind: str,
+        frames: int,
+        expert: Expert,
+        drawing: Drawing,
+    ) -> Iterator[Rendition]:
+        """Take the steps of all ``courses`` that are one transformer's, which is loaded once; each rendition as it gets there."""
+        from cinelora.sampling.sampler import acting
+
+        def scales_of(rendition: Rendition) -> dict[str, float]:
+            return self.request.on_expert(rendition.scales[kind], expert)
+
         # Scenes whose adapters have the same scales are made one after the other: adapters are folded into the weights once
         # for all of them, and out again only where renditions with other scales follow.
-        ordered = sorted(renditions, key=lambda rendition: sorted(rendition.scales[kind].items()))
-        alike = [(scales, list(group)) for scales, group in groupby(ordered, lambda rendition: rendition.scales[kind])]
-        number, live = count(1), drawing.swap > 0
+        ordered = sorted(courses, key=lambda rendition: sorted(scales_of(rendition).items()))
+        alike = [(scales, list(group)) for scales, group in groupby(ordered, scales_of)]
+        number, live, named = count(1), drawing.swap > 0, f"{what}, {expert.name}" if expert.name else what
         # what acts in no rendition, such as the motion adapter on a keyframe, is not even loaded
-        acts = {name for rendition in renditions for name in rendition.scales[kind]}
+        acts = {name for scales, _ in alike for name in scales}
         adapters = {name: adapter for name, adapter in self.adapters.items() if name in acts}
-        with adapted_transformer(self.bundles[kind], adapters, sampling, drawing, frames) as transformer:
+        again = len(alike) > 1 or (self.stays and frames < self.request.num_frames)
+        with self.at_work(kind, expert, adapters, drawing, frames) as transformer:
             for scales, group in alike:
-                with acting(transformer, scales, live, again=len(alike) > 1):
-                    for rendition in group:
-                        label = f"{what} {next(number)}/{len(renditions)}"
-                        yield rendition, sampling.run(transformer, shown[rendition], label, drawing.together)
+                with acting(transformer, scales, live, again):
+                    for one in group:
+                        label = f"{named} {next(number)}/{len(ordered)}"
+                        self.sampling.go_on(courses[one], transformer, shown[one], label, drawing.together, expert)
+                        yield one
 
     def decoded(
         self, todo: list[Take], takes: list[dict[str, Rendition]], latents: dict[Rendition, Latents]

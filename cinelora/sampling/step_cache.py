@@ -37,10 +37,13 @@ WITH_PROMPT, WITHOUT = "cond", "uncond"
 
 
 @contextmanager
-def cached(transformer: WanTransformer3DModel, sampler: SamplerConfig) -> Iterator[list[float]]:
-    """Inside the block ``transformer`` draws one clip with ``sampler``'s cache; ``calibrate`` fills in the list at its end."""
+def cached(transformer: WanTransformer3DModel, sampler: SamplerConfig, steps: range) -> Iterator[list[float]]:
+    """Inside the block ``transformer`` takes the ``steps`` of one clip with ``sampler``'s cache.
+
+    ``calibrate`` fills in the list at its end.
+    """
     ratios: list[float] = []
-    config = _hooks(sampler)
+    config = _hooks(sampler, steps)
     if config is None:
         yield ratios
         return
@@ -60,13 +63,13 @@ def threshold_of(sampler: SamplerConfig) -> float:
     return CACHE_THRESHOLDS[sampler.cache] if sampler.cache_threshold is None else sampler.cache_threshold
 
 
-def _hooks(sampler: SamplerConfig) -> Any:
+def _hooks(sampler: SamplerConfig, steps: range) -> Any:
     """What diffusers calls the cache; None for none."""
     if sampler.cache == "none":
         return None
     if sampler.cache == "calibrate":
         # at the end of the last step the hooks would print the ratios and forget them: there is one more
-        return MagCacheConfig(calibrate=True, num_inference_steps=sampler.steps + 1)
+        return MagCacheConfig(calibrate=True, num_inference_steps=len(steps) + 1)
     threshold = threshold_of(sampler)
     if sampler.cache == "first_block":
         return FirstBlockCacheConfig(threshold)
@@ -75,7 +78,9 @@ def _hooks(sampler: SamplerConfig) -> Any:
         return TaylorSeerCacheConfig(int(threshold) + 1, taylor_factors_dtype=torch.float32, use_lite_mode=True)
     if threshold == 0:
         return None  # a foretold error of exactly 0 would be skipped
-    return MagCacheConfig(threshold, num_inference_steps=sampler.steps, mag_ratios=list(sampler.cache_ratios))
+    return MagCacheConfig(
+        threshold, num_inference_steps=len(steps), mag_ratios=sampler.cache_ratios[steps.start : steps.stop]
+    )
 
 
 def _judge_together(transformer: WanTransformer3DModel, cache: str, sharing: Sharing) -> None:

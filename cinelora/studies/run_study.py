@@ -55,7 +55,15 @@ def study(config: StudyConfig, run_dir: Path) -> int:
     else:
         sitting = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         ranks: dict[str, Any] = {"ranks": config.gpus, "nodes": config.nodes, "log_dir": run_dir / "logs"}
-        launch(study_rank, config, adapters_of(config.ckpt), run_dir, sitting, further_adapters(config), **ranks)
+        launch(
+            study_rank,
+            config,
+            adapters_of(config.ckpt, config.model),
+            run_dir,
+            sitting,
+            further_adapters(config),
+            **ranks,
+        )
         table = load_table(run_dir)
     table.sentences = [sentence for sentence in table.sentences if sentence not in BETWEEN_ROWS]
     table.say(*between_rows(table.rows))
@@ -193,20 +201,20 @@ def drawn_inputs(config: StudyConfig) -> list[Shown]:
     """What one clip is drawn from, of the right shapes and no meaning."""
     import torch
 
-    from cinelora.families.wan.bundle import ImageCondition
+    from cinelora.families.machinery import machinery_of
     from cinelora.sampling.sampler import Shown, Texts
 
     device = default_device()
     kind, num_frames = ClipRequest.of(config).passes[-1]
     model, family = config.model, family_of(config.model)
-    shape, image_tokens = Shape.of(model, kind), family.network(kind).image_tokens
+    shape = Shape.of(model, kind)
     generator = torch.Generator(device).manual_seed(config.seed)
 
     def draw(*sizes: int) -> Tensor:
         return torch.randn(1, *sizes, device=device, generator=generator)
 
     size, text = family.geometry.latent_size(num_frames, model.height, model.width), (family.text_tokens, shape.text)
-    image = ImageCondition(draw(*size), draw(image_tokens, shape.image or 0)) if image_tokens else None
+    image = machinery_of(model).condition.drawn_image(family.network(kind), size, shape.image, draw)
     return [Shown(Texts(draw(*text), draw(*text)), image, draw(*size))]
 
 
@@ -228,6 +236,7 @@ def real_inputs(
     takes = [Take(prompt, seed, Path()) for prompt in prompts_of(config) for seed in seeds_of(config)]
     clips = [planned["adapted"] for planned in maker.planned(takes, {"adapted": ScaleConfig()})]
     images = maker.conditions(maker.keyframes(clips)) if request.is_scene else {}
+    maker.let_go()
     shown = maker.shown(clips, *request.passes[-1], images)
     return list(shown.values()), {part: seconds / len(clips) for part, seconds in maker.clock.seconds.items()}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cinelora.config import schema
+from cinelora.config.clip_facts import without_newer
 from cinelora.config.clip_request import ClipRequest, Further, prompts_of
 from cinelora.io.atomic import sha256_file, sha256_json
 
@@ -146,6 +147,8 @@ def key_of(
     shared = schema.as_stored(schema.drawn_by(config))
     for key in ("sampler", "gpus", "nodes", "cache", "ckpt", "adapters", "prompts", "metrics"):
         del shared[key]
+    for section, newer in (("model", schema.ModelConfig), ("weights", schema.ScaleConfig)):
+        shared[section] = without_newer(newer, shared[section])
     sampler = {key: value for key, value in asdict(config.sampler).items() if key not in ("steps", *schema.SHARING)}
     ranks = config.gpus * config.nodes if setting.partition != "alone" else 1
     files: dict[str, Any] = {name: sha256_file(path) for name, path in adapters.items()}

@@ -9,7 +9,7 @@ Shape suffixes: B batch, C channels, T latent frames, H and W latent height and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cinelora.adapters.trainable import Trained
 from cinelora.config.learning_rate import learning_rate
+from cinelora.config.lessons import expert_of
 from cinelora.config.schema import TrainConfig, data_ranks, effective_lr, zero_level
 from cinelora.errors import TrainingError
 from cinelora.families import family_of
@@ -40,6 +41,14 @@ class Draw:
     drop_image: list[bool]
 
 
+class Velocities(NamedTuple):
+    """What is predicted of a batch and what it should be, (B, C, T, H, W), and which of it is judged; None for all."""
+
+    predicted: Tensor
+    target: Tensor
+    counts: Tensor | None
+
+
 def is_still_step(seed: int, step: int, share: float) -> bool:
     """Whether a pretraining step sees first frames alone: the same on every rank, in ``share`` of all steps."""
     return share > 0 and float(torch.rand((), generator=keyed_generator(seed, "stills", step))) < share
@@ -57,6 +66,7 @@ class Stage(LightningModule):
         super().__init__()
         self.config, self.trained = config, trained
         self.shows_image, self.noise_law = config.stage.image_condition, machinery_of(config.model).noise_law
+        self.levels = expert_of(config).taught
         self.sample_ids = [entry.id for entry in training.entries]
         # What is frozen is where it should be, on this device or on the host: Lightning shall neither move nor broadcast it. A
         # module that is set as an attribute becomes a part of the stage, so it is set past torch's own way of doing that.
@@ -117,17 +127,23 @@ class Stage(LightningModule):
         """Loss of each sample, (B,)."""
         return self.noise_law.loss(*self.velocities(batch, draw))
 
-    def velocities(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:
-        """The velocity that is predicted for each sample, and the one that it should be."""
+    def velocities(self, batch: Batch, draw: Draw) -> Velocities:
+        """What is predicted for each sample, and what it should be."""
         clean_BCTHW = batch["latents"]
         noisy_BCTHW = self.noise_law.add_noise(clean_BCTHW, draw.noise, draw.sigma)
         if any(draw.drop_caption):
             dropped_B = torch.tensor(draw.drop_caption, device=clean_BCTHW.device)
             batch = {**batch, "text": torch.where(dropped_B[:, None, None], self.null_text, batch["text"])}
-        given = (noisy_BCTHW, self.noise_law.timestep(draw.sigma), self.condition(batch))
+        condition = self.condition(batch)
+        given = (noisy_BCTHW, self.noise_law.timestep(draw.sigma), condition)
         with self.low_precision():
             predicted_BCTHW = self.predict(*given, draw.drop_image)
-        return predicted_BCTHW, self.noise_law.velocity(clean_BCTHW, draw.noise)
+        counts = condition.counts(clean_BCTHW)
+        if counts is not None and any(draw.drop_image):
+            # a sample that has lost its image is judged as a whole
+            dropped_B = torch.tensor(draw.drop_image, device=counts.device)
+            counts = counts | dropped_B.view(-1, *[1] * (counts.ndim - 1))
+        return Velocities(predicted_BCTHW, self.noise_law.velocity(clean_BCTHW, draw.noise), counts)
 
     def low_precision(self) -> torch.autocast:
         """Weights that are all trained are float32, and compute in bfloat16 on a GPU; adapters bring their own rule."""
@@ -152,7 +168,7 @@ class Stage(LightningModule):
 
     def condition(self, batch: Batch) -> Conditioning:
         """What the transformer is shown beside the noisy latents."""
-        return machinery_of(self.config.model).condition_of(batch, self.shows_image)
+        return machinery_of(self.config.model).condition.of_batch(batch, self.shows_image)
 
     @property
     def data_rank(self) -> int:
@@ -199,7 +215,7 @@ class Stage(LightningModule):
         spatial = family_of(self.config.model).geometry.spatial
         height, width = (spatial * side for side in latents.shape[3:])  # a bucket's own, which may be of fewer pixels
         levels = self.noise_law.from_config(self.config.flow, height, width)
-        sigmas = levels.sigmas(torch.stack(normals))
+        sigmas = levels.sigmas(torch.stack(normals), self.levels)
         return Draw(noise, sigmas.to(latents.device), captions, images)
 
     def touch_all_parameters(self) -> Tensor:

@@ -14,8 +14,8 @@ from cinelora.errors import ConfigError
 from cinelora.families import family_of
 from cinelora.families.family import Geometry, Part
 from cinelora.families.vae_facts import WAN21_VAE, WAN22_VAE, VaeFacts
-from cinelora.families.wan.bundle import Condition, ImageCondition
 from cinelora.families.wan.checkpoint_layouts import NAMES
+from cinelora.families.wan.conditions import Condition, ImageCondition
 from cinelora.families.wan.load_weights import empty_module
 from cinelora.nn.vae_parallel import sees_rows
 

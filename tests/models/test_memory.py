@@ -10,7 +10,7 @@ from wan_layouts import SHAPE
 
 from cinelora.adapters.lora_layers import add_adapter
 from cinelora.config.schema import LoraSpec
-from cinelora.families.wan.bundle import Condition, predict_velocity
+from cinelora.families.wan.conditions import Condition, predict_velocity
 from cinelora.memory.block_swap import Swap, arrange, as_they_are, large_frozen
 from cinelora.planning.estimate import Policy
 

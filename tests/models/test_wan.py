@@ -10,20 +10,13 @@ import pytest
 import torch
 from diffusers import WanImageToVideoPipeline, WanPipeline
 from PIL import Image
-from rounding import LAYERS, units
+from rounding import LAYERS, SUMS, units
 
 from cinelora.config.schema import SamplerConfig
 from cinelora.errors import ModelError
 from cinelora.families.family import Part
-from cinelora.families.wan.bundle import (
-    Condition,
-    ImageCondition,
-    WanBundle,
-    first_frame_mask,
-    pad_text,
-    pixels_to_range,
-    predict_velocity,
-)
+from cinelora.families.wan.bundle import WanBundle, pad_text, pixels_to_range
+from cinelora.families.wan.conditions import Condition, ImageCondition, first_frame_mask, predict_velocity
 from cinelora.families.wan21 import WAN21
 from cinelora.nn.flow_matching import FlowMatching
 from cinelora.sampling.denoise import Guided, sample
@@ -84,7 +77,7 @@ def test_i2v_clip_equals_the_diffusers_pipeline_given_the_same_clip_features(i2v
         output_type="latent",
     ).frames
     positive, negative = text_pair(i2v)
-    shown = ImageCondition(image.latents[None], pipeline.encode_image(Image.fromarray(picture), "cpu"))
+    shown = ImageCondition(image.latents, pipeline.encode_image(Image.fromarray(picture), "cpu"))
     guided = Guided(i2v.load_transformer(), Condition(positive, shown), Condition(negative, shown), 4.0)
     ours = sample(guided, noise, FlowMatching.solver(SamplerConfig(steps=4), shift=3.0))
     assert (ours - theirs).abs().max() < CLIP_DIGITS
@@ -97,8 +90,15 @@ def test_condition_latents_and_mask_are_those_of_the_diffusers_pipeline(i2v: Wan
     )
     with i2v.loaded(Part.VAE, Part.IMAGE_ENCODER):
         image = i2v.encode_image(picture, FRAMES)
-    ours = torch.cat([first_frame_mask(image.latents[None]), image.latents[None]], dim=1)
+    ours = torch.cat([first_frame_mask(image.latents), image.latents], dim=1)
     assert (ours - theirs).abs().max() < DIGITS
+
+
+def test_a_shorter_clip_is_shown_the_first_latents_of_a_longer_one(i2v: WanBundle, picture: np.ndarray):
+    """The VAE only looks back; previews that are shorter than the samples rest on it."""
+    with i2v.loaded(Part.VAE, Part.IMAGE_ENCODER):
+        longer, shorter = (i2v.encode_image(picture, frames).latents for frames in (FRAMES, FRAMES - 4))
+    assert units(shorter, longer[:, : shorter.shape[1]]) <= SUMS
 
 
 def test_clip_features_differ_from_diffusers_in_the_resize_alone(i2v: WanBundle, picture: np.ndarray):

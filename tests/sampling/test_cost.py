@@ -9,7 +9,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from rank_pool import on_ranks
 
-from cinelora.families.wan.bundle import Condition
+from cinelora.families.wan.conditions import Condition
 from cinelora.families.wan21 import WAN21
 from cinelora.parallel.launch import process_group, rank_info
 from cinelora.parallel.partition import Partition, partition

@@ -10,7 +10,7 @@ from diffusers import WanTransformer3DModel
 from rounding import LAYERS, units
 
 from cinelora.families.wan import embedded
-from cinelora.families.wan.bundle import Condition, ImageCondition, predict_velocity
+from cinelora.families.wan.conditions import Condition, ImageCondition, predict_velocity
 from tools.scale_model import build_pair
 
 KINDS = ("t2v", "i2v")

@@ -35,7 +35,7 @@ def predictions(
         for i in range(min(2, len(heldout))):
             batch = default_collate([heldout[i]])
             for sigma in HELDOUT_SIGMAS:
-                predicted, target = stage.velocities(batch, stage.draw_at(batch, step=0, sigma=sigma))
+                predicted, target, _ = stage.velocities(batch, stage.draw_at(batch, step=0, sigma=sigma))
                 found.append(predicted)
                 losses.append(float((predicted - target).square().mean()))
     return found, sum(losses) / len(losses)

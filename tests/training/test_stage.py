@@ -14,7 +14,8 @@ from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import DropoutConfig, TrainConfig
 from cinelora.errors import ConfigError
 from cinelora.families.family import Part
-from cinelora.families.wan.bundle import Condition, WanBundle, predict_velocity
+from cinelora.families.wan.bundle import WanBundle
+from cinelora.families.wan.conditions import Condition, predict_velocity
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
 from cinelora.nn.flow_matching import FlowMatching

@@ -21,6 +21,7 @@ import itertools
 import math
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ from cinelora.config.schema import LoraSpec, ModelConfig, SamplerConfig
 from cinelora.config.shipped import values
 from cinelora.families import family_of
 from cinelora.families.family import Part
-from cinelora.families.wan.bundle import Condition, ImageCondition, WanBundle, pad_text, predict_velocity
+from cinelora.families.wan.bundle import WanBundle, pad_text
+from cinelora.families.wan.conditions import Condition, ImageCondition, predict_velocity
 from cinelora.io.hardware import default_device
 from cinelora.io.waiting import waiting
 from cinelora.nn.flow_matching import NUM_TRAIN_TIMESTEPS, FlowMatching, keyed_generator
@@ -64,7 +66,7 @@ class Scenes:
 
     def condition(self, rows: Tensor) -> Condition:
         """Of some scenes."""
-        image = self.image and ImageCondition(self.image.latents[rows], self.image.tokens[rows])
+        image = self.image and self.image.rows(rows)
         return Condition(self.text[rows], image)
 
 
@@ -102,7 +104,7 @@ def encode_frames(bundle: WanBundle, frames_1HWC: list[Tensor], num_frames: int)
     pixels_NCHW = torch.cat(frames_1HWC).permute(0, 3, 1, 2).float() / 127.5 - 1
     with bundle.loaded(Part.VAE, Part.IMAGE_ENCODER):
         parts = [bundle.encode_images(some, num_frames, together=True) for some in torch.split(pixels_NCHW, 16)]
-    return ImageCondition(torch.cat([p.latents for p in parts]), torch.cat([p.tokens for p in parts]))
+    return reduce(ImageCondition.beside, parts)
 
 
 @torch.no_grad()

@@ -8,15 +8,15 @@ Shape suffixes: B batch, C channels, T frames (latent frames for latents), H and
 
 from __future__ import annotations
 
+import copy
 import gc
 import hashlib
 import html
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -28,9 +28,11 @@ from transformers import AutoTokenizer, ByT5Tokenizer
 
 from cinelora.config.schema import ModelConfig
 from cinelora.errors import CineloraError, ModelError, first_line
-from cinelora.families.family import Part
+from cinelora.families import family_of
+from cinelora.families.family import Family, Part
 from cinelora.families.wan import checkpoint_layouts
 from cinelora.families.wan.checkpoint_layouts import NAMES, FoundPart
+from cinelora.families.wan.conditions import Condition, FirstFrameCondition, ImageCondition
 from cinelora.families.wan.load_weights import Destination, load_part, random_part, settings_of
 from cinelora.families.wan.text_limit import Lost, lost_of, may_be_long
 from cinelora.families.wan21 import WAN21
@@ -55,90 +57,6 @@ AT_ONCE_BYTES = 2**27
 """The largest tensor of a VAE that sees a clip as a whole: 33 frames of 112x192 have 68 MB in the embedded model."""
 
 
-@dataclass(frozen=True)
-class ImageCondition:
-    """What the I2V transformer is shown of the first frame.
-
-    ``latents``: normalised VAE latents of the clip [first frame, mid-grey ...], ([B,] 16, T, H, W).
-    ``tokens``: CLIP features before the last layer, ([B,] 257, D).
-    """
-
-    latents: Tensor
-    tokens: Tensor
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What a prediction is conditioned on: text (B, 512, D), and for I2V the image, or None where it is dropped."""
-
-    text: Tensor
-    image: ImageCondition | None = None
-
-    @classmethod
-    def of_batch(cls, batch: Mapping[str, Tensor], shows_image: bool) -> Condition:
-        """That of a batch of the data set; ``shows_image``: with what is encoded of the first frame."""
-        image = ImageCondition(batch["image_latents"], batch["image_tokens"]) if shows_image else None
-        return cls(batch["text"], image)
-
-    def predict(self, transformer: WanTransformer3DModel, latents_BCTHW: Tensor, timestep_B: Tensor) -> Tensor:
-        """``predict_velocity`` under this condition."""
-        return predict_velocity(transformer, latents_BCTHW, timestep_B, self)
-
-    def beside(self, other: Condition) -> Condition:
-        """This batch and another after it as one batch; both have an image or neither has."""
-        text = torch.cat([self.text, other.text])
-        if self.image is None or other.image is None:
-            return Condition(text)
-        latents = torch.cat([self.image.latents, other.image.latents])
-        return Condition(text, ImageCondition(latents, torch.cat([self.image.tokens, other.image.tokens])))
-
-    def rows(self, chosen_B: Tensor) -> Condition:
-        """That of the chosen samples of the batch."""
-        image = self.image and ImageCondition(self.image.latents[chosen_B], self.image.tokens[chosen_B])
-        return Condition(self.text[chosen_B], image)
-
-    def without_image(self) -> Condition:
-        """The text alone."""
-        return Condition(self.text)
-
-
-def first_frame_mask(latents_BCTHW: Tensor) -> Tensor:
-    """Wan's I2V mask (B, 4, T, H, W): one where pixels are given, four pixel frames to a latent frame; so frame 0 is ones."""
-    batch, _, frames, height, width = latents_BCTHW.shape
-    mask = latents_BCTHW.new_zeros(batch, WAN21.geometry.temporal, frames, height, width)
-    mask[:, :, 0] = 1
-    return mask
-
-
-def predict_velocity(
-    transformer: WanTransformer3DModel, latents_BCTHW: Tensor, timestep_B: Tensor, condition: Condition
-) -> Tensor:
-    """The transformer's velocity (B, 16, T, H, W) in float32.
-
-    ``timestep_B`` is 1000 * sigma and stays float32: bf16 steps are 2 to 4 wide above 256. An I2V transformer without
-    ``condition.image`` sees zero mask and zero condition latents and no image tokens (zero tokens would say something
-    else). Source: Wan2.1 ``image2video.py``.
-    """
-    latents, tokens = latents_BCTHW, None
-    # transformer.dtype would walk over every module, which a small model feels
-    dtype = transformer.patch_embedding.weight.dtype
-    # What an I2V transformer takes more than the noisy latents: 4 channels of mask and 16 of condition latents, in this order.
-    if (more := transformer.config.in_channels - latents.shape[1]) > 0:
-        if condition.image is None:
-            latents = F.pad(latents, (0, 0, 0, 0, 0, 0, 0, more))
-        else:
-            latents = torch.cat([latents, first_frame_mask(latents), condition.image.latents.to(latents)], dim=1)
-            tokens = condition.image.tokens.to(dtype)
-    velocity: Tensor = transformer(
-        hidden_states=latents.to(dtype),
-        timestep=timestep_B,
-        encoder_hidden_states=condition.text.to(dtype),
-        encoder_hidden_states_image=tokens,
-        return_dict=False,
-    )[0]
-    return velocity.float()
-
-
 def pad_text(embeddings: list[Tensor]) -> Tensor:
     """Embeddings (n_i, D) cut at their true length, zero-padded and stacked to (B, 512, D)."""
     return torch.stack([F.pad(e, (0, 0, 0, WAN21.text_tokens - e.shape[0])) for e in embeddings])
@@ -155,8 +73,8 @@ def clean_prompt(prompt: str) -> str:
 class WanBundle:
     """The parts of one checkpoint, each fetched and loaded only when it is used, and never trained."""
 
-    condition_of = staticmethod(Condition.of_batch)
-    """What the transformer is shown of a batch beside the noisy latents."""
+    condition: type[Condition] = Condition
+    """What the transformer is shown beside the noisy latents."""
     noise_law = FlowMatching
     """How latents become noise, which levels are trained on, and what is predicted of it."""
 
@@ -175,12 +93,12 @@ class WanBundle:
         self.cache = cache
         self.device = device or default_device()
         self.model: ModelConfig | None = None
-        self.kind = ""
+        self.kind, self.expert = "", ""
         self.tile: bool | None = None
         self._loaded: dict[Part, Any] = {}
 
     @classmethod
-    def from_config(cls, model: ModelConfig, kind: str, cache: Path, device: torch.device | None = None) -> WanBundle:
+    def from_config(cls, model: ModelConfig, kind: str, cache: Path, device: torch.device | None = None) -> Self:
         """The ``t2v`` or ``i2v`` checkpoint of ``model``. Raises ``ModelError`` where the family has none."""
         source, revision = model.source(kind), getattr(model, f"{kind}_revision")
         if source is None:
@@ -191,11 +109,27 @@ class WanBundle:
         bundle.model, bundle.kind = model, kind
         return bundle
 
+    def of_expert(self, expert: str) -> Self:
+        """The same checkpoint, with the transformer of that one of its experts; nothing of it is loaded."""
+        other = copy.copy(self)
+        other.expert, other._loaded = expert, {}
+        return other
+
+    @property
+    def family(self) -> Family:
+        """The facts of its family."""
+        return family_of(self.model or ModelConfig())
+
+    @property
+    def image_parts(self) -> tuple[Part, ...]:
+        """The parts that encode what its transformer is shown of a first frame."""
+        return self.family.image_parts(self.kind or "i2v")
+
     # -- files ---------------------------------------------------------------------------------------------------------
 
     def part_source(self, part: Part) -> str | None:
         """Where ``part`` comes from, as the user named it; None where its values are random."""
-        return checkpoint_layouts.source_of(self.model, self.kind, part) if self.model else self.source
+        return checkpoint_layouts.source_of(self.model, self.kind, part, self.expert) if self.model else self.source
 
     def found(self, part: Part) -> FoundPart:
         """The files of ``part``; fetched from the hub, that part alone, where its source is a repository.
@@ -205,11 +139,11 @@ class WanBundle:
         source = self.part_source(part)
         if source is None:
             raise ModelError(f"{part} lies nowhere: model.weights=random draws its values")
-        path = _on_this_machine(source, self._revision(source), part, self.cache)
+        path = _on_this_machine(source, self._revision(source), part, self.expert, self.cache)
         try:
             if self.kind:
-                checkpoint_layouts.inspect(part, path, self.kind, self.model)
-            return checkpoint_layouts.locate(part, path)
+                checkpoint_layouts.inspect(part, path, self.kind, self.model, self.expert)
+            return checkpoint_layouts.locate(part, path, self.expert)
         except CineloraError as error:
             raise ModelError(f"{part} of {source}: {error}") from error
 
@@ -223,7 +157,7 @@ class WanBundle:
 
         try:
             folder = snapshot_download(source, revision=self._revision(source), local_files_only=True)
-            return bool(checkpoint_layouts.locate(part, Path(folder)).files)
+            return bool(checkpoint_layouts.locate(part, Path(folder), self.expert).files)
         except (LocalEntryNotFoundError, CineloraError):
             return False
 
@@ -288,25 +222,27 @@ class WanBundle:
             if part is Part.TOKENIZER:
                 return load_tokenizer(found.folder)
             heads = self.model.num_heads if self.model else None
-            return load_part(found, to, heads)
+            return load_part(found, to, heads, self.family.geometry.channels)
         except (CineloraError, OSError, ValueError, RuntimeError, KeyError) as error:
             raise ModelError(f"{part} of {self.part_source(part)} does not load: {first_line(error)}") from error
 
     def _random_settings(self, part: Part) -> dict[str, Any]:
         """The full shape of ``part``; a transformer fits the encoders that are given beside it."""
         if part is not Part.TRANSFORMER:
-            return dict(NAMES["full_shapes"][part])  # of the VAE nothing: diffusers' own default is Wan2.1's
-        model = self.model
+            is_residual = part is Part.VAE and self.family.geometry.channels != WAN21.geometry.channels
+            return dict(NAMES["full_shapes"]["residual_vae" if is_residual else part])
+        model, network = self.model, self.family.network(self.kind)
         assert model is not None  # nothing else has a part without a source
         settings = {
             "num_attention_heads": model.num_heads,
             "attention_head_dim": model.hidden_size // model.num_heads,
-            "in_channels": WAN21.network(self.kind).channels,
+            "in_channels": network.channels,
+            "out_channels": self.family.geometry.channels,
             "text_dim": self._width(Part.TEXT_ENCODER, "d_model"),
             "ffn_dim": model.ffn_dim,
             "num_layers": model.num_layers,
         }
-        if self.kind == "i2v":
+        if network.image_tokens:
             settings["image_dim"] = self._width(Part.IMAGE_ENCODER, "hidden_size")
             settings["added_kv_proj_dim"] = model.hidden_size
         return settings
@@ -327,7 +263,7 @@ class WanBundle:
         num_frames, height, width = video.shape[2:]
         rows = self._rows(num_frames, height, width) if together else None
         with self._laid_out(num_frames, height, width, rows) as at_once:
-            own = vae_parallel.own_rows(video, in_pixels(rows), dist.get_rank()) if rows else video
+            own = vae_parallel.own_rows(video, self._in_pixels(rows), dist.get_rank()) if rows else video
             mean = (vae_unchunked.encode(vae, own) if at_once else vae.encode(own).latent_dist).mode()
             mean = vae_parallel.everyones_rows(mean, rows) if rows else mean
         offset, scale = self._latent_statistics()
@@ -342,16 +278,16 @@ class WanBundle:
     @torch.no_grad()
     def decode_together(self, latents_BCTHW: Tensor) -> Tensor | None:
         """``decode`` by all ranks, each some rows of the picture (``_rows``): the same pixels on rank 0, None on the others."""
-        rows = self._rows(*_size_in_pixels(latents_BCTHW))
+        rows = self._rows(*self._size_in_pixels(latents_BCTHW))
         if rows:
-            return vae_parallel.on_first(self._decoded(latents_BCTHW, rows), in_pixels(rows))
+            return vae_parallel.on_first(self._decoded(latents_BCTHW, rows), self._in_pixels(rows))
         return self.decode(latents_BCTHW) if vae_parallel.rank_here() == 0 else None
 
     def _decoded(self, latents_BCTHW: Tensor, rows: list[int] | None) -> Tensor:
         """Pixels, where ``rows`` are given this rank's."""
         vae, (offset, scale) = self._part(Part.VAE), self._latent_statistics()
         raw = latents_BCTHW.to(self.device, torch.float32) * scale + offset
-        with self._laid_out(*_size_in_pixels(latents_BCTHW), rows) as at_once:
+        with self._laid_out(*self._size_in_pixels(latents_BCTHW), rows) as at_once:
             own = vae_parallel.own_rows(raw, rows, dist.get_rank()) if rows else raw
             pixels = vae_unchunked.decode(vae, own) if at_once else vae.decode(own, return_dict=False)[0]
         return ((pixels + 1) / 2).clamp(0, 1)
@@ -364,10 +300,10 @@ class WanBundle:
         """
         # Every rank has to come to the same answer, or some would wait for the others inside the VAE. What follows from sizes and
         # settings is the same everywhere; room on the GPU is not, so for that they ask each other.
-        rows = vae_parallel.shares(height // WAN21.geometry.spatial, vae_parallel.ranks_here())
+        rows = vae_parallel.shares(height // self.family.geometry.spatial, vae_parallel.ranks_here())
         if len(rows) == 1 or min(rows) == 0 or self.tile:
             return None
-        cramped = self.tile is None and self._too_large(num_frames, max(in_pixels(rows)), width)
+        cramped = self.tile is None and self._too_large(num_frames, max(self._in_pixels(rows)), width)
         return None if vae_parallel.any_rank(cramped, self.device) else rows
 
     @contextmanager
@@ -376,7 +312,7 @@ class WanBundle:
         # Three ways, of which tiles exclude the others. By rows the largest part decides for all ranks whether it passes as one.
         # The VAE is one object for all callers, so that tiling is switched on or off each time.
         vae = self._part(Part.VAE)
-        height = max(in_pixels(rows)) if rows else height
+        height = max(self._in_pixels(rows)) if rows else height
         tile = self._too_large(num_frames, height, width) if self.tile is None and not rows else self.tile
         vae.enable_tiling() if tile else vae.disable_tiling()
         at_once = self._at_once(num_frames, height, width)
@@ -388,12 +324,23 @@ class WanBundle:
 
     def _at_once(self, num_frames: int, height: int, width: int) -> bool:
         """Whether a clip is so small, and the VAE so narrow, that it passes as a whole, which takes half the time."""
-        widest = 4 * self._part(Part.VAE).config.base_dim * num_frames * height * width
+        widest = vae_unchunked.widest_bytes(self._part(Part.VAE), num_frames, height, width)
         return num_frames > 1 and not self.tile and widest <= AT_ONCE_BYTES
 
     def _too_large(self, num_frames: int, height: int, width: int) -> bool:
         """Whether a GPU has too little room for a clip as a whole."""
-        return self.device.type == "cuda" and vae_bytes(num_frames, height, width) > free_gpu_bytes(self.device)
+        return self.device.type == "cuda" and vae_bytes(num_frames, height, width, self.family.vae) > free_gpu_bytes(
+            self.device
+        )
+
+    def _size_in_pixels(self, latents_BCTHW: Tensor) -> tuple[int, int, int]:
+        """Frames, height and width of the clip that latents are of."""
+        (frames, height, width), geometry = latents_BCTHW.shape[2:], self.family.geometry
+        return geometry.temporal * (frames - 1) + 1, geometry.spatial * height, geometry.spatial * width
+
+    def _in_pixels(self, rows: list[int]) -> list[int]:
+        """Rows of pixels that so many rows of latents each are of."""
+        return [self.family.geometry.spatial * count for count in rows]
 
     def _latent_statistics(self) -> tuple[Tensor, Tensor]:
         config = self._part(Part.VAE).config
@@ -414,7 +361,7 @@ class WanBundle:
         """UMT5 features (n, D) of each prompt, cut at its true length (at most 512 tokens)."""
         tokenizer, encoder = self._part(Part.TOKENIZER), self._part(Part.TEXT_ENCODER)
         # Padded to 512 as in training of Wan, and cut afterwards: the encoder sees the mask, the transformer zeros instead.
-        length = {"padding": "max_length", "max_length": WAN21.text_tokens, "truncation": True}
+        length = {"padding": "max_length", "max_length": self.family.text_tokens, "truncation": True}
         cleaned = [clean_prompt(prompt) for prompt in prompts]
         tokens = tokenizer(cleaned, return_attention_mask=True, return_tensors="pt", **length)
         mask = tokens.attention_mask.to(self.device)
@@ -423,20 +370,22 @@ class WanBundle:
 
     @torch.no_grad()
     def encode_image(self, image_HWC: np.ndarray, num_frames: int, together: bool = False) -> ImageCondition:
-        """What I2V is shown of a first frame (uint8, H and W multiples of 16): latents (16, T, h, w), tokens (257, D).
+        """What I2V is shown of a first frame (uint8, H and W whole cells): latents (1, 16, T, h, w), tokens (1, 257, D).
 
         The VAE sees the whole clip [frame, mid-grey ...] (zeros in [-1, 1]; zero latents would be something else). CLIP
         sees the frame squashed to 224x224 with torch's bicubic and no crop, as Wan's ``clip.py`` does; diffusers' own
         processor (PIL, or torchvision where it is installed) antialiases, so its features differ slightly.
         """
-        images = self.encode_images(pixels_to_range(image_HWC[None], self.device)[:, :, 0], num_frames, together)
-        return ImageCondition(images.latents[0], images.tokens[0])
+        return self.encode_images(pixels_to_range(image_HWC[None], self.device)[:, :, 0], num_frames, together)
 
     @torch.no_grad()
     def encode_images(self, frames_BCHW: Tensor, num_frames: int, together: bool = False) -> ImageCondition:
         """``encode_image`` of a batch of first frames (B, 3, H, W) in [-1, 1]: latents (B, 16, T, h, w), tokens (B, 257, D)."""
+        if not self.family.image_is_encoded:
+            return ImageCondition(self.encode_video(frames_BCHW[:, :, None], together))
         clips = F.pad(frames_BCHW[:, :, None], (0, 0, 0, 0, 0, num_frames - 1))
-        return ImageCondition(self.encode_video(clips, together), self._image_tokens(frames_BCHW))
+        tokens = self._image_tokens(frames_BCHW) if self.family.network(self.kind or "i2v").image_tokens else None
+        return ImageCondition(self.encode_video(clips, together), tokens)
 
     def _image_tokens(self, frame_BCHW: Tensor) -> Tensor:
         encoder = self._part(Part.IMAGE_ENCODER)
@@ -446,6 +395,12 @@ class WanBundle:
         mean, std = torch.tensor([CLIP_MEAN, CLIP_STD], device=self.device).view(2, 1, 3, 1, 1)
         tokens: Tensor = encoder((squashed - mean) / std, output_hidden_states=True).hidden_states[-2]
         return tokens
+
+
+class FirstFrameBundle(WanBundle):
+    """The parts of a checkpoint of Wan2.2's TI2V-5B."""
+
+    condition = FirstFrameCondition
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -459,18 +414,7 @@ def load_tokenizer(folder: Path) -> Any:
         raise ModelError(f"{folder} brings code of its own, which is not run; {way_out}") from error
 
 
-def _size_in_pixels(latents_BCTHW: Tensor) -> tuple[int, int, int]:
-    """Frames, height and width of the clip that latents are of."""
-    frames, height, width = latents_BCTHW.shape[2:]
-    return WAN21.geometry.temporal * (frames - 1) + 1, WAN21.geometry.spatial * height, WAN21.geometry.spatial * width
-
-
-def in_pixels(rows: list[int]) -> list[int]:
-    """Rows of pixels that so many rows of latents each are of."""
-    return [WAN21.geometry.spatial * count for count in rows]
-
-
-def _on_this_machine(source: str, revision: str, part: Part, cache: Path) -> Path:
+def _on_this_machine(source: str, revision: str, part: Part, expert: str, cache: Path) -> Path:
     """The directory or file that holds ``part``, fetched where it has to be."""
     if not is_model_source(source):
         raise ModelError(
@@ -478,29 +422,26 @@ def _on_this_machine(source: str, revision: str, part: Part, cache: Path) -> Pat
             f"nor {' or '.join(EMBEDDED)}"
         )
     if source in EMBEDDED:
-        from cinelora.families.wan import embedded  # only the embedded model needs it
+        from cinelora.families.wan import embedded, random_members  # only the embedded models need them
 
-        return embedded.embedded(source.removeprefix("embedded:tiny-"), cache)
-    return Path(source) if Path(source).exists() else _fetch(source, revision, part)
+        name = source.removeprefix("embedded:tiny-")
+        return random_members.random_member(name, cache) if "-" in name else embedded.embedded(name, cache)
+    return Path(source) if Path(source).exists() else _fetch(source, revision, part, expert)
 
 
-def _fetch(repository: str, revision: str, part: Part) -> Path:
+def _fetch(repository: str, revision: str, part: Part, expert: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=_patterns(part)))
+        return Path(
+            snapshot_download(repository, revision=revision, allow_patterns=checkpoint_layouts.patterns(part, expert))
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelError(
             f"cannot fetch {part} of {repository}@{revision} from the hub: {first_line(error)}; "
             "give a local directory or file with model.t2v=<path> or model.i2v=<path> instead"
         ) from error
-
-
-def _patterns(part: Part) -> list[str]:
-    """What a part is called in a repository of diffusers' layout, or of Wan's own."""
-    own: list[str] = NAMES["own_files"][part]
-    return [*(f"{part}/*.{end}" for end in ("json", "safetensors", "model", "txt")), *own]
 
 
 def _fingerprint(files: Iterable[Path], blocks: int = 64, block_size: int = 65536) -> str:

@@ -12,12 +12,13 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from cinelora.config.schema import ModelConfig
 from cinelora.errors import CineloraError, FileError, ModelError
-from cinelora.families import family_of
-from cinelora.families.family import Family, Part
+from cinelora.families import experts_of, family_of
+from cinelora.families.family import HIGH, LOW, Family, Part
+from cinelora.families.wan.transformer_tensors import refuse_misfit
 from cinelora.families.wan21 import WAN21
 from cinelora.io.gguf_file import read_gguf
 from cinelora.io.plain_data import quoted, read_json, short_key
@@ -40,12 +41,7 @@ _FORM = re.compile(
 _VARIANTS = ("", "fp32", "bf16", "fp16")
 """Which of several precisions is taken, first to last; the one without a name is what the authors publish."""
 _TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer_config.json")
-Expert = Literal["high_noise", "low_noise"]
-"""The two transformers that share the noise levels of one task in Wan2.2's A14B. Tools number them in opposite orders."""
-EXPERT_FOLDERS: dict[Expert, tuple[str, str]] = {
-    "high_noise": ("transformer", "high_noise_model"),
-    "low_noise": ("transformer_2", "low_noise_model"),
-}
+EXPERT_FOLDERS = {HIGH: ("transformer", "high_noise_model"), LOW: ("transformer_2", "low_noise_model")}
 """Where each lies in a checkpoint of both: in diffusers' layout, and in that of Wan's authors."""
 _OWN_EXPERTS = tuple(own for _, own in EXPERT_FOLDERS.values())
 
@@ -71,7 +67,7 @@ class FoundPart:
 # -- where a part lies -------------------------------------------------------------------------------------------------
 
 
-def locate(part: Part, source: Path, expert: Expert | None = None) -> FoundPart:
+def locate(part: Part, source: Path, expert: str = "") -> FoundPart:
     """The files of ``part`` in a directory of any layout, or in the one file that ``source`` is.
 
     Of a transformer that is an ``expert``, ``source`` may hold both. Raises ``ModelError`` saying what is missing.
@@ -90,13 +86,13 @@ def locate(part: Part, source: Path, expert: Expert | None = None) -> FoundPart:
     raise ModelError(f"no folder {part}/")
 
 
-def _expert_folder(source: Path, expert: Expert) -> Path:
+def _expert_folder(source: Path, expert: str) -> Path:
     """The folder of one expert in a checkpoint of both; ``source`` itself where it is one transformer, by file or folder."""
     diffusers, own = EXPERT_FOLDERS[expert]
     if (source / own).is_dir():
         return source / own
     # transformer/ alone may be Wan2.1: it is an expert where the other one lies beside it, or is listed
-    if (source / diffusers).is_dir() and (expert == "low_noise" or _second_expert(source)):
+    if (source / diffusers).is_dir() and (expert == LOW or _second_expert(source)):
         return source / diffusers
     if source.is_file() or source.name in _OWN_EXPERTS or _class_name(source / "config.json"):
         return source
@@ -114,12 +110,7 @@ def _second_expert(source: Path) -> str | None:
     return "its model_index.json lists two transformers" if listed else None
 
 
-def expert_of(network: str) -> Expert | None:
-    """Which expert a network is, by its name, such as ``t2v_high_noise``; None for one that has all noise levels to itself."""
-    return next((expert for expert in EXPERT_FOLDERS if network.endswith(expert)), None)
-
-
-def patterns(part: Part, expert: Expert | None = None) -> list[str]:
+def patterns(part: Part, expert: str = "") -> list[str]:
     """What a part is called in a repository of diffusers' layout, or of Wan's own: what to fetch of it."""
     folders = EXPERT_FOLDERS[expert] if expert and part is Part.TRANSFORMER else (part,)
     own: list[str] = NAMES["own_files"][part] if len(folders) == 1 else ["model_index.json"]
@@ -204,8 +195,8 @@ def _is_folder_of(part: Part, folder: Path) -> bool:
     return _class_name(folder / "config.json").startswith(NAMES["classes"][part])
 
 
-def _class_name(config: Path) -> str:
-    if not config.is_file():
+def _class_name(config: Path | None) -> str:
+    if config is None or not config.is_file():
         return ""
     settings = config_facts(config)  # of any project: nothing has to be in it
     return str(settings.get("_class_name") or next(iter(settings.get("architectures") or ()), ""))
@@ -380,11 +371,12 @@ def _transformer_of(channels: int, takes_image: bool, hidden: int) -> str:
 # -- a whole model, before it is loaded --------------------------------------------------------------------------------
 
 
-def source_of(model: ModelConfig, kind: str, part: Part) -> str | None:
+def source_of(model: ModelConfig, kind: str, part: Part, expert: str = "") -> str | None:
     """Where a part is to come from: its own setting, or the checkpoint of ``kind``; None = drawn at random."""
     # each part but the transformer has a setting of its name; a transformer is what the checkpoint itself is named for
     own: str | None = getattr(model, part, None)
-    return own or (None if model.weights == "random" else model.source(kind))
+    expert = expert if part is Part.TRANSFORMER else ""
+    return own or (None if model.weights == "random" else model.source(kind, expert))
 
 
 def survey(model: ModelConfig, kind: str, parts: Iterable[Part]) -> list[str]:
@@ -397,26 +389,27 @@ def survey(model: ModelConfig, kind: str, parts: Iterable[Part]) -> list[str]:
     # once, and not one part at each start.
     lines: list[str] = []
     verdicts: dict[str, str] = {}
-    for part in parts:
-        source = source_of(model, kind, part)
+    names = [expert.name for expert in experts_of(model, kind)]
+    for part, expert in [(one, name) for one in parts for name in (names if one is Part.TRANSFORMER else [""])]:
+        source, what = source_of(model, kind, part, expert), f"{part} ({expert})" if expert else str(part)
         if source is None or not Path(source).exists():
             continue
         try:
-            lines += inspect(part, Path(source), kind, model)
-            verdicts[part] = "ok"
+            lines += inspect(part, Path(source), kind, model, expert)
+            verdicts[what] = "ok"
         except CineloraError as error:
-            verdicts[part] = str(error)
+            verdicts[what] = str(error)
     if any(verdict != "ok" for verdict in verdicts.values()):
         raise ModelError("; ".join(f"{part}: {verdict}" for part, verdict in verdicts.items()))
     return lines
 
 
-def inspect(part: Part, source: Path, kind: str, model: ModelConfig | None = None) -> list[str]:
+def inspect(part: Part, source: Path, kind: str, model: ModelConfig | None = None, expert: str = "") -> list[str]:
     """Look at one part of a directory or file; lines to print, such as that fp8 weights are widened.
 
     Raises ``ModelError`` (or ``FileError`` for a damaged file) with what is wrong.
     """
-    family, expert = family_of(model) if model else WAN21, expert_of(kind)
+    family = family_of(model) if model else WAN21
     if part is Part.TRANSFORMER and not expert:
         _refuse_two_experts(source)
     found = locate(part, source, expert)
@@ -431,6 +424,8 @@ def inspect(part: Part, source: Path, kind: str, model: ModelConfig | None = Non
     refuse_other_part(part, shapes)
     if part is Part.TRANSFORMER:
         refuse_other_transformer(shapes, family, kind, model)
+        said = {} if _class_name(found.config).endswith("WanModel") else config_facts(found.config)
+        refuse_misfit({bare(name): shape for name, shape in shapes.items()}, said)
     if part is Part.VAE:
         refuse_other_vae(shapes, family.geometry.channels)
     if kinds := {FP8[entry["dtype"]] for entry in entries.values() if entry["dtype"] in FP8}:
@@ -517,6 +512,11 @@ class PartConfig(TypedDict):
     _class_name: NotRequired[str]
     architectures: NotRequired[list[str] | None]
     num_heads: NotRequired[int]
+    num_layers: NotRequired[int]
+    ffn_dim: NotRequired[int]
+    text_dim: NotRequired[int]
+    freq_dim: NotRequired[int]
+    image_dim: NotRequired[int | None]
     vision_config: NotRequired[dict[str, Any]]
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cinelora.errors import ModelError
-from cinelora.families.family import Part
-from cinelora.families.wan.checkpoint_layouts import Expert, bare, locate
+from cinelora.families.family import HIGH, LOW, Part
+from cinelora.families.wan.checkpoint_layouts import bare, locate
 from cinelora.io.gguf_file import read_gguf
 from cinelora.io.plain_data import opened
 from cinelora.io.tensor_files import read_header
@@ -22,12 +22,12 @@ _NOISE = re.compile(r"(high|low)[ ._-]?noise")
 _LONE = re.compile(r"(?<![a-z])(high|low)(?![a-z])(?![ ._-]?(?:v?ram|mem|res|quality|rank|fps))")
 """In names of Wan2.2 alone: elsewhere "high" and "low" are said of much."""
 _WAN22, _WAN21 = re.compile(r"wan[ ._-]?2[ ._-]?2(?!\d)|a14b"), re.compile(r"wan[ ._-]?2[ ._-]?1(?!\d)")
-_EXPERTS: dict[str, Expert] = {"high": "high_noise", "low": "low_noise"}
+_EXPERTS: dict[str, str] = {"high": HIGH, "low": LOW}
 _SAMPLES, _SAMPLE_BYTES = 16, 2**16
 """Tensors of two files that are compared, and bytes of each: training changes every value of a matrix."""
 
 
-def expert_hint(source: Path | str) -> Expert | None:
+def expert_hint(source: Path | str) -> str | None:
     """Which expert a file or folder is by its name, or by that of the folder it lies in; None where neither says it.
 
     Such as ``wan2.2_t2v_high_noise_14B_fp16.safetensors``, ``Wan2_2-T2V-A14B-LOW_fp8.safetensors``, ``low_noise_model/``;
@@ -41,7 +41,7 @@ def expert_hint(source: Path | str) -> Expert | None:
         if folder.name == "transformer_2" or (
             folder.name == "transformer" and folder.with_name("transformer_2").is_dir()
         ):
-            return "low_noise" if folder.name == "transformer_2" else "high_noise"
+            return LOW if folder.name == "transformer_2" else HIGH
     return None
 
 
@@ -51,7 +51,7 @@ def is_wan21_by_name(source: Path | str) -> bool:
     return _WAN21.search(names) is not None and _WAN22.search(names) is None
 
 
-def judge_experts(sources: Mapping[Expert, str]) -> list[str]:
+def judge_experts(sources: Mapping[str, str]) -> list[str]:
     """What is doubtful about the experts of one task, by where each comes from: a line for each.
 
     Raises ``ModelError`` where both have the same values, as far as they lie on this machine.
@@ -70,7 +70,7 @@ def judge_experts(sources: Mapping[Expert, str]) -> list[str]:
     return lines + [f"{sources[expert]} is given as {expert}, and its name says Wan2.1" for expert in older]
 
 
-def _weights(source: str, expert: Expert) -> tuple[Path, ...]:
+def _weights(source: str, expert: str) -> tuple[Path, ...]:
     return locate(Part.TRANSFORMER, Path(source), expert).weights if Path(source).exists() else ()
 
 

@@ -15,17 +15,14 @@ from lightning import Trainer
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from cinelora.config.metric_names import HELDOUT_SIGMAS, heldout_loss_at, update_of_block
+from cinelora.config.metric_names import heldout_loss_at, heldout_sigmas, update_of_block
 from cinelora.config.schema import ValidationConfig, data_ranks
 from cinelora.io.waiting import waiting
 from cinelora.latents.dataset import LatentDataset
 from cinelora.memory.block_swap import as_they_are
 from cinelora.training.callbacks.at_step import AtStep, Memory, mean_over_ranks
 from cinelora.training.callbacks.ema import Ema, as_exported, evaluating
-from cinelora.training.module import Stage
-
-Look = tuple[Tensor, Tensor]
-"""A predicted velocity and the one that it should be, each (1, 16, T, h, w)."""
+from cinelora.training.module import Stage, Velocities
 
 
 class ValidationLoss(AtStep):
@@ -87,9 +84,9 @@ class ValidationLoss(AtStep):
         dtype = stage.transformer.patch_embedding.weight.dtype
         kept, losses = [], torch.zeros(2, dtype=torch.float64)
         with evaluating(stage, off):
-            for predicted, target in self.looks(trainer, stage):
-                kept.append(predicted.to("cpu", dtype))
-                losses += torch.tensor([float(stage.noise_law.loss(predicted, target)), 1.0])
+            for look in self.looks(trainer, stage):
+                kept.append(look.predicted.to("cpu", dtype))
+                losses += torch.tensor([float(stage.noise_law.loss(*look)), 1.0])
         total, count = mean_over_ranks(losses, trainer)
         return kept, total / count
 
@@ -99,15 +96,16 @@ class ValidationLoss(AtStep):
         # Everything is summed over this rank's samples, then over ranks, and divided last: ranks may have unequally many samples,
         # and a mean of means would weigh them unequally. `losses` has a sum for each sigma and the number of samples; `moved`
         # has, against both beginnings, the squares of what predictions moved by and of what they were.
-        losses = torch.zeros(len(HELDOUT_SIGMAS) + 1, dtype=torch.float64)
+        sigmas = heldout_sigmas(stage.config)
+        losses = torch.zeros(len(sigmas) + 1, dtype=torch.float64)
         moved = torch.zeros(2, 2, dtype=torch.float64)
         with as_exported(stage, self.ema):
-            for number, (predicted, target) in enumerate(self.looks(trainer, stage)):
-                losses[number % len(HELDOUT_SIGMAS)] += float(stage.noise_law.loss(predicted, target))
+            for number, look in enumerate(self.looks(trainer, stage)):
+                losses[number % len(sigmas)] += float(stage.noise_law.loss(*look))
                 for row, before in enumerate((self.untrained[number], self.bare[number])):
-                    then = before.to(predicted)
-                    moved[row] += torch.stack([(predicted - then).square().sum(), then.square().sum()]).cpu()
-            losses[-1] = len(self.untrained) / len(HELDOUT_SIGMAS)
+                    then = before.to(look.predicted)
+                    moved[row] += torch.stack([(look.predicted - then).square().sum(), then.square().sum()]).cpu()
+            losses[-1] = len(self.untrained) / len(sigmas)
             update = stage.trained.effect()
         *totals, count = mean_over_ranks(losses, trainer)
         by_sigma = [total / count for total in totals]
@@ -115,14 +113,14 @@ class ValidationLoss(AtStep):
         change, size, change_vs_base, size_of_base = mean_over_ranks(moved.flatten(), trainer)
         numbers = {"heldout/loss": loss, "heldout/change": loss / self.start - 1}
         numbers["heldout/vs_base"] = loss / self.base - 1
-        numbers |= {heldout_loss_at(sigma): value for sigma, value in zip(HELDOUT_SIGMAS, by_sigma, strict=True)}
+        numbers |= {heldout_loss_at(sigma): value for sigma, value in zip(sigmas, by_sigma, strict=True)}
         numbers["effect/prediction"] = (change / size) ** 0.5
         if not stage.trained.stands_alone:
             numbers["effect/prediction_vs_base"] = (change_vs_base / size_of_base) ** 0.5
         numbers["effect/update"] = update.overall
         return numbers | {update_of_block(block): value for block, value in update.by_block.items()}
 
-    def looks(self, trainer: Trainer, stage: Stage) -> Iterator[Look]:
+    def looks(self, trainer: Trainer, stage: Stage) -> Iterator[Velocities]:
         """This rank's share of the samples, at each sigma in turn, as the transformer is now; the time goes into ``seconds``.
 
         Ranks that share the weights look equally often: one without a sample of its own looks at the first, for nothing.
@@ -138,7 +136,7 @@ class ValidationLoss(AtStep):
         with waiting("held-out samples", trainer.is_global_zero), as_they_are():
             for number, position in enumerate([*share, *[self.positions[0]] * idle]):
                 batch = stage.transfer_batch_to_device(default_collate([self.heldout[position]]), stage.device, 0)
-                for sigma in HELDOUT_SIGMAS:
+                for sigma in heldout_sigmas(stage.config):
                     look = stage.velocities(batch, stage.draw_at(batch, step=0, sigma=sigma))
                     if number < len(share):
                         yield look

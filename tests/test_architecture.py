@@ -124,7 +124,10 @@ KNOWS_WAN = {
     ),
     "cinelora.adapters.host_copies": "wan.transformer_tensors.is_image_part",
     "cinelora.adapters.lora_layers": "wan.transformer_tensors.is_image_part",
-    "cinelora.cli.preflight": "wan.checkpoint_layouts.source_of wan.checkpoint_layouts.survey",
+    "cinelora.cli.preflight": (
+        "wan.checkpoint_layouts.source_of wan.checkpoint_layouts.survey wan.experts.expert_hint "
+        "wan.experts.is_one_transformer wan.experts.judge_experts"
+    ),
     "cinelora.latents.dataset": "wan.bundle.pad_text",
     "cinelora.metrics.networks": "wan.bundle.CLIP_MEAN wan.bundle.CLIP_STD wan.bundle.load_tokenizer wan.embedded",
     "cinelora.prepare": "wan.text_limit",
@@ -280,6 +283,7 @@ MAY_WRITE = {
     "cinelora.footage.lut: file.write_text(cube.as_text())": "a new folder, for FFmpeg, which reads LUTs from files",
     "cinelora.footage.shot_detection: np.savez(draft, allow_pickle=False, note=text, **arrays)": "the draft of write_whole",
     "cinelora.cli.sweep_launchers: tempfile.mkdtemp(prefix='start-', dir=folder / JOB_LOGS)": "a new folder, for submitit",
+    "cinelora.families.wan.random_members: _pipeline(name).save_pretrained(draft)": "a draft of its own, in the cache",
 }
 """Calls outside ``io/`` that write by themselves, and why each may."""
 

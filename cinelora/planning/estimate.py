@@ -17,6 +17,7 @@ from typing import NamedTuple
 from cinelora.config.schema import ModelConfig
 from cinelora.families import family_of
 from cinelora.families.family import Family
+from cinelora.families.vae_facts import WAN21_VAE, VaeFacts
 from cinelora.planning.cards import GPUS, Gpu
 
 GIB = 2**30
@@ -67,10 +68,6 @@ IN_FLIGHT = 1.46
 """Units on their way from or to the host, with ``offload``."""
 DRAWN, DRAWN_FP8, DRAWN_EAGER = 6.2, 7.4, 14.2
 """Units that come and go while a prediction is made without gradients (75,600 tokens of the I2V shape, H200)."""
-VAE_BYTES, VAE_BYTES_STILL, VAE_BYTES_TILED = 28_600, 8_900, 5_600
-"""Bytes a pixel of one frame that decoding takes in float32, what lies between tensors with it: of clips, whose frames come
-and go with their caches, of a still, and of 81 frames in tiles (H200; encoding takes three quarters). 480p and 720p, 33 and
-81 frames come out within 1 %."""
 CONTEXT_GIB, IN_PIECES = 1.0, 0.025
 """What is not to be planned with: CUDA's own memory (0.7 GiB on an H200), and the share that lies between tensors."""
 
@@ -344,14 +341,14 @@ class Step:
         return sum(self.peak(Policy(layers, True, 0 if self.stays else layers, compile)).values())
 
 
-def vae_bytes(num_frames: int, height: int, width: int) -> float:
-    """Bytes that Wan's VAE takes to encode or decode a clip as a whole."""
-    return float(height * width * (VAE_BYTES_STILL if num_frames == 1 else VAE_BYTES))
+def vae_bytes(num_frames: int, height: int, width: int, vae: VaeFacts = WAN21_VAE) -> float:
+    """Bytes that a VAE takes to encode or decode a clip as a whole."""
+    return float(height * width * (vae.still_bytes if num_frames == 1 else vae.clip_bytes))
 
 
-def tiled_vae_bytes(height: int, width: int) -> float:
+def tiled_vae_bytes(height: int, width: int, vae: VaeFacts = WAN21_VAE) -> float:
     """The same in tiles: little more than the clip, in pieces and whole."""
-    return float(height * width * VAE_BYTES_TILED)
+    return float(height * width * vae.tiled_bytes)
 
 
 def usable_bytes(gib: float) -> float:

@@ -14,17 +14,13 @@ from typing import NamedTuple
 from cinelora.config.schema import ModelConfig
 from cinelora.config.sentences import sentence
 from cinelora.errors import ConfigError, ModelError
-from cinelora.families.family import HIGH, LOW, Expert, Part
+from cinelora.families.family import HIGH, LOW, Expert, Part, expert_in
 from cinelora.families.wan.checkpoint_layouts import bare, locate
 from cinelora.io.gguf_file import read_gguf
 from cinelora.io.plain_data import opened
 from cinelora.io.tensor_files import read_header
 
-_NOISE = re.compile(r"(high|low)[ ._-]?noise")
-_LONE = re.compile(r"(?<![a-z])(high|low)(?![a-z])(?![ ._-]?(?:v?ram|mem|res|quality|rank|fps))")
-"""In names of Wan2.2 alone: elsewhere "high" and "low" are said of much."""
 _WAN22, _WAN21 = re.compile(r"wan[ ._-]?2[ ._-]?2(?!\d)|a14b"), re.compile(r"wan[ ._-]?2[ ._-]?1(?!\d)")
-_EXPERTS: dict[str, str] = {"high": HIGH, "low": LOW}
 _SAMPLES, _SAMPLE_BYTES = 16, 2**16
 """Tensors of two files that are compared, and bytes of each: training changes every value of a matrix."""
 
@@ -36,9 +32,10 @@ def expert_hint(source: Path | str) -> str | None:
     ``transformer_2/`` is the low one of diffusers' layout, and ``transformer/`` beside it the high one.
     """
     path = Path(source)
-    for name in (path.name.lower(), path.parent.name.lower()):
-        if said := set(_NOISE.findall(name)) or set(_LONE.findall(name) if _WAN22.search(name) else ()):
-            return _EXPERTS[said.pop()] if len(said) == 1 else None
+    for name in (path.name, path.parent.name):
+        # elsewhere than in names of Wan2.2 "high" and "low" are said of much
+        if said := expert_in(name, lone=_WAN22.search(name.lower()) is not None):
+            return said
     for folder in (path, path.parent):
         if folder.name == "transformer_2" or (
             folder.name == "transformer" and folder.with_name("transformer_2").is_dir()

@@ -124,10 +124,8 @@ KNOWS_WAN = {
     ),
     "cinelora.adapters.host_copies": "wan.transformer_tensors.is_image_part",
     "cinelora.adapters.lora_layers": "wan.transformer_tensors.is_image_part",
-    "cinelora.cli.preflight": (
-        "wan.checkpoint_layouts.source_of wan.checkpoint_layouts.survey wan.experts.expert_hint "
-        "wan.experts.is_one_transformer wan.experts.judge_experts"
-    ),
+    "cinelora.cli.preflight": "wan.checkpoint_layouts.source_of wan.checkpoint_layouts.survey wan.experts.expert_lines "
+    "wan.experts.refuse_one_for_two",
     "cinelora.latents.dataset": "wan.bundle.pad_text",
     "cinelora.metrics.networks": "wan.bundle.CLIP_MEAN wan.bundle.CLIP_STD wan.bundle.load_tokenizer wan.embedded",
     "cinelora.prepare": "wan.text_limit",

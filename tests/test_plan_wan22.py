@@ -16,7 +16,9 @@ from diffusers import WanTransformer3DModel
 from cinelora.cli.compose import compose_train
 from cinelora.cli.one_run import planned
 from cinelora.config.schema import SamplerConfig, TrainConfig
-from cinelora.families.wan.load_weights import num_parameters
+from cinelora.families.family import Part
+from cinelora.families.wan.checkpoint_layouts import NAMES
+from cinelora.families.wan.load_weights import empty_module, num_parameters
 from cinelora.io.plain_data import read_json
 from cinelora.nn.flow_matching import FlowMatching
 from cinelora.planning.estimate import (
@@ -65,6 +67,11 @@ def test_parameters_are_those_of_the_real_class(model: str, kind: str, parameter
             out_channels=channels[1], text_dim=4096, freq_dim=256, ffn_dim=config.ffn_dim, num_layers=config.num_layers,
         )  # fmt: skip
     assert Shape.of(config, kind).parameters == num_parameters(transformer) == parameters
+
+
+def test_the_vae_of_48_channels_is_counted_by_its_real_class():
+    settings = NAMES["full_shapes"]["residual_vae"]
+    assert num_parameters(empty_module(Part.VAE, settings)) == 704_688_668
 
 
 def test_the_steps_of_each_expert_are_those_that_the_solver_takes_inside_its_levels():

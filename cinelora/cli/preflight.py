@@ -21,7 +21,7 @@ from cinelora.config import schema
 from cinelora.config.adapter_words import AdapterWord
 from cinelora.config.clip_request import ClipRequest, read_prompts, stage_and_expert
 from cinelora.config.fields import fields_of, pick
-from cinelora.config.lessons import SHORT, taught
+from cinelora.config.lessons import taught
 from cinelora.config.rules import (
     asked_lines,
     clip_line,
@@ -38,7 +38,7 @@ from cinelora.errors import ConfigError, ModelError
 from cinelora.families import experts_of, family_of, has_experts
 from cinelora.families.family import Expert, Part, expert_in
 from cinelora.families.wan.checkpoint_layouts import source_of, survey
-from cinelora.families.wan.experts import expert_hint, is_one_transformer, judge_experts
+from cinelora.families.wan.experts import expert_lines, refuse_one_for_two
 from cinelora.io.hub import EMBEDDED, check_target, is_model_source, is_run, resolve, shadowed
 from cinelora.io.own_files import refuse_foreign
 from cinelora.io.own_folders import CACHE, PREPARED, refuse_occupied
@@ -323,29 +323,17 @@ def _model_lines(
     # headers alone are read, also of files that turn out to hold something else: a mistake costs a second, not a loading
     for kind, wanted in parts.items():
         experts = [expert for expert in taking_part or experts_of(model, kind) if expert.name]
-        if len(experts) > 1:
-            _refuse_one_as_both(model, kind)
+        refuse_one_for_two(model, kind, experts)
         _refuse_nowhere(model, kind, wanted)
         try:
             lines += survey(model, kind, wanted, experts)
         except ModelError as error:
             raise ConfigError(f"{_named(model, kind, experts)}: {error}") from error
-        if experts and model.weights != "random":
-            lines += _doubtful_experts(model, kind, experts)
+        lines += expert_lines(model, kind, experts)
     for key in (*parts, "vae", "text_encoder", "tokenizer", "image_encoder"):
         lines += shadowed(f"model.{key}", getattr(model, key))
     drawn = {part: None for kind, wanted in parts.items() for part in wanted if source_of(model, kind, part) is None}
     return [*dict.fromkeys(lines), *_random_lines(model, list(drawn))]
-
-
-def _refuse_one_as_both(model: schema.ModelConfig, kind: str) -> None:
-    """Refuse one transformer that is named where two experts are wanted."""
-    whole, own = getattr(model, kind), [getattr(model, f"{kind}_{short}") for short in SHORT.values()]
-    if model.weights == "random" or whole is None or any(own) or not is_one_transformer(whole):
-        return
-    hint = expert_hint(whole)
-    told = f"; by its name it is {hint}" if hint else ""
-    raise ConfigError(sentence("files", "one_for_two", c=model, network=kind, source=whole, hint=told))
 
 
 def _refuse_nowhere(model: schema.ModelConfig, kind: str, wanted: list[Part]) -> None:
@@ -361,19 +349,6 @@ def _named(model: schema.ModelConfig, kind: str, experts: Sequence[Expert]) -> s
     keys = dict.fromkeys((kind, *(model.key_of(kind, expert.name) for expert in experts)))
     given = [f"model.{key}={getattr(model, key)}" for key in keys if getattr(model, key)]
     return " ".join(given) or f"model.t2v={model.t2v}"
-
-
-def _doubtful_experts(model: schema.ModelConfig, kind: str, experts: Sequence[Expert]) -> list[str]:
-    """What is doubtful about the experts of a network; refuses two of the same weights."""
-    sources = {expert.name: str(model.source(kind, expert.name)) for expert in experts}
-    own = {expert.name: getattr(model, model.key_of(kind, expert.name)) for expert in experts}
-    try:
-        lines = [f"WARNING: model.{kind}: {line}" for line in judge_experts(sources)]
-    except ModelError as error:
-        raise ConfigError(f"model.{kind}: {error}") from error
-    missing = [model.key_of(kind, name) for name, source in own.items() if source is None and any(own.values())]
-    source = getattr(model, kind)
-    return [*lines, *(sentence("files", "fellow", missing=key, network=kind, source=source) for key in missing)]
 
 
 def _random_lines(model: schema.ModelConfig, drawn: list[Part]) -> list[str]:

@@ -439,7 +439,9 @@ def _transformer_lines(config: InferConfig, kind: str, frames: int, gpu: str | N
             f"; {named}: one of the two experts is in memory at a time, and the second is read when the first is done"
         )
     elif _stays(config):
-        head += "; the same transformer makes keyframe and clip, and is loaded once"
+        head += (
+            "; the same transformer makes keyframe and clip, and is loaded once: the VAE passes the keyframe beside it"
+        )
 
     def row(card: Gpu, dtype: str) -> Row | None:
         own = replace(one, dtype=dtype)

@@ -91,7 +91,7 @@ class RunPlace:
 
 def products(run_dir: Path) -> frozenset[Path]:
     """The checkpoints, clips and tables in a run's directory; a style adapter that was carried there is none of its own."""
-    kinds = ("checkpoints/step-*", "**/summary.json", "**/*.latents", "rows.json", "numbers.json")
+    kinds = ("checkpoints/step-*", "**/summary.json", "**/*.latents", "**/*.course", "rows.json", "numbers.json")
     return frozenset(path for kind in kinds for path in run_dir.glob(kind))
 
 

@@ -35,6 +35,9 @@ from common import ROOT, report
 
 from cinelora.adapters.adapter_header import judge_adapter
 from cinelora.adapters.run_directory import RunDirectory, adapter_paths, learnt_size, trained_on
+from cinelora.cli.one_run import accepted
+from cinelora.cli.parse import parse
+from cinelora.cli.programs import PROGRAMS
 from cinelora.cli.sweep_launchers import Table
 from cinelora.config.clip_request import ClipRequest, Take, read_prompts
 from cinelora.config.schema import EvaluateConfig, InferConfig
@@ -159,10 +162,29 @@ def make_files(folder: Path) -> None:
     (folder / "model/transformer/diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(names))
     (folder / "model/model_index.json").write_text(json.dumps({"transformer": ["diffusers", "WanTransformer3DModel"]}))
     make_adapters(folder)
+    make_checkpoint(folder)
     (folder / "wan.gguf").write_bytes(gguf())
     (folder / WANDB_ID).write_text("0a1b2c3d")
     with (folder / "prompts.txt").open("a") as file:
         file.write("# a comment\n\\# no comment\n")
+
+
+def make_checkpoint(folder: Path) -> None:
+    """A checkpoint as it is saved today, with what callbacks remember; the corpus has an older one."""
+    shutil.copytree(folder / "style/checkpoints", folder / "now/checkpoints")
+    state = next((folder / "now/checkpoints").rglob("state.json"))
+    seen = {"name": "heldout/loss", "lower": True, "best": 0.5, "step": 4, "since": 0}
+    numbers = {"heldout/loss": 0.5, "heldout/change": math.nan}
+    memory: dict[str, Any] = {
+        "progress": {"losses": [[1.0, 2.0]], "accumulation": 1, "lr": 1e-4, "gradient_norm": 1.0}
+        | {"latest_loss": 1.5, "told_at": 4},
+        "journal": {"step": 4, "numbers": numbers},
+        "early_stopping": {"best": seen, "stopping": seen, "stopped": False, "judged_at": 4},
+        "validation_loss": {"latest": numbers, "measured_at": 4},
+        "validation_clips": {"manner": {"steps": 4, "names": ["motion"]}, "base": numbers, "latest": numbers},
+    }
+    told = {"settled": True, "memory": memory}
+    state.write_text(json.dumps(json.loads(state.read_text()) | told))
 
 
 def make_adapters(folder: Path) -> None:
@@ -252,6 +274,17 @@ def of_run(folder: Path) -> object:
     return load_config(run.path), card(read_record(run), ".")
 
 
+def of_resume(folder: Path) -> object:
+    """What a resume accepts of a run's settings, before anything is loaded."""
+    words = [f"resume={folder / 'style'}", "trust=true", f"data.root={folder / 'footage'}", f"cache={folder / 'cache'}"]
+    return accepted(parse(PROGRAMS["train"], [*words, f"data.prepared={folder / 'prepared'}"]))
+
+
+def remembered(folder: Path) -> object:
+    """A checkpoint of today, with the work of what recalls it left out."""
+    return load_checkpoint(folder / "now/checkpoints").facts["memory"]
+
+
 def of_sweep(folder: Path) -> object:
     """The table of a sweep."""
     return Table.of(folder / "sweep").lines()
@@ -259,7 +292,9 @@ def of_sweep(folder: Path) -> object:
 
 def readers(folder: Path) -> list[Reader]:
     """Everything that is read from files."""
-    state = next(path for path in (folder / "style/checkpoints").rglob("state.json")).relative_to(folder)
+    state, today = (
+        next((folder / run / "checkpoints").rglob("state.json")).relative_to(folder) for run in ("style", "now")
+    )
     take = next(path for path in (folder / "evaluation/clips").rglob("summary.json")).relative_to(folder)
     model = "model/transformer"
     return [
@@ -267,6 +302,8 @@ def readers(folder: Path) -> list[Reader]:
         Reader("run summary", "style/summary.json", "json", of_run),
         Reader("manifest", "style/manifest.jsonl", "jsonl", of_run),
         Reader("checkpoint", str(state), "json", lambda f: load_checkpoint(f / "style/checkpoints")),
+        Reader("memory", str(today), "json", remembered),
+        Reader("resumed settings", "style/config.yaml", "yaml", of_resume),
         Reader("data set", "style/dataset.json", "json", lambda f: Index.load(f / "style/dataset.json").data_hash),
         Reader("plan", "evaluation/plan.json", "json", of_evaluation),
         Reader("numbers", "evaluation/numbers.json", "json", of_evaluation),

@@ -91,6 +91,30 @@ def limited_cell(case: Result | None, free: Result | None) -> str:
     )
 
 
+WAN22 = {
+    "a14b_stills": "A14B, an expert of T2V: one step, 4 stills 720p",
+    "a14b_window": "A14B, an expert of I2V: one step, 33 frames 480p",
+    "5b_window": "TI2V-5B: one step, 49 frames of 704x1280",
+    "5b_clip": "TI2V-5B: one prediction, 121 frames of 704x1280",
+}
+WAN22_LIMITS = {
+    "5b_trains_16": "TI2V-5B: one step, 49 frames of 704x1280, fp8, in 16 GiB",
+    "5b_draws_16": "TI2V-5B: both halves of guidance, 121 frames of 704x1280, fp8, in 16 GiB",
+    "a14b_draws_24": "A14B: both halves of guidance, 81 frames 720p, fp8, in 24 GiB",
+}
+
+
+def wan22_table(results: Results) -> list[str]:
+    """The same of Wan2.2's families; and the peaks of what has to fit smaller cards, of decoding too."""
+    found = results["wan22"]
+    rows = [[what, *measured(found[name])] for name, what in WAN22.items()]
+    for name, what in WAN22_LIMITS.items():
+        case = found["limits"][name]
+        decoding = f"; decoding {case['decoded']['peak_gib']:.1f} GiB" if "decoded" in case else ""
+        rows.append([what, NOT_MEASURED, NOT_MEASURED, f"{case['peak_gib']:.1f} GiB{decoding}"])
+    return table(["", "plain diffusers + peft", "bf16", "fp8"], rows)
+
+
 # -- memory, in the docs -----------------------------------------------------------------------------------------------
 
 
@@ -264,6 +288,7 @@ def official_table(results: Results) -> list[str]:
 
 BLOCKS = (
     Block("README.md", "full_size", ("train_step", "memory", "denoise"), speed_table),
+    Block("docs/families.md", "wan22", ("wan22",), wan22_table),
     Block("docs/memory.md", "cases", ("memory",), memory_table),
     Block("docs/study.md", "study_scale_model", ("study_scale_model",), clips_table),
     Block("docs/study.md", "study_distilled", ("study_distilled",), clips_table),

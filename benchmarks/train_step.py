@@ -28,8 +28,8 @@ from peft import LoraConfig
 
 from cinelora.adapters.lora_layers import adapter_state, add_adapter
 from cinelora.config.schema import LoraSpec, MemoryConfig, ModelConfig, StageConfig, TrainConfig
-from cinelora.families.wan.bundle import WanBundle
-from cinelora.families.wan.conditions import Condition, ImageCondition, predict_velocity
+from cinelora.families import family_of
+from cinelora.families.machinery import Bundle, machinery_of
 from cinelora.families.wan21 import WAN21
 from cinelora.io.hardware import default_device
 from cinelora.memory.block_swap import arrange
@@ -57,12 +57,15 @@ class Job:
     height: int
     width: int
     samples: int
+    network: str = "i2v"
 
     def config(self, model: ModelConfig, dtype: str, memory: MemoryConfig) -> TrainConfig:
-        """The same as settings of a run on the image-to-video transformer."""
+        """The same as settings of a run on one of the model's networks."""
+        shown = self.network == "i2v"
+        stage = {"name": "motion" if shown else "style", "transformer": self.network, "image_condition": shown}
         return TrainConfig(
             model=replace(model, dtype=dtype, height=self.height, width=self.width),
-            stage=StageConfig("motion", "i2v", self.frames, True, batch_size=self.samples),
+            stage=StageConfig(**stage, num_frames=self.frames, batch_size=self.samples),
             lora=LoraSpec(),
             memory=memory,
         )
@@ -81,9 +84,14 @@ class Built:
     policy: str
 
 
+def bundle_of(config: TrainConfig, device: torch.device) -> Bundle:
+    """The model's checkpoint of the network that is trained."""
+    return machinery_of(config.model).from_config(config.model, config.stage.transformer, Path("none"), device)
+
+
 def plain(config: TrainConfig, device: torch.device) -> Built:
     """What one would write with diffusers and peft: frozen bf16, adapters by peft, every block checkpointed."""
-    transformer = WanBundle.from_config(config.model, "i2v", Path("none"), device).load_transformer()
+    transformer = bundle_of(config, device).load_transformer()
     targets = r".*attn2\.(to_q|to_k|to_v|to_out.0|add_k_proj|add_v_proj)"
     transformer.add_adapter(LoraConfig(r=8, lora_alpha=16, target_modules=targets))
     transformer.enable_gradient_checkpointing()
@@ -98,8 +106,7 @@ def ours(config: TrainConfig, device: torch.device) -> Built:
     """As ``train.py`` builds it."""
     room = torch.cuda.get_device_properties(device).total_memory / GIB if device.type == "cuda" else None
     policy, why = choose_policy(config, room)
-    bundle = WanBundle.from_config(config.model, "i2v", Path("none"), device)
-    transformer = bundle.load_transformer(on_host=policy.swap)
+    transformer = bundle_of(config, device).load_transformer(on_host=policy.swap)
     add_adapter(transformer, "motion", LoraSpec(8, 16.0, 0.0, "cross_attention"), seed=0)
     arrange(transformer, policy)
     named = {name: p for name, p in transformer.named_parameters() if p.requires_grad}
@@ -117,29 +124,25 @@ def same_factors(built: Built) -> None:
 
 def stepper(built: Built, config: TrainConfig, device: torch.device) -> Callable[[], None]:
     """One optimizer step on a fixed batch, as large as one of a run by ``config``; at rate 0, which moves nothing."""
-    model, stage, shape = config.model, config.stage, built.transformer.config
-    frames, size = WAN21.geometry.num_latent_frames(stage.num_frames), (model.height // 8, model.width // 8)
+    stage, shape, family = config.stage, built.transformer.config, family_of(config.model)
+    size = family.geometry.latent_size(stage.num_frames, config.model.height, config.model.width)
     generator = torch.Generator(device).manual_seed(0)
 
     def draw(*sizes: int) -> torch.Tensor:
         return torch.randn(stage.batch_size, *sizes, device=device, generator=generator)
 
-    latents, noise, given = (draw(16, frames, *size) for _ in range(3))
-    text = draw(WAN21.text_tokens, shape.text_dim)
-    shown = (
-        ImageCondition(given, draw(WAN21.network("i2v").image_tokens, shape.image_dim))
-        if stage.image_condition
-        else None
-    )
+    latents, noise = (draw(*size) for _ in range(2))
+    law, kind = machinery_of(config.model).noise_law, machinery_of(config.model).condition
+    shown = kind.drawn_image(family.network(stage.transformer), size, shape.image_dim, draw)
+    condition = kind(draw(family.text_tokens, shape.text_dim), shown)
     sigma = torch.linspace(0.3, 0.7, stage.batch_size, device=device)
-    at = sigma.view(-1, 1, 1, 1, 1)
     optimizer = torch.optim.AdamW(built.parameters, lr=0.0, fused=True)
 
     def step() -> None:
         optimizer.zero_grad()
-        noisy = (1 - at) * latents + at * noise
-        predicted = predict_velocity(built.transformer, noisy, sigma * 1000, Condition(text, shown))
-        torch.nn.functional.mse_loss(predicted, noise - latents).backward()
+        noisy = law.add_noise(latents, noise, sigma)
+        predicted = condition.predict(built.transformer, noisy, law.timestep(sigma))
+        law.loss(predicted, law.velocity(latents, noise), condition.counts(latents)).mean().backward()
         torch.nn.utils.clip_grad_norm_(built.parameters, 1.0)
         optimizer.step()
 
@@ -198,7 +201,7 @@ def matmul_rate(device: torch.device, size: int = 8192) -> float:
 
 def step_flops(shape: Shape, tokens: int, samples: int) -> float:
     """Products of a forward pass and of the gradients of activations."""
-    width, context = shape.hidden, WAN21.text_tokens + (WAN21.network("i2v").image_tokens if shape.image else 0)
+    width, context = shape.hidden, shape.context
     per_token = 2 * (6 * width**2 + 2 * width * shape.ffn)  # all but keys and values of the context
     of_context = context * 4 * width**2
     attention = 4 * width * tokens * (tokens + context)

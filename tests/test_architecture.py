@@ -49,6 +49,7 @@ WITHOUT_TORCH = (
     "cinelora.families.vae_facts",
     "cinelora.families.wan.checkpoint_layouts",
     "cinelora.families.wan.experts",
+    "cinelora.families.wan.transformer_tensors",
     "cinelora.families.wan21",
     "cinelora.footage",
     "cinelora.io",
@@ -117,8 +118,15 @@ def test_imports_go_one_way_between_rooms() -> None:
 
 
 KNOWS_WAN = {
-    "cinelora.adapters.adapter_header": "wan21.WAN21",
+    "cinelora.adapters.adapter_header": (
+        "wan.transformer_tensors.WAN_NAMES wan.transformer_tensors.is_image_part wan21.WAN21"
+    ),
+    "cinelora.adapters.formats": (
+        "wan.transformer_tensors.BLOCK_NAMES wan.transformer_tensors.OUTSIDE_NAMES wan.transformer_tensors.WAN_NAMES"
+    ),
     "cinelora.adapters.further_adapters": "wan21.WAN21",
+    "cinelora.adapters.host_copies": "wan.transformer_tensors.is_image_part",
+    "cinelora.adapters.lora_layers": "wan.transformer_tensors.is_image_part",
     "cinelora.cli.preflight": "wan.checkpoint_layouts.source_of wan.checkpoint_layouts.survey",
     "cinelora.latents.dataset": "wan.bundle.pad_text",
     "cinelora.metrics.networks": "wan.bundle.CLIP_MEAN wan.bundle.CLIP_STD wan.bundle.load_tokenizer wan.embedded",
@@ -126,6 +134,7 @@ KNOWS_WAN = {
     "cinelora.sampling.make_clips": "wan.embedded.is_trained",
     "cinelora.sampling.scene": "wan.bundle.pad_text wan.text_limit",
     "cinelora.training.encode": "wan.text_limit",
+    "cinelora.training.export": "wan.transformer_tensors.is_image_part",
 }
 """What still asks for Wan by name."""
 
@@ -250,11 +259,24 @@ WRITES = {
     "mkstemp",
     "mkdtemp",
 }
-WRITES |= {"NamedTemporaryFile"}
+WRITES |= {"NamedTemporaryFile", "TemporaryFile", "savez_compressed", "savetxt", "tofile", "open_memmap"}
+WRITES |= {
+    "save_file",
+    "save_model",
+    "save_pretrained",
+    "imwrite",
+    "imsave",
+    "mimwrite",
+    "to_csv",
+    "urlretrieve",
+    "extractall",
+}
 OF_PATHS = {"write_text", "write_bytes", "touch", "symlink_to", "hardlink_to"}
 """Methods; by themselves, functions of these names are ``io.atomic``'s."""
 OF_SHUTIL = {"copy", "move"}
 """Dictionaries and tensors have such methods too: only ``shutil``'s count."""
+OF_MODULES = {"torch.save", "torch.jit.save", "np.save", "numpy.save", "json.dump", "pickle.dump", "joblib.dump"}
+"""Many objects of ours have a ``save``: only libraries' count."""
 OPENS = {"open", "fdopen", "FileIO"}
 MAY_WRITE = {
     "cinelora.cli.help: os.open(os.devnull, os.O_WRONLY)": "what is written there is nowhere",
@@ -276,7 +298,12 @@ def writes(call: ast.Call) -> bool:
         return any(set(mode) <= set("rwaxbt+U") and set(mode) & set("wax+") for mode in modes)
     if name in OPENS:
         return any(flag in ast.unparse(call) for flag in ("O_WRONLY", "O_RDWR", "O_CREAT", "O_APPEND"))
-    return name in WRITES or (name in OF_PATHS and owner != "") or (name in OF_SHUTIL and owner in ("", "shutil"))
+    return (
+        f"{owner}.{name}" in OF_MODULES
+        or name in WRITES
+        or (name in OF_PATHS and owner != "")
+        or (name in OF_SHUTIL and owner in ("", "shutil"))
+    )
 
 
 def test_only_io_writes_copies_and_links() -> None:
@@ -307,10 +334,14 @@ def test_what_writes_is_seen() -> None:
             "path.touch()",
             "np.savez(file, a)",
             "av.open(str(path), 'w')",
+            "torch.save(state, path)",
+            "save_file(tensors, path)",
+            "model.save_pretrained(path)",
+            "json.dump(obj, file)",
         ),
     )
     reading = ("path.open('rb')", "open(path)", "open('w')", "Image.open(path)", "av.open(path, format='mp4')")
-    reading += ("names.copy()", "write_text(path, text)")
+    reading += ("names.copy()", "write_text(path, text)", "plan.save(folder)", "json.dumps(obj)")
     calls = {text: ast.parse(text, mode="eval").body for text in (*writing, *reading)}
     assert tuple(text for text, call in calls.items() if isinstance(call, ast.Call) and writes(call)) == writing
 

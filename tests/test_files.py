@@ -165,6 +165,29 @@ def test_the_folder_of_a_killed_process_goes_with_the_next_and_that_of_a_living_
     assert not list(tmp_path.glob("kept-*"))
 
 
+def test_folders_that_somebody_else_made_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's temporary folder is anybody's; what is opened there may act on it."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "own").write_text("mine")
+    planted = [tmp_path / f"kept-{number}" for number in range(4)]
+    for folder in planted[:3]:
+        folder.mkdir()
+    (planted[0] / locks.HELD).symlink_to(tmp_path / "own")
+    os.mkfifo(planted[1] / locks.HELD)
+    (planted[2] / locks.HELD).hardlink_to(tmp_path / "own")
+    planted[3].symlink_to(planted[2])
+    if os.geteuid() == 0:
+        others = tmp_path / "kept-others"
+        others.mkdir()
+        (others / locks.HELD).touch()
+        os.chown(others, 12345, 12345)
+        planted.append(others)
+    with locks.own_folder("kept-") as ours:
+        assert {*planted, ours} == set(tmp_path.glob("kept-*"))
+    assert (tmp_path / "own").read_text() == "mine"
+
+
 def hold(path: Path, started: Connection) -> None:
     with locks.lock(path):
         started.send(os.getpid())

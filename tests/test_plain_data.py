@@ -242,13 +242,17 @@ def test_a_word_to_be_copied_is_that_word_in_a_shell() -> None:
     assert done.stdout.split(b"\0")[:-1] == [os.fsencode(word) for word in words]
 
 
-def test_what_libraries_log_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_libraries_log_and_warn_of_and_what_ends_a_process_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
     program = (
-        "import logging; from cinelora.io.terminal import show_logged_text as show; show(); show();"
-        "logging.getLogger('x').warning('tensor %s\\nnext', 'a\\x1b[2J')"
+        "import logging, warnings; from cinelora.io.terminal import show_logged_text as show; show(); show();"
+        "logging.getLogger('x').warning('tensor %s\\nnext', 'a\\x1b[2J');"
+        "warnings.warn('tensor a\\x1b[2J');"
+        "raise RuntimeError('tensor a\\x1b[2J\\nnext\\x07')"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
-    assert capfd.readouterr().err == "tensor a\\x1b[2J\nnext\n"
+    subprocess.run([sys.executable, "-c", program], check=False)
+    said = capfd.readouterr().err
+    assert said.startswith("tensor a\\x1b[2J\nnext\n<string>:1: UserWarning: tensor a\\x1b[2J\nTraceback (most recent")
+    assert said.endswith("RuntimeError: tensor a\\x1b[2J\nnext\\x07\n")
 
 
 # -- laws over the source ----------------------------------------------------------------------------------------------
@@ -268,6 +272,8 @@ def test_everything_is_printed_through_one_function() -> None:
         "log.info",
         "logging.warning",
         "logger.warning",
+        "traceback.print_exc",
+        "traceback.print_exception",
     }
     assert {path.name: found for path in SOURCE if path.name != "terminal.py" and (found := calls(path) & ways)} == {}
 

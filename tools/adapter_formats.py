@@ -185,14 +185,14 @@ def named_examples() -> Iterator[Example]:
     yield plain("DiffSynth, of a pipeline", f"pipe.dit.{query}", convention)
     yield plain("DiffSynth, with alpha", query, alpha, 2.0)
     yield plain("diffusers", f"transformer.{theirs}", "its header", worth=2.0, metadata=peft_header())
-    yield plain("diffusers, without a header", f"transformer.{theirs}", "")
+    yield plain("diffusers, without a header", f"transformer.{theirs}", "1, which a line says")
     yield plain("diffusers, with `.alpha`", f"transformer.{theirs}", "`.alpha` / rank", 2.0)
     header = peft_header()
     yield plain(
         "diffusers, by the checkpoint's names", f"transformer.{query}", "its header", worth=2.0, metadata=header
     )
     yield plain("diffusers, of a transformer alone", theirs, "its header", worth=2.0, metadata=header)
-    yield plain("diffusers, of a transformer alone, without a header", theirs, "")
+    yield plain("diffusers, of a transformer alone, without a header", theirs, "1, which a line says")
     peft: dict[str, Any] = {"file": "adapter_model.safetensors", "beside": PEFT}
     yield plain("a folder of peft", f"base_model.model.{theirs}", "adapter_config.json", worth=2.0, **peft)
     yield plain("peft without its adapter_config.json", f"base_model.model.{theirs}", "", file=str(peft["file"]))

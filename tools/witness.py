@@ -47,6 +47,11 @@ ALLOWED: dict[str, str] = {
     r"^(study|evaluate)/run/\w+\.html:": "pages and cards are templates",
     r"[:.]trust$|^words/printed\.txt:.*trust": "trust= is a setting",
     r"^resume/printed\.txt:\$ train\.py": "trust=true is typed where it is known",
+    r"model\.(family|[ti]2v_(high|low|shift|boundary))\b": "families have experts",
+    r"stage\.(expert|(high|low)_steps)\b|optimizer\.(high|low)_lr\b": "experts learn one after the other",
+    r"(scale|weights)\.\w+_(high|low)_noise\b": "experts have scales of their own",
+    r"^words/printed\.txt:": "commands, models and settings were added",
+    r"^plans/printed\.txt:": "cards have their makers' figures",
     r"^evaluate/": "x264 writes the same frames in more than one way, and measures are of what it wrote",
 }
 """Differences on purpose: a regular expression over the facts that may differ, and the reason in a few words."""
@@ -338,7 +343,7 @@ def of_tensors(path: Path) -> Iterator[tuple[str, Any]]:
 
 def of_video(path: Path) -> Iterator[tuple[str, Any]]:
     """Every decoded frame. Exact pixels are in the contact sheets and in the latents of a study."""
-    with av.open(str(path)) as file:
+    with av.open(str(path), format="mp4") as file:
         for number, frame in enumerate(file.decode(video=0)):
             yield f"frame {number}", frame.to_ndarray(format="rgb24")
 
@@ -358,7 +363,7 @@ READERS: dict[str, Callable[[Path], Iterator[tuple[str, Any]]]] = {
     **dict.fromkeys((".safetensors", ".latents"), of_tensors),
     **dict.fromkeys((".txt", ".md", ".html"), of_lines),
     ".mp4": of_video,
-    ".png": lambda path: iter([("pixels", digest(Image.open(path).tobytes()))]),
+    ".png": lambda path: iter([("pixels", digest(Image.open(path, formats=["PNG"]).tobytes()))]),
     ".json": lambda path: flat(json.loads(path.read_text())),
     ".jsonl": lambda path: flat([json.loads(line) for line in path.read_text().splitlines()]),
     ".yaml": lambda path: flat(yaml.safe_load(path.read_text())),

@@ -25,14 +25,14 @@ import numpy as np
 from cinelora.adapters.formats import (
     COMFY,
     DIFFUSERS,
-    WAN_NAMES,
     Format,
     format_of,
-    is_image_part,
     parameter_of,
 )
 from cinelora.config.schema import LoraSpec, ModelConfig
 from cinelora.errors import AdapterError, FileError
+from cinelora.families.family import EXPERTS
+from cinelora.families.wan.transformer_tensors import WAN_NAMES, is_image_part
 from cinelora.families.wan21 import WAN21
 from cinelora.io.atomic import copy_file, write_bytes
 from cinelora.io.plain_data import build, opened, parse_json, quoted, read_json, read_text, short_key
@@ -99,6 +99,8 @@ class Change:
     shape: tuple[int, ...]
     rank: int = 1
     alpha: float = 1.0
+    values: int = 0
+    """Values of its parts, in all."""
 
     @property
     def module(self) -> str:
@@ -127,6 +129,8 @@ class AdapterHeader:
     ours: dict[str, Any] | None
     marked: bool | None
     """Whether our mark is there and true of the tensors; None where there is none, as in files of version 0.1."""
+    assumed: bool = False
+    """Whether a scale is 1 only because nothing says another one, as diffusers reads such files."""
 
     @cached_property
     def factors(self) -> list[Change]:
@@ -258,8 +262,9 @@ def _judged(path: Path, header: dict[str, Any], values: Mapping[str, np.ndarray]
     ours, peft = our_facts(path, metadata), _peft_facts(path, metadata)
     changes = [change for module, keys in parts.items() for change in _changes(path, module, keys, tensors)]
     marked = _marked(metadata, changes, tensors, values, ours)
-    scales = Scales(path, form, _alphas(path, header), peft, _marked_scale(metadata, ours) if marked else None)
-    return AdapterHeader(path, form, tuple(map(scales.of, changes)), ours, marked)
+    changes = [replace(change, values=_values_of(change, tensors)) for change in changes]
+    scales = Scales(path, form, _alphas(path, header), peft, _scale_by(ours, metadata), bool(marked))
+    return AdapterHeader(path, form, tuple(map(scales.of, changes)), ours, marked, any(map(scales.is_assumed, changes)))
 
 
 def _entries(path: Path) -> dict[str, Any]:
@@ -285,12 +290,15 @@ def _refuse_others(path: Path, keys: list[str]) -> None:
 def _parts(path: Path, form: Format, keys: Iterable[str]) -> dict[str, dict[str, str]]:
     """The keys of each layer's parts."""
     # One that no table knows is not passed over: it may be a part of the update, and an adapter without it would be another
-    # one. The same part twice is as doubtful.
+    # one. Of the same part twice nobody can know which is meant.
     parts: dict[str, dict[str, str]] = {}
     unknown = []
     for key in keys:
         module, part = form.part(key) or ("", "")
-        if not module or part in parts.get(module, {}):
+        if module and part in parts.get(module, {}):
+            both = f"{short_key(parts[module][part])} and {short_key(key)}"
+            raise AdapterError(f"{path} holds two adapters of one layer, {both}: export it again where it came from")
+        if not module:
             unknown.append(key)
         else:
             parts.setdefault(module, {})[part] = key
@@ -328,6 +336,10 @@ def _changes(path: Path, module: str, keys: dict[str, str], header: dict[str, An
     for part, leaf in (("diff", "weight"), ("diff_b", "bias")):
         if part in keys:
             yield Change(parameter_of(module, leaf), "diff", {"diff": keys[part]}, shapes[part])
+
+
+def _values_of(change: Change, header: dict[str, Any]) -> int:
+    return sum(math.prod(header[key]["shape"]) for part, key in change.keys.items() if part != "alpha")
 
 
 def _form(path: Path, module: str, keys: dict[str, str]) -> str:
@@ -386,13 +398,17 @@ def smallest_target(modules: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Scales:
-    """Everything in and about a file that says how strong its products are: ``marked`` is what our own header says."""
+    """Everything in and about a file that says how strong its products are.
+
+    ``ours`` is what our own header says, if there is one; it is ``marked`` where it is true of the tensors.
+    """
 
     path: Path
     form: Format
     alphas: dict[str, float]
     peft: PeftFacts | None
-    marked: float | None
+    ours: float | None
+    marked: bool
 
     def of(self, change: Change) -> Change:
         """``change`` with its alpha; raises ``AdapterError`` where nothing is said, or two things that differ."""
@@ -402,7 +418,7 @@ class Scales:
         if not said:
             raise AdapterError(
                 f"{self.path} has the names of {self.form.tool} but neither .alpha nor the header {DIFFUSERS_HEADER} nor an "
-                f"{PEFT_CONFIG}, so its alpha is lost: save it again with its adapter metadata, or under ComfyUI's names"
+                f"{PEFT_CONFIG}, so its alpha is lost: put its {PEFT_CONFIG} beside it, as {PEFT_FILE}"
             )
         (first, alpha), *others = said.items()
         for where, other in others:
@@ -421,16 +437,29 @@ class Scales:
     def _said(self, change: Change) -> dict[str, float]:
         """Alpha by who says it; the first one is as it was written."""
         said: dict[str, float] = {}
-        # LyCORIS and ComfyUI ignore the alpha of a LoKr whose two factors are whole
-        if "alpha" in change.keys and (change.form != "lokr" or change.keys.keys() & {"lokr_w1_b", "lokr_w2_b"}):
+        if self._has_alpha(change):
             said[".alpha"] = self.alphas[change.keys["alpha"]]
         if self.peft is not None:
             said[self.peft.where] = self.peft.alpha_on(self.path, change)
-        if self.form.scale == "one" and ".alpha" not in said:
+        if (self.form.scale == "one" and ".alpha" not in said) or self.is_assumed(change):
             said[f"the convention of {self.form.tool}"] = float(change.rank)
-        if self.marked is not None:
-            said["our header"] = self.marked * change.rank
+        if self.ours is not None and self.marked:
+            said["our header"] = self.ours * change.rank
+        elif self.ours is not None and self.is_assumed(change):
+            # its alpha may be that of the tensors before another tool changed them: no guess where it says another one
+            said["our header, which is not of these tensors"] = self.ours * change.rank
         return said
+
+    def is_assumed(self, change: Change) -> bool:
+        """Whether a product is worth 1 because readers take that where nothing is said."""
+        says = self._has_alpha(change) or self.peft is not None or self.marked
+        return self.form.scale == "assumed" and change.form != "diff" and not says
+
+    def _has_alpha(self, change: Change) -> bool:
+        # LyCORIS and ComfyUI ignore the alpha of a LoKr whose two factors are whole
+        return "alpha" in change.keys and (
+            change.form != "lokr" or bool(change.keys.keys() & {"lokr_w1_b", "lokr_w2_b"})
+        )
 
 
 @dataclass(frozen=True)
@@ -538,11 +567,16 @@ def our_facts(path: Path, metadata: dict[str, str]) -> dict[str, Any] | None:
     try:
         facts: dict[str, Any] = {key: number(metadata[key]) for key, number in numbers.items()}
         facts |= {key: metadata[key] for key in ("targets", *ORIGIN)}
-        facts |= {"trigger": metadata.get("trigger"), "config": parse_json(metadata["config"], dict[str, Any], path)}
+        facts |= {key: metadata.get(key) for key in ("trigger", "expert")}
+        facts["config"] = parse_json(metadata["config"], dict[str, Any], path)
     except (KeyError, ValueError, FileError) as error:
         raise AdapterError(
             f"{path} calls itself {FORMAT}, but its header lacks or garbles {short_key(str(error))}"
         ) from error
+    if facts["expert"] not in (None, *EXPERTS):
+        raise AdapterError(
+            f"{path} calls itself an adapter for the expert {quoted(facts['expert'])}; this version knows {' and '.join(EXPERTS)}"
+        )
     # A header is a stranger's data: a rank of 0 would divide by zero later, and an alpha that is no number fails every ``>``.
     rank, alpha = facts["rank"], facts["alpha"]
     if not (1 <= rank <= LARGEST_RANK and 0 < alpha <= LARGEST_SCALE * rank and 0 <= facts["dropout"] < 1):
@@ -583,9 +617,11 @@ def _marked(
     return metadata[MARK].split()[1:] == [found] and {change.rank for change in changes} == {ours["rank"]}
 
 
-def _marked_scale(metadata: dict[str, str], ours: dict[str, Any] | None) -> float:
-    assert ours is not None
-    return 1.0 if metadata[MARK].split()[0] == "folded" else ours["alpha"] / ours["rank"]
+def _scale_by(ours: dict[str, Any] | None, metadata: dict[str, str]) -> float | None:
+    """The scale that our header says; None without one."""
+    if ours is None:
+        return None
+    return 1.0 if metadata.get(MARK, "").startswith("folded ") else float(ours["alpha"] / ours["rank"])
 
 
 # -- values ------------------------------------------------------------------------------------------------------------

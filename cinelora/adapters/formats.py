@@ -12,40 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from cinelora.errors import AdapterError
-
-# diffusers renamed every layer of Wan's checkpoint, and most tools write the checkpoint's names. Both stand here in pairs.
-_PROJECTIONS = """
-    attn1.to_q self_attn.q   attn1.to_k self_attn.k   attn1.to_v self_attn.v   attn1.to_out.0 self_attn.o
-    attn2.to_q cross_attn.q  attn2.to_k cross_attn.k  attn2.to_v cross_attn.v  attn2.to_out.0 cross_attn.o
-    attn2.add_k_proj cross_attn.k_img  attn2.add_v_proj cross_attn.v_img  ffn.net.0.proj ffn.0  ffn.net.2 ffn.2
-""".split()
-_REST_OF_A_BLOCK = """
-    attn1.norm_q self_attn.norm_q   attn1.norm_k self_attn.norm_k   attn2.norm_q cross_attn.norm_q
-    attn2.norm_k cross_attn.norm_k  attn2.norm_added_k cross_attn.norm_k_img  norm2 norm3
-    scale_shift_table modulation
-""".split()
-_OUTSIDE = """
-    patch_embedding patch_embedding  proj_out head.head  scale_shift_table head.modulation
-    condition_embedder.text_embedder.linear_1 text_embedding.0  condition_embedder.text_embedder.linear_2 text_embedding.2
-    condition_embedder.time_embedder.linear_1 time_embedding.0  condition_embedder.time_embedder.linear_2 time_embedding.2
-    condition_embedder.time_proj time_projection.1
-    condition_embedder.image_embedder.norm1 img_emb.proj.0  condition_embedder.image_embedder.ff.net.0.proj img_emb.proj.1
-    condition_embedder.image_embedder.ff.net.2 img_emb.proj.3  condition_embedder.image_embedder.norm2 img_emb.proj.4
-""".split()
-
-
-def _pairs(names: list[str]) -> dict[str, str]:
-    return dict(zip(names[::2], names[1::2], strict=True))
-
-
-WAN_NAMES = _pairs(_PROJECTIONS)
-"""Every projection of a block, on which a pair of factors can act beside the weight: diffusers' name, and the checkpoint's."""
-BLOCK_NAMES = WAN_NAMES | _pairs(_REST_OF_A_BLOCK)
-"""Everything in a block that has weights."""
-OUTSIDE_NAMES = _pairs(_OUTSIDE)
-"""Everything outside the blocks."""
-IMAGE_PARTS = ("attn2.add_k_proj", "attn2.add_v_proj", "attn2.norm_added_k")
-"""What only the blocks of an image-to-video transformer have."""
+from cinelora.families.wan.transformer_tensors import BLOCK_NAMES, OUTSIDE_NAMES, WAN_NAMES
 
 ENDINGS = {
     **{f".lora_{name}.weight": "A" for name in ("A", "down", "A.default")},
@@ -65,7 +32,8 @@ class Format:
     """How a tool names what it adapts: ``<prefix>blocks<dot>0<dot><name>``.
 
     ``names`` are the ``checkpoint``'s or ``diffusers``' own. ``scale`` says what a pair of factors without ``.alpha`` is worth:
-    ``one`` is a convention that all of a format's readers share; ``header`` means that a header has to say it.
+    ``one`` is a convention that all of a format's readers share; ``header`` means that a header has to say it; ``assumed``
+    that a header may, and that readers take 1 where none does (diffusers: ``get_peft_kwargs`` sets alpha to the rank).
     """
 
     tool: str
@@ -120,7 +88,7 @@ class Format:
 
 COMFY = Format("ComfyUI", "diffusion_model.", "checkpoint")
 MUSUBI = Format("musubi-tuner", "lora_unet_", "checkpoint", dot="_")
-DIFFUSERS = Format("diffusers", "transformer.", "diffusers", scale="header")
+DIFFUSERS = Format("diffusers", "transformer.", "diffusers", scale="assumed")
 DIFFSYNTH = Format("DiffSynth", "", "checkpoint")
 FORMATS = (
     COMFY,
@@ -132,12 +100,12 @@ FORMATS = (
     Format("LyCORIS", "lycoris_", "checkpoint", dot="_"),
     Format("LyCORIS, by diffusers' names", "lycoris_", "diffusers", dot="_"),
     DIFFUSERS,
-    Format("diffusers, by the checkpoint's names", "transformer.", "checkpoint", scale="header"),
+    Format("diffusers, by the checkpoint's names", "transformer.", "checkpoint", scale="assumed"),
     Format("peft", "base_model.model.", "diffusers", scale="header"),
     Format("peft, by the checkpoint's names", "base_model.model.", "checkpoint", scale="header"),
     Format("DiffSynth, of a pipeline", "pipe.dit.", "checkpoint"),
     DIFFSYNTH,
-    Format("diffusers, of a transformer alone", "", "diffusers", scale="header"),
+    Format("diffusers, of a transformer alone", "", "diffusers", scale="assumed"),
 )
 """Those that are read. Of two that know a file's keys equally well, the first counts."""
 
@@ -147,11 +115,6 @@ def format_of(keys: Iterable[str]) -> Format | None:
     keys = list(keys)
     found = max(FORMATS, key=lambda form: sum(form.part(key) is not None for key in keys))
     return found if any(found.part(key) for key in keys) else None
-
-
-def is_image_part(module: str) -> bool:
-    """Whether only an image-to-video transformer has ``module``."""
-    return module.endswith(IMAGE_PARTS) or ".image_embedder." in module
 
 
 def parameter_of(module: str, leaf: str) -> str:

@@ -15,11 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from cinelora.adapters.adapter_header import AdapterHeader, adapter_header
-from cinelora.adapters.run_directory import adapter_paths
+from cinelora.adapters.run_directory import adapter_paths, expert_for
 from cinelora.config.adapter_words import PARTS, AdapterWord
 from cinelora.config.clip_request import ClipRequest, Further
-from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig
+from cinelora.config.schema import EvaluateConfig, InferConfig, ModelConfig, StudyConfig
 from cinelora.errors import AdapterError, ConfigError
+from cinelora.families import has_experts
 from cinelora.families.wan21 import WAN21
 from cinelora.io.atomic import sha256_file
 from cinelora.io.hub import resolve
@@ -43,13 +44,14 @@ def further_adapters(config: InferConfig | EvaluateConfig | StudyConfig) -> dict
     request, found = ClipRequest.of(config), dict[str, Further]()
     for text in getattr(config, "adapters", ()):
         word = AdapterWord.of(text)
-        files = {path: adapter_header(path) for path in files_of(word)}
+        files = {path: adapter_header(path) for path in files_of(word, config.model)}
         parts = {path: parts_of(word, header, request) for path, header in files.items()}
         if not any(parts.values()):
             raise ConfigError(f"adapters=[{text}]: {_nowhere(word, files, request)}")
         for path, of in parts.items():
             name = name_of(path)
-            before = found.get(name, Further(path, shift=distilled_shift(files[path])))
+            expert = expert_for(path, named=True) if has_experts(config.model) else ""
+            before = found.get(name, Further(path, shift=distilled_shift(files[path]), expert=expert))
             found[name] = replace(before, **{part: getattr(before, part) + word.scale for part in of})
     return dict(sorted(found.items()))
 
@@ -59,10 +61,10 @@ def name_of(path: Path) -> str:
     return f"{re.sub(r'[^a-zA-Z0-9_]+', '_', path.stem)}-{sha256_file(path)[:8]}"
 
 
-def files_of(word: AdapterWord) -> list[Path]:
-    """The adapter files behind a word: one, or the style and motion of a run."""
+def files_of(word: AdapterWord, model: ModelConfig) -> list[Path]:
+    """The adapter files behind a word: one, or the style and motion of a run, of each expert where there are two."""
     path = resolve(word.source, "adapters")
-    return list(adapter_paths(path).values()) if path.is_dir() else [path]
+    return list(adapter_paths(path, model).values()) if path.is_dir() else [path]
 
 
 def parts_of(word: AdapterWord, header: AdapterHeader, request: ClipRequest) -> list[str]:

@@ -29,10 +29,10 @@ from torch.nn.functional import linear
 
 from cinelora.adapters.adapter_file import AdapterFile
 from cinelora.adapters.adapter_header import TARGETS
-from cinelora.adapters.formats import is_image_part
 from cinelora.adapters.weight_deltas import deltas_of, let_act, owner_of
 from cinelora.config.schema import LoraSpec
 from cinelora.errors import AdapterError
+from cinelora.families.wan.transformer_tensors import is_image_part
 from cinelora.io.terminal import warn
 from cinelora.memory.block_swap import bring_block_of
 from cinelora.nn.flow_matching import keyed_generator

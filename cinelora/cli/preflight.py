@@ -10,15 +10,16 @@ import dataclasses
 import importlib.util
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
-from cinelora.adapters.adapter_header import adapter_header, judge_adapter
+from cinelora.adapters.adapter_header import AdapterHeader, adapter_header, judge_adapter
 from cinelora.adapters.further_adapters import distilled_shift, files_of, further_adapters
-from cinelora.adapters.run_directory import RunDirectory, adapter_paths, trained_on
+from cinelora.adapters.run_directory import RunDirectory, adapters_of, styles_of, trained_on
 from cinelora.clone_only import SHIPPED, need_clone
 from cinelora.config import schema
 from cinelora.config.adapter_words import AdapterWord
-from cinelora.config.clip_request import ClipRequest, read_prompts
+from cinelora.config.clip_request import ClipRequest, read_prompts, stage_and_expert
 from cinelora.config.fields import fields_of, pick
 from cinelora.config.rules import (
     asked_lines,
@@ -33,8 +34,8 @@ from cinelora.config.rules import (
 from cinelora.config.sentences import sentence
 from cinelora.config.store import load_config
 from cinelora.errors import ConfigError, ModelError
-from cinelora.families import experts_of, family_of
-from cinelora.families.family import Part
+from cinelora.families import experts_of, family_of, has_experts
+from cinelora.families.family import Part, expert_in
 from cinelora.families.wan.checkpoint_layouts import source_of, survey
 from cinelora.io.hub import EMBEDDED, check_target, is_model_source, is_run, resolve, shadowed
 from cinelora.io.own_files import refuse_foreign
@@ -53,21 +54,25 @@ def check_train(config: schema.TrainConfig) -> list[str]:
     if schema.zero_level(config.strategy) and importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(sentence("files", "deepspeed", c=config))
     _check_source(model, stage.transformer)
+    assumed: list[str] = []
     if config.adapter is not None:
         _check_style_adapter(config.adapter, resolve(config.adapter, "adapter"))
         _check_fits("adapter", config.adapter, model)
-        for role, path in adapter_paths(resolve(config.adapter, "adapter")).items():
-            if role == "style":
-                judge_adapter(path, model).refuse_above("adapter")
+        for path in styles_of(config).values():
+            header = judge_adapter(path, model)
+            header.refuse_above("adapter")
+            assumed += _assumed_line(header, draws=False)
     _check_data(config)
     _check_files(config)
     if config.push:
         check_target(config.push)
     *lines, rate = training_lines(config)
-    lines += [*_sequence_lines(config), rate, *reach_lines("stage.num_frames", stage.num_frames, model)]
+    lines += [*assumed, *_sequence_lines(config), rate, *reach_lines("stage.num_frames", stage.num_frames, model)]
     lines += guidance_lines(config.sampler.guidance)
     if stage.name == "motion" and config.adapter is None:
         lines.append("no adapter=: motion is learnt above the base model, without a style adapter under it")
+    if config.adapter is not None:
+        lines += _expert_lines("adapter", config.adapter, styles_of(config), model)
     # the parts that a run loads, the transformer first
     image = family_of(model).image_parts(stage.transformer) if stage.image_condition else ()
     parts = [part for part in Part if part is not Part.IMAGE_ENCODER or part in image]
@@ -202,8 +207,24 @@ def _check_source(model: schema.ModelConfig, kind: str) -> None:
 
 
 def _check_style_adapter(text: str, source: Path) -> None:
-    if is_run(source) and not RunDirectory(source).adapter("style").is_file():
+    if is_run(source) and not any(role.startswith("style") for role in RunDirectory(source).adapters()):
         raise ConfigError(sentence("files", "no_style", text=text, stage=load_config(source).stage.name))
+
+
+def _expert_lines(key: str, text: str, roles: Mapping[str, Path], model: schema.ModelConfig) -> list[str]:
+    """Which experts adapters act on, where that is not each on its own; and names that say another one than the header."""
+    lines: list[str] = []
+    if has_experts(model):
+        for stage in dict.fromkeys(stage_and_expert(role)[0] for role in roles):
+            experts = [expert for of, expert in map(stage_and_expert, roles) if of == stage]
+            if len(experts) == 1:
+                name = "one_expert" if experts[0] else "any_expert"
+                lines.append(sentence("files", name, key=key, text=text, stage=stage, expert=experts[0]))
+    for path in roles.values():
+        said, named = (adapter_header(path).ours or {}).get("expert"), expert_in(path.stem)
+        if said and named and said != named:
+            lines.append(sentence("files", "other_expert", path=path, said=said, named=named))
+    return lines
 
 
 def _check_fits(key: str, text: str, model: schema.ModelConfig) -> None:
@@ -232,31 +253,49 @@ def _drawing_lines(
     sources = {source_of(config.model, kind, part) for kind, wanted in whole.items() for part in wanted}
     if sources & {*EMBEDDED} and not SHIPPED.is_dir():
         _check_cache(config.cache)
+    assumed: list[str] = []
     if config.ckpt is not None:
         _check_fits("ckpt", config.ckpt, config.model)
-        for path in adapter_paths(resolve(config.ckpt)).values():
-            judge_adapter(path, config.model)
+        for path in adapters_of(config.ckpt, config.model).values():
+            assumed += _assumed_line(judge_adapter(path, config.model))
+    for word in map(AdapterWord.of, config.adapters):
+        _check_fits("adapters", word.source, config.model)
+        for path in files_of(word, config.model):
+            assumed += _assumed_line(judge_adapter(path, config.model))
     distilled = _distilled_lines(config)
     reach = reach_lines("num_frames", ClipRequest(config).num_frames, config.model)
     model = _model_lines(config.model, parts or whole)
     _, shared = partition_of(config)
     reach += [] if parts else guidance_lines(config.sampler.guidance)
     reach += [] if parts or not few_steps else distilled
-    return [clip_line(config), *reach, *([shared] if config.gpus * config.nodes > 1 else []), *model]
+    if config.ckpt is not None:
+        reach += _expert_lines("ckpt", config.ckpt, adapters_of(config.ckpt, config.model), config.model)
+    shares = [shared] if config.gpus * config.nodes > 1 else []
+    return [clip_line(config), *dict.fromkeys(assumed), *reach, *shares, *model]
+
+
+def _assumed_line(header: AdapterHeader, draws: bool = True) -> list[str]:
+    """A line where the scale of an adapter is what readers take for one that says none; who ``draws`` can type another."""
+    way = "; if it was trained with another alpha, type alpha / rank as its scale" if draws else ""
+    said = {"path": header.path, "tool": header.form.tool, "way": way}
+    return [sentence("files", "assumed", **said)] if header.assumed else []
 
 
 def _distilled_lines(config: schema.InferConfig) -> list[str]:
-    """Refuse adapters of ``adapters=`` that do not fit; a word about those that are step-distilled, and steps that want one."""
-    for word in map(AdapterWord.of, config.adapters):
-        _check_fits("adapters", word.source, config.model)
-        for path in files_of(word):
-            judge_adapter(path, config.model)
+    """A word about adapters that are step-distilled, and steps that want one; refuses those that act nowhere."""
     request = ClipRequest(config, further=further_adapters(config))
-    ours = adapter_paths(resolve(config.ckpt)).values() if config.ckpt else ()
+    ours = adapters_of(config.ckpt, config.model).values()
     distilled = [path.name for path in ours if distilled_shift(adapter_header(path))]
-    distilled += [one.path.name for one in request.further.values() if one.shift and one.clip]
+    acting = [one for one in request.further.values() if one.shift and one.clip]
+    distilled += [one.path.name for one in acting]
     keyframe = request.makes_keyframe and request.keyframe_sampler.guidance != config.sampler.guidance
-    return [] if config.model.weights == "random" else distilled_lines(config.sampler, distilled, keyframe)
+    if config.model.weights == "random":
+        return []
+    lines = distilled_lines(config.sampler, distilled, keyframe)
+    if config.sampler.shift is None and len({one.shift for one in acting}) > 1:
+        shifts = ", ".join(f"{one.path.name} at {one.shift:g}" for one in acting)
+        lines.append(sentence("follows", "shifts", shifts=shifts, shift=request.clip_sampler.shift))
+    return lines
 
 
 def _drawing_parts(config: schema.InferConfig) -> dict[str, list[Part]]:

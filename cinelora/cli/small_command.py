@@ -14,7 +14,7 @@ from cinelora.cli.programs import Program
 from cinelora.config.fields import Field
 from cinelora.config.rules import check_values
 from cinelora.errors import CineloraError
-from cinelora.io.terminal import say
+from cinelora.io.terminal import say, show_logged_text
 from cinelora.parallel.launch import isolate_children
 
 
@@ -41,6 +41,7 @@ def _value(field: Field, text: str) -> Any:
 def run_small(program: Program, argv: list[str], work: Callable[[Any], object]) -> int:
     """Do what a command line asks for with ``work(request)``, or print the help; the exit code."""
     isolate_children()
+    show_logged_text()
     try:
         if {"-h", "--help"} & {*argv}:
             return answer(*help_text(program).split("\n"))

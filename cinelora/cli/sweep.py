@@ -29,7 +29,7 @@ from cinelora.errors import CineloraError, ConfigError
 from cinelora.io import state_folder
 from cinelora.io.atomic import point_to
 from cinelora.io.own_files import refuse_foreign
-from cinelora.io.terminal import say, shell_word
+from cinelora.io.terminal import put, say, shell_word, traceback_of
 
 
 def run_sweep(command: Command, run: Run) -> int:
@@ -130,7 +130,7 @@ def _run_member(member: Member, run: Run) -> Ending:
     except KeyboardInterrupt:
         return Ending(INTERRUPTED)
     except Exception as error:
-        traceback.print_exc()
+        put(traceback_of(error))
         return Ending(1, traceback.format_exception_only(error)[-1].strip())
 
 

@@ -27,6 +27,7 @@ from cinelora.config.schema import (
 )
 from cinelora.config.shipped import values
 from cinelora.errors import ConfigError, FileError
+from cinelora.families import experts_of
 from cinelora.families.family import ALONE, HIGH, LOW, Expert
 from cinelora.io.atomic import sha256_file, sha256_json
 from cinelora.io.plain_data import read_json, read_text
@@ -43,6 +44,7 @@ class Further:
 
     ``shift`` is the sigma shift of the few unguided steps that it was distilled for; None for one that was not distilled.
     ``expert`` is the one it is for, where its name says so.
+    ``only_in`` is the variant of a take that it acts in; None for all that have adapters.
     """
 
     path: Path
@@ -50,6 +52,7 @@ class Further:
     clip: float = 0.0
     shift: float | None = None
     expert: str = ""
+    only_in: str | None = None
 
 
 def stage_and_expert(name: str) -> tuple[str, str]:
@@ -133,7 +136,9 @@ class ClipRequest:
         keyframe = [("t2v", 1)] if self.makes_keyframe else []
         return [*keyframe, (self.clip_maker, self.num_frames)]
 
-    def scales_on(self, transformer: str, scale: ScaleConfig | None, adapters: Iterable[str]) -> dict[str, float]:
+    def scales_on(
+        self, transformer: str, scale: ScaleConfig | None, adapters: Iterable[str], variant: str = ""
+    ) -> dict[str, float]:
         """Those of ``adapters`` that act on the ``t2v`` or ``i2v`` network, each with its scale; none for ``scale`` None.
 
         A keyframe is a still, on which the motion adapter has nothing to say; without one, t2v makes the whole clip.
@@ -145,8 +150,8 @@ class ClipRequest:
         silent = {"motion"} if transformer == "t2v" and self.is_scene else set()
         found: dict[str, float] = {}
         for name in adapters:
-            if name in self.further:
-                found[name] = getattr(self.further[name], part)
+            if one := self.further.get(name):
+                found[name] = getattr(one, part) if one.only_in in (None, variant) else 0.0
                 continue
             # an adapter of one expert is called after it, and may have a scale of its own
             stage, expert = stage_and_expert(name)
@@ -157,7 +162,11 @@ class ClipRequest:
 
     def on_expert(self, scales: Mapping[str, float], expert: Expert) -> dict[str, float]:
         """Of the adapters that act on a network those that act on one of its experts: its own, and those of none."""
-        return {name: value for name, value in scales.items() if self.expert_of(name) in ("", expert.name)}
+        return {
+            name: value
+            for name, value in scales.items()
+            if self.expert_of(name) in ("", expert.name) or not expert.name
+        }
 
     def expert_of(self, name: str) -> str:
         """The expert that an adapter is for; empty for one that acts on whatever transformer there is."""
@@ -186,6 +195,19 @@ class ClipRequest:
             own = {"guidance": own_guidance(self.config.model)}
             sampler = replace(sampler, shift=None, **{**values("sampler/unipc"), **own})
         return self._shifted(sampler, "keyframe", "t2v")
+
+    @property
+    def guidance_in_words(self) -> str:
+        """Guidance of a clip, part by part and expert by expert where each network has its own."""
+
+        def on(network: str) -> str:
+            experts = experts_of(self.config.model, network)
+            return " and ".join(dict.fromkeys(f"{guidance_of(self.config.sampler, expert):g}" for expert in experts))
+
+        parts = {part: on(network) for part, network in self.made_by.items()}
+        if len(set(parts.values())) == 1:
+            return parts["clip"]
+        return ", ".join(f"{guidance} ({part})" for part, guidance in parts.items())
 
     # -- what decides the clip ---------------------------------------------------------------------------------------
 

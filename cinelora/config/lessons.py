@@ -24,10 +24,16 @@ def lessons_of(config: TrainConfig) -> list[TrainConfig]:
     return [_lesson(config, name) for name in names if config.stage.expert in (name, "both")]
 
 
+def of_both(config: TrainConfig) -> TrainConfig:
+    """The settings of a run that teaches all experts there are."""
+    return replace(config, stage=replace(config.stage, expert="both"))
+
+
 def _lesson(config: TrainConfig, name: str) -> TrainConfig:
     steps, lr = getattr(config.stage, f"{name}_steps"), getattr(config.optimizer, f"{name}_lr")
     stage = replace(config.stage, expert=name, steps=steps or config.stage.steps)
-    return replace(config, stage=stage, optimizer=replace(config.optimizer, lr=lr or config.optimizer.lr))
+    rates = {"lr": lr or config.optimizer.lr, "extended": getattr(config.optimizer, f"{name}_extended")}
+    return replace(config, stage=stage, optimizer=replace(config.optimizer, **rates))
 
 
 def expert_of(config: TrainConfig) -> Expert:

@@ -148,6 +148,7 @@ _RANKS_AND_MEMORY: Rules[schema.TrainConfig] = (
 _WATCHED: Rules[schema.TrainConfig] = (
     ("stopping", lambda c: c.stopping.monitor is None and c.stopping != schema.StoppingConfig()),
     ("best_mode", lambda c: c.checkpoint.best is None and c.checkpoint.best_mode is not None),
+    ("preview_frames", lambda c: c.preview.frames_of(c.stage) > c.stage.num_frames),
     ("validation_clips", lambda c: c.validation.clips and not c.validation.every_steps),
     # a run must not wait for a number that is never logged, or of which nobody says whether more or less of it is better
     ("unlogged", lambda c: _unlogged(c, "stopping.monitor")),
@@ -380,7 +381,8 @@ def distilled_lines(sampler: schema.SamplerConfig, adapters: list[str], keyframe
     few = sampler.guidance == 1 and sampler.steps <= MOST_FEW_STEPS
     if not adapters:
         return [sentence("follows", "few_steps", sampler=sampler)] if few else []
-    words = {"sampler": sampler, "adapters": " and ".join(adapters)}
+    guidance = "of each network's own" if sampler.guidance is None else f"{sampler.guidance:g}"
+    words = {"sampler": sampler, "guidance": guidance, "adapters": " and ".join(adapters)}
     found = {"not_few": not few, "full_keyframe": keyframe and sampler.guidance == 1}
     return [sentence("follows", name, **words) for name, holds in found.items() if holds]
 

@@ -37,6 +37,10 @@ CACHE_THRESHOLDS = {"first_block": 0.05, "taylorseer": 4.0, "magcache": 0.06}
 """The caches between denoising steps, and the threshold each has where none is given: diffusers' own."""
 
 
+MOST_BLOCKS, MOST_PROCESSES, MOST_NODES = 1024, 1024, 4096
+"""Of a model, on a machine and in a run. What a file says beyond that would fill the machine before anything could refuse it."""
+
+
 def setting(default: Any = None, choices: tuple[str, ...] = (), **about: Any) -> Any:
     """A dataclass field with all that is known of it: see ``fields.Field``. Its help is the docstring after it."""
     # every object gets a list of its own; any other default is a value that cannot change, and all objects share it
@@ -105,7 +109,7 @@ class ModelConfig:
     # another exact backend draws the same clip; a machine may lack the one that a run began with
     attention: str | None = setting(None, ATTENTION_BACKENDS, resumable=True, changes_clip=False, hashed_as=None)
     """attention backend, as diffusers names them; null = the fastest measured on the GPU at hand"""
-    num_layers: int = _count(40)
+    num_layers: int = _count(40, at_most=MOST_BLOCKS)
     """transformer blocks"""
     num_heads: int = _count(40)
     """attention heads; bounds how the sequence can be split"""
@@ -166,7 +170,7 @@ class StageConfig:
 
     name: str = setting("style", (*ADAPTER_STAGES, "pretrain"), by_group=True)
     """what is learnt; pretrain = every weight"""
-    expert: str = setting("both", ("both", "high", "low"), since=True, read_when="experts")
+    expert: str = setting("both", ("both", "high", "low"), resumable=True, since=True, read_when="experts")
     """which of the two experts of the network learn; both = one after the other"""
     transformer: str = setting("t2v", ("t2v", "i2v"))
     """which transformer of the pair is trained on"""
@@ -333,6 +337,10 @@ class OptimizerConfig:
     """a cosine whose stage.steps a resume changes: drawn over all steps, or from the rate it has got to down to zero"""
     extended: list[int] = setting([], by_group=True)
     """written by on_extend=continue: pairs of a step at which a resume changed stage.steps, and what those were before"""
+    high_extended: list[int] = setting([], by_group=True, since=True)
+    """the same of the high-noise expert's steps"""
+    low_extended: list[int] = setting([], by_group=True, since=True)
+    """the same of the low-noise expert's steps"""
     clip_norm: float = setting(1.0, at_least=0, resumable=True)
     """gradient norm is clipped to this; 0 = never"""
 
@@ -415,6 +423,12 @@ class PreviewConfig:
     """what the preview shows; null = the first held-out caption"""
     sampler_steps: int | None = setting(at_least=1, read_when="draws")
     """denoising steps of a preview, or of a held-out clip; null = 8, or 4 for previews that else were too dear"""
+    num_frames: int | None = _frames(read_when="previews")
+    """frames of a preview, 4n+1; null = the stage's, or fewer for previews that else were too dear"""
+
+    def frames_of(self, stage: StageConfig) -> int:
+        """Frames of a preview: those that were typed or chosen, else the stage's."""
+        return self.num_frames or stage.num_frames
 
     @property
     def steps(self) -> int:
@@ -587,7 +601,7 @@ class RecipeConfig:
 # written, how many ranks make it, and out of how much memory.
 
 _CKPT = _run()
-"""adapter(s): a run, an adapter file or hub:owner/name; null = the base model alone"""
+"""adapter(s): a run, an adapter file or hub:owner/name[/file.safetensors]; null = the base model alone"""
 _ADAPTERS = setting([], role="run", since=True)
 """adapters beside those of ckpt, or without it, any number: [file@0.8,hub:owner/name@0.5], each on keyframe and clip where it
 fits; file@0.8:clip or :keyframe = there alone (docs/adapters.md)"""
@@ -601,9 +615,9 @@ _SEEDS = _count(1, read_when="encodes")
 """clips of each prompt, from as many seeds"""
 _FIRST_SEED = setting(0, at_least=0)
 """the first seed"""
-_RANKS = _count(1, changes_clip=False)
+_RANKS = _count(1, at_most=MOST_PROCESSES, changes_clip=False)
 """ranks on each node the sequence is split over"""
-_NODES = _count(1, resumable=True, changes_clip=False)
+_NODES = _count(1, at_most=MOST_NODES, resumable=True, changes_clip=False)
 """machines"""
 _PLAN = setting(False, changes_clip=False)
 """true = say what a clip takes, in memory and time, here and on other cards, and do nothing; rtx4090 (or another) = as if on that
@@ -649,10 +663,10 @@ class TrainConfig:
     """moving average of the adapter, exported instead of it; 0 = off"""
     seed: int = setting(0, at_least=0)
     """seeds weights, order, noise and dropout"""
-    gpus: int = _count(1, resumable=True)
+    gpus: int = _count(1, at_most=MOST_PROCESSES, resumable=True)
     """ranks on each node: GPUs, or CPU processes where there are none"""
     nodes: int = _NODES
-    workers: int = setting(0, at_least=0, resumable=True)
+    workers: int = setting(0, at_least=0, at_most=MOST_PROCESSES, resumable=True)
     """processes reading footage and cache, per rank; 0 reads in the rank itself"""
     max_restarts: int = setting(3, at_least=0, resumable=True, read_when="one_machine")
     """times a run on one machine starts again by itself after it lost a rank"""
@@ -765,7 +779,7 @@ class PrepareConfig:
     """frames of a window, 4n+1"""
     seed: int = setting(0, at_least=0)
     """decides what is held out"""
-    workers: int | None = setting(at_least=0)
+    workers: int | None = setting(at_least=0, at_most=MOST_PROCESSES)
     """processes that read footage; null = one a core, 0 = none of their own"""
 
 
@@ -785,6 +799,7 @@ class EvaluateConfig:
     metrics: MetricsConfig = section(MetricsConfig, changes_clip=False, without_drawing=True, read_when="measures")
     memory: DrawingMemoryConfig = section(DrawingMemoryConfig, changes_clip=False)
     ckpt: str | None = _CKPT
+    adapters: list[str] = _ADAPTERS
     prompts: str | None = _path()
     """file with one prompt a line, drawn beside the captions of held-out clips"""
     against: list[str] = setting(
@@ -894,8 +909,7 @@ def drawn_by(config: EvaluateConfig | StudyConfig) -> InferConfig:
     """The settings by which an evaluation's or a study's clips are drawn, all but prompt and seed."""
     sections, words = ("model", "sampler", "memory"), ("ckpt", "negative_prompt", "mode", "cache")
     names = (*sections, *words, "num_frames", "seed", "gpus", "nodes")
-    adapters = list(getattr(config, "adapters", ()))
-    return InferConfig(prompt="", adapters=adapters, **{name: getattr(config, name) for name in names})
+    return InferConfig(prompt="", adapters=list(config.adapters), **{name: getattr(config, name) for name in names})
 
 
 def shared_by(config: StudyConfig, partition: str) -> InferConfig:

@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
-from cinelora.config.clip_request import BASE_SCALE
+from cinelora.config.clip_request import BASE_SCALE, stage_and_expert
 from cinelora.config.schema import ScaleConfig
 from cinelora.errors import FileError
 from cinelora.io.atomic import write_json
 from cinelora.io.plain_data import MOST_OF_LISTS, read_json
 
 PLAN, REAL = "plan.json", "real"
-BASE = "base"
+BASE, FURTHER = "base", "adapters"
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ def load_plan(run_dir: Path) -> Plan:
     plan = read_json(run_dir / PLAN, Plan, limit=MOST_OF_LISTS)
     # These names become parts of paths, and whoever has the report has the clips that lie there.
     files = [*plan.real, *(prompt.reference for prompt in plan.prompts if prompt.reference)]
-    names = {"base", *(variant.name for variant in stages(["style", "motion"]) + stages(["motion"]))}
+    own: list[list[str]] = [[], ["style"], ["motion"], ["style", "motion"]]
+    names = {variant.name for adapters in own for variant in stages(adapters, further=True)}
     if not all(re.fullmatch(rf"{REAL}/\d+\.mp4", file, re.ASCII) for file in files) or not names.issuperset(
         plan.names()
     ):
@@ -132,13 +133,17 @@ def read_take(summary: Path) -> TakeSummary:
     return read_json(summary, TakeSummary)
 
 
-def stages(adapters: list[str]) -> list[Variant]:
-    """The base, and above it one adapter after the other: ``style``, then ``style+motion``."""
+def stages(adapters: list[str], further: bool = False) -> list[Variant]:
+    """The base, and above it one adapter after the other: ``style``, ``style+motion``, then all ``further`` ones together."""
     # Each stage adds one adapter to those before, so that neighbours differ by what that one does. A keyframe is a still: the
     # style acts on it, the motion adapter does not.
     found = [Variant(BASE, BASE_SCALE)]
-    if "style" in adapters:
+    stages = {stage_and_expert(name)[0] for name in adapters}
+    if "style" in stages:
         found.append(Variant("style", ScaleConfig(1.0, 1.0, 0.0)))
-    if "motion" in adapters:
-        found.append(Variant("style+motion" if "style" in adapters else "motion", ScaleConfig(1.0, 1.0, 1.0)))
+    if "motion" in stages:
+        found.append(Variant("style+motion" if "style" in stages else "motion", ScaleConfig(1.0, 1.0, 1.0)))
+    if further:
+        names = [*(variant.name for variant in found[-1:] if variant.name != BASE), FURTHER]
+        found.append(Variant("+".join(names), found[-1].scale))
     return found

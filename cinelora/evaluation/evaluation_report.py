@@ -13,7 +13,7 @@ import yaml
 from markupsafe import Markup
 
 from cinelora.evaluation.blind_test import load_preferences
-from cinelora.evaluation.clip_list import Plan, PlannedTake, clip_file, keyframe_file
+from cinelora.evaluation.clip_list import FURTHER, Plan, PlannedTake, clip_file, keyframe_file
 from cinelora.evaluation.measure import REAL_CLIPS, Numbers, in_words, read_numbers
 from cinelora.evaluation.page_clips import thumbnail, within_budget
 from cinelora.footage.image_reader import read_picture
@@ -24,6 +24,7 @@ from cinelora.io.html.template import render
 
 REPORT = "report.html"
 COLOURS = {REAL_CLIPS: "#8a8f98", "base": "#b07d12", "style": "#3d5a98", "motion": "#1b7f79", "style+motion": "#1b7f79"}
+COLOURS |= dict.fromkeys((FURTHER, *(f"{name}+{FURTHER}" for name in COLOURS)), "#8a3d7c")
 WAYS = {"max": "higher is better", "min": "lower is better", None: "neither is better in itself"}
 
 
@@ -41,6 +42,7 @@ def write_report(plan: Plan, run_dir: Path) -> Path:
         title=f"Evaluation of {called}",
         plan=plan,
         settings=settings,
+        guidance="of each network's own" if (scale := settings["sampler"]["guidance"]) is None else f"{scale:g}",
         frames=open_video(next(iter(clips))).num_frames if clips else 0,
         sentences=[*numbers.sentences, *([note] if note else [])],
         takes=[(take, {name: clips.get(file) for name, file in row.items()}) for take, row in rows.items()],

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cinelora.adapters.further_adapters import further_adapters
 from cinelora.adapters.run_directory import RunDirectory, adapters_of
+from cinelora.config.adapter_words import AdapterWord
 from cinelora.config.clip_request import ClipRequest, Take, read_prompts, seeds_of
 from cinelora.config.schema import EvaluateConfig, drawn_by
 from cinelora.config.store import load_config
@@ -38,7 +40,7 @@ MOST_REAL = 200
 
 def plan(config: EvaluateConfig, run_dir: Path) -> Plan:
     """Choose what is drawn, and put the real clips beside it. Raises ``FootageError`` where nothing is held out."""
-    adapters = list(adapters_of(config.ckpt))
+    adapters, further = list(adapters_of(config.ckpt, config.model)), further_adapters(config)
     prompts, real, sentences = list[Prompt](), list[str](), list[str]()
     if config.data.name:
         samples, sentences = heldout(config)
@@ -48,7 +50,8 @@ def plan(config: EvaluateConfig, run_dir: Path) -> Plan:
     if config.prompts:
         lines = read_prompts(config.prompts)
         prompts += [Prompt(line, f"line {number} of the prompts") for number, line in lines.items()]
-    return Plan(prompts, seeds_of(config), stages(adapters), config.model.fps, real, adapters, sentences)
+    variants = stages(adapters, further=not all(one.shift for one in further.values()))
+    return Plan(prompts, seeds_of(config), variants, config.model.fps, real, [*adapters, *further], sentences)
 
 
 # -- held-out clips ----------------------------------------------------------------------------------------------------
@@ -57,22 +60,25 @@ def plan(config: EvaluateConfig, run_dir: Path) -> Plan:
 def heldout(config: EvaluateConfig) -> tuple[list[Sample], list[str]]:
     """Held-out windows in the order of their paths, and sentences about what was left out.
 
-    The split is that of the run behind ``ckpt``, and what that run was trained on is left out whatever the split says.
+    The split is that of the run behind ``ckpt``; what it or a run in ``adapters`` was trained on is left out, whatever that says.
     """
     run = RunDirectory(resolve(config.ckpt)) if config.ckpt and is_run(resolve(config.ckpt)) else None
+    others = [path for word in map(AdapterWord.of, config.adapters) if is_run(path := resolve(word.source, "adapters"))]
     seed = load_config(run.path).seed if run else config.seed
     frames = ClipRequest.of(config).num_frames
     manifest = find(config.data, wanted_by(config.model, frames, seed, own_shapes=False))
     samples = [sample for sample in manifest.samples if sample.split == "heldout"]
-    seen = Seen.by(run.manifest) if run else Seen()
-    kept = [sample for sample in samples if sample not in seen]
+    seen = [Seen.by(trained.manifest) for trained in [*([run] if run else []), *map(RunDirectory, others)]]
+    kept = [sample for sample in samples if not any(sample in one for one in seen)]
     sentences = [f"{clip.path} is left out: {clip.reason}" for clip in manifest.skipped]
     if len(kept) < len(samples):
-        sentences.append(f"{len(samples) - len(kept)} held-out windows are left out: ckpt was trained on those clips")
+        sentences.append(
+            f"{len(samples) - len(kept)} held-out windows are left out: the adapters were trained on those clips"
+        )
     if not kept:
         raise FootageError(
-            f"data={config.data.name} holds out no clip that ckpt was not trained on: raise data.holdout, give other footage, or "
-            "leave data= away and say prompts=<file>"
+            f"data={config.data.name} holds out no clip that the adapters were not trained on: raise data.holdout, give other "
+            "footage, or leave data= away and say prompts=<file>"
         )
     return kept, sentences
 
@@ -134,7 +140,12 @@ def write_real(config: EvaluateConfig, samples: list[Sample], run_dir: Path) -> 
 
 def draw_missing(config: EvaluateConfig, plan: Plan, run_dir: Path) -> None:
     """Draw every take of which a clip is missing, or was drawn from other adapters or settings."""
-    request = ClipRequest.with_files(drawn_by(config), adapters_of(config.ckpt))
+    # Few unguided steps show nothing without the adapter that was distilled for them, so that it acts in all variants alike.
+    # The others of `adapters=` are a stage of their own, the last one.
+    last = plan.names()[-1]
+    found = further_adapters(config).items()
+    further = {name: one if one.shift else replace(one, only_in=last) for name, one in found}
+    request = ClipRequest.with_files(drawn_by(config), adapters_of(config.ckpt, config.model), further)
     variants = {variant.name: variant.scale for variant in plan.variants}
     todo = []
     for take in plan.takes():

@@ -26,6 +26,8 @@ from cinelora.errors import reason
 from cinelora.footage.video_reader import Handling, Header, Pixels, Reader, Timed, UnreadableClip, refuse_large
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".exr", ".bmp", ".gif")
+PILLOW_KINDS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000")
+"""What Pillow may take a file for, whatever its name says. PostScript, another of its kinds, is a program."""
 FFMPEG_KINDS = {".exr": "exr_pipe", ".tif": "tiff_pipe", ".tiff": "tiff_pipe", ".png": "png_pipe"}
 _DAMAGED = (
     OSError,
@@ -48,7 +50,7 @@ def picture_size(path: Path) -> tuple[int, int] | None:
             with av.open(f"file:{path}", format="exr_pipe") as container:
                 stream = container.streams.video[0]
                 return stream.height, stream.width
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=PILLOW_KINDS) as picture:
             return picture.height, picture.width
     except (*_DAMAGED, av.FFmpegError, Image.DecompressionBombError):
         return None
@@ -63,7 +65,7 @@ def read_picture(path: Path, animated: bool = False) -> Pixels:
         if path.suffix.lower() == ".exr":
             return _by_ffmpeg(path)
         # What Pillow warns of (large pictures, odd metadata) is either refused below or changes no pixel.
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=PILLOW_KINDS) as picture:
             _refuse_odd(path, picture, animated)
             return np.array(_in_srgb(ImageOps.exif_transpose(picture)))
     except UnidentifiedImageError as error:

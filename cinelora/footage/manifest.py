@@ -17,7 +17,7 @@ from cinelora.errors import FileError, FootageError
 from cinelora.footage.holdout import Split
 from cinelora.io import plain_data
 from cinelora.io.atomic import write_text
-from cinelora.io.plain_data import MOST_OF_LISTS, build, without_collecting
+from cinelora.io.plain_data import MOST_OF_LISTS, builder, without_collecting
 
 
 @dataclass(frozen=True)
@@ -90,19 +90,18 @@ def read_manifest(path: Path) -> Manifest:
     """Read what ``write_manifest`` wrote. Raises ``FootageError`` for anything else."""
     if not path.is_file():
         raise FootageError(f"no manifest at {path}")
+    samples, skipped = list[Sample](), list[Skipped]()
+    as_sample, as_skipped = builder(Sample, path), builder(Skipped, path)
     with without_collecting():
-        found = list(_lines(path, read_text(path.parent, path.name)))
-    samples = tuple(one for one in found if isinstance(one, Sample))
-    return Manifest(samples, tuple(one for one in found if isinstance(one, Skipped)))
-
-
-def _lines(path: Path, text: str) -> Iterator[Sample | Skipped]:
-    for number, record in json_lines(path, text):
-        try:
-            is_skipped = isinstance(record, dict) and "reason" in record
-            yield build(Skipped, record, path) if is_skipped else build(Sample, record, path)
-        except FileError as error:
-            raise FootageError(f"{error}; line {number} is not a line of a manifest") from error
+        for number, record in json_lines(path, read_text(path.parent, path.name)):
+            try:
+                if isinstance(record, dict) and "reason" in record:
+                    skipped.append(as_skipped(record))
+                else:
+                    samples.append(as_sample(record))
+            except FileError as error:
+                raise FootageError(f"{error}; line {number} is not a line of a manifest") from error
+        return Manifest(tuple(samples), tuple(skipped))
 
 
 # -- text --------------------------------------------------------------------------------------------------------------

@@ -82,8 +82,8 @@ def _temporary(path: Path) -> Iterator[tuple[Path, int]]:
 def copy_whole(folder: Path, target: Path) -> None:
     """Copy the files below ``folder`` to ``target``, which is not there or empty: all of them or none.
 
-    No link is followed or copied, but for those of the hub's cache, whose files are. Locks and temporaries stay behind. Raises
-    ``FileError`` for what is not ``folder``'s own or cannot be read, otherwise as ``write_whole``.
+    No link is followed or copied, but for those of the hub's cache, whose files are. Locks, temporaries and
+    ``.git`` stay behind. Raises ``FileError`` for what is not ``folder``'s own or cannot be read, otherwise as ``write_whole``.
     """
     # Copied beside the target and renamed: a copy that breaks off leaves nothing there, which would pass for a run. What a kill
     # leaves beside it is known by its lock, as of all temporaries, and goes with the next copy to the same target.

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from cinelora.errors import ConfigError, ModelError, first_line
+from cinelora.families.family import EXPERTS, expert_in, suffixed
 
 PREFIX = "hub:"
 CONFIG_FILE = "config.yaml"
@@ -22,11 +24,16 @@ EMBEDDED = (
 """The models that come with the program; those of Wan2.2 are random weights, drawn where they are asked for."""
 EMBEDDED_ADAPTER = "embedded:distilled"
 """The step-distilled adapter of the embedded image-to-video model, which lies beside that."""
-_FORM = re.compile(r"hub:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+_FORM = re.compile(
+    r"hub:(?P<repository>[\w.-]+/[\w.-]+)(?:/(?P<file>[^@\0\\*?\[\]]+\.safetensors))?(?:@(?P<revision>[\w./-]+))?",
+    re.ASCII,
+)
 # Weights as safetensors and settings as text: no file that is run or unpickled when it is opened.
 _WANTED = ["*.safetensors", "*.json", "*.jsonl", "*.yaml", "checkpoints/last"]
 _WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".gguf")
-_ADAPTERS = ("style.safetensors", "motion.safetensors")
+_ADAPTERS = [f"{suffixed(stage, expert)}.safetensors" for stage in ("style", "motion") for expert in ("", *EXPERTS)]
+_USUAL = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+"""What peft and diffusers call the one adapter that they save into a folder."""
 
 
 def is_run(path: Path) -> bool:
@@ -58,8 +65,8 @@ def is_at_hand(source: str) -> bool:
 
 
 def resolve(source: str, key: str = "ckpt") -> Path:
-    """The run directory or adapter file behind a source; ``hub:owner/name[@revision]`` is fetched first,
-    ``embedded:distilled`` is shipped.
+    """The run directory or adapter file behind a source; ``embedded:distilled`` is shipped, and what is on the hub
+    (``hub:owner/name[/file.safetensors][@revision]``) fetched first.
 
     ``key`` is the setting it stands in, for the sentence of an error.
 
@@ -70,6 +77,8 @@ def resolve(source: str, key: str = "ckpt") -> Path:
     path = _fetch(source, key) if source.startswith(PREFIX) else Path(source)
     if source == EMBEDDED_ADAPTER:
         path = Path(__file__).resolve().parents[2] / "data" / "scale_model" / "distilled.safetensors"
+    elif source.startswith("embedded:"):
+        raise ConfigError(f"{key}={source}: the one adapter that is embedded is {EMBEDDED_ADAPTER}")
     is_file = path.is_file()
     if (
         is_run(path)
@@ -88,11 +97,22 @@ def resolve(source: str, key: str = "ckpt") -> Path:
     match sorted(path.glob("*.safetensors")):
         case [single]:
             return single
+        case found if _is_pair([path.name for path in found]):
+            return path
         case []:
             raise ConfigError(f"{key}={source} holds neither {CONFIG_FILE} nor an adapter: it is no run of train.py")
         case found:
-            names = ", ".join(path.name for path in found[:5]) + (f" and {len(found) - 5} more" if found[5:] else "")
+            names = _some([path.name for path in found])
             raise ConfigError(f"{key}={source} holds {len(found)} adapter files: name one of {names}")
+
+
+def _is_pair(names: list[str]) -> bool:
+    """Whether there is one adapter for each of two experts, as most trainers of two write them."""
+    return len(names) == 2 and {expert_in(PurePosixPath(name).stem) for name in names} == {*EXPERTS}
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
 
 
 def fetched_blobs(folder: Path) -> Path | None:
@@ -140,14 +160,68 @@ def publish(repository: str, files: Mapping[str, bytes], message: str, private: 
 
 def _fetch(source: str, key: str) -> Path:
     form = _FORM.fullmatch(source)
-    if form is None:
-        raise ConfigError(f"{key}={source}: a source on the hub is written hub:owner/name or hub:owner/name@revision")
+    if form is None or ".." in (form["file"] or "").split("/"):
+        raise ConfigError(
+            f"{key}={source}: a source on the hub is written hub:owner/name or hub:owner/name/file.safetensors, with @revision "
+            "after it where one is meant"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
+    about = (form["repository"], form["revision"])
     try:
-        return Path(snapshot_download(form["repository"], revision=form["revision"], allow_patterns=_WANTED))
+        names = _names_in(*about)
+        file = form["file"] or adapter_among(names, f"{key}={source}", form["repository"])
+        if file and file not in names:
+            raise ConfigError(
+                f"{key}={source}: there is no {file} in it; it holds {_some(_safetensors(names)) or 'none such'}"
+            )
+        # Where somebody keeps many adapters, or a whole model beside one, all of them may be a terabyte.
+        wanted = _WANTED if file is None else [file, str(PurePosixPath(file).with_name("adapter_config.json"))]
+        folder = Path(snapshot_download(about[0], revision=about[1], allow_patterns=wanted))
+        return folder / file if file else folder
+    except ConfigError:
+        raise
     except HFValidationError as error:
         raise ConfigError(f"{key}={source}: {first_line(error)}") from error
     except Exception as error:  # the hub's client lets its transport's own errors through, of several families
         raise ModelError(f"{key}={source} cannot be fetched from the hub: {first_line(error)}") from error
+
+
+def _names_in(repository: str, revision: str | None) -> list[str]:
+    """The files of a repository on the hub, or, where that is out of reach, those that were fetched before."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return [file.rfilename for file in HfApi().model_info(repository, revision=revision).siblings or []]
+    except HfHubHTTPError:
+        raise  # an answer: there is no such thing, or it is not for everybody
+    except Exception as error:
+        # a folder in which files are missing on purpose is given only to who asks for none of them
+        nothing: dict[str, Any] = {"allow_patterns": [":"], "local_files_only": True}
+        try:
+            folder = Path(snapshot_download(repository, revision=revision, **nothing))
+        except LocalEntryNotFoundError:
+            raise error from None
+        return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+def adapter_among(names: list[str], said: str, repository: str) -> str | None:
+    """The one adapter of a repository; None where it holds a run, or several side by side that belong together.
+
+    Raises ``ConfigError`` for a choice.
+    """
+    found = _safetensors(names)
+    on_top = [name for name in found if "/" not in name] or found
+    if {CONFIG_FILE, *_ADAPTERS} & {*names} or _is_pair([name for name in on_top if "/" not in name]):
+        return None
+    usual = [name for name in on_top if name in _USUAL]
+    if len(on_top) > 1 and len(usual) != 1:
+        example = f"hub:{repository}/{on_top[0]}"
+        raise ConfigError(f"{said} holds {len(found)} files of tensors ({_some(found)}): name one, as in {example}")
+    return next(iter(usual or on_top), None)
+
+
+def _safetensors(names: list[str]) -> list[str]:
+    return sorted(name for name in names if name.endswith(".safetensors"))

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cinelora.errors import FileError, unwritable
-from cinelora.io.own_files import append_own
+from cinelora.io.own_files import append_own, open_own
 
 LOCK = ".lock"
 """What a run's directory is locked by."""
@@ -28,10 +28,10 @@ def own_folder(prefix: str) -> Iterator[Path]:
     # What a killed process left is known by its lock, which the kernel took back. Folders in the system's temporary folder are
     # anybody's, so only real ones of this user are looked into, and never a link that leads elsewhere.
     for held in Path(tempfile.gettempdir()).glob(f"{prefix}*/{HELD}"):
-        with suppress(FileNotFoundError):  # another start may sweep as well
-            if held.parent.is_symlink() or held.stat().st_uid != os.getuid():
+        with suppress(FileNotFoundError, FileError):  # another start may sweep as well
+            if any(path.is_symlink() or path.stat().st_uid != os.getuid() for path in (held.parent, held)):
                 continue
-            with held.open("r+") as mark:
+            with open_own(held) as mark:
                 if try_flock(mark.fileno()):
                     shutil.rmtree(held.parent, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=prefix))

@@ -16,13 +16,16 @@ from itertools import product
 from pathlib import Path
 
 from cinelora.errors import FileError, reason
+from cinelora.families.family import EXPERTS
 from cinelora.io.hub import fetched_blobs
 from cinelora.io.terminal import shell_word
 
-WANDB_FOLDERS = ("logs/wandb", "wandb")
-"""Where W&B writes below a training run and below a study."""
+WANDB_FOLDERS = ("logs/wandb", *(f"{expert}/logs/wandb" for expert in EXPERTS), "wandb")
+"""Where W&B writes below a training run, below its lessons where there are two, and below a study."""
 WANDB_LINKS = ("latest-run", "debug.log", "debug-internal.log", "*/logs/debug-core.log")
 """Links of its own in there. Its core makes the last, whatever its settings say; the others are of runs of earlier versions."""
+GIT = ".git"
+"""Whoever keeps a run in git has this folder in it."""
 _BY_WANDB = re.compile(r".*/wandb/(latest-run|debug(-internal)?\.log|[^/]+/logs/debug-core\.log)", re.DOTALL)
 
 
@@ -44,14 +47,16 @@ def own_entries(folder: Path, *, copied: bool = False, unread: str = "") -> Iter
     """Everything below ``folder``, each folder before what it holds, no link followed; raises as ``refuse_foreign``.
 
     W&B's own links are left out. ``copied``: links of the hub's cache to its own files are listed, since they are only read.
-    What the folder ``unread`` in it holds is left out: nobody opens that again.
+    The folders ``unread`` and ``.git`` in it are left out: nobody opens them. A clone of a repository on the same disk has
+    hundreds of hard links in the latter.
     """
-    pending = [str(folder)]
+    pending, unopened = [str(folder)], {os.path.join(folder, name) for name in (GIT, unread)}
     while pending:
         for entry in _listed(pending.pop(), str(folder)):
             if entry.is_dir(follow_symlinks=False):
-                if entry.path != os.path.join(folder, unread):
-                    pending.append(entry.path)
+                if entry.path in unopened:
+                    continue
+                pending.append(entry.path)
             elif entry.is_symlink() and _BY_WANDB.fullmatch(entry.path):
                 continue
             elif not (copied and entry.is_symlink() and _is_fetched(folder, entry.path)):

@@ -287,14 +287,24 @@ Check = Callable[[Any], Any]
 """Gives the value as its shape has it (a list where a tuple is wanted, a table where a dataclass is), or raises ``_Misfit``."""
 
 
+def builder(shape: type[T], origin: object) -> Callable[[Any], T]:
+    """``build`` for values by the ten thousand, of one shape and origin."""
+    check = _check(typing.cast(Any, shape))
+
+    def of(value: Any) -> T:
+        try:
+            built: T = check(value)
+        except _Misfit as misfit:
+            key = short_key(".".join(misfit.where)) or "the file"
+            raise FileError(f"{origin}{misfit.before}{key}{misfit.after}") from None
+        return built
+
+    return of
+
+
 def build(shape: type[T], value: Any, origin: object) -> T:
     """``value``, which is plain data, as ``shape``. Raises ``FileError`` with its place in ``origin``, where it does not fit."""
-    try:
-        built: T = _check(typing.cast(Any, shape))(value)
-    except _Misfit as misfit:
-        key = short_key(".".join(misfit.where)) or "the file"
-        raise FileError(f"{origin}{misfit.before}{key}{misfit.after}") from None
-    return built
+    return builder(shape, origin)(value)
 
 
 def quoted(value: Any) -> str:
@@ -435,7 +445,7 @@ def _check_table(shape: Any) -> Check:
         if type(value) is not dict:
             raise _Misfit(": ", f" should be a table, not {quoted(value)}")
         _refuse_missing(needed, value)
-        return value | {name: _at(name, inner, value[name]) for name, inner in checks.items() if name in value}
+        return {name: _at(name, checks.get(name, _check_usable), one) for name, one in value.items()}
 
     return check
 
@@ -456,18 +466,23 @@ def _check_dataclass(shape: Any) -> Check:
     made = {field.name: field.default_factory for field in fields if field.default_factory is not dataclasses.MISSING}
     plain = {name for name in checks if _is_plain(hints[name]) and int not in _kinds(hints[name])}
     deep = [(name, _check(_without_none(hints[name]))) for name in checks if name not in plain]
-    fitting: dict[tuple[Any, ...], dict[str, Any]] = {}
-    make_empty, no_value = shape.__new__, object()
+    fitting: dict[tuple[Any, ...], tuple[dict[str, Any], list[tuple[str, Check]], list[str]]] = {}
+    make_empty = shape.__new__
 
-    def examine(value: dict[str, Any]) -> dict[str, Any]:
-        """The constants that a table lacks; refused where its keys are not those, or a type of its plain values is another."""
+    def examine(value: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, Check]], list[str]]:
+        """What is left to do for a table of these keys and types: constants that it lacks, values to look into, and to make.
+
+        Refused where its keys are not those, or a type of its plain values is another.
+        """
         if unknown := value.keys() - checks.keys():
             raise _Misfit(" holds the unknown key ", ": it is from another version or program", min(unknown))
         _refuse_missing(needed, value)
         for name in value:
             if name in plain or value[name] is None:
                 _at(name, checks[name], value[name])
-        return {name: one for name, one in constant.items() if name not in value}
+        lacking = {name: one for name, one in constant.items() if name not in value}
+        inner = [(name, check) for name, check in deep if value.get(name) is not None]
+        return lacking, inner, [name for name in made if name not in value]
 
     def check(value: Any) -> Any:
         if type(value) is not dict:
@@ -476,11 +491,12 @@ def _check_dataclass(shape: Any) -> Check:
             value = {today.get(name, name): one for name, one in value.items()}
         # The samples of a data set come by the ten thousand, all with the same keys and types: those were checked with the first.
         alike = (*value, *map(type, value.values()))
-        lacking = fitting.get(alike)
-        if lacking is None:
-            lacking = examine(value)
+        known = fitting.get(alike)
+        if known is None:
+            known = examine(value)
             if len(fitting) < MOST_ALIKE:
-                fitting[alike] = lacking
+                fitting[alike] = known
+        lacking, inside, unmade = known
         # Its own constructor sets a frozen field at a time, four times as slowly as this; none of ours does more than that.
         built = make_empty(shape)
         kept = built.__dict__
@@ -488,16 +504,13 @@ def _check_dataclass(shape: Any) -> Check:
         kept.update(lacking)
         name = ""
         try:
-            for name, inner in deep:
-                one = value.get(name, no_value)
-                if one is not None and one is not no_value:  # what is None was checked as its type was
-                    kept[name] = inner(one)
+            for name, inner in inside:
+                kept[name] = inner(value[name])
         except _Misfit as misfit:
             misfit.where.insert(0, name)
             raise
-        for name, make in made.items():
-            if name not in value:
-                kept[name] = make()
+        for name in unmade:
+            kept[name] = made[name]()
         return built
 
     if hasattr(shape, "__post_init__") or hasattr(shape, "__slots__"):

@@ -146,6 +146,10 @@ def with_metadata(content: bytes, metadata: dict[str, str]) -> bytes:
 def _parse_header(path: Path, file: BinaryIO) -> dict[str, Any]:
     # What is no safetensors file has any number in its first eight bytes: the limit keeps it from being read into memory.
     length = int.from_bytes(file.read(8), "little")
+    if HEADER_LIMIT < length <= os.fstat(file.fileno()).st_size:
+        raise FileError(
+            f"{path} has a header of {length:,} bytes, and none of more than {HEADER_LIMIT:,} is read: save it without metadata"
+        )
     if not 2 <= length <= HEADER_LIMIT:
         raise _damaged(path, "no header")
     try:

@@ -12,7 +12,10 @@ import os
 import shlex
 import sys
 import time
+import traceback
 import unicodedata
+import warnings
+from types import TracebackType
 from typing import TextIO
 
 JOINERS = "\u200c\u200d"
@@ -90,11 +93,29 @@ def _in_ansi_c(char: str) -> str:
     return char if char == visible(char) else "".join(f"\\{byte:03o}" for byte in os.fsencode(char))
 
 
+def traceback_of(error: BaseException) -> str:
+    """What Python prints of an error that nobody foresaw, line by line; its text may quote a file."""
+    return "".join(f"{visible(line)}\n" for line in "".join(traceback.format_exception(error)).rstrip("\n").split("\n"))
+
+
 class _SeenRecord(logging.LogRecord):
     def getMessage(self) -> str:
         return "\n".join(map(visible, super().getMessage().split("\n")))
 
 
+def _seen_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    del line  # of the source, which says little to a user
+    return visible(f"{filename}:{lineno}: {category.__name__}: {message}") + "\n"
+
+
+def _seen_end(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
+    put(traceback_of(error))
+
+
 def show_logged_text() -> None:
-    """Let what libraries log be read, not obeyed: they name files, keys and tensors, too."""
+    """Let what libraries log and warn of, and what ends this process, be read, not obeyed: it names files and tensors, too."""
     logging.setLogRecordFactory(_SeenRecord)
+    warnings.formatwarning = _seen_warning
+    sys.excepthook = _seen_end

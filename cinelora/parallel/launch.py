@@ -46,7 +46,7 @@ from cinelora.io.locks import own_folder
 from cinelora.io.own_files import append_own
 from cinelora.io.plain_data import without_collecting
 from cinelora.io.state_folder import is_own
-from cinelora.io.terminal import note_word, say, show_logged_text, visible
+from cinelora.io.terminal import note_word, say, show_logged_text, traceback_of, visible
 from cinelora.io.waiting import Turn, waiting
 
 POLL_S = 0.1
@@ -557,7 +557,7 @@ def run_rank(exchange: str, facts: dict[str, Any]) -> None:
         _write_outcome(folder, number, _Outcome("refused", type(error), str(error)))
         _leave(1)
     except BaseException as error:  # SystemExit too: a rank that leaves without a result has failed
-        traceback.print_exc(file=log)
+        log.write(traceback_of(error))
         first_line = visible("".join(traceback.format_exception_only(error)).splitlines()[0])
         _write_outcome(folder, number, _Outcome("crashed", sentence=first_line))
         time.sleep(LINGER_S if rank.world_size > 1 else 0)

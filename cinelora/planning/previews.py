@@ -1,4 +1,5 @@
-"""How a run shows what it has learnt where nobody says: as often, and in as many steps, as cost at most 5 % of its planned time.
+"""How a run shows what it has learnt where nobody says: as often, in as many steps, and as long as costs at most 5 % of its
+planned time.
 
 Enters: checked settings, and whether there is a GPU. Leaves: the settings of previews, and a line that says why so. Seconds are
 those of one kind of GPU whatever there is, as all ranks must come to the same answer; what counts is how previews compare with
@@ -7,19 +8,24 @@ training, and both take longer on a slower one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
+from cinelora.config.rules import counted
 from cinelora.config.schema import PreviewConfig, TrainConfig, zero_level
 from cinelora.config.sentences import sentence
+from cinelora.families import family_of
 from cinelora.parallel.partition import Partition
 from cinelora.planning.estimate import Policy, Shape
-from cinelora.planning.planner import FULL_SIZE, step_of
+from cinelora.planning.planner import FULL_SIZE, preview_steps, step_of
 from cinelora.planning.step_time import NOMINAL, ClipShape, Machine, clip_seconds
 
 MOST = 0.05
 """The share of a run's planned time that previews may take."""
 FEWER_STEPS = 4
 """Denoising steps of previews that in the usual number would be too dear. Assumed: fewer hardly show what was learnt."""
+SHORTEST = 17
+"""Frames of the shortest preview of a clip: a second of Wan's. Assumed: in less hardly anything moves."""
 MOST_OFTEN = 250
 """Steps between previews, at least: what changes in fewer is hardly seen."""
 UNCOMPILED = 1.2
@@ -31,7 +37,8 @@ APART_S = 5.0
 def planned_previews(config: TrainConfig, has_gpu: bool, heldout: int = 1) -> tuple[PreviewConfig, str]:
     """The previews of a run with so many held-out samples: what was typed, or what costs little; and a line about the latter.
 
-    They become fewer first; where even one is too dear, it is drawn in fewer steps, unless these were typed; else there is none.
+    They become fewer first; where even one is too dear, it is drawn in fewer steps, then in fewer frames, unless these were
+    typed; else there is none.
     """
     preview, steps = config.preview, config.stage.steps
     if preview.every_steps is not None:
@@ -48,16 +55,28 @@ def planned_previews(config: TrainConfig, has_gpu: bool, heldout: int = 1) -> tu
         if holds:
             return off, sentence("follows", name)
     whole, each = training_seconds(config), 0.0
-    for way in [preview] if preview.sampler_steps else [preview, replace(preview, sampler_steps=FEWER_STEPS)]:
+    for way in _ways(config):
         each = preview_seconds(replace(config, preview=way))
         # the base model's clip is one more, drawn before the first
         count = min(int(MOST * whole / each) - 1, max(1, steps // MOST_OFTEN))
         if count >= 1:
             every = -(-steps // count)
             share = (steps // every + 1) * each / whole
-            line = sentence("follows", "previews", every=every, steps=way.steps, share=share)
+            frames = counted(way.frames_of(config.stage), "frame")
+            line = sentence("follows", "previews", every=every, frames=frames, steps=way.steps, share=share)
             return replace(way, every_steps=every), line
     return off, sentence("follows", "previews_dear", share=2 * each / whole, most=MOST)
+
+
+def _ways(config: TrainConfig) -> Iterator[PreviewConfig]:
+    """Ways to draw a preview, the dearest first, in which nothing is changed that was typed."""
+    preview, frames = config.preview, config.stage.num_frames
+    yield preview
+    lean = preview if preview.sampler_steps else replace(preview, sampler_steps=FEWER_STEPS)
+    yield lean
+    if preview.num_frames is None:
+        step = family_of(config.model).geometry.temporal
+        yield from (replace(lean, num_frames=fewer) for fewer in range(frames - step, SHORTEST - 1, -step))
 
 
 def training_seconds(config: TrainConfig) -> float:
@@ -70,7 +89,7 @@ def preview_seconds(config: TrainConfig) -> float:
     model, stage, preview = config.model, config.stage, config.preview
     shape = Shape.of(model, stage.transformer)
     clip = ClipShape(
-        shape, model.num_heads, stage.num_frames, model.height, model.width, guided=True, dtype=model.dtype
+        shape, model.num_heads, preview.frames_of(stage), model.height, model.width, guided=True, dtype=model.dtype
     )
-    drawing = clip_seconds(clip, preview.steps, Partition(1, 1, 1), Machine(NOMINAL))
+    drawing = clip_seconds(clip, preview_steps(config), Partition(1, 1, 1), Machine(NOMINAL))
     return preview.seeds * UNCOMPILED * drawing + APART_S

@@ -150,6 +150,26 @@ class Course:
             self.latents_BCTHW = self.solver.step(velocity, timestep, latents, return_dict=False)[0]
             self.done += 1
 
+    def begin_at(
+        self, level: float, add_noise: Callable[[Tensor, Tensor, Tensor], Tensor], clean_BCTHW: Tensor
+    ) -> None:
+        """Skip the steps above a noise level: start from clean latents with the noise of the first step below it."""
+        self.done = self.ahead((level, 1.0))
+        sigma = self.solver.sigmas[self.done].to(clean_BCTHW).expand(len(clean_BCTHW))
+        self.latents_BCTHW = add_noise(clean_BCTHW, self.latents_BCTHW, sigma)
+
+    @torch.inference_mode()
+    def clean(self, denoise: Denoise) -> Tensor:
+        """What is predicted, from where the course stands, of the latents without noise."""
+        latents = self.latents_BCTHW
+        if self.done == len(self.solver.timesteps):  # of few steps all may be above the other expert's levels
+            return latents
+        sigma, timestep = (
+            values[self.done].to(latents.device) for values in (self.solver.sigmas, self.solver.timesteps)
+        )
+        clean: Tensor = latents - sigma * denoise(latents, timestep.expand(len(latents)))
+        return clean
+
 
 def sample(denoise: Denoise, noise_BCTHW: Tensor, solver: Any, progress: str | None = None) -> Tensor:
     """Integrate from noise to latents, float32, by a ``solver`` of the clip's own; ``progress`` names the bar, if any."""

@@ -30,7 +30,7 @@ CONTACT_FRAMES = 6
 
 def infer(config: InferConfig, run_dir: Path) -> int:
     """Make the clips that ``config`` asks for; returns the exit code."""
-    request = ClipRequest.with_files(config, adapters_of(config.ckpt), further_adapters(config))
+    request = ClipRequest.with_files(config, adapters_of(config.ckpt, config.model), further_adapters(config))
     todo = [take for take in request.takes(run_dir) if not take.is_done(request)]
     if not todo:
         say(f"every clip is already in {run_dir}; change seed=, the settings or out= for others")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import count, groupby, zip_longest
@@ -22,7 +22,7 @@ from cinelora.adapters.run_directory import warn_of_other_weights
 from cinelora.config.clip_request import ClipRequest, Take
 from cinelora.config.schema import InferConfig, ScaleConfig
 from cinelora.errors import InferenceError
-from cinelora.families import experts_of
+from cinelora.families import experts_of, family_of
 from cinelora.families.family import Expert
 from cinelora.footage.captions import prompt_with_trigger
 from cinelora.io.hardware import explained_out_of_memory, gpu_at_hand, limit_gpu_memory, quiet_libraries, say_of_others
@@ -37,6 +37,7 @@ from cinelora.planning.planner import choose_drawing, partition_of
 
 if TYPE_CHECKING:
     import numpy as np
+    from diffusers import WanTransformer3DModel
     from torch import Tensor
 
     from cinelora.adapters.adapter_file import AdapterFile
@@ -234,6 +235,9 @@ class TakeMaker:
     bundles: dict[str, Bundle]
     sampling: Sampling
     clock: Clock = field(default_factory=Clock)
+    held: dict[str, WanTransformer3DModel] = field(default_factory=dict)
+    """The one transformer of a family that has one for keyframe and clip, from the one to the other."""
+    letting_go: ExitStack = field(default_factory=ExitStack)
 
     @classmethod
     def on_this_rank(cls, request: ClipRequest, adapters: dict[str, AdapterFile], sampling: Sampling) -> TakeMaker:
@@ -283,7 +287,7 @@ class TakeMaker:
         def rendition_of(take: Take, positive: Tensor, name: str) -> Rendition:
             # The draft is named after the variant, and what it was made of stands in it: with another seed it is made again.
             scale = variants[name]
-            scales = {kind: request.scales_on(kind, scale, self.adapters) for kind in ("t2v", "i2v")}
+            scales = {kind: request.scales_on(kind, scale, self.adapters, name) for kind in ("t2v", "i2v")}
             draft, made_of = take.folder / f"{name}.latents", request.made_of(take, name, scale)
             return Rendition(scales, Texts(positive, negative), take.seed, draft, made_of)
 
@@ -374,7 +378,9 @@ class TakeMaker:
         course then stands. Those that have ``waypoints`` begin there.
         """
         sampling, shown = self.sampling, self.shown(renditions, kind, frames, images)
-        drawing, why = choose_drawing(self.request.config, kind, frames, len(renditions), *gpu_at_hand())
+        # a transformer that makes keyframe and clip runs as the clip wants it, and stays until that is done
+        drawn = self.request.passes[-1] if self.stays else (kind, frames)
+        drawing, why = choose_drawing(self.request.config, *drawn, len(renditions), *gpu_at_hand())
         if sampling.rank.global_rank == 0:
             say_of_others()
             say(f"{what}: {why}")
@@ -390,6 +396,35 @@ class TakeMaker:
                     continue
                 sampling.say_ratios(course, f"{what} {next(number)}/{len(renditions)}")
                 yield rendition, sampling.settled(course, left.pop(rendition))
+        if (kind, frames) == self.request.passes[-1]:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Release the transformer that was held for the clips; where no clips are made after keyframes, the caller says so."""
+        self.held.clear()
+        self.letting_go.close()
+
+    @property
+    def stays(self) -> bool:
+        """Whether one transformer makes the keyframe and then the clip."""
+        return family_of(self.request.config.model).one_checkpoint and len(self.request.passes) > 1
+
+    @contextmanager
+    def at_work(
+        self, kind: str, expert: Expert, adapters: dict[str, AdapterFile], drawing: Drawing, frames: int
+    ) -> Iterator[WanTransformer3DModel]:
+        """The transformer of an expert with ``adapters`` on it, loaded for the block; or once, for keyframe and clip."""
+        from cinelora.sampling.sampler import adapted_transformer
+
+        bundle = self.bundles[kind].of_expert(expert.name)
+        if not self.stays:
+            with adapted_transformer(bundle, adapters, self.sampling, drawing, frames) as transformer:
+                yield transformer
+            return
+        if "" not in self.held:
+            one = adapted_transformer(bundle, self.adapters, self.sampling, drawing, self.request.num_frames)
+            self.held[""] = self.letting_go.enter_context(one)
+        yield self.held[""]
 
     def reading_ahead(self, kind: str, expert: Expert | None) -> AbstractContextManager[object]:
         """Inside the block the next ``expert``, if any, is read from the disk, by one rank of each node."""
@@ -414,31 +449,31 @@ class TakeMaker:
 
         A clip begins at its waypoint, or at its noise. Meanwhile the files of the ``following`` expert are read.
         """
-        from cinelora.sampling.sampler import acting, adapted_transformer
+        from cinelora.sampling.sampler import acting
 
         sampling = self.sampling
 
         def scales_of(rendition: Rendition) -> dict[str, float]:
             return self.request.on_expert(rendition.scales[kind], expert)
 
-        # Scenes whose adapters have the same scales are made one after the other: adapters are folded into the weights once
-        # for all of them, and out again only where renditions with other scales follow.
         due = [one for one in shown if sampling.begin(shown[one], waypoints.get(one)).ahead(expert.levels)]
         if not due:
             return  # a clip of few steps may have none for the last expert
+        # Scenes whose adapters have the same scales are made one after the other: adapters are folded into the weights once
+        # for all of them, and out again only where renditions with other scales follow.
         ordered = sorted(due, key=lambda rendition: sorted(scales_of(rendition).items()))
         alike = [(scales, list(group)) for scales, group in groupby(ordered, scales_of)]
         number, live, named = count(1), drawing.swap > 0, f"{what}, {expert.name}" if expert.name else what
         # what acts in no rendition, such as the motion adapter on a keyframe, is not even loaded
         acts = {name for scales, _ in alike for name in scales}
         adapters = {name: adapter for name, adapter in self.adapters.items() if name in acts}
-        bundle = self.bundles[kind].of_expert(expert.name)
+        again = len(alike) > 1 or (self.stays and frames < self.request.num_frames)
         with (
-            adapted_transformer(bundle, adapters, sampling, drawing, frames) as transformer,
+            self.at_work(kind, expert, adapters, drawing, frames) as transformer,
             self.reading_ahead(kind, following),
         ):
             for scales, group in alike:
-                with acting(transformer, scales, live, again=len(alike) > 1):
+                with acting(transformer, scales, live, again):
                     for one in group:
                         label = f"{named} {next(number)}/{len(ordered)}"
                         course = sampling.begin(shown[one], waypoints.get(one))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from cinelora.adapters.further_adapters import further_adapters
 from cinelora.adapters.run_directory import adapters_of
-from cinelora.config.clip_request import ClipRequest, Further, Take, guidance_of, prompts_of, seeds_of
+from cinelora.config.clip_request import ClipRequest, Further, Take, prompts_of, seeds_of
 from cinelora.config.schema import LoraSpec, ScaleConfig, StudyConfig, drawn_by, shared_by
 from cinelora.errors import ConfigError
 from cinelora.families import experts_of, family_of
@@ -57,7 +57,15 @@ def study(config: StudyConfig, run_dir: Path) -> int:
     else:
         sitting = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         ranks: dict[str, Any] = {"ranks": config.gpus, "nodes": config.nodes, "log_dir": run_dir / "logs"}
-        launch(study_rank, config, adapters_of(config.ckpt), run_dir, sitting, further_adapters(config), **ranks)
+        launch(
+            study_rank,
+            config,
+            adapters_of(config.ckpt, config.model),
+            run_dir,
+            sitting,
+            further_adapters(config),
+            **ranks,
+        )
         table = load_table(run_dir)
     table.sentences = [sentence for sentence in table.sentences if sentence not in BETWEEN_ROWS]
     table.say(*between_rows(table.rows))
@@ -160,14 +168,13 @@ def of_one_load(settings: list[StudyVariant]) -> Iterable[list[StudyVariant]]:
 
 def facts_of_result(config: StudyConfig, setting: StudyVariant) -> dict[str, Any]:
     """What a row is of, beside the setting itself."""
-    model, (kind, frames) = config.model, ClipRequest.of(config).passes[-1]
-    guidance = dict.fromkeys(f"{guidance_of(config.sampler, expert):g}" for expert in experts_of(model, kind))
-    asked = f"guidance {' and '.join(guidance)}"
+    model, frames = config.model, ClipRequest.of(config).num_frames
     what = "latency of steps" if config.latency_only else f"{config.seeds * len(prompts_of(config))} clips"
     return {
         "model": model.name,
         "weights": model.weights,
-        "clip": f"{model.name}, {frames} frames of {model.height}x{model.width}, {asked}, {what}",
+        "clip": f"{model.name}, {frames} frames of {model.height}x{model.width}, "
+        f"guidance {ClipRequest.of(config).guidance_in_words}, {what}",
         "ranks": 1 if setting.partition == "alone" else config.gpus * config.nodes,
     }
 
@@ -232,6 +239,7 @@ def real_inputs(
     takes = [Take(prompt, seed, Path()) for prompt in prompts_of(config) for seed in seeds_of(config)]
     clips = [planned["adapted"] for planned in maker.planned(takes, {"adapted": ScaleConfig()})]
     images = maker.conditions(maker.keyframes(clips)) if request.is_scene else {}
+    maker.let_go()
     shown = maker.shown(clips, *request.passes[-1], images)
     return list(shown.values()), {part: seconds / len(clips) for part, seconds in maker.clock.seconds.items()}
 

@@ -6,6 +6,7 @@ Enters: the ``Results``. Leaves: the files. It measures nothing.
 from __future__ import annotations
 
 import json
+from contextlib import chdir
 from itertools import compress
 from pathlib import Path
 from typing import Any, Literal
@@ -131,11 +132,12 @@ def to_wandb(table: Results, config: StudyConfig, folder: Path) -> None:
 
     heading = columns(table.rows)
     data = [[str(cell) for cell in cells(row, heading)] for row in table.rows]
-    words = run_words(config.logger, f"study-{folder.name}")
+    words, folder = run_words(config.logger, f"study-{folder.name}"), folder.absolute()
     mode: Literal["offline", "online"] = "offline" if is_offline(config.logger) else "online"
     try:
         read_own_wandb_settings()
-        run = wandb.init(**words, dir=folder, mode=mode, settings=WANDB_SETTINGS)
+        with chdir("/"):  # as in ``make_journal``
+            run = wandb.init(**words, dir=folder, mode=mode, settings=WANDB_SETTINGS)
         run.log({"study": wandb.Table(columns=[*heading], data=data)})
         run.finish()
         drop_wandb_links(folder)

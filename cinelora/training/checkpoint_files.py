@@ -45,12 +45,66 @@ class _BaseClips(TypedDict):
     base: dict[str, float]
 
 
+class _OfProgress(TypedDict):
+    """The losses of every rank since the last line, and what else the next one needs."""
+
+    losses: list[list[float]]
+    accumulation: int
+    lr: float
+    gradient_norm: float
+    latest_loss: float | None
+    told_at: int | None
+
+
+class _OfJournal(TypedDict):
+    """What was logged for this very step."""
+
+    step: int
+    numbers: dict[str, float]
+
+
+class _OfStopping(TypedDict):
+    """What the judge has seen."""
+
+    best: NotRequired[_Seen]
+    stopping: NotRequired[_Seen]
+    stopped: NotRequired[bool]
+    judged_at: NotRequired[int | None]
+
+
+class _OfLoss(TypedDict):
+    """The latest held-out numbers."""
+
+    latest: dict[str, float]
+    measured_at: int | None
+
+
+class _OfClips(TypedDict):
+    """Those of held-out clips, and the base model's."""
+
+    manner: NotRequired[dict[str, Any]]
+    base: NotRequired[dict[str, float]]
+    latest: NotRequired[dict[str, float]]
+
+
+class _Memory(TypedDict):
+    """What callbacks remember, by their names (``callbacks/order.py``)."""
+
+    progress: NotRequired[_OfProgress]
+    journal: NotRequired[_OfJournal]
+    early_stopping: NotRequired[_OfStopping]
+    validation_loss: NotRequired[_OfLoss]
+    validation_clips: NotRequired[_OfClips]
+
+
 class _State(TypedDict):
-    """What ``state.json`` holds; a run adds more, which is read by whoever added it."""
+    """What ``state.json`` holds; the last three are as version 0.1 had them."""
 
     step: int
     rests_on: NotRequired[dict[str, str]]
     sha256: NotRequired[str | None]
+    settled: NotRequired[bool]
+    memory: NotRequired[_Memory]
     best: NotRequired[_Seen]
     stopping: NotRequired[_Seen]
     heldout_clips: NotRequired[_BaseClips]
@@ -162,6 +216,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises ``FileError`` or ``OSError`` where it is damaged.
     """
     facts: dict[str, Any] = {**read_json(path / FACTS, _State, measured=True)}
+    if facts["step"] < 0:
+        raise FileError(f"{path / FACTS}: step cannot be {facts['step']}")
     digest = facts.pop("sha256", None)  # those of earlier versions have none
     if digest and sha256_file(path / TENSORS) != digest:
         raise FileError(f"{path / TENSORS} is not what was written")

@@ -15,7 +15,8 @@ from torch import Tensor
 from cinelora.config.clip_request import guidance_of
 from cinelora.config.lessons import expert_of
 from cinelora.config.schema import ModelConfig, SamplerConfig, TrainConfig
-from cinelora.families.family import Part
+from cinelora.families import family_of
+from cinelora.families.family import ALONE, Expert, Part
 from cinelora.families.machinery import Bundle, machinery_of
 from cinelora.io.media import Pixels
 from cinelora.io.waiting import waiting
@@ -23,7 +24,7 @@ from cinelora.latents.dataset import LatentDataset
 from cinelora.memory.block_swap import as_they_are
 from cinelora.nn.pixels import range_to_pixels
 from cinelora.parallel.launch import rank_info
-from cinelora.sampling.denoise import Guided, sample
+from cinelora.sampling.denoise import Course, Guided
 from cinelora.sampling.sampler import initial_noise, noise_of
 from cinelora.training.module import Stage
 
@@ -38,6 +39,8 @@ class ClipSampler:
     """Denoising steps."""
     size: tuple[int, int] | None = None
     """Height and width of what has no sample's own size; None for the model's."""
+    frames: int | None = None
+    """Frames, of which the sample has no fewer; None for its own."""
     bundle: Bundle = field(init=False)
 
     def __post_init__(self) -> None:
@@ -48,9 +51,15 @@ class ClipSampler:
     def manner(self) -> dict[str, Any]:
         """Everything but sample, seed and transformer that a clip depends on."""
         sampler, model = self.config.sampler, self.model
-        size = (self.config.stage.num_frames, model.height, model.width)
+        size = (self.num_frames, model.height, model.width)
         found = {"solver": sampler.name, "steps": self.steps, "guidance": self.guidance}
-        return found | {"shift": self.shift, "size": list(size)}
+        levels = {} if self.expert == ALONE else {"levels": list(self.expert.levels)}
+        return found | {"shift": self.shift, "size": list(size)} | levels
+
+    @property
+    def expert(self) -> Expert:
+        """Which transformer draws, and the noise levels that are its own."""
+        return replace(expert_of(self.config), guidance=None, taught=ALONE.taught)
 
     @property
     def model(self) -> ModelConfig:
@@ -58,6 +67,11 @@ class ClipSampler:
         model = self.config.model
         height, width = self.size or (model.height, model.width)
         return replace(model, height=height, width=width)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of what is drawn."""
+        return self.frames or self.config.stage.num_frames
 
     @property
     def shift(self) -> float:
@@ -75,23 +89,33 @@ class ClipSampler:
     ) -> Tensor:
         """Latents (1, 16, T, h, w) of a sample, or of the encoded ``text``; ``seed`` and ``part`` key the noise.
 
-        They are of the sample's own size, or else of ``size`` unless the sample's picture is shown.
+        They are of the sample's own size, or else of ``size`` unless the sample's picture is shown. One of two experts draws the
+        part of the way that is its own: the low-noise one from the sample's latents, noised as far as it goes, and the
+        high-noise one from noise to what it predicts of the clip where it would hand over.
         """
         # A batch of one, as in training. The noise is keyed by seed and sample and never by the step, so that clips of different
         # steps differ by what was learnt between them alone. A picture that is shown fixes the size: the clip has to continue it.
         config, device = self.config, stage.device
         batch = {key: value[None].to(device) for key, value in self.shown[position].items()}
+        # The VAE only looks back, so that a shorter clip has the first of the latents that a longer one has, also of its picture.
+        length = family_of(config.model).geometry.num_latent_frames(self.num_frames)
+        batch |= {key: batch[key][:, :, :length] for key in ("latents", "image_latents") if key in batch}
         if text is not None:
             batch["text"] = self.shown.text(text)[None].to(device)
         positive, negative = (stage.condition(one) for one in (batch, {**batch, "text": stage.null_text[None]}))
-        if own_size or config.stage.image_condition:
+        low, high = self.expert.levels
+        if own_size or config.stage.image_condition or high < 1:
             noise = noise_of(tuple(batch["latents"].shape), seed, part).to(device)
         else:
-            noise = initial_noise(seed, part, self.model, config.stage.num_frames, device)
+            noise = initial_noise(seed, part, self.model, self.num_frames, device)
         guided = Guided(stage.transformer, positive, negative, self.guidance)
         solver = SamplerConfig(name=config.sampler.name, steps=self.steps)
+        course = Course(noise, stage.noise_law.solver(solver, self.shift))
+        if high < 1:
+            course.begin_at(high, stage.noise_law.add_noise, batch["latents"])
         with waiting("drawing", rank_info().global_rank == 0), as_they_are():
-            return positive.settled(sample(guided, noise, stage.noise_law.solver(solver, self.shift)))
+            course.go(guided, course.ahead((low, 1.0)))
+            return positive.settled(course.clean(guided) if low > 0 else course.latents_BCTHW)
 
     def pixels(self, latents: list[Tensor]) -> list[Pixels]:
         """Frames (T, H, W, 3) of latents (1, 16, T, h, w)."""

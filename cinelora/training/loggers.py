@@ -22,8 +22,10 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
+from cinelora.config.lessons import expert_of
 from cinelora.config.schema import LoggerConfig, TrainConfig
-from cinelora.errors import first_line
+from cinelora.errors import FileError, first_line
+from cinelora.families.family import suffixed
 from cinelora.io.atomic import sha256_json, write_text
 from cinelora.io.media import Pixels
 from cinelora.io.own_files import append_own
@@ -38,9 +40,10 @@ if TYPE_CHECKING:
 WANDB_ID = "wandb-id"
 """The file in the run's logs that holds W&B's name of the run."""
 WANDB_SETTINGS = {"init_timeout": 30.0, "finish_timeout": 30.0, "finish_timeout_raises": True}
-WANDB_SETTINGS |= {"symlink": False, "allow_media_symlink": False}
+WANDB_SETTINGS |= {"symlink": False, "allow_media_symlink": False, "disable_git": True}
 """Seconds that a run waits for W&B at its start and at its end; what did not arrive lies below the run directory, which holds
-no links: one that does is not resumed (``io/own_files.py``).
+no links: one that does is not resumed (``io/own_files.py``). And no git: a repository's settings name programs that git starts,
+and the run, or a folder above it, may be somebody else's repository.
 
 The end is half of what ranks have after Ctrl-C (``launch.STOP_S``), so that one that is out of reach is still said then.
 """
@@ -238,7 +241,11 @@ def run_words(settings: LoggerConfig, name: str, notes: str | None = None) -> di
 
 
 def make_journal(config: TrainConfig, run_dir: Path, first_step: int) -> Journal:
-    """The loggers that are asked for, beside a copy in CSV; a resumed run writes beside what is there, not over it."""
+    """The loggers that are asked for, beside a copy in CSV; a resumed run writes beside what is there, not over it.
+
+    ``run_dir`` is the folder of the run, or of the lesson where there are two: each is a run of its own there.
+    """
+    run_dir = run_dir.absolute()
     folder, part, wanted = run_dir / "logs", f"from-step-{first_step:08d}", config.logger.all
     if not wanted:
         return Journal([], folder)
@@ -247,7 +254,8 @@ def make_journal(config: TrainConfig, run_dir: Path, first_step: int) -> Journal
         journal.loggers.append(TensorBoardLogger(folder, name="tensorboard", version=part))
     if "wandb" in wanted:
         journal.loggers.append(wandb_logger(config, run_dir))
-        journal.log_hyperparams(asdict(config))  # W&B's run begins here, on rank 0
+        with chdir("/"):  # from the working directory W&B would take config-defaults.yaml
+            journal.log_hyperparams(asdict(config))  # W&B's run begins here, on rank 0
         journal.upload = upload_at_hand(folder / "csv")
         # the results of a rank are safe when its process ends; W&B's own exit, which waits as long and says nothing, comes after
         atexit.register(journal.close)
@@ -270,6 +278,7 @@ def read_own_wandb_settings() -> None:
     import wandb
 
     os.environ.setdefault("WANDB_PROGRAM", os.path.abspath(sys.argv[0]))  # it would be looked for in another directory
+    os.environ["WANDB_DISABLE_GIT"] = "true"  # for the setup; a run's own settings say so once more
     with chdir("/"):
         wandb.setup()
 
@@ -282,7 +291,9 @@ def wandb_logger(config: TrainConfig, run_dir: Path) -> WandbLogger:
         say(f"W&B logs offline into {folder / 'wandb'}; `wandb sync` uploads them")
     os.environ.setdefault("WANDB_SILENT", "true")
     read_own_wandb_settings()
-    words = run_words(settings, f"{config.stage.name}-{config.data.name}-{run_dir.name}", config.description)
+    expert = expert_of(config).name
+    run, lesson = run_dir.parent if expert else run_dir, suffixed(config.stage.name, expert)
+    words = run_words(settings, f"{lesson}-{config.data.name}-{run.name}", config.description)
     # Lightning asks W&B to resume the run of this id if there is one, and to begin it otherwise.
     words |= {"save_dir": folder, "id": wandb_id(folder) if is_first else None}
     # Lightning says offline in the environment, which W&B has read by now.
@@ -294,8 +305,12 @@ def wandb_id(folder: Path) -> str:
     """What W&B knows the run by: kept with it, so that it is one run there however often it is resumed."""
     # The id names a run in this user's account. One that no run of his has noted may be that of another run of his, written
     # there by whoever handed this directory over: then this is a new run at W&B.
-    path = folder / WANDB_ID
-    known = read_text(path, limit=64).strip() if path.is_file() else ""
+    path, known = folder / WANDB_ID, ""
+    try:
+        known = read_text(path, limit=64).strip() if path.is_file() else ""
+    except FileError as error:
+        # a run is worth more than one line of curves: what was logged before stays under its old name
+        warn(f"{error}; W&B begins another run, and what it has of the one before stays there")
     if known and is_noted(sha256_json([WANDB_ID, known])):
         return known
     new = secrets.token_hex(4)

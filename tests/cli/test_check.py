@@ -91,7 +91,7 @@ def factors(name: str, width: int = 192) -> dict[str, np.ndarray]:
             "64x64, which does not fit model=tiny of width 192",
         ),
         (factors("diffusion_model.blocks.6.cross_attn.q"), "changes block 6, model=tiny has 6 blocks"),
-        (factors("transformer.blocks.0.attn2.to_q"), "so its alpha is lost"),
+        (factors("base_model.model.blocks.0.attn2.to_q"), "so its alpha is lost"),
         (factors("transformer.single_transformer_blocks.0.attn.to_q"), "is an adapter of HunyuanVideo or Flux"),
         ({"diffusion_model.blocks.0.cross_attn.q.alpha": np.float32(1)} | factors("blocks.0.cross_attn.q"), "unknown"),
         (
@@ -115,6 +115,20 @@ def test_an_adapter_is_judged_before_anything_is_encoded(
                 check()
             assert str(path) in str(refused.value)
             assert "\n" not in str(refused.value)
+
+
+def test_a_scale_that_nothing_says_is_one_and_said_once(tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    save_file(factors("transformer.blocks.0.attn2.to_q"), path)
+    said = [
+        infer(f"ckpt={path}", f"adapters=[{path}@0.5]", "model=tiny", "prompt=x"),
+        study(f"adapters=[{path}@0.5]", "model=tiny", "prompt=x", "scales=[0,1]"),
+        train("stage=motion", f"adapter={path}"),
+    ]
+    line = (
+        f"{path} has the names of diffusers, and nothing in it or beside it says its alpha: it is read at scale 1, as"
+    )
+    assert [sum(one.startswith(line) for one in lines) for lines in said] == [1, 1, 1]
 
 
 def test_training_goes_above_plain_lora_alone(tmp_path: Path) -> None:
@@ -166,8 +180,8 @@ def test_attention_backends_are_the_exact_ones() -> None:
 
 
 NUMBERS = [
-    ("gpus=0", "at least 1"),
-    ("nodes=0", "at least 1"),
+    ("gpus=0", "from 1 to 1024"),
+    ("nodes=0", "from 1 to 4096"),
     ("lora.rank=0", "at least 1"),
     ("lora.rank=-4", "at least 1"),
     ("lora.alpha=0", "more than 0"),
@@ -187,7 +201,7 @@ NUMBERS = [
     ("checkpoint.every_steps=-1", "0 or more"),
     ("checkpoint.keep=0", "at least 1"),
     ("seed=-1", "0 or more"),
-    ("workers=-1", "0 or more"),
+    ("workers=-1", "from 0 to 1024"),
 ]
 
 
@@ -224,6 +238,10 @@ TRAINING = [
         r"strategy.sequence=3 does not divide 4 ranks \(gpus x nodes\): use one of 1, 2, 4, or another number of gpus",
     ),
     (["strategy.sequence=0"], "strategy.sequence=0: wants at least 1"),
+    (["gpus=1000000000"], r"gpus=1e\+09: wants from 1 to 1024"),
+    (["workers=1000000000"], r"workers=1e\+09: wants from 0 to 1024"),
+    (["nodes=1000000000"], r"nodes=1e\+09: wants from 1 to 4096"),
+    (["model.num_layers=1000000000"], r"model.num_layers=1e\+09: wants from 1 to 1024"),
     (["data.name=../up"], "wants one word"),
     (["model.num_heads=5"], "does not divide into 5 heads"),
     (["cache=prompts.txt"], "cache=prompts.txt is a file"),

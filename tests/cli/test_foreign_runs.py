@@ -133,6 +133,19 @@ def test_an_ordinary_link_to_a_run_is_followed_to_the_run(here: Path, outside: P
     assert main("train", ["resume=last"], never) == 1
 
 
+@pytest.mark.parametrize("source", ["train", "train/style.safetensors"])
+def test_no_adapter_is_copied_through_a_link_in_somebodys_run(
+    source: str, here: Path, outside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would be carried into one's own run, and uploaded with that by ``push=``."""
+    begin("train")
+    (here / "train/style.safetensors").unlink()
+    (here / "train/style.safetensors").symlink_to(outside / "secret")
+    assert main("train", ["stage=motion", *CLIPS[1:], f"adapter={source}", "out=new"], never) == 1
+    assert capsys.readouterr().err.startswith("train.py: train/style.safetensors is a link to ")
+    assert not (here / "new").exists()
+
+
 def test_a_copy_is_not_made_in_the_run_itself(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     begin("train")
     assert main("train", ["resume=train", "out=train/copy"], never) == 2
@@ -178,7 +191,7 @@ def by_git(run: Path, target: Path) -> None:
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(run)]
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "a run"], ["clone", "-q", ".", str(target)]):
         subprocess.run([*git, *words], check=True)
-    shutil.rmtree(target / ".git")
+    assert any(path.stat().st_nlink > 1 for path in (target / ".git").rglob("*") if path.is_file())
 
 
 COPIED: dict[str, Callable[[Path, Path], object]] = {
@@ -198,6 +211,7 @@ def test_wandbs_own_links_go_when_a_copied_run_is_resumed(way: str, of_wandb: Pa
     for run in (here / "copied", here / "new"):
         assert (run / "logs/wandb/offline-run-1/logs/debug.log").is_file()
         assert not [path for path in run.rglob("*") if path.is_symlink()]
+    assert not (here / "new/.git").exists()
     assert state_of(outside) == before
 
 

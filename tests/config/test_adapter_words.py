@@ -15,6 +15,7 @@ WORDS = {
     "style.safetensors:keyframe": ("style.safetensors", 1.0, "keyframe"),
     "C:/my@2x/a:b.safetensors@1e-1": ("C:/my@2x/a:b.safetensors", 0.1, None),
     "hub:owner/name@0.5": ("hub:owner/name", 0.5, None),
+    "hub:owner/name/deep/a.safetensors@main@-1": ("hub:owner/name/deep/a.safetensors@main", -1.0, None),
     "hub:owner/name@main": ("hub:owner/name@main", 1.0, None),
     "hub:owner/name@1.0@2:clip": ("hub:owner/name@1.0", 2.0, "clip"),
     "run@2@1": ("run@2", 1.0, None),

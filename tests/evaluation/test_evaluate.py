@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import DataConfig, EvaluateConfig, MetricsConfig, ModelConfig, SamplerConfig
 from cinelora.config.store import save_config
 from cinelora.errors import FootageError
-from cinelora.evaluation.generate import Seen, chosen_and_others, heldout
+from cinelora.evaluation.clip_list import load_plan
+from cinelora.evaluation.generate import Seen, chosen_and_others, heldout, plan
 from cinelora.evaluation.measure import Book, frames
 from cinelora.evaluation.run_evaluation import evaluate
 from cinelora.footage.manifest import Manifest, Sample, write_manifest
@@ -74,6 +77,36 @@ def test_every_variant_is_drawn_from_the_same_noise_and_only_once(
     assert "2 are there, 0 to draw" in capfd.readouterr().out
 
 
+def test_further_adapters_are_the_last_stage_and_distilled_ones_act_in_all(
+    config: EvaluateConfig, tmp_path: Path
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    width, names = config.model.hidden_size, ("mine.safetensors", "lightx2v.safetensors")
+    for name in names:
+        key = "diffusion_model.blocks.0.self_attn.v"
+        factors = {"A": torch.randn(4, width, generator=generator), "B": torch.randn(width, 4, generator=generator)}
+        save_file({f"{key}.lora_{part}.weight": factor for part, factor in factors.items()}, tmp_path / name)
+    alone = dataclasses.replace(config, data=DataConfig(), against=[], ckpt=None)
+    mine, distilled = (f"{tmp_path / name}@0.3" for name in names)
+    out = tmp_path / "out"
+    assert evaluate(dataclasses.replace(alone, adapters=[mine, distilled]), out) == 0
+    assert load_plan(out).names() == ["base", "adapters"]
+    summary = json.loads((out / "clips/0000-seed-0/summary.json").read_text())
+    (own,), (fast,) = ([name for name in summary["sources"] if name.startswith(word)] for word in ("mine", "lightx2v"))
+    acting = {name: {kind: set(of) for kind, of in scales.items()} for name, scales in summary["variants"].items()}
+    assert acting["base"] == {"t2v": {fast}, "i2v": {fast}}
+    assert acting["adapters"] == {"t2v": {own, fast}, "i2v": {own, fast}}
+    one, other = (frames(out / f"clips/0000-seed-0/{name}.mp4", name, Book()) for name in ("base", "adapters"))
+    assert one is not None
+    assert other is not None
+    assert np.abs(one.astype(int) - other).mean() > 1
+    # nothing but a distilled adapter: there is no stage to compare
+    assert plan(dataclasses.replace(alone, adapters=[distilled]), tmp_path).names() == ["base"]
+    assert plan(dataclasses.replace(alone, ckpt=config.ckpt, adapters=[mine]), tmp_path).names() == [
+        "base", "style", "style+motion", "style+motion+adapters",
+    ]  # fmt: skip
+
+
 def test_what_the_adapter_was_trained_on_is_not_held_out(config: EvaluateConfig, tmp_path: Path, style_config) -> None:  # type: ignore[no-untyped-def]
     run = RunDirectory(tmp_path / "trained")
     run.path.mkdir()
@@ -85,10 +118,10 @@ def test_what_the_adapter_was_trained_on_is_not_held_out(config: EvaluateConfig,
     write_manifest(run.manifest, dataclasses.replace(manifest, samples=tuple(seen)))
     kept, sentences = heldout(dataclasses.replace(config, ckpt=str(run.path)))
     assert {sample.path for sample in kept} == {samples[-1].path}
-    assert "held-out windows are left out: ckpt was trained on those clips" in sentences[-1]
+    assert "held-out windows are left out: the adapters were trained on those clips" in sentences[-1]
     everything = tuple(dataclasses.replace(s, split="train") for s in manifest.samples)
     write_manifest(run.manifest, dataclasses.replace(manifest, samples=everything))
-    with pytest.raises(FootageError, match="holds out no clip that ckpt was not trained on"):
+    with pytest.raises(FootageError, match="holds out no clip that the adapters were not trained on"):
         heldout(dataclasses.replace(config, ckpt=str(run.path)))
 
 

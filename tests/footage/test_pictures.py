@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from cinelora.errors import FootageError
-from cinelora.footage.image_reader import picture_size, read_picture, srgb_curve
+from cinelora.footage.image_reader import SUFFIXES, picture_size, read_picture, srgb_curve
 from cinelora.footage.keyframe_image import fitted, read_keyframe
 from cinelora.footage.scan_folder import open_clip
 from cinelora.footage.video_reader import UnreadableClip
@@ -191,3 +191,18 @@ def test_what_is_no_picture_is_said_in_words(tmp_path: Path, paint: np.ndarray) 
             (tmp_path / name).write_bytes(content)
         with pytest.raises(UnreadableClip, match=reason):
             open_clip(tmp_path / name)
+
+
+def test_postscript_by_the_name_of_a_picture_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would have Ghostscript run it, as PostScript is a program."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    (tmp_path / "gs").write_text(f"#!/bin/sh\n: > {tmp_path / 'mark'}\n")
+    (tmp_path / "gs").chmod(0o755)
+    for suffix in SUFFIXES:
+        path = tmp_path / f"a{suffix}"
+        path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n")
+        assert picture_size(path) in (None, (0, 0))
+        with pytest.raises(UnreadableClip, match="no picture"):
+            open_clip(path)
+    assert not (tmp_path / "mark").exists()

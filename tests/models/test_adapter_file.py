@@ -15,12 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cinelora.adapters.adapter_file import AdapterFile, export_adapter, read_adapter, read_adapter_facts
-from cinelora.adapters.formats import COMFY, WAN_NAMES
+from cinelora.adapters.adapter_header import adapter_header
+from cinelora.adapters.formats import COMFY
 from cinelora.adapters.lora_layers import add_adapter, load_adapter, set_scales
 from cinelora.config.schema import LoraSpec
 from cinelora.errors import AdapterError, CineloraError
 from cinelora.families.family import Part
 from cinelora.families.wan.bundle import WanBundle
+from cinelora.families.wan.transformer_tensors import WAN_NAMES
 
 I2V_14B: dict[str, Any] = {
     "num_attention_heads": 40,
@@ -213,6 +215,25 @@ def test_stock_diffusers_gives_our_output_at_any_scale_fused_or_not(
         pipeline.unfuse_lora()
 
 
+@pytest.mark.parametrize("prefix", ["transformer.", ""])
+def test_names_of_diffusers_without_any_scale_are_read_as_diffusers_reads_them(
+    prefix: str, make_wan: Any, tmp_path: Path
+):
+    """Of several ranks, too: each pair is worth 1."""
+    path, generator = tmp_path / "theirs.safetensors", torch.Generator().manual_seed(0)
+    tensors: dict[str, Tensor] = {}
+    for module, rank in (("blocks.0.attn2.to_q", 4), ("blocks.1.attn2.to_k", 4), ("blocks.1.attn1.to_v", 2)):
+        tensors[f"{prefix}{module}.lora_A.weight"] = torch.randn(rank, 128, generator=generator) * 0.2
+        tensors[f"{prefix}{module}.lora_B.weight"] = torch.randn(128, rank, generator=generator) * 0.2
+    save_file(tensors, path)
+    theirs, ours = make_wan(), make_wan()
+    theirs.load_lora_adapter(tensors, prefix=prefix.rstrip(".") or None)
+    load_adapter(ours, "style", read_adapter(path), "tiny")
+    assert units(run(ours), run(theirs)) <= LAYERS
+    assert (run(ours) - run(make_wan())).abs().max() > 1e-2
+    assert adapter_header(path).assumed
+
+
 # How four programs read a pair, as facts: which weight of the checkpoint a key means, and what the pair is multiplied with.
 READERS = {
     # model_lora_keys: the key of a weight without its ending is its own name; alpha / rank, 1 without alpha
@@ -362,8 +383,8 @@ def diffusers_file(**header: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
     return bare("transformer.blocks.0.attn1.to_q"), {"lora_adapter_metadata": json.dumps(said)}
 
 
-def test_diffusers_names_without_alpha_are_refused(tmp_path: Path):
-    save_file(diffusers_file()[0], tmp_path / "a.safetensors")
+def test_pefts_names_without_alpha_are_refused(tmp_path: Path):
+    save_file(bare("base_model.model.blocks.0.attn1.to_q"), tmp_path / "a.safetensors")
     with pytest.raises(
         AdapterError, match="neither .alpha nor the header lora_adapter_metadata .* so its alpha is lost"
     ):

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from cinelora.adapters.adapter_file import AdapterFile, export_adapter, read_adapter
 from cinelora.adapters.adapter_header import judge_adapter
-from cinelora.adapters.formats import BLOCK_NAMES, COMFY, DIFFUSERS, FORMATS, OUTSIDE_NAMES, Format
+from cinelora.adapters.formats import COMFY, DIFFUSERS, FORMATS, Format
 from cinelora.adapters.lora_layers import adapter_state, add_adapter, load_adapter, merge, set_scales, unmerge
 from cinelora.adapters.resize_rank import at_rank
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.adapters.weight_deltas import Delta
 from cinelora.config.schema import LoraSpec, ModelConfig
-from cinelora.errors import AdapterError, CineloraError
+from cinelora.errors import AdapterError, CineloraError, FileError
+from cinelora.families.wan.transformer_tensors import BLOCK_NAMES, OUTSIDE_NAMES
 from cinelora.io.tensor_files import load_tensors
 from cinelora.memory.block_swap import arrange
 from cinelora.planning.estimate import Policy
@@ -97,6 +98,8 @@ def scale_read(worth: float, target: Format, header: str, rank: int, alpha: str,
         said.add(2.0)
     if header != "none" and rank == 8:  # the mark is true
         said.add(worth)
+    if not said and target.scale == "assumed":  # where our header is of other tensors, it must not say another one
+        said |= {1.0} if header == "none" else {1.0, worth}
     return said.pop() if len(said) == 1 else None
 
 
@@ -125,7 +128,7 @@ def test_whatever_a_tool_does_to_our_file_it_stays_as_strong_or_is_refused(layou
         scale = scale_read(worth, target, header, rank, alpha, with_peft=layout == "diffusers")
         # The law itself: a file in which nothing untrue was written is as strong as it was. What nobody can know is left out:
         # factors worth twice as much, under names that mean once.
-        unknowable = worth != 1 and alpha == "none" and target.scale == "one"
+        unknowable = worth != 1 and alpha == "none" and target.scale in ("one", "assumed")
         assert alpha == "wrong" or scale in (worth, None) or unknowable, case
         if scale is None:
             with pytest.raises(AdapterError) as refused:
@@ -331,6 +334,14 @@ MODEL = ModelConfig(name="mini", num_layers=2, num_heads=4, hidden_size=128)
         (two("diffusion_model.blocks.7.self_attn.q"), "changes block 7, model=mini has 2 blocks"),
         ({QUERY + ".diff_b": torch.ones(64)}, "bias is 64, which does not fit model=mini of width 128"),
         ({"diffusion_model.time_projection.1.diff_b": torch.ones(128)}, "time_proj.bias is 128, which does not fit"),
+        (
+            {**two(QUERY), f"{QUERY}.lora_down.weight": torch.ones(4, 128)},
+            r"holds two adapters of one layer, .*self_attn\.q\.lora_A\.weight and .*self_attn\.q\.lora_down\.weight: export",
+        ),
+        (
+            two(QUERY) | two("diffusion_model.blocks.1.self_attn.q") | two("diffusion_model.blocks.0.attn1.to_q"),
+            r"looks like an adapter of ComfyUI, but some of its keys are unknown: .*attn1\.to_q",
+        ),
         ({**two(QUERY), QUERY + ".diff": torch.zeros(0, 128)}, r"holds nothing \(its shape is \[0, 128\]\)"),
         (
             {f"{QUERY}.lora_A.weight": torch.ones(4, 128), f"{QUERY}.lora_B.weight": torch.ones(128, 3)},
@@ -348,6 +359,14 @@ def test_what_does_not_fit_or_is_damaged_is_named_by_the_header(tensors: dict[st
     with pytest.raises(AdapterError, match=words) as refused:
         judge_adapter(path, MODEL)
     assert str(refused.value).startswith(str(path))
+
+
+def test_a_header_of_many_megabytes_is_called_so_and_not_read(tmp_path: Path):
+    path = saved(tmp_path / "mine.safetensors", two(QUERY), {"said": "a" * 5_000_000})
+    with pytest.raises(
+        FileError, match=r"mine.safetensors has a header of 5,000,\d+ bytes, and none of more than 4,194,304"
+    ):
+        judge_adapter(path, MODEL)
 
 
 @pytest.mark.parametrize("alpha", ["inf", "nan", "-16", "0", "1e38"])

@@ -226,6 +226,18 @@ def test_well_known_names_are_distilled_at_their_shift(name: str, tmp_path: Path
     assert (request.clip_sampler.shift, request.keyframe_sampler.shift) == (7.0, 7.0)
 
 
+def test_several_shifts_are_said_unless_one_is_typed(tmp_path: Path):
+    path = tmp_path / "lightx2v.safetensors"
+    save_file(two(QUERY), path)
+    for typed, count in (([], 1), (["sampler.shift=4"], 0)):
+        lines = check_infer(compose_infer([f"adapters=[embedded:distilled,{path}]", *FEW, *typed]))
+        said = [
+            line for line in lines if line.startswith("the clip is made at shift 3: its adapters were distilled at")
+        ]
+        assert len(said) == count
+        assert all("(distilled.safetensors at 3, lightx2v.safetensors at 5)" in line for line in said)
+
+
 def test_the_keyframe_is_made_in_full_where_few_steps_are_the_clips_alone():
     config = compose_infer(["adapters=[embedded:distilled]", *FEW])
     request = ClipRequest(config, further=further_adapters(config))

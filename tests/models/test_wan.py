@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import WanImageToVideoPipeline, WanPipeline
 from PIL import Image
-from rounding import LAYERS, units
+from rounding import LAYERS, SUMS, units
 
 from cinelora.config.schema import SamplerConfig
 from cinelora.errors import ModelError
@@ -92,6 +92,13 @@ def test_condition_latents_and_mask_are_those_of_the_diffusers_pipeline(i2v: Wan
         image = i2v.encode_image(picture, FRAMES)
     ours = torch.cat([first_frame_mask(image.latents), image.latents], dim=1)
     assert (ours - theirs).abs().max() < DIGITS
+
+
+def test_a_shorter_clip_is_shown_the_first_latents_of_a_longer_one(i2v: WanBundle, picture: np.ndarray):
+    """The VAE only looks back; previews that are shorter than the samples rest on it."""
+    with i2v.loaded(Part.VAE, Part.IMAGE_ENCODER):
+        longer, shorter = (i2v.encode_image(picture, frames).latents for frames in (FRAMES, FRAMES - 4))
+    assert units(shorter, longer[:, : shorter.shape[1]]) <= SUMS
 
 
 def test_clip_features_differ_from_diffusers_in_the_resize_alone(i2v: WanBundle, picture: np.ndarray):

@@ -12,18 +12,21 @@ from torch import Tensor
 
 from cinelora.adapters.adapter_file import AdapterFile, export_adapter
 from cinelora.adapters.lora_layers import adapter_state, add_adapter
-from cinelora.config.schema import LoraSpec, ModelConfig, SamplerConfig
+from cinelora.config.clip_request import ClipRequest
+from cinelora.config.schema import InferConfig, LoraSpec, ModelConfig, SamplerConfig
 from cinelora.config.shipped import values
 from cinelora.families import experts_of, family_of
 from cinelora.families.family import Part
 from cinelora.families.machinery import Bundle, machinery_of
-from cinelora.families.wan.bundle import pad_text
+from cinelora.families.wan.bundle import FirstFrameBundle, pad_text
 from cinelora.families.wan.conditions import FirstFrameCondition, ImageCondition, predict_velocity
 from cinelora.nn.flow_matching import FlowMatching
 from cinelora.parallel.launch import rank_info
 from cinelora.parallel.partition import Partition
 from cinelora.planning.estimate import Drawing
+from cinelora.sampling.denoise import Course
 from cinelora.sampling.sampler import Sampling, Shown, Texts, acting, adapted_transformer
+from cinelora.sampling.scene import TakeMaker
 
 HEIGHT, WIDTH, FRAMES, STEPS = 64, 96, 9, 6
 DIGITS = 1e-5
@@ -213,10 +216,56 @@ def test_the_second_expert_is_taught_up_to_where_its_adapter_will_be_used():
 @pytest.mark.parametrize(("kind", "steps"), [("t2v", (26, 14)), ("i2v", (15, 25))])
 def test_the_high_noise_expert_has_the_steps_that_the_authors_shift_gives_it(kind: str, steps: tuple[int, int]):
     """Of 40 steps; with the shift 3 that copies on the hub say it would have 13 and 11."""
-    from cinelora.sampling.denoise import Course
-
     model = model_of("wan22_a14b")
     course = Course(torch.zeros(1), FlowMatching.solver(SamplerConfig(steps=40), model.shift_of(kind)))
     high, low = experts_of(model, kind)
     course.done = first = course.ahead(high.levels)
     assert (first, course.ahead(low.levels)) == steps
+
+
+@pytest.mark.parametrize("solver", ["unipc", "euler"])
+def test_a_preview_of_one_expert_is_its_own_part_of_the_way(solver: str):
+    """With the velocity that leads straight to a clip, each part ends at that clip: from noise, and from the clip noised."""
+    clip, noise = torch.randn(2, 1, 4, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+    asked: list[float] = []
+
+    def denoise(latents: Tensor, timestep: Tensor) -> Tensor:
+        asked.append(float(timestep[0]))
+        return noise - clip
+
+    def course() -> Course:
+        return Course(noise, FlowMatching.solver(SamplerConfig(name=solver, steps=20), 5.0))
+
+    high = course()
+    high.go(denoise, high.ahead((0.9, 1.0)))
+    assert min(asked) >= 900
+    assert (high.clean(denoise) - clip).abs().max() < 5e-3  # noise itself stands for the first level, 0.999
+    asked.clear()
+    low = course()
+    low.begin_at(0.9, FlowMatching.add_noise, clip)
+    low.go(denoise, low.ahead((0.0, 0.9)))
+    assert max(asked) < 900
+    assert len(asked) == 20 - high.done
+    assert (low.latents_BCTHW - clip).abs().max() < 1e-4
+
+
+def test_one_network_is_loaded_once_for_keyframe_and_clip(cache: Path, tmp_path: Path):
+    model = model_of("tiny_wan22_5b")
+    config = InferConfig(model=model, prompt="rain", cache=str(cache), sampler=SamplerConfig(steps=2))
+    request = ClipRequest(config)
+    sampling = Sampling(model, request.clip_sampler, Partition(1, 1, 1), rank_info())
+    loads: list[str] = []
+
+    class Counted(FirstFrameBundle):
+        def load_transformer(self, *args: Any, **named: Any) -> WanTransformer3DModel:
+            loads.append(self.kind)
+            return super().load_transformer(*args, **named)
+
+    bundles: dict[str, Bundle] = {kind: Counted.from_config(model, kind, cache) for kind in request.transformers}
+    maker = TakeMaker(request, {}, bundles, sampling)
+    takes = request.takes(tmp_path)
+    [planned] = maker.planned(takes, {"adapted": None})
+    [latents] = maker.denoised(list(planned.values())).values()
+    assert loads == ["t2v"]
+    assert latents.of_clip.shape == (1, 48, 3, 4, 6)
+    assert not maker.held

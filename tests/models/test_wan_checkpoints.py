@@ -35,6 +35,7 @@ from cinelora.families.family import Part
 from cinelora.families.wan.bundle import WanBundle
 from cinelora.families.wan.checkpoint_layouts import survey
 from cinelora.families.wan.load_weights import empty_module, num_parameters
+from cinelora.families.wan.transformer_tensors import refuse_misfit
 from cinelora.io.atomic import sha256_file
 
 TENSORS = [Part.TRANSFORMER, Part.VAE, Part.TEXT_ENCODER, Part.IMAGE_ENCODER]
@@ -286,11 +287,59 @@ def test_a_tensor_too_few_or_too_many_is_named(t2v_mini: Miniature, tmp_path: Pa
     settings = save_files(tmp_path, t2v_mini)
     state = load_file(settings["t2v"])
     save(Path(settings["t2v"]), {name: t for name, t in state.items() if name != "blocks.1.ffn.2.bias"})
-    with pytest.raises(ModelError, match=r"1 of \d+ tensors are missing, such as blocks.1.ffn.net.2.bias"):
+    with pytest.raises(ModelError, match=r"it lacks 1 of its \d+ tensors, such as blocks.1.ffn.2.bias"):
         bundle("t2v", **settings).load_transformer()
     save(Path(settings["t2v"]), {**state, "blocks.0.novel.weight": torch.zeros(3)})
-    with pytest.raises(ModelError, match=r"holds 1 tensors that this Wan has not, such as blocks.0.novel.weight"):
+    with pytest.raises(ModelError, match=r"it holds 1 tensor that this Wan has not, such as blocks.0.novel.weight"):
         bundle("t2v", **settings).load_transformer()
+
+
+OPEN = {f"condition_embedder.{part}_embedder.linear_1.weight" for part in ("text", "time")}
+OPEN |= {"text_embedding.0.weight", "time_embedding.0.weight"}
+"""By what these take nothing else of a file goes, so that only a config.json can contradict them."""
+
+
+@pytest.mark.parametrize("kind", ["t2v", "i2v"])
+@pytest.mark.parametrize("spelt", [dict, wan_transformer], ids=["diffusers", "checkpoint"])
+def test_a_header_is_held_against_every_tensor_of_the_module(kind: str, spelt: Any, request: Any) -> None:
+    mini: Miniature = request.getfixturevalue(f"{kind}_mini")
+    shapes = {name: tuple(tensor.shape) for name, tensor in spelt(mini.transformer.state_dict()).items()}
+    config = dict(mini.transformer.config)
+    for said in ({}, config):
+        refuse_misfit(shapes | {"scaled_fp8": (2,)}, said)
+        for name in shapes:
+            if name != "patch_embedding.weight":  # without it a file is not known as a transformer
+                with pytest.raises(ModelError, match=rf"it lacks 1 of its \d+ tensors, such as {name}$"):
+                    refuse_misfit({other: shape for other, shape in shapes.items() if other != name}, said)
+            if not said and name in OPEN:
+                continue
+            wrong = (*shapes[name][:-1], shapes[name][-1] + 2)
+            with pytest.raises(ModelError, match="has the shape"):
+                refuse_misfit(shapes | {name: wrong}, said)
+    with pytest.raises(ModelError, match="it holds 1 tensor that this Wan has not, such as blocks.0.novel.weight"):
+        refuse_misfit(shapes | {"blocks.0.novel.weight": (3,)}, {})
+    with pytest.raises(ModelError, match=r"ffn.* has the shape \[64, 128\] where \[96, 128\] is wanted"):
+        refuse_misfit(shapes, config | {"ffn_dim": 96})
+    for layers in (3, 10**18):
+        with pytest.raises(ModelError, match=r"it lacks .* tensors, such as blocks\.\d+\."):
+            refuse_misfit(shapes, config | {"num_layers": layers})
+
+
+def test_a_plan_names_the_tensor_that_a_file_lacks(
+    t2v_mini: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = save_files(tmp_path, t2v_mini)
+    state = load_file(settings["t2v"])
+    save(Path(settings["t2v"]), {name: t for name, t in state.items() if name != "blocks.1.ffn.2.bias"})
+    sizes = ["model.num_layers=2", "model.num_heads=4", "model.hidden_size=128"]
+    argv = ["stage=style", "data=noir", "plan=true", *(f"model.{key}={path}" for key, path in settings.items()), *sizes]
+    assert main("train", argv, lambda config, folder: 0) == 2
+    said = capsys.readouterr().err
+    assert "model.t2v=" in said
+    assert "wan2.1_t2v_480p_14B_bf16.safetensors: transformer: it lacks 1 of its " in said
+    assert "tensors, such as blocks.1.ffn.2.bias; vae: ok" in said
+    assert said.count("\n") == 1
 
 
 def test_the_command_line_refuses_in_one_sentence(
@@ -334,6 +383,9 @@ def test_other_folders_and_damaged_settings_are_named(t2v_mini: Miniature, tmp_p
     folder = save_diffusers(tmp_path, t2v_mini)
     (folder / "vae" / "config.json").write_text('{"base_dim": ')
     assert "config.json is damaged or no JSON" in complaint("t2v", t2v=str(folder))
+    for said, words in (('{"num_layers": "2"}', "num_layers cannot be '2'"), ('{"num_layers": 9}', "it lacks ")):
+        (folder / "transformer" / "config.json").write_text(said)
+        assert words in complaint("t2v", t2v=str(folder))
 
 
 # -- the hub -----------------------------------------------------------------------------------------------------------

@@ -69,6 +69,42 @@ def test_whatever_happens_to_a_file_of_the_newest_checkpoint_the_one_before_is_t
     assert load_checkpoint(tmp_path).step == 2, "the run has come to the same step again"
 
 
+PROGRESS = {
+    "losses": [[1.0]],
+    "accumulation": 1,
+    "lr": 1e-4,
+    "gradient_norm": 1.0,
+    "latest_loss": None,
+    "told_at": None,
+}
+SEEN = {"name": "heldout/loss", "lower": True, "best": 0.5, "step": 4, "since": 0}
+
+
+def test_what_callbacks_remember_is_looked_at_as_it_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Else a run would fail when it has loaded its model, in the words of whatever stumbles over it."""
+    for step in (1, 2):
+        file = save_checkpoint(tmp_path, checkpoint(step), keep=2) / "state.json"
+    whole = json.loads(file.read_text()) | {"settled": True}
+    bad: list[dict[str, object]] = [
+        *({"memory": {"progress": PROGRESS | {"losses": losses}}} for losses in (None, "a", [1.0], [["a"]], [[None]])),
+        *({"memory": {"progress": {k: v for k, v in PROGRESS.items() if k != name}}} for name in PROGRESS),
+        *({"memory": {"early_stopping": {key: SEEN | {"since": "a"}}}} for key in ("best", "stopping")),
+        *({"memory": memory} for memory in (None, [], "a", {"journal": {"step": 1}}, {"journal": "a"})),
+        {"memory": {"validation_loss": {"latest": {"a": "b"}, "measured_at": 1}}},
+        {"memory": {"validation_clips": {"base": 1}}},
+        {"memory": {"of a later version": 2**70}},
+        {"settled": 1},
+        {"step": -1},
+    ]
+    for facts in bad:
+        file.write_text(json.dumps(whole | facts))
+        assert load_checkpoint(tmp_path).step == 1, facts
+        assert "step-00000002 does not load" in capsys.readouterr().out, facts
+    judged = {"early_stopping": {"best": SEEN, "stopped": False, "judged_at": None}, "of a later version": [1]}
+    file.write_text(json.dumps(whole | {"memory": {"progress": PROGRESS, **judged}}))
+    assert load_checkpoint(tmp_path).facts["memory"] == {"progress": PROGRESS, **judged}
+
+
 def test_a_checkpoint_of_an_earlier_version_has_no_hash_and_loads(tmp_path: Path):
     facts = save_checkpoint(tmp_path, checkpoint(5), keep=2) / "state.json"
     facts.write_text(

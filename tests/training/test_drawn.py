@@ -20,6 +20,7 @@ from cinelora.config.schema import (
     TrainConfig,
 )
 from cinelora.errors import ConfigError
+from cinelora.footage.video_reader import open_video
 from cinelora.io.plain_data import read_json
 from cinelora.training.checkpoint_files import load_checkpoint
 from cinelora.training.encode import encode_rank
@@ -111,7 +112,7 @@ def test_a_measure_that_cannot_be_had_decides_nothing(measured: TrainConfig, tmp
 
 def test_nothing_that_watches_changes_what_is_learnt(measured: TrainConfig, tmp_path: Path):
     config = replace(measured, ema_decay=0.9, lora=replace(measured.lora, dropout=0.1))
-    watched = replace(config, preview=PreviewConfig(every_steps=2, seeds=2, sampler_steps=1))
+    watched = replace(config, preview=PreviewConfig(every_steps=2, seeds=2, sampler_steps=1, num_frames=5))
     watched.checkpoint = replace(config.checkpoint, best="heldout/psnr")
     watched.stopping = StoppingConfig(monitor="heldout/loss", patience=100)
     blind = replace(config, validation=replace(config.validation, every_steps=0), logger=LoggerConfig(name="none"))
@@ -119,6 +120,8 @@ def test_nothing_that_watches_changes_what_is_learnt(measured: TrainConfig, tmp_
     assert seen.step == unseen.step
     assert seen.tensors.keys() == unseen.tensors.keys()
     assert all(torch.equal(value, unseen.tensors[name]) for name, value in seen.tensors.items())
+    drawn = [open_video(tmp_path / "a" / "previews" / f"{name}.mp4").num_frames for name in ("base", "step-00000004-1")]
+    assert drawn == [5, 5], "of windows of 9 frames"
 
 
 def test_the_gradient_norm_is_that_before_clipping(style_config: TrainConfig, tmp_path: Path):

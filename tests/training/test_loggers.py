@@ -1,6 +1,8 @@
 """Where curves go, that the same numbers arrive everywhere, and that a run outlives its loggers."""
 
 import csv
+import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +69,48 @@ def test_wandb_obeys_no_settings_of_the_working_directory(
     assert Path.cwd() == tmp_path
 
 
+def test_wandb_starts_no_git_and_takes_no_settings_of_a_run_from_the_working_directory(
+    style_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A repository's own settings name programs; with code saving on, W&B asks git for what was changed in it."""
+    theirs, program = tmp_path / "theirs", tmp_path / "program"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path / 'mark'}\n")
+    program.chmod(0o755)
+    git = ["git", "-C", str(theirs), "-c", "user.name=a", "-c", "user.email=a@b"]
+    theirs.mkdir()
+    (theirs / "file").write_text("before")
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "a run"]):
+        subprocess.run([*git, *words], check=True)
+    (theirs / "file").write_text("after")
+    for setting in ("core.fsmonitor", "diff.external"):
+        subprocess.run([*git, "config", setting, str(program)], check=True)
+    subprocess.run([*git, "diff"], check=True, capture_output=True)
+    (tmp_path / "mark").unlink()  # that is what git does
+    (tmp_path / "bin").mkdir()
+    program.rename(tmp_path / "bin/git")  # so that whoever asks git at all is seen
+    program.symlink_to("bin/git")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("WANDB_DISABLE_GIT", "false")
+    (theirs / "config-defaults.yaml").write_text("seed:\n  value: theirs\nplanted:\n  value: theirs\n")
+    monkeypatch.chdir(theirs)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_SAVE_CODE", "true")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.teardown()
+    make_journal(replace(style_config, logger=LoggerConfig(name="wandb", offline=True)), Path("run"), 0)
+    assert wandb.run is not None
+    noted = dict(wandb.run.config)
+    wandb.finish()
+    to_wandb(Results(), StudyConfig(logger=LoggerConfig(name="wandb", offline=True)), Path("study"))
+    wandb.teardown()
+    assert list(theirs.glob("run/logs/wandb/offline-run-*/*.wandb"))
+    assert list(theirs.glob("study/wandb/offline-run-*/*.wandb"))
+    assert (noted["seed"], "planted" in noted) == (style_config.seed, False)
+    assert not (tmp_path / "mark").exists()
+    assert not list(theirs.rglob("*.patch"))
+    assert Path.cwd() == theirs
+
+
 @pytest.mark.parametrize(
     ("machine", "is_there"),
     [
@@ -100,6 +144,18 @@ def test_a_name_that_no_run_here_has_had_is_not_gone_on_with_at_wandb(tmp_path: 
     (tmp_path / WANDB_ID).write_text("0a1b2c3d")
     own = wandb_id(tmp_path)
     assert own != "0a1b2c3d"
+    assert (tmp_path / WANDB_ID).read_text() == own == wandb_id(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a" * 65, b"0a1b\0"])
+def test_a_damaged_name_is_said_and_w_and_b_begins_another_run(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / WANDB_ID).write_bytes(content)
+    own = wandb_id(tmp_path)
+    said = capsys.readouterr().out
+    assert str(tmp_path / WANDB_ID) in said
+    assert "W&B begins another run" in said
     assert (tmp_path / WANDB_ID).read_text() == own == wandb_id(tmp_path)
 
 

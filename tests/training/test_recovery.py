@@ -17,10 +17,11 @@ import psutil
 import pytest
 import torch
 from rank_pool import begin_command, command
+from small_runs import run_here
 
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import CheckpointConfig, TrainConfig
-from cinelora.errors import ConfigError, TrainingError
+from cinelora.errors import AdapterError, ConfigError, TrainingError
 from cinelora.io.plain_data import read_json
 from cinelora.io.tensor_files import load_tensors
 from cinelora.parallel.launch import LaunchError, RankKilled
@@ -224,6 +225,30 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"a small filesystem wants root: {mounted.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_checkpoint_that_loads_and_is_of_no_such_run_is_said_in_a_sentence(style_config: TrainConfig, tmp_path: Path):
+    """A hand, or another program, wrote it: hashes and shapes of its JSON are as they should be."""
+    config = replace(style_config, stage=replace(style_config.stage, steps=2), ema_decay=0.9)
+    config = replace(config, validation=replace(config.validation, every_steps=0))
+    run = run_here(config, tmp_path / "run")
+    whole = load_checkpoint(run.checkpoints)
+    names = {kind: next(name for name in whole.tensors if name.endswith(kind)) for kind in (".step", ".exp_avg")}
+    names |= {kind: next(name for name in whole.tensors if name.startswith(kind)) for kind in ("ema.", "adapter.")}
+    on = replace(config, stage=replace(config.stage, steps=3), resume=str(run.path))
+    odd = [{name: torch.zeros(3)} for name in names.values()] + [{"moments.a.step": torch.zeros(1)}]
+    of_progress = whole.facts["memory"]["progress"]
+    uneven = [
+        of_progress | changed for changed in ({"losses": [[1.0], [1.0, 2.0]]}, {"losses": []}, {"accumulation": 0})
+    ]
+    bad = [Checkpoint(2, whole.tensors | tensors, whole.facts) for tensors in odd]
+    bad += [Checkpoint(2, whole.tensors, whole.facts | {"memory": {"progress": memory}}) for memory in uneven]
+    for checkpoint in bad:
+        save_checkpoint(run.checkpoints, checkpoint, keep=2)
+        with pytest.raises((TrainingError, AdapterError), match="step-00000002 is of no run with|has shape"):
+            train_rank(on, run)
+    save_checkpoint(run.checkpoints, whole, keep=2)
+    assert train_rank(on, run)["step"] == 3
 
 
 def test_a_disk_that_is_full_or_read_only_ends_a_run_in_a_sentence_and_loses_nothing(

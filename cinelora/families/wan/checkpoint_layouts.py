@@ -18,6 +18,7 @@ from cinelora.config.schema import ModelConfig
 from cinelora.errors import CineloraError, FileError, ModelError
 from cinelora.families import experts_of, family_of
 from cinelora.families.family import HIGH, LOW, Family, Part
+from cinelora.families.wan.transformer_tensors import refuse_misfit
 from cinelora.families.wan21 import WAN21
 from cinelora.io.gguf_file import read_gguf
 from cinelora.io.plain_data import quoted, read_json, short_key
@@ -194,8 +195,8 @@ def _is_folder_of(part: Part, folder: Path) -> bool:
     return _class_name(folder / "config.json").startswith(NAMES["classes"][part])
 
 
-def _class_name(config: Path) -> str:
-    if not config.is_file():
+def _class_name(config: Path | None) -> str:
+    if config is None or not config.is_file():
         return ""
     settings = config_facts(config)  # of any project: nothing has to be in it
     return str(settings.get("_class_name") or next(iter(settings.get("architectures") or ()), ""))
@@ -423,6 +424,8 @@ def inspect(part: Part, source: Path, kind: str, model: ModelConfig | None = Non
     refuse_other_part(part, shapes)
     if part is Part.TRANSFORMER:
         refuse_other_transformer(shapes, family, kind, model)
+        said = {} if _class_name(found.config).endswith("WanModel") else config_facts(found.config)
+        refuse_misfit({bare(name): shape for name, shape in shapes.items()}, said)
     if part is Part.VAE:
         refuse_other_vae(shapes, family.geometry.channels)
     if kinds := {FP8[entry["dtype"]] for entry in entries.values() if entry["dtype"] in FP8}:
@@ -509,6 +512,11 @@ class PartConfig(TypedDict):
     _class_name: NotRequired[str]
     architectures: NotRequired[list[str] | None]
     num_heads: NotRequired[int]
+    num_layers: NotRequired[int]
+    ffn_dim: NotRequired[int]
+    text_dim: NotRequired[int]
+    freq_dim: NotRequired[int]
+    image_dim: NotRequired[int | None]
     vision_config: NotRequired[dict[str, Any]]
 
 

@@ -30,6 +30,7 @@ from cinelora.errors import ModelError
 from cinelora.families.family import Part
 from cinelora.families.wan import checkpoint_layouts
 from cinelora.families.wan.checkpoint_layouts import NAMES, FoundPart, bare, config_facts
+from cinelora.families.wan.transformer_tensors import EXTRAS
 from cinelora.families.wan21 import WAN21
 from cinelora.io.gguf_file import GgufTensor, gguf_values, read_gguf
 from cinelora.io.plain_data import opened
@@ -47,11 +48,6 @@ CLIP_HEADS = 16
 ALIGNMENT = 64
 """Bytes: torch's own tensors begin at multiples of it, and its CPU kernels sum in another order elsewhere."""
 _SCALES = (".scale_weight", ".weight_scale")
-_EXTRAS = re.compile(
-    r"scaled_fp8|spiece_model|log_scale|logit_scale|visual\.head|(textual|text_model|decoder\.block|lm_head|visual_projection"
-    r"|text_projection)\..*|.*(position_ids|scale_input|input_scale|scale_weight|weight_scale|comfy_quant)"
-)
-"""Names in the files of the encoders, or of fp8 checkpoints, that are not of the modules built here."""
 
 
 # -- tensors on disk ---------------------------------------------------------------------------------------------------
@@ -146,7 +142,7 @@ class Origin:
 
 def tensor_origins(part: Part, names: Iterable[str]) -> dict[str, Origin]:
     """Module's name -> where it is stored, for tensors named as diffusers and transformers do, or as Wan's own code does."""
-    names = [name for name in names if not _EXTRAS.fullmatch(name)]
+    names = [name for name in names if not EXTRAS.fullmatch(name)]
     match part:
         case Part.TRANSFORMER if any(".self_attn." in name for name in names):
             return _renamed(convert_wan_transformer_to_diffusers({name: name for name in names}))

@@ -49,8 +49,9 @@ class Preview(AtStep):
                 "previews show held-out samples and there are none; raise data.holdout or set preview.every_steps=0"
             )
         self.config, self.run, self.shown, self.ema, self.journal = config, run, shown, ema, journal
-        self.sampler = ClipSampler(config, shown, config.preview.steps, run.learnt_size(config.model))
-        self.suffix = "png" if config.stage.num_frames == 1 else "mp4"
+        frames, size = config.preview.frames_of(config.stage), run.learnt_size(config.model)
+        self.sampler = ClipSampler(config, shown, config.preview.steps, size, frames)
+        self.suffix = "png" if frames == 1 else "mp4"
         self.base: list[Pixels] = []
         self.said: set[str] = set()
 

@@ -6,16 +6,24 @@ whatever that step still owed done.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from lightning import Callback, Trainer
+from torch.optim import Optimizer
 
+from cinelora.errors import TrainingError, first_line
 from cinelora.training.callbacks.at_step import AtStep, State
 from cinelora.training.callbacks.checkpoint import Checkpointer
 from cinelora.training.checkpoint_files import Checkpoint
 from cinelora.training.module import Stage
-from cinelora.training.zero import ZeroStrategy
+from cinelora.training.zero import MOMENTS, ZeroStrategy
+
+_OTHERS = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError)
+"""What is raised over tensors and numbers of a run that was set up otherwise."""
 
 
 @dataclass(eq=False)
@@ -33,12 +41,34 @@ class Resume(Callback):
 
     def setup(self, trainer: Trainer, module: Stage, stage: str) -> None:  # type: ignore[override]
         """Put what is trained back before a strategy copies or shards it."""
-        module.trained.load(self.checkpoint.group("adapter"))
+        with self.of_this_run():
+            module.trained.load(self.checkpoint.group("adapter"))
 
     def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
         """Put the rest into the trainer, which has just set itself up."""
+        with self.of_this_run():
+            self.put_back(trainer, stage)
+
+    @contextmanager
+    def of_this_run(self) -> Iterator[None]:
+        """Raise ``TrainingError`` where the checkpoint, which loads, holds what cannot be put back into this run."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except _OTHERS as error:
+            step = f"step-{self.checkpoint.step:08d}"
+            raise TrainingError(
+                f"{self.checkpointer.run.checkpoints / step} is of no run with these settings ({first_line(error)}): "
+                "remove it to go on from the one before"
+            ) from error
+
+    def put_back(self, trainer: Trainer, stage: Stage) -> None:
+        """Average, moments, step and memories."""
         if ema := self.checkpointer.ema:
-            average = stage.trained.own_part(self.checkpoint.group("ema"))
+            if (whole := self.checkpoint.group("ema")) and shapes(whole) != shapes(self.checkpoint.group("adapter")):
+                raise ValueError("its average is of other tensors than its adapter")
+            average = stage.trained.own_part(whole)
             ema.average = {name: value.to(stage.device) for name, value in average.items()}
         # A checkpoint names AdamW's state "<parameter number>.<name>", whole, whatever strategy wrote it. So one of zero2
         # resumes under DDP, and the reverse; only a ZeRO strategy knows which part of it this rank takes.
@@ -50,11 +80,26 @@ class Resume(Callback):
             trainer.strategy.restore_moments(state)
         else:
             optimizer = trainer.optimizers[0]
+            refuse_other_shapes(optimizer, state)
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         # Lightning counts steps here and offers no setter; batches start again, which is right at a step's boundary.
         done = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
         done.completed = self.checkpoint.step
         self.checkpointer.recall(self.checkpoint.facts, trainer, stage)
+
+
+def shapes(tensors: State) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def refuse_other_shapes(optimizer: Optimizer, moments: dict[int, State]) -> None:
+    """Raise ``ValueError`` for moments of other shapes than their parameters: torch would say so in the middle of a step."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, of_one in moments.items():
+        wanted = {"step": (), **dict.fromkeys(MOMENTS, tuple(parameters[number].shape))}
+        if shapes(of_one) != wanted:
+            raise ValueError(f"moments {number} have shapes {shapes(of_one)}, and not {wanted}")
 
 
 @dataclass(eq=False)

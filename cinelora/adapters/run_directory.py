@@ -144,7 +144,7 @@ class RunDirectory:
         return read_json(self.summary, RunSummary, measured=True)
 
     def read_whole(self) -> WholeSummary:
-        """What the ``summary.json`` of a run of two experts says, written after its last lesson; raises ``FileError``."""
+        """What the ``summary.json`` of a run of two experts says, which is written after a lesson; raises ``FileError``."""
         return read_json(self.summary, WholeSummary, measured=True)
 
     @property
@@ -283,7 +283,9 @@ def warn_of_other_weights(
         bundle, kind, theirs = bundles.get(adapter.transformer), adapter.transformer, adapter.base_revision
         if bundle is None or adapter.base_model != model.name or not theirs:
             continue
-        if theirs != (found := bundle.fingerprint(Part.TRANSFORMER)):
+        if has_experts(model) != bool(adapter.expert):
+            continue  # its weights are of another sort of network, and never the same
+        if theirs != (found := bundle.of_expert(adapter.expert).fingerprint(Part.TRANSFORMER)):
             warn(
                 f"the {role} adapter was trained on other weights of {model.name} ({kind}, {theirs}) than these "
                 f"({found}): it may do less or something else; give those with model.{kind}=<directory>"

@@ -21,6 +21,7 @@ from cinelora.cli.preflight import check_evaluate, check_infer, check_prepare, c
 from cinelora.cli.programs import Config
 from cinelora.cli.run_dir import RunPlace, make_run_dir, word_of_many
 from cinelora.config.clip_request import ClipRequest
+from cinelora.config.lessons import lessons_of
 from cinelora.config.rules import refuse
 from cinelora.config.schema import EvaluateConfig, InferConfig, PrepareConfig, StudyConfig, TrainConfig, drawn_by
 from cinelora.config.store import anchored, save_config
@@ -153,7 +154,8 @@ def planned(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig) ->
     named = card(config.plan) if isinstance(config.plan, str) and config.plan != CLUSTER else None
     place = (named.name, named.gib) if named else gpu_at_hand()
     if isinstance(config, TrainConfig):
-        return plan_lines(config, *place, planned_previews(config, has_gpu=True))
+        previews = [planned_previews(lesson, has_gpu=True) for lesson in lessons_of(config)]
+        return plan_lines(config, *place, previews)
     clip = config if isinstance(config, InferConfig) else drawn_by(config)
     # studies and evaluations draw with several scales in turn, as does compare=
     several = clip.compare or not isinstance(config, InferConfig)

@@ -381,7 +381,8 @@ def distilled_lines(sampler: schema.SamplerConfig, adapters: list[str], keyframe
     few = sampler.guidance == 1 and sampler.steps <= MOST_FEW_STEPS
     if not adapters:
         return [sentence("follows", "few_steps", sampler=sampler)] if few else []
-    words = {"sampler": sampler, "adapters": " and ".join(adapters)}
+    guidance = "of each network's own" if sampler.guidance is None else f"{sampler.guidance:g}"
+    words = {"sampler": sampler, "guidance": guidance, "adapters": " and ".join(adapters)}
     found = {"not_few": not few, "full_keyframe": keyframe and sampler.guidance == 1}
     return [sentence("follows", name, **words) for name, holds in found.items() if holds]
 

@@ -155,6 +155,10 @@ class Family:
         image = self.network(name).image_tokens
         return (self.text_tokens, image) if image else (self.text_tokens,)
 
+    def has_time_per_token(self, name: str) -> bool:
+        """Whether each token of the network has a time of its own: where a first frame stands clean among noisy latents."""
+        return self.network(name).shows_first_frame and not self.image_is_encoded
+
     def experts(self, name: str, boundaries: Mapping[str, float | None]) -> tuple[Expert, ...]:
         """The experts of a network in order of falling noise; ``boundaries`` by network take the place of the authors'.
 

@@ -55,6 +55,14 @@ EXCHANGED, EXCHANGED_IN_A_RING = 1.0, 12.0
 """Units more that come and go where ranks share a sequence: by Ulysses (two H100: 0.2 with 7,020 tokens a rank, 0.9 with 37,800,
 beyond what one rank took), and in a ring, with float32 sums and gradients on their way (counted from ``sequence.py``, and not
 measured)."""
+TIMES, TIMES_DRAWN = 20.0, 12.5
+"""Units more where each token has a time of its own (TI2V-5B that is shown a first frame), in training and in a prediction:
+embedded times and their six projections, which all blocks read, and what comes and goes as they are made. Fitted to six peaks of
+TI2V-5B (H200: 49 and 121 frames of 704x1280, bf16 and fp8), all of which come out within 4 %."""
+TIMED_BLOCK, TIMED_DRAWING = 16.0, 12.0
+"""Units more that an uncompiled block keeps for its backward pass, and that come and go while one draws, as float32 sums of these
+projections and its own table. Counted from the tensors that diffusers' block saves; not measured. A compiled block keeps no more
+than it does with one time for all."""
 IN_FLIGHT = 1.46
 """Units on their way from or to the host, with ``offload``."""
 DRAWN, DRAWN_FP8, DRAWN_EAGER = 6.2, 7.4, 14.2
@@ -120,6 +128,16 @@ class Shape:
     def context(self) -> int:
         """Tokens that cross-attention looks at."""
         return sum(self.family.context(self.network))
+
+    @property
+    def has_time_per_token(self) -> bool:
+        """Whether it is told a time for each token."""
+        return self.family.has_time_per_token(self.network)
+
+    @property
+    def encodes_clip(self) -> bool:
+        """Whether what it is shown of a first frame is encoded as long as the clip: the frame, and grey after it."""
+        return self.family.network(self.network).shows_first_frame and self.family.image_is_encoded
 
     @property
     def block_matrices(self) -> int:
@@ -270,6 +288,8 @@ class Step:
         trained, eager = (WHOLE, WHOLE_EAGER) if self.whole else (ADAPTER, ADAPTER_EAGER)
         kept = trained if policy.compile else eager
         wide = kept.tokens + kept.ffn * shape.ffn / shape.hidden + (kept.image if shape.image else 0.0)
+        timed = shape.has_time_per_token
+        wide += TIMED_BLOCK if timed and not policy.compile else 0.0
         block = wide * unit + kept.context * context
         exchanged = 0.0 if self.sequence == 1 else EXCHANGED if self.ring == 1 else EXCHANGED_IN_A_RING
         passing = unit * (exchanged + (PASSING_FP8 if dtype == "fp8" and policy.compile else kept.passing))
@@ -278,6 +298,7 @@ class Step:
         plain = shape.layers - policy.recompute
         inputs = min(IN_FLIGHT, policy.recompute) if policy.offload else policy.recompute
         activations = {"inputs of recomputed blocks": unit * inputs, "activations": block * max(plain, 1) + passing}
+        activations |= {"times of tokens": unit * TIMES} if timed else {}
         average = 4.0 if self.averaged else 0.0
         if self.whole:
             # The bf16 copies, and the values themselves where they are in pieces, are there for one block at a time. The height
@@ -377,6 +398,8 @@ class Prediction:
         """Bytes on the device while it is made, by what they are for."""
         unit = self.tokens * self.shape.hidden * (4 if self.dtype == "fp32" else 2) * (2 if drawing.together else 1)
         passing = DRAWN_EAGER if not drawing.compile else DRAWN_FP8 if self.dtype == "fp8" else DRAWN
+        if self.shape.has_time_per_token:
+            passing += TIMES_DRAWN if drawing.compile else TIMES_DRAWN + TIMED_DRAWING
         return {"weights": weight_bytes(self.shape, self.dtype, drawing.swap), "activations": unit * passing}
 
     def fastest(self, room: float, compile: bool, swap: int | None = None) -> Drawing | None:

@@ -171,7 +171,7 @@ def facts_of_result(config: StudyConfig, setting: StudyVariant) -> dict[str, Any
     return {
         "model": model.name,
         "weights": model.weights,
-        "clip": f"{model.name}, {frames} frames of {model.height}x{model.width}, guidance {config.sampler.guidance:g}, {what}",
+        "clip": f"{model.name}, {frames} frames of {model.height}x{model.width}, guidance {ClipRequest.of(config).guidance_in_words}, {what}",
         "ranks": 1 if setting.partition == "alone" else config.gpus * config.nodes,
     }
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from markupsafe import Markup
@@ -103,7 +103,7 @@ class Record:
     def lessons(self) -> list[Lesson]:
         """What it has taught: one transformer, or as many of the experts as it has come to."""
         if "adapter_effect" in self.summary:
-            return [Lesson(self.run, self.config, self.summary)]
+            return [Lesson(self.run, self.config, cast("RunSummary", self.summary))]
         every = lessons_in(of_both(self.config), self.run.path)
         found = ((own, lesson, suffixed(lesson.stage.name, own.expert)) for lesson, own in every)
         ended = self.summary["lessons"]

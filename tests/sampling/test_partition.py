@@ -9,7 +9,7 @@ from diffusers import WanTransformer3DModel
 from rank_pool import on_ranks
 from rounding import LAYERS, units
 
-from cinelora.families.wan.conditions import Condition, ImageCondition
+from cinelora.families.wan.conditions import Condition, FirstFrameCondition, ImageCondition
 from cinelora.parallel.launch import process_group, rank_info
 from cinelora.parallel.partition import Partition, group_of, partition
 from cinelora.sampling.denoise import Guided, GuidedAcrossRanks
@@ -37,15 +37,18 @@ def inputs(kind: str) -> tuple[torch.Tensor, torch.Tensor, Condition, Condition]
         return torch.randn(shape, generator=generator)
 
     image = ImageCondition(draw(1, 16, 3, 8, 12), draw(1, 257, 32)) if kind == "i2v" else None
+    family = Condition
+    if kind == "TI2V-5B":
+        image, family = ImageCondition(draw(1, 16, 1, 8, 12)), FirstFrameCondition
     latents, texts = draw(1, 16, 3, 8, 12), [draw(1, 512, 32) for _ in range(2)]
-    return latents, torch.tensor([700.0]), Condition(texts[0], image), Condition(texts[1], image)
+    return latents, torch.tensor([700.0]), family(texts[0], image), family(texts[1], image)
 
 
 def velocities(plan: Partition) -> dict[str, float]:
     """On each rank: how far the split transformers' outputs are from the whole ones' that this rank also computes."""
     rank, differences = rank_info(), {}
     with process_group(rank), torch.inference_mode():
-        for kind in ("t2v", "i2v"):
+        for kind in ("t2v", "i2v", "TI2V-5B"):
             latents, timestep, positive, negative = inputs(kind)
             whole, split = transformer(kind), transformer(kind)
             partition(split, plan)

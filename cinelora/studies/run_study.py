@@ -171,7 +171,8 @@ def facts_of_result(config: StudyConfig, setting: StudyVariant) -> dict[str, Any
     return {
         "model": model.name,
         "weights": model.weights,
-        "clip": f"{model.name}, {frames} frames of {model.height}x{model.width}, guidance {ClipRequest.of(config).guidance_in_words}, {what}",
+        "clip": f"{model.name}, {frames} frames of {model.height}x{model.width}, "
+        f"guidance {ClipRequest.of(config).guidance_in_words}, {what}",
         "ranks": 1 if setting.partition == "alone" else config.gpus * config.nodes,
     }
 

@@ -118,13 +118,10 @@ def test_imports_go_one_way_between_rooms() -> None:
 
 
 KNOWS_WAN = {
-    "cinelora.adapters.adapter_header": (
-        "wan.transformer_tensors.WAN_NAMES wan.transformer_tensors.is_image_part wan21.WAN21"
-    ),
+    "cinelora.adapters.adapter_header": "wan.transformer_tensors.WAN_NAMES wan.transformer_tensors.is_image_part",
     "cinelora.adapters.formats": (
         "wan.transformer_tensors.BLOCK_NAMES wan.transformer_tensors.OUTSIDE_NAMES wan.transformer_tensors.WAN_NAMES"
     ),
-    "cinelora.adapters.further_adapters": "wan21.WAN21",
     "cinelora.adapters.host_copies": "wan.transformer_tensors.is_image_part",
     "cinelora.adapters.lora_layers": "wan.transformer_tensors.is_image_part",
     "cinelora.cli.preflight": "wan.checkpoint_layouts.source_of wan.checkpoint_layouts.survey",

@@ -1,6 +1,6 @@
 """What differs between model families and must be known before anything is loaded: latent space, tokens, networks.
 
-Enters: frames and pixels. Leaves: counts. No torch, and nothing of the package: settings, checks and plans ask this.
+Enters: frames and pixels. Leaves: counts. No torch, and nothing of the package but facts: settings, checks and plans ask this.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+
+from cinelora.families.vae_facts import WAN21_VAE, VaeFacts
 
 
 class Part(StrEnum):
@@ -141,6 +143,9 @@ class Family:
     geometry: Geometry
     text_tokens: int
     networks: tuple[Network, ...]
+    largest: tuple[int, int] | None = None
+    """Height and width of the largest frames that it was trained on, where those are not the model's own."""
+    vae: VaeFacts = WAN21_VAE
     one_checkpoint: bool = False
     """Whether all networks are one transformer, which is told by its input what to do."""
     image_is_encoded: bool = True

@@ -48,6 +48,15 @@ def is_wan21_by_name(source: Path | str) -> bool:
     return _WAN21.search(names) is not None and _WAN22.search(names) is None
 
 
+def is_one_transformer(source: str) -> bool:
+    """Whether a checkpoint on this machine is the same transformer whichever expert is asked for."""
+    try:
+        high, low = (_weights(source, expert) for expert in (HIGH, LOW))
+    except ModelError:  # what is missing is said where all parts are looked at
+        return False
+    return bool(high) and high == low
+
+
 def judge_experts(sources: Mapping[str, str]) -> list[str]:
     """What is doubtful about the experts of one task, by where each comes from: a line for each.
 

@@ -308,9 +308,9 @@ def wandb_id(folder: Path) -> str:
     path, known = folder / WANDB_ID, ""
     try:
         known = read_text(path, limit=64).strip() if path.is_file() else ""
-    except FileError as error:
+    except FileError:
         # a run is worth more than one line of curves: what was logged before stays under its old name
-        warn(f"{error}; W&B begins another run, and what it has of the one before stays there")
+        warn(f"{path} is damaged: W&B begins another run, and what it has of the one before stays there")
     if known and is_noted(sha256_json([WANDB_ID, known])):
         return known
     new = secrets.token_hex(4)

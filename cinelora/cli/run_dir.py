@@ -97,6 +97,7 @@ def products(run_dir: Path) -> frozenset[Path]:
         "*_noise/checkpoints/step-*",
         "**/summary.json",
         "**/*.latents",
+        "**/*.course",
         "rows.json",
         "numbers.json",
     )

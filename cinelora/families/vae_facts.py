@@ -56,6 +56,6 @@ WAN22_VAE = VaeFacts(
     encoder_rows=25,
     is_measured=False,
 )
-"""16x16x4, 48 channels, of Wan2.2 TI2V-5B. In tiles measured (H200, 121 frames of 704x1280: 8.44 GiB with the weights). The others
-are not: living tensors (121 frames of 704x1280) and operations are counted, and are to these figures as Wan2.1's counts are to its
-own (``benchmarks/vae_bytes.py``)."""
+"""16x16x4, 48 channels, of Wan2.2 TI2V-5B. In tiles measured (H200, 121 frames of 704x1280: 8.44 GiB with the weights). The
+others are not: living tensors (121 frames of 704x1280) and operations are counted; they are to these figures as Wan2.1's counts
+are to its own (``benchmarks/vae_bytes.py``)."""

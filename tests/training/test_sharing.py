@@ -9,7 +9,8 @@ from rounding import EPS, STEPS
 from small_runs import SMOOTH, assert_same_adapter, assert_same_end, logged, run_on_ranks
 
 from cinelora.adapters.run_directory import RunDirectory
-from cinelora.config.schema import MetricsConfig, PreviewConfig, StrategyConfig, TrainConfig
+from cinelora.config.schema import MetricsConfig, ModelConfig, PreviewConfig, StrategyConfig, TrainConfig
+from cinelora.config.shipped import values
 from cinelora.io.plain_data import read_json
 from cinelora.training.encode import encode_rank
 from cinelora.training.fit import train_rank
@@ -71,6 +72,23 @@ def test_clips_that_ranks_draw_together_count_once(motion_config: TrainConfig, t
     assert_same_end(one, shared, STEPS)
     theirs = numbers(one).pop("heldout_clips")
     assert numbers(shared).pop("heldout_clips") == pytest.approx(theirs, rel=1e-3)
+
+
+@pytest.mark.parametrize(("sequence", "strategy"), [(2, "zero3"), (1, "zero2")])
+def test_ranks_learn_to_expand_a_frame_that_has_no_noise(
+    sequence: int, strategy: str, motion_config: TrainConfig, tmp_path: Path
+):
+    """TI2V-5B, a time for each of 3 tokens, 2 and 1 of them on a rank; with accumulation, an average and recomputed blocks."""
+    model = replace(ModelConfig(**values("model/tiny_wan22_5b")), height=32, width=32)
+    config = replace(motion_config, model=model, optimizer=SMOOTH, ema_decay=0.9)
+    config.stage, config.dropout = replace(config.stage, steps=3), replace(config.dropout, image=0.0)
+    config.memory = replace(config.memory, recompute=1.0)
+    one = run_on(1, 1, replace(config, memory=replace(config.memory, recompute=0.0)), tmp_path / "one")
+    stage = replace(config.stage, batch_size=sequence)
+    shared = run_on(2, sequence, replace(config, stage=stage), tmp_path / "shared", strategy)
+    assert_same_end(one, shared, STEPS)
+    assert numbers(shared) == pytest.approx(numbers(one), rel=1e-4)
+    assert logged(shared, "train/loss") == pytest.approx(logged(one, "train/loss"), rel=STEPS * EPS)
 
 
 @pytest.mark.long

@@ -175,6 +175,10 @@ def test_a_run_killed_in_its_second_lesson_goes_on_there_and_leaves_the_first_al
         assert_same_end(of(run, expert), of(style_run, expert))
         assert_same_adapter(of(run, expert), of(style_run, expert), "style")
     assert of(run, LOW).best("style").read_bytes() == of(style_run, LOW).best("style").read_bytes()
+    # killed after its last lesson and before its summary, it writes that alone
+    run.summary.unlink()
+    assert train(replace(config, resume=str(run.path)), run.path) == 0
+    assert run.read_whole()["lessons"].keys() == run.adapters().keys()
     # nothing is left to do, and levels cannot change under a lesson that has begun
     with pytest.raises(ConfigError, match="already has the steps of high_noise and low_noise"):
         train(replace(config, resume=str(run.path)), run.path)
@@ -301,11 +305,12 @@ def test_files_are_told_apart_by_their_headers_then_by_their_names(
 
 
 def test_each_file_acts_on_its_own_expert_and_scales_reach_both_or_one(style_run: RunDirectory, model: ModelConfig):
-    scale = ScaleConfig(style=0.5, style_low_noise=0.25)
-    request = ClipRequest(InferConfig(model=model, mode="t2v", scale=scale), adapters_of(str(style_run.path), model))
-    scales = request.scales_on("t2v", scale, request.adapters)
-    acting = [request.on_expert(scales, expert) for expert in experts_of(model, "t2v")]
-    assert acting == [{"style_high_noise": 0.5}, {"style_low_noise": 0.25}]
+    scale = ScaleConfig(keyframe=0.5, keyframe_low_noise=0.25, style=0.75, style_high_noise=0.0)
+    request = ClipRequest(InferConfig(model=model, scale=scale), adapters_of(str(style_run.path), model))
+    found = {"t2v": [{"style_high_noise": 0.5}, {"style_low_noise": 0.25}], "i2v": [{}, {"style_low_noise": 0.75}]}
+    for network, wanted in found.items():
+        scales = request.scales_on(network, scale, request.adapters)
+        assert [request.on_expert(scales, expert) for expert in experts_of(model, network)] == wanted
 
 
 def test_the_loads_on_the_card_make_stock_diffusers_predict_as_we_do(

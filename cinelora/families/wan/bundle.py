@@ -165,6 +165,11 @@ class WanBundle:
         """The revision that is asked for of the checkpoint itself; that of any other source is its main one."""
         return self.requested_revision if source == self.source else "main"
 
+    def files_at_hand(self, part: Part) -> tuple[Path, ...]:
+        """The files of ``part`` that a disk may take long to give: none where they are embedded, random or not fetched yet."""
+        source = self.part_source(part)
+        return () if source is None or source in EMBEDDED or not self.is_at_hand(part) else self.found(part).files
+
     def directory(self, part: Part) -> Path:
         """The local folder of ``part``; raises as ``found``."""
         return self.found(part).folder

@@ -14,6 +14,7 @@ from typing import Any
 
 from cinelora.families import FAMILIES, family_of
 from cinelora.families.family import HIGH
+from cinelora.io.hub import RANDOM_MEMBERS
 
 CLIP_METRICS = (
     *"flicker tssim motion tssim_warped warping_error flow_motion shake temporal_flickering frames_scale".split(),
@@ -151,6 +152,16 @@ class ModelConfig:
         if own is None and whole is None and family_of(self).one_checkpoint:
             return self.t2v
         return own or whole
+
+    @property
+    def is_random(self) -> bool:
+        """Whether its weights are random, so that what it draws is noise."""
+        return self.weights == "random" or any(source in RANDOM_MEMBERS for source in (self.t2v, self.i2v))
+
+    @property
+    def random_in_words(self) -> str:
+        """What makes them random."""
+        return "model.weights=random" if self.weights == "random" else f"{self.name} has no others"
 
     def key_of(self, network: str, expert: str = "") -> str:
         """The key, without ``model.``, that names the checkpoint of a network or of one of its experts."""

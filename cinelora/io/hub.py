@@ -22,6 +22,8 @@ EMBEDDED = (
     *("embedded:tiny-wan22-5b", "embedded:tiny-wan22-t2v-a14b", "embedded:tiny-wan22-i2v-a14b"),
 )
 """The models that come with the program; those of Wan2.2 are random weights, drawn where they are asked for."""
+RANDOM_MEMBERS = EMBEDDED[2:]
+"""Those whose weights nobody has trained."""
 EMBEDDED_ADAPTER = "embedded:distilled"
 """The step-distilled adapter of the embedded image-to-video model, which lies beside that."""
 _FORM = re.compile(

@@ -42,8 +42,8 @@ def infer(config: InferConfig, run_dir: Path) -> int:
     for take in todo:
         say(f"clip {take.folder / 'clip.mp4'}", f"contact sheet {take.folder / 'contact.png'}")
         say(f"summary {take.folder / 'summary.json'}")
-    if config.model.weights == "random":
-        warn("made with random weights (model.weights=random): the clips are noise")
+    if config.model.is_random:
+        warn(f"made with random weights ({config.model.random_in_words}): the clips are noise")
     return 0
 
 
@@ -86,7 +86,7 @@ def caveat(config: InferConfig) -> str:
     """What a contact sheet must say beside its pictures where nobody has taught the model any."""
     from cinelora.families.wan.embedded import is_trained
 
-    if config.model.weights == "random":
+    if config.model.is_random:
         return " (random weights: noise)"
     sources = (config.model.t2v, config.model.i2v)
     noise = any(s and s.startswith("embedded:") for s in sources) and not is_trained()

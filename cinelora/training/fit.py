@@ -262,7 +262,11 @@ def summarise(
     with as_exported(stage, callbacks.ema):
         effect = stage.trained.effect()
     # What was trained and on what, how far, what came out, and at what cost.
-    summary: dict[str, Any] = {"stage": config.stage.name, "model": config.model.name, "weights": config.model.weights}
+    summary: dict[str, Any] = {
+        "stage": config.stage.name,
+        "model": config.model.name,
+        "weights": "random" if config.model.is_random else "stored",
+    }
     summary |= {"data": config.data.name, "data_hash": index.data_hash, "samples": len(index.split("train"))}
     summary |= {"step": step, "steps": config.stage.steps}
     summary |= {"interrupted": step < config.stage.steps and not callbacks.early_stopping.stopped}

@@ -217,7 +217,7 @@ def closing_lines(result: dict[str, Any], run: RunDirectory) -> list[str]:
     if best := result.get("best"):
         lines.append(best_line(best, result, run))
     if result["weights"] == "random":
-        lines.append(f"WARNING: trained on random weights (model.weights=random): {product} is worth nothing")
+        lines.append(f"WARNING: trained on random weights: {product} is worth nothing")
     return [*lines, effect_line(result)]
 
 

@@ -16,10 +16,23 @@ from diffusers import WanTransformer3DModel
 from cinelora.cli.compose import compose_train
 from cinelora.cli.one_run import planned
 from cinelora.config.schema import SamplerConfig, TrainConfig
-from cinelora.families.wan.load_weights import num_parameters
+from cinelora.families.family import Part
+from cinelora.families.wan.checkpoint_layouts import NAMES
+from cinelora.families.wan.load_weights import empty_module, num_parameters
 from cinelora.io.plain_data import read_json
 from cinelora.nn.flow_matching import FlowMatching
-from cinelora.planning.estimate import GIB, TIMED_BLOCK, TIMES, TIMES_DRAWN, Drawing, Policy, Prediction, Shape
+from cinelora.planning.estimate import (
+    DRAWN,
+    GIB,
+    TIMED_BLOCK,
+    TIMED_DRAWN,
+    TIMED_STEP,
+    TIMES,
+    Drawing,
+    Policy,
+    Prediction,
+    Shape,
+)
 from cinelora.planning.planner import expert_steps, preview_steps, step_of
 from cinelora.planning.step_time import steps_inside
 from cinelora.sampling.denoise import Course
@@ -54,6 +67,11 @@ def test_parameters_are_those_of_the_real_class(model: str, kind: str, parameter
             out_channels=channels[1], text_dim=4096, freq_dim=256, ffn_dim=config.ffn_dim, num_layers=config.num_layers,
         )  # fmt: skip
     assert Shape.of(config, kind).parameters == num_parameters(transformer) == parameters
+
+
+def test_the_vae_of_48_channels_is_counted_by_its_real_class():
+    settings = NAMES["full_shapes"]["residual_vae"]
+    assert num_parameters(empty_module(Part.VAE, settings)) == 704_688_668
 
 
 def test_the_steps_of_each_expert_are_those_that_the_solver_takes_inside_its_levels():
@@ -172,10 +190,10 @@ def test_what_a_block_keeps_for_the_times_of_its_tokens_is_counted():
 
 
 def test_times_of_tokens_are_planned_where_a_frame_stands_among_noisy_latents():
-    """The embedded times and six projections of them, as wide as the transformer, of every token."""
     words = ("stage=motion", "model=wan22_5b", "stage.batch_size=1")
     work = step_of(train(*words))
-    assert work.peak(Policy(compile=True))["times of tokens"] == TIMES * work.tokens * 3072 * 2
+    told = [work.peak(Policy(compile=compiled))["times of tokens"] for compiled in (False, True)]
+    assert told == [units * work.tokens * 3072 * 2 for units in (TIMES, TIMED_STEP)]
     stills = step_of(train("stage=style", "model=wan22_5b"))
     assert "times of tokens" not in stills.peak(Policy())
     kept, recomputed = (sum(work.peak(Policy(n)).values()) for n in (0, 30))
@@ -184,7 +202,7 @@ def test_times_of_tokens_are_planned_where_a_frame_stands_among_noisy_latents():
     assert more == pytest.approx(29 * TIMED_BLOCK * work.tokens * 3072 * 2)
     shapes = [replace(work.shape, network=kind) for kind in ("i2v", "t2v")]
     shown, alone = (sum(Prediction(one, 27_280, "bf16").peak(Drawing(compile=True)).values()) for one in shapes)
-    assert shown - alone == pytest.approx(TIMES_DRAWN * 27_280 * 3072 * 2)
+    assert shown - alone == pytest.approx((TIMED_DRAWN - DRAWN) * 27_280 * 3072 * 2)
 
 
 RESULTS = read_json(
@@ -197,17 +215,19 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp8"])
+@pytest.mark.parametrize("contender", ["plain", "bf16", "fp8"])
 @pytest.mark.parametrize("job", [*STEPS, "5b_clip"])
-def test_peaks_are_those_that_were_measured(job: str, dtype: str):
-    """On an H200, within 5 %."""
+def test_peaks_are_those_that_were_measured(job: str, contender: str):
+    """On an H200, within 3 %; the plain loop is diffusers and peft, whose blocks are uncompiled and recomputed."""
+    ours = contender != "plain"
+    dtype = contender if ours else "bf16"
     if job in STEPS:
         step = step_of(train(*STEPS[job], f"model.dtype={dtype}"))
-        planned = step.peak(Policy(compile=True))
+        planned = step.peak(Policy(0 if ours else step.shape.layers, compile=ours))
     else:
         shape = Shape.of(compose_infer(["prompt=x", "model=wan22_5b"]).model, "i2v")
-        planned = Prediction(shape, 27_280, dtype).peak(Drawing(compile=True))
-    assert sum(planned.values()) / GIB == pytest.approx(RESULTS[job][dtype]["peak_gib"], rel=0.05)
+        planned = Prediction(shape, 27_280, dtype).peak(Drawing(compile=ours))
+    assert sum(planned.values()) / GIB == pytest.approx(RESULTS[job][contender]["peak_gib"], rel=0.03)
 
 
 def test_what_has_to_fit_smaller_cards_takes_what_was_measured():
@@ -216,7 +236,7 @@ def test_what_has_to_fit_smaller_cards_takes_what_was_measured():
     trained = sum(step.peak(Policy(recompute=24, compile=True)).values()) / GIB
     shape = Shape.of(compose_infer(["prompt=x", "model=wan22_5b"]).model, "i2v")
     drawn = sum(Prediction(shape, 27_280, "fp8").peak(Drawing(together=True, compile=True)).values()) / GIB
-    assert trained == pytest.approx(found["5b_trains_16"]["peak_gib"], rel=0.05)
-    assert drawn == pytest.approx(found["5b_draws_16"]["peak_gib"], rel=0.05)
+    assert trained == pytest.approx(found["5b_trains_16"]["peak_gib"], rel=0.03)
+    assert drawn == pytest.approx(found["5b_draws_16"]["peak_gib"], rel=0.03)
     assert max(trained, drawn, found["5b_draws_16"]["decoded"]["peak_gib"]) < 16
     assert found["a14b_draws_24"]["peak_gib"] < 24

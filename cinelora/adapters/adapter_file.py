@@ -41,8 +41,9 @@ class AdapterFile:
     """An adapter with its origin.
 
     ``state`` holds the factors, alpha not folded in, as ``blocks.0.attn2.to_q.lora_A.weight``; ``deltas`` what changes
-    parameters in other ways, by their names. ``base_model`` is empty for a file of another tool, ``source`` where it was read;
-    ``expert`` is the one that it was trained on, empty for a transformer of its own.
+    parameters in other ways, by their names. ``base_model`` is empty for a file of another tool, and so is ``transformer`` where
+    it could be of several; ``source`` is where it was read; ``expert`` is the one that it was trained on, empty for a
+    transformer of its own.
     """
 
     state: dict[str, Tensor]
@@ -50,7 +51,7 @@ class AdapterFile:
     kind: str
     base_model: str = ""
     base_revision: str = ""
-    transformer: str = "t2v"
+    transformer: str = ""
     expert: str = ""
     trigger: str | None = None
     data_hash: str = ""
@@ -157,10 +158,10 @@ def read_adapter(path: Path) -> AdapterFile:
     """
     found = judge_adapter(path)
     tensors, _ = load_tensors(path)
-    # Our own header says where it comes from. Of another tool's file the names say which layers it changes and which transformer
-    # has them; whether it is of style or motion nobody can know, so style is assumed.
+    # Our own header says where it comes from. Whether another tool's file is of style or motion nobody can know, so style is
+    # assumed.
     spec = found.spec
-    facts: dict[str, Any] = {"kind": "style", "transformer": found.transformer}
+    facts: dict[str, Any] = {"kind": "style", "transformer": found.transformer or ""}
     if found.ours:
         facts = {key: found.ours[key] for key in (*ORIGIN, "trigger", "config")} | {
             "expert": found.ours["expert"] or ""

@@ -3,8 +3,7 @@
 Enters: settings. Leaves: ``Further`` by name, or one sentence. Headers are read alone, so that a plan is answered at once.
 
 A part of a clip is the keyframe or the clip itself; the request says which transformer makes each. Where no part is named, an
-adapter acts wherever its tensors, and our header where it has one, say that it fits: one of i2v acts where i2v does, one of
-t2v in both, unless it changes the patch embedding, which has other channels in i2v.
+adapter acts wherever its tensors, and our header where it has one, say that it fits (``AdapterHeader.suits``).
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ from cinelora.config.adapter_words import PARTS, AdapterWord
 from cinelora.config.clip_request import ClipRequest, Further
 from cinelora.config.schema import EvaluateConfig, InferConfig, ModelConfig, StudyConfig
 from cinelora.errors import AdapterError, ConfigError
-from cinelora.families import has_experts
-from cinelora.families.wan21 import WAN21
+from cinelora.families import family_of, has_experts
 from cinelora.io.atomic import sha256_file
 from cinelora.io.hub import resolve
 
@@ -69,36 +67,27 @@ def files_of(word: AdapterWord, model: ModelConfig) -> list[Path]:
 
 def parts_of(word: AdapterWord, header: AdapterHeader, request: ClipRequest) -> list[str]:
     """The parts of a clip that an adapter acts in. Raises ``AdapterError`` where it is put on a transformer of other channels."""
-    made_by = request.made_by
+    family = family_of(request.config.model)
+    made_by = {part: family.network(name) for part, name in request.made_by.items()}
     if word.part is None:
-        return [part for part in PARTS if made_by.get(part) in _fitting(header)]
+        return [part for part in PARTS if part in made_by and header.suits(made_by[part])]
     if word.part not in made_by:
         return []
-    if (channels := _channels(header)) not in (None, WAN21.network(made_by[word.part]).channels):
+    network = made_by[word.part]
+    if header.channels not in (None, network.channels):
         raise AdapterError(
-            f"adapters=[{word}]: {header.path} changes a patch embedding of {channels} channels, that of {made_by[word.part]}, "
-            f"which makes the {word.part}, has {WAN21.network(made_by[word.part]).channels}: leave :{word.part} away"
+            f"adapters=[{word}]: {header.path} changes a patch embedding of {header.channels} channels, that of {network.name}, "
+            f"which makes the {word.part}, has {network.channels}: leave :{word.part} away"
         )
     return [word.part]
-
-
-def _fitting(header: AdapterHeader) -> tuple[str, ...]:
-    if header.transformer == "i2v":
-        return ("i2v",)
-    return ("t2v",) if _channels(header) == WAN21.network("t2v").channels else ("t2v", "i2v")
-
-
-def _channels(header: AdapterHeader) -> int | None:
-    """The channels of latents that an adapter is for, where it changes what reads them."""
-    wide = (change.shape[1] for change in header.changes if change.parameter == "patch_embedding.weight")
-    return next(wide, None)
 
 
 def _nowhere(word: AdapterWord, files: Iterable[Path], request: ClipRequest) -> str:
     made = " and ".join(f"the {part} by {kind}" for part, kind in request.made_by.items())
     if word.part:
         return f"no {word.part} is made here, {made} alone: leave :{word.part} away"
-    kind = "/".join(sorted({kind for path in files for kind in _fitting(adapter_header(path))}))
+    headers, networks = [adapter_header(path) for path in files], family_of(request.config.model).networks
+    kind = "/".join(one.name for one in networks if any(header.suits(one) for header in headers)) or "another model"
     return (
         f"it is an adapter of {kind}, and this makes {made}: choose another mode=, or add :clip to use it all the same"
     )

@@ -144,7 +144,7 @@ class RunDirectory:
         return read_json(self.summary, RunSummary, measured=True)
 
     def read_whole(self) -> WholeSummary:
-        """What the ``summary.json`` of a run of two experts says, which is written after a lesson; raises ``FileError``."""
+        """What the ``summary.json`` of a run of two experts says, written after its last lesson; raises ``FileError``."""
         return read_json(self.summary, WholeSummary, measured=True)
 
     @property

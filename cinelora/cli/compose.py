@@ -25,7 +25,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cinelora.adapters.run_directory import RunDirectory, lessons_in, trained_on
@@ -187,11 +187,17 @@ def _refuse_value(override: Override, program: Program) -> None:
         raise ConfigError(unknown_choice(key, text, program))
 
 
+@cache
+def _scratch(schema: Any) -> DictConfig:
+    """The tree that values are tried on; no value is judged by what stood there before, and so it is walked once."""
+    return cast(DictConfig, OmegaConf.structured(schema))
+
+
 def _refuse_type(override: Override, program: Program) -> None:
     key, text = override.key_or_group, override.get_value_element_as_str()
     setting = program.fields[key]
     try:
-        scratch = OmegaConf.structured(program.schema)  # OmegaConf converts, and refuses, as it will when it composes
+        scratch = _scratch(program.schema)  # OmegaConf converts, and refuses, as it will when it composes
         OmegaConf.update(scratch, key, override.value())
         found = OmegaConf.select(scratch, key)
     except OmegaConfBaseException as error:

@@ -10,7 +10,7 @@ import dataclasses
 import importlib.util
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cinelora.adapters.adapter_header import AdapterHeader, adapter_header, judge_adapter
@@ -21,6 +21,7 @@ from cinelora.config import schema
 from cinelora.config.adapter_words import AdapterWord
 from cinelora.config.clip_request import ClipRequest, read_prompts, stage_and_expert
 from cinelora.config.fields import fields_of, pick
+from cinelora.config.lessons import taught
 from cinelora.config.rules import (
     asked_lines,
     clip_line,
@@ -35,8 +36,9 @@ from cinelora.config.sentences import sentence
 from cinelora.config.store import load_config
 from cinelora.errors import ConfigError, ModelError
 from cinelora.families import experts_of, family_of, has_experts
-from cinelora.families.family import Part, expert_in
+from cinelora.families.family import Expert, Part, expert_in
 from cinelora.families.wan.checkpoint_layouts import source_of, survey
+from cinelora.families.wan.experts import expert_lines, refuse_one_for_two
 from cinelora.io.hub import EMBEDDED, check_target, is_model_source, is_run, resolve, shadowed
 from cinelora.io.own_files import refuse_foreign
 from cinelora.io.own_folders import CACHE, PREPARED, refuse_occupied
@@ -53,7 +55,7 @@ def check_train(config: schema.TrainConfig) -> list[str]:
     stage, model = config.stage, config.model
     if schema.zero_level(config.strategy) and importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(sentence("files", "deepspeed", c=config))
-    _check_source(model, stage.transformer)
+    _check_source(model, stage.transformer, taught(config))
     assumed: list[str] = []
     if config.adapter is not None:
         _check_style_adapter(config.adapter, resolve(config.adapter, "adapter"))
@@ -76,7 +78,7 @@ def check_train(config: schema.TrainConfig) -> list[str]:
     # the parts that a run loads, the transformer first
     image = family_of(model).image_parts(stage.transformer) if stage.image_condition else ()
     parts = [part for part in Part if part is not Part.IMAGE_ENCODER or part in image]
-    return [*lines, *_model_lines(model, {stage.transformer: parts})]
+    return [*lines, *_model_lines(model, {stage.transformer: parts}, taught(config))]
 
 
 def check_infer(config: schema.InferConfig) -> list[str]:
@@ -197,8 +199,8 @@ def _check_folder(data: schema.DataConfig) -> None:
 # Models and adapters --------------------------------------------------------------------------------------------------
 
 
-def _check_source(model: schema.ModelConfig, kind: str) -> None:
-    experts = (model.key_of(kind, expert.name) for expert in experts_of(model, kind))
+def _check_source(model: schema.ModelConfig, kind: str, taking_part: Sequence[Expert] = ()) -> None:
+    experts = (model.key_of(kind, expert.name) for expert in taking_part or experts_of(model, kind))
     for key in dict.fromkeys((kind, *experts, "vae", "text_encoder", "tokenizer", "image_encoder")):
         source = getattr(model, key)
         if source is not None and not is_model_source(source):
@@ -310,19 +312,43 @@ def _drawing_parts(config: schema.InferConfig) -> dict[str, list[Part]]:
     return {kind: wanted(kind) for kind in request.transformers}
 
 
-def _model_lines(model: schema.ModelConfig, parts: dict[str, list[Part]]) -> list[str]:
-    """Refuse parts that lie on this machine and are not whole, or not what they should be; a word on how they are read."""
+def _model_lines(
+    model: schema.ModelConfig, parts: dict[str, list[Part]], taking_part: Sequence[Expert] = ()
+) -> list[str]:
+    """Refuse parts that lie on this machine and are not whole, or not what they should be; a word on how they are read.
+
+    ``taking_part`` are the experts of the one network that takes part; where none are named, all of each network.
+    """
     lines: list[str] = []
     # headers alone are read, also of files that turn out to hold something else: a mistake costs a second, not a loading
     for kind, wanted in parts.items():
+        experts = [expert for expert in taking_part or experts_of(model, kind) if expert.name]
+        refuse_one_for_two(model, kind, experts)
+        _refuse_nowhere(model, kind, wanted)
         try:
-            lines += survey(model, kind, wanted)
+            lines += survey(model, kind, wanted, experts)
         except ModelError as error:
-            raise ConfigError(f"model.{kind}={model.t2v if kind == 't2v' else model.i2v}: {error}") from error
+            raise ConfigError(f"{_named(model, kind, experts)}: {error}") from error
+        lines += expert_lines(model, kind, experts)
     for key in (*parts, "vae", "text_encoder", "tokenizer", "image_encoder"):
         lines += shadowed(f"model.{key}", getattr(model, key))
     drawn = {part: None for kind, wanted in parts.items() for part in wanted if source_of(model, kind, part) is None}
     return [*dict.fromkeys(lines), *_random_lines(model, list(drawn))]
+
+
+def _refuse_nowhere(model: schema.ModelConfig, kind: str, wanted: list[Part]) -> None:
+    """Refuse parts that no setting names: where only experts are, no checkpoint holds the others."""
+    lost = [part for part in wanted if part is not Part.TRANSFORMER and source_of(model, kind, part) is None]
+    if lost and model.weights != "random":
+        keys = " ".join(f"model.{part}=<file or folder>" for part in lost)
+        raise ConfigError(sentence("files", "nowhere", network=kind, parts=", ".join(lost), keys=keys))
+
+
+def _named(model: schema.ModelConfig, kind: str, experts: Sequence[Expert]) -> str:
+    """The settings that say where a network lies."""
+    keys = dict.fromkeys((kind, *(model.key_of(kind, expert.name) for expert in experts)))
+    given = [f"model.{key}={getattr(model, key)}" for key in keys if getattr(model, key)]
+    return " ".join(given) or f"model.t2v={model.t2v}"
 
 
 def _random_lines(model: schema.ModelConfig, drawn: list[Part]) -> list[str]:

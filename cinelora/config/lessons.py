@@ -40,3 +40,8 @@ def expert_of(config: TrainConfig) -> Expert:
     """The expert that a lesson teaches; of a run of both the first."""
     experts = experts_of(config.model, config.stage.transformer)
     return next((expert for expert in experts if SHORT.get(expert.name) == config.stage.expert), experts[0])
+
+
+def taught(config: TrainConfig) -> list[Expert]:
+    """The experts that the lessons of a run teach, in their order."""
+    return [expert_of(lesson) for lesson in lessons_of(config)]

@@ -1,6 +1,6 @@
 """What differs between model families and must be known before anything is loaded: latent space, tokens, networks.
 
-Enters: frames and pixels. Leaves: counts. No torch, and nothing of the package: settings, checks and plans ask this.
+Enters: frames and pixels. Leaves: counts. No torch, and nothing of the package but facts: settings, checks and plans ask this.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+
+from cinelora.families.vae_facts import WAN21_VAE, VaeFacts
 
 
 class Part(StrEnum):
@@ -118,13 +120,16 @@ about which is the first."""
 
 # "high" and "low" are said of much: of these words they say nothing about noise
 _OF_OTHERS = "v?ram|mem|res|quality|rank|fps|contrast|key|speed|poly|angle|light"
-_EXPERT_WORD = re.compile(rf"(?<![a-z])(high|low)(?:(?:[ ._-]?noise)|(?![a-z])(?![ ._-]?(?:{_OF_OTHERS})))")
+_NOISE = re.compile(r"(high|low)[ ._-]?noise")
+_LONE = re.compile(rf"(?<![a-z])(high|low)(?![a-z])(?![ ._-]?(?:{_OF_OTHERS}))")
 
 
-def expert_in(name: str) -> str:
-    """The expert that a file is for by its name, such as ``style_high_noise`` or ``Wan2_2-T2V-A14B-LOW``; empty where it
-    says neither, or both: a name is a hint and no more."""
-    said = set(_EXPERT_WORD.findall(name.lower()))
+def expert_in(name: str, lone: bool = True) -> str:
+    """The expert that a file or folder is for by its name, such as ``style_high_noise``: a hint and no more.
+
+    ``lone``: also by ``high`` or ``low`` without ``noise``. Empty where a name says neither, or both.
+    """
+    said = {*_NOISE.findall(name.lower()), *(_LONE.findall(name.lower()) if lone else ())}
     return f"{said.pop()}_noise" if len(said) == 1 else ""
 
 
@@ -138,6 +143,9 @@ class Family:
     geometry: Geometry
     text_tokens: int
     networks: tuple[Network, ...]
+    largest: tuple[int, int] | None = None
+    """Height and width of the largest frames that it was trained on, where those are not the model's own."""
+    vae: VaeFacts = WAN21_VAE
     one_checkpoint: bool = False
     """Whether all networks are one transformer, which is told by its input what to do."""
     image_is_encoded: bool = True

@@ -29,7 +29,7 @@ _FORM = re.compile(
     re.ASCII,
 )
 # Weights as safetensors and settings as text: no file that is run or unpickled when it is opened.
-_WANTED = ["*.safetensors", "*.json", "*.jsonl", "*.yaml", "checkpoints/last"]
+_WANTED = ["*.safetensors", "*.json", "*.jsonl", "*.yaml", "checkpoints/last", "*_noise/checkpoints/last"]
 _WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".gguf")
 _ADAPTERS = [f"{suffixed(stage, expert)}.safetensors" for stage in ("style", "motion") for expert in ("", *EXPERTS)]
 _USUAL = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cinelora.config.clip_request import ClipRequest
-from cinelora.config.lessons import expert_of, lessons_of
-from cinelora.config.schema import InferConfig, PreviewConfig, TrainConfig, zero_level
+from cinelora.config.lessons import expert_of, lessons_of, taught
+from cinelora.config.schema import InferConfig, ModelConfig, PreviewConfig, TrainConfig, zero_level
 from cinelora.errors import ConfigError
 from cinelora.families import experts_of, family_of
 from cinelora.families.family import Expert
@@ -286,19 +286,19 @@ def _refuse_fp8(dtype: str, card: Gpu | None) -> None:
         raise ConfigError(f"model.dtype=fp8: a card of compute capability {major}.{minor} computes no fp8: choose bf16")
 
 
-PARTS = {"text encoder": 5_680_910_336, "VAE": 126_892_531, "image encoder": 632_076_800}
-"""Values in what stands beside the transformers."""
+TEXT_ENCODER, IMAGE_ENCODER = 5_680_910_336, 632_076_800
+"""Values in what stands beside the transformers and the VAE."""
 
 
 def _needed(config: TrainConfig | InferConfig) -> str:
     """What is downloaded, and what lies on the disk."""
     model = config.model
     if isinstance(config, TrainConfig):
-        kind, lessons = config.stage.transformer, lessons_of(config)
+        kind = config.stage.transformer
         image = config.stage.image_condition and family_of(model).network(kind).image_tokens > 0
-        taking_part = [(kind, expert_of(lesson)) for lesson in lessons]
+        taking_part = [(kind, expert) for expert in taught(config)]
         adapter = Shape.of(model, kind).adapter(config.lora.rank, config.lora.targets)
-        trained = len(lessons) * (Shape.of(model, kind).parameters if config.stage.trains_every_weight else adapter)
+        trained = len(taking_part) * (Shape.of(model, kind).parameters if config.stage.trains_every_weight else adapter)
         saved = f", checkpoints {12 * trained * config.checkpoint.keep / 1e9:.1f} GB"
     else:
         kinds, saved = ClipRequest(config).transformers, ""
@@ -308,7 +308,7 @@ def _needed(config: TrainConfig | InferConfig) -> str:
     sources = {(model.source(kind, one.name) or "", one.name): kind for kind, one in taking_part}
     values = sum(Shape.of(model, kind).parameters for (source, _), kind in sources.items() if is_hub_name(source))
     if values and model.weights == "stored":
-        values += sum(count for part, count in PARTS.items() if part != "image encoder" or image)
+        values += TEXT_ENCODER + family_of(model).vae.parameters + (IMAGE_ENCODER if image else 0)
         return f"download and disk up to {4 * values / 1e9:.0f} GB, less what is in the hub's cache{saved}"
     return f"nothing to download{saved}"
 
@@ -335,7 +335,7 @@ def _preview_line(config: TrainConfig, step: Step, gpu: Gpu | None, count: int) 
     seconds = 2 * preview_steps(config) * one.seconds(gpu or NOMINAL)
     each = f"{seconds:.0f} s or more each{'' if gpu else f' on an {NOMINAL.name}'}"
     drawing = one.peak(Drawing(together=True))["activations"]
-    vae, tiled = _vae_gib(frames, model.height, model.width)
+    vae, tiled = _vae_gib(model, frames, model.height)
     return (
         f"previews: {count} of {frames} frames, {each}, {drawing / GIB:.1f} GiB beside the weights, then "
         f"{vae:.1f} GiB for the VAE, or in tiles {tiled:.1f}"
@@ -362,13 +362,13 @@ def drawing_lines(
     copies = copies or HostCopies()
     model, sampler, request = config.model, config.sampler, ClipRequest(config)
     shape = clip_of(config, *request.passes[-1]).shape
-    vae, tiled = _vae_gib(request.num_frames, model.height, model.width)
+    vae, tiled = _vae_gib(model, request.num_frames, model.height)
     lines = [
         _verdict(gpu, room_gib, shape, lambda: _clip_fits(config, gpu, room_gib, copies), _needed(config)),
         f"plan of a clip by {model.name}: {request.num_frames} frames of {model.height}x{model.width}, {sampler.steps} steps, "
         f"guidance {request.guidance_in_words}; one network is in memory at a time",
         f"VAE: {vae:.1f} GiB for the clip as a whole; where a GPU has less, in tiles, {tiled:.1f} GiB and twice the time"
-        f"{_by_rows(config, request.num_frames)}",
+        f"{_by_rows(config, request.num_frames)}{'' if family_of(model).vae.is_measured else ' (counted, not measured)'}",
     ]
     for kind, count in request.passes:
         lines += _transformer_lines(config, kind, count, gpu)
@@ -405,9 +405,11 @@ def _clip_fits(config: InferConfig, gpu: str | None, room_gib: float | None, cop
     return Fit(f"{config.model.dtype}, {chosen[-1][1]}", host / GIB, time)
 
 
-def _vae_gib(num_frames: int, height: int, width: int) -> tuple[float, float]:
-    """GiB that the VAE takes for a clip: as a whole, and in tiles."""
-    return estimate.vae_bytes(num_frames, height, width) / GIB, estimate.tiled_vae_bytes(height, width) / GIB
+def _vae_gib(model: ModelConfig, num_frames: int, height: int) -> tuple[float, float]:
+    """GiB that the model's VAE takes for a clip as wide as its own: as a whole, and in tiles."""
+    vae = family_of(model).vae
+    whole = estimate.vae_bytes(num_frames, height, model.width, vae)
+    return whole / GIB, estimate.tiled_vae_bytes(height, model.width, vae) / GIB
 
 
 def _by_rows(config: InferConfig, frames: int) -> str:
@@ -417,7 +419,7 @@ def _by_rows(config: InferConfig, frames: int) -> str:
     if not 1 < ranks <= rows:
         return ""
     share = spatial * -(-rows // ranks)
-    return f"; by rows on {ranks} ranks {_vae_gib(frames, share, config.model.width)[0]:.1f} GiB each"
+    return f"; by rows on {ranks} ranks {_vae_gib(config.model, frames, share)[0]:.1f} GiB each"
 
 
 def _stays(config: InferConfig) -> bool:
@@ -437,7 +439,9 @@ def _transformer_lines(config: InferConfig, kind: str, frames: int, gpu: str | N
             f"; {named}: one of the two experts is in memory at a time, and the second is read when the first is done"
         )
     elif _stays(config):
-        head += "; the same transformer makes keyframe and clip, and is loaded once"
+        head += (
+            "; the same transformer makes keyframe and clip, and is loaded once: the VAE passes the keyframe beside it"
+        )
 
     def row(card: Gpu, dtype: str) -> Row | None:
         own = replace(one, dtype=dtype)

@@ -172,22 +172,21 @@ def _next_in_ring(plan: Partition) -> Iterator[tuple[int, int]]:
 
 # -- the rest of a clip ------------------------------------------------------------------------------------------------
 
-DECODE_S, ENCODE_S, TEXT_S = 6.6, 4.8, 1.1
-"""Seconds on an H200, of 81 frames of 720p: the VAE's decoder as a whole, the condition of an image (in tiles), both prompts."""
+TEXT_S = 1.1
+"""Seconds on an H200 that both prompts of a clip take."""
 MEASURED_PIXELS = 81 * 720 * 1280
-DECODER_ROWS, ENCODER_ROWS = 33, 25
-"""Convolutions of Wan's VAE that see neighbouring rows."""
+"""Of the clip whose seconds ``VaeFacts`` has: decoded as a whole, and encoded in tiles as the condition of an image."""
 
 
 def rest_seconds(clip: ClipShape, ranks: int, machine: Machine) -> float:
     """Of a clip beside its steps: every rank encodes the prompts, and some rows of an image's condition and of the clip."""
     slower = NOMINAL.bf16 / machine.gpu.bf16
     size = clip.num_frames * clip.height * clip.width / MEASURED_PIXELS
-    rows, conditioned = clip.height // clip.geometry.spatial, clip.shape.encodes_clip
+    vae, rows, conditioned = clip.shape.family.vae, clip.height // clip.geometry.spatial, clip.shape.encodes_clip
     # The rank with most rows sets the pace, and a convolution that sees neighbouring rows waits for them at every latent frame.
-    shared = (DECODE_S + (ENCODE_S if conditioned else 0.0)) * size * -(-rows // min(ranks, rows)) / rows
+    shared = (vae.decode_s + (vae.encode_s if conditioned else 0.0)) * size * -(-rows // min(ranks, rows)) / rows
     latency = machine.gpu.link.latency_s if ranks <= machine.per_node else machine.gpu.network.latency_s
-    exchanges = DECODER_ROWS + (ENCODER_ROWS if conditioned else 0) if ranks > 1 else 0
+    exchanges = vae.decoder_rows + (vae.encoder_rows if conditioned else 0) if ranks > 1 else 0
     return slower * (TEXT_S + shared) + clip.geometry.num_latent_frames(clip.num_frames) * exchanges * latency
 
 

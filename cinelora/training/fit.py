@@ -112,7 +112,7 @@ def facts_of(config: TrainConfig, run: RunDirectory, index: Index, resumed: Chec
     if resumed:
         refuse_other_origins(run, resumed.facts.get("rests_on", {}), rests_on)
         refuse_other_levels(run, resumed.facts.get("levels", levels), levels)
-    return {"rests_on": rests_on, **({"levels": levels} if run.expert else {})}
+    return {"rests_on": rests_on, **({"levels": list(levels)} if run.expert else {})}
 
 
 def refuse_ended(config: TrainConfig, run: RunDirectory, step: int) -> None:

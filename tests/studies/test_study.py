@@ -268,6 +268,7 @@ def test_rows_that_were_not_made_alike_are_not_in_one_plot(config: StudyConfig, 
 # -- whole studies -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("pooled")
 def test_latency_alone_times_what_caches_let_through(latency: StudyConfig, tmp_path: Path):
     config = replace(latency, merged=[True, False], scales=[0.0], first_block=[10.0], taylorseer=[1], magcache=[5.0])
     assert study(config, tmp_path) == 0
@@ -285,6 +286,7 @@ def test_latency_alone_times_what_caches_let_through(latency: StudyConfig, tmp_p
     assert (tmp_path / "study.html").is_file()
 
 
+@pytest.mark.usefixtures("pooled")
 def test_a_study_of_clips_compares_with_the_baseline_and_runs_no_row_twice(
     config: StudyConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -324,6 +326,7 @@ def test_a_study_of_few_steps(config: StudyConfig, tmp_path: Path):
     assert rows["4 distilled steps"].setting["distilled"]
 
 
+@pytest.mark.usefixtures("pooled")
 def test_ranks_that_share_a_clip_draw_the_baselines(config: StudyConfig, tmp_path: Path):
     config = replace(config, prompt="bars", mode="t2v", sampler=replace(config.sampler, steps=2), gpus=2)
     config = replace(config, partitions=["sequence", "ring", "halves"])
@@ -426,6 +429,7 @@ def test_a_study_of_one_network_for_both_expands_its_own_frames(config: StudyCon
     assert set(rows[0].seconds) == {"text", "keyframe", "condition", "denoise", "decode"}
 
 
+@pytest.mark.usefixtures("pooled")
 def test_wandb_gets_the_table_offline(latency: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     config = replace(latency, logger=LoggerConfig(name="wandb", offline=True))

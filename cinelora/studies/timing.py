@@ -178,8 +178,8 @@ class Bench:
         synchronize()
         took = time.perf_counter() - begun
         for clip, course in enumerate(courses):
-            # a clip that is on its way waits on the host for the next expert, however many settings there are
-            if course.ahead() and not (warms_up and self.config.latency_only):
+            # where lower noise is another expert's, clips wait for it on the host, however many settings there are
+            if self.expert.levels[0] > 0 and not (warms_up and self.config.latency_only):
                 timed.waypoints[clip] = course.waypoint()
         if warms_up:
             pairs = zip(courses, shown, strict=True)

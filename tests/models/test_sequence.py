@@ -22,8 +22,8 @@ from cinelora.planning.estimate import Policy
 SMALL = {"num_attention_heads": 4, "attention_head_dim": 32, "text_dim": 32, "freq_dim": 32, "ffn_dim": 64}
 SMALL |= {"num_layers": 2}
 IMAGE = {"in_channels": 36, "image_dim": 32, "added_kv_proj_dim": 128}
-KINDS = {"t2v": {}, "i2v": IMAGE, "i2v of A14B": {"in_channels": 36}, "TI2V-5B": {}}
-"""What each is made with; an expert is shown its first frame in latents alone, and TI2V-5B by a time for each token."""
+KINDS = {"t2v": {}, "i2v": IMAGE, "TI2V-5B": {}}
+"""What each is made with; TI2V-5B is shown its first frame by a time for each token."""
 EVEN, UNEVEN, FEW = (3, 8, 16), (3, 10, 6), (2, 2, 2)
 """Latent frames, height and width: of 96 tokens, of 45, and of 2, which is fewer than some ranks' number."""
 
@@ -48,7 +48,6 @@ def predicted(model: WanTransformer3DModel, kind: str, size: tuple[int, int, int
 
     images = {
         "i2v": lambda: ImageCondition(draw(1, 16, *size), draw(1, 257, 32)),
-        "i2v of A14B": lambda: ImageCondition(draw(1, 16, *size)),
         "TI2V-5B": lambda: ImageCondition(draw(1, 16, 1, *size[1:])),
     }
     image, family = images[kind]() if kind in images else None, FirstFrameCondition if kind == "TI2V-5B" else Condition

@@ -372,15 +372,15 @@ def test_a_row_of_two_experts_is_the_clip_of_both_one_loaded_after_the_other(
     model = replace(ModelConfig(**values("model/tiny_wan22_a14b")), height=32, width=48)
     config = replace(config, model=model, prompt="rain", mode="t2v", ckpt=str(tmp_path), against=["psnr"])
     config = replace(
-        config, sampler=SamplerConfig(steps=5, guidance=None), scales=[0.0], taylorseer=[0], magcache=[0.0]
+        config, sampler=SamplerConfig(steps=5, guidance=None), scales=[0.0], taylorseer=[0], magcache=[0.0], steps=[2]
     )
     config.metrics = replace(config.metrics, names=["motion"])
     files = expert_adapters(model, tmp_path, cache)
     loads = Loads(monkeypatch)
-    assert study_rank(config, files, tmp_path / "study", "now") == 4
+    assert study_rank(config, files, tmp_path / "study", "now") == 5
     assert loads == [("t2v", "high_noise"), ("t2v", "low_noise")]
     rows = {row.name: row for row in load_table(tmp_path / "study").rows}
-    assert list(rows) == ["baseline", "base model", "taylorseer 0", "magcache 0"]
+    assert list(rows) == ["baseline", "base model", "2 steps", "taylorseer 0", "magcache 0"]
     assert "guidance 4 and 3" in rows["baseline"].facts["clip"]
     assert rows["taylorseer 0"].numbers["psnr"] == rows["magcache 0"].numbers["psnr"] == 100
     assert rows["base model"].numbers["psnr"] < 100
@@ -388,15 +388,14 @@ def test_a_row_of_two_experts_is_the_clip_of_both_one_loaded_after_the_other(
     assert len(ratios) == 5
     assert ratios.count(1.0) == 2
     # what was timed part by part is what ``infer`` draws
-    drawing = drawn_by(config)
-    request = ClipRequest(drawing, adapters=files)
-    sampling = Sampling(model, request.clip_sampler, Partition(1, 1, 1), rank_info())
-    maker = TakeMaker.on_this_rank(request, {name: read_adapter(path) for name, path in files.items()}, sampling)
-    planned = maker.planned([Take("rain", 0, tmp_path / "take")], {"adapted": ScaleConfig(), "base": None})[0]
-    made = maker.denoised(list(planned.values()))
-    for name, row in (("adapted", "baseline"), ("base", "base model")):
-        ours = load_tensors(tmp_path / "study" / "latents" / f"{rows[row].key}.safetensors")[0]["clip-0"]
-        assert units(ours, made[planned[name]].of_clip) <= LAYERS
+    for name, scale, steps in (("baseline", ScaleConfig(), 5), ("base model", None, 5), ("2 steps", ScaleConfig(), 2)):
+        drawing = replace(drawn_by(config), sampler=replace(config.sampler, steps=steps))
+        request = ClipRequest(drawing, adapters=files)
+        sampling = Sampling(model, request.clip_sampler, Partition(1, 1, 1), rank_info())
+        maker = TakeMaker.on_this_rank(request, {key: read_adapter(path) for key, path in files.items()}, sampling)
+        (rendition,) = maker.planned([Take("rain", 0, tmp_path / name)], {"one": scale})[0].values()
+        ours = load_tensors(tmp_path / "study" / "latents" / f"{rows[name].key}.safetensors")[0]["clip-0"]
+        assert units(ours, maker.denoised([rendition])[rendition].of_clip) <= LAYERS, name
     loads.clear()
     assert study_rank(config, files, tmp_path / "study", "later") == 0
     assert loads == []

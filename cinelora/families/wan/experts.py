@@ -57,7 +57,7 @@ def refuse_one_for_two(model: ModelConfig, kind: str, experts: Sequence[Expert])
         return
     hint = expert_hint(whole)
     told = f"; by its name it is {hint}" if hint else ""
-    raise ConfigError(sentence("files", "one_for_two", c=model, network=kind, source=whole, hint=told))
+    raise ConfigError(sentence("files", "one_for_two", model=model.name, network=kind, source=whole, hint=told))
 
 
 def _is_one_transformer(source: str) -> bool:

@@ -80,7 +80,7 @@ def test_results_of_several_machines_or_versions_are_told_apart():
 
 def test_a_page_without_markers_is_refused():
     with pytest.raises(ValueError, match="wants <!-- cases --> and <!-- /cases -->, once each"):
-        tables.rewritten("no table", tables.BLOCKS[1], "text")
+        tables.rewritten("no table", next(one for one in tables.BLOCKS if one.name == "cases"), "text")
 
 
 CLIP = {"model": "tiny", "clip": "tiny, 5 frames of 16x16, guidance 1, 1 clips"}

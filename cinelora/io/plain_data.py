@@ -192,14 +192,16 @@ def _finite(number: str | float) -> float:
     return value
 
 
-def refuse_unusable(value: Any, no_text: str = "[\0\ud800-\udfff]", depth: int = MOST_DEPTH) -> None:
+def refuse_unusable(
+    value: Any, no_text: str = "[\0\ud800-\udfff]", depth: int = MOST_DEPTH, largest: float = LARGEST_INTEGER
+) -> None:
     """Raise ``ValueError`` for what nests too deeply, integers beyond 64 bits, and texts with half a character or a zero byte."""
     if isinstance(value, dict | list):
         if not depth:
             raise ValueError(_TOO_DEEP)
         for inner in [*value, *value.values()] if isinstance(value, dict) else value:
-            refuse_unusable(inner, no_text, depth - 1)
-    elif isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+            refuse_unusable(inner, no_text, depth - 1, largest)
+    elif isinstance(value, int) and abs(value) > largest:
         raise ValueError(_TOO_LARGE)
     elif isinstance(value, str) and re.search(no_text, value):
         raise ValueError("a text in it has a character that no text has")
@@ -358,10 +360,15 @@ def _refuse(value: Any) -> Any:
     raise _Misfit(": ", f" cannot be {quoted(value)}")
 
 
-def _check_usable(value: Any) -> Any:
+def _check_further(value: Any) -> Any:
+    """What stands in a table beside that which is asked of it: other programs write numbers there that mean no limit."""
+    return _check_usable(value, math.inf)
+
+
+def _check_usable(value: Any, largest: float = LARGEST_INTEGER) -> Any:
     """What has no shape is looked at to its end."""
     try:
-        refuse_unusable(value, NO_TEXT_AND_NO_NAME)
+        refuse_unusable(value, NO_TEXT_AND_NO_NAME, largest=largest)
     except ValueError as error:
         raise _Misfit(": ", f" is damaged: {error}") from None
     return value
@@ -445,7 +452,7 @@ def _check_table(shape: Any) -> Check:
         if type(value) is not dict:
             raise _Misfit(": ", f" should be a table, not {quoted(value)}")
         _refuse_missing(needed, value)
-        return {name: _at(name, checks.get(name, _check_usable), one) for name, one in value.items()}
+        return {name: _at(name, checks.get(name, _check_further), one) for name, one in value.items()}
 
     return check
 

@@ -21,7 +21,7 @@ from cinelora.adapters.lora_layers import adapter_state, add_adapter, load_adapt
 from cinelora.adapters.resize_rank import at_rank
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.adapters.weight_deltas import Delta
-from cinelora.config.schema import LoraSpec, ModelConfig
+from cinelora.config.schema import LoraSpec, ModelConfig, TrainConfig
 from cinelora.errors import AdapterError, CineloraError, FileError
 from cinelora.families.wan.transformer_tensors import BLOCK_NAMES, OUTSIDE_NAMES
 from cinelora.io.tensor_files import load_tensors
@@ -158,7 +158,7 @@ def test_a_folder_of_peft_that_is_carried_into_a_run_keeps_its_scale(tmp_path: P
     (tmp_path / "run").mkdir()
     example.write(tmp_path / "theirs")
     run = RunDirectory(tmp_path / "run")
-    carry_style_adapter(str(tmp_path / "theirs"), run)
+    carry_style_adapter(TrainConfig(adapter=str(tmp_path / "theirs")), run)
     assert apart(updates(read_adapter(run.adapter("style"))), example.changes) < CLOSE
 
 
@@ -166,7 +166,7 @@ def test_an_adapter_that_is_spoilt_is_named_by_the_users_own_file(tmp_path: Path
     (tmp_path / "run").mkdir()
     mine = saved(tmp_path / "mine.safetensors", {name: tensor * float("nan") for name, tensor in two(QUERY).items()})
     with pytest.raises(AdapterError, match=r"mine\.safetensors is spoilt"):
-        carry_style_adapter(str(mine), RunDirectory(tmp_path / "run"))
+        carry_style_adapter(TrainConfig(adapter=str(mine)), RunDirectory(tmp_path / "run"))
     assert not list((tmp_path / "run").iterdir())
 
 

@@ -98,7 +98,7 @@ def test_a_shorter_clip_is_shown_the_first_latents_of_a_longer_one(i2v: WanBundl
     """The VAE only looks back; previews that are shorter than the samples rest on it."""
     with i2v.loaded(Part.VAE, Part.IMAGE_ENCODER):
         longer, shorter = (i2v.encode_image(picture, frames).latents for frames in (FRAMES, FRAMES - 4))
-    assert units(shorter, longer[:, : shorter.shape[1]]) <= SUMS
+    assert units(shorter, longer[:, :, : shorter.shape[2]]) <= SUMS
 
 
 def test_clip_features_differ_from_diffusers_in_the_resize_alone(i2v: WanBundle, picture: np.ndarray):

@@ -58,7 +58,7 @@ def test_effects_are_of_what_is_exported_against_the_start_and_the_bare_base(
     short = replace(style_config.stage, steps=4)
     style = run_here(replace(style_config, optimizer=quick, stage=short), tmp_path / "style")
     run = RunDirectory(tmp_path / "motion")
-    carry_style_adapter(str(style.path), run)
+    carry_style_adapter(replace(motion_config, adapter=str(style.path)), run)
     config = replace(motion_config, optimizer=quick, ema_decay=0.9, stage=replace(motion_config.stage, steps=4))
     run_here(config, run.path)
     both, loss = predictions(config, run, {"style": 1.0, "motion": 1.0}, "ema")

@@ -183,7 +183,7 @@ def test_only_the_motion_adapter_trains_on_top_of_a_style_adapter(
     style_run, run = RunDirectory(tmp_path / "style"), RunDirectory(tmp_path / "motion")
     export(style_config, style_run, Index.load(style_run.dataset), state)
     run.path.mkdir()
-    carry_style_adapter(str(style_run.path), run)
+    carry_style_adapter(replace(motion_config, adapter=str(style_run.path)), run)
     stage, training = prepared(motion_config, run.path)
     for name, value in adapter_state(stage.transformer, "style").items():
         assert torch.equal(value, state[name])

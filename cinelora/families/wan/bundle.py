@@ -38,7 +38,7 @@ from cinelora.families.wan.text_limit import Lost, lost_of, may_be_long
 from cinelora.families.wan21 import WAN21
 from cinelora.io.atomic import sha256_json
 from cinelora.io.hardware import default_device, free_gpu_bytes
-from cinelora.io.hub import EMBEDDED, is_at_hand, is_model_source
+from cinelora.io.hub import EMBEDDED, RANDOM_MEMBERS, is_at_hand, is_model_source
 from cinelora.io.plain_data import opened
 from cinelora.io.waiting import waiting
 from cinelora.memory.weight_sharding import Shares
@@ -427,10 +427,14 @@ def _on_this_machine(source: str, revision: str, part: Part, expert: str, cache:
             f"nor {' or '.join(EMBEDDED)}"
         )
     if source in EMBEDDED:
-        from cinelora.families.wan import embedded, random_members  # only the embedded models need them
-
         name = source.removeprefix("embedded:tiny-")
-        return random_members.random_member(name, cache) if "-" in name else embedded.embedded(name, cache)
+        if source in RANDOM_MEMBERS:
+            from cinelora.families.wan.random_members import random_member  # which brings diffusers' pipelines
+
+            return random_member(name, cache)
+        from cinelora.families.wan import embedded  # only the embedded model needs it
+
+        return embedded.embedded(name, cache)
     return Path(source) if Path(source).exists() else _fetch(source, revision, part, expert)
 
 

@@ -142,7 +142,7 @@ def stepper(built: Built, config: TrainConfig, device: torch.device) -> Callable
         optimizer.zero_grad()
         noisy = law.add_noise(latents, noise, sigma)
         predicted = condition.predict(built.transformer, noisy, law.timestep(sigma))
-        law.loss(predicted, law.velocity(latents, noise), condition.counts(latents)).mean().backward()
+        law.loss(predicted, law.target(latents, noise), condition.counts(latents)).mean().backward()
         torch.nn.utils.clip_grad_norm_(built.parameters, 1.0)
         optimizer.step()
 

@@ -46,6 +46,7 @@ WITHOUT_TORCH = (
     "cinelora.evaluate",
     "cinelora.families.conditioning",
     "cinelora.families.family",
+    "cinelora.families.noise_law",
     "cinelora.families.vae_facts",
     "cinelora.families.wan.checkpoint_layouts",
     "cinelora.families.wan.experts",

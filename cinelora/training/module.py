@@ -143,7 +143,7 @@ class Stage(LightningModule):
             # a sample that has lost its image is judged as a whole
             dropped_B = torch.tensor(draw.drop_image, device=counts.device)
             counts = counts | dropped_B.view(-1, *[1] * (counts.ndim - 1))
-        return Velocities(predicted_BCTHW, self.noise_law.velocity(clean_BCTHW, draw.noise), counts)
+        return Velocities(predicted_BCTHW, self.noise_law.target(clean_BCTHW, draw.noise), counts)
 
     def low_precision(self) -> torch.autocast:
         """Weights that are all trained are float32, and compute in bfloat16 on a GPU; adapters bring their own rule."""

@@ -167,7 +167,7 @@ def test_a_given_first_frame_has_no_time_and_is_not_judged():
         )[0]
         predicted = condition.predict(transformer, noisy, FlowMatching.timestep(sigma))
     assert torch.equal(predicted[:, :, 1:], expected[:, :, 1:])
-    target = FlowMatching.velocity(clean, noise)
+    target = FlowMatching.target(clean, noise)
     squares = ((expected - target).square() * mask).flatten(1).sum(1) / (48 * mask.flatten(1).sum(1))
     assert torch.allclose(FlowMatching.loss(predicted, target, condition.counts(clean)), squares, rtol=1e-6)
     # without its frame it is a clip from text alone, all of it judged, at one time for all tokens

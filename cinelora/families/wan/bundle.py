@@ -30,6 +30,7 @@ from cinelora.config.schema import ModelConfig
 from cinelora.errors import CineloraError, ModelError, first_line
 from cinelora.families import family_of
 from cinelora.families.family import Family, Part
+from cinelora.families.noise_law import NoiseLaw
 from cinelora.families.wan import checkpoint_layouts
 from cinelora.families.wan.checkpoint_layouts import NAMES, FoundPart
 from cinelora.families.wan.conditions import Condition, FirstFrameCondition, ImageCondition
@@ -75,7 +76,7 @@ class WanBundle:
 
     condition: type[Condition] = Condition
     """What the transformer is shown beside the noisy latents."""
-    noise_law = FlowMatching
+    noise_law: NoiseLaw = FlowMatching
     """How latents become noise, which levels are trained on, and what is predicted of it."""
 
     def __init__(

@@ -27,11 +27,11 @@ def alpha_bars(schedule: str, device: torch.device | str = "cpu") -> Tensor:
 
     ``linear``: betas rise linearly. ``scaled_linear``: their roots do, so that less noise is added on the way.
     """
-    ends = (FIRST_BETA, LAST_BETA) if schedule == "linear" else (FIRST_BETA**0.5, LAST_BETA**0.5)
-    betas = torch.linspace(*ends, NUM_TRAIN_TIMESTEPS, dtype=torch.float64)
-    if schedule == "scaled_linear":
-        betas = betas.square()
-    return (1 - betas).cumprod(0).to(torch.float32).to(device)
+    power = 1 if schedule == "linear" else 2
+    first, last = FIRST_BETA ** (1 / power), LAST_BETA ** (1 / power)
+    betas = torch.linspace(first, last, NUM_TRAIN_TIMESTEPS, dtype=torch.float64) ** power
+    left: Tensor = (1 - betas).cumprod(0).float().to(device)
+    return left
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ class Epsilon:
         low, high = levels
         share_B = torch.special.ndtr(normal_B.double())
         # a share of 1, which rounding makes of a far draw, would be the timestep after the last
-        return (low + (high - low) * share_B).clamp(max=high * (1 - 1e-6)).to(normal_B.dtype)
+        levels_B: Tensor = (low + (high - low) * share_B).clamp(max=high * (1 - 1e-6)).to(normal_B.dtype)
+        return levels_B
 
     @staticmethod
     def timestep(level_B: Tensor) -> Tensor:
@@ -74,10 +75,10 @@ class Epsilon:
     loss = staticmethod(FlowMatching.loss)
 
     def solver(self, sampler: SamplerConfig, shift: float) -> Any:
-        """A diffusers scheduler with its timesteps set, for one clip, as AnimateDiff's authors set theirs; ``shift`` is not read.
+        """A diffusers scheduler with its timesteps set, for one clip, as AnimateDiff's authors set it; ``shift`` is unread.
 
-        Timesteps are evenly spaced up from 1; the last step ends at latents without noise. ``euler`` is DDIM: the straight line of
-        Euler's step, in latents of the noise's own variance (Song et al. 2021, section 4.3).
+        Timesteps are evenly spaced up from 1; the last step ends at latents without noise. ``euler`` is DDIM: the straight line
+        of Euler's step, in latents of the noise's own variance (Song et al. 2021, section 4.3).
         """
         from diffusers import DDIMScheduler, UniPCMultistepScheduler  # here: training has no use for them
 

@@ -51,7 +51,7 @@ def test_every_timestep_is_drawn_as_often_as_any_other():
     timesteps = Epsilon.timestep(Epsilon.sigmas(normals(200_000)))
     counts = torch.bincount(timesteps // 50, minlength=20).float()
     assert (counts / 10_000 - 1).abs().max() < 0.04
-    assert timesteps.min() == 0 and timesteps.max() == 999
+    assert timesteps.aminmax() == (0, 999)
 
 
 def test_a_range_of_levels_has_one_draw_a_sample_in_the_order_of_the_draws():

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,10 +89,12 @@ class Killed:
         """Kill ``whom`` at a moment of the kind ``when``; what is left is gone, or goes on by itself, when this returns."""
         self.await_moment(when, chance)
         family = self.family()
-        ranks = [process for process in family[1:] if "RANK" in environment(process)]
+        # children alone: what loads for a rank has its environment
+        ranks = [process for process in psutil.Process(self.process.pid).children() if "RANK" in environment(process)]
         doomed = {"parent": family[:1], "rank": chance.sample(ranks, min(1, len(ranks))), "all": family}[whom]
         saves = [path.name for path in (self.out / "checkpoints").glob(".draft-*")]
-        self.kills.append({"whom": whom, "when": when, "step": self.steps(), "in_a_save": bool(saves)})
+        facts = {"whom": whom, "when": when, "step": self.steps(), "in_a_save": bool(saves), "processes": len(family)}
+        self.kills.append(facts)
         for process in doomed:
             process.send_signal(signal.SIGKILL)
         self.began = time.perf_counter()
@@ -171,13 +173,10 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool
 
 
 def left_behind(*folders: Path) -> list[str]:
-    """What killed processes left half-done."""
-    return [
-        str(path)
-        for folder in folders
-        for path in folder.rglob("*")
-        if path.name.startswith((".partial-", ".draft-", "cinelora-"))
-    ]
+    """What killed processes left half-done; what torch has compiled is there to stay."""
+    found = [path for folder in folders for path in folder.rglob("*")]
+    half_done = [path for path in found if path.name.startswith((".partial-", ".draft-", "cinelora-"))]
+    return [str(path) for path in half_done if not path.name.startswith("cinelora-compiled-")]
 
 
 def compare(whole: RunDirectory, killed: Killed) -> dict[str, Any]:
@@ -199,6 +198,7 @@ def compare(whole: RunDirectory, killed: Killed) -> dict[str, Any]:
         "last_checkpoint_is_equal": same(*checkpoints),
         "differences": differences(whole, run),
         "unusable_checkpoints": killed.unusable,
+        "most_processes": max(kill["processes"] for kill in killed.kills),
         "outlived": sum(kill.get("alive", 0) for kill in killed.kills),
         "left_behind": left_behind(killed.out, Path(killed.environment["TMPDIR"])),
         "seconds_to_first_step": killed.starts_s,
@@ -206,19 +206,29 @@ def compare(whole: RunDirectory, killed: Killed) -> dict[str, Any]:
     }
 
 
-def torment(out: Path, temporary: Path, cache: Path, ranks: int, kills: int, steps: int, seed: int) -> dict[str, Any]:
+def typed(words: list[str], environment: dict[str, str]) -> None:
+    """Run ``train.py`` to its end."""
+    command = [sys.executable, str(ROOT / "train.py"), *words]
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def torment(
+    out: Path,
+    temporary: Path,
+    cache: Path,
+    ranks: int,
+    kills: int,
+    steps: int,
+    seed: int,
+    more: Sequence[str] = (),
+    run_whole: Callable[[list[str], dict[str, str]], None] = typed,
+) -> dict[str, Any]:
     """Run once undisturbed and once killed ``kills`` times, with ``temporary`` as the temporary directory."""
     chance = random.Random(seed)
     temporary.mkdir(parents=True, exist_ok=True)
     given = {**os.environ, "TMPDIR": str(temporary)}
-    settings = [*SETTINGS, f"gpus={ranks}", f"stage.steps={steps}", f"cache={cache}"]
-    subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *settings, f"out={out / 'whole'}"],
-        env=given,
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    settings = [*SETTINGS, f"gpus={ranks}", f"stage.steps={steps}", f"cache={cache}", *more]
+    run_whole([*settings, f"out={out / 'whole'}"], given)
     killed = Killed(out / "killed", settings, given)
     killed.start()
     for whom in chance.sample(WHOM * math.ceil(kills / len(WHOM)), kills):

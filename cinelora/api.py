@@ -17,7 +17,7 @@ from cinelora.adapters.run_directory import RunDirectory
 from cinelora.cli.one_run import INTERRUPTED, accepted, run_one
 from cinelora.cli.parse import parse
 from cinelora.cli.programs import PROGRAMS, Config
-from cinelora.config.schema import ADAPTER_STAGES, TrainConfig
+from cinelora.config.schema import TrainConfig
 from cinelora.config.store import load_config
 from cinelora.errors import ConfigError, FileError, first_line
 from cinelora.footage.manifest import read_manifest
@@ -39,15 +39,17 @@ class Run:
 
     @property
     def adapters(self) -> dict[str, Path]:
-        """The adapter files that the run holds, by role: ``style``, ``motion``."""
-        paths = {role: RunDirectory(self.directory).adapter(role) for role in ADAPTER_STAGES}
-        return {role: path for role, path in paths.items() if path.is_file()}
+        """The adapter files that the run holds, by role: ``style``, ``motion``, or ``style_high_noise`` and its like."""
+        return RunDirectory(self.directory).adapters()
 
-    def curve(self, name: str = "train/loss") -> dict[int, float]:
-        """A logged number by optimizer step; empty where nothing of that name was logged. Raises ``FileError``."""
+    def curve(self, name: str = "train/loss", expert: str = "") -> dict[int, float]:
+        """A logged number by optimizer step; empty where nothing of that name was logged. Raises ``FileError``.
+
+        Of a run of two experts each has curves of its own: ``expert`` is ``high_noise`` or ``low_noise``.
+        """
         # A resumed run writes a table of its own, which repeats the steps after the checkpoint it began at: later tables win.
         points: dict[int, float] = {}
-        for table in sorted(RunDirectory(self.directory).logs.glob("csv/from-step-*/metrics.csv")):
+        for table in sorted(RunDirectory(self.directory, expert).logs.glob("csv/from-step-*/metrics.csv")):
             rows = csv.DictReader(read_text(table, MOST_OF_LISTS).splitlines())
             try:
                 points |= {int(row["step"]): float(row[name]) for row in rows if row.get(name)}

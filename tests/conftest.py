@@ -43,6 +43,15 @@ from cinelora.families.wan.bundle import WanBundle
 from cinelora.io.media import write_mp4
 
 
+@pytest.hookimpl(trylast=True)  # what is deselected is no longer there
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long tests, half of them on each of two workers, which are given a half of ``items`` each."""
+    long = [item for item in items if item.get_closest_marker("long")]
+    others = [item for item in items if not item.get_closest_marker("long")]
+    half = max(0, len(items) // 2 - len(long[::2]))
+    items[:] = [*long[::2], *others[:half], *long[1::2], *others[half:]]
+
+
 def pytest_collection_finish() -> None:
     """Leave all that was imported out of every later garbage collection, of which a small run makes several: 0.5 s each."""
     gc.collect()
@@ -159,11 +168,12 @@ def pretrain_config(style_config: TrainConfig) -> TrainConfig:
 
 @pytest.fixture
 def pooled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets ``train`` and ``infer`` take their ranks from tests/rank_pool.py, where they start in a tenth of a second."""
+    """Lets every command take its ranks from tests/rank_pool.py, where they start in a tenth of a second."""
     from cinelora.sampling import scene
+    from cinelora.studies import run_study
     from cinelora.training import run_stage
 
-    for module in (scene, run_stage):
+    for module in (scene, run_stage, run_study):
         monkeypatch.setattr(module, "launch", rank_pool.on_ranks)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import importlib
 import multiprocessing
 import os
 import pickle
@@ -20,9 +21,12 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any, Literal, NoReturn, TextIO
 
 from cinelora.errors import CineloraError
@@ -30,24 +34,7 @@ from cinelora.io.hardware import die_with
 from cinelora.parallel.launch import LaunchError, RankKilled
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    [
-        "pytest",
-        "cinelora.training.fit",
-        "cinelora.training.encode",
-        "cinelora.training.callbacks.validation_clips",
-        "cinelora.training.callbacks.preview",
-        "cinelora.sampling.make_clips",
-        "cinelora.sampling.sampler",
-        "cinelora.sampling.step_cache",
-        "cinelora.metrics.suite",
-        "cinelora.families.wan.embedded",
-        "lightning.pytorch",
-        "torch._dynamo",
-        "diffusers.models.transformers.transformer_wan",
-        "diffusers.models.autoencoders.autoencoder_kl_wan",
-    ]
-)
+PROCESSES.set_forkserver_preload(["nursery"])
 LINGER_S = 5.0
 """How long ranks outlive one that failed: they most likely wait for it in a collective."""
 
@@ -63,16 +50,20 @@ def on_ranks(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1,
 
     assert nodes == 1, "several nodes are for tests/test_launch.py"
     log_dir.mkdir(parents=True, exist_ok=True)
-    # the ranks meet in a store of this process, as under torchrun: its port is free because it is open already
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     started, call = [], pickle.dumps((fn, args))
     try:
         for rank in range(ranks):
-            ours, theirs = PROCESSES.Pipe(duplex=False)
-            place = os.environ | _place(rank, ranks, store.port)
+            ours, theirs = PROCESSES.Pipe()
+            place = os.environ | _place(rank, ranks)
             process = forked(_live, call, theirs, os.getcwd(), _log_file(log_dir, rank), environment=place)
             theirs.close()
             started.append((process, ours))
+        # The ranks meet in a store of this process, as under torchrun: its port is free because it is open already. Its thread
+        # begins when all are forked, as a child in which it holds a lock would wait for that forever.
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        for _, ours in started:
+            with suppress(BrokenPipeError):  # one that is gone already
+                ours.send(store.port)
         return _first_result(_outcomes(started), log_dir)
     finally:
         for process, _ in started:
@@ -86,11 +77,28 @@ def on_ranks(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1,
 def forked(fn: Callable[..., Any], *args: Any, environment: Mapping[str, str] = os.environ) -> BaseProcess:
     """Start ``fn(*args)`` in one process, as quickly and with this process's environment; for tests that kill it."""
     # a process that was forked itself has imported all, and the ranks of a command are to be its own children
-    context = PROCESSES if multiprocessing.parent_process() is None else multiprocessing.get_context("fork")
+    forked_itself = multiprocessing.parent_process() is not None
+    if not forked_itself:
+        start_nursery()
+    context = multiprocessing.get_context("fork") if forked_itself else PROCESSES
     process = context.Process(target=_begin, args=(dict(environment), fn, args))
     process.start()
     _FORKED.append(process)
     return process
+
+
+@cache
+def start_nursery() -> None:
+    """Start the process that has imported all of tests/nursery.py, which it finds by the environment alone."""
+    path = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), path]))
+    try:
+        forkserver.ensure_running()
+    finally:
+        if path is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = path
 
 
 _FORKED: list[BaseProcess] = []
@@ -104,12 +112,15 @@ def end_all() -> None:
         process.join()
 
 
-def begin_command(script: Literal["train", "infer"], *argv: str, log: Path) -> BaseProcess:
-    """Start ``train.py`` or ``infer.py`` with ``argv``, ranks and all from the pool; what it prints is in ``log``."""
-    return forked(_command, script, argv, os.getcwd(), log)
+Script = Literal["train", "infer", "card"]
 
 
-def command(script: Literal["train", "infer"], *argv: str, log: Path) -> tuple[int, str]:
+def begin_command(script: Script, *argv: str, log: Path) -> BaseProcess:
+    """Start a command with ``argv``, ranks and all from the pool; what it prints is in ``log``."""
+    return forked(_command, script, argv, os.getcwd(), log, log)
+
+
+def command(script: Script, *argv: str, log: Path) -> tuple[int, str]:
     """Wait for ``begin_command``: the exit code, and what was printed."""
     process = begin_command(script, *argv, log=log)
     process.join()
@@ -117,25 +128,41 @@ def command(script: Literal["train", "infer"], *argv: str, log: Path) -> tuple[i
     return process.exitcode, log.read_text()
 
 
-def _command(script: Literal["train", "infer"], argv: tuple[str, ...], folder: str, log_file: Path) -> None:
+def command_in(folder: Path, script: Script, *argv: str, environment: Mapping[str, str]) -> CompletedProcess[str]:
+    """The same, typed in ``folder`` with another environment; the two streams apart."""
+    with tempfile.TemporaryDirectory() as streams:
+        out, error = Path(streams, "out"), Path(streams, "error")
+        process = forked(_command, script, argv, str(folder), out, error, environment=environment)
+        process.join()
+        assert process.exitcode is not None
+        return CompletedProcess([script, *argv], process.exitcode, out.read_text(), error.read_text())
+
+
+def _command(script: Script, argv: tuple[str, ...], folder: str, log_file: Path, error_file: Path) -> None:
+    from cinelora import card
     from cinelora.cli.main import main
     from cinelora.sampling import make_clips, scene
     from cinelora.training import run_stage
 
     os.chdir(folder)
-    _speak_to(log_file)
+    _speak_to(log_file, error_file)
     for module in (scene, run_stage):
         module.launch = on_ranks  # type: ignore[assignment]
+    if script == "card":
+        sys.exit(card.main(list(argv)))
     sys.exit(main(script, list(argv), {"train": run_stage.train, "infer": make_clips.infer}[script]))
 
 
-def _speak_to(log_file: Path) -> TextIO:
-    log = open(log_file, "a", buffering=1, encoding="utf-8", errors="replace")  # noqa: SIM115
-    for stream in (1, 2):
-        os.dup2(log.fileno(), stream)
-    sys.stdout = sys.stderr = log
-    faulthandler.enable(log)
-    return log
+def _speak_to(log_file: Path, error_file: Path | None = None) -> TextIO:
+    out, error = (
+        open(path, "a", buffering=1, encoding="utf-8", errors="replace")  # noqa: SIM115
+        for path in (log_file, error_file or log_file)
+    )
+    for stream, file in enumerate((out, error), 1):
+        os.dup2(file.fileno(), stream)
+    sys.stdout, sys.stderr = out, error
+    faulthandler.enable(error)
+    return out
 
 
 def _begin(environment: dict[str, str], fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
@@ -145,6 +172,8 @@ def _begin(environment: dict[str, str], fn: Callable[..., Any], args: tuple[Any,
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None  # as TMPDIR says now
+    if constants := sys.modules.get("huggingface_hub.constants"):  # as HF_HOME and the like say now
+        importlib.reload(constants)
     fn(*args)
 
 
@@ -152,9 +181,9 @@ def _log_file(log_dir: Path, rank: int) -> Path:
     return log_dir / f"rank-{rank}.log"
 
 
-def _place(rank: int, ranks: int, port: int) -> dict[str, str]:
-    """The environment in which torchrun's agent starts a rank."""
-    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
+def _place(rank: int, ranks: int) -> dict[str, str]:
+    """The environment in which torchrun's agent starts a rank, but for the port."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
     numbers |= {"GROUP_RANK": 0, "GROUP_WORLD_SIZE": 1, "TORCHELASTIC_RESTART_COUNT": 0, "TORCHELASTIC_MAX_RESTARTS": 0}
     names = {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "tests", "TORCHELASTIC_USE_AGENT_STORE": "True"}
     return {key: str(value) for key, value in numbers.items()} | names | {"GLOO_SOCKET_IFNAME": "lo"}
@@ -217,6 +246,7 @@ def _live(call: bytes, pipe: Connection, folder: str, log_file: Path) -> None:
     for request in (signal.SIGINT, signal.SIGTERM):
         signal.signal(request, signal.default_int_handler if request == signal.SIGINT else signal.SIG_DFL)
     log = _speak_to(log_file)
+    os.environ["MASTER_PORT"] = str(pipe.recv())
     rank, ranks = os.environ["RANK"], os.environ["WORLD_SIZE"]
     log.write(f"-- rank {rank} of {ranks}, process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
     pipe.send_bytes(pickle.dumps(_called(call)))

@@ -121,16 +121,14 @@ def test_imports_go_one_way_between_rooms() -> None:
 
 
 KNOWS_WAN = {
-    "cinelora.adapters.adapter_header": (
-        "wan.transformer_tensors.WAN_NAMES wan.transformer_tensors.is_image_part wan21.WAN21"
-    ),
+    "cinelora.adapters.adapter_header": "wan.transformer_tensors.WAN_NAMES wan.transformer_tensors.is_image_part",
     "cinelora.adapters.formats": (
         "wan.transformer_tensors.BLOCK_NAMES wan.transformer_tensors.OUTSIDE_NAMES wan.transformer_tensors.WAN_NAMES"
     ),
-    "cinelora.adapters.further_adapters": "wan21.WAN21",
     "cinelora.adapters.host_copies": "wan.transformer_tensors.is_image_part",
     "cinelora.adapters.lora_layers": "wan.transformer_tensors.is_image_part",
-    "cinelora.cli.preflight": "wan.checkpoint_layouts.source_of wan.checkpoint_layouts.survey",
+    "cinelora.cli.preflight": "wan.checkpoint_layouts.source_of wan.checkpoint_layouts.survey wan.experts.expert_lines "
+    "wan.experts.refuse_one_for_two",
     "cinelora.latents.dataset": "wan.bundle.pad_text",
     "cinelora.metrics.networks": "wan.bundle.CLIP_MEAN wan.bundle.CLIP_STD wan.bundle.load_tokenizer wan.embedded",
     "cinelora.prepare": "wan.text_limit",
@@ -288,6 +286,7 @@ MAY_WRITE = {
     "cinelora.footage.lut: file.write_text(cube.as_text())": "a new folder, for FFmpeg, which reads LUTs from files",
     "cinelora.footage.shot_detection: np.savez(draft, allow_pickle=False, note=text, **arrays)": "the draft of write_whole",
     "cinelora.cli.sweep_launchers: tempfile.mkdtemp(prefix='start-', dir=folder / JOB_LOGS)": "a new folder, for submitit",
+    "cinelora.families.wan.random_members: _pipeline(name).save_pretrained(draft)": "a draft of its own, in the cache",
 }
 """Calls outside ``io/`` that write by themselves, and why each may."""
 

@@ -19,6 +19,7 @@ import yaml
 from hub_server import READER, WRITER, serve
 from huggingface_hub import ModelCard
 from PIL import Image
+from rank_pool import Script, command_in
 
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.card import main
@@ -225,21 +226,27 @@ def hub(files: dict[str, bytes], asked: list[tuple[str, Any]]) -> Iterator[str]:
         yield address
 
 
-def typed(program: list[str], home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def at(home: Path, environment: dict[str, str]) -> dict[str, str]:
+    """This process's environment, with a hub's client that has its files in ``home``."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_") and "proxy" not in key.lower()}
-    here = {"HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, *program]
-    return subprocess.run(command, env=kept | here | environment, cwd=home, capture_output=True, text=True, timeout=600)
+    return kept | {"HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(ROOT)} | environment
 
 
-def pushed(run: Path, home: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return typed(["-m", "cinelora.card", f"run={run}", *(words or ["push=owner/name"])], home, **environment)
+def typed(program: list[str], home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command, env = [sys.executable, *program], at(home, environment)
+    return subprocess.run(command, env=env, cwd=home, capture_output=True, text=True, timeout=600)
+
+
+def forked(script: Script, words: list[str], home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The same without the seconds that an interpreter imports for."""
+    return command_in(home, script, *words, environment=at(home, environment))
 
 
 def test_an_upload_is_one_commit_of_what_is_listed(
     motion_run: Path, hub: str, files: dict[str, bytes], asked: list[tuple[str, Any]], tmp_path: Path, footage: Path
 ) -> None:
-    done = pushed(motion_run, tmp_path, "push=owner/name", "private=true", HF_ENDPOINT=hub, HF_TOKEN=WRITER)
+    words = ["-m", "cinelora.card", f"run={motion_run}", "push=owner/name", "private=true"]
+    done = typed(words, tmp_path, HF_ENDPOINT=hub, HF_TOKEN=WRITER)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith(f"uploaded: {hub}/owner/name/commit/")
     previews = {"previews/step-00000002.mp4", "previews/step-00000002-sheet.png"}
@@ -255,7 +262,8 @@ def test_an_upload_is_one_commit_of_what_is_listed(
 
 
 def test_what_was_uploaded_is_what_infer_takes(style_run: Path, hub: str, tmp_path: Path, cache: Path) -> None:
-    assert pushed(style_run, tmp_path, HF_ENDPOINT=hub, HF_TOKEN=WRITER).returncode == 0
+    words = [f"run={style_run}", "push=owner/name"]
+    assert forked("card", words, tmp_path, HF_ENDPOINT=hub, HF_TOKEN=WRITER).returncode == 0
     words = [
         "mode=t2v",
         "num_frames=5",
@@ -265,8 +273,7 @@ def test_what_was_uploaded_is_what_infer_takes(style_run: Path, hub: str, tmp_pa
         f"cache={cache}",
         "out=clip",
     ]
-    infer = [str(ROOT / "infer.py"), "ckpt=hub:owner/name", "prompt=bars", *words]
-    done = typed(infer, tmp_path, HF_ENDPOINT=hub)
+    done = forked("infer", ["ckpt=hub:owner/name", "prompt=bars", *words], tmp_path, HF_ENDPOINT=hub)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "clip/clip.mp4").is_file()
 
@@ -329,7 +336,7 @@ def test_what_cannot_be_uploaded_is_a_sentence(
     case: str, style_run: Path, hub: str, files: dict[str, bytes], asked: list[tuple[str, Any]], tmp_path: Path
 ) -> None:
     words, environment, sentence = REFUSED[case]
-    done = pushed(style_run, tmp_path, *words, **({"HF_ENDPOINT": hub} | environment))
+    done = forked("card", [f"run={style_run}", *words], tmp_path, **({"HF_ENDPOINT": hub} | environment))
     assert done.returncode == 2
     assert done.stderr.startswith(f"cinelora.card: {sentence}")
     assert len(done.stderr.splitlines()) == 1
@@ -380,24 +387,19 @@ def test_a_run_uploads_itself_when_it_ends(
         "stage.batch_size=1",
     ]
     words += ["checkpoint.every_steps=0", "validation.every_steps=0", "logger=none", f"cache={cache}", "out=run"]
-    train = [str(ROOT / "train.py"), *words, "push=owner/name"]
-    done = typed(train, tmp_path, HF_ENDPOINT=hub, HF_TOKEN=WRITER)
+    done = forked("train", [*words, "push=owner/name"], tmp_path, HF_ENDPOINT=hub, HF_TOKEN=WRITER)
     assert done.returncode == 0, done.stderr
     assert f"uploaded: {hub}/owner/name/commit/" in done.stdout
     assert "uploaded" not in done.stdout.splitlines()[-1], "the last line says what was learnt"
     assert {"README.md", "config.yaml", "style.safetensors"} <= set(files)
     assert "push" not in yaml.safe_load(files["config.yaml"]), "who goes on with it has a repository of their own"
 
-    late = typed(
-        [*train[:-2], "out=again", "push=owner/name", "private=true"],
-        tmp_path,
-        HF_ENDPOINT="http://127.0.0.1:9",
-        HF_TOKEN=WRITER,
-    )
+    again = [*words[:-1], "out=again", "push=owner/name", "private=true"]
+    late = forked("train", again, tmp_path, HF_ENDPOINT="http://127.0.0.1:9", HF_TOKEN=WRITER)
     assert late.returncode == ConfigError("").exit_code
     assert (tmp_path / "again" / "style.safetensors").is_file()
-    again = "the adapter is in again: python -m cinelora.card run=again push=owner/name private=true tries again"
-    assert re.search(f"nothing was uploaded: .*; {again}", late.stderr)
+    remedy = "the adapter is in again: python -m cinelora.card run=again push=owner/name private=true tries again"
+    assert re.search(f"nothing was uploaded: .*; {remedy}", late.stderr)
     assert "moves its weights by" in late.stdout
 
 

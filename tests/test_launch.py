@@ -314,6 +314,7 @@ def read_until(descriptor: int, text: str) -> str:
     return seen
 
 
+@pytest.mark.long
 def test_a_polite_end_keeps_results_and_an_end_without_result_says_so(tmp_path: Path) -> None:
     functions = (finish_when_asked, finish_with_nothing, sleep, sleep_deaf)
     folders = {fn: tmp_path / fn.__name__ for fn in functions}
@@ -370,6 +371,7 @@ def on_two_nodes(program: str, *argv: str | Path, paths: tuple[str, str] = ("", 
             process.kill()
 
 
+@pytest.mark.long
 def test_two_nodes_meet_where_the_environment_says(tmp_path: Path) -> None:
     assert sorted(on_two_nodes(NODE, tmp_path)) == ["3.0"] * 2 + ["6.0"] * 2 + ["LaunchError"] * 2
 

@@ -9,11 +9,14 @@ from composed import compose_infer
 from cinelora.cli.compose import compose_train
 from cinelora.config.schema import TrainConfig
 from cinelora.errors import ConfigError
+from cinelora.families.vae_facts import WAN22_VAE
 from cinelora.families.wan21 import WAN21
+from cinelora.families.wan22 import WAN22_5B, WAN22_A14B
 from cinelora.planning.cards import GPUS, SHOWN, Gpu, gpu_named
 from cinelora.planning.cards import card as card_of
-from cinelora.planning.estimate import GIB, Drawing, Policy, Prediction, Shape, Step, vae_bytes
+from cinelora.planning.estimate import GIB, Drawing, Policy, Prediction, Shape, Step, tiled_vae_bytes, vae_bytes
 from cinelora.planning.planner import choose_drawing, choose_policy, drawing_lines, plan_lines, step_of
+from cinelora.planning.step_time import TEXT_S, ClipShape, Machine, rest_seconds
 
 I2V = Shape(40, 5120, 13824, 4096, 1280, "i2v", WAN21)
 WINDOW = Step(I2V, "bf16", 14_040, 1, 8, "cross_attention")
@@ -187,6 +190,21 @@ def test_predictions_measured_on_an_h200_come_out(
 )
 def test_the_vaes_memory_measured_on_an_h200_comes_out(frames: int, height: int, width: int, gib: float):
     assert vae_bytes(frames, height, width) / GIB == pytest.approx(gib, rel=0.01)
+
+
+def test_a_familys_vae_has_its_own_bytes_seconds_and_size():
+    """Wan2.2's of 48 channels takes more for a clip, less for a still; its model is shown the still alone, not a clip of grey."""
+    assert vae_bytes(81, 704, 1280, WAN22_VAE) > vae_bytes(81, 704, 1280) == vae_bytes(81, 704, 1280, WAN21.vae)
+    assert vae_bytes(1, 704, 1280, WAN22_VAE) < vae_bytes(1, 704, 1280)
+    assert tiled_vae_bytes(704, 1280, WAN22_VAE) < vae_bytes(121, 704, 1280, WAN22_VAE) / 3
+    shape = Shape(30, 3072, 14336, 4096, None, "i2v", WAN22_5B)
+    assert shape.parameters == 4_999_787_712
+    found = rest_seconds(ClipShape(shape, 24, 81, 720, 1280, guided=True), 1, Machine(GPUS[0]))
+    assert found == pytest.approx(TEXT_S + WAN22_VAE.decode_s)
+    expert = Shape(40, 5120, 13824, 4096, None, "i2v", WAN22_A14B)
+    assert expert.parameters == 14_288_901_184
+    found = rest_seconds(ClipShape(expert, 40, 81, 720, 1280, guided=True), 1, Machine(GPUS[0]))
+    assert found == pytest.approx(TEXT_S + WAN21.vae.decode_s + WAN21.vae.encode_s)
 
 
 def test_a_clip_is_drawn_in_one_batch_then_in_turn_then_with_weights_on_the_host():

@@ -55,9 +55,9 @@ def test_previews_that_nobody_asked_for_stay_below_their_share(words: tuple[str,
 def test_where_one_preview_is_too_dear_it_is_drawn_in_fewer_steps_unless_these_were_typed() -> None:
     words = ("model=wan21_14b_480p", "stage.batch_size=1")
     whole = "preview.num_frames=33"
-    steps = next(
-        n for n in range(20, 500) if planned_previews(run(*words, whole, f"stage.steps={n}"), True)[0].every_steps
-    )
+    base = run(*words, whole)
+    lengths = ((n, replace(base, stage=replace(base.stage, steps=n))) for n in range(20, 500))
+    steps = next(n for n, config in lengths if planned_previews(config, True)[0].every_steps)
     short = run(*words, f"stage.steps={steps}")
     preview, line = planned_previews(short, has_gpu=True)
     assert preview == replace(short.preview, every_steps=steps, sampler_steps=FEWER_STEPS)

@@ -13,6 +13,7 @@ FOOTAGE = Path(__file__).resolve().parents[2] / "shared" / "footage"
 
 
 @pytest.mark.skipif(not FOOTAGE.is_dir(), reason="the real clips are not beside this checkout")
+@pytest.mark.long
 def test_from_real_clips_to_a_styled_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     size = ["model.height=32", "model.width=64", f"cache={tmp_path / 'cache'}"]

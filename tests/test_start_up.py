@@ -76,24 +76,33 @@ def place() -> dict[str, object]:
     import torch  # loads OpenMP, if it is not there yet
 
     torch.ones(1)
+    collects, spared = gc.isenabled(), gc.get_freeze_count() > 10_000
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
     return {
         "spin": os.environ.get("GOMP_SPINCOUNT"),
         "GNU's OpenMP": "libgomp" in Path("/proc/self/maps").read_text(),
-        "collects": gc.isenabled(),
-        "spared": gc.get_freeze_count() > 10_000,
+        "collects": collects,
+        "spared": spared,
+        "compiles in": str(Path(cache_dir()).parent),
     }
 
 
-def test_threads_of_a_rank_spin_briefly_and_its_imports_are_not_searched_for_garbage(
+OURS = f"cinelora-compiled-{os.geteuid()}"
+
+
+def test_threads_of_a_rank_spin_briefly_its_imports_are_not_searched_for_garbage_and_its_torch_compiles_in_our_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for name in SPIN_SETTINGS:
+    for name in (*SPIN_SETTINGS, "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setenv("OMP_DISPLAY_ENV", "verbose")  # the library prints, when it is loaded, what it took from there
-    found = launch(place, log_dir=tmp_path)
+    found = launch(place, log_dir=tmp_path / "logs")
     shown = re.findall(r"GOMP_SPINCOUNT = '(\d+)'", capfd.readouterr().err)
     assert shown == ([SPIN_ROUNDS] if found.pop("GNU's OpenMP") else [])
-    assert found == {"spin": SPIN_ROUNDS, "collects": True, "spared": True}
+    assert found == {"spin": SPIN_ROUNDS, "collects": True, "spared": True, "compiles in": str(tmp_path / OURS)}
 
 
 @pytest.mark.parametrize("chosen", SPIN_SETTINGS)
@@ -102,9 +111,6 @@ def test_how_threads_wait_is_left_to_a_user_who_has_said_it(chosen: str, monkeyp
     monkeypatch.setattr(launching.os, "environ", environment)
     spin_briefly()
     assert environment == {chosen: "1"}
-
-
-OURS = f"cinelora-compiled-{os.geteuid()}"
 
 
 def compiled_in(temporary: Path, monkeypatch: pytest.MonkeyPatch, **before: str) -> dict[str, str]:
@@ -145,20 +151,6 @@ def test_where_a_user_keeps_what_is_compiled_is_left_to_him(tmp_path: Path, monk
     assert compiled_in(tmp_path, monkeypatch, TORCHINDUCTOR_CACHE_DIR="here") == {"TORCHINDUCTOR_CACHE_DIR": "here"}
     both = {"TORCHINDUCTOR_CACHE_DIR": f"{OURS}/inductor", "TRITON_CACHE_DIR": "here"}
     assert compiled_in(tmp_path, monkeypatch, TRITON_CACHE_DIR="here") == both
-
-
-def where_torch_compiles() -> str:
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
-
-    return str(Path(cache_dir()).parent)
-
-
-def test_a_rank_s_torch_takes_that_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    assert launch(where_torch_compiles, log_dir=tmp_path / "logs") == str(tmp_path / OURS)
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -41,7 +41,9 @@ class AdapterFile:
     """An adapter with its origin.
 
     ``state`` holds the factors, alpha not folded in, as ``blocks.0.attn2.to_q.lora_A.weight``; ``deltas`` what changes
-    parameters in other ways, by their names. ``base_model`` is empty for a file of another tool, ``source`` where it was read.
+    parameters in other ways, by their names. ``base_model`` is empty for a file of another tool, and so is ``transformer`` where
+    it could be of several; ``source`` is where it was read; ``expert`` is the one that it was trained on, empty for a
+    transformer of its own.
     """
 
     state: dict[str, Tensor]
@@ -49,7 +51,8 @@ class AdapterFile:
     kind: str
     base_model: str = ""
     base_revision: str = ""
-    transformer: str = "t2v"
+    transformer: str = ""
+    expert: str = ""
     trigger: str | None = None
     data_hash: str = ""
     config: dict[str, Any] = field(default_factory=dict)
@@ -117,6 +120,8 @@ def origin_of(adapter: AdapterFile) -> dict[str, str]:
     facts |= {key: getattr(adapter, key) for key in ORIGIN} | {"config": json.dumps(adapter.config)}
     if adapter.trigger is not None:
         facts["trigger"] = adapter.trigger
+    if adapter.expert:
+        facts["expert"] = adapter.expert
     return {"format": FORMAT, **{key: str(value) for key, value in facts.items()}}
 
 
@@ -133,13 +138,14 @@ def read_adapter_facts(path: Path) -> dict[str, Any]:
     """What the header of an adapter file says, without its tensors and without torch.
 
     Always the same keys: ``tool``, ``rank``, ``alpha``, ``dropout``, ``targets``, ``kind``, ``base_model``,
-    ``base_revision``, ``transformer``, ``trigger``, ``data_hash``, ``config``; None where the file does not say, or where rank
-    and alpha differ from layer to layer. Raises ``AdapterError`` or ``FileError``.
+    ``base_revision``, ``transformer``, ``expert``, ``trigger``, ``data_hash``, ``config``; None where the file does not say, or
+    where rank and alpha differ from layer to layer. Raises ``AdapterError`` or ``FileError``.
     """
     found = adapter_header(path)
     if found.ours:
         return {"tool": "cinelora", **found.ours}
-    said = dict.fromkeys(("dropout", "kind", "base_model", "base_revision", "trigger", "data_hash", "config"))
+    unsaid = ("dropout", "kind", "base_model", "base_revision", "expert", "trigger", "data_hash", "config")
+    said = dict.fromkeys(unsaid)
     ranks, alphas = ({getattr(change, key) for change in found.factors} for key in ("rank", "alpha"))
     facts = {key: of.pop() if len(of) == 1 else None for key, of in (("rank", ranks), ("alpha", alphas))}
     return {"tool": found.form.tool, **said, **facts, "targets": found.spec.targets, "transformer": found.transformer}
@@ -153,12 +159,14 @@ def read_adapter(path: Path) -> AdapterFile:
     """
     found = judge_adapter(path)
     tensors, _ = load_tensors(path)
-    # Our own header says where it comes from. Of another tool's file the names say which layers it changes and which transformer
-    # has them; whether it is of style or motion nobody can know, so style is assumed.
+    # Our own header says where it comes from. Whether another tool's file is of style or motion nobody can know, so style is
+    # assumed.
     spec = found.spec
-    facts: dict[str, Any] = {"kind": "style", "transformer": found.transformer}
+    facts: dict[str, Any] = {"kind": "style", "transformer": found.transformer or ""}
     if found.ours:
-        facts = {key: found.ours[key] for key in (*ORIGIN, "trigger", "config")}
+        facts = {key: found.ours[key] for key in (*ORIGIN, "trigger", "config")} | {
+            "expert": found.ours["expert"] or ""
+        }
     state = {key: factor for change in found.factors for key, factor in _factors(change, spec, tensors).items()}
     return AdapterFile(state=state, spec=spec, deltas=_deltas(found, tensors), source=str(path), **facts)
 

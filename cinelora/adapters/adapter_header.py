@@ -31,8 +31,8 @@ from cinelora.adapters.formats import (
 )
 from cinelora.config.schema import LoraSpec, ModelConfig
 from cinelora.errors import AdapterError, FileError
+from cinelora.families.family import EXPERTS, Network
 from cinelora.families.wan.transformer_tensors import WAN_NAMES, is_image_part
-from cinelora.families.wan21 import WAN21
 from cinelora.io.atomic import copy_file, write_bytes
 from cinelora.io.plain_data import build, opened, parse_json, quoted, read_json, read_text, short_key
 from cinelora.io.tensor_files import read_header, with_metadata
@@ -137,15 +137,31 @@ class AdapterHeader:
         return [change for change in self.changes if change.is_factors]
 
     @property
-    def transformer(self) -> str:
-        """Which transformer of the pair has all that is changed."""
+    def transformer(self) -> str | None:
+        """The network that it was trained on, as our header says.
+
+        Files of other tools do not say it: i2v where there are changes that only Wan2.1's image-to-video has, else None.
+        """
         if self.ours:
             return str(self.ours["transformer"])
-        wide = any(
-            c.parameter == "patch_embedding.weight" and c.shape[1] == WAN21.network("i2v").channels
-            for c in self.changes
-        )
-        return "i2v" if wide or any(is_image_part(change.module) for change in self.changes) else "t2v"
+        return "i2v" if any(is_image_part(change.module) for change in self.changes) else None
+
+    @property
+    def channels(self) -> int | None:
+        """The channels of the latents that it is for; None where it does not change what reads them."""
+        wide = (change.shape[1] for change in self.changes if change.parameter == "patch_embedding.weight")
+        return next(wide, None)
+
+    def suits(self, network: Network) -> bool:
+        """Whether it acts on a network where nobody says otherwise: by what it changes, and what our header says.
+
+        One of a network that is shown a first frame acts where one is shown; one that changes the patch embedding where that has
+        as many channels. Which expert it acts on is asked elsewhere.
+        """
+        # The experts of Wan2.2 have no image projections: what one was shown cannot be seen in a file of another tool, which then
+        # acts on any of them, as it does on both transformers of Wan2.1.
+        fits = self.channels in (None, network.channels)
+        return fits and (network.shows_first_frame or self.transformer != "i2v")
 
     @cached_property
     def spec(self) -> LoraSpec:
@@ -566,11 +582,16 @@ def our_facts(path: Path, metadata: dict[str, str]) -> dict[str, Any] | None:
     try:
         facts: dict[str, Any] = {key: number(metadata[key]) for key, number in numbers.items()}
         facts |= {key: metadata[key] for key in ("targets", *ORIGIN)}
-        facts |= {"trigger": metadata.get("trigger"), "config": parse_json(metadata["config"], dict[str, Any], path)}
+        facts |= {key: metadata.get(key) for key in ("trigger", "expert")}
+        facts["config"] = parse_json(metadata["config"], dict[str, Any], path)
     except (KeyError, ValueError, FileError) as error:
         raise AdapterError(
             f"{path} calls itself {FORMAT}, but its header lacks or garbles {short_key(str(error))}"
         ) from error
+    if facts["expert"] not in (None, *EXPERTS):
+        raise AdapterError(
+            f"{path} calls itself an adapter for the expert {quoted(facts['expert'])}; this version knows {' and '.join(EXPERTS)}"
+        )
     # A header is a stranger's data: a rank of 0 would divide by zero later, and an alpha that is no number fails every ``>``.
     rank, alpha = facts["rank"], facts["alpha"]
     if not (1 <= rank <= LARGEST_RANK and 0 < alpha <= LARGEST_SCALE * rank and 0 <= facts["dropout"] < 1):

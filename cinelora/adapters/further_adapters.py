@@ -3,8 +3,7 @@
 Enters: settings. Leaves: ``Further`` by name, or one sentence. Headers are read alone, so that a plan is answered at once.
 
 A part of a clip is the keyframe or the clip itself; the request says which transformer makes each. Where no part is named, an
-adapter acts wherever its tensors, and our header where it has one, say that it fits: one of i2v acts where i2v does, one of
-t2v in both, unless it changes the patch embedding, which has other channels in i2v.
+adapter acts wherever its tensors, and our header where it has one, say that it fits (``AdapterHeader.suits``).
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from cinelora.adapters.adapter_header import AdapterHeader, adapter_header
-from cinelora.adapters.run_directory import adapter_paths
+from cinelora.adapters.run_directory import adapter_paths, expert_for
 from cinelora.config.adapter_words import PARTS, AdapterWord
 from cinelora.config.clip_request import ClipRequest, Further
-from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig
+from cinelora.config.schema import EvaluateConfig, InferConfig, ModelConfig, StudyConfig
 from cinelora.errors import AdapterError, ConfigError
-from cinelora.families.wan21 import WAN21
+from cinelora.families import family_of, has_experts
 from cinelora.io.atomic import sha256_file
 from cinelora.io.hub import resolve
 
@@ -43,13 +42,14 @@ def further_adapters(config: InferConfig | EvaluateConfig | StudyConfig) -> dict
     request, found = ClipRequest.of(config), dict[str, Further]()
     for text in getattr(config, "adapters", ()):
         word = AdapterWord.of(text)
-        files = {path: adapter_header(path) for path in files_of(word)}
+        files = {path: adapter_header(path) for path in files_of(word, config.model)}
         parts = {path: parts_of(word, header, request) for path, header in files.items()}
         if not any(parts.values()):
             raise ConfigError(f"adapters=[{text}]: {_nowhere(word, files, request)}")
         for path, of in parts.items():
             name = name_of(path)
-            before = found.get(name, Further(path, shift=distilled_shift(files[path])))
+            expert = expert_for(path, named=True) if has_experts(config.model) else ""
+            before = found.get(name, Further(path, shift=distilled_shift(files[path]), expert=expert))
             found[name] = replace(before, **{part: getattr(before, part) + word.scale for part in of})
     return dict(sorted(found.items()))
 
@@ -59,44 +59,35 @@ def name_of(path: Path) -> str:
     return f"{re.sub(r'[^a-zA-Z0-9_]+', '_', path.stem)}-{sha256_file(path)[:8]}"
 
 
-def files_of(word: AdapterWord) -> list[Path]:
-    """The adapter files behind a word: one, or the style and motion of a run."""
+def files_of(word: AdapterWord, model: ModelConfig) -> list[Path]:
+    """The adapter files behind a word: one, or the style and motion of a run, of each expert where there are two."""
     path = resolve(word.source, "adapters")
-    return list(adapter_paths(path).values()) if path.is_dir() else [path]
+    return list(adapter_paths(path, model).values()) if path.is_dir() else [path]
 
 
 def parts_of(word: AdapterWord, header: AdapterHeader, request: ClipRequest) -> list[str]:
     """The parts of a clip that an adapter acts in. Raises ``AdapterError`` where it is put on a transformer of other channels."""
-    made_by = request.made_by
+    family = family_of(request.config.model)
+    made_by = {part: family.network(name) for part, name in request.made_by.items()}
     if word.part is None:
-        return [part for part in PARTS if made_by.get(part) in _fitting(header)]
+        return [part for part in PARTS if part in made_by and header.suits(made_by[part])]
     if word.part not in made_by:
         return []
-    if (channels := _channels(header)) not in (None, WAN21.network(made_by[word.part]).channels):
+    network = made_by[word.part]
+    if header.channels not in (None, network.channels):
         raise AdapterError(
-            f"adapters=[{word}]: {header.path} changes a patch embedding of {channels} channels, that of {made_by[word.part]}, "
-            f"which makes the {word.part}, has {WAN21.network(made_by[word.part]).channels}: leave :{word.part} away"
+            f"adapters=[{word}]: {header.path} changes a patch embedding of {header.channels} channels, that of {network.name}, "
+            f"which makes the {word.part}, has {network.channels}: leave :{word.part} away"
         )
     return [word.part]
-
-
-def _fitting(header: AdapterHeader) -> tuple[str, ...]:
-    if header.transformer == "i2v":
-        return ("i2v",)
-    return ("t2v",) if _channels(header) == WAN21.network("t2v").channels else ("t2v", "i2v")
-
-
-def _channels(header: AdapterHeader) -> int | None:
-    """The channels of latents that an adapter is for, where it changes what reads them."""
-    wide = (change.shape[1] for change in header.changes if change.parameter == "patch_embedding.weight")
-    return next(wide, None)
 
 
 def _nowhere(word: AdapterWord, files: Iterable[Path], request: ClipRequest) -> str:
     made = " and ".join(f"the {part} by {kind}" for part, kind in request.made_by.items())
     if word.part:
         return f"no {word.part} is made here, {made} alone: leave :{word.part} away"
-    kind = "/".join(sorted({kind for path in files for kind in _fitting(adapter_header(path))}))
+    headers, networks = [adapter_header(path) for path in files], family_of(request.config.model).networks
+    kind = "/".join(one.name for one in networks if any(header.suits(one) for header in headers)) or "another model"
     return (
         f"it is an adapter of {kind}, and this makes {made}: choose another mode=, or add :clip to use it all the same"
     )

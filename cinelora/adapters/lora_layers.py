@@ -95,16 +95,20 @@ def load_adapter(
 ) -> list[str]:
     """Hang ``adapter`` on exactly the projections it has factors for, frozen, with scale 1; returns these.
 
-    Its deltas change the weights now, or, for whoever chooses scales next anyway, not before that. A text-to-video adapter
-    leaves the image projections of an image-to-video transformer alone; the other way round, what the transformer lacks is
-    dropped, with a warning. What is frozen has no dropout. Raises ``AdapterError`` as ``check_fits``.
+    Its deltas change the weights now, or, for whoever chooses scales next anyway, not before that. Only Wan2.1's image-to-video
+    transformer has image projections: an adapter without factors for them leaves them alone, and on a transformer without them
+    those factors are left out, with a warning. What is frozen has no dropout. Raises ``AdapterError`` as ``check_fits``.
     """
     check_fits(adapter, transformer, model_name)
     present = {module for module, _ in transformer.named_modules()}
     modules = [module for module in adapter.modules if module in present]
     deltas = {parameter: of for parameter, of in adapter.deltas.items() if owner_of(transformer, parameter)}
     if dropped := len(adapter.modules) - len(modules) + len(adapter.deltas) - len(deltas):
-        warn(f"the {name} adapter was made for i2v: {dropped} image projections that t2v lacks are left out")
+        used = len(modules) + len(deltas)
+        warn(
+            f"the {name} adapter changes {dropped} image projections that this transformer of {model_name} does not have: "
+            f"they are left out, and {used} other changes are used"
+        )
     transformer.adapter_sources = {**transformer.__dict__.get("adapter_sources", {}), name: adapter.source}
     if modules:
         _inject(transformer, name, replace(adapter.spec, dropout=0.0), modules)
@@ -184,15 +188,16 @@ def check_fits(adapter: AdapterFile, transformer: WanTransformer3DModel, model_n
     """Raise ``AdapterError``, naming both sides, where ``adapter`` was made for another depth or width."""
     layers, depth = dict(transformer.named_modules()), transformer.config.get("num_layers", 0)
     origin = f"of {adapter.base_model} " if adapter.base_model else ""
-    made_for = f"{f'{adapter.source}: ' if adapter.source else ''}an adapter {origin}({adapter.transformer})"
+    network = f"({adapter.transformer}) " if adapter.transformer else ""
+    made_for = f"{f'{adapter.source}: ' if adapter.source else ''}an adapter {origin}{network}".rstrip()
     way_out = "choose the model it was trained on"
     # Depth first. Files of other tools may leave blocks out on purpose, ours never do: fewer blocks are then another model.
     if adapter.num_blocks > depth or (adapter.base_model and adapter.num_blocks < depth):
         raise AdapterError(
             f"{made_for} for {adapter.num_blocks} blocks does not fit model={model_name} with {depth}: {way_out}"
         )
-    # Then the width of each projection, B's rows and A's columns against W. A t2v transformer lacks the image projections of an
-    # i2v adapter, which `load_adapter` leaves out.
+    # Then the width of each projection, B's rows and A's columns against W. Image projections that the transformer lacks are
+    # left out by `load_adapter`.
     for module in adapter.modules:
         if module not in layers and is_image_part(module):
             continue
@@ -206,7 +211,7 @@ def check_fits(adapter: AdapterFile, transformer: WanTransformer3DModel, model_n
             raise AdapterError(f"{made_for} whose {module} is {sizes}: {way_out}")
     for parameter, deltas in adapter.deltas.items():
         held = owner_of(transformer, parameter)
-        if held is None and is_image_part(parameter):
+        if held is None and is_image_part(parameter.rpartition(".")[0]):
             continue
         if held is None:
             raise AdapterError(f"{made_for} changes {parameter}, which model={model_name} does not have: {way_out}")

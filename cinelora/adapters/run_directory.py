@@ -4,20 +4,27 @@ A run holds ``config.yaml`` (what it was asked), ``manifest.jsonl`` and ``datase
 ``style.safetensors`` and ``motion.safetensors``, or ``transformer/`` where every weight was trained (what it learnt),
 ``style-best.safetensors`` and its like where ``checkpoint.best`` asks for them, ``logs/``, ``previews/``, ``summary.json``,
 and ``README.md``, the adapter's card.
+
+Where a network has two experts, each is a lesson of its own: ``high_noise/`` and ``low_noise/`` hold its ``checkpoints/``,
+``logs/``, ``previews/`` and ``summary.json``. The run itself holds ``style_high_noise.safetensors`` and
+``style_low_noise.safetensors``, the summary of both, and all else that they share.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from cinelora.config.schema import ADAPTER_STAGES, ModelConfig
+from cinelora.config.clip_request import stage_and_expert
+from cinelora.config.lessons import expert_of, lessons_of
+from cinelora.config.schema import ADAPTER_STAGES, ModelConfig, TrainConfig
 from cinelora.config.store import build, load_config
 from cinelora.errors import AdapterError
-from cinelora.families import family_of
+from cinelora.families import family_of, has_experts
+from cinelora.families.family import EXPERTS, expert_in, suffixed
 from cinelora.footage.manifest import read_manifest, usual_size
 from cinelora.io.hub import is_run, resolve
 from cinelora.io.plain_data import quoted, read_bytes, read_json
@@ -68,6 +75,15 @@ class RunSummary(RunEnd):
     heldout_clips_base: NotRequired[dict[str, float] | None]
 
 
+class WholeSummary(RunEnd):
+    """What came out of a run of two experts: of each lesson its own summary, by the name of what it leaves."""
+
+    stage: str
+    weights: str
+    data_hash: str
+    lessons: dict[str, RunSummary]
+
+
 class Inside:
     """A name inside a run directory, as an attribute of it: the whole path."""
 
@@ -78,21 +94,46 @@ class Inside:
         return run.path / self.name
 
 
+class OfLesson(Inside):
+    """The same of what each lesson has for itself."""
+
+    def __get__(self, run: RunDirectory, owner: object) -> Path:
+        return run.folder / self.name
+
+
 @dataclass(frozen=True)
 class RunDirectory:
-    """The names of everything inside a run directory."""
+    """The names of everything inside a run directory, as one of its lessons sees it.
+
+    ``expert`` is the one that a lesson teaches; it is empty for the whole run, and where a transformer has no experts.
+    """
 
     path: Path
+    expert: str = ""
 
     config = Inside("config.yaml")
     manifest = Inside("manifest.jsonl")
     dataset = Inside("dataset.json")
-    checkpoints = Inside("checkpoints")
-    logs = Inside("logs")
-    previews = Inside("previews")
     transformer = Inside("transformer")
     card = Inside("README.md")
-    summary = Inside("summary.json")
+    checkpoints = OfLesson("checkpoints")
+    logs = OfLesson("logs")
+    previews = OfLesson("previews")
+    summary = OfLesson("summary.json")
+
+    @property
+    def folder(self) -> Path:
+        """Where the lesson keeps what it shares with no other."""
+        return self.path / self.expert
+
+    @property
+    def places(self) -> list[RunDirectory]:
+        """The run itself, and as each of its experts sees it: all where checkpoints and curves may lie."""
+        return [replace(self, expert=expert) for expert in ("", *EXPERTS)]
+
+    def has_checkpoint(self) -> bool:
+        """Whether any lesson has got to a checkpoint."""
+        return any(any(place.checkpoints.glob("step-*")) for place in self.places)
 
     def read_end(self) -> RunEnd:
         """How far the run had come when it last ended; raises ``FileError``."""
@@ -101,6 +142,10 @@ class RunDirectory:
     def read_summary(self) -> RunSummary:
         """What ``summary.json`` says, which a run writes last; raises ``FileError``."""
         return read_json(self.summary, RunSummary, measured=True)
+
+    def read_whole(self) -> WholeSummary:
+        """What the ``summary.json`` of a run of two experts says, written after its last lesson; raises ``FileError``."""
+        return read_json(self.summary, WholeSummary, measured=True)
 
     @property
     def last_step(self) -> int:
@@ -112,7 +157,18 @@ class RunDirectory:
 
     def adapter(self, kind: str) -> Path:
         """The exported adapter of ``style`` or ``motion``."""
-        return self.path / f"{kind}.safetensors"
+        return self.path / f"{suffixed(kind, self.expert)}.safetensors"
+
+    def adapters(self) -> dict[str, Path]:
+        """The exported adapters that are there, by role: ``style``, ``motion``, or ``style_high_noise`` and its like."""
+        roles = {suffixed(kind, place.expert): place.adapter(kind) for kind in ADAPTER_STAGES for place in self.places}
+        return {role: path for role, path in roles.items() if path.is_file()}
+
+    @property
+    def style_below(self) -> Path | None:
+        """The style adapter that a motion adapter is trained above: that of its own expert, else one of none; None without."""
+        found = (self.adapter("style"), RunDirectory(self.path).adapter("style"))
+        return next((path for path in found if path.is_file()), None)
 
     def product(self, stage: str, best: bool = False) -> Path:
         """What a run of ``stage`` leaves, last or at its best: an adapter file, or a folder where every weight is trained."""
@@ -122,11 +178,20 @@ class RunDirectory:
 
     def best(self, kind: str) -> Path:
         """What ``checkpoint.best`` keeps of ``style``, ``motion`` or ``transformer``; only who names it gets it."""
-        return self.path / (f"{kind}-best" if kind == "transformer" else f"{kind}-best.safetensors")
+        return self.path / (
+            f"{kind}-best" if kind == "transformer" else f"{suffixed(kind, self.expert)}-best.safetensors"
+        )
 
     def has_ended(self, step: int) -> bool:
         """Whether the run has come to its end after ``step``: a summary is the last thing that it writes."""
         return self.summary.exists() and self.read_end()["step"] == step
+
+    def is_complete(self, steps: int) -> bool:
+        """Whether the run has ended by itself, at the last of so many steps or because it learnt no more."""
+        if not self.summary.is_file():
+            return False
+        there = self.read_end()
+        return not there["interrupted"] and there["steps"] >= steps
 
     def learnt_size(self, model: ModelConfig) -> tuple[int, int] | None:
         """Height and width of most training samples of the run of this ``model``; None before they are chosen."""
@@ -134,34 +199,75 @@ class RunDirectory:
         return usual_size(samples, (model.height, model.width))
 
 
-def adapter_paths(source: Path) -> dict[str, Path]:
-    """The adapter files that ``source`` (a run directory or one adapter file) offers, by kind.
+def lessons_in(config: TrainConfig, path: Path) -> list[tuple[TrainConfig, RunDirectory]]:
+    """The lessons of the run in ``path``, each with the settings it is taught by and where it keeps what it makes."""
+    return [(lesson, RunDirectory(path, expert_of(lesson).name)) for lesson in lessons_of(config)]
 
-    Raises ``AdapterError`` where there is none.
+
+def adapter_paths(source: Path, model: ModelConfig | None = None) -> dict[str, Path]:
+    """The adapter files that ``source`` (a run, a folder or one adapter file) offers, by role.
+
+    A role is ``style`` or ``motion``; of an expert of ``model`` it is ``style_high_noise`` and its like. A file's header says
+    which, or else its name does. Raises ``AdapterError`` where there is none, and for two experts where ``model`` has none.
     """
-    from cinelora.adapters.adapter_file import read_adapter_facts
-
     if source.is_dir():
         run = RunDirectory(source)
-        found = {kind: run.adapter(kind) for kind in ADAPTER_STAGES if run.adapter(kind).is_file()}
+        found = run.adapters() or {_role(path, named=True): path for path in sorted(source.glob("*.safetensors"))}
         if not found:
             raise AdapterError(
                 f"{source} holds no adapter (style.safetensors or motion.safetensors); is it a finished run?"
             )
-        return found
-    if not source.exists():
+    elif not source.exists():
         raise AdapterError(f"no adapter at {source}; give a run directory, a .safetensors file or hub:owner/name")
-    kind = read_adapter_facts(source)["kind"] or "style"
+    else:
+        found = {_role(source, named=model is not None and has_experts(model)): source}
+    return found if model is None or has_experts(model) else _of_one_transformer(source, found, model)
+
+
+def expert_for(path: Path, named: bool) -> str:
+    """The expert that an adapter file is for, by its header, or by its name where that is silent and it may be ``named``."""
+    from cinelora.adapters.adapter_file import read_adapter_facts
+
+    return read_adapter_facts(path)["expert"] or (expert_in(path.stem) if named else "")
+
+
+def _role(path: Path, named: bool) -> str:
+    from cinelora.adapters.adapter_file import read_adapter_facts
+
+    kind = read_adapter_facts(path)["kind"] or "style"
     if kind not in ADAPTER_STAGES:
         raise AdapterError(
-            f"{source} calls itself an adapter for {kind}; this version knows {' and '.join(ADAPTER_STAGES)}"
+            f"{path} calls itself an adapter for {kind}; this version knows {' and '.join(ADAPTER_STAGES)}"
         )
-    return {kind: source}
+    return suffixed(kind, expert_for(path, named))
 
 
-def adapters_of(ckpt: str | None) -> dict[str, Path]:
+def _of_one_transformer(source: Path, found: dict[str, Path], model: ModelConfig) -> dict[str, Path]:
+    """Adapters for a model without experts: one that was trained on an expert acts on its only transformer, two cannot."""
+    roles: dict[str, Path] = {}
+    for role, path in found.items():
+        stage = stage_and_expert(role)[0]
+        if stage in roles:
+            raise AdapterError(
+                f"{source} holds {stage} adapters of two experts, and model={model.name} is one transformer: name one file"
+            )
+        roles[stage] = path
+    return roles
+
+
+def styles_of(config: TrainConfig) -> dict[str, Path]:
+    """The style adapters of ``adapter=``, by role. Raises ``AdapterError`` where there is none."""
+    assert config.adapter is not None
+    paths = adapter_paths(resolve(config.adapter, "adapter"), config.model)
+    styles = {role: path for role, path in paths.items() if stage_and_expert(role)[0] == "style"}
+    if not styles:
+        raise AdapterError(f"adapter={config.adapter} holds no style adapter, only {', '.join(paths)}")
+    return styles
+
+
+def adapters_of(ckpt: str | None, model: ModelConfig | None = None) -> dict[str, Path]:
     """``adapter_paths`` of what ``ckpt=`` names; none for the base model."""
-    return adapter_paths(resolve(ckpt)) if ckpt else {}
+    return adapter_paths(resolve(ckpt), model) if ckpt else {}
 
 
 def warn_of_other_weights(
@@ -177,7 +283,9 @@ def warn_of_other_weights(
         bundle, kind, theirs = bundles.get(adapter.transformer), adapter.transformer, adapter.base_revision
         if bundle is None or adapter.base_model != model.name or not theirs:
             continue
-        if theirs != (found := bundle.fingerprint(Part.TRANSFORMER)):
+        if has_experts(model) != bool(adapter.expert):
+            continue  # its weights are of another sort of network, and never the same
+        if theirs != (found := bundle.of_expert(adapter.expert).fingerprint(Part.TRANSFORMER)):
             warn(
                 f"the {role} adapter was trained on other weights of {model.name} ({kind}, {theirs}) than these "
                 f"({found}): it may do less or something else; give those with model.{kind}=<directory>"

@@ -25,15 +25,16 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cinelora.adapters.run_directory import RunDirectory, trained_on
+from cinelora.adapters.run_directory import RunDirectory, lessons_in, trained_on
 from cinelora.cli.parse import Command, missing_groups, parse, unknown_choice
 from cinelora.cli.programs import LAUNCHER, PROGRAMS, Config, Program
 from cinelora.config.adapter_words import AdapterWord, in_order
 from cinelora.config.fields import MAY_BE_NONE, PLACES, assign, pick, sections
 from cinelora.config.learning_rate import extend
+from cinelora.config.lessons import lessons_of
 from cinelora.config.schema import (
     EvaluateConfig,
     InferConfig,
@@ -186,11 +187,17 @@ def _refuse_value(override: Override, program: Program) -> None:
         raise ConfigError(unknown_choice(key, text, program))
 
 
+@cache
+def _scratch(schema: Any) -> DictConfig:
+    """The tree that values are tried on; no value is judged by what stood there before, and so it is walked once."""
+    return cast(DictConfig, OmegaConf.structured(schema))
+
+
 def _refuse_type(override: Override, program: Program) -> None:
     key, text = override.key_or_group, override.get_value_element_as_str()
     setting = program.fields[key]
     try:
-        scratch = OmegaConf.structured(program.schema)  # OmegaConf converts, and refuses, as it will when it composes
+        scratch = _scratch(program.schema)  # OmegaConf converts, and refuses, as it will when it composes
         OmegaConf.update(scratch, key, override.value())
         found = OmegaConf.select(scratch, key)
     except OmegaConfBaseException as error:
@@ -293,30 +300,42 @@ def _resumed(command: Command, as_typed: TrainConfig | None = None) -> TrainConf
     for key in given:
         _refuse_change(key)
     run = _run_of(command.texts["resume"])
-    own_style = RunDirectory(run).adapter("style")
-    if "adapter" in given and own_style.is_file():
+    own_style = next((path for role, path in RunDirectory(run).adapters().items() if role.startswith("style")), None)
+    if "adapter" in given and own_style:
         raise ConfigError(
             f"resume goes on above the style adapter that the run carries, {own_style}: leave adapter= away"
         )
     config = load_config(run)
-    before, planned = samples_per_step(config), config.stage.steps  # now, as the command line may change them below
+    # now, as the command line may change them below
+    before, planned = samples_per_step(config), {one.stage.expert: one.stage.steps for one in lessons_of(config)}
     # what was typed is read as for a new run, of any stage and data, and picked out of it key by key
     fresh = _composed(PROGRAMS["train"], [*_any_run(PROGRAMS["train"]), *command.overrides])
     _place_texts(fresh, command)
     if not (fresh.trust or is_own(config)):
-        _disobey(config, command, as_typed, carried=["adapter"] if own_style.is_file() else [])
+        _disobey(config, command, as_typed, carried=["adapter"] if own_style else [])
     _forget_typed_only(config, given)
     for key in given:
         assign(config, key, pick(fresh, key))
-    if config.adapter and own_style.is_file():
-        config.adapter = str(own_style)  # the run it was copied from may be gone, or trained further, by now
+    if config.adapter and own_style:
+        # the run it was copied from may be gone, or trained further, by now
+        config.adapter = str(own_style if own_style == RunDirectory(run).adapter("style") else run)
     _refuse_other_steps(config, before)
     config.resume, config.out = str(run), command.texts.get("out") or None
     if config.out is None and command.texts["resume"].startswith(PREFIX):
         raise ConfigError(f"resume={command.texts['resume']}: add out=<directory>, where the fetched run goes on")
-    for line in extend(config, planned, RunDirectory(run).last_step):
-        say(line)
+    say(*_extended(config, planned, run))
     return config
+
+
+def _extended(config: TrainConfig, planned: dict[str, int], run: Path) -> list[str]:
+    """Settle the rates of a run whose lessons were ``planned`` so many steps until now; a line for each that has others."""
+    found = []
+    for lesson, there in lessons_in(config, run):
+        lines = extend(lesson, planned.get(lesson.stage.expert, lesson.stage.steps), there.last_step)
+        if there.expert:
+            setattr(config.optimizer, f"{lesson.stage.expert}_extended", lesson.optimizer.extended)
+        found += [f"{there.expert}: {line}" if there.expert else line for line in lines]
+    return found
 
 
 def _disobey(config: TrainConfig, command: Command, as_typed: TrainConfig | None, carried: list[str]) -> None:
@@ -356,7 +375,7 @@ def _begun_or_resumed(command: Command) -> TrainConfig:
     rest = {key: text for key, text in command.texts.items() if key not in ("out", "resume")}
     fresh = cast(TrainConfig, compose(dataclasses.replace(command, texts={**rest, "out": out})))
     # Without a checkpoint there is nothing to resume from, whatever else a run wrote before it was killed: it begins again.
-    if not (Path(out) / CONFIG_FILE).is_file() or not list(Path(out).glob("checkpoints/step-*")):
+    if not (Path(out) / CONFIG_FILE).is_file() or not RunDirectory(Path(out)).has_checkpoint():
         return fresh
     _refuse_other_run(command, load_config(Path(out)), fresh)
     # What may not change has just been compared, and is the same: it is dropped here, as a resume refuses to hear of it. So is

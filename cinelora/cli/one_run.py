@@ -12,7 +12,7 @@ from typing import Any
 
 from cinelora.adapters.further_adapters import further_adapters
 from cinelora.adapters.host_copies import host_copies
-from cinelora.adapters.run_directory import RunDirectory, adapter_paths, adapters_of
+from cinelora.adapters.run_directory import RunDirectory, adapters_of, lessons_in
 from cinelora.cli.clip_size import sized
 from cinelora.cli.compose import AUTO, compose
 from cinelora.cli.help import answer
@@ -21,6 +21,7 @@ from cinelora.cli.preflight import check_evaluate, check_infer, check_prepare, c
 from cinelora.cli.programs import Config
 from cinelora.cli.run_dir import RunPlace, make_run_dir, word_of_many
 from cinelora.config.clip_request import ClipRequest
+from cinelora.config.lessons import lessons_of
 from cinelora.config.rules import refuse
 from cinelora.config.schema import EvaluateConfig, InferConfig, PrepareConfig, StudyConfig, TrainConfig, drawn_by
 from cinelora.config.store import anchored, save_config
@@ -29,7 +30,7 @@ from cinelora.config.unread import unread_lines
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.io import slurm
 from cinelora.io.hardware import gpu_at_hand
-from cinelora.io.hub import CONFIG_FILE, resolve
+from cinelora.io.hub import CONFIG_FILE
 from cinelora.io.locks import LOCK, lock
 from cinelora.io.plain_data import read_text
 from cinelora.io.terminal import say
@@ -71,7 +72,7 @@ def _unread_lines(config: Config, command: Command) -> list[str]:
     """Warnings about keys that were typed and that this run does not read."""
     source, further = (config.ckpt, config.adapters) if isinstance(config, InferConfig) else (None, [])
     typed = {key: text for key, text in (command.given | command.texts).items() if key not in command.added}
-    return unread_lines(config, typed, [*(adapter_paths(resolve(source)) if source else ()), *further])
+    return unread_lines(config, typed, [*adapters_of(source, config.model), *further])
 
 
 def run_one(command: Command, run: Run) -> int:
@@ -137,17 +138,15 @@ def _goes_on(command: Command, config: Config) -> bool:
 
 
 def is_complete(config: TrainConfig, run_dir: Path) -> bool:
-    """Whether a run has ended by itself, at its last step or because it learnt no more."""
-    if not RunDirectory(run_dir).summary.is_file():
-        return False
-    there = RunDirectory(run_dir).read_end()
-    return not there["interrupted"] and there["steps"] >= config.stage.steps
+    """Whether a run has ended by itself, each lesson at its last step or because it learnt no more."""
+    lessons = lessons_in(config, run_dir)
+    return RunDirectory(run_dir).summary.is_file() and all(run.is_complete(one.stage.steps) for one, run in lessons)
 
 
-def _latest(run_dir: Path) -> str | None:
-    """The name of a run's latest checkpoint."""
-    pointer = run_dir / "checkpoints" / "last"
-    return read_text(pointer) if pointer.is_file() else None
+def _latest(run_dir: Path) -> list[str]:
+    """The names of a run's latest checkpoints, one of each lesson that has any."""
+    pointers = [place.checkpoints / "last" for place in RunDirectory(run_dir).places]
+    return [read_text(pointer) for pointer in pointers if pointer.is_file()]
 
 
 def planned(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig) -> list[str]:
@@ -155,9 +154,12 @@ def planned(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig) ->
     named = card(config.plan) if isinstance(config.plan, str) and config.plan != CLUSTER else None
     place = (named.name, named.gib) if named else gpu_at_hand()
     if isinstance(config, TrainConfig):
-        return plan_lines(config, *place, planned_previews(config, has_gpu=True))
+        previews = [planned_previews(lesson, has_gpu=True) for lesson in lessons_of(config)]
+        return plan_lines(config, *place, previews)
     clip = config if isinstance(config, InferConfig) else drawn_by(config)
     # studies and evaluations draw with several scales in turn, as does compare=
     several = clip.compare or not isinstance(config, InferConfig)
-    copies = host_copies(ClipRequest.with_files(clip, adapters_of(clip.ckpt), further_adapters(clip)), several)
+    copies = host_copies(
+        ClipRequest.with_files(clip, adapters_of(clip.ckpt, clip.model), further_adapters(clip)), several
+    )
     return [*drawing_lines(clip, *place, copies), *(sharing_lines(clip, place[0]) if config.plan == CLUSTER else [])]

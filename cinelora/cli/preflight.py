@@ -10,16 +10,18 @@ import dataclasses
 import importlib.util
 import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cinelora.adapters.adapter_header import AdapterHeader, adapter_header, judge_adapter
 from cinelora.adapters.further_adapters import distilled_shift, files_of, further_adapters
-from cinelora.adapters.run_directory import RunDirectory, adapter_paths, trained_on
+from cinelora.adapters.run_directory import RunDirectory, adapters_of, styles_of, trained_on
 from cinelora.clone_only import SHIPPED, need_clone
 from cinelora.config import schema
 from cinelora.config.adapter_words import AdapterWord
-from cinelora.config.clip_request import ClipRequest, read_prompts
+from cinelora.config.clip_request import ClipRequest, read_prompts, stage_and_expert
 from cinelora.config.fields import fields_of, pick
+from cinelora.config.lessons import taught
 from cinelora.config.rules import (
     asked_lines,
     clip_line,
@@ -33,9 +35,10 @@ from cinelora.config.rules import (
 from cinelora.config.sentences import sentence
 from cinelora.config.store import load_config
 from cinelora.errors import ConfigError, ModelError
-from cinelora.families import experts_of, family_of
-from cinelora.families.family import Part
+from cinelora.families import experts_of, family_of, has_experts
+from cinelora.families.family import Expert, Part, expert_in
 from cinelora.families.wan.checkpoint_layouts import source_of, survey
+from cinelora.families.wan.experts import expert_lines, refuse_one_for_two
 from cinelora.io.hub import EMBEDDED, check_target, is_model_source, is_run, resolve, shadowed
 from cinelora.io.own_files import refuse_foreign
 from cinelora.io.own_folders import CACHE, PREPARED, refuse_occupied
@@ -52,16 +55,15 @@ def check_train(config: schema.TrainConfig) -> list[str]:
     stage, model = config.stage, config.model
     if schema.zero_level(config.strategy) and importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(sentence("files", "deepspeed", c=config))
-    _check_source(model, stage.transformer)
+    _check_source(model, stage.transformer, taught(config))
     assumed: list[str] = []
     if config.adapter is not None:
         _check_style_adapter(config.adapter, resolve(config.adapter, "adapter"))
         _check_fits("adapter", config.adapter, model)
-        for role, path in adapter_paths(resolve(config.adapter, "adapter")).items():
-            if role == "style":
-                header = judge_adapter(path, model)
-                header.refuse_above("adapter")
-                assumed += _assumed_line(header, draws=False)
+        for path in styles_of(config).values():
+            header = judge_adapter(path, model)
+            header.refuse_above("adapter")
+            assumed += _assumed_line(header, draws=False)
     _check_data(config)
     _check_files(config)
     if config.push:
@@ -71,10 +73,12 @@ def check_train(config: schema.TrainConfig) -> list[str]:
     lines += guidance_lines(config.sampler.guidance)
     if stage.name == "motion" and config.adapter is None:
         lines.append("no adapter=: motion is learnt above the base model, without a style adapter under it")
+    if config.adapter is not None:
+        lines += _expert_lines("adapter", config.adapter, styles_of(config), model)
     # the parts that a run loads, the transformer first
     image = family_of(model).image_parts(stage.transformer) if stage.image_condition else ()
     parts = [part for part in Part if part is not Part.IMAGE_ENCODER or part in image]
-    return [*lines, *_model_lines(model, {stage.transformer: parts})]
+    return [*lines, *_model_lines(model, {stage.transformer: parts}, taught(config))]
 
 
 def check_infer(config: schema.InferConfig) -> list[str]:
@@ -195,8 +199,8 @@ def _check_folder(data: schema.DataConfig) -> None:
 # Models and adapters --------------------------------------------------------------------------------------------------
 
 
-def _check_source(model: schema.ModelConfig, kind: str) -> None:
-    experts = (model.key_of(kind, expert.name) for expert in experts_of(model, kind))
+def _check_source(model: schema.ModelConfig, kind: str, taking_part: Sequence[Expert] = ()) -> None:
+    experts = (model.key_of(kind, expert.name) for expert in taking_part or experts_of(model, kind))
     for key in dict.fromkeys((kind, *experts, "vae", "text_encoder", "tokenizer", "image_encoder")):
         source = getattr(model, key)
         if source is not None and not is_model_source(source):
@@ -205,8 +209,24 @@ def _check_source(model: schema.ModelConfig, kind: str) -> None:
 
 
 def _check_style_adapter(text: str, source: Path) -> None:
-    if is_run(source) and not RunDirectory(source).adapter("style").is_file():
+    if is_run(source) and not any(role.startswith("style") for role in RunDirectory(source).adapters()):
         raise ConfigError(sentence("files", "no_style", text=text, stage=load_config(source).stage.name))
+
+
+def _expert_lines(key: str, text: str, roles: Mapping[str, Path], model: schema.ModelConfig) -> list[str]:
+    """Which experts adapters act on, where that is not each on its own; and names that say another one than the header."""
+    lines: list[str] = []
+    if has_experts(model):
+        for stage in dict.fromkeys(stage_and_expert(role)[0] for role in roles):
+            experts = [expert for of, expert in map(stage_and_expert, roles) if of == stage]
+            if len(experts) == 1:
+                name = "one_expert" if experts[0] else "any_expert"
+                lines.append(sentence("files", name, key=key, text=text, stage=stage, expert=experts[0]))
+    for path in roles.values():
+        said, named = (adapter_header(path).ours or {}).get("expert"), expert_in(path.stem)
+        if said and named and said != named:
+            lines.append(sentence("files", "other_expert", path=path, said=said, named=named))
+    return lines
 
 
 def _check_fits(key: str, text: str, model: schema.ModelConfig) -> None:
@@ -238,11 +258,11 @@ def _drawing_lines(
     assumed: list[str] = []
     if config.ckpt is not None:
         _check_fits("ckpt", config.ckpt, config.model)
-        for path in adapter_paths(resolve(config.ckpt)).values():
+        for path in adapters_of(config.ckpt, config.model).values():
             assumed += _assumed_line(judge_adapter(path, config.model))
     for word in map(AdapterWord.of, config.adapters):
         _check_fits("adapters", word.source, config.model)
-        for path in files_of(word):
+        for path in files_of(word, config.model):
             assumed += _assumed_line(judge_adapter(path, config.model))
     distilled = _distilled_lines(config)
     reach = reach_lines("num_frames", ClipRequest(config).num_frames, config.model)
@@ -250,6 +270,8 @@ def _drawing_lines(
     _, shared = partition_of(config)
     reach += [] if parts else guidance_lines(config.sampler.guidance)
     reach += [] if parts or not few_steps else distilled
+    if config.ckpt is not None:
+        reach += _expert_lines("ckpt", config.ckpt, adapters_of(config.ckpt, config.model), config.model)
     shares = [shared] if config.gpus * config.nodes > 1 else []
     return [clip_line(config), *dict.fromkeys(assumed), *reach, *shares, *model]
 
@@ -264,7 +286,7 @@ def _assumed_line(header: AdapterHeader, draws: bool = True) -> list[str]:
 def _distilled_lines(config: schema.InferConfig) -> list[str]:
     """A word about adapters that are step-distilled, and steps that want one; refuses those that act nowhere."""
     request = ClipRequest(config, further=further_adapters(config))
-    ours = adapter_paths(resolve(config.ckpt)).values() if config.ckpt else ()
+    ours = adapters_of(config.ckpt, config.model).values()
     distilled = [path.name for path in ours if distilled_shift(adapter_header(path))]
     acting = [one for one in request.further.values() if one.shift and one.clip]
     distilled += [one.path.name for one in acting]
@@ -290,19 +312,43 @@ def _drawing_parts(config: schema.InferConfig) -> dict[str, list[Part]]:
     return {kind: wanted(kind) for kind in request.transformers}
 
 
-def _model_lines(model: schema.ModelConfig, parts: dict[str, list[Part]]) -> list[str]:
-    """Refuse parts that lie on this machine and are not whole, or not what they should be; a word on how they are read."""
+def _model_lines(
+    model: schema.ModelConfig, parts: dict[str, list[Part]], taking_part: Sequence[Expert] = ()
+) -> list[str]:
+    """Refuse parts that lie on this machine and are not whole, or not what they should be; a word on how they are read.
+
+    ``taking_part`` are the experts of the one network that takes part; where none are named, all of each network.
+    """
     lines: list[str] = []
     # headers alone are read, also of files that turn out to hold something else: a mistake costs a second, not a loading
     for kind, wanted in parts.items():
+        experts = [expert for expert in taking_part or experts_of(model, kind) if expert.name]
+        refuse_one_for_two(model, kind, experts)
+        _refuse_nowhere(model, kind, wanted)
         try:
-            lines += survey(model, kind, wanted)
+            lines += survey(model, kind, wanted, experts)
         except ModelError as error:
-            raise ConfigError(f"model.{kind}={model.t2v if kind == 't2v' else model.i2v}: {error}") from error
+            raise ConfigError(f"{_named(model, kind, experts)}: {error}") from error
+        lines += expert_lines(model, kind, experts)
     for key in (*parts, "vae", "text_encoder", "tokenizer", "image_encoder"):
         lines += shadowed(f"model.{key}", getattr(model, key))
     drawn = {part: None for kind, wanted in parts.items() for part in wanted if source_of(model, kind, part) is None}
     return [*dict.fromkeys(lines), *_random_lines(model, list(drawn))]
+
+
+def _refuse_nowhere(model: schema.ModelConfig, kind: str, wanted: list[Part]) -> None:
+    """Refuse parts that no setting names: where only experts are, no checkpoint holds the others."""
+    lost = [part for part in wanted if part is not Part.TRANSFORMER and source_of(model, kind, part) is None]
+    if lost and model.weights != "random":
+        keys = " ".join(f"model.{part}=<file or folder>" for part in lost)
+        raise ConfigError(sentence("files", "nowhere", network=kind, parts=", ".join(lost), keys=keys))
+
+
+def _named(model: schema.ModelConfig, kind: str, experts: Sequence[Expert]) -> str:
+    """The settings that say where a network lies."""
+    keys = dict.fromkeys((kind, *(model.key_of(kind, expert.name) for expert in experts)))
+    given = [f"model.{key}={getattr(model, key)}" for key in keys if getattr(model, key)]
+    return " ".join(given) or f"model.t2v={model.t2v}"
 
 
 def _random_lines(model: schema.ModelConfig, drawn: list[Part]) -> list[str]:

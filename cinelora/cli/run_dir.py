@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cinelora.adapters.run_directory import RunDirectory
 from cinelora.cli.programs import PROGRAMS, Config
 from cinelora.config.clip_facts import clip_hash
 from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig
@@ -91,13 +92,21 @@ class RunPlace:
 
 def products(run_dir: Path) -> frozenset[Path]:
     """The checkpoints, clips and tables in a run's directory; a style adapter that was carried there is none of its own."""
-    kinds = ("checkpoints/step-*", "**/summary.json", "**/*.latents", "rows.json", "numbers.json")
+    kinds = (
+        "checkpoints/step-*",
+        "*_noise/checkpoints/step-*",
+        "**/summary.json",
+        "**/*.latents",
+        "**/*.course",
+        "rows.json",
+        "numbers.json",
+    )
     return frozenset(path for kind in kinds for path in run_dir.glob(kind))
 
 
 def _held(run_dir: Path) -> frozenset[Path]:
     """What would be lost with a run's directory: products, and the curves of a training run."""
-    return products(run_dir) | {*run_dir.glob("logs/csv/*")}
+    return products(run_dir) | {*run_dir.glob("logs/csv/*"), *run_dir.glob("*_noise/logs/csv/*")}
 
 
 def make_run_dir(config: Config) -> RunPlace:
@@ -203,8 +212,8 @@ def _refuse_other(config: Config, out: Path) -> None:
     # are, so that the same request may come back to them at any time.
     held = {path.name for path in out.iterdir()} - {LOCK}
     if isinstance(config, TrainConfig):
-        saved = any((out / "checkpoints").glob("step-*"))
-        if CONFIG_FILE in held and (saved or held & {"style.safetensors", "motion.safetensors", "summary.json"}):
+        run = RunDirectory(out)
+        if CONFIG_FILE in held and (run.has_checkpoint() or run.adapters() or "summary.json" in held):
             raise ConfigError(f"out={out} holds a run: go on with resume={out}, or choose another out=")
         if held and CONFIG_FILE not in held:
             raise ConfigError(f"out={out} is not empty; choose another out=")

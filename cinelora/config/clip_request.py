@@ -27,6 +27,7 @@ from cinelora.config.schema import (
 )
 from cinelora.config.shipped import values
 from cinelora.errors import ConfigError, FileError
+from cinelora.families import experts_of
 from cinelora.families.family import ALONE, HIGH, LOW, Expert
 from cinelora.io.atomic import sha256_file, sha256_json
 from cinelora.io.plain_data import read_json, read_text
@@ -161,7 +162,11 @@ class ClipRequest:
 
     def on_expert(self, scales: Mapping[str, float], expert: Expert) -> dict[str, float]:
         """Of the adapters that act on a network those that act on one of its experts: its own, and those of none."""
-        return {name: value for name, value in scales.items() if self.expert_of(name) in ("", expert.name)}
+        return {
+            name: value
+            for name, value in scales.items()
+            if self.expert_of(name) in ("", expert.name) or not expert.name
+        }
 
     def expert_of(self, name: str) -> str:
         """The expert that an adapter is for; empty for one that acts on whatever transformer there is."""
@@ -190,6 +195,19 @@ class ClipRequest:
             own = {"guidance": own_guidance(self.config.model)}
             sampler = replace(sampler, shift=None, **{**values("sampler/unipc"), **own})
         return self._shifted(sampler, "keyframe", "t2v")
+
+    @property
+    def guidance_in_words(self) -> str:
+        """Guidance of a clip, part by part and expert by expert where each network has its own."""
+
+        def on(network: str) -> str:
+            experts = experts_of(self.config.model, network)
+            return " and ".join(dict.fromkeys(f"{guidance_of(self.config.sampler, expert):g}" for expert in experts))
+
+        parts = {part: on(network) for part, network in self.made_by.items()}
+        if len(set(parts.values())) == 1:
+            return parts["clip"]
+        return ", ".join(f"{guidance} ({part})" for part, guidance in parts.items())
 
     # -- what decides the clip ---------------------------------------------------------------------------------------
 

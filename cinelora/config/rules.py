@@ -9,19 +9,20 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from cinelora.clone_only import scale_model
 from cinelora.config import schema
 from cinelora.config.clip_request import ClipRequest
 from cinelora.config.fields import Field, fields_of, pick
+from cinelora.config.lessons import SHORT, taught
 from cinelora.config.metric_names import better, logged, update_of_block
 from cinelora.config.sentences import sentence
 from cinelora.config.shipped import models_with_i2v, trained_shape
 from cinelora.errors import ConfigError
 from cinelora.families import experts_of, family_of
-from cinelora.families.family import Geometry
+from cinelora.families.family import Expert, Geometry
 
 # Single values --------------------------------------------------------------------------------------------------------
 
@@ -113,7 +114,7 @@ _TRAINING: Rules[schema.TrainConfig] = (
     ("style_without_i2v", lambda c: c.stage.name == "style" and _lacks(c, "i2v")),
     ("motion_without_i2v", lambda c: c.stage.name != "style" and _lacks(c, "i2v")),
     ("training_without_t2v", lambda c: _lacks(c, "t2v")),
-    ("lost_expert", lambda c: _lost_expert(c.model, [c.stage.transformer])),
+    ("lost_expert", lambda c: _lost_expert(c.model, {c.stage.transformer: taught(c)}, ", or stage.expert={there}")),
     ("heads", lambda c: c.model.hidden_size % c.model.num_heads),
     ("style_windows", lambda c: c.stage.name == "style" and c.stage.num_frames != 1),
     ("style_image", lambda c: c.stage.name == "style" and c.stage.transformer == "t2v" and c.stage.image_condition),
@@ -165,7 +166,7 @@ _REQUEST: Rules[schema.InferConfig | schema.StudyConfig] = (
 _DRAWING: Rules[schema.InferConfig] = (
     ("scene_without_i2v", lambda c: ClipRequest(c).is_scene and _is_missing(c.model, "i2v")),
     ("clip_without_t2v", lambda c: "t2v" in ClipRequest(c).transformers and _is_missing(c.model, "t2v")),
-    ("lost_expert", lambda c: _lost_expert(c.model, ClipRequest(c).transformers)),
+    ("lost_expert", lambda c: _lost_expert(c.model, {n: experts_of(c.model, n) for n in ClipRequest(c).transformers})),
     # a cache that would do nothing, or what it cannot do
     ("threshold", lambda c: c.sampler.cache_threshold is not None and c.sampler.cache not in schema.CACHE_THRESHOLDS),
     ("whole_threshold", lambda c: c.sampler.cache == "taylorseer" and (c.sampler.cache_threshold or 0) % 1),
@@ -264,13 +265,16 @@ def _is_missing(model: schema.ModelConfig, network: str) -> bool:
     return not any(model.source(network, expert.name) for expert in experts_of(model, network))
 
 
-def _lost_expert(model: schema.ModelConfig, networks: Iterable[str]) -> dict[str, str] | None:
-    """The key of an expert that is not named, where its fellow is; None where both or none are."""
-    for network in networks:
-        sources = {model.key_of(network, e.name): model.source(network, e.name) for e in experts_of(model, network)}
-        missing = [key for key, source in sources.items() if source is None]
-        if missing and len(missing) < len(sources):
-            return {"network": network, "missing": missing[0]}
+def _lost_expert(
+    model: schema.ModelConfig, wanted: Mapping[str, Iterable[Expert]], alone: str = ""
+) -> dict[str, str] | None:
+    """The key of an expert that takes part and is not named, where its fellow is; ``alone`` is the way to use that one alone."""
+    for network, experts in wanted.items():
+        missing = [one.name for one in experts if model.source(network, one.name) is None]
+        there = [one.name for one in experts_of(model, network) if model.source(network, one.name)]
+        if missing and there:
+            key = model.key_of(network, missing[0])
+            return {"network": network, "missing": key, "alone": alone.format(there=SHORT[there[0]])}
     return None
 
 
@@ -381,7 +385,8 @@ def distilled_lines(sampler: schema.SamplerConfig, adapters: list[str], keyframe
     few = sampler.guidance == 1 and sampler.steps <= MOST_FEW_STEPS
     if not adapters:
         return [sentence("follows", "few_steps", sampler=sampler)] if few else []
-    words = {"sampler": sampler, "adapters": " and ".join(adapters)}
+    guidance = "null" if sampler.guidance is None else f"{sampler.guidance:g}"
+    words = {"sampler": sampler, "guidance": guidance, "adapters": " and ".join(adapters)}
     found = {"not_few": not few, "full_keyframe": keyframe and sampler.guidance == 1}
     return [sentence("follows", name, **words) for name, holds in found.items() if holds]
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from cinelora.families import FAMILIES, family_of
 from cinelora.families.family import HIGH
+from cinelora.io.hub import RANDOM_MEMBERS
 
 CLIP_METRICS = (
     *"flicker tssim motion tssim_warped warping_error flow_motion shake temporal_flickering frames_scale".split(),
@@ -80,13 +81,13 @@ class ModelConfig:
     """text-to-video checkpoint: embedded:tiny-t2v, hub repository, directory, or a transformer as .safetensors or .gguf"""
     i2v: str | None = _source(read_when="i2v")
     """image-to-video checkpoint, likewise; null where the family has none"""
-    t2v_high: str | None = _source(read_when="t2v experts", since=True)
+    t2v_high: str | None = _source(read_when="t2v experts teaches_high", since=True)
     """high-noise expert of t2v as a file or folder of its own, where two experts make a network; null = in t2v"""
-    t2v_low: str | None = _source(read_when="t2v experts", since=True)
+    t2v_low: str | None = _source(read_when="t2v experts teaches_low", since=True)
     """low-noise expert of t2v, likewise"""
-    i2v_high: str | None = _source(read_when="i2v experts", since=True)
+    i2v_high: str | None = _source(read_when="i2v experts teaches_high", since=True)
     """high-noise expert of i2v, likewise"""
-    i2v_low: str | None = _source(read_when="i2v experts", since=True)
+    i2v_low: str | None = _source(read_when="i2v experts teaches_low", since=True)
     """low-noise expert of i2v, likewise"""
     vae: str | None = _source(read_when="encodes")
     """VAE for both, from a file, folder or repository; null = the checkpoint's own"""
@@ -118,9 +119,9 @@ class ModelConfig:
     ffn_dim: int = _count(13824)
     """width inside the feed-forward layers; asked for where weights are random"""
     height: int = _count(480, is_side=True)
-    """frame height in pixels, a multiple of 16"""
+    """frame height in pixels, a multiple of 16, of 32 with Wan2.2 TI2V-5B"""
     width: int = _count(832, is_side=True)
-    """frame width in pixels, a multiple of 16"""
+    """frame width in pixels, a multiple of 16, of 32 with Wan2.2 TI2V-5B"""
     fps: int = setting(16, at_least=1)
     """frames per second the model was trained at"""
     num_frames: int = _frames(81, read_when="own_frames")
@@ -152,6 +153,16 @@ class ModelConfig:
             return self.t2v
         return own or whole
 
+    @property
+    def is_random(self) -> bool:
+        """Whether its weights are random, so that what it draws is noise."""
+        return self.weights == "random" or any(source in RANDOM_MEMBERS for source in (self.t2v, self.i2v))
+
+    @property
+    def random_in_words(self) -> str:
+        """What makes them random."""
+        return "model.weights=random" if self.weights == "random" else f"{self.name} has no others"
+
     def key_of(self, network: str, expert: str = "") -> str:
         """The key, without ``model.``, that names the checkpoint of a network or of one of its experts."""
         return network if not expert else f"{network}_{'high' if expert == HIGH else 'low'}"
@@ -170,7 +181,7 @@ class StageConfig:
 
     name: str = setting("style", (*ADAPTER_STAGES, "pretrain"), by_group=True)
     """what is learnt; pretrain = every weight"""
-    expert: str = setting("both", ("both", "high", "low"), since=True, read_when="experts")
+    expert: str = setting("both", ("both", "high", "low"), resumable=True, since=True, read_when="experts")
     """which of the two experts of the network learn; both = one after the other"""
     transformer: str = setting("t2v", ("t2v", "i2v"))
     """which transformer of the pair is trained on"""
@@ -188,9 +199,9 @@ class StageConfig:
     """samples per rank and micro-batch"""
     accumulation: int = _count(1, resumable=True)
     """micro-batches per optimizer step"""
-    high_steps: int | None = _count(resumable=True, since=True, read_when="experts")
+    high_steps: int | None = _count(resumable=True, since=True, read_when="experts teaches_high")
     """steps of the high-noise expert; null = steps"""
-    low_steps: int | None = _count(resumable=True, since=True, read_when="experts")
+    low_steps: int | None = _count(resumable=True, since=True, read_when="experts teaches_low")
     """steps of the low-noise expert; null = steps"""
 
     @property
@@ -315,9 +326,9 @@ class OptimizerConfig:
     # a lower rate, or a tighter norm, is what calms a run whose loss was no longer finite
     lr: float = setting(3e-5, above=0, resumable=True)
     """AdamW learning rate"""
-    high_lr: float | None = setting(above=0, resumable=True, since=True, read_when="experts")
+    high_lr: float | None = setting(above=0, resumable=True, since=True, read_when="experts teaches_high")
     """rate of the high-noise expert; null = lr. Stills alone overtrain it soon"""
-    low_lr: float | None = setting(above=0, resumable=True, since=True, read_when="experts")
+    low_lr: float | None = setting(above=0, resumable=True, since=True, read_when="experts teaches_low")
     """rate of the low-noise expert; null = lr"""
     lr_for_width: int | None = _count(5120)
     """width the rate was found at: other widths get lr x this / hidden_size; null takes lr as it is"""
@@ -337,6 +348,10 @@ class OptimizerConfig:
     """a cosine whose stage.steps a resume changes: drawn over all steps, or from the rate it has got to down to zero"""
     extended: list[int] = setting([], by_group=True)
     """written by on_extend=continue: pairs of a step at which a resume changed stage.steps, and what those were before"""
+    high_extended: list[int] = setting([], by_group=True, since=True)
+    """the same of the high-noise expert's steps"""
+    low_extended: list[int] = setting([], by_group=True, since=True)
+    """the same of the low-noise expert's steps"""
     clip_norm: float = setting(1.0, at_least=0, resumable=True)
     """gradient norm is clipped to this; 0 = never"""
 
@@ -629,7 +644,7 @@ _TRUST = setting(False, resumable=True, changes_clip=False, without_drawing=True
 
 @dataclass
 class TrainConfig:
-    """Train a LoRA adapter of Wan2.1: stage=style on stills, then stage=motion on windows above it.
+    """Train a LoRA adapter of Wan2.1 or Wan2.2: stage=style on stills, then stage=motion on windows above it.
 
     python train.py stage=style data=noir
     python train.py stage=motion data=noir adapter=outputs/style/noir/last

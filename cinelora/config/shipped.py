@@ -48,4 +48,5 @@ def trained_shape(model: str) -> tuple[int, int, int] | None:
     if model not in choices("model"):
         return None
     trained = values(f"model/{model}")
-    return trained["num_frames"], trained["height"], trained["width"]
+    largest = FAMILIES[trained["family"]].largest if "family" in trained else None
+    return trained["num_frames"], *(largest or (trained["height"], trained["width"]))

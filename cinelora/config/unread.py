@@ -104,6 +104,8 @@ OF_SETTINGS: dict[str, Callable[[Any], object]] = {
     "t2v": lambda c: "t2v" in _transformers(c),
     "i2v": lambda c: "i2v" in _transformers(c),
     "experts": lambda c: any(len(experts_of(c.model, network)) > 1 for network in _transformers(c)),
+    "teaches_high": lambda c: not _trains(c) or c.stage.expert != "low",
+    "teaches_low": lambda c: not _trains(c) or c.stage.expert != "high",
     "t2v_on_hub": lambda c: is_hub_name(c.model.t2v or ""),
     "i2v_on_hub": lambda c: is_hub_name(c.model.i2v or ""),
     "encodes": lambda c: not getattr(c, "latency_only", False),

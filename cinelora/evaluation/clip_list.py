@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
-from cinelora.config.clip_request import BASE_SCALE
+from cinelora.config.clip_request import BASE_SCALE, stage_and_expert
 from cinelora.config.schema import ScaleConfig
 from cinelora.errors import FileError
 from cinelora.io.atomic import write_json
@@ -138,10 +138,11 @@ def stages(adapters: list[str], further: bool = False) -> list[Variant]:
     # Each stage adds one adapter to those before, so that neighbours differ by what that one does. A keyframe is a still: the
     # style acts on it, the motion adapter does not.
     found = [Variant(BASE, BASE_SCALE)]
-    if "style" in adapters:
+    stages = {stage_and_expert(name)[0] for name in adapters}
+    if "style" in stages:
         found.append(Variant("style", ScaleConfig(1.0, 1.0, 0.0)))
-    if "motion" in adapters:
-        found.append(Variant("style+motion" if "style" in adapters else "motion", ScaleConfig(1.0, 1.0, 1.0)))
+    if "motion" in stages:
+        found.append(Variant("style+motion" if "style" in stages else "motion", ScaleConfig(1.0, 1.0, 1.0)))
     if further:
         names = [*(variant.name for variant in found[-1:] if variant.name != BASE), FURTHER]
         found.append(Variant("+".join(names), found[-1].scale))

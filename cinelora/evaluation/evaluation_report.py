@@ -42,6 +42,7 @@ def write_report(plan: Plan, run_dir: Path) -> Path:
         title=f"Evaluation of {called}",
         plan=plan,
         settings=settings,
+        guidance="of each network's own" if (scale := settings["sampler"]["guidance"]) is None else f"{scale:g}",
         frames=open_video(next(iter(clips))).num_frames if clips else 0,
         sentences=[*numbers.sentences, *([note] if note else [])],
         takes=[(take, {name: clips.get(file) for name, file in row.items()}) for take, row in rows.items()],

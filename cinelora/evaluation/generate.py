@@ -40,7 +40,7 @@ MOST_REAL = 200
 
 def plan(config: EvaluateConfig, run_dir: Path) -> Plan:
     """Choose what is drawn, and put the real clips beside it. Raises ``FootageError`` where nothing is held out."""
-    adapters, further = list(adapters_of(config.ckpt)), further_adapters(config)
+    adapters, further = list(adapters_of(config.ckpt, config.model)), further_adapters(config)
     prompts, real, sentences = list[Prompt](), list[str](), list[str]()
     if config.data.name:
         samples, sentences = heldout(config)
@@ -145,7 +145,7 @@ def draw_missing(config: EvaluateConfig, plan: Plan, run_dir: Path) -> None:
     last = plan.names()[-1]
     found = further_adapters(config).items()
     further = {name: one if one.shift else replace(one, only_in=last) for name, one in found}
-    request = ClipRequest.with_files(drawn_by(config), adapters_of(config.ckpt), further)
+    request = ClipRequest.with_files(drawn_by(config), adapters_of(config.ckpt, config.model), further)
     variants = {variant.name: variant.scale for variant in plan.variants}
     todo = []
     for take in plan.takes():

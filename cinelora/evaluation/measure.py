@@ -247,6 +247,11 @@ class _Settings(TypedDict):
 
     ckpt: str | None
     model: _Model
+    sampler: _Sampler
+
+
+class _Sampler(TypedDict):
+    guidance: float | None
 
 
 class NumbersFile(TypedDict):

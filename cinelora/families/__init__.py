@@ -34,6 +34,11 @@ def family_of(model: OfAFamily) -> Family:
     return FAMILIES[model.family]
 
 
+def has_experts(model: OfAFamily) -> bool:
+    """Whether a model's networks are two experts each."""
+    return any(len(experts_of(model, network.name)) > 1 for network in family_of(model).networks)
+
+
 def experts_of(model: OfAFamily, network: str) -> tuple[Expert, ...]:
     """The experts of a network of a model, in order of falling noise; one without a name where a transformer does it alone."""
     return family_of(model).experts(network, model.boundaries)

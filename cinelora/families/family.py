@@ -1,13 +1,16 @@
 """What differs between model families and must be known before anything is loaded: latent space, tokens, networks.
 
-Enters: frames and pixels. Leaves: counts. No torch, and nothing of the package: settings, checks and plans ask this.
+Enters: frames and pixels. Leaves: counts. No torch, and nothing of the package but facts: settings, checks and plans ask this.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+
+from cinelora.families.vae_facts import WAN21_VAE, VaeFacts
 
 
 class Part(StrEnum):
@@ -60,6 +63,11 @@ class Geometry:
         return self.num_latent_frames(num_frames) * (height // self.cell) * (width // self.cell)
 
 
+def suffixed(stage: str, expert: str) -> str:
+    """What files and adapters of a stage, and of an expert if any, are called: ``style``, or ``style_high_noise``."""
+    return f"{stage}_{expert}" if expert else stage
+
+
 @dataclass(frozen=True)
 class Expert:
     """A transformer that denoises a range of noise levels: ``levels`` from 0 (clean) to 1 (noise), as (low, high).
@@ -75,7 +83,7 @@ class Expert:
 
     def suffix(self, stage: str) -> str:
         """What files and adapters of ``stage`` are called: ``style``, or ``style_high_noise``."""
-        return f"{stage}_{self.name}" if self.name else stage
+        return suffixed(stage, self.name)
 
 
 ALONE = Expert()
@@ -111,9 +119,24 @@ class Network:
         return "image-to-video" if self.shows_first_frame else "text-to-video"
 
 
-HIGH, LOW = "high_noise", "low_noise"
+EXPERTS = HIGH, LOW = "high_noise", "low_noise"
 """The experts of a network, in the order in which a clip passes them. They are named and never numbered: tools disagree
 about which is the first."""
+
+
+# "high" and "low" are said of much: of these words they say nothing about noise
+_OF_OTHERS = "v?ram|mem|res|quality|rank|fps|contrast|key|speed|poly|angle|light"
+_NOISE = re.compile(r"(high|low)[ ._-]?noise")
+_LONE = re.compile(rf"(?<![a-z])(high|low)(?![a-z])(?![ ._-]?(?:{_OF_OTHERS}))")
+
+
+def expert_in(name: str, lone: bool = True) -> str:
+    """The expert that a file or folder is for by its name, such as ``style_high_noise``: a hint and no more.
+
+    ``lone``: also by ``high`` or ``low`` without ``noise``. Empty where a name says neither, or both.
+    """
+    said = {*_NOISE.findall(name.lower()), *(_LONE.findall(name.lower()) if lone else ())}
+    return f"{said.pop()}_noise" if len(said) == 1 else ""
 
 
 @dataclass(frozen=True)
@@ -126,6 +149,9 @@ class Family:
     geometry: Geometry
     text_tokens: int
     networks: tuple[Network, ...]
+    largest: tuple[int, int] | None = None
+    """Height and width of the largest frames that it was trained on, where those are not the model's own."""
+    vae: VaeFacts = WAN21_VAE
     one_checkpoint: bool = False
     """Whether all networks are one transformer, which is told by its input what to do."""
     image_is_encoded: bool = True
@@ -139,6 +165,10 @@ class Family:
         """Tokens that the network's cross-attention looks at: of text, and of the first frame where it has any."""
         image = self.network(name).image_tokens
         return (self.text_tokens, image) if image else (self.text_tokens,)
+
+    def has_time_per_token(self, name: str) -> bool:
+        """Whether each token of the network has a time of its own: where a first frame stands clean among noisy latents."""
+        return self.network(name).shows_first_frame and not self.image_is_encoded
 
     def experts(self, name: str, boundaries: Mapping[str, float | None]) -> tuple[Expert, ...]:
         """The experts of a network in order of falling noise; ``boundaries`` by network take the place of the authors'.

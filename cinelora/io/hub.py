@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cinelora.errors import ConfigError, ModelError, first_line
+from cinelora.families.family import EXPERTS, expert_in, suffixed
 
 PREFIX = "hub:"
 CONFIG_FILE = "config.yaml"
@@ -21,6 +22,8 @@ EMBEDDED = (
     *("embedded:tiny-wan22-5b", "embedded:tiny-wan22-t2v-a14b", "embedded:tiny-wan22-i2v-a14b"),
 )
 """The models that come with the program; those of Wan2.2 are random weights, drawn where they are asked for."""
+RANDOM_MEMBERS = EMBEDDED[2:]
+"""Those whose weights nobody has trained."""
 EMBEDDED_ADAPTER = "embedded:distilled"
 """The step-distilled adapter of the embedded image-to-video model, which lies beside that."""
 _FORM = re.compile(
@@ -28,9 +31,9 @@ _FORM = re.compile(
     re.ASCII,
 )
 # Weights as safetensors and settings as text: no file that is run or unpickled when it is opened.
-_WANTED = ["*.safetensors", "*.json", "*.jsonl", "*.yaml", "checkpoints/last"]
+_WANTED = ["*.safetensors", "*.json", "*.jsonl", "*.yaml", "checkpoints/last", "*_noise/checkpoints/last"]
 _WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".gguf")
-_ADAPTERS = ("style.safetensors", "motion.safetensors")
+_ADAPTERS = [f"{suffixed(stage, expert)}.safetensors" for stage in ("style", "motion") for expert in ("", *EXPERTS)]
 _USUAL = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 """What peft and diffusers call the one adapter that they save into a folder."""
 
@@ -96,11 +99,18 @@ def resolve(source: str, key: str = "ckpt") -> Path:
     match sorted(path.glob("*.safetensors")):
         case [single]:
             return single
+        case found if _is_pair([path.name for path in found]):
+            return path
         case []:
             raise ConfigError(f"{key}={source} holds neither {CONFIG_FILE} nor an adapter: it is no run of train.py")
         case found:
             names = _some([path.name for path in found])
             raise ConfigError(f"{key}={source} holds {len(found)} adapter files: name one of {names}")
+
+
+def _is_pair(names: list[str]) -> bool:
+    """Whether there is one adapter for each of two experts, as most trainers of two write them."""
+    return len(names) == 2 and {expert_in(PurePosixPath(name).stem) for name in names} == {*EXPERTS}
 
 
 def _some(names: list[str]) -> str:
@@ -200,11 +210,14 @@ def _names_in(repository: str, revision: str | None) -> list[str]:
 
 
 def adapter_among(names: list[str], said: str, repository: str) -> str | None:
-    """The one adapter of a repository; None where it holds a run, or ours side by side. Raises ``ConfigError`` for a choice."""
-    if {CONFIG_FILE, *_ADAPTERS} & {*names}:
-        return None
+    """The one adapter of a repository; None where it holds a run, or several side by side that belong together.
+
+    Raises ``ConfigError`` for a choice.
+    """
     found = _safetensors(names)
     on_top = [name for name in found if "/" not in name] or found
+    if {CONFIG_FILE, *_ADAPTERS} & {*names} or _is_pair([name for name in on_top if "/" not in name]):
+        return None
     usual = [name for name in on_top if name in _USUAL]
     if len(on_top) > 1 and len(usual) != 1:
         example = f"hub:{repository}/{on_top[0]}"

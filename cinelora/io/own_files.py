@@ -16,11 +16,12 @@ from itertools import product
 from pathlib import Path
 
 from cinelora.errors import FileError, reason
+from cinelora.families.family import EXPERTS
 from cinelora.io.hub import fetched_blobs
 from cinelora.io.terminal import shell_word
 
-WANDB_FOLDERS = ("logs/wandb", "wandb")
-"""Where W&B writes below a training run and below a study."""
+WANDB_FOLDERS = ("logs/wandb", *(f"{expert}/logs/wandb" for expert in EXPERTS), "wandb")
+"""Where W&B writes below a training run, below its lessons where there are two, and below a study."""
 WANDB_LINKS = ("latest-run", "debug.log", "debug-internal.log", "*/logs/debug-core.log")
 """Links of its own in there. Its core makes the last, whatever its settings say; the others are of runs of earlier versions."""
 GIT = ".git"

@@ -57,9 +57,9 @@ def by_rows(vae: AutoencoderKLWan, rows: list[int]) -> Iterator[None]:
     # sees three rows is given its neighbours' first, and attention looks at the rows of all.
     with ExitStack() as undo:
         for module in vae.modules():
-            if _sees_rows(module):
+            if sees_rows(module):
                 undo.callback(module.register_forward_pre_hook(_beside_neighbours).remove)
-            if _sees_rows(module) or isinstance(module, nn.ZeroPad2d):
+            if sees_rows(module) or isinstance(module, nn.ZeroPad2d):
                 name, padding, without = _padding(module)
                 setattr(module, name, without)
                 undo.callback(setattr, module, name, padding)
@@ -132,7 +132,7 @@ def any_rank(truth: bool, device: torch.device) -> bool:
     return bool(flag)
 
 
-def _sees_rows(module: nn.Module) -> bool:
+def sees_rows(module: nn.Module) -> bool:
     """Whether it is a convolution that sees other rows than its own: the one below, and one above unless it halves them."""
     return isinstance(module, WanCausalConv3d | nn.Conv2d) and module.kernel_size[-2] == 3
 

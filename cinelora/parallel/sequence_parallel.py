@@ -122,8 +122,9 @@ class Sharing:
 
     # Forward hooks on the modules around the blocks, so that diffusers' own forward pass stays as it is. They run in this
     # order: `rope` makes the angles of the whole sequence (own_angles keeps this rank's, and learns the length),
-    # `patch_embedding` the patches (own_patches), then the blocks see this rank's tokens alone, and `proj_out` ends them
-    # (all_tokens gathers). What diffusers does after proj_out, unpatchifying, is then done on the whole by every rank.
+    # `patch_embedding` the patches (own_patches), `condition_embedder` the modulation (before it own_times, where each token has
+    # a time of its own), then the blocks see this rank's tokens alone, and `proj_out` ends them (all_tokens gathers). What
+    # diffusers does after proj_out, unpatchifying, is then done on the whole by every rank.
 
     def own_angles(self, module: nn.Module, inputs: Any, angles: tuple[Tensor, Tensor]) -> Any:
         """The rotary embedding of this rank's tokens, (1, n, 1, D) each, and the length of the whole sequence."""
@@ -135,6 +136,13 @@ class Sharing:
     def own_patches(self, module: nn.Module, inputs: Any, patches: Tensor) -> Tensor | None:
         """Of patches (B, C, T, h, w) this rank's, as (B, C, n, 1, 1); rotary embeddings come before them."""
         return self.own(patches.flatten(2), 2)[..., None, None] if self.active else None
+
+    def own_times(self, module: nn.Module, inputs: Any, named: dict[str, Any]) -> Any:
+        """Of a time for each token, (B N,), those of this rank's tokens; one time for all of them stays."""
+        if not self.active or named.get("timestep_seq_len") is None:
+            return None
+        times_BN = inputs[0].unflatten(0, (-1, self.num_tokens))
+        return (self.own(times_BN, 1).flatten(), *inputs[1:]), {**named, "timestep_seq_len": self.share}
 
     def all_tokens(self, module: nn.Module, inputs: Any, own_BND: Tensor) -> Tensor | None:
         """The output of all ranks' tokens."""
@@ -150,6 +158,7 @@ def share(transformer: WanTransformer3DModel, ring: int, ulysses: int) -> None:
     sharing = Sharing(ring, ulysses)
     transformer.rope.register_forward_hook(sharing.own_angles)
     transformer.patch_embedding.register_forward_hook(sharing.own_patches)
+    transformer.condition_embedder.register_forward_pre_hook(sharing.own_times, with_kwargs=True)
     transformer.proj_out.register_forward_hook(sharing.all_tokens)
     for block in transformer.blocks:
         processor = SharedAttention(sharing)

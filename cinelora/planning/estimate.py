@@ -17,6 +17,7 @@ from typing import NamedTuple
 from cinelora.config.schema import ModelConfig
 from cinelora.families import family_of
 from cinelora.families.family import Family
+from cinelora.families.vae_facts import WAN21_VAE, VaeFacts
 from cinelora.planning.cards import GPUS, Gpu
 
 GIB = 2**30
@@ -55,14 +56,18 @@ EXCHANGED, EXCHANGED_IN_A_RING = 1.0, 12.0
 """Units more that come and go where ranks share a sequence: by Ulysses (two H100: 0.2 with 7,020 tokens a rank, 0.9 with 37,800,
 beyond what one rank took), and in a ring, with float32 sums and gradients on their way (counted from ``sequence.py``, and not
 measured)."""
+TIMED_STEP, TIMED_DRAWN = 20.0, 19.2
+"""Units where each token has a time of its own (TI2V-5B that is shown a first frame) and blocks are compiled: those that a
+training step takes more, and those of a prediction at its height, which is in the last norm. From three peaks each (H200: bf16,
+fp8, fp8 in 16 GiB), which come out within 3 % and 1 %."""
+TIMES, TIMED_BLOCK, TIMED_DRAWING = 7.0, 16.0, 12.0
+"""The same in uncompiled blocks: the embedded times and their six projections, which all blocks read; what a block keeps for its
+backward pass; and what is there while one is computed without gradients. The last two are float32 sums of the projections and the
+block's own table. Counted from the tensors that diffusers' block saves; the plain loop's peaks come out within 2 %."""
 IN_FLIGHT = 1.46
 """Units on their way from or to the host, with ``offload``."""
 DRAWN, DRAWN_FP8, DRAWN_EAGER = 6.2, 7.4, 14.2
 """Units that come and go while a prediction is made without gradients (75,600 tokens of the I2V shape, H200)."""
-VAE_BYTES, VAE_BYTES_STILL, VAE_BYTES_TILED = 28_600, 8_900, 5_600
-"""Bytes a pixel of one frame that decoding takes in float32, what lies between tensors with it: of clips, whose frames come
-and go with their caches, of a still, and of 81 frames in tiles (H200; encoding takes three quarters). 480p and 720p, 33 and
-81 frames come out within 1 %."""
 CONTEXT_GIB, IN_PIECES = 1.0, 0.025
 """What is not to be planned with: CUDA's own memory (0.7 GiB on an H200), and the share that lies between tensors."""
 
@@ -120,6 +125,16 @@ class Shape:
     def context(self) -> int:
         """Tokens that cross-attention looks at."""
         return sum(self.family.context(self.network))
+
+    @property
+    def has_time_per_token(self) -> bool:
+        """Whether it is told a time for each token."""
+        return self.family.has_time_per_token(self.network)
+
+    @property
+    def encodes_clip(self) -> bool:
+        """Whether what it is shown of a first frame is encoded as long as the clip: the frame, and grey after it."""
+        return self.family.network(self.network).shows_first_frame and self.family.image_is_encoded
 
     @property
     def block_matrices(self) -> int:
@@ -270,6 +285,8 @@ class Step:
         trained, eager = (WHOLE, WHOLE_EAGER) if self.whole else (ADAPTER, ADAPTER_EAGER)
         kept = trained if policy.compile else eager
         wide = kept.tokens + kept.ffn * shape.ffn / shape.hidden + (kept.image if shape.image else 0.0)
+        timed = shape.has_time_per_token
+        wide += TIMED_BLOCK if timed and not policy.compile else 0.0
         block = wide * unit + kept.context * context
         exchanged = 0.0 if self.sequence == 1 else EXCHANGED if self.ring == 1 else EXCHANGED_IN_A_RING
         passing = unit * (exchanged + (PASSING_FP8 if dtype == "fp8" and policy.compile else kept.passing))
@@ -278,6 +295,7 @@ class Step:
         plain = shape.layers - policy.recompute
         inputs = min(IN_FLIGHT, policy.recompute) if policy.offload else policy.recompute
         activations = {"inputs of recomputed blocks": unit * inputs, "activations": block * max(plain, 1) + passing}
+        activations |= {"times of tokens": unit * (TIMED_STEP if policy.compile else TIMES)} if timed else {}
         average = 4.0 if self.averaged else 0.0
         if self.whole:
             # The bf16 copies, and the values themselves where they are in pieces, are there for one block at a time. The height
@@ -323,14 +341,14 @@ class Step:
         return sum(self.peak(Policy(layers, True, 0 if self.stays else layers, compile)).values())
 
 
-def vae_bytes(num_frames: int, height: int, width: int) -> float:
-    """Bytes that Wan's VAE takes to encode or decode a clip as a whole."""
-    return float(height * width * (VAE_BYTES_STILL if num_frames == 1 else VAE_BYTES))
+def vae_bytes(num_frames: int, height: int, width: int, vae: VaeFacts = WAN21_VAE) -> float:
+    """Bytes that a VAE takes to encode or decode a clip as a whole."""
+    return float(height * width * (vae.still_bytes if num_frames == 1 else vae.clip_bytes))
 
 
-def tiled_vae_bytes(height: int, width: int) -> float:
+def tiled_vae_bytes(height: int, width: int, vae: VaeFacts = WAN21_VAE) -> float:
     """The same in tiles: little more than the clip, in pieces and whole."""
-    return float(height * width * VAE_BYTES_TILED)
+    return float(height * width * vae.tiled_bytes)
 
 
 def usable_bytes(gib: float) -> float:
@@ -377,6 +395,8 @@ class Prediction:
         """Bytes on the device while it is made, by what they are for."""
         unit = self.tokens * self.shape.hidden * (4 if self.dtype == "fp32" else 2) * (2 if drawing.together else 1)
         passing = DRAWN_EAGER if not drawing.compile else DRAWN_FP8 if self.dtype == "fp8" else DRAWN
+        if self.shape.has_time_per_token:
+            passing = TIMED_DRAWN if drawing.compile else passing + TIMES + TIMED_DRAWING
         return {"weights": weight_bytes(self.shape, self.dtype, drawing.swap), "activations": unit * passing}
 
     def fastest(self, room: float, compile: bool, swap: int | None = None) -> Drawing | None:

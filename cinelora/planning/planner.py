@@ -6,20 +6,22 @@ nor weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cinelora.config.clip_request import ClipRequest
-from cinelora.config.schema import InferConfig, PreviewConfig, TrainConfig, zero_level
+from cinelora.config.lessons import expert_of, lessons_of, taught
+from cinelora.config.schema import InferConfig, ModelConfig, PreviewConfig, TrainConfig, zero_level
 from cinelora.errors import ConfigError
-from cinelora.families import family_of
+from cinelora.families import experts_of, family_of
+from cinelora.families.family import Expert
 from cinelora.io.hub import is_hub_name
 from cinelora.parallel.partition import Partition, share_samples
 from cinelora.planning import estimate
 from cinelora.planning.cards import GPUS, SHOWN, Gpu, gpu_named
 from cinelora.planning.estimate import GIB, Drawing, HostCopies, Policy, Prediction, Shape, Step, share_of
 from cinelora.planning.parallel_layout import choose_partition, partition_in_words
-from cinelora.planning.step_time import NOMINAL, ClipShape, Machine, clip_seconds, step_cost
+from cinelora.planning.step_time import NOMINAL, ClipShape, Machine, clip_seconds, step_cost, steps_inside
 
 FULL_SIZE = 1e9
 """Parameters from which training on a CPU is refused: a step would take hours."""
@@ -159,38 +161,48 @@ def partition_of(config: InferConfig) -> tuple[Partition, str]:
 
 
 def plan_lines(
-    config: TrainConfig, gpu: str | None, room_gib: float | None, previews: tuple[PreviewConfig, str] | None = None
+    config: TrainConfig, gpu: str | None, room_gib: float | None, previews: Sequence[tuple[PreviewConfig, str]] = ()
 ) -> list[str]:
     """What a training run takes on a GPU (its driver's or the table's name and GiB, or None): a sentence, then details.
 
-    ``previews`` are those of ``planned_previews``, with the line about them.
+    Two experts are taught one after the other, so that memory is that of one and time that of both. ``previews`` are those
+    of ``planned_previews`` of each lesson, with the line about them.
     """
     step, lora, stage = step_of(config), config.lora, config.stage
-    shape, known = step.shape, gpu_named(gpu)
+    shape, known, all_steps = step.shape, gpu_named(gpu), sum(lesson.stage.steps for lesson in lessons_of(config))
     adapter = f"adapter {shape.adapter(lora.rank, lora.targets) / 1e6:.2f} million, rank {lora.rank} on {lora.targets}"
     shared = f" ({step.tokens:,} on each of {step.sequence} ranks)" if step.sequence > 1 else ""
     lines = [
         _verdict(gpu, room_gib, shape, lambda: _training_fits(config, step, known, room_gib), _needed(config)),
         f"plan of stage={stage.name} on {config.model.name}, {stage.transformer}: {step.samples} x "
-        f"{step.tokens * step.sequence:,} tokens{shared}, {stage.steps:,} steps of {stage.accumulation}",
+        f"{step.tokens * step.sequence:,} tokens{shared}, {_steps_in_words(config)}",
         f"transformer {shape.parameters / 1e6:,.1f} million parameters; {'all trained' if step.whole else adapter}",
     ]
     if step.zero:
         lines.append(_strategy_line(config, step))
-    preview, why = previews or (config.preview, "")
-    lines += [why] if why else []
-    if every := preview.every_steps:
-        lines.append(_preview_line(replace(config, preview=preview), step, known, stage.steps // every))
+    for lesson, (preview, why) in zip(lessons_of(config), previews, strict=False):
+        about = [why] if why else []
+        if every := preview.every_steps:
+            about.append(_preview_line(replace(lesson, preview=preview), step, known, lesson.stage.steps // every))
+        lines += [f"{expert.name}: {line}" if (expert := expert_of(lesson)).name else line for line in about]
 
     def row(card: Gpu, dtype: str) -> Row | None:
         own = replace(step, dtype=dtype)
         if policy := own.fastest(estimate.usable_bytes(card.gib), compile=True):
             seconds = own.seconds(policy, card) * stage.accumulation
-            return own.peak(policy), seconds, seconds * stage.steps / 3600, policy.in_words(shape)
+            return own.peak(policy), seconds, seconds * all_steps / 3600, policy.in_words(shape)
         return None
 
     advice = f"fewer frames, a smaller size or stage.batch_size={max(1, step.samples // 2)}"
     return [*lines, *_cards(gpu, shape, "hours", ["bf16"] if step.whole else ["bf16", "fp8"], row, advice)]
+
+
+def _steps_in_words(config: TrainConfig) -> str:
+    """The optimizer steps of a run, and which experts they teach, one after the other."""
+    steps = {expert_of(lesson).name: f"{lesson.stage.steps:,} steps" for lesson in lessons_of(config)}
+    named = ", then ".join(f"{count} of {name}" if name else count for name, count in steps.items())
+    each = f" of {config.stage.accumulation}" if "" in steps else f", each of {config.stage.accumulation}"
+    return f"{named}{each}{'; one expert is in memory at a time' if len(steps) > 1 else ''}"
 
 
 Row = tuple[dict[str, float], float, float, str]
@@ -263,7 +275,7 @@ def _training_fits(config: TrainConfig, step: Step, card: Gpu | None, room_gib: 
         time = "what fp32 takes in time was never measured"
     elif card:
         seconds = step.seconds(policy, card) * config.stage.accumulation
-        hours = seconds * config.stage.steps / 3600
+        hours = seconds * sum(lesson.stage.steps for lesson in lessons_of(config)) / 3600
         time = f"about {seconds:.2f} s a step, {hours:.1f} h ({card.seconds_are})"
     return Fit(f"{step.dtype}, {why}", host / GIB, time)
 
@@ -274,26 +286,29 @@ def _refuse_fp8(dtype: str, card: Gpu | None) -> None:
         raise ConfigError(f"model.dtype=fp8: a card of compute capability {major}.{minor} computes no fp8: choose bf16")
 
 
-PARTS = {"text encoder": 5_680_910_336, "VAE": 126_892_531, "image encoder": 632_076_800}
-"""Values in what stands beside the transformers."""
+TEXT_ENCODER, IMAGE_ENCODER = 5_680_910_336, 632_076_800
+"""Values in what stands beside the transformers and the VAE."""
 
 
 def _needed(config: TrainConfig | InferConfig) -> str:
     """What is downloaded, and what lies on the disk."""
     model = config.model
-    kinds: tuple[str, ...]
     if isinstance(config, TrainConfig):
-        kinds, image = (config.stage.transformer,), config.stage.image_condition
-        adapter = Shape.of(model, kinds[0]).adapter(config.lora.rank, config.lora.targets)
-        trained = Shape.of(model, kinds[0]).parameters if config.stage.trains_every_weight else adapter
+        kind = config.stage.transformer
+        image = config.stage.image_condition and family_of(model).network(kind).image_tokens > 0
+        taking_part = [(kind, expert) for expert in taught(config)]
+        adapter = Shape.of(model, kind).adapter(config.lora.rank, config.lora.targets)
+        trained = len(taking_part) * (Shape.of(model, kind).parameters if config.stage.trains_every_weight else adapter)
         saved = f", checkpoints {12 * trained * config.checkpoint.keep / 1e9:.1f} GB"
     else:
         kinds, saved = ClipRequest(config).transformers, ""
+        taking_part = [(kind, expert) for kind in kinds for expert in experts_of(model, kind)]
         image = any(family_of(model).network(kind).image_tokens for kind in kinds)
-    # The hub's repositories hold four bytes a value at the most.
-    values = sum(Shape.of(model, kind).parameters for kind in kinds if is_hub_name(model.source(kind) or ""))
+    # One checkpoint may be that of all networks; the hub's repositories hold four bytes a value at the most.
+    sources = {(model.source(kind, one.name) or "", one.name): kind for kind, one in taking_part}
+    values = sum(Shape.of(model, kind).parameters for (source, _), kind in sources.items() if is_hub_name(source))
     if values and model.weights == "stored":
-        values += sum(count for part, count in PARTS.items() if part != "image encoder" or image)
+        values += TEXT_ENCODER + family_of(model).vae.parameters + (IMAGE_ENCODER if image else 0)
         return f"download and disk up to {4 * values / 1e9:.0f} GB, less what is in the hub's cache{saved}"
     return f"nothing to download{saved}"
 
@@ -317,14 +332,24 @@ def _preview_line(config: TrainConfig, step: Step, gpu: Gpu | None, count: int) 
     model, frames = config.model, config.preview.frames_of(config.stage)
     tokens = family_of(model).geometry.num_tokens(frames, model.height, model.width)
     one = Prediction(step.shape, tokens, step.dtype)  # one rank draws them, alone
-    seconds = 2 * config.preview.steps * one.seconds(gpu or NOMINAL)
+    seconds = 2 * preview_steps(config) * one.seconds(gpu or NOMINAL)
     each = f"{seconds:.0f} s or more each{'' if gpu else f' on an {NOMINAL.name}'}"
     drawing = one.peak(Drawing(together=True))["activations"]
-    vae, tiled = _vae_gib(frames, model.height, model.width)
+    vae, tiled = _vae_gib(model, frames, model.height)
     return (
         f"previews: {count} of {frames} frames, {each}, {drawing / GIB:.1f} GiB beside the weights, then "
         f"{vae:.1f} GiB for the VAE, or in tiles {tiled:.1f}"
     )
+
+
+def preview_steps(config: TrainConfig) -> int:
+    """Predictions of a preview, each of both halves of guidance.
+
+    One of two experts takes the steps that are its own; the first also predicts, where it would hand over, what becomes of it.
+    """
+    model, network, (low, high) = config.model, config.stage.transformer, expert_of(config).levels
+    shift = config.sampler.shift or model.shift_of(network)
+    return steps_inside(config.sampler, config.preview.steps, shift, (low, high)) + (low > 0)
 
 
 def drawing_lines(
@@ -337,17 +362,26 @@ def drawing_lines(
     copies = copies or HostCopies()
     model, sampler, request = config.model, config.sampler, ClipRequest(config)
     shape = clip_of(config, *request.passes[-1]).shape
-    vae, tiled = _vae_gib(request.num_frames, model.height, model.width)
+    vae, tiled = _vae_gib(model, request.num_frames, model.height)
     lines = [
         _verdict(gpu, room_gib, shape, lambda: _clip_fits(config, gpu, room_gib, copies), _needed(config)),
         f"plan of a clip by {model.name}: {request.num_frames} frames of {model.height}x{model.width}, {sampler.steps} steps, "
-        f"guidance {sampler.guidance:g}; one network is in memory at a time",
+        f"guidance {request.guidance_in_words}; one network is in memory at a time",
         f"VAE: {vae:.1f} GiB for the clip as a whole; where a GPU has less, in tiles, {tiled:.1f} GiB and twice the time"
-        f"{_by_rows(config, request.num_frames)}",
+        f"{_by_rows(config, request.num_frames)}{'' if family_of(model).vae.is_measured else ' (counted, not measured)'}",
     ]
     for kind, count in request.passes:
         lines += _transformer_lines(config, kind, count, gpu)
     return lines
+
+
+def expert_steps(config: InferConfig, kind: str, frames: int) -> dict[Expert, int]:
+    """The experts of the ``t2v`` or ``i2v`` network in order of falling noise, and how many steps of what it draws each takes."""
+    request, model = ClipRequest(config), config.model
+    sampler = request.clip_sampler if (kind, frames) == request.passes[-1] else request.keyframe_sampler
+    shift = model.sampling_shift if sampler.shift is None else sampler.shift
+    experts = experts_of(model, kind)
+    return {expert: steps_inside(sampler, sampler.steps, shift, expert.levels) for expert in experts}
 
 
 def _clip_fits(config: InferConfig, gpu: str | None, room_gib: float | None, copies: HostCopies) -> Fit:
@@ -371,9 +405,11 @@ def _clip_fits(config: InferConfig, gpu: str | None, room_gib: float | None, cop
     return Fit(f"{config.model.dtype}, {chosen[-1][1]}", host / GIB, time)
 
 
-def _vae_gib(num_frames: int, height: int, width: int) -> tuple[float, float]:
-    """GiB that the VAE takes for a clip: as a whole, and in tiles."""
-    return estimate.vae_bytes(num_frames, height, width) / GIB, estimate.tiled_vae_bytes(height, width) / GIB
+def _vae_gib(model: ModelConfig, num_frames: int, height: int) -> tuple[float, float]:
+    """GiB that the model's VAE takes for a clip as wide as its own: as a whole, and in tiles."""
+    vae = family_of(model).vae
+    whole = estimate.vae_bytes(num_frames, height, model.width, vae)
+    return whole / GIB, estimate.tiled_vae_bytes(height, model.width, vae) / GIB
 
 
 def _by_rows(config: InferConfig, frames: int) -> str:
@@ -383,7 +419,12 @@ def _by_rows(config: InferConfig, frames: int) -> str:
     if not 1 < ranks <= rows:
         return ""
     share = spatial * -(-rows // ranks)
-    return f"; by rows on {ranks} ranks {_vae_gib(frames, share, config.model.width)[0]:.1f} GiB each"
+    return f"; by rows on {ranks} ranks {_vae_gib(config.model, frames, share)[0]:.1f} GiB each"
+
+
+def _stays(config: InferConfig) -> bool:
+    """Whether one transformer makes the keyframe and then the clip."""
+    return family_of(config.model).one_checkpoint and len(ClipRequest(config).passes) > 1
 
 
 def _transformer_lines(config: InferConfig, kind: str, frames: int, gpu: str | None) -> list[str]:
@@ -392,6 +433,15 @@ def _transformer_lines(config: InferConfig, kind: str, frames: int, gpu: str | N
     is_keyframe = frames == 1 and not family_of(config.model).network(kind).shows_first_frame
     what = "keyframe" if is_keyframe else "clip"
     head = f"{what}: {kind}, {one.shape.parameters / 1e6:,.1f} million parameters, {one.tokens:,} tokens a rank"
+    if len(steps := expert_steps(config, kind, frames)) > 1:
+        named = ", ".join(f"{count} steps of {expert.name}" for expert, count in steps.items())
+        head += (
+            f"; {named}: one of the two experts is in memory at a time, and the second is read when the first is done"
+        )
+    elif _stays(config):
+        head += (
+            "; the same transformer makes keyframe and clip, and is loaded once: the VAE passes the keyframe beside it"
+        )
 
     def row(card: Gpu, dtype: str) -> Row | None:
         own = replace(one, dtype=dtype)

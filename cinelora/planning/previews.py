@@ -17,7 +17,7 @@ from cinelora.config.sentences import sentence
 from cinelora.families import family_of
 from cinelora.parallel.partition import Partition
 from cinelora.planning.estimate import Policy, Shape
-from cinelora.planning.planner import FULL_SIZE, step_of
+from cinelora.planning.planner import FULL_SIZE, preview_steps, step_of
 from cinelora.planning.step_time import NOMINAL, ClipShape, Machine, clip_seconds
 
 MOST = 0.05
@@ -91,5 +91,5 @@ def preview_seconds(config: TrainConfig) -> float:
     clip = ClipShape(
         shape, model.num_heads, preview.frames_of(stage), model.height, model.width, guided=True, dtype=model.dtype
     )
-    drawing = clip_seconds(clip, preview.steps, Partition(1, 1, 1), Machine(NOMINAL))
+    drawing = clip_seconds(clip, preview_steps(config), Partition(1, 1, 1), Machine(NOMINAL))
     return preview.seeds * UNCOMPILED * drawing + APART_S

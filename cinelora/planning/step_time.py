@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cinelora.config.schema import SamplerConfig
 from cinelora.families.family import Geometry
 from cinelora.parallel.partition import Partition
 from cinelora.planning.cards import GPUS, Gpu, Link
@@ -171,23 +172,37 @@ def _next_in_ring(plan: Partition) -> Iterator[tuple[int, int]]:
 
 # -- the rest of a clip ------------------------------------------------------------------------------------------------
 
-DECODE_S, ENCODE_S, TEXT_S = 6.6, 4.8, 1.1
-"""Seconds on an H200, of 81 frames of 720p: the VAE's decoder as a whole, the condition of an image (in tiles), both prompts."""
+TEXT_S = 1.1
+"""Seconds on an H200 that both prompts of a clip take."""
 MEASURED_PIXELS = 81 * 720 * 1280
-DECODER_ROWS, ENCODER_ROWS = 33, 25
-"""Convolutions of Wan's VAE that see neighbouring rows."""
+"""Of the clip whose seconds ``VaeFacts`` has: decoded as a whole, and encoded in tiles as the condition of an image."""
 
 
 def rest_seconds(clip: ClipShape, ranks: int, machine: Machine) -> float:
     """Of a clip beside its steps: every rank encodes the prompts, and some rows of an image's condition and of the clip."""
     slower = NOMINAL.bf16 / machine.gpu.bf16
     size = clip.num_frames * clip.height * clip.width / MEASURED_PIXELS
-    rows, conditioned = clip.height // 8, clip.shape.image is not None
+    vae, rows, conditioned = clip.shape.family.vae, clip.height // clip.geometry.spatial, clip.shape.encodes_clip
     # The rank with most rows sets the pace, and a convolution that sees neighbouring rows waits for them at every latent frame.
-    shared = (DECODE_S + (ENCODE_S if conditioned else 0.0)) * size * -(-rows // min(ranks, rows)) / rows
+    shared = (vae.decode_s + (vae.encode_s if conditioned else 0.0)) * size * -(-rows // min(ranks, rows)) / rows
     latency = machine.gpu.link.latency_s if ranks <= machine.per_node else machine.gpu.network.latency_s
-    exchanges = DECODER_ROWS + (ENCODER_ROWS if conditioned else 0) if ranks > 1 else 0
+    exchanges = vae.decoder_rows + (vae.encoder_rows if conditioned else 0) if ranks > 1 else 0
     return slower * (TEXT_S + shared) + clip.geometry.num_latent_frames(clip.num_frames) * exchanges * latency
+
+
+def steps_inside(sampler: SamplerConfig, steps: int, shift: float, levels: tuple[float, float]) -> int:
+    """How many of ``steps`` denoising steps lie inside a range of noise levels, of which the upper end is the noisy one.
+
+    As diffusers' solvers have them, noise levels fall evenly before they are shifted: Euler's from 0.999 towards 0, UniPC's from
+    1 towards 0.001. UniPC then tells the transformer times of whole thousandths.
+    """
+    first, last = (1.0, 0.001) if sampler.name == "unipc" else (0.999, 0.0)
+    even = [first + (last - first) * done / steps for done in range(steps)]
+    times = [1000 * shift * level / (1 + (shift - 1) * level) for level in even]
+    if sampler.name == "unipc":
+        times = [min(math.floor(time), 999) for time in times]
+    low, high = (1000 * level for level in levels)
+    return sum(low <= time < high for time in times)
 
 
 def clip_seconds(clip: ClipShape, steps: int, plan: Partition, machine: Machine) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -92,22 +92,62 @@ class GuidedAcrossRanks:
         return combine_guidance(velocity, self.scale, self.plan)
 
 
+_OF_STEPS, _LAST, _NUMBERS = (
+    ("model_outputs", "timestep_list"),
+    "last_sample",
+    ("lower_order_nums", "this_order", "_step_index"),
+)
+"""What a solver of diffusers knows of the steps before: of several steps, of the last one, and numbers; Euler's has the last."""
+
+
 @dataclass
 class Course:
     """A clip on its way from noise to latents: where it stands, and the ``solver`` of its own that leads it.
 
     Where two experts share the noise levels, both go a part of one course: a multistep solver that were begun anew at the change
-    would forget the steps before it, and draw another clip.
+    would forget the steps before it, and draw another clip. ``ratios`` are those that a cache between steps measured.
     """
 
     latents_BCTHW: Tensor
     solver: Any
     done: int = 0
+    ratios: list[float] = field(default_factory=list)
 
     def ahead(self, levels: tuple[float, float] = (0.0, 1.0)) -> int:
         """Steps that are left inside a range of noise levels, of which the upper end is the noisy one and is not asked."""
         times = self.solver.timesteps[self.done :]
         return int((times >= levels[0] * self.solver.config.num_train_timesteps).sum())
+
+    def waypoint(self) -> dict[str, Tensor]:
+        """Everything that the rest of the course rests on, on the host; ``at`` goes on from it."""
+        solver = vars(self.solver)
+        found: dict[str, Any] = {"latents": self.latents_BCTHW, "done": self.done, _LAST: solver.get(_LAST)}
+        found |= {name: solver.get(name) for name in _NUMBERS}
+        found |= {f"{name}.{i}": one for name in _OF_STEPS for i, one in enumerate(solver.get(name, ()))}
+        there = {name: torch.as_tensor(one) for name, one in found.items() if one is not None}
+        # in double precision a number is the same when it comes back
+        return {name: one.cpu() for name, one in there.items()} | {
+            "ratios": torch.tensor(self.ratios, dtype=torch.float64)
+        }
+
+    def at(self, waypoint: dict[str, Tensor]) -> Course:
+        """This course, which has a fresh solver, where another one with the same settings stood."""
+
+        def there(name: str) -> Tensor | None:
+            # a timestep, which is no clip, stays on the host, as the solver's own are
+            tensor = waypoint.get(name)
+            return tensor.to(self.latents_BCTHW.device) if tensor is not None and tensor.ndim else tensor
+
+        solver, latents = self.solver, there("latents")
+        assert latents is not None
+        for name in _OF_STEPS:
+            if hasattr(solver, name):
+                setattr(solver, name, [there(f"{name}.{i}") for i in range(len(getattr(solver, name)))])
+        for name in _NUMBERS:
+            if name in waypoint:
+                setattr(solver, name, int(waypoint[name]))
+        solver.last_sample = there(_LAST)
+        return Course(latents, solver, int(waypoint["done"]), waypoint["ratios"].tolist())
 
     @torch.inference_mode()
     def go(self, denoise: Denoise, steps: int, progress: str | None = None) -> None:
@@ -131,6 +171,8 @@ class Course:
     def clean(self, denoise: Denoise) -> Tensor:
         """What is predicted, from where the course stands, of the latents without noise."""
         latents = self.latents_BCTHW
+        if self.done == len(self.solver.timesteps):  # of few steps all may be above the other expert's levels
+            return latents
         sigma, timestep = (
             values[self.done].to(latents.device) for values in (self.solver.sigmas, self.solver.timesteps)
         )

@@ -30,7 +30,7 @@ CONTACT_FRAMES = 6
 
 def infer(config: InferConfig, run_dir: Path) -> int:
     """Make the clips that ``config`` asks for; returns the exit code."""
-    request = ClipRequest.with_files(config, adapters_of(config.ckpt), further_adapters(config))
+    request = ClipRequest.with_files(config, adapters_of(config.ckpt, config.model), further_adapters(config))
     todo = [take for take in request.takes(run_dir) if not take.is_done(request)]
     if not todo:
         say(f"every clip is already in {run_dir}; change seed=, the settings or out= for others")
@@ -42,8 +42,8 @@ def infer(config: InferConfig, run_dir: Path) -> int:
     for take in todo:
         say(f"clip {take.folder / 'clip.mp4'}", f"contact sheet {take.folder / 'contact.png'}")
         say(f"summary {take.folder / 'summary.json'}")
-    if config.model.weights == "random":
-        warn("made with random weights (model.weights=random): the clips are noise")
+    if config.model.is_random:
+        warn(f"made with random weights ({config.model.random_in_words}): the clips are noise")
     return 0
 
 
@@ -86,7 +86,7 @@ def caveat(config: InferConfig) -> str:
     """What a contact sheet must say beside its pictures where nobody has taught the model any."""
     from cinelora.families.wan.embedded import is_trained
 
-    if config.model.weights == "random":
+    if config.model.is_random:
         return " (random weights: noise)"
     sources = (config.model.t2v, config.model.i2v)
     noise = any(s and s.startswith("embedded:") for s in sources) and not is_trained()

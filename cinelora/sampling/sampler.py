@@ -126,23 +126,17 @@ class Sampling:
         return Work.of(self.model, kind, tokens, ring=self.plan.ring, ulysses=self.plan.ulysses)
 
     def run(self, transformer: WanTransformer3DModel, shown: Shown, label: str, together: bool) -> Tensor:
-        """Latents (1, C, T, h, w) by one transformer; ratios that ``sampler.cache=calibrate`` measures are printed."""
+        """Latents (1, C, T, h, w) by one transformer."""
         course = self.begin(shown)
         self.go_on(course, transformer, shown, label, together)
+        self.say_ratios(course, label)
         return self.settled(course, shown)
 
-    def draw(
-        self, transformer: WanTransformer3DModel, shown: Shown, label: str, together: bool
-    ) -> tuple[Tensor, list[float]]:
-        """``run``, and the ratios that ``sampler.cache=calibrate`` measures."""
-        course = self.begin(shown)
-        ratios = self.advance(course, transformer, shown, label, together)
-        return self.settled(course, shown), ratios
-
-    def begin(self, shown: Shown) -> Course:
-        """A clip's course, at its noise."""
+    def begin(self, shown: Shown, waypoint: dict[str, Tensor] | None = None) -> Course:
+        """A clip's course, at its noise, or where one like it stood."""
         shift = self.model.sampling_shift if self.sampler.shift is None else self.sampler.shift
-        return Course(shown.noise, machinery_of(self.model).noise_law.solver(self.sampler, shift))
+        course = Course(shown.noise, machinery_of(self.model).noise_law.solver(self.sampler, shift))
+        return course.at(waypoint) if waypoint else course
 
     def go_on(
         self,
@@ -152,30 +146,25 @@ class Sampling:
         label: str,
         together: bool,
         expert: Expert = ALONE,
+        most: int | None = None,
     ) -> None:
-        """``advance``; ratios are printed."""
-        ratios = self.advance(course, transformer, shown, label, together, expert)
-        if ratios and self.rank.global_rank == 0:
-            say(f"{label}: sampler.cache=magcache sampler.cache_ratios={str(ratios).replace(' ', '')}")
-
-    def advance(
-        self,
-        course: Course,
-        transformer: WanTransformer3DModel,
-        shown: Shown,
-        label: str,
-        together: bool,
-        expert: Expert = ALONE,
-    ) -> list[float]:
         """Take the steps of ``course`` that lie in an expert's noise levels; a cache between steps is begun anew in each.
 
-        Returns the ratios that ``sampler.cache=calibrate`` measures. Raises ``InferenceError`` for latents that are not finite.
+        ``most`` is how many at most. Raises ``InferenceError`` for latents that are not finite.
         """
-        denoise, steps = self.denoiser(transformer, shown, together, expert), course.ahead(expert.levels)
+        steps = min(course.ahead(expert.levels), course.ahead() if most is None else most)
+        if not steps:
+            return
+        denoise = self.denoiser(transformer, shown, together, expert)
         with cached(transformer, self.sampler, range(course.done, course.done + steps)) as ratios:
             course.go(denoise, steps, label if self.rank.global_rank == 0 else None)
+        course.ratios += ratios
         require_finite(course.latents_BCTHW, transformer, label)
-        return ratios
+
+    def say_ratios(self, course: Course, label: str) -> None:
+        """Print the ratios that ``sampler.cache=calibrate`` has measured, of all experts in one list."""
+        if course.ratios and self.rank.global_rank == 0:
+            say(f"{label}: sampler.cache=magcache sampler.cache_ratios={str(course.ratios).replace(' ', '')}")
 
     def settled(self, course: Course, shown: Shown) -> Tensor:
         """The latents of a course that has come to its end, with what was given of them in its place."""

@@ -2,7 +2,8 @@
 
 Enters: a ``ClipRequest``, its takes, and the variants of each (scales of the adapters). Leaves: each finished take, handed to
 the caller's ``Write`` on rank 0. The work goes part by part over all takes, so that each network is loaded once and never beside
-another. Latents are kept on disk from denoising to decoding, so that a run that is stopped loses the clip at hand alone.
+another. Latents are kept on disk from denoising to decoding, and where two experts make a clip from one to the other, so that a
+run that is stopped loses the clip at hand alone.
 What is written of a take is for the caller.
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from itertools import count, groupby
+from itertools import count, groupby, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from cinelora.families.family import Expert
 from cinelora.footage.captions import prompt_with_trigger
 from cinelora.io.hardware import explained_out_of_memory, gpu_at_hand, limit_gpu_memory, quiet_libraries, say_of_others
 from cinelora.io.live_bar import LiveBar
+from cinelora.io.read_ahead import read_ahead
 from cinelora.io.tensor_files import load_tensors, save_tensors
 from cinelora.io.terminal import say
 from cinelora.io.waiting import waiting
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from cinelora.sampling.sampler import Sampling, Shown, Texts
 
     Images = dict["Rendition", Any]
+    Waypoints = dict["Rendition", dict[str, Tensor]]
 
 
 # -- what is known of a take, step by step -------------------------------------------------------------------------------
@@ -61,20 +64,47 @@ class Rendition:
 
     def keep(self, latents: Latents) -> None:
         """Write what must not be denoised a second time."""
-        import torch
-
-        self.draft.parent.mkdir(parents=True, exist_ok=True)
-        keyframe = {} if latents.keyframe is None else {"keyframe": torch.from_numpy(latents.keyframe)}
-        save_tensors(self.draft, {"latents": latents.of_clip, **keyframe}, {"made_of": self.made_of})
+        self._write(self.draft, {"latents": latents.of_clip}, latents.keyframe)
+        self.half_draft.unlink(missing_ok=True)
 
     def kept(self) -> Latents | None:
         """What an earlier run kept, if that was made of the same."""
-        if not self.draft.exists():
-            return None
-        tensors, facts = load_tensors(self.draft)
+        tensors, keyframe = self._read(self.draft)
+        return Latents(tensors["latents"], keyframe) if tensors else None
+
+    def keep_half(self, half: Half) -> None:
+        """Write what the first of two experts need not do a second time."""
+        self._write(self.half_draft, half.waypoint, half.keyframe)
+
+    def kept_half(self) -> Half | None:
+        """What an earlier run kept of it, if that was made of the same."""
+        tensors, keyframe = self._read(self.half_draft)
+        return Half(tensors, keyframe) if tensors else None
+
+    def forget(self) -> None:
+        """Remove what was kept."""
+        for path in (self.half_draft, self.draft):
+            path.unlink(missing_ok=True)
+
+    @property
+    def half_draft(self) -> Path:
+        """Where its course waits between two experts."""
+        return self.draft.with_suffix(".course")
+
+    def _write(self, path: Path, tensors: dict[str, Tensor], keyframe: np.ndarray | None) -> None:
+        import torch
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = {} if keyframe is None else {"keyframe": torch.from_numpy(keyframe)}
+        save_tensors(path, {**tensors, **pixels}, {"made_of": self.made_of})
+
+    def _read(self, path: Path) -> tuple[dict[str, Tensor], np.ndarray | None]:
+        """The tensors in a file that was made of the same, and the keyframe beside them; none where there is no such file."""
+        tensors, facts = load_tensors(path) if path.exists() else ({}, None)
         if facts != {"made_of": self.made_of}:
-            return None
-        return Latents(tensors["latents"], tensors["keyframe"].numpy() if "keyframe" in tensors else None)
+            return {}, None
+        keyframe = tensors.pop("keyframe", None)
+        return tensors, None if keyframe is None else keyframe.numpy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +112,14 @@ class Latents:
     """A denoised clip (1, 16, T, h, w), and the pixels (H, W, 3) of the keyframe that it was expanded from, if any."""
 
     of_clip: Tensor
+    keyframe: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Half:
+    """A clip between two experts: where its course stands, on the host, and the keyframe as in ``Latents``."""
+
+    waypoint: dict[str, Tensor]
     keyframe: np.ndarray | None = None
 
 
@@ -171,7 +209,7 @@ def rank_makes(request: ClipRequest, todo: list[Take], variants: Variants, write
                 write(request, done)
                 # The draft goes only after the files are whole: a run that ends amid them decodes this take again.
                 for rendition in renditions.values():
-                    rendition.draft.unlink(missing_ok=True)
+                    rendition.forget()
         barrier(rank)  # a rank that leaves the group ends it for rank 0 as well, which may still be writing
     return len(todo)
 
@@ -259,18 +297,28 @@ class TakeMaker:
     def denoised(self, renditions: list[Rendition]) -> dict[Rendition, Latents]:
         """The latents of all renditions; those that are new are kept on disk as soon as each is there."""
         done = {rendition: kept for rendition in renditions if (kept := rendition.kept())}
+        begun = {one: half for one in renditions if one not in done and (half := one.kept_half())}
         # rank 0 removes the drafts that are decoded: none may go before all ranks have read the same ones
         barrier(self.sampling.rank)
         missing = [rendition for rendition in renditions if rendition not in done]
         if not missing:
             return done
         # Keyframes of the missing ones alone: a draft has kept the keyframe that it was expanded from.
-        keyframes = self.keyframes(missing) if self.request.is_scene else {}
+        fresh, is_first = [one for one in missing if one not in begun], self.sampling.rank.global_rank == 0
+        keyframes = self.keyframes(fresh) if self.request.is_scene and fresh else {}
+        keyframes |= {one: half.keyframe for one, half in begun.items() if half.keyframe is not None}
         images = self.conditions(keyframes)
+        waypoints = {one: half.waypoint for one, half in begun.items()}
+
+        def keep_half(rendition: Rendition, waypoint: dict[str, Tensor]) -> None:
+            if is_first:
+                rendition.keep_half(Half(waypoint, keyframes.get(rendition)))
+
         with self.clock.part("denoise"):
-            for rendition, latents in self.latents("clip", missing, *self.request.passes[-1], images):
+            made = self.latents("clip", missing, *self.request.passes[-1], images, waypoints, keep_half)
+            for rendition, latents in made:
                 done[rendition] = Latents(latents, keyframes.get(rendition))
-                if self.sampling.rank.global_rank == 0:
+                if is_first:
                     rendition.keep(done[rendition])
         return done
 
@@ -315,11 +363,19 @@ class TakeMaker:
         return {one: Shown(one.texts, images.get(one), noise[one.seed]) for one in renditions}
 
     def latents(
-        self, what: str, renditions: list[Rendition], kind: str, frames: int, images: Images
+        self,
+        what: str,
+        renditions: list[Rendition],
+        kind: str,
+        frames: int,
+        images: Images,
+        waypoints: Waypoints | None = None,
+        keep_half: Callable[[Rendition, dict[str, Tensor]], None] | None = None,
     ) -> Iterator[tuple[Rendition, Tensor]]:
         """Denoise the keyframe or clip of every rendition by one network, and hand each out as soon as it is there.
 
-        Of two experts the first goes its part of all of them before the second is loaded.
+        Of two experts the first goes its part of all of them before the second is loaded, and ``keep_half`` is given where each
+        course then stands. Those that have ``waypoints`` begin there.
         """
         sampling, shown = self.sampling, self.shown(renditions, kind, frames, images)
         # a transformer that makes keyframe and clip runs as the clip wants it, and stays until that is done
@@ -328,13 +384,18 @@ class TakeMaker:
         if sampling.rank.global_rank == 0:
             say_of_others()
             say(f"{what}: {why}")
-        courses = {rendition: sampling.begin(shown[rendition]) for rendition in renditions}
-        *first, last = experts_of(self.request.config.model, kind)
-        for expert in first:
-            for _ in self.advanced(what, courses, shown, kind, frames, expert, drawing):
-                pass
-        for rendition in self.advanced(what, courses, shown, kind, frames, last, drawing):
-            yield rendition, sampling.settled(courses.pop(rendition), shown[rendition])
+        waypoints, left, number = dict(waypoints or {}), dict(shown), count(1)
+        experts = experts_of(self.request.config.model, kind)
+        for expert, following in zip_longest(experts, experts[1:]):
+            for rendition, course in self.advanced(what, waypoints, left, kind, frames, expert, following, drawing):
+                if course.ahead():
+                    # on the host meanwhile: the solvers of many clips would fill a GPU
+                    waypoints[rendition] = course.waypoint()
+                    if keep_half:
+                        keep_half(rendition, waypoints[rendition])
+                    continue
+                sampling.say_ratios(course, f"{what} {next(number)}/{len(renditions)}")
+                yield rendition, sampling.settled(course, left.pop(rendition))
         if (kind, frames) == self.request.passes[-1]:
             self.let_go()
 
@@ -365,38 +426,59 @@ class TakeMaker:
             self.held[""] = self.letting_go.enter_context(one)
         yield self.held[""]
 
+    def reading_ahead(self, kind: str, expert: Expert | None) -> AbstractContextManager[object]:
+        """Inside the block the next ``expert``, if any, is read from the disk, by one rank of each node."""
+        from cinelora.families.family import Part
+
+        if expert is None or self.sampling.rank.local_rank > 0:
+            return nullcontext()
+        return read_ahead(self.bundles[kind].of_expert(expert.name).files_at_hand(Part.TRANSFORMER))
+
     def advanced(
         self,
         what: str,
-        courses: dict[Rendition, Course],
+        waypoints: Waypoints,
         shown: dict[Rendition, Shown],
         kind: str,
         frames: int,
         expert: Expert,
+        following: Expert | None,
         drawing: Drawing,
-    ) -> Iterator[Rendition]:
-        """Take the steps of all ``courses`` that are one transformer's, which is loaded once; each rendition as it gets there."""
+    ) -> Iterator[tuple[Rendition, Course]]:
+        """Take the steps of all clips that are one transformer's, which is loaded once; each course as it gets there.
+
+        A clip begins at its waypoint, or at its noise. Meanwhile the files of the ``following`` expert are read.
+        """
         from cinelora.sampling.sampler import acting
+
+        sampling = self.sampling
 
         def scales_of(rendition: Rendition) -> dict[str, float]:
             return self.request.on_expert(rendition.scales[kind], expert)
 
+        due = [one for one in shown if sampling.begin(shown[one], waypoints.get(one)).ahead(expert.levels)]
+        if not due:
+            return  # a clip of few steps may have none for the last expert
         # Scenes whose adapters have the same scales are made one after the other: adapters are folded into the weights once
         # for all of them, and out again only where renditions with other scales follow.
-        ordered = sorted(courses, key=lambda rendition: sorted(scales_of(rendition).items()))
+        ordered = sorted(due, key=lambda rendition: sorted(scales_of(rendition).items()))
         alike = [(scales, list(group)) for scales, group in groupby(ordered, scales_of)]
         number, live, named = count(1), drawing.swap > 0, f"{what}, {expert.name}" if expert.name else what
         # what acts in no rendition, such as the motion adapter on a keyframe, is not even loaded
         acts = {name for scales, _ in alike for name in scales}
         adapters = {name: adapter for name, adapter in self.adapters.items() if name in acts}
         again = len(alike) > 1 or (self.stays and frames < self.request.num_frames)
-        with self.at_work(kind, expert, adapters, drawing, frames) as transformer:
+        with (
+            self.at_work(kind, expert, adapters, drawing, frames) as transformer,
+            self.reading_ahead(kind, following),
+        ):
             for scales, group in alike:
                 with acting(transformer, scales, live, again):
                     for one in group:
                         label = f"{named} {next(number)}/{len(ordered)}"
-                        self.sampling.go_on(courses[one], transformer, shown[one], label, drawing.together, expert)
-                        yield one
+                        course = sampling.begin(shown[one], waypoints.get(one))
+                        sampling.go_on(course, transformer, shown[one], label, drawing.together, expert)
+                        yield one, course
 
     def decoded(
         self, todo: list[Take], takes: list[dict[str, Rendition]], latents: dict[Rendition, Latents]

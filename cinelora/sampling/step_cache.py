@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from diffusers import FirstBlockCacheConfig, MagCacheConfig, TaylorSeerCacheConfig, WanTransformer3DModel
 from diffusers.hooks.first_block_cache import _FBC_LEADER_BLOCK_HOOK
-from diffusers.hooks.mag_cache import _MAG_CACHE_BLOCK_HOOK
+from diffusers.hooks.mag_cache import _MAG_CACHE_BLOCK_HOOK, nearest_interp
 from torch import Tensor
 
 from cinelora.config.schema import CACHE_THRESHOLDS, SamplerConfig
@@ -78,9 +78,10 @@ def _hooks(sampler: SamplerConfig, steps: range) -> Any:
         return TaylorSeerCacheConfig(int(threshold) + 1, taylor_factors_dtype=torch.float32, use_lite_mode=True)
     if threshold == 0:
         return None  # a foretold error of exactly 0 would be skipped
-    return MagCacheConfig(
-        threshold, num_inference_steps=len(steps), mag_ratios=sampler.cache_ratios[steps.start : steps.stop]
-    )
+    # Ratios are of a whole clip. Those of another number of steps are spread over this one's, by the nearest, and then the steps
+    # of this transformer are cut out.
+    ratios = nearest_interp(torch.tensor(sampler.cache_ratios), sampler.steps)[steps.start : steps.stop]
+    return MagCacheConfig(threshold, num_inference_steps=len(steps), mag_ratios=ratios)
 
 
 def _judge_together(transformer: WanTransformer3DModel, cache: str, sharing: Sharing) -> None:

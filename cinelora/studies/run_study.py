@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 from cinelora.adapters.further_adapters import further_adapters
 from cinelora.adapters.run_directory import adapters_of
 from cinelora.config.clip_request import ClipRequest, Further, Take, prompts_of, seeds_of
-from cinelora.config.schema import LoraSpec, ScaleConfig, StudyConfig, shared_by
+from cinelora.config.schema import LoraSpec, ScaleConfig, StudyConfig, drawn_by, shared_by
 from cinelora.errors import ConfigError
-from cinelora.families import family_of
+from cinelora.families import experts_of, family_of
+from cinelora.families.family import Expert
 from cinelora.io.hardware import default_device, fingerprint, gpu_at_hand, limit_gpu_memory, quiet_libraries
 from cinelora.io.tensor_files import load_tensors, save_tensors
 from cinelora.io.terminal import say, warn
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cinelora.adapters.adapter_file import AdapterFile
-    from cinelora.sampling.sampler import Shown
+    from cinelora.planning.estimate import Drawing
+    from cinelora.sampling.sampler import Sampling, Shown
     from cinelora.studies.timing import Timed
 
 LATENTS = "latents"
@@ -55,7 +57,15 @@ def study(config: StudyConfig, run_dir: Path) -> int:
     else:
         sitting = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         ranks: dict[str, Any] = {"ranks": config.gpus, "nodes": config.nodes, "log_dir": run_dir / "logs"}
-        launch(study_rank, config, adapters_of(config.ckpt), run_dir, sitting, further_adapters(config), **ranks)
+        launch(
+            study_rank,
+            config,
+            adapters_of(config.ckpt, config.model),
+            run_dir,
+            sitting,
+            further_adapters(config),
+            **ranks,
+        )
         table = load_table(run_dir)
     table.sentences = [sentence for sentence in table.sentences if sentence not in BETWEEN_ROWS]
     table.say(*between_rows(table.rows))
@@ -163,7 +173,8 @@ def facts_of_result(config: StudyConfig, setting: StudyVariant) -> dict[str, Any
     return {
         "model": model.name,
         "weights": model.weights,
-        "clip": f"{model.name}, {frames} frames of {model.height}x{model.width}, guidance {config.sampler.guidance:g}, {what}",
+        "clip": f"{model.name}, {frames} frames of {model.height}x{model.width}, "
+        f"guidance {ClipRequest.of(config).guidance_in_words}, {what}",
         "ranks": 1 if setting.partition == "alone" else config.gpus * config.nodes,
     }
 
@@ -253,11 +264,9 @@ class Desk:
     further: Mapping[str, Further]
 
     def timed(self, settings: list[StudyVariant]) -> dict[StudyVariant, Timed]:
-        """Load the transformer as ``settings``, which are alike in that, want it, and time them."""
-        from cinelora.adapters.resize_rank import at_rank
-        from cinelora.families.machinery import machinery_of
-        from cinelora.sampling.sampler import Sampling, adapted_transformer
-        from cinelora.studies.timing import Bench
+        """Load the transformer as ``settings``, which are alike in that, want it, and time them; of two experts one at a time."""
+        from cinelora.sampling.sampler import Sampling
+        from cinelora.studies.timing import Timed
 
         config, one, (kind, frames) = self.config, settings[0], ClipRequest.of(self.config).passes[-1]
         model, place = model_of(one, config), on_its_own(self.rank) if one.partition == "alone" else self.rank
@@ -272,21 +281,42 @@ class Desk:
         if self.rank.global_rank == 0:
             told = f"{shared}; {why}" if plan.ranks > 1 else why
             say(f"{one.dtype}, {one.partition}, {len(settings)} settings: {told}")
+
+        def untimed() -> Timed:
+            return Timed(ratios=list(config.sampler.cache_ratios), compiled=drawing.compile, swap=drawing.swap)
+
+        found = {setting: untimed() for setting in settings}
+        for expert in experts_of(model, kind):
+            self.time_expert(expert, found, sampling, drawing)
+        return found
+
+    def time_expert(
+        self, expert: Expert, found: dict[StudyVariant, Timed], sampling: Sampling, drawing: Drawing
+    ) -> None:
+        """Load an expert, or the only transformer, and add what it takes to what is ``found`` of each setting."""
+        from cinelora.adapters.resize_rank import at_rank
+        from cinelora.families.machinery import machinery_of
+        from cinelora.sampling.sampler import adapted_transformer
+        from cinelora.studies.timing import Bench
+
+        config, request = self.config, ClipRequest(drawn_by(self.config), further=self.further)
+        kind, frames = request.passes[-1]
         # Adapters of every rank that is asked for hang on it at the same time, and those of a setting act in its turn: so the
         # transformer is loaded once, and neighbours in a round differ in nothing else.
-        ranks = list(dict.fromkeys(setting.rank for setting in settings if setting.scale))
-        kinds = [name for name in self.adapters if name not in self.further]
+        ranks = list(dict.fromkeys(setting.rank for setting in found if setting.scale))
+        own = request.on_expert(dict.fromkeys(self.adapters, 1.0), expert)
+        kinds = [name for name in own if name not in self.further]
         named = ((name, self.adapters[name], r) for name in kinds for r in ranks)
         files = {hung(name, r): adapter if r is None else at_rank(adapter, r) for name, adapter, r in named}
-        beside = {n for s in settings for n, one in acting(s, config, self.further).items() if one.clip}
+        beside = {n for s in found for n, one in acting(s, config, self.further).items() if one.clip and n in own}
         files |= {name: self.adapters[name] for name in sorted(beside)}
-        bundle = machinery_of(model).from_config(model, kind, Path(config.cache))
-        with adapted_transformer(bundle, files, sampling, drawing, frames) as transformer:
-            if not kinds and any(ranks):
+        bundle = machinery_of(sampling.model).from_config(sampling.model, kind, Path(config.cache))
+        with adapted_transformer(bundle.of_expert(expert.name), files, sampling, drawing, frames) as transformer:
+            if any(ranks) and not self.adapters.keys() - self.further.keys():
                 hang_drawn(transformer, [r for r in ranks if r])
                 kinds = [DRAWN]
-            bench = Bench(config, transformer, sampling, drawing, self.shown, kinds, self.further)
-            return bench.run({setting: self.names[setting] for setting in settings})
+            bench = Bench(config, expert, transformer, sampling, drawing, self.shown, kinds, self.further)
+            bench.run(found, self.names)
 
 
 def hang_drawn(transformer: Any, ranks: list[int]) -> None:

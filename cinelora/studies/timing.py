@@ -1,7 +1,8 @@
 """Many settings of one transformer, timed by turns: a round that is not counted, then as many as are asked for.
 
 Enters: a transformer with adapters of every rank hung on it, what it is shown, settings. Leaves: a ``Timed`` for each. Settings
-that differ in what is loaded (dtype, partition) are for the caller to tell apart.
+that differ in what is loaded (dtype, partition) are for the caller to tell apart. Where two experts make a clip, the first is
+timed in all settings before the second is loaded, and the ``Timed`` carries each clip from the one to the other.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 from cinelora.config.clip_request import Further
 from cinelora.config.schema import SamplerConfig, StudyConfig
 from cinelora.errors import ModelError
+from cinelora.families.family import Expert
 from cinelora.io.hardware import forget_peak_memory, out_of_memory, peak_memory_mib
 from cinelora.planning.estimate import Drawing
 from cinelora.sampling.sampler import Sampling, Shown, acting
@@ -29,10 +31,14 @@ from cinelora.studies.variants import StudyVariant, hung, sampler_of
 
 @dataclass
 class Timed:
-    """What is known of a setting: latents of every clip from the first round, and what the others took."""
+    """What is known of a setting: latents of every clip from the first round, and what the others took.
+
+    ``parts`` are seconds of each transformer's rounds. ``waypoints`` are where each clip stands, of those that have begun.
+    """
 
     latents: list[Tensor] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+    waypoints: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    parts: list[list[float]] = field(default_factory=list)
     whole: list[float] = field(default_factory=list)
     skipped: list[float] = field(default_factory=list)
     peak_mib: float = 0.0
@@ -40,6 +46,11 @@ class Timed:
     trouble: str | None = None
     compiled: bool = False
     swap: int = 0
+
+    @property
+    def seconds(self) -> list[float]:
+        """Seconds of a clip's denoising, round by round, by all transformers that take part."""
+        return [sum(took) for took in zip(*self.parts, strict=False)]
 
     @property
     def computed(self) -> float | None:
@@ -86,9 +97,10 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Bench:
-    """A transformer on which settings are timed."""
+    """A transformer on which settings are timed: the only one, or an ``expert``."""
 
     config: StudyConfig
+    expert: Expert
     transformer: WanTransformer3DModel
     sampling: Sampling
     drawing: Drawing
@@ -96,11 +108,12 @@ class Bench:
     kinds: list[str]
     further: Mapping[str, Further]
 
-    def run(self, names: dict[StudyVariant, str]) -> dict[StudyVariant, Timed]:
-        """Time all settings, by turns; one that runs out of memory says so, and the others go on."""
-        ratios, compiled = self.config.sampler.cache_ratios, self.drawing.compile
-        found = {setting: Timed(ratios=list(ratios), compiled=compiled, swap=self.drawing.swap) for setting in names}
-        ordered = sorted(names, key=lambda setting: str(self.adapters(setting)))
+    def run(self, found: dict[StudyVariant, Timed], names: dict[StudyVariant, str]) -> None:
+        """Time all settings that are ``found``, by turns; one that runs out of memory says so, and the others go on."""
+        ordered = sorted(found, key=lambda setting: str(self.adapters(setting)))
+        begins = {setting: dict(timed.waypoints) for setting, timed in found.items()}
+        for timed in found.values():
+            timed.parts.append([])
         with Predictions.of(self.transformer) as watch:
             for number in range(self.config.repetitions + 1):
                 # every other round runs backwards: what grows warm, or slow, does so for all alike
@@ -108,36 +121,53 @@ class Bench:
                 for (scales, live), group in groupby(turn, key=self.adapters):
                     with acting(self.transformer, dict(scales), live, again=True):
                         for setting in group:
-                            self.once(setting, found[setting], watch, number, names[setting])
-        return found
+                            self.once(setting, found[setting], begins[setting], watch, number, names[setting])
 
     def adapters(self, setting: StudyVariant) -> tuple[tuple[tuple[str, float], ...], bool]:
         """Which adapters act at what scale, and whether beside the weights; fetched weights cannot hold any."""
         scales = tuple((hung(kind, setting.rank), setting.scale) for kind in self.kinds if setting.scale)
         beside = variants.acting(setting, self.config, self.further).items()
-        scales += tuple((name, setting.scale * one.clip) for name, one in beside if one.clip)
+        scales += tuple((name, setting.scale * one.clip) for name, one in beside if one.clip and self.is_for(one))
         return scales, bool(self.drawing.swap) or not setting.merged
 
-    def once(self, setting: StudyVariant, timed: Timed, watch: Predictions, number: int, name: str) -> None:
+    def is_for(self, adapter: Further) -> bool:
+        """Whether an adapter of ``adapters=`` acts on this transformer."""
+        return adapter.expert in ("", self.expert.name)
+
+    def once(
+        self,
+        setting: StudyVariant,
+        timed: Timed,
+        begins: dict[int, dict[str, Tensor]],
+        watch: Predictions,
+        number: int,
+        name: str,
+    ) -> None:
         """One round of one setting; the first, number 0, is not timed but draws what is looked at."""
         if timed.trouble:
             return
         # The first round warms up: kernels are chosen, blocks compiled, and magcache's ratios measured on one clip, where nobody
         # gave any. All clips are drawn in it, to be looked at; rounds that are timed draw the first one again.
-        sampler = sampler_of(setting, self.config, timed.ratios, self.further)
+        sampler, warms_up = sampler_of(setting, self.config, timed.ratios, self.further), number == 0
         try:
-            if number == 0 and sampler.cache == "magcache" and not timed.ratios:
-                calibrating = replace(sampler, cache="calibrate", cache_threshold=None)
-                _, timed.ratios = self.draw(calibrating, self.shown[0], name)
-                sampler = replace(sampler, cache_ratios=timed.ratios)
-            if number == 0 and self.config.latency_only:
-                sampler = replace(sampler, steps=1, cache="none", cache_threshold=None)
+            if sampler.cache == "magcache" and not self.config.sampler.cache_ratios:
+                if warms_up:
+                    timed.ratios += self.measured(sampler, begins.get(0), name)
+                # those of steps that are another expert's are not asked for
+                ahead = [1.0] * (sampler.steps - len(timed.ratios))
+                sampler = replace(sampler, cache_ratios=[*timed.ratios, *ahead])
+            if warms_up and self.config.latency_only:
+                sampler = replace(sampler, cache="none", cache_threshold=None)
+            sampling = replace(self.sampling, sampler=sampler)
+            shown = self.shown[: None if warms_up else 1]
+            courses = [sampling.begin(one, begins.get(clip)) for clip, one in enumerate(shown)]
             forget_peak_memory()
             watch.took.clear()
             synchronize()
             begun = time.perf_counter()
-            clips = self.shown[:1] if number else self.shown
-            drawn = [self.draw(sampler, shown, f"{name}, round {number}")[0] for shown in clips]
+            for course, one in zip(courses, shown, strict=True):
+                label, most = f"{name}, round {number}", 1 if warms_up and self.config.latency_only else None
+                sampling.go_on(course, self.transformer, one, label, self.drawing.together, self.expert, most)
         except torch.OutOfMemoryError as error:
             timed.trouble = out_of_memory()
             if self.sampling.rank.world_size > 1:  # the others wait for this rank inside the clip
@@ -146,19 +176,27 @@ class Bench:
             torch.cuda.empty_cache()
             return
         synchronize()
-        if number == 0:
-            timed.latents = [latents.cpu() for latents in drawn]
+        took = time.perf_counter() - begun
+        for clip, course in enumerate(courses):
+            # where lower noise is another expert's, clips wait for it on the host, however many settings there are
+            if self.expert.levels[0] > 0 and not (warms_up and self.config.latency_only):
+                timed.waypoints[clip] = course.waypoint()
+        if warms_up:
+            pairs = zip(courses, shown, strict=True)
+            timed.latents = [sampling.settled(course, one).cpu() for course, one in pairs if not course.ahead()]
             return
-        timed.seconds.append(time.perf_counter() - begun)
+        timed.parts[-1].append(took)
         timed.whole += [seconds for seconds, computed in watch.took if computed]
         timed.skipped += [seconds for seconds, computed in watch.took if not computed]
         peak = peak_memory_mib()
         timed.peak_mib = max(timed.peak_mib, peak.get("gpu", peak["host"]))
 
-    def draw(self, sampler: SamplerConfig, shown: Shown, label: str) -> tuple[Tensor, list[float]]:
-        """Latents of one clip, and ratios where they are measured."""
-        sampling = replace(self.sampling, sampler=sampler)
-        return sampling.draw(self.transformer, shown, label, self.drawing.together)
+    def measured(self, sampler: SamplerConfig, begins: dict[str, Tensor] | None, name: str) -> list[float]:
+        """Magcache's ratios of the steps of this transformer, of the first clip."""
+        sampling = replace(self.sampling, sampler=replace(sampler, cache="calibrate", cache_threshold=None))
+        course = sampling.begin(self.shown[0], begins)
+        sampling.go_on(course, self.transformer, self.shown[0], name, self.drawing.together, self.expert)
+        return course.ratios
 
 
 def synchronize() -> None:

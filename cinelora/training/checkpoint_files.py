@@ -102,6 +102,7 @@ class _State(TypedDict):
 
     step: int
     rests_on: NotRequired[dict[str, str]]
+    levels: NotRequired[list[float]]
     sha256: NotRequired[str | None]
     settled: NotRequired[bool]
     memory: NotRequired[_Memory]

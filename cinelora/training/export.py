@@ -1,6 +1,7 @@
 """What a run leaves as its product: an adapter file, or the transformer in diffusers' layout where every weight was trained.
 
-Enters: trained tensors by name, and what the run knows of itself. Leaves: ``<stage>.safetensors`` or ``transformer/``, whole.
+Enters: trained tensors by name, and what the run knows of itself. Leaves: ``<stage>.safetensors``, that of an expert's lesson
+``<stage>_high_noise.safetensors`` and its like, or ``transformer/``, whole.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ def export(config: TrainConfig, run: RunDirectory, index: Index, state: dict[str
         return
     # The settings in the header are made portable: whoever gets the file can read how it was trained, and not where.
     bundle = machinery_of(config.model).from_config(config.model, config.stage.transformer, Path(config.cache))
+    bundle = bundle.of_expert(run.expert)
     if not config.stage.image_condition:  # on i2v these never ran: they would say nothing in the file
         state = {key: value for key, value in state.items() if not is_image_part(key.rsplit(".", 2)[0])}
     base: dict[str, Any] = {"base_model": config.model.name, "base_revision": bundle.fingerprint(Part.TRANSFORMER)}
-    base["transformer"] = config.stage.transformer
+    base |= {"transformer": config.stage.transformer, "expert": run.expert}
     learnt: dict[str, Any] = {"trigger": config.data.trigger, "data_hash": index.data_hash}
     # The size of most samples goes along: a clip by this file is to have the shape that it learnt.
     learnt["config"] = portable(asdict(config)) | {"size": run.learnt_size(config.model)}

@@ -24,6 +24,7 @@ from cinelora.adapters.lora_layers import add_adapter, load_adapter
 from cinelora.adapters.run_directory import RunDirectory, RunSummary, warn_of_other_weights
 from cinelora.adapters.trainable import Trained, TrainedAdapter
 from cinelora.clone_only import scale_model
+from cinelora.config.lessons import expert_of
 from cinelora.config.schema import TrainConfig, data_ranks, zero_level
 from cinelora.errors import ConfigError
 from cinelora.families.machinery import machinery_of
@@ -47,7 +48,7 @@ from cinelora.training.gpu_policy import attention_work, explained, policy_at_ha
 from cinelora.training.loggers import Journal, make_journal
 from cinelora.training.model_card import Record, write_card
 from cinelora.training.module import Stage
-from cinelora.training.resume_guard import origins, refuse_other_origins
+from cinelora.training.resume_guard import origins, refuse_other_levels, refuse_other_origins
 from cinelora.training.zero import ZeroStrategy
 
 
@@ -59,6 +60,7 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
 
     # Data: what the first launch has encoded. A rank reads latents from the cache and never sees a pixel.
     index = Index.load(run.dataset)
+    run.folder.mkdir(exist_ok=True)
     training, heldout = (LatentDataset(Path(config.cache), index, split) for split in ("train", "heldout"))
 
     # A resumed run begins at its checkpoint's step. It is refused where the data or the weights are no longer those that
@@ -82,7 +84,7 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     stage = build_stage(config, run, training, policy)
 
     # What happens after each step, and the loop that calls both.
-    journal = make_journal(config, run.path, first_step)
+    journal = make_journal(config, run.folder, first_step)
     callbacks = make_callbacks(config, run, index, heldout, resumed, facts, journal, asked.preview.steps)
     trainer = make_trainer(config, run, rank, journal, callbacks.all(), stage)
 
@@ -91,7 +93,9 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
         trainer.fit(stage, loader)
         summary = summarise(config, index, trainer.global_step, time.perf_counter() - started, stage, callbacks)
         if rank.global_rank == 0:
-            if not config.stage.trains_every_weight:
+            if (
+                not config.stage.trains_every_weight and not run.expert
+            ):  # of two experts the card is written when both have ended
                 write_card(Record(run, config, cast("RunSummary", summary)))
             write_json(run.summary, summary)  # by which a run is known to have ended: what comes after it is for others
             if not summary["interrupted"]:
@@ -103,11 +107,12 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
 
 
 def facts_of(config: TrainConfig, run: RunDirectory, index: Index, resumed: Checkpoint | None) -> dict[str, Any]:
-    """What goes into every checkpoint beside tensors and memories: what the run rests on."""
-    rests_on = origins(config, run, index.data_hash)
+    """What goes into every checkpoint beside tensors and memories: what the run rests on, and an expert's noise levels."""
+    rests_on, levels = origins(config, run, index.data_hash), expert_of(config).taught
     if resumed:
         refuse_other_origins(run, resumed.facts.get("rests_on", {}), rests_on)
-    return {"rests_on": rests_on}
+        refuse_other_levels(run, resumed.facts.get("levels", levels), levels)
+    return {"rests_on": rests_on, **({"levels": list(levels)} if run.expert else {})}
 
 
 def refuse_ended(config: TrainConfig, run: RunDirectory, step: int) -> None:
@@ -143,7 +148,7 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset,
     Its attention runs on the backend that is asked for or found fastest, which rank 0 prints.
     """
     model = config.model
-    bundle = machinery_of(model).from_config(model, config.stage.transformer, Path(config.cache))
+    bundle = machinery_of(model).from_config(model, config.stage.transformer, Path(config.cache)).of_expert(run.expert)
     shares = shares_of(config)
     transformer = bundle.load_transformer(policy.swap, shares)
     trained = make_trained(config, run, transformer)
@@ -179,8 +184,9 @@ def make_trained(config: TrainConfig, run: RunDirectory, transformer: WanTransfo
         partitioned = zero_level(config.strategy) == 3
         whole: Trained = scale_model("pretrain", "stage=pretrain").trained(transformer, partitioned)
         return whole
-    if config.stage.name == "motion" and run.adapter("style").exists():
-        style = read_adapter(run.adapter("style"))
+    below = run.style_below if config.stage.name == "motion" else None
+    if below:
+        style = read_adapter(below)
         style = replace(
             style, source=config.adapter or style.source
         )  # in sentences the user's own file, and not its copy here
@@ -193,10 +199,11 @@ def make_trained(config: TrainConfig, run: RunDirectory, transformer: WanTransfo
 
 def warn_of_styles_weights(config: TrainConfig, style: AdapterFile) -> None:
     """Say where the style adapter was trained on other weights; nothing is fetched from the hub to find that out."""
-    source = config.model.source(style.transformer)
+    source = config.model.source(style.transformer, expert_of(config).name)
     if style.transformer != config.stage.transformer and (source is None or not is_at_hand(source)):
         return
     bundle = machinery_of(config.model).from_config(config.model, style.transformer, Path(config.cache))
+    bundle = bundle.of_expert(expert_of(config).name)
     warn_of_other_weights(config.model, {"style": style}, {style.transformer: bundle})
 
 
@@ -255,7 +262,11 @@ def summarise(
     with as_exported(stage, callbacks.ema):
         effect = stage.trained.effect()
     # What was trained and on what, how far, what came out, and at what cost.
-    summary: dict[str, Any] = {"stage": config.stage.name, "model": config.model.name, "weights": config.model.weights}
+    summary: dict[str, Any] = {
+        "stage": config.stage.name,
+        "model": config.model.name,
+        "weights": "random" if config.model.is_random else "stored",
+    }
     summary |= {"data": config.data.name, "data_hash": index.data_hash, "samples": len(index.split("train"))}
     summary |= {"step": step, "steps": config.stage.steps}
     summary |= {"interrupted": step < config.stage.steps and not callbacks.early_stopping.stopped}

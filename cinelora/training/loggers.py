@@ -22,8 +22,10 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
+from cinelora.config.lessons import expert_of
 from cinelora.config.schema import LoggerConfig, TrainConfig
 from cinelora.errors import FileError, first_line
+from cinelora.families.family import suffixed
 from cinelora.io.atomic import sha256_json, write_text
 from cinelora.io.media import Pixels
 from cinelora.io.own_files import append_own
@@ -239,7 +241,10 @@ def run_words(settings: LoggerConfig, name: str, notes: str | None = None) -> di
 
 
 def make_journal(config: TrainConfig, run_dir: Path, first_step: int) -> Journal:
-    """The loggers that are asked for, beside a copy in CSV; a resumed run writes beside what is there, not over it."""
+    """The loggers that are asked for, beside a copy in CSV; a resumed run writes beside what is there, not over it.
+
+    ``run_dir`` is the folder of the run, or of the lesson where there are two: each is a run of its own there.
+    """
     run_dir = run_dir.absolute()
     folder, part, wanted = run_dir / "logs", f"from-step-{first_step:08d}", config.logger.all
     if not wanted:
@@ -286,7 +291,9 @@ def wandb_logger(config: TrainConfig, run_dir: Path) -> WandbLogger:
         say(f"W&B logs offline into {folder / 'wandb'}; `wandb sync` uploads them")
     os.environ.setdefault("WANDB_SILENT", "true")
     read_own_wandb_settings()
-    words = run_words(settings, f"{config.stage.name}-{config.data.name}-{run_dir.name}", config.description)
+    expert = expert_of(config).name
+    run, lesson = run_dir.parent if expert else run_dir, suffixed(config.stage.name, expert)
+    words = run_words(settings, f"{lesson}-{config.data.name}-{run.name}", config.description)
     # Lightning asks W&B to resume the run of this id if there is one, and to begin it otherwise.
     words |= {"save_dir": folder, "id": wandb_id(folder) if is_first else None}
     # Lightning says offline in the environment, which W&B has read by now.
@@ -301,9 +308,9 @@ def wandb_id(folder: Path) -> str:
     path, known = folder / WANDB_ID, ""
     try:
         known = read_text(path, limit=64).strip() if path.is_file() else ""
-    except FileError as error:
+    except FileError:
         # a run is worth more than one line of curves: what was logged before stays under its old name
-        warn(f"{error}; W&B begins another run, and what it has of the one before stays there")
+        warn(f"{path} is damaged: W&B begins another run, and what it has of the one before stays there")
     if known and is_noted(sha256_json([WANDB_ID, known])):
         return known
     new = secrets.token_hex(4)

@@ -13,16 +13,19 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
+from markupsafe import Markup
 
-from cinelora.adapters.run_directory import RunDirectory, RunSummary
-from cinelora.config.schema import ADAPTER_STAGES, TrainConfig, effective_lr, samples_per_step
+from cinelora.adapters.run_directory import RunDirectory, RunSummary, WholeSummary, lessons_in
+from cinelora.config.clip_request import stage_and_expert
+from cinelora.config.lessons import expert_of, of_both
+from cinelora.config.schema import TrainConfig, effective_lr, samples_per_step
 from cinelora.config.store import load_config, portable
 from cinelora.errors import ConfigError
-from cinelora.families import family_of
-from cinelora.families.family import Network
+from cinelora.families import experts_of, family_of, has_experts
+from cinelora.families.family import Expert, Network, suffixed
 from cinelora.footage.captions import prompt_with_trigger
 from cinelora.footage.manifest import Sample, read_manifest
 from cinelora.io.atomic import write_text
@@ -38,12 +41,79 @@ HERE = "."
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """What a run says of the transformer, or of one of the two experts, that it has taught."""
+
+    run: RunDirectory
+    config: TrainConfig
+    summary: RunSummary
+
+    @property
+    def expert(self) -> str:
+        """The expert; empty where a transformer has none."""
+        return self.run.expert
+
+    @property
+    def file(self) -> Markup:
+        """The name of its adapter: of our own words alone, which stand in code on the card."""
+        return Markup(self.run.adapter(self.config.stage.name).name)
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        """The noise levels that it was taught."""
+        return expert_of(self.config).taught
+
+    @property
+    def lr(self) -> float:
+        """The learning rate."""
+        return effective_lr(self.config)
+
+    @property
+    def numbers(self) -> list[tuple[str, str, str]]:
+        """What was measured while it was trained."""
+        return numbers(self.summary)
+
+    @property
+    def effect(self) -> str:
+        """Whether it learnt anything."""
+        return effect_line(self.summary)
+
+    @property
+    def stopped(self) -> str:
+        """Why it ended early, if it did."""
+        early = self.summary.get("stopped_early")
+        return stopped_line(early, self.summary) if early else ""
+
+    @property
+    def pictures(self) -> list[Path]:
+        """The latest preview: clips or stills, and the contact sheet beside the base model's."""
+        found = sorted(path for path in self.run.previews.glob("step-*") if path.suffix in (".png", ".mp4"))
+        return [path for path in found if path.name[:13] == found[-1].name[:13]]
+
+
+@dataclass(frozen=True)
 class Record:
     """What a run says of itself; ``task`` is what its transformer does."""
 
     run: RunDirectory
     config: TrainConfig
-    summary: RunSummary
+    summary: RunSummary | WholeSummary
+
+    @property
+    def lessons(self) -> list[Lesson]:
+        """What it has taught: one transformer, or as many of the experts as it has come to."""
+        if "adapter_effect" in self.summary:
+            return [Lesson(self.run, self.config, cast("RunSummary", self.summary))]
+        every = lessons_in(of_both(self.config), self.run.path)
+        found = ((own, lesson, suffixed(lesson.stage.name, own.expert)) for lesson, own in every)
+        ended = self.summary["lessons"]
+        return [Lesson(own, lesson, ended[role]) for own, lesson, role in found if role in ended]
+
+    @property
+    def experts(self) -> list[Expert]:
+        """The experts of the network, in order of falling noise; none where it is one transformer."""
+        found = experts_of(self.config.model, self.network.name)
+        return [expert for expert in found if expert.name]
 
     @property
     def network(self) -> Network:
@@ -63,20 +133,28 @@ class Record:
     @property
     def adapters(self) -> list[str]:
         """The adapters in the order in which they are loaded."""
-        return [kind for kind in ADAPTER_STAGES if self.run.adapter(kind).is_file()]
+        return list(self.run.adapters())
+
+    @property
+    def files(self) -> list[Markup]:
+        """Their files, as ``Lesson.file``."""
+        return [Markup(path.name) for path in self.run.adapters().values()]
 
     @property
     def pictures(self) -> list[Path]:
-        """The latest preview: clips or stills, and the contact sheet beside the base model's."""
-        found = sorted(path for path in self.run.previews.glob("step-*") if path.suffix in (".png", ".mp4"))
-        return [path for path in found if path.name[:13] == found[-1].name[:13]]
+        """The latest previews."""
+        return [path for lesson in self.lessons for path in lesson.pictures]
+
+    def place(self, path: Path) -> str:
+        """Where a file lies in the run."""
+        return path.relative_to(self.run.path).as_posix()
 
     @property
     def widget(self) -> list[dict[str, Any]]:
         """The samples as a hub shows them: each with the prompt that it was made from."""
         text = self.prompt if self.config.preview.prompt else "-"
         paths = (path for path in self.pictures if not path.stem.endswith("-sheet"))
-        return [{"text": text, "output": {"url": f"previews/{path.name}"}} for path in paths]
+        return [{"text": text, "output": {"url": self.place(path)}} for path in paths]
 
     @property
     def prompt(self) -> str:
@@ -93,9 +171,9 @@ def read_record(run: RunDirectory) -> Record:
         raise ConfigError(f"run={run.path} is of stage=pretrain, which trains no adapter: there is no card for it")
     if not run.summary.is_file():
         raise ConfigError(f"run={run.path} is not finished: go on with {_resumed(run)}")
-    if not run.adapter(config.stage.name).is_file():
+    if not any(stage_and_expert(role)[0] == config.stage.name for role in run.adapters()):
         raise ConfigError(f"run={run.path} holds no {run.adapter(config.stage.name).name}: there is nothing to tell of")
-    return Record(run, config, run.read_summary())
+    return Record(run, config, run.read_whole() if has_experts(config.model) else run.read_summary())
 
 
 def _resumed(run: RunDirectory) -> str:
@@ -119,7 +197,6 @@ def card(record: Record, repository: str) -> str:
     """The whole card; ``repository`` is what its code loads the adapter from."""
     manifest = read_manifest(record.run.manifest)
     training = [sample for sample in manifest.samples if sample.split == "train"]
-    early = record.summary.get("stopped_early")
     checkpoint = "path/of/this/folder" if repository == HERE else f"hub:{repository}"
     return render(
         "model_card.md.j2",
@@ -127,15 +204,11 @@ def card(record: Record, repository: str) -> str:
         samples=len(training),
         clips=len({sample.path for sample in training}),
         heldout=len(manifest.samples) - len(training),
-        lr=effective_lr(record.config),
         per_step=samples_per_step(record.config),
         sizes=sizes(training, record.config),
         shift=shift(record.config),
-        numbers=numbers(record.summary),
         code=diffusers_code(record, repository),
         command=f"python infer.py ckpt={checkpoint} {_word(f'prompt={record.prompt}')}",
-        effect=effect_line(record.summary),
-        stopped=stopped_line(early, record.summary) if early else "",
     )
 
 
@@ -183,6 +256,7 @@ def diffusers_code(record: Record, repository: str) -> str:
         is_i2v=record.network.shows_first_frame,
         base=record.base or f"<directory of {record.config.model.name}, {record.task}>",
         repository=repository,
+        shift=record.config.model.shift_of(record.network.name),
     )
 
 
@@ -204,8 +278,8 @@ def push(record: Record, repository: str, private: bool = False) -> str:
     files = {
         "README.md": card(record, repository).encode(),
         CONFIG_FILE: yaml.safe_dump(shared, sort_keys=False, allow_unicode=True, width=120).encode(),
-        **{f"previews/{path.name}": read_inside(run.path, path) for path in record.pictures},
-        **{run.adapter(kind).name: shareable(run.adapter(kind)) for kind in record.adapters},
+        **{record.place(path): read_inside(run.path, path) for path in record.pictures},
+        **{path.name: shareable(path) for path in run.adapters().values()},
     }
     return publish(repository, files, f"{record.config.stage.name} adapter, step {record.summary['step']}", private)
 

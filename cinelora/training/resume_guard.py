@@ -6,6 +6,7 @@ how any of it is used.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,9 +32,9 @@ def origins(config: TrainConfig, run: RunDirectory, data_hash: str) -> dict[str,
     from cinelora.families.machinery import machinery_of
 
     bundle = machinery_of(config.model).from_config(config.model, config.stage.transformer, Path(config.cache))
-    found = {"data": data_hash, "base": bundle.fingerprint(Part.TRANSFORMER)}
-    has_style = config.stage.name == "motion" and run.adapter("style").exists()
-    return found | ({"style adapter": sha256_file(run.adapter("style"))[:12]} if has_style else {})
+    found = {"data": data_hash, "base": bundle.of_expert(run.expert).fingerprint(Part.TRANSFORMER)}
+    below = run.style_below if config.stage.name == "motion" else None
+    return found | ({"style adapter": sha256_file(below)[:12]} if below else {})
 
 
 def refuse_other_origins(run: RunDirectory, before: dict[str, str], now: dict[str, str]) -> None:
@@ -45,6 +46,16 @@ def refuse_other_origins(run: RunDirectory, before: dict[str, str], now: dict[st
                 f"resume={run.path} cannot go on to the same numbers: {what} had the hash {old} and now {new}; "
                 "put back what was there, or start a new run"
             )
+
+
+def refuse_other_levels(run: RunDirectory, before: Sequence[float], now: Sequence[float]) -> None:
+    """Raise ``TrainingError``, naming both, where an expert would be taught other noise levels than before."""
+    if list(before) != list(now):
+        old, new = (f"{low:g} to {high:g}" for low, high in (before, now))
+        raise TrainingError(
+            f"resume={run.path} cannot go on: {run.expert} was taught noise levels from {old}, and is to be taught {new}; put "
+            "model.t2v_boundary and model.i2v_boundary back, or start a new run"
+        )
 
 
 def with_older_captions(before: Manifest, now: Manifest, trigger: str | None) -> Manifest:

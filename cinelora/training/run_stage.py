@@ -1,7 +1,8 @@
 """One training run from settings to adapter: encode, then train, each on ranks of their own.
 
 Enters: a checked ``TrainConfig`` and a run directory. Leaves: the files of ``RunDirectory`` and an exit code. The parent
-only launches. Encoders live in the first launch and die with it, so training never shares memory with them. What a rank
+only launches. Encoders live in the first launch and die with it, so training never shares memory with them. Where a network
+has two experts, each lesson is a launch of its own, over what the first has encoded: never are both in memory. What a rank
 does is in ``encode`` and ``fit``.
 """
 
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from cinelora.adapters.adapter_header import judge_adapter
-from cinelora.adapters.run_directory import RunDirectory, adapter_paths
+from cinelora.adapters.run_directory import RunDirectory, lessons_in, styles_of
+from cinelora.config.lessons import expert_of
 from cinelora.config.schema import ADAPTER_STAGES, TrainConfig
-from cinelora.errors import AdapterError, ConfigError
+from cinelora.errors import ConfigError
+from cinelora.families import has_experts
+from cinelora.families.family import suffixed
 from cinelora.io.atomic import sweep_temporaries
-from cinelora.io.hub import resolve
 from cinelora.io.locks import lock
 from cinelora.io.own_files import drop_wandb_links
 from cinelora.io.own_folders import tag_cache
@@ -27,6 +30,7 @@ from cinelora.parallel.launch import LaunchError, RankKilled, launch, meeting_po
 from cinelora.training.checkpoint_files import saved_checkpoints, sweep_drafts
 from cinelora.training.model_card import push, read_record
 from cinelora.training.verdict import effect_line, heldout_line, stopped_line
+from cinelora.training.whole_run import write_whole
 
 INTERRUPTED = 130
 
@@ -34,27 +38,76 @@ INTERRUPTED = 130
 def train(config: TrainConfig, run_dir: Path) -> int:
     """Run a stage to its end; returns the exit code (130 where it was stopped, after a checkpoint)."""
     run = RunDirectory(run_dir)
-    sweep_drafts(run.checkpoints)  # what a killed run left half-written
+    lessons = lessons_to_teach(config, run)
+    for place in run.places:
+        sweep_drafts(place.checkpoints)  # what a killed run left half-written
     sweep_temporaries(run.path)
     if config.adapter:
-        carry_style_adapter(config.adapter, run)
+        carry_style_adapter(config, run)
+    if lessons:
+        encoded(config, run)
+    results: dict[str, dict[str, Any]] = {}
+    for lesson, own in lessons:
+        results[own.expert] = teach(lesson, own)
+        if results[own.expert]["interrupted"]:
+            break
+    interrupted = any(result["interrupted"] for result in results.values())
+    drop_wandb_links(run.path)
+    # Uploading comes last and may fail for reasons of the network: the lines that say what the run has made are printed anyway.
+    # Of several nodes one uploads.
+    is_host = meeting_point(config.nodes, 0).is_host
+    if is_host and has_experts(config.model):
+        write_whole(config, run)
+    try:
+        if config.push and not interrupted and is_host:
+            upload(run, config.push, config.private)
+    finally:
+        say(*whole_lines(config, run, results))
+    return INTERRUPTED if interrupted else 0
+
+
+def lessons_to_teach(config: TrainConfig, run: RunDirectory) -> list[tuple[TrainConfig, RunDirectory]]:
+    """The lessons that have not ended, in their order; of those that all have, such as stopped early get their patience again.
+
+    Raises ``ConfigError`` where nothing is left to do. One lesson alone says that by itself.
+    """
+    lessons = lessons_in(config, run.path)
+    if not has_experts(config.model):
+        return lessons
+    left = [(lesson, own) for lesson, own in lessons if not own.is_complete(lesson.stage.steps)]
+    if left or not run.summary.is_file():  # without a summary the run was killed after its last lesson
+        return left
+    early = [(lesson, own) for lesson, own in lessons if own.read_end()["step"] < lesson.stage.steps]
+    if not early:
+        raise ConfigError(
+            f"{run.path} already has the steps of {' and '.join(own.expert for _, own in lessons)}; go on with stage.steps=<more>"
+        )
+    return early
+
+
+def teach(lesson: TrainConfig, own: RunDirectory) -> dict[str, Any]:
+    """Train one lesson, from its own checkpoint where it has one; its summary."""
+    if own.expert:
+        low, high = expert_of(lesson).taught
+        say(
+            f"{suffixed(lesson.stage.name, own.expert)}: {lesson.stage.steps} steps at noise levels from {low:g} to {high:g}"
+        )
+        if not saved_checkpoints(
+            own.checkpoints
+        ):  # of a run that is resumed, the lesson may be one that it never got to
+            lesson = replace(lesson, resume=None)
+    result: dict[str, Any] = launched(fit, lesson, own)
+    return result
+
+
+def encoded(config: TrainConfig, run: RunDirectory) -> None:
+    """Encode the samples, once for all lessons."""
     tag_cache(Path(config.cache))
     # The cache is safe to share without a lock, which only spares two runs the same work. The nodes of one run all come
     # here and encode together, so among them nobody may hold it.
     alone = lock(Path(config.cache) / "encoding.lock", waiting=say) if config.nodes == 1 else nullcontext()
     with alone:
         launched(encode, config, run)
-    result: dict[str, Any] = launched(fit, config, run)
-    drop_wandb_links(run.path)
-    # Uploading comes last and may fail for reasons of the network: the lines that say what the run has made are printed anyway.
-    # Of several nodes one uploads.
-    try:
-        if config.push and not result["interrupted"] and meeting_point(config.nodes, 0).is_host:
-            upload(run, config.push, config.private)
-    finally:
-        for line in closing_lines(result, run):
-            say(line)
-    return INTERRUPTED if result["interrupted"] else 0
 
 
 # The two launches. Each rank imports the heavy half by itself, which keeps models out of the parent, Lightning out of the
@@ -118,14 +171,12 @@ def written_at(path: Path) -> int | None:
     return path.stat().st_mtime_ns if path.exists() else None
 
 
-def carry_style_adapter(source: str, run: RunDirectory) -> None:
-    """Copy the style adapter that stage 2 trains on top of into the run, so that the run carries both."""
-    paths = adapter_paths(resolve(source))
-    if "style" not in paths:
-        raise AdapterError(f"adapter={source} holds no style adapter, only {', '.join(paths)}")
-    found = judge_adapter(paths["style"])
-    found.refuse_above("adapter")
-    found.copy(run.adapter("style"))
+def carry_style_adapter(config: TrainConfig, run: RunDirectory) -> None:
+    """Copy the style adapters that stage 2 trains on top of into the run, so that the run carries both."""
+    for role, path in styles_of(config).items():
+        found = judge_adapter(path)
+        found.refuse_above("adapter")
+        found.copy(run.path / f"{role}.safetensors")
 
 
 def upload(run: RunDirectory, repository: str, private: bool) -> None:
@@ -136,6 +187,19 @@ def upload(run: RunDirectory, repository: str, private: bool) -> None:
         words = [f"run={run.path}", f"push={repository}", *(["private=true"] if private else [])]
         again = " ".join(map(shell_word, ["python", "-m", "cinelora.card", *words]))
         raise ConfigError(f"{error}; the adapter is in {run.path}: {again} tries again") from error
+
+
+def whole_lines(config: TrainConfig, run: RunDirectory, results: dict[str, dict[str, Any]]) -> list[str]:
+    """``closing_lines`` of each lesson, by its result or, where it had ended before, its summary."""
+    if not has_experts(config.model):
+        return closing_lines(results[""], run)
+    lines = [f"summary {run.summary}"]
+    for lesson, own in lessons_in(config, run.path):
+        before = own.read_summary() if own.summary.is_file() else None
+        result = results.get(own.expert, before)
+        found = closing_lines({**result}, own) if result else ["not begun"]
+        lines += [f"{suffixed(lesson.stage.name, own.expert)}: {line}" for line in found]
+    return lines
 
 
 def closing_lines(result: dict[str, Any], run: RunDirectory) -> list[str]:
@@ -153,7 +217,7 @@ def closing_lines(result: dict[str, Any], run: RunDirectory) -> list[str]:
     if best := result.get("best"):
         lines.append(best_line(best, result, run))
     if result["weights"] == "random":
-        lines.append(f"WARNING: trained on random weights (model.weights=random): {product} is worth nothing")
+        lines.append(f"WARNING: trained on random weights: {product} is worth nothing")
     return [*lines, effect_line(result)]
 
 

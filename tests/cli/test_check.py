@@ -180,8 +180,8 @@ def test_attention_backends_are_the_exact_ones() -> None:
 
 
 NUMBERS = [
-    ("gpus=0", "at least 1"),
-    ("nodes=0", "at least 1"),
+    ("gpus=0", "from 1 to 1024"),
+    ("nodes=0", "from 1 to 4096"),
     ("lora.rank=0", "at least 1"),
     ("lora.rank=-4", "at least 1"),
     ("lora.alpha=0", "more than 0"),
@@ -201,7 +201,7 @@ NUMBERS = [
     ("checkpoint.every_steps=-1", "0 or more"),
     ("checkpoint.keep=0", "at least 1"),
     ("seed=-1", "0 or more"),
-    ("workers=-1", "0 or more"),
+    ("workers=-1", "from 0 to 1024"),
 ]
 
 

@@ -43,6 +43,7 @@ def config(
     )
 
 
+@pytest.mark.usefixtures("pooled")
 def test_every_variant_is_drawn_from_the_same_noise_and_only_once(
     config: EvaluateConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from rank_pool import on_ranks
 
 from cinelora.config.schema import CLIP_METRICS, MetricsConfig
 from cinelora.errors import MetricError
@@ -15,6 +14,7 @@ from cinelora.io.plain_data import read_json
 from cinelora.metrics.clip_metric import Clip
 from cinelora.metrics.networks import Networks
 from cinelora.metrics.suite import ALONE, ELSEWHERE, KNOWN, OFFLINE, PAIRED, Suite, as_clip, measure
+from cinelora.parallel.launch import process_group, rank_info
 
 CPU = torch.device("cpu")
 LIGHT = [name for name in (*ALONE, *PAIRED) if "scale" not in name and name in OFFLINE]
@@ -127,21 +127,21 @@ def test_sentences_do_not_grow_without_end():
 RANKED = ["motion", "psnr", "flow_motion", "frechet_scale", "ssim"]
 
 
-def on_a_rank(rank: int, rendezvous: str, out: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-    suite = Suite.of(RANKED, Networks(device=CPU))
-    early = suite.report()  # nothing yet, on both
-    if rank == 0:  # the other sees real clips alone
-        for seed in range(3):
-            suite.add(Clip(frames(seed), frames(seed + 10)))
-    suite.add_real(Clip(frames(20 + rank)))
-    report = suite.report()
+def on_a_rank(out: Path) -> None:
+    rank = rank_info().global_rank
+    with process_group(rank_info()):
+        suite = Suite.of(RANKED, Networks(device=CPU))
+        early = suite.report()  # nothing yet, on both
+        if rank == 0:  # the other sees real clips alone
+            for seed in range(3):
+                suite.add(Clip(frames(seed), frames(seed + 10)))
+        suite.add_real(Clip(frames(20 + rank)))
+        report = suite.report()
     write_json(out / f"{rank}.json", [early.numbers, report.numbers, report.clips])
-    dist.destroy_process_group()
 
 
 def test_two_ranks_report_what_one_does(tmp_path: Path):
-    mp.spawn(on_a_rank, (str(tmp_path / "rendezvous"), tmp_path), nprocs=2)
+    on_ranks(on_a_rank, tmp_path, ranks=2, log_dir=tmp_path)
     suite = Suite.of(RANKED, Networks(device=CPU))
     for seed in range(3):
         suite.add(Clip(frames(seed), frames(seed + 10)))

@@ -12,8 +12,12 @@ from cinelora.config.rules import check_values
 from cinelora.config.schema import ModelConfig
 from cinelora.errors import ConfigError
 from cinelora.families import family_of
-from cinelora.families.family import Geometry
+from cinelora.families.family import Geometry, Part
+from cinelora.families.vae_facts import WAN21_VAE, WAN22_VAE, VaeFacts
+from cinelora.families.wan.checkpoint_layouts import NAMES
 from cinelora.families.wan.conditions import Condition, ImageCondition
+from cinelora.families.wan.load_weights import empty_module
+from cinelora.nn.vae_parallel import sees_rows
 
 SMALL = {"num_attention_heads": 2, "attention_head_dim": 12, "text_dim": 8, "ffn_dim": 16, "num_layers": 1}
 WIDE = Geometry(spatial=16, temporal=4, patch=2, channels=48)
@@ -41,6 +45,14 @@ def test_a_transformer_has_the_tokens_that_the_facts_say() -> None:
         predicted = transformer(latents, torch.ones(1), text, return_dict=False)[0]
     assert seen == [geometry.num_tokens(9, 64, 96)]
     assert predicted.numel() == seen[0] * geometry.token_values
+
+
+@pytest.mark.parametrize(("facts", "name"), [(WAN21_VAE, "vae"), (WAN22_VAE, "residual_vae")])
+def test_a_vae_has_the_size_and_convolutions_that_the_facts_say(facts: VaeFacts, name: str) -> None:
+    vae = empty_module(Part.VAE, NAMES["full_shapes"][name])
+    assert sum(parameter.numel() for parameter in vae.parameters()) == facts.parameters
+    rows = [sum(map(sees_rows, coder.modules())) for coder in (vae.decoder, vae.encoder)]
+    assert rows == [facts.decoder_rows, facts.encoder_rows]
 
 
 def test_a_wider_latent_space_has_fewer_tokens() -> None:

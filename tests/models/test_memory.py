@@ -10,7 +10,7 @@ from wan_layouts import SHAPE
 
 from cinelora.adapters.lora_layers import add_adapter
 from cinelora.config.schema import LoraSpec
-from cinelora.families.wan.conditions import Condition, predict_velocity
+from cinelora.families.wan.conditions import Condition, FirstFrameCondition, predict_velocity
 from cinelora.memory.block_swap import Swap, arrange, as_they_are, large_frozen
 from cinelora.planning.estimate import Policy
 
@@ -36,29 +36,32 @@ def adapted(seed: int = 0) -> WanTransformer3DModel:
     return transformer.train()
 
 
-def forward(transformer: WanTransformer3DModel) -> Tensor:
+def forward(transformer: WanTransformer3DModel, shows_first: bool = False) -> Tensor:
+    """A prediction of two samples; ``shows_first``: as TI2V-5B, with a time for each token."""
     generator = torch.Generator().manual_seed(1)
     config = transformer.config
     latents = torch.randn(2, config.in_channels, 2, 4, 4, generator=generator)
     text = torch.randn(2, 512, config.text_dim, generator=generator)
-    out: Tensor = transformer(latents, torch.tensor([300.0, 700.0]), text, return_dict=False)[0]
-    return out
+    condition = FirstFrameCondition.of_batch({"text": text, "latents": latents}, shows_first)
+    return condition.predict(transformer, latents, torch.tensor([300.0, 700.0]))
 
 
-def step(transformer: WanTransformer3DModel) -> tuple[Tensor, dict[str, Tensor]]:
-    out = forward(transformer)
+def step(transformer: WanTransformer3DModel, shows_first: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+    out = forward(transformer, shows_first)
     transformer.zero_grad()
     out.square().mean().backward()
     return out.detach(), {n: p.grad.clone() for n, p in transformer.named_parameters() if p.requires_grad}
 
 
+@pytest.mark.parametrize("shows_first", [False, True], ids=["one time", "a time for each token"])
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
-def test_every_policy_gives_the_plain_loops_numbers_and_gradients_twice(policy: Policy):
+def test_every_policy_gives_the_plain_loops_numbers_and_gradients_twice(policy: Policy, shows_first: bool):
     plain, arranged = adapted(), adapted()
     arrange(arranged, policy)
-    expected_out, expected = step(plain)
+    expected_out, expected = step(plain, shows_first)
+    assert all(gradient.any() for gradient in expected.values())
     for _ in range(2):
-        out, gradients = step(arranged)
+        out, gradients = step(arranged, shows_first)
         assert torch.equal(out, expected_out)
         assert gradients.keys() == expected.keys()
         assert all(torch.equal(gradients[name], expected[name]) for name in expected)
@@ -131,6 +134,19 @@ def test_blocks_are_compiled_for_each_shape_anew_and_measures_compile_nothing(
         predict(transformer, samples)
     assert len(compiled) == 3
     assert all(isinstance(size, int) for graph in compiled for size in graph)
+
+
+def test_a_time_for_each_token_is_compiled_once_for_a_shape(compiled: list[tuple[object, ...]]):
+    """Its modulation is as long as the sequence: what the first step compiles serves the next ones."""
+    plain, transformer = adapted(), adapted()
+    arrange(transformer, Policy(compile=True))
+    expected_out, expected = step(plain, shows_first=True)
+    step(transformer, shows_first=True)
+    graphs = len(compiled)
+    out, gradients = step(transformer, shows_first=True)
+    assert torch.equal(out, expected_out)
+    assert all(torch.equal(gradients[name], expected[name]) for name in expected)
+    assert len(compiled) == graphs == 2, "the first block's input has no gradient, and is a graph of its own"
 
 
 def test_many_lengths_share_their_kernels(

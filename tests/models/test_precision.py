@@ -8,6 +8,7 @@ from wan_layouts import IMAGE, SHAPE
 
 from cinelora.adapters.lora_layers import adapter_effect, add_adapter, merge, unmerge
 from cinelora.config.schema import LoraSpec
+from cinelora.families.wan.conditions import FirstFrameCondition, ImageCondition
 from cinelora.nn.fp8 import FP8, Fp8Linear, fp8_layers, quantise_rows, swap_linears
 
 BF16 = torch.bfloat16
@@ -112,6 +113,23 @@ def learnt(transformer: WanTransformer3DModel) -> Tensor:
         factor.data.copy_(torch.randn(factor.shape, generator=generator) * 0.1)
     run(transformer).square().mean().backward()
     return torch.cat([factor.grad.flatten() for factor in factors if factor.grad is not None])
+
+
+def test_blocks_in_fp8_take_a_time_for_each_token():
+    """As those of TI2V-5B, of whose given frame nothing is predicted."""
+    torch.manual_seed(0)
+    wide = WanTransformer3DModel(**SHAPE).requires_grad_(False).to(BF16)
+    narrow = fp8_twin(wide)
+
+    def given_first(transformer: WanTransformer3DModel) -> Tensor:
+        generator = torch.Generator().manual_seed(1)
+        latents, text = (torch.randn(*size, generator=generator) for size in ((2, 16, 2, 4, 4), (2, 512, 32)))
+        condition = FirstFrameCondition(text, ImageCondition(latents[:, :, :1]))
+        return condition.predict(transformer, latents, torch.tensor([300.0, 700.0]))
+
+    predicted, expected = given_first(narrow), given_first(wide)
+    assert not predicted[:, :, 0].any()
+    assert relative(predicted - expected, expected) < 0.1
 
 
 def test_a_transformer_in_fp8_predicts_and_teaches_nearly_the_same(

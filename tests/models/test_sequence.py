@@ -13,7 +13,7 @@ from rounding import EPS, LAYERS, SUMS, units
 
 from cinelora.adapters.adapter_file import LoraSpec
 from cinelora.adapters.lora_layers import adapter_state, add_adapter, merge, trainable
-from cinelora.families.wan.conditions import Condition, ImageCondition, predict_velocity
+from cinelora.families.wan.conditions import Condition, FirstFrameCondition, ImageCondition
 from cinelora.memory.block_swap import arrange
 from cinelora.parallel.launch import process_group, rank_info
 from cinelora.parallel.sequence_parallel import SENT, alone, share
@@ -22,14 +22,16 @@ from cinelora.planning.estimate import Policy
 SMALL = {"num_attention_heads": 4, "attention_head_dim": 32, "text_dim": 32, "freq_dim": 32, "ffn_dim": 64}
 SMALL |= {"num_layers": 2}
 IMAGE = {"in_channels": 36, "image_dim": 32, "added_kv_proj_dim": 128}
-EVEN, UNEVEN, FEW = (3, 8, 16), (3, 10, 6), (1, 2, 4)
+KINDS = {"t2v": {}, "i2v": IMAGE, "TI2V-5B": {}}
+"""What each is made with; TI2V-5B is shown its first frame by a time for each token."""
+EVEN, UNEVEN, FEW = (3, 8, 16), (3, 10, 6), (2, 2, 2)
 """Latent frames, height and width: of 96 tokens, of 45, and of 2, which is fewer than some ranks' number."""
 
 
 def transformer(kind: str) -> WanTransformer3DModel:
     """A small Wan with an adapter that does something."""
     torch.manual_seed(3)
-    model = WanTransformer3DModel(**SMALL, **(IMAGE if kind == "i2v" else {})).eval()
+    model = WanTransformer3DModel(**SMALL, **KINDS[kind]).eval()
     add_adapter(model, "style", LoraSpec(4, 8.0, targets="attention"), seed=0)
     generator = torch.Generator().manual_seed(4)
     for factor in adapter_state(model, "style").values():
@@ -37,14 +39,20 @@ def transformer(kind: str) -> WanTransformer3DModel:
     return model
 
 
-def sample(kind: str, size: tuple[int, int, int], number: int = 0) -> tuple[torch.Tensor, torch.Tensor, Condition]:
+def predicted(model: WanTransformer3DModel, kind: str, size: tuple[int, int, int], number: int = 0) -> torch.Tensor:
+    """The velocity of a sample."""
     generator = torch.Generator().manual_seed(5 + number)
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
-    image = ImageCondition(draw(1, 16, *size), draw(1, 257, 32)) if kind == "i2v" else None
-    return draw(1, 16, *size), torch.tensor([700.0]), Condition(draw(1, 512, 32), image)
+    images = {
+        "i2v": lambda: ImageCondition(draw(1, 16, *size), draw(1, 257, 32)),
+        "TI2V-5B": lambda: ImageCondition(draw(1, 16, 1, *size[1:])),
+    }
+    image, family = images[kind]() if kind in images else None, FirstFrameCondition if kind == "TI2V-5B" else Condition
+    latents = draw(1, 16, *size)
+    return family(draw(1, 512, 32), image).predict(model, latents, torch.tensor([700.0]))
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ def examined_as(ring: int, ulysses: int) -> Found:
 def differences(ring: int, ulysses: int) -> dict[str, float]:
     """How far the shared transformer's outputs are from the whole one's, which each rank also computes, in units."""
     found = {}
-    for kind in ("t2v", "i2v"):
+    for kind in KINDS:
         whole, shared = transformer(kind), transformer(kind)
         share(shared, ring, ulysses)
         for how in ("live", "merged"):
@@ -80,10 +88,9 @@ def differences(ring: int, ulysses: int) -> dict[str, float]:
                 merge(whole, {"style": 1.0}, keep=False)
                 merge(shared, {"style": 1.0}, keep=False)
             for size in (EVEN, UNEVEN, FEW):
-                given = sample(kind, size)
-                found[f"{kind} {how} {size}"] = units(predict_velocity(shared, *given), predict_velocity(whole, *given))
+                found[f"{kind} {how} {size}"] = units(predicted(shared, kind, size), predicted(whole, kind, size))
         with alone(shared):
-            assert torch.equal(predict_velocity(shared, *given), predict_velocity(whole, *given))
+            assert torch.equal(predicted(shared, kind, UNEVEN), predicted(whole, kind, UNEVEN))
     return found
 
 
@@ -92,7 +99,7 @@ def gradients(
 ) -> Iterator[torch.Tensor]:
     """Of the mean square of the velocity of a sample, for every factor of the adapter."""
     model.zero_grad()
-    predict_velocity(model, *sample(kind, size, number)).square().mean().backward()
+    predicted(model, kind, size, number).square().mean().backward()
     for parameter in trainable(model, "style"):
         assert parameter.grad is not None
         yield parameter.grad.clone()
@@ -107,7 +114,7 @@ def gradient_differences(ring: int, ulysses: int) -> dict[str, float]:
     in rounding units."""
     found, rank = {}, rank_info()
     sequences = rank.world_size // (ring * ulysses)
-    for kind in ("t2v", "i2v"):
+    for kind in KINDS:
         whole, shared = transformer(kind), transformer(kind)
         share(shared, ring, ulysses)
         arrange(shared.train(), Policy(recompute=1))
@@ -128,7 +135,7 @@ def bytes_sent(ring: int, ulysses: int) -> Iterator[dict[str, int]]:
     for training in (False, True):
         SENT.clear()
         with torch.set_grad_enabled(training):
-            velocity = predict_velocity(model, *sample("t2v", UNEVEN))
+            velocity = predicted(model, "t2v", UNEVEN)
         if training:
             velocity.sum().backward()
         yield dict(SENT)

@@ -25,6 +25,7 @@ from cinelora.parallel.launch import rank_info
 from cinelora.parallel.partition import Partition
 from cinelora.planning.estimate import Drawing
 from cinelora.sampling.denoise import Course
+from cinelora.sampling.make_clips import caveat
 from cinelora.sampling.sampler import Sampling, Shown, Texts, acting, adapted_transformer
 from cinelora.sampling.scene import TakeMaker
 
@@ -269,3 +270,11 @@ def test_one_network_is_loaded_once_for_keyframe_and_clip(cache: Path, tmp_path:
     assert loads == ["t2v"]
     assert latents.of_clip.shape == (1, 48, 3, 4, 6)
     assert not maker.held
+
+
+@pytest.mark.parametrize("name", ["tiny_wan22_5b", "tiny_wan22_a14b"])
+def test_small_members_say_that_their_pictures_are_noise(name: str):
+    model = model_of(name)
+    assert model.is_random
+    assert caveat(InferConfig(model=model)) == " (random weights: noise)"
+    assert not model_of("tiny").is_random

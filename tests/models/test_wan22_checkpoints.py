@@ -190,7 +190,7 @@ REFUSED = [
         A14B,
         "t2v",
         "i2v",
-        r"image-to-video transformer.* give it as model.i2v$",
+        r"image-to-video transformer.* give it as model.i2v_high or model.i2v_low$",
     ),
     (A14B, "i2v", "21", r"image-to-video transformer of Wan2.1, whose .* takes 36 channels$"),
     (A14B, "i2v", "5b", r"takes 48 channels and which takes no image tokens: i2v .* takes 36"),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from hub_server import serve
+from rank_pool import forked
 from safetensors.torch import load_file
 from torch import Tensor
 from wan_layouts import (
@@ -390,26 +390,20 @@ def test_other_folders_and_damaged_settings_are_named(t2v_mini: Miniature, tmp_p
 
 # -- the hub -----------------------------------------------------------------------------------------------------------
 
-FETCH = """
-import json, sys
-import torch
-from pathlib import Path
-from cinelora.config.schema import ModelConfig
-from cinelora.errors import ModelError
-from cinelora.io.atomic import sha256_file
-from cinelora.families.family import Part
-from cinelora.families.wan.bundle import WanBundle
-model = ModelConfig(**json.loads(sys.argv[1]))
-for name in sys.argv[2:]:
-    bundle = WanBundle.from_config(model, "t2v", Path("unused"), torch.device("cpu"))
-    try:
-        bundle._load(Part(name))
-        folder = bundle.found(Part(name)).folder
-        root = next(path for path in (folder, *folder.parents) if path.parent.name == "snapshots")
-        print(json.dumps(sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())))
-    except ModelError as error:
-        print(json.dumps(str(error)))
-"""
+
+def fetch(settings: dict[str, Any], parts: tuple[str, ...], seen: Path) -> None:
+    """Load one part after another; what lies in the snapshot then, or what is said, is a line of ``seen`` each."""
+    with seen.open("w") as lines:
+        for name in parts:
+            ours = WanBundle.from_config(ModelConfig(**settings), "t2v", Path("unused"), torch.device("cpu"))
+            try:
+                ours._load(Part(name))
+                folder = ours.found(Part(name)).folder
+                root = next(path for path in (folder, *folder.parents) if path.parent.name == "snapshots")
+                found: Any = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+            except ModelError as error:
+                found = str(error)
+            lines.write(json.dumps(found) + "\n")
 
 
 def fetched(folder: Path, home: Path, *parts: str) -> list[Any]:
@@ -417,16 +411,15 @@ def fetched(folder: Path, home: Path, *parts: str) -> list[Any]:
     files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_") and "proxy" not in key.lower()}
     shape = {"num_layers": 2, "num_heads": 4, "hidden_size": 128}
-    settings = json.dumps({"name": "mini", "t2v": "owner/name", "dtype": "fp32", **shape})
+    settings = {"name": "mini", "t2v": "owner/name", "dtype": "fp32", **shape}
+    seen = home.with_suffix(".seen")
     with serve(files) as address:
-        done = subprocess.run(
-            [sys.executable, "-c", FETCH, settings, *parts],
-            env=kept | {"HF_HOME": str(home), "HF_ENDPOINT": address},
-            capture_output=True,
-            text=True,
-            check=True,
+        process = forked(
+            fetch, settings, parts, seen, environment=kept | {"HF_HOME": str(home), "HF_ENDPOINT": address}
         )
-    return [json.loads(line) for line in done.stdout.splitlines()]
+        process.join()
+    assert process.exitcode == 0
+    return [json.loads(line) for line in seen.read_text().splitlines()]
 
 
 def test_a_repository_of_wans_own_layout_is_fetched_part_by_part(t2v_mini: Miniature, tmp_path: Path) -> None:
@@ -451,19 +444,18 @@ def test_a_repository_of_another_kind_is_named_once_it_is_fetched(i2v_mini: Mini
 
 # -- memory ------------------------------------------------------------------------------------------------------------
 
-PEAK = """
-import json, re, sys
-import torch
-from pathlib import Path
-from cinelora.config.schema import ModelConfig
-from cinelora.families.wan.bundle import WanBundle
-bundle = WanBundle.from_config(ModelConfig(**json.loads(sys.argv[1])), "t2v", Path("unused"), torch.device("cpu"))
-def kib(name):  # getrusage would count what the parent held when it started this process
-    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-before, own = kib("VmRSS"), kib("RssAnon")
-transformer = bundle.load_transformer()
-print((kib("VmHWM") - before) * 1024, (kib("RssAnon") - own) * 1024)
-"""
+
+def kib(name: str) -> int:
+    return int(re.search(name + r":\s+(\d+)", Path("/proc/self/status").read_text())[1])  # type: ignore[index]
+
+
+def measure_loading(settings: dict[str, Any], measured: Path) -> None:
+    """What a process that has imported all takes at its peak to load the transformer, and what of it then stays its own."""
+    ours = WanBundle.from_config(ModelConfig(**settings), "t2v", Path("unused"), torch.device("cpu"))
+    before, own = kib("VmRSS"), kib("RssAnon")
+    transformer = ours.load_transformer()
+    measured.write_text(json.dumps([(kib("VmHWM") - before) * 1024, (kib("RssAnon") - own) * 1024]))
+    del transformer
 
 
 def padded(path: Path, begin: int) -> Path:
@@ -475,18 +467,20 @@ def padded(path: Path, begin: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("begin", "own_share"), [(8, 1.0), (0, 0.0)], ids=["read", "mapped"])
-def test_loading_takes_the_size_of_the_file_and_little_more(begin: int, own_share: float, tmp_path: Path) -> None:
+def test_loading_takes_the_size_of_the_file_and_little_more(tmp_path: Path) -> None:
     wide = miniature("t2v", num_attention_heads=12, attention_head_dim=128, ffn_dim=6144, num_layers=3)
     file = save_files(tmp_path, replace(wide, transformer=wide.transformer.bfloat16()))["t2v"]
-    size = padded(Path(file), begin).stat().st_size
-    assert size > 200e6
     shape = {"num_layers": 3, "num_heads": 12, "hidden_size": 1536, "ffn_dim": 6144}
-    settings = json.dumps({"name": "wide", "t2v": file, "dtype": "bf16", **shape})
-    done = subprocess.run([sys.executable, "-c", PEAK, settings], capture_output=True, text=True, check=True)
-    peak, own = map(int, done.stdout.split())
-    assert peak < 1.1 * size + 64e6
-    assert abs(own - own_share * size) < 0.1 * size + 64e6  # the rest is the system's, and every process's
+    settings = {"name": "wide", "t2v": file, "dtype": "bf16", **shape}
+    for begin, own_share in ((8, 1.0), (0, 0.0)):  # tensors are read, or mapped
+        size = padded(Path(file), begin).stat().st_size
+        assert size > 200e6
+        process = forked(measure_loading, settings, tmp_path / "measured")
+        process.join()
+        assert process.exitcode == 0
+        peak, own = json.loads((tmp_path / "measured").read_text())
+        assert peak < 1.1 * size + 64e6
+        assert abs(own - own_share * size) < 0.1 * size + 64e6  # the rest is the system's, and every process's
 
 
 def test_a_mapped_model_computes_the_same_bits_and_its_file_stays_as_it_is(t2v_mini: Miniature, tmp_path: Path) -> None:

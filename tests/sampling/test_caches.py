@@ -189,7 +189,10 @@ def ratios_of(
     one: WanTransformer3DModel, texts: Texts, model: ModelConfig, sampler: SamplerConfig, plan: Partition, rank: Rank
 ) -> list[float]:
     noise = initial_noise(1, "t2v-9", model, 9, torch.device("cpu"))
-    return Sampling(model, sampler, plan, rank).draw(one, Shown(texts, None, noise), "clip", together=False)[1]
+    sampling, shown = Sampling(model, sampler, plan, rank), Shown(texts, None, noise)
+    course = sampling.begin(shown)
+    sampling.go_on(course, one, shown, "clip", together=False)
+    return course.ratios
 
 
 @pytest.mark.parametrize("plan", [Partition(1, 1, 4), Partition(1, 2, 1), Partition(2, 1, 1)], ids=str)

@@ -9,7 +9,7 @@ from diffusers import WanTransformer3DModel
 from rank_pool import on_ranks
 from rounding import LAYERS, units
 
-from cinelora.families.wan.conditions import Condition, ImageCondition
+from cinelora.families.wan.conditions import Condition, FirstFrameCondition, ImageCondition
 from cinelora.parallel.launch import process_group, rank_info
 from cinelora.parallel.partition import Partition, group_of, partition
 from cinelora.sampling.denoise import Guided, GuidedAcrossRanks
@@ -17,12 +17,14 @@ from cinelora.sampling.denoise import Guided, GuidedAcrossRanks
 SMALL = {"num_attention_heads": 4, "attention_head_dim": 32, "text_dim": 32, "freq_dim": 32, "ffn_dim": 64}
 SMALL |= {"num_layers": 2}
 IMAGE = {"in_channels": 36, "image_dim": 32, "added_kv_proj_dim": 128}
+KINDS = {"t2v": {}, "i2v": IMAGE, "an expert of i2v": {"in_channels": 36}, "TI2V-5B": {}}
+"""What each is made with: an expert is shown its first frame in latents alone, TI2V-5B by a time for each token."""
 
 
 def transformer(kind: str) -> WanTransformer3DModel:
     """A small Wan with a LoRA adapter that does something."""
     torch.manual_seed(3)
-    model = WanTransformer3DModel(**SMALL, **(IMAGE if kind == "i2v" else {})).eval()
+    model = WanTransformer3DModel(**SMALL, **KINDS[kind]).eval()
     model.add_adapter(peft.LoraConfig(r=4, lora_alpha=8, target_modules=r".*attn2\.(to_q|to_k|to_v|to_out\.0)"))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -36,16 +38,21 @@ def inputs(kind: str) -> tuple[torch.Tensor, torch.Tensor, Condition, Condition]
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
-    image = ImageCondition(draw(1, 16, 3, 8, 12), draw(1, 257, 32)) if kind == "i2v" else None
+    images = {
+        "i2v": lambda: ImageCondition(draw(1, 16, 3, 8, 12), draw(1, 257, 32)),
+        "an expert of i2v": lambda: ImageCondition(draw(1, 16, 3, 8, 12)),
+        "TI2V-5B": lambda: ImageCondition(draw(1, 16, 1, 8, 12)),
+    }
+    image, family = images[kind]() if kind in images else None, FirstFrameCondition if kind == "TI2V-5B" else Condition
     latents, texts = draw(1, 16, 3, 8, 12), [draw(1, 512, 32) for _ in range(2)]
-    return latents, torch.tensor([700.0]), Condition(texts[0], image), Condition(texts[1], image)
+    return latents, torch.tensor([700.0]), family(texts[0], image), family(texts[1], image)
 
 
 def velocities(plan: Partition) -> dict[str, float]:
     """On each rank: how far the split transformers' outputs are from the whole ones' that this rank also computes."""
     rank, differences = rank_info(), {}
     with process_group(rank), torch.inference_mode():
-        for kind in ("t2v", "i2v"):
+        for kind in KINDS:
             latents, timestep, positive, negative = inputs(kind)
             whole, split = transformer(kind), transformer(kind)
             partition(split, plan)

@@ -13,15 +13,33 @@ import torch
 from composed import compose_study
 from rounding import LAYERS, units
 
-from cinelora.adapters.adapter_file import AdapterFile
+from cinelora.adapters.adapter_file import AdapterFile, export_adapter, read_adapter
 from cinelora.adapters.further_adapters import further_adapters
+from cinelora.adapters.lora_layers import adapter_state, add_adapter
 from cinelora.adapters.resize_rank import at_rank
 from cinelora.cli.preflight import check_study
 from cinelora.config.clip_facts import clip_hash
-from cinelora.config.clip_request import Further
-from cinelora.config.schema import LoggerConfig, LoraSpec, MetricsConfig, ModelConfig, SamplerConfig, StudyConfig
+from cinelora.config.clip_request import ClipRequest, Further, Take
+from cinelora.config.schema import (
+    LoggerConfig,
+    LoraSpec,
+    MetricsConfig,
+    ModelConfig,
+    SamplerConfig,
+    ScaleConfig,
+    StudyConfig,
+    drawn_by,
+)
+from cinelora.config.shipped import values
 from cinelora.errors import ConfigError
+from cinelora.families import experts_of
+from cinelora.families.wan.bundle import WanBundle
 from cinelora.io.html.figure import as_svg
+from cinelora.io.tensor_files import load_tensors
+from cinelora.parallel.launch import rank_info
+from cinelora.parallel.partition import Partition
+from cinelora.sampling.sampler import Sampling
+from cinelora.sampling.scene import TakeMaker
 from cinelora.studies.pareto import Spot, as_png, front, labels, marks
 from cinelora.studies.results import Result, Results, load_table, merged_results
 from cinelora.studies.run_study import study, study_rank
@@ -250,6 +268,7 @@ def test_rows_that_were_not_made_alike_are_not_in_one_plot(config: StudyConfig, 
 # -- whole studies -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("pooled")
 def test_latency_alone_times_what_caches_let_through(latency: StudyConfig, tmp_path: Path):
     config = replace(latency, merged=[True, False], scales=[0.0], first_block=[10.0], taylorseer=[1], magcache=[5.0])
     assert study(config, tmp_path) == 0
@@ -267,6 +286,7 @@ def test_latency_alone_times_what_caches_let_through(latency: StudyConfig, tmp_p
     assert (tmp_path / "study.html").is_file()
 
 
+@pytest.mark.usefixtures("pooled")
 def test_a_study_of_clips_compares_with_the_baseline_and_runs_no_row_twice(
     config: StudyConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -306,6 +326,7 @@ def test_a_study_of_few_steps(config: StudyConfig, tmp_path: Path):
     assert rows["4 distilled steps"].setting["distilled"]
 
 
+@pytest.mark.usefixtures("pooled")
 def test_ranks_that_share_a_clip_draw_the_baselines(config: StudyConfig, tmp_path: Path):
     config = replace(config, prompt="bars", mode="t2v", sampler=replace(config.sampler, steps=2), gpus=2)
     config = replace(config, partitions=["sequence", "ring", "halves"])
@@ -316,6 +337,98 @@ def test_ranks_that_share_a_clip_draw_the_baselines(config: StudyConfig, tmp_pat
     assert all(one.numbers["psnr"] > 60 for one in rows)
 
 
+class Loads(list[tuple[str, str]]):
+    """Network and expert of each transformer that is loaded; none may be there beside one before it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        whole, there = WanBundle.load_transformer, list[torch.nn.Module]()
+
+        def noted(bundle: WanBundle, *inputs: object, **named: object) -> torch.nn.Module:
+            assert all(parameter.is_meta for before in there for parameter in before.parameters())
+            there.append(whole(bundle, *inputs, **named))  # type: ignore[arg-type]
+            self.append((bundle.kind, bundle.expert))
+            return there[-1]
+
+        monkeypatch.setattr(WanBundle, "load_transformer", noted)
+
+
+def expert_adapters(model: ModelConfig, folder: Path, cache: Path) -> dict[str, Path]:
+    """A style adapter with values for each text-to-video expert."""
+    found = {}
+    for expert in experts_of(model, "t2v"):
+        name, bundle = expert.suffix("style"), WanBundle.from_config(model, "t2v", cache).of_expert(expert.name)
+        transformer, spec = bundle.load_transformer(), LoraSpec(4, 8.0)
+        add_adapter(transformer, name, spec, seed=0)
+        generator = torch.Generator().manual_seed(len(name))
+        state = {k: torch.randn(v.shape, generator=generator) for k, v in adapter_state(transformer, name).items()}
+        found[name] = folder / f"{name}.safetensors"
+        export_adapter(found[name], AdapterFile(state, spec, "style", transformer="t2v"))
+    return found
+
+
+def test_a_row_of_two_experts_is_the_clip_of_both_one_loaded_after_the_other(
+    config: StudyConfig, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = replace(ModelConfig(**values("model/tiny_wan22_a14b")), height=32, width=48)
+    config = replace(config, model=model, prompt="rain", mode="t2v", ckpt=str(tmp_path), against=["psnr"])
+    config = replace(
+        config, sampler=SamplerConfig(steps=5, guidance=None), scales=[0.0], taylorseer=[0], magcache=[0.0], steps=[2]
+    )
+    config.metrics = replace(config.metrics, names=["motion"])
+    files = expert_adapters(model, tmp_path, cache)
+    loads = Loads(monkeypatch)
+    assert study_rank(config, files, tmp_path / "study", "now") == 5
+    assert loads == [("t2v", "high_noise"), ("t2v", "low_noise")]
+    rows = {row.name: row for row in load_table(tmp_path / "study").rows}
+    assert list(rows) == ["baseline", "base model", "2 steps", "taylorseer 0", "magcache 0"]
+    assert "guidance 4 and 3" in rows["baseline"].facts["clip"]
+    assert rows["taylorseer 0"].numbers["psnr"] == rows["magcache 0"].numbers["psnr"] == 100
+    assert rows["base model"].numbers["psnr"] < 100
+    ratios = rows["magcache 0"].ratios
+    assert len(ratios) == 5
+    assert ratios.count(1.0) == 2
+    # what was timed part by part is what ``infer`` draws
+    for name, scale, steps in (("baseline", ScaleConfig(), 5), ("base model", None, 5), ("2 steps", ScaleConfig(), 2)):
+        drawing = replace(drawn_by(config), sampler=replace(config.sampler, steps=steps))
+        request = ClipRequest(drawing, adapters=files)
+        sampling = Sampling(model, request.clip_sampler, Partition(1, 1, 1), rank_info())
+        maker = TakeMaker.on_this_rank(request, {key: read_adapter(path) for key, path in files.items()}, sampling)
+        (rendition,) = maker.planned([Take("rain", 0, tmp_path / name)], {"one": scale})[0].values()
+        ours = load_tensors(tmp_path / "study" / "latents" / f"{rows[name].key}.safetensors")[0]["clip-0"]
+        assert units(ours, maker.denoised([rendition])[rendition].of_clip) <= LAYERS, name
+    loads.clear()
+    assert study_rank(config, files, tmp_path / "study", "later") == 0
+    assert loads == []
+
+
+def test_steps_of_two_experts_are_timed_without_clips(
+    latency: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = replace(ModelConfig(**values("model/tiny_wan22_a14b")), height=32, width=48)
+    config = replace(latency, model=model, sampler=SamplerConfig(guidance=None), latency_steps=6, magcache=[50.0])
+    loads = Loads(monkeypatch)
+    assert study_rank(config, {}, tmp_path, "now") == 2
+    assert loads == [("i2v", "high_noise"), ("i2v", "low_noise")]
+    rows = {row.name: row for row in load_table(tmp_path).rows}
+    assert rows["baseline"].computed == 1
+    assert 0 < rows["magcache 50"].computed < 1
+    assert len(rows["magcache 50"].ratios) == 6
+
+
+def test_a_study_of_one_network_for_both_expands_its_own_frames(config: StudyConfig, tmp_path: Path):
+    model = replace(ModelConfig(**values("model/tiny_wan22_5b")), height=32, width=64)
+    config = replace(config, model=model, prompt="rain", sampler=SamplerConfig(steps=4, guidance=5.0), against=["psnr"])
+    config = replace(config, taylorseer=[0], first_block=[0.0], magcache=[0.0])
+    config.metrics = replace(config.metrics, names=["motion"])
+    assert study_rank(config, {}, tmp_path, "now") == 4
+    rows = load_table(tmp_path).rows
+    assert [row.numbers["psnr"] for row in rows] == [100] * 4, (
+        "what skips nothing draws the same, by a time for each token"
+    )
+    assert set(rows[0].seconds) == {"text", "keyframe", "condition", "denoise", "decode"}
+
+
+@pytest.mark.usefixtures("pooled")
 def test_wandb_gets_the_table_offline(latency: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     config = replace(latency, logger=LoggerConfig(name="wandb", offline=True))

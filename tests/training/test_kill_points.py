@@ -46,6 +46,7 @@ def everything(style_config: TrainConfig) -> TrainConfig:
         (2, [Point("Checkpointer", 1), Point("EarlyStopping", 3)]),
     ],
 )
+@pytest.mark.long
 def test_a_run_killed_between_two_duties_of_a_step_ends_as_one_that_was_not(
     ranks: int, points: list[Point], everything: TrainConfig, tmp_path: Path
 ):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -41,7 +42,8 @@ SMALL = ["model.height=32", "model.width=48", "stage.batch_size=1", "validation.
 
 
 def settings_of(footage: Path, cache: Path, *more: str) -> list[str]:
-    return [
+    """A small run's words; a key of ``more`` replaces ours."""
+    words = [
         "stage=style",
         "data=folder",
         f"data.root={footage}",
@@ -52,6 +54,7 @@ def settings_of(footage: Path, cache: Path, *more: str) -> list[str]:
         *SMALL,
         *more,
     ]
+    return list({word.partition("=")[0]: word for word in words}.values())
 
 
 @contextmanager
@@ -100,11 +103,18 @@ def assert_same_end(one: RunDirectory, other: RunDirectory) -> None:
 # -- kills -------------------------------------------------------------------------------------------------------------
 
 
-def test_kills_at_random_moments_change_nothing(tmp_path: Path):
+@pytest.mark.long
+def test_kills_at_random_moments_change_nothing(cache: Path, tmp_path: Path):
     """A short ``benchmarks/kills.py``, which also kills ranks of two; it and the run directory are on two filesystems."""
+
+    def run_whole(words: list[str], _: dict[str, str]) -> None:
+        code, said = command("train", *words, log=tmp_path / "whole.log")
+        assert code == 0, said
+
     memory = Path(kills.tempfile.mkdtemp(prefix="kills-", dir=kills.MEMORY))
     try:
-        found = kills.torment(tmp_path / "runs", memory / "tmp", tmp_path / "cache", ranks=1, kills=3, steps=20, seed=3)
+        places = (tmp_path / "runs", memory / "tmp", cache)
+        found = kills.torment(*places, 1, kills=3, steps=20, seed=3, more=["workers=1"], run_whole=run_whole)
     finally:
         shutil.rmtree(memory)
     assert all(found["kills_by"][whom] for whom in kills.WHOM)
@@ -114,28 +124,49 @@ def test_kills_at_random_moments_change_nothing(tmp_path: Path):
     assert found["last_checkpoint_is_equal"]
     assert found["differences"] == []
     assert found["unusable_checkpoints"] == found["left_behind"] == []
+    assert found["most_processes"] >= 3, "parent, rank, and what loads for it"
     assert found["outlived"] == 0
 
 
-def test_a_run_that_loses_a_rank_says_so_and_goes_on_by_itself(footage: Path, cache: Path, tmp_path: Path):
-    run = RunDirectory(tmp_path / "run")
-    settings = settings_of(footage, cache, "gpus=2", "stage.steps=60", "checkpoint.every_steps=5", "max_restarts=1")
-    with started("train.py", *settings, f"out={run.path}") as process:
+@pytest.mark.long
+def test_a_run_that_loses_a_rank_goes_on_by_itself_and_once_stopped_and_resumed_ends_like_one_left_alone(
+    footage: Path, cache: Path, tmp_path: Path
+):
+    of_two = ("gpus=2", "workers=1", "stage.accumulation=3", "checkpoint.every_steps=5", "max_restarts=1")
+    settings = settings_of(footage, cache, *of_two, "validation.every_steps=100000")
+    run, whole = RunDirectory(tmp_path / "stopped's run"), RunDirectory(tmp_path / "whole")
+    words = [*settings, "stage.steps=100000", f"out={run.path}"]
+    with started("train.py", *words, start_new_session=True) as process:
         await_that(lambda: (run.checkpoints / "last").exists(), process)
         first_life = ranks_of(process)
         first_life[1].kill()
         _, alive = psutil.wait_procs(list(first_life.values()), timeout=PATIENCE_S)
         assert not alive
+        await_that(
+            lambda: len(list(run.logs.glob("csv/*/metrics.csv"))) == 2, process
+        )  # its second life has made a step
+        second_life = family(process)[1:]
+        assert len(second_life) >= 4, "ranks, and what loads for them"
+        os.killpg(process.pid, signal.SIGTERM)  # as some schedulers do
         said, _ = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, said
+        assert not psutil.wait_procs(second_life, timeout=PATIENCE_S)[1]
+    assert process.returncode == 130, said
     assert re.search(
         r"rank 1 was killed \(SIGKILL.*goes on from step-\d+ by itself \(restart 1 of max_restarts=1\)", said
     )
-    assert read_json(run.summary)["step"] == 60
     log = (run.logs / "rank-1.log").read_text()
     lives = re.findall(r"^-- rank 1 of 2, process (\d+)", log, re.MULTILINE)
     assert len(lives) == 3, "one that encoded, one that was killed, and one that went on"
     assert str(first_life[1].pid) in lives
+    assert "held-out loss: not measured before the stop" in said
+    typed = said.partition("go on with: ")[2].splitlines()[0]
+    assert shlex.split(typed) == ["python", "train.py", f"resume={run.path}"]
+    step, summary = load_checkpoint(run.checkpoints).step, read_json(run.summary)
+    assert (summary["interrupted"], summary["step"], summary["heldout_step"]) == (True, step, None)
+    for place in ([f"resume={run.path}"], [*settings, f"out={whole.path}"]):
+        code, said = command("train", *place, f"stage.steps={step + 3}", log=tmp_path / "log")
+        assert code == 0, said
+    assert_same_end(whole, run)
 
 
 def live_and_fail(config: TrainConfig, run: RunDirectory) -> None:
@@ -323,25 +354,16 @@ def test_a_run_goes_on_with_another_number_of_ranks(style_config: TrainConfig, t
 # -- orphans -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("script", "number"), [("train.py", signal.SIGKILL), ("infer.py", signal.SIGTERM)])
-def test_a_parent_that_is_ended_leaves_no_process(
-    script: str, number: signal.Signals, footage: Path, cache: Path, tmp_path: Path
-):
-    """Two of what ``benchmarks/ends.py`` tries; a run that is asked to stop is in test_run.py."""
-    out = tmp_path / "run"
-    if script == "train.py":
-        settings = settings_of(footage, cache, "gpus=2", "workers=1", "stage.steps=100000")
-        begun = out / "logs" / "csv" / "from-step-00000000" / "metrics.csv"
-    else:
-        settings = [f"cache={cache}", "gpus=2", "mode=t2v", "prompt=rain", "sampler.steps=1000", *SMALL[:2]]
-        begun = out / "logs" / "rank-1.log"
-    with started(script, *settings, f"out={out}") as process:
-        await_that(begun.exists, process)
+def test_drawing_that_is_ended_leaves_no_process(cache: Path, tmp_path: Path):
+    """One of what ``benchmarks/ends.py`` tries; runs that train are killed and stopped above and in test_run.py."""
+    out = tmp_path / "scene"
+    settings = [f"cache={cache}", "gpus=2", "mode=t2v", "prompt=rain", "sampler.steps=1000", *SMALL[:2]]
+    with started("infer.py", *settings, f"out={out}") as process:
+        await_that((out / "logs" / "rank-1.log").exists, process)
         await_that(lambda: len(ranks_of(process)) == 2, process)
         everyone = family(process)
-        assert len(everyone) >= (5 if script == "train.py" else 3), "parent, ranks, and what loads for them"
-        process.send_signal(number)
+        process.terminate()
         process.communicate(timeout=PATIENCE_S)
         _, alive = psutil.wait_procs(everyone, timeout=PATIENCE_S)
         assert not alive
-    assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+    assert process.returncode == 130

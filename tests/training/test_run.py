@@ -57,6 +57,7 @@ from cinelora.training.run_stage import carry_style_adapter, closing_lines, trai
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.usefixtures("pooled")
 def test_a_run_leaves_everything_behind(style_config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = RunDirectory(tmp_path)
     assert train(style_config, tmp_path) == 0
@@ -76,7 +77,6 @@ def test_a_run_leaves_everything_behind(style_config: TrainConfig, tmp_path: Pat
     printed = capsys.readouterr().out
     assert str(run.adapter("style")) in printed
     assert "against the start" in printed
-    assert "[transformers]" not in (run.logs / "rank-0.log").read_text(), "advice to programmers"
     assert "| steps | 8, of 2 samples |" in run.card.read_text()
     sizes = [path.stat().st_size for path in run.checkpoints.rglob("*.safetensors")]
     assert max(sizes) < 1_000_000  # the base, 4 MB, is not in there
@@ -255,7 +255,7 @@ def test_a_style_adapter_of_other_weights_of_the_same_model_is_named(
 ):
     style = run_here(replace(style_config, stage=replace(style_config.stage, steps=1)), tmp_path / "style")
     config, run = replace(motion_config, stage=replace(motion_config.stage, steps=1)), RunDirectory(tmp_path / "run")
-    carry_style_adapter(str(style.path), run)
+    carry_style_adapter(replace(motion_config, adapter=str(style.path)), run)
     run_here(config, run.path)
     assert "other weights" not in capsys.readouterr().out
     export_adapter(run.adapter("style"), replace(read_adapter(run.adapter("style")), base_revision="0123456789ab"))
@@ -267,11 +267,11 @@ def test_a_resume_above_another_style_adapter_is_refused(
     style_config: TrainConfig, motion_config: TrainConfig, tmp_path: Path
 ):
     style = run_here(replace(style_config, stage=replace(style_config.stage, steps=1)), tmp_path / "style")
-    carry_style_adapter(str(style.path), RunDirectory(tmp_path / "run"))
+    carry_style_adapter(replace(motion_config, adapter=str(style.path)), RunDirectory(tmp_path / "run"))
     config = replace(motion_config, stage=replace(motion_config.stage, steps=1))
     run = run_here(config, tmp_path / "run")
     other = run_here(replace(style_config, stage=replace(style_config.stage, steps=2)), tmp_path / "other")
-    carry_style_adapter(str(other.path), run)
+    carry_style_adapter(replace(motion_config, adapter=str(other.path)), run)
     with pytest.raises(TrainingError, match=r"the style adapter under it had the hash \w{12} and now \w{12}"):
         train_rank(replace(config, resume=str(run.path), stage=replace(config.stage, steps=2)), run)
 
@@ -375,10 +375,9 @@ def started_run(out: Path, *settings: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize(("number", "gpus"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
-def test_a_stopped_run_saves_and_once_resumed_ends_like_one_left_alone(
-    number: signal.Signals, gpus: int, footage: Path, cache: Path, tmp_path: Path
-):
+@pytest.mark.long
+def test_a_stopped_run_saves_and_once_resumed_ends_like_one_left_alone(footage: Path, cache: Path, tmp_path: Path):
+    """Stopped by Ctrl-C; two ranks and TERM are in test_recovery.py."""
     settings = [
         "stage=style",
         "data=folder",
@@ -386,20 +385,20 @@ def test_a_stopped_run_saves_and_once_resumed_ends_like_one_left_alone(
         "data.judged=false",
         f"data.prepared={footage}-prepared",
         f"cache={cache}",
-        f"gpus={gpus}",
     ]
     settings += ["model.height=32", "model.width=48", "validation.every_steps=100000", "logger.every_steps=1"]
     settings += ["stage.batch_size=1", "stage.accumulation=3", "checkpoint.every_steps=0"]
     stopped = RunDirectory(tmp_path / "stopped's run")
     process = started_run(stopped.path, *settings, "stage.steps=100000")
     everyone = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, number)  # a terminal sends Ctrl-C to the whole group, and some schedulers TERM to all
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     printed, _ = process.communicate(timeout=600)
     assert process.returncode == 130
     assert not psutil.wait_procs(everyone, timeout=600)[1]
     assert "held-out loss: not measured before the stop" in printed
     assert shlex.split(printed.partition("go on with: ")[2])[:3] == ["python", "train.py", f"resume={stopped.path}"]
     step = load_checkpoint(stopped.checkpoints).step
+    assert "[transformers]" not in (stopped.logs / "rank-0.log").read_text(), "advice to programmers"
     summary = json.loads(stopped.summary.read_text())
     assert (summary["interrupted"], summary["step"], summary["heldout_step"]) == (True, step, None)
     whole = tmp_path / "whole"

@@ -60,6 +60,7 @@ def config(motion_config: TrainConfig, films: Path) -> TrainConfig:
     return config
 
 
+@pytest.mark.long
 def test_shapes_train_together_alone_resumed_and_on_two_ranks(
     config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -20,7 +20,7 @@ from small_runs import (
 from torch.utils.data import default_collate
 
 from cinelora.adapters.run_directory import RunDirectory
-from cinelora.config.schema import OptimizerConfig, StrategyConfig, TrainConfig
+from cinelora.config.schema import CheckpointConfig, OptimizerConfig, StrategyConfig, TrainConfig
 from cinelora.families.family import Part
 from cinelora.families.wan.bundle import WanBundle
 from cinelora.io.tensor_files import load_tensors
@@ -61,7 +61,9 @@ def train_in_turn(configs: list[TrainConfig], runs: list[RunDirectory]) -> None:
         train_rank(config, run)
 
 
+@pytest.mark.long
 def test_every_strategy_learns_what_one_process_does(config: TrainConfig, i2v: WanBundle, tmp_path: Path):
+    config = replace(config, stage=replace(config.stage, steps=4), checkpoint=CheckpointConfig(every_steps=0))
     one = run_here(config, tmp_path / "one")
     runs = [RunDirectory(tmp_path / f"{s.name}-{s.cpu_offload}") for s in OTHERS]
     for run in runs:
@@ -71,7 +73,7 @@ def test_every_strategy_learns_what_one_process_does(config: TrainConfig, i2v: W
     for run in runs:
         for name in ("train/loss", "train/gradient_norm", "heldout/loss", "effect/update"):
             assert logged(run, name) == pytest.approx(logged(one, name), rel=STEPS * EPS), (run.path.name, name)
-        assert len(logged(run, "train/loss")) == 6
+        assert len(logged(run, "train/loss")) == 4
         assert_same_end(one, run, STEPS)
         assert_same_adapter(one, run, "motion", STEPS)
     assert max(logged(one, "train/gradient_norm")) > 5 * config.optimizer.clip_norm
@@ -83,6 +85,7 @@ def test_every_strategy_learns_what_one_process_does(config: TrainConfig, i2v: W
     assert sum(bool(factor.any()) for factor in factors.values()) == len(adapter) // 2
 
 
+@pytest.mark.long
 def test_training_every_weight_in_shards_ends_where_one_process_does(
     pretrain_config: TrainConfig, smooth: OptimizerConfig, tmp_path: Path
 ):
@@ -90,6 +93,7 @@ def test_training_every_weight_in_shards_ends_where_one_process_does(
         pretrain_config, optimizer=replace(smooth, clip_norm=0.5), stage=replace(pretrain_config.stage, steps=3)
     )
     config.validation = replace(config.validation, samples=1)
+    config.checkpoint = CheckpointConfig(every_steps=0)  # the last step is saved all the same
     one = run_here(config, tmp_path / "one")
     others = [
         StrategyConfig("zero1"),
@@ -136,6 +140,7 @@ def test_shared_weights_predict_what_whole_ones_do_from_the_first_step_on(config
 @pytest.mark.parametrize(
     "strategy", [StrategyConfig("zero2"), StrategyConfig("zero3", cpu_offload=True)], ids=lambda s: s.name
 )
+@pytest.mark.long
 def test_a_killed_and_resumed_run_ends_bit_for_bit_like_one_never_killed(
     strategy: StrategyConfig, config: TrainConfig, tmp_path: Path
 ):

@@ -166,6 +166,11 @@ class WanBundle:
         """The revision that is asked for of the checkpoint itself; that of any other source is its main one."""
         return self.requested_revision if source == self.source else "main"
 
+    def files_at_hand(self, part: Part) -> tuple[Path, ...]:
+        """The files of ``part`` that a disk may take long to give: none where they are embedded, random or not fetched yet."""
+        source = self.part_source(part)
+        return () if source is None or source in EMBEDDED or not self.is_at_hand(part) else self.found(part).files
+
     def directory(self, part: Part) -> Path:
         """The local folder of ``part``; raises as ``found``."""
         return self.found(part).folder
@@ -325,12 +330,14 @@ class WanBundle:
 
     def _at_once(self, num_frames: int, height: int, width: int) -> bool:
         """Whether a clip is so small, and the VAE so narrow, that it passes as a whole, which takes half the time."""
-        widest = 4 * self._part(Part.VAE).config.base_dim * num_frames * height * width
+        widest = vae_unchunked.widest_bytes(self._part(Part.VAE), num_frames, height, width)
         return num_frames > 1 and not self.tile and widest <= AT_ONCE_BYTES
 
     def _too_large(self, num_frames: int, height: int, width: int) -> bool:
         """Whether a GPU has too little room for a clip as a whole."""
-        return self.device.type == "cuda" and vae_bytes(num_frames, height, width) > free_gpu_bytes(self.device)
+        return self.device.type == "cuda" and vae_bytes(num_frames, height, width, self.family.vae) > free_gpu_bytes(
+            self.device
+        )
 
     def _size_in_pixels(self, latents_BCTHW: Tensor) -> tuple[int, int, int]:
         """Frames, height and width of the clip that latents are of."""

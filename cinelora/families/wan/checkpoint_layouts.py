@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from cinelora.config.schema import ModelConfig
+from cinelora.config.shipped import choices, values
 from cinelora.errors import CineloraError, FileError, ModelError
 from cinelora.families import experts_of, family_of
-from cinelora.families.family import HIGH, LOW, Family, Part
+from cinelora.families.family import HIGH, LOW, Expert, Family, Network, Part
 from cinelora.families.wan.transformer_tensors import refuse_misfit
 from cinelora.families.wan21 import WAN21
 from cinelora.io.gguf_file import read_gguf
@@ -339,7 +340,7 @@ def refuse_other_transformer(
     fits = [one for one in family.networks if (one.channels, one.image_tokens > 0) == (channels, takes_image)]
     wanted, name = family.network(kind), model.name if model else family.name
     if wanted not in fits and fits:
-        keys = " or ".join(f"model.{one.name}" for one in fits)
+        keys = " or ".join(key for one in fits for key in _keys_of(one))
         raise ModelError(
             f"this is the {fits[0].task} transformer: its first layer takes {channels} channels, {wanted.task} takes "
             f"{wanted.channels}; give it as {keys}"
@@ -348,12 +349,33 @@ def refuse_other_transformer(
         takes = f"{wanted.channels} channels{' and image tokens' if wanted.image_tokens else ''}"
         raise ModelError(
             f"this is {_transformer_of(channels, takes_image, hidden)}: {kind} of model={name} takes {takes}"
+            f"{_way_out((channels, takes_image, layers, hidden))}"
         )
     if model and (layers, hidden) != (model.num_layers, model.hidden_size):
         raise ModelError(
             f"it has {layers} blocks of width {hidden}, model={name} has {model.num_layers} "
-            f"of width {model.hidden_size}: choose the model that it is"
+            f"of width {model.hidden_size}{_way_out((channels, takes_image, layers, hidden)) or ': choose the model that it is'}"
         )
+
+
+def _keys_of(network: Network) -> tuple[str, ...]:
+    """The keys that name a network, or each of its experts."""
+    return (f"model.{network.name}",) if network.boundary is None else (
+        f"model.{network.name}_high", f"model.{network.name}_low"
+    )  # fmt: skip
+
+
+def _way_out(facts: tuple[int, bool, int, int]) -> str:
+    """The models of ``conf/`` that have a transformer of such channels, image tokens, blocks and width; "" where none has."""
+    models = {name: ModelConfig(**values(f"model/{name}")) for name in choices("model")}
+    found = [
+        name
+        for name, model in models.items()
+        for one in family_of(model).networks
+        if (one.channels, one.image_tokens > 0, model.num_layers, model.hidden_size) == facts
+        and model.source(one.name, next(iter(experts_of(model, one.name))).name)
+    ]
+    return f"; choose model={'|'.join(dict.fromkeys(found))}" if found else ""
 
 
 def _transformer_of(channels: int, takes_image: bool, hidden: int) -> str:
@@ -379,17 +401,17 @@ def source_of(model: ModelConfig, kind: str, part: Part, expert: str = "") -> st
     return own or (None if model.weights == "random" else model.source(kind, expert))
 
 
-def survey(model: ModelConfig, kind: str, parts: Iterable[Part]) -> list[str]:
+def survey(model: ModelConfig, kind: str, parts: Iterable[Part], experts: Iterable[Expert] | None = None) -> list[str]:
     """Look at every part that lies on this machine; what there is to say about them, a line each.
 
-    Parts that are on the hub, embedded or random are not looked at. Raises ``ModelError``, one sentence that lists each
-    part with what was found and what is missing.
+    Of two experts only those among ``experts`` take part, where some are named. Parts that are on the hub, embedded or random
+    are not looked at. Raises ``ModelError``, one sentence that lists each part with what was found and what is missing.
     """
     # Parts are read to the end even where one is wrong: whoever put a checkpoint together from files wants all that is missing at
     # once, and not one part at each start.
     lines: list[str] = []
     verdicts: dict[str, str] = {}
-    names = [expert.name for expert in experts_of(model, kind)]
+    names = [expert.name for expert in experts or experts_of(model, kind)]
     for part, expert in [(one, name) for one in parts for name in (names if one is Part.TRANSFORMER else [""])]:
         source, what = source_of(model, kind, part, expert), f"{part} ({expert})" if expert else str(part)
         if source is None or not Path(source).exists():

@@ -7,22 +7,20 @@ the text-to-video transformer of Wan2.1, have the same tensors, so no header tel
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cinelora.errors import ModelError
-from cinelora.families.family import HIGH, LOW, Part
+from cinelora.config.schema import ModelConfig
+from cinelora.config.sentences import sentence
+from cinelora.errors import ConfigError, ModelError
+from cinelora.families.family import HIGH, LOW, Expert, Part, expert_in
 from cinelora.families.wan.checkpoint_layouts import bare, locate
 from cinelora.io.gguf_file import read_gguf
 from cinelora.io.plain_data import opened
 from cinelora.io.tensor_files import read_header
 
-_NOISE = re.compile(r"(high|low)[ ._-]?noise")
-_LONE = re.compile(r"(?<![a-z])(high|low)(?![a-z])(?![ ._-]?(?:v?ram|mem|res|quality|rank|fps))")
-"""In names of Wan2.2 alone: elsewhere "high" and "low" are said of much."""
 _WAN22, _WAN21 = re.compile(r"wan[ ._-]?2[ ._-]?2(?!\d)|a14b"), re.compile(r"wan[ ._-]?2[ ._-]?1(?!\d)")
-_EXPERTS: dict[str, str] = {"high": HIGH, "low": LOW}
 _SAMPLES, _SAMPLE_BYTES = 16, 2**16
 """Tensors of two files that are compared, and bytes of each: training changes every value of a matrix."""
 
@@ -34,9 +32,10 @@ def expert_hint(source: Path | str) -> str | None:
     ``transformer_2/`` is the low one of diffusers' layout, and ``transformer/`` beside it the high one.
     """
     path = Path(source)
-    for name in (path.name.lower(), path.parent.name.lower()):
-        if said := set(_NOISE.findall(name)) or set(_LONE.findall(name) if _WAN22.search(name) else ()):
-            return _EXPERTS[said.pop()] if len(said) == 1 else None
+    for name in (path.name, path.parent.name):
+        # elsewhere than in names of Wan2.2 "high" and "low" are said of much
+        if said := expert_in(name, lone=_WAN22.search(name.lower()) is not None):
+            return said
     for folder in (path, path.parent):
         if folder.name == "transformer_2" or (
             folder.name == "transformer" and folder.with_name("transformer_2").is_dir()
@@ -49,6 +48,44 @@ def is_wan21_by_name(source: Path | str) -> bool:
     """Whether the names of a file and its folder, or of a repository, say Wan2.1 and nowhere Wan2.2."""
     names = " ".join(Path(source).parts[-2:]).lower()
     return _WAN21.search(names) is not None and _WAN22.search(names) is None
+
+
+def refuse_one_for_two(model: ModelConfig, kind: str, experts: Sequence[Expert]) -> None:
+    """Raise ``ConfigError`` where the checkpoint of a network is one transformer, and both experts are wanted of it."""
+    whole, own = model.source(kind), [getattr(model, model.key_of(kind, expert.name)) for expert in experts]
+    if len(experts) < 2 or model.weights == "random" or whole is None or any(own) or not _is_one_transformer(whole):
+        return
+    hint = expert_hint(whole)
+    told = f"; by its name it is {hint}" if hint else ""
+    raise ConfigError(sentence("files", "one_for_two", model=model, network=kind, source=whole, hint=told))
+
+
+def _is_one_transformer(source: str) -> bool:
+    """Whether a checkpoint on this machine is the same transformer whichever expert is asked for."""
+    try:
+        high, low = (_weights(source, expert) for expert in (HIGH, LOW))
+    except ModelError:  # what is missing is said where all parts are looked at
+        return False
+    return bool(high) and high == low
+
+
+def expert_lines(model: ModelConfig, kind: str, experts: Sequence[Expert]) -> list[str]:
+    """What is doubtful about the experts of a network that take part, and where those that are not named come from.
+
+    Raises ``ConfigError`` where two have the same weights.
+    """
+    if not experts or model.weights == "random":
+        return []
+    try:
+        found = judge_experts({expert.name: str(model.source(kind, expert.name)) for expert in experts})
+    except ModelError as error:
+        raise ConfigError(f"model.{kind}: {error}") from error
+    keys = [model.key_of(kind, expert.name) for expert in experts]
+    missing = [key for key in keys if getattr(model, key) is None and any(getattr(model, other) for other in keys)]
+    source = model.source(kind)
+    return [f"WARNING: model.{kind}: {line}" for line in found] + [
+        sentence("files", "fellow", missing=key, network=kind, source=source) for key in missing
+    ]
 
 
 def judge_experts(sources: Mapping[str, str]) -> list[str]:

@@ -78,7 +78,8 @@ def random_member(name: str, folder: Path) -> Path:
     # drawn beside its place and renamed in one step: nobody ever finds half a model
     with TemporaryDirectory(dir=made.parent, prefix=".building-") as building, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        _pipeline(name).save_pretrained(draft := Path(building) / "model")
+        draft = Path(building) / "model"
+        _pipeline(name).save_pretrained(draft)
         try:
             draft.rename(made)
         except OSError:

@@ -9,7 +9,9 @@ import torch
 from lightning import Trainer
 from torch import Tensor
 
+from cinelora.config.lessons import expert_of
 from cinelora.config.schema import LoggerConfig
+from cinelora.families.family import suffixed
 from cinelora.io.hardware import peak_memory_mib
 from cinelora.io.live_bar import LiveBar
 from cinelora.training.callbacks.at_step import AtStep, Memory, mean_over_ranks
@@ -41,7 +43,8 @@ class Progress(AtStep):
     def on_train_start(self, trainer: Trainer, stage: Stage) -> None:  # type: ignore[override]
         """Open the bar."""
         super().on_train_start(trainer, stage)
-        begun = {"desc": stage.config.stage.name, "initial": trainer.global_step, "total": trainer.max_steps}
+        lesson = suffixed(stage.config.stage.name, expert_of(stage.config).name)
+        begun = {"desc": lesson, "initial": trainer.global_step, "total": trainer.max_steps}
         self.bar = LiveBar(**begun, unit="step", disable=not trainer.is_global_zero)
         self.since, self.since_step = time.perf_counter(), trainer.global_step
 

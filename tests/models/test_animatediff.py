@@ -20,8 +20,9 @@ from torch import Tensor
 
 from cinelora.adapters.adapter_file import AdapterFile
 from cinelora.adapters.lora_layers import adapter_state, add_adapter, load_adapter, set_scales
+from cinelora.adapters.trainable import TrainedAdapter
 from cinelora.adapters.unet_adapters import export_unet_adapter, read_unet_adapter
-from cinelora.config.schema import LoraSpec, SamplerConfig
+from cinelora.config.schema import FlowConfig, LoraSpec, SamplerConfig
 from cinelora.errors import AdapterError, ModelError
 from cinelora.families.animatediff import tiny_unets
 from cinelora.families.animatediff.motion_modules import load_motion, refuse_other_base
@@ -30,6 +31,7 @@ from cinelora.families.animatediff.unet_conditions import FrameCondition
 from cinelora.families.animatediff.unet_names import projections
 from cinelora.families.animatediff_sd15 import ANIMATEDIFF
 from cinelora.families.family import Part
+from cinelora.families.noise_law import NoiseLaw
 from cinelora.nn.epsilon import FIRST_BETA, LAST_BETA, alpha_bars
 from cinelora.nn.flow_matching import keyed_generator
 from cinelora.sampling.denoise import Guided, sample
@@ -333,3 +335,46 @@ def test_full_sizes_are_the_published_ones():
         modules = MotionAdapter(use_motion_mid_block=False)
     assert sum(parameter.numel() for parameter in unet.parameters()) == 859_520_964
     assert sum(parameter.numel() for parameter in modules.parameters()) == 417_137_600
+
+
+# -- learning ----------------------------------------------------------------------------------------------------------
+
+
+def taught(unet: Any, law: NoiseLaw, kind: str, frames: int, steps: int = 15) -> list[float]:
+    """The loss of one sample, step by step, at levels and noise of its own, while the adapter ``kind`` learns."""
+    trained = TrainedAdapter(unet, kind)
+    optimizer = torch.optim.AdamW(trained.parameters, lr=0.03)
+    clean, text = drawn(1, 4, frames, 8, 8, key="clean"), FrameCondition(drawn(1, 77, tiny_unets.WIDTH, key="text"))
+    losses = []
+    for step in range(steps):
+        noise = drawn(*clean.shape, key="noise")
+        level = law.from_config(FlowConfig(), 64, 64).sigmas(drawn(1, key=f"level {step % 2}"))
+        predicted = text.predict(unet, law.add_noise(clean, noise, level), law.timestep(level))
+        loss = law.loss(predicted, law.target(clean, noise)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    return losses
+
+
+def test_style_learns_on_stills_and_motion_above_it_on_clips_and_nothing_else_moves(tiny: Path):
+    """Both stages by the parts that training takes: the law, the condition, the adapter."""
+    image, spec = bundle_of(tiny, "image"), LoraSpec(rank=4, alpha=8.0, targets="attention")
+    unet = image.load_transformer().train()
+    add_adapter(unet, "style", spec, 0, projections(dict(unet.named_modules()), "image", spec.targets))
+    losses = taught(unet, image.noise_law, "style", frames=1)
+    assert losses[-1] < 0.8 * losses[0]
+    style = AdapterFile({key: f.clone() for key, f in adapter_state(unet, "style").items()}, spec, "style")
+
+    clips = bundle_of(tiny, "motion")
+    network = clips.load_transformer().train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    load_adapter(network, "style", style, "tiny")
+    add_adapter(network, "motion", spec, 0, projections(dict(network.named_modules()), "motion", spec.targets))
+    losses = taught(network, clips.noise_law, "motion", frames=4)
+    assert losses[-1] < 0.8 * losses[0]
+    assert all(torch.equal(factor, style.state[key]) for key, factor in adapter_state(network, "style").items())
+    after = {name.replace(".base_layer", ""): value for name, value in network.state_dict().items()}
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert TrainedAdapter(network, "motion").effect().overall > 0

@@ -232,6 +232,78 @@ def test_other_bases_are_refused_by_name():
         refuse_other_base(UNet2DConditionModel(**tiny_unets.UNET), sdxl)
 
 
+UNET_NAMES = {
+    "down_blocks.0.resnets.0": "input_blocks.1.0", "down_blocks.0.attentions.0": "input_blocks.1.1",
+    "down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op", "down_blocks.1.resnets.0": "input_blocks.3.0",
+    "mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2", "up_blocks.0.resnets.0": "output_blocks.0.0",
+    "up_blocks.0.resnets.1": "output_blocks.1.0", "up_blocks.0.upsamplers.0.conv": "output_blocks.1.1.conv",
+    "up_blocks.1.resnets.0": "output_blocks.2.0", "up_blocks.1.attentions.0": "output_blocks.2.1",
+    "up_blocks.1.resnets.1": "output_blocks.3.0", "up_blocks.1.attentions.1": "output_blocks.3.1",
+    "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
+    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+    ".norm1.": ".in_layers.0.", ".conv1.": ".in_layers.2.", ".time_emb_proj.": ".emb_layers.1.",
+    ".norm2.": ".out_layers.0.", ".conv2.": ".out_layers.3.", ".conv_shortcut.": ".skip_connection.",
+}  # fmt: skip
+"""The small network's layers, and what they are called in a checkpoint of Stable Diffusion's authors."""
+VAE_NAMES = {
+    **{f"encoder.down_blocks.{level}.resnets.": f"encoder.down.{level}.block." for level in range(4)},
+    **{f"decoder.up_blocks.{level}.resnets.": f"decoder.up.{3 - level}.block." for level in range(4)},
+    **{f"encoder.down_blocks.{level}.downsamplers.0": f"encoder.down.{level}.downsample" for level in range(4)},
+    **{f"decoder.up_blocks.{level}.upsamplers.0": f"decoder.up.{3 - level}.upsample" for level in range(4)},
+    **{f"mid_block.resnets.{number}": f"mid.block_{number + 1}" for number in range(2)},
+    "mid_block.attentions.0": "mid.attn_1", "group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v",
+    "to_out.0": "proj_out", "conv_shortcut": "nin_shortcut", "conv_norm_out": "norm_out",
+}  # fmt: skip
+
+
+def authors_checkpoint(pipe: Any) -> dict[str, Tensor]:
+    """The weights of a pipeline as its authors' tools keep them in one file."""
+    state = {}
+    for name, tensor in pipe.unet.state_dict().items():
+        inside = ".transformer_blocks." in name
+        for ours, theirs in UNET_NAMES.items():
+            name = name if inside and ours.startswith(".") else name.replace(ours, theirs)
+        state[f"model.diffusion_model.{name}"] = tensor
+    for name, tensor in pipe.vae.state_dict().items():
+        # there an attention's projections are convolutions of 1x1
+        tensor = tensor[:, :, None, None] if "attentions" in name and tensor.ndim == 2 else tensor
+        for ours, theirs in VAE_NAMES.items():
+            name = name.replace(ours, theirs)
+        state[f"first_stage_model.{name}"] = tensor
+    for name, tensor in pipe.text_encoder.state_dict().items():
+        state[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = tensor
+    return state
+
+
+def test_a_fine_tune_as_one_file_takes_the_place_of_the_bases_weights(tiny: Path, tmp_path: Path):
+    other, noise = stock(tiny, "image"), drawn(1, 4, 1, 8, 8)
+    for part in (other.unet, other.vae, other.text_encoder):
+        for name, tensor in part.state_dict().items():
+            if tensor.is_floating_point():
+                tensor += 0.05 * drawn(*tensor.shape, key=name)
+    save_file(authors_checkpoint(other), file := tmp_path / "tuned.safetensors")
+    bundle = AnimateDiffBundle(tiny / "base", tiny / "motion", tuned=file, device=torch.device("cpu"))
+    expected = theirs(other, noise[:, :, 0])
+    still = ours(bundle, {}, 1.0, noise)
+    assert (still[:, :, 0] - expected).abs().max() < DIGITS * expected.abs().max()
+    with bundle.loaded(Part.VAE), torch.no_grad():
+        decoded = other.vae.decode(expected / other.vae.config.scaling_factor).sample
+        assert units(bundle.decode(expected[:, :, None])[:, :, 0], (decoded / 2 + 0.5).clamp(0, 1)) < LAYERS
+
+
+def test_one_file_of_another_model_is_refused(tiny: Path, tmp_path: Path):
+    state = authors_checkpoint(stock(tiny, "image"))
+    wide = state["model.diffusion_model.input_blocks.0.0.weight"].repeat(1, 3, 1, 1)[:, :9].clone()
+    save_file({**state, "model.diffusion_model.input_blocks.0.0.weight": wide}, file := tmp_path / "a.safetensors")
+    bundle = AnimateDiffBundle(tiny / "base", tuned=file, device=torch.device("cpu"))
+    with pytest.raises(ModelError, match=r"conv_in\.weight, \[32, 9, 3, 3\] where \[32, 4, 3, 3\]"):
+        bundle.load_transformer()
+    save_file({"blocks.0.self_attn.q.weight": torch.zeros(2, 2)}, file)
+    with pytest.raises(ModelError, match="holds no unet"):
+        bundle.load_transformer()
+
+
 # -- files of adapters -------------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from cinelora.errors import ModelError, first_line
 from cinelora.families.animatediff.motion_modules import load_motion, refuse_other_base
+from cinelora.families.animatediff.single_file import load_from_file
 from cinelora.families.animatediff.unet_conditions import FrameCondition, UNet
 from cinelora.families.animatediff_sd15 import ANIMATEDIFF
 from cinelora.families.family import Family, Part
@@ -35,7 +36,8 @@ FRAMES_AT_ONCE = 8
 class AnimateDiffBundle:
     """One of the two networks over a ``base`` in diffusers' layout; ``motion`` is a folder or file of motion modules.
 
-    ``network`` is ``image`` or ``motion``, which needs motion modules.
+    ``network`` is ``image`` or ``motion``, which needs motion modules. ``tuned`` is a fine-tune of the base as one file, whose
+    weights take the place of the base's.
     """
 
     condition: type[FrameCondition] = FrameCondition
@@ -47,10 +49,11 @@ class AnimateDiffBundle:
         motion: Path | None = None,
         network: str = "image",
         *,
+        tuned: Path | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | None = None,
     ) -> None:
-        self.base, self.motion, self.kind = base, motion, network
+        self.base, self.motion, self.kind, self.tuned = base, motion, network, tuned
         self.dtype, self.device = dtype, device or default_device()
         self._loaded: dict[Part, Any] = {}
 
@@ -111,9 +114,11 @@ class AnimateDiffBundle:
         return nn.Module.to(module, self.device, dtype).eval().requires_grad_(False)
 
     def _read(self, folder: str, read: Callable[..., Any]) -> Any:
-        """A part of the base; pickles beside it are not looked at."""
+        """A part of the base, or of its fine-tune; pickles beside it are not looked at."""
         only_tensors = {} if folder == "tokenizer" else {"use_safetensors": True}
         try:
+            if self.tuned and folder != "tokenizer":
+                return load_from_file(self.tuned, folder, self.base)
             return read(self.base / folder, local_files_only=True, **only_tensors)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise ModelError(f"{folder} of {self.base} does not load: {first_line(error)}") from error

@@ -14,7 +14,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from rounding import LAYERS, units
+from rounding import LAYERS, SUMS, units, units_of
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -356,6 +356,36 @@ def test_a_style_of_kohyas_trainer_acts_as_in_stock_diffusers(tiny: Path, tmp_pa
     assert (still[:, :, 0] - expected).abs().max() < DIGITS * expected.abs().max()
 
 
+def test_the_authors_domain_adapter_is_one_of_the_image_network(tiny: Path, tmp_path: Path):
+    """``v3_sd15_adapter.ckpt``: on all spatial attention, by the names of attention processors."""
+    domain, state = adapter_of(tiny, "image", "style", alpha=3.0), {}
+    for key, factor in domain.state.items():
+        way = "down" if ".lora_A." in key else "up"
+        name = re.sub(r"\.to_(q|k|v|out)(\.0)?\.lora_[AB]\.weight", rf".processor.to_\1_lora.{way}.weight", key)
+        state[f"module.{name}"] = factor
+    torch.save({"state_dict": state, "global_step": 1}, path := tmp_path / "v3_sd15_adapter.ckpt")
+    read = read_unet_adapter(path)
+    assert (read.transformer, read.spec) == ("image", domain.spec)
+    assert read.state.keys() == domain.state.keys()
+    assert all(torch.equal(factor, domain.state[key]) for key, factor in read.state.items())
+
+
+def test_layers_of_other_ranks_are_filled_up_and_worth_the_same(tiny: Path, tmp_path: Path):
+    low, high = (adapter_of(tiny, "image", "style", rank=rank) for rank in (2, 5))
+    chosen = sorted(high.modules)[::2]
+    state = {key: (high if key.rsplit(".", 2)[0] in chosen else low).state[key] for key in high.state}
+    alphas = {f"{module}.alpha": torch.tensor(2.0) for module in high.modules}
+    save_file(
+        {f"unet.{key}": tensor for key, tensor in {**state, **alphas}.items()}, path := tmp_path / "a.safetensors"
+    )
+    read = read_unet_adapter(path)
+    assert read.spec.rank == 5
+    for module in high.modules:
+        down, up = (state[f"{module}.lora_{factor}.weight"] for factor in "AB")
+        found = (read.state[f"{module}.lora_{factor}.weight"] for factor in "BA")
+        assert units(read.spec.scale * torch.matmul(*found), 2.0 / len(down) * up @ down) < SUMS
+
+
 REFUSED = {
     "diffusion_model.blocks.0.cross_attn.q.lora_A.weight": "one of Wan",
     "unet.conv_in.lora_A.weight": "no layer of a UNet",
@@ -390,6 +420,23 @@ def test_every_layer_of_the_style_is_in_the_motion_network(tiny: Path):
     linear = [name for name, layer in motion.items() if isinstance(layer, torch.nn.Linear) and "motion_modules" in name]
     inside = [name for name in linear if ".proj_" not in name]
     assert projections(motion, "motion", "all_linear") == inside
+
+
+@pytest.mark.parametrize(("network", "frames"), [("image", 1), ("motion", 4)])
+def test_a_gradient_by_recomputed_blocks_is_the_same(tiny: Path, network: str, frames: int):
+    """Both networks' own checkpointing, with an adapter: of every factor, and none of it is lost."""
+    gradients = []
+    for recomputes in (False, True):
+        unet = bundle_of(tiny, network).load_transformer().train()
+        layers = projections(dict(unet.named_modules()), network, "attention")
+        add_adapter(unet, "one", SPEC, 0, layers)
+        if recomputes:
+            unet.enable_gradient_checkpointing()
+        condition = FrameCondition(drawn(1, 77, tiny_unets.WIDTH, key="text"))
+        condition.predict(unet, drawn(1, 4, frames, 8, 8), torch.tensor([500])).square().mean().backward()
+        gradients.append([factor.grad for factor in TrainedAdapter(unet, "one").parameters])
+    assert len(gradients[0]) == 2 * len(layers)
+    assert units_of(gradients[1], gradients[0]) < LAYERS
 
 
 @pytest.mark.parametrize("network", ["image", "motion"])

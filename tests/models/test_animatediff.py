@@ -25,6 +25,7 @@ from cinelora.adapters.unet_adapters import export_unet_adapter, read_unet_adapt
 from cinelora.config.schema import FlowConfig, LoraSpec, SamplerConfig
 from cinelora.errors import AdapterError, ModelError
 from cinelora.families.animatediff import tiny_unets
+from cinelora.families.animatediff.long_clips import windowed_noise
 from cinelora.families.animatediff.motion_modules import load_motion, refuse_other_base
 from cinelora.families.animatediff.unet_bundle import AnimateDiffBundle
 from cinelora.families.animatediff.unet_conditions import FrameCondition
@@ -73,9 +74,11 @@ def texts(bundle: AnimateDiffBundle) -> tuple[FrameCondition, FrameCondition]:
     return FrameCondition(shown[None]), FrameCondition(other[None])
 
 
-def ours(bundle: AnimateDiffBundle, adapters: dict[str, AdapterFile], scale: float, noise: Tensor) -> Tensor:
+def ours(
+    bundle: AnimateDiffBundle, adapters: dict[str, AdapterFile], scale: float, noise: Tensor, window: int | None = None
+) -> Tensor:
     """Latents as the product draws them."""
-    unet = bundle.load_transformer()
+    unet = bundle.load_transformer(window)
     for name, adapter in adapters.items():
         load_adapter(unet, name, adapter, "tiny")
     set_scales(unet, dict.fromkeys(adapters, scale))
@@ -129,6 +132,21 @@ def test_a_still_equals_stock_stable_diffusion_with_the_same_style_file(tiny: Pa
     expected = theirs(pipe, noise[:, :, 0])
     still = ours(bundle_of(tiny, "image"), {"style": style}, scale, noise)
     assert (still[:, :, 0] - expected).abs().max() < DIGITS * expected.abs().max()
+
+
+def test_a_clip_longer_than_the_modules_equals_stock_free_noise_with_an_adapter(tiny: Path, tmp_path: Path):
+    """Of 14 frames by modules that take 8, the noise too."""
+    pipe, motion, frames, window = stock(tiny, "motion"), adapter_of(tiny, "motion", "motion"), 14, 8
+    pipe.enable_free_noise(context_length=window, context_stride=4)
+    export_unet_adapter(tmp_path / "motion.safetensors", motion)
+    pipe.load_lora_weights(tmp_path / "motion.safetensors", adapter_name="motion")
+    drawn_there = pipe.prepare_latents(1, 4, frames, SIZE, SIZE, torch.float32, "cpu", torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    noise = windowed_noise(torch.randn(1, 4, frames, 8, 8, generator=generator), window, generator)
+    assert torch.equal(noise, drawn_there)
+    expected = theirs(pipe, noise, num_frames=frames)
+    clip = ours(bundle_of(tiny, "motion"), {"motion": motion}, 1.0, noise, window)
+    assert (clip - expected).abs().max() < DIGITS * expected.abs().max()
 
 
 def test_frames_are_encoded_and_decoded_each_by_itself_as_stock_diffusers_does(tiny: Path):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from cinelora.errors import ModelError, first_line
+from cinelora.families.animatediff.long_clips import attend_in_windows
 from cinelora.families.animatediff.motion_modules import load_motion, refuse_other_base
 from cinelora.families.animatediff.single_file import load_from_file
 from cinelora.families.animatediff.unet_conditions import FrameCondition, UNet
@@ -83,8 +84,11 @@ class AnimateDiffBundle:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def load_transformer(self) -> UNet:
-        """A new frozen network in the bundle's dtype, in eval mode; the caller owns it. Raises ``ModelError``."""
+    def load_transformer(self, window: int | None = None) -> UNet:
+        """A new frozen network in the bundle's dtype, in eval mode; the caller owns it. Raises ``ModelError``.
+
+        With a ``window``, a motion network attends in windows of so many frames, and takes clips of any length.
+        """
         unet: UNet2DConditionModel = self._read("unet", UNet2DConditionModel.from_pretrained)
         adapter = None
         if self.kind == "motion":
@@ -93,7 +97,10 @@ class AnimateDiffBundle:
             adapter = load_motion(self.motion)
         refuse_other_base(unet, adapter)
         network: UNet = unet if adapter is None else UNetMotionModel.from_unet2d(unet, adapter)
-        return self._settled(network, self.dtype)
+        network = self._settled(network, self.dtype)
+        if window and isinstance(network, UNetMotionModel):
+            attend_in_windows(network, window)
+        return network
 
     def _part(self, part: Part) -> Any:
         if part not in self._loaded:

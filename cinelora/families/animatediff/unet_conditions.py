@@ -16,6 +16,7 @@ from diffusers import UNet2DConditionModel, UNetMotionModel
 from torch import Tensor
 
 from cinelora.errors import ModelError
+from cinelora.families.animatediff.long_clips import attends_in_windows
 
 UNet: TypeAlias = "UNet2DConditionModel | UNetMotionModel"
 
@@ -40,7 +41,7 @@ class FrameCondition:
         frames, dtype = latents_BCTHW.shape[2], transformer.conv_in.weight.dtype
         text, latents = self.text.to(dtype).repeat_interleave(frames, 0), latents_BCTHW.to(dtype)
         if isinstance(transformer, UNetMotionModel):
-            refuse_length(frames, transformer.config.motion_max_seq_length)
+            refuse_length(transformer, frames)
             noise: Tensor = transformer(latents, timestep_B, text, return_dict=False)[0]
             return noise.float()
         apart = latents.transpose(1, 2).flatten(0, 1)
@@ -68,11 +69,12 @@ class FrameCondition:
         return latents_BCTHW
 
 
-def refuse_length(frames: int, longest: int) -> None:
+def refuse_length(unet: UNetMotionModel, frames: int) -> None:
     """Raise ``ModelError`` for a clip that motion modules do not take."""
     if frames == 1:
         raise ModelError("a still is made by the image network: motion modules were taught clips alone")
-    if frames > longest:
+    longest = unet.config.motion_max_seq_length
+    if frames > longest and not attends_in_windows(unet):
         raise ModelError(
             f"num_frames={frames} is longer than the {longest} frames of this motion adapter: take at most {longest}"
         )

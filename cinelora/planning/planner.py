@@ -435,9 +435,7 @@ def _transformer_lines(config: InferConfig, kind: str, frames: int, gpu: str | N
     head = f"{what}: {kind}, {one.shape.parameters / 1e6:,.1f} million parameters, {one.tokens:,} tokens a rank"
     if len(steps := expert_steps(config, kind, frames)) > 1:
         named = ", ".join(f"{count} steps of {expert.name}" for expert, count in steps.items())
-        head += (
-            f"; {named}: one of the two experts is in memory at a time, and the second is read when the first is done"
-        )
+        head += f"; {named}: one expert is in memory at a time, and the files of the next are read meanwhile where RAM allows"
     elif _stays(config):
         head += (
             "; the same transformer makes keyframe and clip, and is loaded once: the VAE passes the keyframe beside it"

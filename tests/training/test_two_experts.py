@@ -205,6 +205,10 @@ def test_more_steps_continue_the_rates_of_each_lesson(style_run: RunDirectory, c
     high, low = (lesson for lesson, _ in lessons_in(asked, style_run.path))
     assert (high.optimizer.extended, low.optimizer.extended) == ([4, 4], [6, 6])  # from where each has got to
     assert (high.stage.steps, low.stage.steps) == (9, 12)
+    alone = compose_train(
+        [f"resume={style_run.path}", "stage.expert=low", "trust=true"]
+    )  # experts rest on nothing of each other
+    assert [own.expert for _, own in lessons_in(alone, style_run.path)] == [LOW]
 
 
 # -- motion above style --------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """How a network's latents become noise and back, as training and sampling see it: one law, whatever the family.
 
-The laws themselves are ``nn/flow_matching`` and ``nn/epsilon``; which one a network has, its family says.
+The laws themselves are ``nn/flow_matching`` and ``nn/epsilon``; which one a network has, its facts say.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cinelora.config.schema import FlowConfig, SamplerConfig
+    from cinelora.families.family import Network
 
 
 class DrawnLevels(Protocol):
@@ -47,3 +48,11 @@ class NoiseLaw(Protocol):
     def solver(self, sampler: SamplerConfig, shift: float) -> Any:
         """A scheduler with its timesteps set, for one clip."""
         ...
+
+
+def law_of(network: Network) -> NoiseLaw:
+    """The law by which a network was taught: two of one model may have different ones."""
+    from cinelora.nn.epsilon import Epsilon
+    from cinelora.nn.flow_matching import FlowMatching
+
+    return FlowMatching if network.betas is None else Epsilon(network.betas)

@@ -24,6 +24,7 @@ from cinelora.errors import TrainingError
 from cinelora.families import family_of
 from cinelora.families.conditioning import Conditioning
 from cinelora.families.machinery import machinery_of
+from cinelora.families.noise_law import law_of
 from cinelora.latents.dataset import LatentDataset
 from cinelora.nn.flow_matching import keyed_generator
 from cinelora.parallel.sequence_parallel import sharing_of
@@ -65,7 +66,8 @@ class Stage(LightningModule):
     ) -> None:
         super().__init__()
         self.config, self.trained = config, trained
-        self.shows_image, self.noise_law = config.stage.image_condition, machinery_of(config.model).noise_law
+        self.shows_image = config.stage.image_condition
+        self.noise_law = law_of(family_of(config.model).network(config.stage.transformer))
         self.levels = expert_of(config).taught
         self.sample_ids = [entry.id for entry in training.entries]
         # What is frozen is where it should be, on this device or on the host: Lightning shall neither move nor broadcast it. A

@@ -70,7 +70,7 @@ def ours(bundle: Bundle, noise: Tensor, image: Any, adapters: dict[str, AdapterF
     sampling = Sampling(model, sampler, Partition(1, 1, 1), rank_info())
     with bundle.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
         positive, negative = (pad_text(bundle.encode_text([text])) for text in (PROMPT, NEGATIVE))
-    shown = Shown(Texts(positive, negative), image, noise)
+    shown = Shown(Texts(positive, negative), image, noise, bundle.kind)
     course = sampling.begin(shown)
     for expert in experts_of(model, bundle.kind):
         mine = {name: one for name, one in adapters.items() if name.endswith(expert.name)}

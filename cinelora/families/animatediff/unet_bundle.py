@@ -26,9 +26,8 @@ from cinelora.families.animatediff.single_file import load_from_file
 from cinelora.families.animatediff.unet_conditions import FrameCondition, UNet
 from cinelora.families.animatediff_sd15 import ANIMATEDIFF
 from cinelora.families.family import Family, Part
-from cinelora.families.noise_law import NoiseLaw
+from cinelora.families.noise_law import NoiseLaw, law_of
 from cinelora.io.hardware import default_device
-from cinelora.nn.epsilon import Epsilon
 
 FRAMES_AT_ONCE = 8
 """Frames that pass the VAE together: it makes each by itself, so this bounds its memory and nothing else."""
@@ -66,7 +65,7 @@ class AnimateDiffBundle:
     @property
     def noise_law(self) -> NoiseLaw:
         """That of its network: motion modules were taught another schedule than the image network."""
-        return Epsilon(self.family.network(self.kind).betas or "")
+        return law_of(self.family.network(self.kind))
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 

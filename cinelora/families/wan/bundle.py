@@ -30,7 +30,6 @@ from cinelora.config.schema import ModelConfig
 from cinelora.errors import CineloraError, ModelError, first_line
 from cinelora.families import family_of
 from cinelora.families.family import Family, Part
-from cinelora.families.noise_law import NoiseLaw
 from cinelora.families.wan import checkpoint_layouts
 from cinelora.families.wan.checkpoint_layouts import NAMES, FoundPart
 from cinelora.families.wan.conditions import Condition, FirstFrameCondition, ImageCondition
@@ -44,7 +43,6 @@ from cinelora.io.plain_data import opened
 from cinelora.io.waiting import waiting
 from cinelora.memory.weight_sharding import Shares
 from cinelora.nn import vae_parallel, vae_unchunked
-from cinelora.nn.flow_matching import FlowMatching
 from cinelora.nn.fp8 import DTYPES, missing_fp8
 from cinelora.nn.pixels import pixels_to_range
 from cinelora.parallel.launch import rank_info
@@ -76,8 +74,6 @@ class WanBundle:
 
     condition: type[Condition] = Condition
     """What the transformer is shown beside the noisy latents."""
-    noise_law: NoiseLaw = FlowMatching
-    """How latents become noise, which levels are trained on, and what is predicted of it."""
 
     def __init__(
         self,

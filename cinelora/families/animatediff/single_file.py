@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from cinelora.errors import ModelError
+from cinelora.io.plain_data import read_json
 from cinelora.io.tensor_files import load_tensors
 from cinelora.io.tensor_pickles import load_pickled
 
@@ -56,7 +57,7 @@ def load_from_file(file: Path, part: str, base: Path) -> Any:
 def _empty(part: str, folder: Path) -> Any:
     """The part with random weights."""
     if part == "text_encoder":
-        return CLIPTextModel(CLIPTextConfig.from_pretrained(folder, local_files_only=True))
+        return CLIPTextModel(CLIPTextConfig.from_dict(read_json(folder / "config.json", dict[str, Any])))
     cls: Any = UNet2DConditionModel if part == "unet" else AutoencoderKL
     return cls.from_config(cls.load_config(folder, local_files_only=True))
 

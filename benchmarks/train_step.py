@@ -30,6 +30,7 @@ from cinelora.adapters.lora_layers import adapter_state, add_adapter
 from cinelora.config.schema import LoraSpec, MemoryConfig, ModelConfig, StageConfig, TrainConfig
 from cinelora.families import family_of
 from cinelora.families.machinery import Bundle, machinery_of
+from cinelora.families.noise_law import law_of
 from cinelora.families.wan21 import WAN21
 from cinelora.io.hardware import default_device
 from cinelora.memory.block_swap import arrange
@@ -132,7 +133,7 @@ def stepper(built: Built, config: TrainConfig, device: torch.device) -> Callable
         return torch.randn(stage.batch_size, *sizes, device=device, generator=generator)
 
     latents, noise = (draw(*size) for _ in range(2))
-    law, kind = machinery_of(config.model).noise_law, machinery_of(config.model).condition
+    law, kind = law_of(family.network(stage.transformer)), machinery_of(config.model).condition
     shown = kind.drawn_image(family.network(stage.transformer), size, shape.image_dim, draw)
     condition = kind(draw(family.text_tokens, shape.text_dim), shown)
     sigma = torch.linspace(0.3, 0.7, stage.batch_size, device=device)
@@ -142,7 +143,7 @@ def stepper(built: Built, config: TrainConfig, device: torch.device) -> Callable
         optimizer.zero_grad()
         noisy = law.add_noise(latents, noise, sigma)
         predicted = condition.predict(built.transformer, noisy, law.timestep(sigma))
-        law.loss(predicted, law.velocity(latents, noise), condition.counts(latents)).mean().backward()
+        law.loss(predicted, law.target(latents, noise), condition.counts(latents)).mean().backward()
         torch.nn.utils.clip_grad_norm_(built.parameters, 1.0)
         optimizer.step()
 

@@ -44,8 +44,11 @@ WITHOUT_TORCH = (
     "cinelora.config",
     "cinelora.errors",
     "cinelora.evaluate",
+    "cinelora.families.animatediff.unet_names",
+    "cinelora.families.animatediff_sd15",
     "cinelora.families.conditioning",
     "cinelora.families.family",
+    "cinelora.families.noise_law",
     "cinelora.families.vae_facts",
     "cinelora.families.wan.checkpoint_layouts",
     "cinelora.families.wan.experts",
@@ -277,6 +280,8 @@ OF_MODULES = {"torch.save", "torch.jit.save", "np.save", "numpy.save", "json.dum
 """Many objects of ours have a ``save``: only libraries' count."""
 OPENS = {"open", "fdopen", "FileIO"}
 MAY_WRITE = {
+    "cinelora.families.animatediff.tiny_unets: pipeline.save_pretrained(folder / 'base')": "a new folder, by diffusers",
+    "cinelora.families.animatediff.tiny_unets: motion.save_pretrained(folder / 'motion')": "likewise",
     "cinelora.cli.help: os.open(os.devnull, os.O_WRONLY)": "what is written there is nowhere",
     "cinelora.footage.lut: file.write_text(cube.as_text())": "a new folder, for FFmpeg, which reads LUTs from files",
     "cinelora.footage.shot_detection: np.savez(draft, allow_pickle=False, note=text, **arrays)": "the draft of write_whole",

@@ -92,7 +92,7 @@ def export_adapter(
     scale = adapter.spec.scale if layout == "comfy" else 1.0
     tensors: dict[str, Tensor] = {}
     written: dict[str, Tensor] = {}
-    metadata = _origin(adapter)
+    metadata = origin_of(adapter)
     for module in adapter.modules:
         name = wanted.name(module)
         tensors[f"{name}.lora_A.weight"] = adapter.state[f"{module}.lora_A.weight"].float().to(kept)
@@ -114,7 +114,8 @@ def tensors_digest(tensors: dict[str, Tensor]) -> str:
     return digest((name, dtypes[name], tuple(tensor.shape), content[name]) for name, tensor in flat.items())
 
 
-def _origin(adapter: AdapterFile) -> dict[str, str]:
+def origin_of(adapter: AdapterFile) -> dict[str, str]:
+    """What our header says of an adapter."""
     facts: dict[str, Any] = {key: getattr(adapter.spec, key) for key in ("rank", "alpha", "dropout", "targets")}
     facts |= {key: getattr(adapter, key) for key in ORIGIN} | {"config": json.dumps(adapter.config)}
     if adapter.trigger is not None:

@@ -29,7 +29,7 @@ from torch.nn.functional import linear
 
 from cinelora.adapters.adapter_file import AdapterFile
 from cinelora.adapters.adapter_header import TARGETS
-from cinelora.adapters.weight_deltas import deltas_of, let_act, owner_of
+from cinelora.adapters.weight_deltas import deltas_of, device_of, let_act, owner_of
 from cinelora.config.schema import LoraSpec
 from cinelora.errors import AdapterError
 from cinelora.families.wan.transformer_tensors import is_image_part
@@ -63,15 +63,18 @@ class AdaptedLinear(peft_lora.Linear):  # type: ignore[misc]
 # -- adding ------------------------------------------------------------------------------------------------------------
 
 
-def add_adapter(transformer: WanTransformer3DModel, name: str, spec: LoraSpec, seed: int) -> list[str]:
-    """Hang a new adapter on every projection that ``spec.targets`` names, and make it the only thing that trains.
+def add_adapter(
+    transformer: WanTransformer3DModel, name: str, spec: LoraSpec, seed: int, modules: list[str] | None = None
+) -> list[str]:
+    """Hang a new adapter on what ``spec.targets`` names, or on ``modules``, and make it the only thing that trains.
 
     A is uniform in +-1/sqrt(in), drawn from (seed, name, projection) alone, so ranks, resumed runs and other adapters
     make no difference; B is zero. Both are float32 on the device of the transformer. The adapter acts with scale 1, beside those
     that acted before. Returns the adapted projections. Raises ``AdapterError`` where the transformer has none of them.
     """
-    present = (module for module, _ in transformer.named_modules())
-    modules = [module for module in present if re.sub(r"^blocks\.\d+\.", "", module) in TARGETS[spec.targets]]
+    if modules is None:
+        present = (module for module, _ in transformer.named_modules())
+        modules = [module for module in present if re.sub(r"^blocks\.\d+\.", "", module) in TARGETS[spec.targets]]
     if not modules:
         raise AdapterError(
             f"lora.targets={spec.targets} matches nothing in {type(transformer).__name__}: is it a Wan transformer?"
@@ -133,7 +136,7 @@ def _inject(transformer: WanTransformer3DModel, name: str, spec: LoraSpec, modul
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute|Unsupported layer type")
         inject_adapter_in_model(config, transformer, name, low_cpu_mem_usage=True)
-    device = transformer.patch_embedding.weight.device
+    device = device_of(transformer)
     for _, layer in _layers(transformer, name):
         layer.train(transformer.training)  # peft's dropout starts in training mode
         for factor in (layer.lora_A[name], layer.lora_B[name]):
@@ -183,7 +186,7 @@ def load_adapter_state(transformer: WanTransformer3DModel, name: str, state: dic
 
 def check_fits(adapter: AdapterFile, transformer: WanTransformer3DModel, model_name: str) -> None:
     """Raise ``AdapterError``, naming both sides, where ``adapter`` was made for another depth or width."""
-    layers, depth = dict(transformer.named_modules()), transformer.config.num_layers
+    layers, depth = dict(transformer.named_modules()), transformer.config.get("num_layers", 0)
     origin = f"of {adapter.base_model} " if adapter.base_model else ""
     network = f"({adapter.transformer}) " if adapter.transformer else ""
     made_for = f"{f'{adapter.source}: ' if adapter.source else ''}an adapter {origin}{network}".rstrip()
@@ -198,6 +201,8 @@ def check_fits(adapter: AdapterFile, transformer: WanTransformer3DModel, model_n
     for module in adapter.modules:
         if module not in layers and is_image_part(module):
             continue
+        if module not in layers:
+            raise AdapterError(f"{made_for} changes {module}, which model={model_name} does not have: {way_out}")
         base = layers[module].get_base_layer() if isinstance(layers[module], LoraLayer) else layers[module]
         theirs = (len(adapter.state[f"{module}.lora_B.weight"]), adapter.state[f"{module}.lora_A.weight"].shape[1])
         ours = (base.out_features, base.in_features)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -76,6 +77,13 @@ def deltas_of(transformer: WanTransformer3DModel) -> WeightDeltas:
     return found
 
 
+def device_of(transformer: nn.Module) -> torch.device:
+    """Where a network computes: what stands before its blocks is there, which themselves may wait on the host."""
+    first: Any = transformer.conv_in if hasattr(transformer, "conv_in") else transformer.patch_embedding
+    device: torch.device = first.weight.device
+    return device
+
+
 def let_act(transformer: WanTransformer3DModel, scales: dict[str, float], keep: bool = True) -> None:
     """Let the deltas of the adapters in ``scales`` act, each that many times, and no other.
 
@@ -134,7 +142,7 @@ def _weight(transformer: WanTransformer3DModel, parameter: str) -> Tensor:
     """A parameter in float32, where the transformer computes."""
     layer, leaf = _held(transformer, parameter)
     tensor = frozen_weight(layer) if leaf == "weight" else getattr(layer, leaf).detach().float()
-    return tensor.to(transformer.patch_embedding.weight.device)
+    return tensor.to(device_of(transformer))
 
 
 def _replace(transformer: WanTransformer3DModel, parameter: str, value: Tensor) -> None:

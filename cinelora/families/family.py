@@ -106,10 +106,16 @@ class Network:
     """The noise level above which the first of its two experts denoises, and below which the second; None for one transformer."""
     guidance: tuple[float, ...] = ()
     """Guidance of each expert, as the authors publish it; empty where the sampler's settings have it."""
+    betas: str | None = None
+    """The schedule of betas by which it was taught noise, ``linear`` or ``scaled_linear``; None for flow matching."""
+    longest: int | None = None
+    """Frames that it takes at most; None where nothing in it bounds them."""
 
     @property
     def task(self) -> str:
         """What it does, in words."""
+        if self.longest == 1:
+            return "text-to-image"
         return "image-to-video" if self.shows_first_frame else "text-to-video"
 
 

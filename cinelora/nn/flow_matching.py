@@ -110,7 +110,7 @@ class FlowMatching:
         return sigma_B * NUM_TRAIN_TIMESTEPS
 
     @staticmethod
-    def velocity(clean: Tensor, noise: Tensor) -> Tensor:
+    def target(clean: Tensor, noise: Tensor) -> Tensor:
         """What the network predicts: ``noise - clean``, the derivative of ``add_noise`` by sigma."""
         return noise - clean
 

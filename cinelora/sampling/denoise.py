@@ -9,6 +9,7 @@ Shape suffixes: B batch, C channels, T latent frames, H and W latent height and 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,14 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 """Velocity (B, C, T, H, W), float32, of noisy latents at a timestep (B,) of 1000 * sigma."""
 
 
+def remembering(transformer: WanTransformer3DModel, half: str) -> AbstractContextManager[None]:
+    """Inside the block caches between steps are those of one half of guidance; networks without caches have none."""
+    if not hasattr(transformer, "cache_context"):
+        return nullcontext()
+    context: AbstractContextManager[None] = transformer.cache_context(half)
+    return context
+
+
 @dataclass(frozen=True)
 class Unguided:
     """The transformer's own velocity under one condition."""
@@ -35,7 +44,7 @@ class Unguided:
 
     def __call__(self, latents_BCTHW: Tensor, timestep_B: Tensor) -> Tensor:
         """Predict once."""
-        with self.transformer.cache_context(WITH_PROMPT):
+        with remembering(self.transformer, WITH_PROMPT):
             return self.condition.predict(self.transformer, latents_BCTHW, timestep_B)
 
 
@@ -53,7 +62,7 @@ class Guided:
         """Predict both halves."""
         # In turn, each half remembers its own last steps (``cache_context``): what a cache knows of one is nothing to the other.
         if not self.together:
-            with self.transformer.cache_context(WITHOUT):
+            with remembering(self.transformer, WITHOUT):
                 without = self.negative.predict(self.transformer, latents_BCTHW, timestep_B)
             shown = Unguided(self.transformer, self.positive)(latents_BCTHW, timestep_B)
             return without + self.scale * (shown - without)

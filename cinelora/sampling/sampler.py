@@ -25,6 +25,7 @@ from cinelora.families import family_of
 from cinelora.families.conditioning import Conditioning
 from cinelora.families.family import ALONE, Expert
 from cinelora.families.machinery import Bundle, machinery_of
+from cinelora.families.noise_law import law_of
 from cinelora.io.terminal import say
 from cinelora.memory.block_swap import arrange
 from cinelora.nn.attention_backend import Work, choose
@@ -51,6 +52,8 @@ class Shown:
     texts: Texts
     image: Any
     noise: Tensor
+    network: str
+    """The one that makes it."""
 
 
 def initial_noise(seed: int, part: str, model: ModelConfig, num_frames: int, device: torch.device) -> Tensor:
@@ -135,7 +138,8 @@ class Sampling:
     def begin(self, shown: Shown, waypoint: dict[str, Tensor] | None = None) -> Course:
         """A clip's course, at its noise, or where one like it stood."""
         shift = self.model.sampling_shift if self.sampler.shift is None else self.sampler.shift
-        course = Course(shown.noise, machinery_of(self.model).noise_law.solver(self.sampler, shift))
+        law = law_of(family_of(self.model).network(shown.network))
+        course = Course(shown.noise, law.solver(self.sampler, shift))
         return course.at(waypoint) if waypoint else course
 
     def go_on(

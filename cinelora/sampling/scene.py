@@ -360,7 +360,7 @@ class TakeMaker:
         model, device = self.request.config.model, self.bundles[kind].device
         seeds = {rendition.seed for rendition in renditions}
         noise = {seed: initial_noise(seed, f"{kind}-{frames}", model, frames, device) for seed in seeds}
-        return {one: Shown(one.texts, images.get(one), noise[one.seed]) for one in renditions}
+        return {one: Shown(one.texts, images.get(one), noise[one.seed], kind) for one in renditions}
 
     def latents(
         self,

@@ -218,7 +218,7 @@ def drawn_inputs(config: StudyConfig) -> list[Shown]:
 
     size, text = family.geometry.latent_size(num_frames, model.height, model.width), (family.text_tokens, shape.text)
     image = machinery_of(model).condition.drawn_image(family.network(kind), size, shape.image, draw)
-    return [Shown(Texts(draw(*text), draw(*text)), image, draw(*size))]
+    return [Shown(Texts(draw(*text), draw(*text)), image, draw(*size), kind)]
 
 
 def real_inputs(

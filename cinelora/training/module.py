@@ -24,6 +24,7 @@ from cinelora.errors import TrainingError
 from cinelora.families import family_of
 from cinelora.families.conditioning import Conditioning
 from cinelora.families.machinery import machinery_of
+from cinelora.families.noise_law import law_of
 from cinelora.latents.dataset import LatentDataset
 from cinelora.nn.flow_matching import keyed_generator
 from cinelora.parallel.sequence_parallel import sharing_of
@@ -65,7 +66,8 @@ class Stage(LightningModule):
     ) -> None:
         super().__init__()
         self.config, self.trained = config, trained
-        self.shows_image, self.noise_law = config.stage.image_condition, machinery_of(config.model).noise_law
+        self.shows_image = config.stage.image_condition
+        self.noise_law = law_of(family_of(config.model).network(config.stage.transformer))
         self.levels = expert_of(config).taught
         self.sample_ids = [entry.id for entry in training.entries]
         # What is frozen is where it should be, on this device or on the host: Lightning shall neither move nor broadcast it. A
@@ -143,7 +145,7 @@ class Stage(LightningModule):
             # a sample that has lost its image is judged as a whole
             dropped_B = torch.tensor(draw.drop_image, device=counts.device)
             counts = counts | dropped_B.view(-1, *[1] * (counts.ndim - 1))
-        return Velocities(predicted_BCTHW, self.noise_law.velocity(clean_BCTHW, draw.noise), counts)
+        return Velocities(predicted_BCTHW, self.noise_law.target(clean_BCTHW, draw.noise), counts)
 
     def low_precision(self) -> torch.autocast:
         """Weights that are all trained are float32, and compute in bfloat16 on a GPU; adapters bring their own rule."""

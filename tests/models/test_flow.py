@@ -15,7 +15,7 @@ def test_one_euler_step_along_the_true_velocity_leads_from_noise_to_the_clean_la
     clean, noise = torch.randn(2, 4, 1, 3, 3), torch.randn(2, 4, 1, 3, 3)
     sigma = torch.tensor([0.7, 0.2])
     noisy = FlowMatching.add_noise(clean, noise, sigma)
-    back = noisy - sigma.view(-1, 1, 1, 1, 1) * FlowMatching.velocity(clean, noise)
+    back = noisy - sigma.view(-1, 1, 1, 1, 1) * FlowMatching.target(clean, noise)
     assert units(back, clean) <= SUMS
 
 

@@ -70,7 +70,7 @@ def ours(bundle: Bundle, noise: Tensor, image: Any, adapters: dict[str, AdapterF
     sampling = Sampling(model, sampler, Partition(1, 1, 1), rank_info())
     with bundle.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
         positive, negative = (pad_text(bundle.encode_text([text])) for text in (PROMPT, NEGATIVE))
-    shown = Shown(Texts(positive, negative), image, noise)
+    shown = Shown(Texts(positive, negative), image, noise, bundle.kind)
     course = sampling.begin(shown)
     for expert in experts_of(model, bundle.kind):
         mine = {name: one for name, one in adapters.items() if name.endswith(expert.name)}
@@ -168,7 +168,7 @@ def test_a_given_first_frame_has_no_time_and_is_not_judged():
         )[0]
         predicted = condition.predict(transformer, noisy, FlowMatching.timestep(sigma))
     assert torch.equal(predicted[:, :, 1:], expected[:, :, 1:])
-    target = FlowMatching.velocity(clean, noise)
+    target = FlowMatching.target(clean, noise)
     squares = ((expected - target).square() * mask).flatten(1).sum(1) / (48 * mask.flatten(1).sum(1))
     assert torch.allclose(FlowMatching.loss(predicted, target, condition.counts(clean)), squares, rtol=1e-6)
     # without its frame it is a clip from text alone, all of it judged, at one time for all tokens

@@ -70,7 +70,7 @@ def drawn(
     frames: int = 5,
 ) -> torch.Tensor:
     noise = initial_noise(seed, "clip", model, frames, torch.device("cpu"))
-    return Sampling(model, sampler, plan, rank).run(transformer, Shown(texts, None, noise), "clip", together)
+    return Sampling(model, sampler, plan, rank).run(transformer, Shown(texts, None, noise, "t2v"), "clip", together)
 
 
 @pytest.mark.parametrize("name", CACHES)
@@ -189,7 +189,7 @@ def ratios_of(
     one: WanTransformer3DModel, texts: Texts, model: ModelConfig, sampler: SamplerConfig, plan: Partition, rank: Rank
 ) -> list[float]:
     noise = initial_noise(1, "t2v-9", model, 9, torch.device("cpu"))
-    sampling, shown = Sampling(model, sampler, plan, rank), Shown(texts, None, noise)
+    sampling, shown = Sampling(model, sampler, plan, rank), Shown(texts, None, noise, "t2v")
     course = sampling.begin(shown)
     sampling.go_on(course, one, shown, "clip", together=False)
     return course.ratios

@@ -43,7 +43,6 @@ from cinelora.io.plain_data import opened
 from cinelora.io.waiting import waiting
 from cinelora.memory.weight_sharding import Shares
 from cinelora.nn import vae_parallel, vae_unchunked
-from cinelora.nn.flow_matching import FlowMatching
 from cinelora.nn.fp8 import DTYPES, missing_fp8
 from cinelora.nn.pixels import pixels_to_range
 from cinelora.parallel.launch import rank_info
@@ -75,8 +74,6 @@ class WanBundle:
 
     condition: type[Condition] = Condition
     """What the transformer is shown beside the noisy latents."""
-    noise_law = FlowMatching
-    """How latents become noise, which levels are trained on, and what is predicted of it."""
 
     def __init__(
         self,

@@ -35,6 +35,7 @@ from cinelora.families.wan21 import WAN21
 from cinelora.io.gguf_file import GgufTensor, gguf_values, read_gguf
 from cinelora.io.plain_data import opened
 from cinelora.io.tensor_files import TENSOR_DTYPES, read_header
+from cinelora.io.tensor_pickles import load_pickled
 from cinelora.memory.weight_sharding import Shares
 from cinelora.nn.fp8 import FP8, Fp8Linear, fp8_layers, swap_linears
 
@@ -115,17 +116,8 @@ def _map_at(path: Path, offset: int, size: int, dtype: torch.dtype, shape: tuple
 
 
 def _in_pickle(path: Path) -> Iterator[tuple[str, Stored]]:
-    """Tensors of a ``.pth``, by torch's unpickler that knows tensors alone; the file is mapped, so nothing is read yet."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # the unpickler's refusals and damage come as errors of several families
-        raise ModelError(
-            f"{path.name} cannot be read as tensors alone, and nothing else is ever unpickled: give the part as "
-            ".safetensors"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise ModelError(f"{path.name} is no table of tensors: give the part as .safetensors")
-    for name, tensor in state.items():
+    """Tensors of a ``.pth``; the file is mapped, so nothing is read yet."""
+    for name, tensor in load_pickled(path).items():
         yield name, Stored(tuple(tensor.shape), tensor.dtype, lambda tensor=tensor: tensor)  # type: ignore[misc]
 
 

@@ -1,0 +1,80 @@
+"""What UNets of Stable Diffusion are conditioned on: text alone, the same for every frame.
+
+Enters: embeddings and noisy latents. Leaves: predicted noise. Training and sampling know this by ``conditioning`` alone.
+
+Shape suffixes: B batch, C channels, T frames, H and W latent height and width, N tokens, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self, TypeAlias
+
+import torch
+from diffusers import UNet2DConditionModel, UNetMotionModel
+from torch import Tensor
+
+from cinelora.errors import ModelError
+from cinelora.families.animatediff.long_clips import attends_in_windows
+
+UNet: TypeAlias = "UNet2DConditionModel | UNetMotionModel"
+
+
+@dataclass(frozen=True)
+class FrameCondition:
+    """Text (B, 77, D), padding included: CLIP's networks were taught with it. ``image`` is there for no network of these."""
+
+    text: Tensor
+    image: None = None
+
+    @classmethod
+    def of_batch(cls, batch: Mapping[str, Tensor], shows_image: bool) -> Self:
+        """That of a batch of the data set."""
+        return cls(batch["text"])
+
+    def predict(self, transformer: UNet, latents_BCTHW: Tensor, timestep_B: Tensor) -> Tensor:
+        """The noise (B, C, T, H, W) in float32, of a clip by a motion network, of frames each by itself by an image network.
+
+        Raises ``ModelError`` for a lone frame, which motion modules were never taught, and for more frames than they take.
+        """
+        frames, dtype = latents_BCTHW.shape[2], transformer.conv_in.weight.dtype
+        text, latents = self.text.to(dtype).repeat_interleave(frames, 0), latents_BCTHW.to(dtype)
+        if isinstance(transformer, UNetMotionModel):
+            refuse_length(transformer, frames)
+            noise: Tensor = transformer(latents, timestep_B, text, return_dict=False)[0]
+            return noise.float()
+        apart = latents.transpose(1, 2).flatten(0, 1)
+        alone: Tensor = transformer(apart, timestep_B.repeat_interleave(frames), text, return_dict=False)[0]
+        return alone.float().view(-1, frames, *alone.shape[1:]).transpose(1, 2)
+
+    def beside(self, other: Self) -> Self:
+        """This batch and another after it as one."""
+        return type(self)(torch.cat([self.text, other.text]))
+
+    def rows(self, chosen_B: Tensor) -> Self:
+        """That of the chosen samples of the batch."""
+        return type(self)(self.text[chosen_B])
+
+    def without_image(self) -> Self:
+        """The same: no image is shown."""
+        return self
+
+    def counts(self, latents_BCTHW: Tensor) -> Tensor | None:
+        """Every predicted value is judged."""
+        return None
+
+    def settled(self, latents_BCTHW: Tensor) -> Tensor:
+        """Latents as they were denoised."""
+        return latents_BCTHW
+
+
+def refuse_length(unet: UNetMotionModel, frames: int) -> None:
+    """Raise ``ModelError`` for a clip that motion modules do not take."""
+    if frames == 1:
+        raise ModelError("a still is made by the image network: motion modules were taught clips alone")
+    longest = unet.config.motion_max_seq_length
+    if frames > longest and not attends_in_windows(unet):
+        raise ModelError(
+            f"num_frames={frames} is longer than the {longest} frames of this motion adapter: take at most {longest}"
+        )

@@ -1,0 +1,20 @@
+"""The facts of AnimateDiff on Stable Diffusion 1.5, as numbers; how it is loaded and fed is in ``families/animatediff``."""
+
+from __future__ import annotations
+
+from cinelora.families.family import Family, Geometry, Network
+
+# Two networks share one base: the image network makes stills, and the motion network is the same weights with motion modules
+# between them. A frame is encoded by itself. The motion modules were taught with linear betas, the image network with scaled
+# ones. Sources: AnimateDiff's configs/training/v1/{image_finetune,training}.yaml.
+ANIMATEDIFF = Family(
+    name="animatediff_sd15",
+    title="AnimateDiff (SD1.5)",
+    geometry=Geometry(spatial=8, temporal=1, patch=1, channels=4),
+    text_tokens=77,
+    networks=(
+        Network("image", channels=4, betas="scaled_linear", longest=1),
+        Network("motion", channels=4, betas="linear", longest=32),
+    ),
+)
+"""A motion adapter's version says how long a clip may be: 24 frames in v1, 32 in v2 and v3. All were taught 16."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, report, train
+from common import ROOT, report, train
 from safetensors.torch import load_file, save_file
 from scale_tools.readers import composition
 from scale_tools.studio import Studio, acting, caption
@@ -34,6 +34,7 @@ from cinelora.nn.flow_matching import FlowMatching
 from cinelora.sampling.denoise import Course, Guided
 from tools.scale_model.render.scenes import draw_scene
 
+PICTURE, COLUMNS = ROOT / "docs" / "images" / "experts.png", 4
 HELDOUT = 900_400
 BATCH = 8
 ACTS = {
@@ -117,11 +118,11 @@ def main(words: list[str]) -> None:
         far = studio.distance(stills)
         kept = sum(map(composition, base, stills)) / count
         found[name] = {"style_distance": far, "composition_of_the_base": kept}
-        rows.append((name, stills[:6].numpy()))
+        rows.append((name, stills[:COLUMNS].numpy()))
         print(name, found[name], flush=True)
     for name in ACTS:
         found[name]["fallen_by"] = 1 - found[name]["style_distance"] / found["neither"]["style_distance"]
-    write_png(RESULTS / "scale_model" / "experts.png", contact_sheet(rows, 6))
+    write_png(PICTURE, contact_sheet(rows, COLUMNS))
     report("experts", found)
 
 

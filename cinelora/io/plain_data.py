@@ -47,6 +47,8 @@ MOST_ALIKE = 64
 MANY_PARTS, LEAST_OF_PART = 10_000, 16
 """Lists and tables that a JSON file may hold, and the characters for each more: an empty one takes 30 times as much memory."""
 LARGEST_INTEGER = 2**64
+NO_LIMIT = int(1e30)
+"""What transformers writes for a length without a limit (``model_max_length``): the one larger integer that files hold."""
 NO_TEXT_AND_NO_NAME = "[\0\ud800-\udc7f\udd00-\udfff]"
 """Characters that no setting has. What a shell hands over may be no UTF-8, and such bytes are the characters between these."""
 
@@ -192,16 +194,14 @@ def _finite(number: str | float) -> float:
     return value
 
 
-def refuse_unusable(
-    value: Any, no_text: str = "[\0\ud800-\udfff]", depth: int = MOST_DEPTH, largest: float = LARGEST_INTEGER
-) -> None:
+def refuse_unusable(value: Any, no_text: str = "[\0\ud800-\udfff]", depth: int = MOST_DEPTH) -> None:
     """Raise ``ValueError`` for what nests too deeply, integers beyond 64 bits, and texts with half a character or a zero byte."""
     if isinstance(value, dict | list):
         if not depth:
             raise ValueError(_TOO_DEEP)
         for inner in [*value, *value.values()] if isinstance(value, dict) else value:
-            refuse_unusable(inner, no_text, depth - 1, largest)
-    elif isinstance(value, int) and abs(value) > largest:
+            refuse_unusable(inner, no_text, depth - 1)
+    elif isinstance(value, int) and abs(value) > LARGEST_INTEGER and value != NO_LIMIT:
         raise ValueError(_TOO_LARGE)
     elif isinstance(value, str) and re.search(no_text, value):
         raise ValueError("a text in it has a character that no text has")
@@ -360,15 +360,10 @@ def _refuse(value: Any) -> Any:
     raise _Misfit(": ", f" cannot be {quoted(value)}")
 
 
-def _check_further(value: Any) -> Any:
-    """What stands in a table beside that which is asked of it: other programs write numbers there that mean no limit."""
-    return _check_usable(value, math.inf)
-
-
-def _check_usable(value: Any, largest: float = LARGEST_INTEGER) -> Any:
+def _check_usable(value: Any) -> Any:
     """What has no shape is looked at to its end."""
     try:
-        refuse_unusable(value, NO_TEXT_AND_NO_NAME, largest=largest)
+        refuse_unusable(value, NO_TEXT_AND_NO_NAME)
     except ValueError as error:
         raise _Misfit(": ", f" is damaged: {error}") from None
     return value
@@ -452,7 +447,7 @@ def _check_table(shape: Any) -> Check:
         if type(value) is not dict:
             raise _Misfit(": ", f" should be a table, not {quoted(value)}")
         _refuse_missing(needed, value)
-        return {name: _at(name, checks.get(name, _check_further), one) for name, one in value.items()}
+        return {name: _at(name, checks.get(name, _check_usable), one) for name, one in value.items()}
 
     return check
 

@@ -48,9 +48,11 @@ ALLOWED: dict[str, str] = {
     r"[:.]trust$|^words/printed\.txt:.*trust": "trust= is a setting",
     r"^resume/printed\.txt:\$ train\.py": "trust=true is typed where it is known",
     r"model\.(family|[ti]2v_(high|low|shift|boundary))\b": "families have experts",
-    r"stage\.(expert|(high|low)_steps)\b|optimizer\.(high|low)_lr\b": "experts learn one after the other",
+    r"stage\.(expert|(high|low)_steps)\b|optimizer\.(high|low)_(lr|extended)\b": "experts learn one after the other",
+    r"preview\.num_frames\b": "previews may be shorter",
     r"(scale|weights)\.\w+_(high|low)_noise\b": "experts have scales of their own",
     r"^words/printed\.txt:": "commands, models and settings were added",
+    r"^layouts/printed\.txt:": "what another tool's file is for is not guessed",
     r"^plans/printed\.txt:": "cards have their makers' figures",
     r"^evaluate/": "x264 writes the same frames in more than one way, and measures are of what it wrote",
 }

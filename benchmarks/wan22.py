@@ -145,7 +145,7 @@ def drawn(contenders: list[str], steps: int, small: bool, device: torch.device) 
 
 
 def limited(gib: float, device: torch.device) -> None:
-    """Let the allocator give no more than a card of so many GiB would."""
+    """Bound the allocator to the memory of a card of ``gib`` GiB."""
     start_afresh(device)
     if device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(gib * GIB / torch.cuda.get_device_properties(device).total_memory)

@@ -328,7 +328,7 @@ def _resumed(command: Command, as_typed: TrainConfig | None = None) -> TrainConf
 
 
 def _extended(config: TrainConfig, planned: dict[str, int], run: Path) -> list[str]:
-    """Settle the rates of a run whose lessons were ``planned`` so many steps until now; a line for each that has others."""
+    """Settle the rates of a run whose lessons get more steps than the ``planned`` ones; a line for each whose rates change."""
     found = []
     for lesson, there in lessons_in(config, run):
         lines = extend(lesson, planned.get(lesson.stage.expert, lesson.stage.steps), there.last_step)

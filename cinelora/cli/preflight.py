@@ -39,7 +39,7 @@ from cinelora.families import experts_of, family_of, has_experts
 from cinelora.families.family import Expert, Part, expert_in
 from cinelora.families.wan.checkpoint_layouts import source_of, survey
 from cinelora.families.wan.experts import expert_lines, refuse_one_for_two
-from cinelora.io.hub import EMBEDDED, check_target, is_model_source, is_run, resolve, shadowed
+from cinelora.io.hub import EMBEDDED, RANDOM_MEMBERS, check_target, is_model_source, is_run, resolve, shadowed
 from cinelora.io.own_files import refuse_foreign
 from cinelora.io.own_folders import CACHE, PREPARED, refuse_occupied
 from cinelora.planning.planner import partition_of
@@ -74,7 +74,7 @@ def check_train(config: schema.TrainConfig) -> list[str]:
     if stage.name == "motion" and config.adapter is None:
         lines.append("no adapter=: motion is learnt above the base model, without a style adapter under it")
     if config.adapter is not None:
-        lines += _expert_lines("adapter", config.adapter, styles_of(config), model)
+        lines += _adapter_expert_lines("adapter", config.adapter, styles_of(config), model)
     # the parts that a run loads, the transformer first
     image = family_of(model).image_parts(stage.transformer) if stage.image_condition else ()
     parts = [part for part in Part if part is not Part.IMAGE_ENCODER or part in image]
@@ -213,7 +213,7 @@ def _check_style_adapter(text: str, source: Path) -> None:
         raise ConfigError(sentence("files", "no_style", text=text, stage=load_config(source).stage.name))
 
 
-def _expert_lines(key: str, text: str, roles: Mapping[str, Path], model: schema.ModelConfig) -> list[str]:
+def _adapter_expert_lines(key: str, text: str, roles: Mapping[str, Path], model: schema.ModelConfig) -> list[str]:
     """Which experts adapters act on, where that is not each on its own; and names that say another one than the header."""
     lines: list[str] = []
     if has_experts(model):
@@ -253,7 +253,7 @@ def _drawing_lines(
         _check_source(config.model, kind)
     # Of what makes clips, only an embedded model that has to be built goes into the cache.
     sources = {source_of(config.model, kind, part) for kind, wanted in whole.items() for part in wanted}
-    if sources & {*EMBEDDED} and not SHIPPED.is_dir():
+    if sources & {*RANDOM_MEMBERS} or (sources & {*EMBEDDED} and not SHIPPED.is_dir()):
         _check_cache(config.cache)
     assumed: list[str] = []
     if config.ckpt is not None:
@@ -271,7 +271,7 @@ def _drawing_lines(
     reach += [] if parts else guidance_lines(config.sampler.guidance)
     reach += [] if parts or not few_steps else distilled
     if config.ckpt is not None:
-        reach += _expert_lines("ckpt", config.ckpt, adapters_of(config.ckpt, config.model), config.model)
+        reach += _adapter_expert_lines("ckpt", config.ckpt, adapters_of(config.ckpt, config.model), config.model)
     shares = [shared] if config.gpus * config.nodes > 1 else []
     return [clip_line(config), *dict.fromkeys(assumed), *reach, *shares, *model]
 

@@ -21,7 +21,7 @@ from cinelora.config.metric_names import better, logged, update_of_block
 from cinelora.config.sentences import sentence
 from cinelora.config.shipped import models_with_i2v, trained_shape
 from cinelora.errors import ConfigError
-from cinelora.families import experts_of, family_of
+from cinelora.families import experts_of, family_of, has_experts
 from cinelora.families.family import Expert, Geometry
 
 # Single values --------------------------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ _TRAINING: Rules[schema.TrainConfig] = (
     ("style_image", lambda c: c.stage.name == "style" and c.stage.transformer == "t2v" and c.stage.image_condition),
     (
         "style_on_image_experts",
-        lambda c: c.stage.name == "style" and c.stage.transformer == "i2v" and _has_experts(c.model),
+        lambda c: c.stage.name == "style" and c.stage.transformer == "i2v" and has_experts(c.model),
     ),
     ("style_all_given", lambda c: c.stage.name == "style" and c.stage.image_condition and _shows_latents(c.model)),
     ("style_leak", lambda c: c.stage.name == "style" and c.stage.image_condition and not c.stage.allow_leak),
@@ -276,10 +276,6 @@ def _lost_expert(
             key = model.key_of(network, missing[0])
             return {"network": network, "missing": key, "alone": alone.format(there=SHORT[there[0]])}
     return None
-
-
-def _has_experts(model: schema.ModelConfig) -> bool:
-    return any(network.boundary for network in family_of(model).networks)
 
 
 def _shows_latents(model: schema.ModelConfig) -> bool:

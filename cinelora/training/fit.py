@@ -93,9 +93,8 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
         trainer.fit(stage, loader)
         summary = summarise(config, index, trainer.global_step, time.perf_counter() - started, stage, callbacks)
         if rank.global_rank == 0:
-            if (
-                not config.stage.trains_every_weight and not run.expert
-            ):  # of two experts the card is written when both have ended
+            # of two experts the card is written when both have ended
+            if not config.stage.trains_every_weight and not run.expert:
                 write_card(Record(run, config, cast("RunSummary", summary)))
             write_json(run.summary, summary)  # by which a run is known to have ended: what comes after it is for others
             if not summary["interrupted"]:

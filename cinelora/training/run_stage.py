@@ -89,12 +89,10 @@ def teach(lesson: TrainConfig, own: RunDirectory) -> dict[str, Any]:
     """Train one lesson, from its own checkpoint where it has one; its summary."""
     if own.expert:
         low, high = expert_of(lesson).taught
-        say(
-            f"{suffixed(lesson.stage.name, own.expert)}: {lesson.stage.steps} steps at noise levels from {low:g} to {high:g}"
-        )
-        if not saved_checkpoints(
-            own.checkpoints
-        ):  # of a run that is resumed, the lesson may be one that it never got to
+        name, steps = suffixed(lesson.stage.name, own.expert), lesson.stage.steps
+        say(f"{name}: {steps} steps at noise levels from {low:g} to {high:g}")
+        # of a run that is resumed, the lesson may be one that it never got to
+        if not saved_checkpoints(own.checkpoints):
             lesson = replace(lesson, resume=None)
     result: dict[str, Any] = launched(fit, lesson, own)
     return result

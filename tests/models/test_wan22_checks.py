@@ -293,3 +293,9 @@ def test_every_pair_of_drawing_settings_goes_together_or_is_refused_with_its_rea
         assert planned_so or verdict in REASONS, (model, sampler, words, verdict)
         counts[planned_so] += 1
     assert counts[True] > 3 * counts[False] > 0
+
+
+def test_a_cache_of_other_files_is_refused_before_a_member_is_drawn_into_it(tmp_path: Path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match=r"cache=.* holds 'thesis.tex'"):
+        check_infer(compose_infer(["model=tiny_wan22_5b", "prompt=x", f"cache={tmp_path}"]))

@@ -8,9 +8,7 @@ Shape suffixes: B batch, C channels, T frames, H and W height and width, D featu
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from cinelora.families.animatediff.single_file import load_from_file
 from cinelora.families.animatediff.unet_conditions import FrameCondition, UNet
 from cinelora.families.animatediff_sd15 import ANIMATEDIFF
 from cinelora.families.family import Family, Part
+from cinelora.families.held_parts import HeldParts
 from cinelora.families.noise_law import NoiseLaw, law_of
 from cinelora.io.hardware import default_device
 
@@ -33,7 +32,7 @@ FRAMES_AT_ONCE = 8
 """Frames that pass the VAE together: it makes each by itself, so this bounds its memory and nothing else."""
 
 
-class AnimateDiffBundle:
+class AnimateDiffBundle(HeldParts):
     """One of the two networks over a ``base`` in diffusers' layout; ``motion`` is a folder or file of motion modules.
 
     ``network`` is ``image`` or ``motion``, which needs motion modules. ``tuned`` is a fine-tune of the base as one file, whose
@@ -69,20 +68,6 @@ class AnimateDiffBundle:
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def loaded(self, *parts: Part) -> Iterator[None]:
-        """Hold ``parts`` in memory inside the block and release them after it."""
-        for part in parts:
-            self._part(part)
-        try:
-            yield
-        finally:
-            for part in parts:
-                self._loaded.pop(part, None)
-            gc.collect()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-
     def load_transformer(self, window: int | None = None) -> UNet:
         """A new frozen network in the bundle's dtype, in eval mode; the caller owns it. Raises ``ModelError``.
 
@@ -101,16 +86,14 @@ class AnimateDiffBundle:
             attend_in_windows(network, window)
         return network
 
-    def _part(self, part: Part) -> Any:
-        if part not in self._loaded:
-            match part:
-                case Part.VAE:
-                    self._loaded[part] = self._frozen("vae", AutoencoderKL.from_pretrained, torch.float32)
-                case Part.TEXT_ENCODER:
-                    self._loaded[part] = self._frozen("text_encoder", CLIPTextModel.from_pretrained, self.dtype)
-                case _:
-                    self._loaded[part] = self._read("tokenizer", CLIPTokenizer.from_pretrained)
-        return self._loaded[part]
+    def _load(self, part: Part) -> Any:
+        match part:
+            case Part.VAE:
+                return self._frozen("vae", AutoencoderKL.from_pretrained, torch.float32)
+            case Part.TEXT_ENCODER:
+                return self._frozen("text_encoder", CLIPTextModel.from_pretrained, self.dtype)
+            case _:
+                return self._read("tokenizer", CLIPTokenizer.from_pretrained)
 
     def _frozen(self, folder: str, read: Callable[..., Any], dtype: torch.dtype) -> Any:
         return self._settled(self._read(folder, read), dtype)

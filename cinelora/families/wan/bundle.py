@@ -9,7 +9,6 @@ Shape suffixes: B batch, C channels, T frames (latent frames for latents), H and
 from __future__ import annotations
 
 import copy
-import gc
 import hashlib
 import html
 import re
@@ -30,6 +29,7 @@ from cinelora.config.schema import ModelConfig
 from cinelora.errors import CineloraError, ModelError, first_line
 from cinelora.families import family_of
 from cinelora.families.family import Family, Part
+from cinelora.families.held_parts import HeldParts
 from cinelora.families.wan import checkpoint_layouts
 from cinelora.families.wan.checkpoint_layouts import NAMES, FoundPart
 from cinelora.families.wan.conditions import Condition, FirstFrameCondition, ImageCondition
@@ -69,7 +69,7 @@ def clean_prompt(prompt: str) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
-class WanBundle:
+class WanBundle(HeldParts):
     """The parts of one checkpoint, each fetched and loaded only when it is used, and never trained."""
 
     condition: type[Condition] = Condition
@@ -179,20 +179,6 @@ class WanBundle:
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def loaded(self, *parts: Part) -> Iterator[None]:
-        """Hold ``parts`` in memory inside the block and release them after it."""
-        for part in parts:
-            self._part(part)
-        try:
-            yield
-        finally:
-            for part in parts:
-                self._loaded.pop(part, None)
-            gc.collect()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-
     def load_transformer(self, on_host: int = 0, shares: Shares | None = None) -> WanTransformer3DModel:
         """A new frozen transformer in the bundle's dtype, in eval mode; the caller owns it.
 
@@ -201,12 +187,6 @@ class WanBundle:
         """
         with waiting("loading transformer", rank_info().global_rank == 0):
             return self._load(Part.TRANSFORMER, on_host, shares)
-
-    def _part(self, part: Part) -> Any:
-        if part not in self._loaded:
-            with waiting(f"loading {part}", rank_info().global_rank == 0):
-                self._loaded[part] = self._load(part)
-        return self._loaded[part]
 
     def _load(self, part: Part, on_host: int = 0, shares: Shares | None = None) -> Any:
         # the official code runs the VAE in float32, and CLIP is small enough for it

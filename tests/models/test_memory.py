@@ -11,6 +11,7 @@ from wan_layouts import SHAPE
 from cinelora.adapters.lora_layers import add_adapter
 from cinelora.config.schema import LoraSpec
 from cinelora.families.wan.conditions import Condition, FirstFrameCondition, predict_velocity
+from cinelora.families.wan.token_times import embed_each_time_once
 from cinelora.memory.block_swap import Swap, arrange, as_they_are, large_frozen
 from cinelora.planning.estimate import Policy
 
@@ -33,6 +34,7 @@ def adapted(seed: int = 0) -> WanTransformer3DModel:
     for name, parameter in transformer.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
+    embed_each_time_once(transformer)
     return transformer.train()
 
 

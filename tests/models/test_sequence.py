@@ -14,6 +14,7 @@ from rounding import EPS, LAYERS, SUMS, units
 from cinelora.adapters.adapter_file import LoraSpec
 from cinelora.adapters.lora_layers import adapter_state, add_adapter, merge, trainable
 from cinelora.families.wan.conditions import Condition, FirstFrameCondition, ImageCondition
+from cinelora.families.wan.token_times import embed_each_time_once
 from cinelora.memory.block_swap import arrange
 from cinelora.parallel.launch import process_group, rank_info
 from cinelora.parallel.sequence_parallel import SENT, alone, share
@@ -32,6 +33,8 @@ def transformer(kind: str) -> WanTransformer3DModel:
     """A small Wan with an adapter that does something."""
     torch.manual_seed(3)
     model = WanTransformer3DModel(**SMALL, **KINDS[kind]).eval()
+    if kind == "TI2V-5B":
+        embed_each_time_once(model)
     add_adapter(model, "style", LoraSpec(4, 8.0, targets="attention"), seed=0)
     generator = torch.Generator().manual_seed(4)
     for factor in adapter_state(model, "style").values():

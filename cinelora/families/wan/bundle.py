@@ -35,6 +35,7 @@ from cinelora.families.wan.checkpoint_layouts import NAMES, FoundPart
 from cinelora.families.wan.conditions import Condition, FirstFrameCondition, ImageCondition
 from cinelora.families.wan.load_weights import Destination, load_part, random_part, settings_of
 from cinelora.families.wan.text_limit import Lost, lost_of, may_be_long
+from cinelora.families.wan.token_times import embed_each_time_once
 from cinelora.families.wan21 import WAN21
 from cinelora.io.atomic import sha256_json
 from cinelora.io.hardware import default_device, free_gpu_bytes
@@ -383,6 +384,12 @@ class FirstFrameBundle(WanBundle):
     """The parts of a checkpoint of Wan2.2's TI2V-5B."""
 
     condition = FirstFrameCondition
+
+    def load_transformer(self, on_host: int = 0, shares: Shares | None = None) -> WanTransformer3DModel:
+        """The same; where tokens have times of their own, it embeds each time once."""
+        transformer = super().load_transformer(on_host, shares)
+        embed_each_time_once(transformer)
+        return transformer
 
 
 def load_tokenizer(folder: Path) -> Any:

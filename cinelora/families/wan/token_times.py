@@ -1,8 +1,8 @@
 """The times of tokens, embedded once for each time there is and not once for each token.
 
-Enters: a transformer of TI2V-5B. Leaves: the same, which gives the same numbers from less. A shown first frame has time 0, and all
-other tokens have one time more; diffusers embeds the time of every token, and hands each block six projections of it, which
-is six times what the tokens themselves take.
+Enters: a transformer of TI2V-5B. Leaves: the same, which gives the same numbers from less. A shown first frame has time 0, and
+all other tokens have one time more. Left to itself, diffusers embeds the time of every token, and holds six projections of
+it for all blocks: six times what the tokens themselves take. A compiled block spreads them as it reads them.
 
 Shape suffixes: B batch, N tokens, D features.
 """
@@ -48,8 +48,7 @@ class TokenTimes:
         self, forward: Callable[..., Tensor], hidden_BND: Tensor, text: Tensor, times: Tensor, *others: Any
     ) -> Tensor:
         """``forward`` of a block, with the projections of each token where there are several times."""
-        # in float32, as the block reads them: else it would hold them twice
-        return forward(hidden_BND, text, self.of_tokens(times.float()) if times.ndim == 4 else times, *others)
+        return forward(hidden_BND, text, self.of_tokens(times) if times.ndim == 4 else times, *others)
 
     def of_tokens(self, two: Tensor) -> Tensor:
         """(B, 2, ...) to (B, N, ...)."""
@@ -58,7 +57,7 @@ class TokenTimes:
 
 
 def embed_each_time_once(transformer: WanTransformer3DModel) -> None:
-    """Let ``transformer`` embed two times for each sample where tokens have times of their own; before its blocks are arranged."""
+    """Let ``transformer`` embed two times a sample where tokens have times of their own; comes before ``arrange``."""
     times = TokenTimes()
     transformer.condition_embedder.register_forward_pre_hook(times.embedded, with_kwargs=True)
     transformer.condition_embedder.register_forward_hook(times.spread)

@@ -262,9 +262,7 @@ def test_a_run_of_two_experts_goes_on_in_the_lesson_that_was_warned(
     """Warned in its first lesson and, once it is back, in its second; it ends at the bits of one that was left alone."""
     run, whole, log = tmp_path / "run", tmp_path / "whole", tmp_path / "log"
     argv = [*settings, "model=tiny_wan22_a14b", "stage.steps=150", "validation.every_steps=0", "resume=auto"]
-    job = cluster.submit(
-        f"srun {shlex.join([*TRAIN, *argv, f'out={run}'])}", "--open-mode=append", f"--output={log}"
-    )
+    job = cluster.submit(f"srun {shlex.join([*TRAIN, *argv, f'out={run}'])}", "--open-mode=append", f"--output={log}")
     for expert in ("high_noise", "low_noise"):
         assert wait_until(lambda place=run / expert: len(losses(place)) > 5, PATIENCE_S), log.read_text()
         cluster.answer("scancel", "--signal=USR1", job)

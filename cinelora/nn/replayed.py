@@ -1,7 +1,8 @@
 """A network's training step replayed from CUDA graphs: a small network waits for Python more than for the GPU.
 
 Enters: a function of tensors, and the parameters that it trains. Leaves: a function of the same values and gradients, which
-launches hundreds of kernels as one. A graph is of one shape of inputs; of more shapes than a few, the others run as they always did.
+launches hundreds of kernels as one. A graph is of one shape of inputs; of more shapes than a few, the others run as
+they always did.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cinelora.families.family import Family, Geometry, Network
+from cinelora.families.unet_layers import UNET_LAYERS
 
 # Two networks share one base: the image network makes stills, and the motion network is the same weights with motion modules
 # between them. A frame is encoded by itself. The motion modules were taught with linear betas, the image network with scaled
@@ -12,6 +13,7 @@ ANIMATEDIFF = Family(
     title="AnimateDiff (SD1.5)",
     geometry=Geometry(spatial=8, temporal=1, patch=1, channels=4),
     text_tokens=77,
+    layers=UNET_LAYERS,
     networks=(
         Network("image", channels=4, betas="scaled_linear", longest=1),
         Network("motion", channels=4, betas="linear", longest=32),

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 from cinelora.families.vae_facts import WAN21_VAE, VaeFacts
 
@@ -151,6 +152,37 @@ def expert_in(name: str, lone: bool = True) -> str:
     return f"{said.pop()}_noise" if len(said) == 1 else ""
 
 
+class LayerNames(Protocol):
+    """The layers of a family's networks that adapters change, by diffusers' names."""
+
+    title: str
+    """Whose layers they are, in messages."""
+
+    def knows(self, module: str) -> bool:
+        """Whether it is a layer of these networks that an adapter can change."""
+        ...
+
+    def target_of(self, module: str) -> str | None:
+        """The smallest of ``lora.targets`` that a projection is one of; None for a layer that no pair of factors acts beside."""
+        ...
+
+    def taught_in(self, module: str) -> str | None:
+        """The network that alone teaches a layer; None where several can."""
+        ...
+
+    def is_optional(self, module: str) -> bool:
+        """Whether an adapter acts without its change of a layer that a network lacks, such as one that is shown no image."""
+        ...
+
+    def lies_in(self, module: str, network: Network) -> bool:
+        """Whether the network has such a layer."""
+        ...
+
+    def width_of(self, module: str, width: int) -> tuple[int | None, ...]:
+        """How wide a layer is, out and in, in a network of ``width``; None for sides that other numbers decide."""
+        ...
+
+
 @dataclass(frozen=True)
 class Family:
     """The facts of a family; ``text_tokens`` is the length that a prompt's embedding is filled up to."""
@@ -160,6 +192,7 @@ class Family:
     """What messages call it."""
     geometry: Geometry
     text_tokens: int
+    layers: LayerNames
     networks: tuple[Network, ...]
     largest: tuple[int, int] | None = None
     """Height and width of the largest frames that it was trained on, where those are not the model's own."""

@@ -85,7 +85,7 @@ def resolve(source: str, key: str = "ckpt") -> Path:
     if (
         is_run(path)
         or any((path / name).is_file() for name in _ADAPTERS)
-        or (is_file and path.suffix == ".safetensors")
+        or (is_file and path.suffix in (".safetensors", ".ckpt"))
     ):
         return path
     if is_file:

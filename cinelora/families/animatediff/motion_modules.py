@@ -14,7 +14,7 @@ from diffusers import MotionAdapter, UNet2DConditionModel
 from torch import Tensor
 
 from cinelora.errors import ModelError
-from cinelora.families.animatediff.unet_names import diffusers_name
+from cinelora.families.unet_layers import diffusers_name
 from cinelora.io.tensor_files import load_tensors
 from cinelora.io.tensor_pickles import load_pickled
 

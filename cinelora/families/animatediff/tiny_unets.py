@@ -58,10 +58,10 @@ def write_tiny(folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         unet, motion, vae = UNet2DConditionModel(**UNET), MotionAdapter(**MOTION), AutoencoderKL(**VAE)
-        tokenizer = tiny_tokenizer(folder / "words")
+        tokenizer = tokenizer_of_characters(folder / "words")
         pipeline = StableDiffusionPipeline(
             vae=vae,
-            text_encoder=tiny_text_encoder(tokenizer),
+            text_encoder=text_encoder_of(tokenizer),
             tokenizer=tokenizer,
             unet=unet,
             scheduler=DDIMScheduler(1000, 0.00085, 0.012, "scaled_linear", steps_offset=1, clip_sample=False),
@@ -73,7 +73,7 @@ def write_tiny(folder: Path) -> None:
     motion.save_pretrained(folder / "motion")
 
 
-def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
+def tokenizer_of_characters(folder: Path) -> CLIPTokenizer:
     """CLIP's tokenizer of single characters, which needs no merges."""
     words = [*_CHARACTERS, *(f"{character}</w>" for character in _CHARACTERS), *_SPECIAL]
     folder.mkdir(parents=True)
@@ -85,7 +85,7 @@ def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
     return tokenizer
 
 
-def tiny_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+def text_encoder_of(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """CLIP's text encoder with random weights."""
     numbers = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     shape = {"hidden_size": WIDTH, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": HEADS}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet3DConditionModel
 
-from cinelora.families.animatediff.tiny_unets import GROUPS, VAE, WIDTH, tiny_text_encoder, tiny_tokenizer
+from cinelora.families.animatediff.tiny_unets import GROUPS, VAE, WIDTH, text_encoder_of, tokenizer_of_characters
 from cinelora.nn.epsilon import FIRST_BETA, LAST_BETA
 
 BETAS = (FIRST_BETA, LAST_BETA)
@@ -36,8 +36,8 @@ def write_tiny_unet3d(folder: Path, seed: int = 0) -> None:
         for name, parameter in unet.named_parameters():
             if ".conv4." in name:
                 torch.nn.init.normal_(parameter, std=0.1)
-        tokenizer = tiny_tokenizer(folder / "words")
-        text_encoder = tiny_text_encoder(tokenizer)
+        tokenizer = tokenizer_of_characters(folder / "words")
+        text_encoder = text_encoder_of(tokenizer)
     scheduler = DDIMScheduler(1000, *BETAS, "scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     parts = {"unet": unet, "vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer, "scheduler": scheduler}
     for name, part in parts.items():

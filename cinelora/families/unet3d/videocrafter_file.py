@@ -39,7 +39,7 @@ def load_videocrafter(file: Path, shape: Mapping[str, Any], fps: float) -> Recom
     rate = {f"{RATE}{layer}.{part}" for layer in (0, 2) for part in ("weight", "bias")}
     _refuse_other_tensors(file.name, held, {names[name]: tensor for name, tensor in wanted.items()}, rate)
     # copies: tensors of a file that is mapped are not aligned as torch's own are, and kernels sum them in another order
-    state = {name: held[names[name]].float().reshape(tensor.shape).clone() for name, tensor in wanted.items()}
+    state = {name: held.pop(names[name]).float().reshape(tensor.shape).clone() for name, tensor in wanted.items()}
     state[BIAS] += _of_rate(network, held, fps)
     network.load_state_dict(state, assign=True)
     return network

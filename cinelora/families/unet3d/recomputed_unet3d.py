@@ -25,7 +25,7 @@ class RecomputedUNet3D(UNet3DConditionModel):  # type: ignore[misc]
         for layer in self._layers():
             layer.forward = partial(_again, layer.forward)
 
-    # Not whole blocks, as a transformer's: a UNet has few, and the largest is a quarter of all that is kept. A motion step of 16
+    # Not whole blocks, as a transformer's: a UNet has few, and the largest holds a third of all that is kept. A motion step of 16
     # frames of 320x512 in bf16 holds 17.6 GiB beside the weights, 7.8 with blocks computed again, 3.3 with layers
     # (benchmarks/recomputed_unet3d.py).
     def _layers(self) -> Iterator[nn.Module]:

@@ -18,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from cinelora.families.animatediff_sd15 import ANIMATEDIFF
 from cinelora.io.atomic import write_text
 
-WIDTH, HEADS, GROUPS, FRAMES = 64, 4, 8, 8
+WIDTH, HEADS, GROUPS, FRAMES = 64, 4, 8, 16
 """Features of a text token, heads, groups of a normalisation, and frames that the motion modules take."""
 CHANNELS = (32, 64)
 UNET: dict[str, Any] = {

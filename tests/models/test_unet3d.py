@@ -24,21 +24,23 @@ from cinelora.adapters.adapter_file import AdapterFile, export_adapter, read_ada
 from cinelora.adapters.formats import AUTHORS, KOHYA, UNET
 from cinelora.adapters.lora_layers import adapter_state, add_adapter, load_adapter, set_scales
 from cinelora.adapters.trainable import TrainedAdapter
-from cinelora.config.schema import FlowConfig, LoraSpec, SamplerConfig
+from cinelora.config.schema import FlowConfig, LoraSpec, ModelConfig, SamplerConfig
 from cinelora.errors import AdapterError, ModelError
 from cinelora.families.animatediff import tiny_unets
 from cinelora.families.animatediff.tiny_unets import WIDTH
 from cinelora.families.animatediff_sd15 import ANIMATEDIFF
 from cinelora.families.family import Family, Part
 from cinelora.families.layer_names import projections
+from cinelora.families.machinery import machinery_of
 from cinelora.families.noise_law import law_of
+from cinelora.families.parts import parts_of
 from cinelora.families.unet3d.clip_bundle import ClipBundle
 from cinelora.families.unet3d.clip_condition import ClipCondition
 from cinelora.families.unet3d.recomputed_unet3d import RecomputedUNet3D
 from cinelora.families.unet3d.tiny_unet3d import UNET3D, write_tiny_unet3d
 from cinelora.families.unet3d.videocrafter_file import load_videocrafter
 from cinelora.families.unet3d.videocrafter_names import BEGINS, authors_names
-from cinelora.families.unet3d_models import MODELSCOPE, VIDEOCRAFTER2, ZEROSCOPE
+from cinelora.families.unet3d_models import MODELSCOPE, UNET3D_MODELS, VIDEOCRAFTER2, ZEROSCOPE
 from cinelora.families.unet_layers import UNET_LAYERS
 from cinelora.nn.epsilon import Epsilon
 from cinelora.nn.flow_matching import keyed_generator
@@ -58,8 +60,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def bundle_of(tiny: Path, family: Family = MODELSCOPE, **options: Any) -> ClipBundle:
-    return ClipBundle(tiny, family, device=torch.device("cpu"), **options)
+def bundle_of(tiny: Path, family: Family = MODELSCOPE, **sources: Any) -> ClipBundle:
+    model = ModelConfig(name="tiny", family=family.name, base=str(tiny), dtype="fp32", **sources)
+    return ClipBundle.from_config(model, "t2v", tiny / "cache", torch.device("cpu"))
 
 
 def drawn(*size: int, key: str = "noise") -> Tensor:
@@ -75,7 +78,7 @@ def texts(bundle: ClipBundle) -> tuple[ClipCondition, ClipCondition]:
 def adapter_of(tiny: Path, kind: str, **changes: Any) -> AdapterFile:
     """An adapter with values, on all that one of its kind is trained on."""
     unet, spec = bundle_of(tiny).load_transformer(), LoraSpec(**{**vars(SPEC), **changes})
-    add_adapter(unet, kind, spec, 1, ClipBundle.taught_by(kind))
+    add_adapter(unet, kind, spec, 1, ClipBundle.taught_by(kind, "t2v"))
     state = {key: drawn(*value.shape, key=key) * 0.2 for key, value in adapter_state(unet, kind).items()}
     return AdapterFile(state, spec, kind, base_model="tiny", transformer="t2v", trigger="noir")
 
@@ -167,6 +170,16 @@ def test_each_model_has_the_noise_it_was_taught_with():
     assert [family.experts("t2v", {})[0].guidance for family in (MODELSCOPE, ZEROSCOPE, VIDEOCRAFTER2)] == [9, 9, 12]
 
 
+@pytest.mark.parametrize("family", UNET3D_MODELS)
+def test_settings_find_each_model_and_say_its_licence(tiny: Path, family: Family):
+    bundle = bundle_of(tiny, family)
+    assert machinery_of(bundle.model) is ClipBundle
+    assert bundle.noise_law == law_of(family.network("t2v"))
+    lines = parts_of(bundle.model).check(bundle.model, "t2v", [Part.TRANSFORMER, Part.VAE, Part.TOKENIZER], [])
+    assert len(lines) == 1
+    assert "non-commercial" in lines[0]
+
+
 def test_the_full_size_is_the_published_one():
     with torch.device("meta"):
         unet = RecomputedUNet3D()
@@ -177,9 +190,13 @@ def test_tensors_alone_are_read_and_other_networks_refused(tiny: Path, tmp_path:
     unet = bundle_of(tiny).load_transformer()
     unet.save_pretrained(tmp_path / "pickled" / "unet", safe_serialization=False)
     UNet2DConditionModel(**tiny_unets.UNET).save_pretrained(tmp_path / "frames" / "unet")
-    for folder, said in (("pickled", "does not load"), ("frames", "no network of clips"), ("absent", "does not load")):
+    for folder, said in (
+        (tmp_path / "pickled", "a pickle, which is never loaded"),
+        (tmp_path / "frames", "UNet2DConditionModel, and no network of clips"),
+        (tiny / "vae", "AutoencoderKL, and no network of clips"),
+    ):
         with pytest.raises(ModelError, match=said):
-            bundle_of(tmp_path / folder).load_transformer()
+            bundle_of(folder).load_transformer()
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -189,7 +206,7 @@ def test_recomputed_layers_keep_less_and_give_the_same_gradients(tiny: Path):
     gradients, kept = [], []
     for recomputes in (False, True):
         unet = bundle_of(tiny).load_transformer().train()
-        add_adapter(unet, "one", SPEC, 0, ClipBundle.taught_by("motion"))
+        add_adapter(unet, "one", SPEC, 0, ClipBundle.taught_by("motion", "t2v"))
         if recomputes:
             unet.enable_gradient_checkpointing()
         storages: dict[int, int] = {}
@@ -219,7 +236,7 @@ def test_style_is_on_attention_over_space_and_motion_on_that_over_time(tiny: Pat
     over_space = [name for name in linear if name not in over_time]
 
     def adapted(kind: str, targets: str) -> list[str]:
-        return projections(UNET_LAYERS, layers, targets, ClipBundle.taught_by(kind))
+        return projections(UNET_LAYERS, layers, targets, ClipBundle.taught_by(kind, "t2v"))
 
     assert (adapted("style", "all_linear"), adapted("motion", "all_linear")) == (over_space, over_time)
     attention = {of: [name for name in names if ".ff." not in name] for of, names in ((0, over_space), (1, over_time))}
@@ -277,7 +294,7 @@ def test_style_learns_on_stills_and_motion_above_it_on_clips_and_nothing_else_mo
     before = {name: value.clone() for name, value in unet.state_dict().items()}
     styles: dict[str, Tensor] = {}
     for kind, frames in (("style", 1), ("motion", FRAMES)):
-        add_adapter(unet, kind, SPEC, 0, ClipBundle.taught_by(kind))
+        add_adapter(unet, kind, SPEC, 0, ClipBundle.taught_by(kind, "t2v"))
         optimizer = torch.optim.AdamW(TrainedAdapter(unet, kind).parameters, lr=0.03)
         clean, text = drawn(1, 4, frames, 8, 8, key="clean"), ClipCondition(drawn(1, 77, WIDTH, key="text"))
         losses = []
@@ -357,7 +374,7 @@ def test_a_bundle_takes_the_network_of_the_file_and_the_rest_of_the_base(tiny: P
         for name, tensor in checkpoint_of(small("two levels")).items()
     }
     save_file(state, path := tmp_path / "model.safetensors")
-    bundle, theirs = bundle_of(tiny, VIDEOCRAFTER2, weights=path), small("two levels").half().float()
+    bundle, theirs = bundle_of(tiny, VIDEOCRAFTER2, tuned=str(path)), small("two levels").half().float()
     latents, time, (text, _) = drawn(1, 4, 2, 8, 8), torch.tensor([700]), texts(bundle)
     with torch.no_grad():
         expected = theirs(latents, time, text.text, 28)

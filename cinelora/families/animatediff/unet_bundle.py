@@ -199,15 +199,23 @@ class AnimateDiffBundle(Bundle):
         """A part of the base, or of its fine-tune; pickles beside it are not looked at."""
         source = self.part_source(part)
         if source is None:
-            return full_shapes.drawn(part, self.device)
+            return self._drawn(part)
         folder, name = self.files(part)[0].parent, FOLDERS.get(part, str(part))
         only_tensors = {} if part is Part.TOKENIZER else {"use_safetensors": True}
         try:
-            if self.model.tuned and part is not Part.TOKENIZER and getattr(self.model, part, None) is None:
+            if self.model.tuned and self._is_tuned(part):
                 return load_from_file(Path(self.model.tuned), name, folder.parent)
             return read(folder, local_files_only=True, **only_tensors)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise ModelError(f"{name} of {source} does not load: {first_line(error)}") from error
+
+    def _is_tuned(self, part: Part) -> bool:
+        """Whether a fine-tune in one file has such a part, and no setting names another."""
+        return part is not Part.TOKENIZER and getattr(self.model, part, None) is None
+
+    def _drawn(self, part: Part) -> Any:
+        """A part of random values, at full size."""
+        return full_shapes.drawn(part, self.device)
 
     # -- pixels and text -----------------------------------------------------------------------------------------------
 

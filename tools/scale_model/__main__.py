@@ -103,7 +103,9 @@ def encoders(request: EncodersRequest) -> None:
     from cinelora.families.wan.embedded import Encoders, load_encoders
     from cinelora.io.hardware import default_device
     from tools.scale_model import build_pair, train_encoders
+    from tools.scale_model.optimise import Budget
     from tools.scale_model.render import LOOKS
+    from tools.scale_model.training_film import render_film
 
     device, started = default_device(), time.perf_counter()
     torch.manual_seed(request.seed)
@@ -115,14 +117,14 @@ def encoders(request: EncodersRequest) -> None:
     # most of what the transformers see is daylight; noir, with its hard edges, is the hardest to rebuild
     looks = [*LOOKS, "daylight", "noir"]
     seeds, others = range(500_000, 500_000 + request.clips), range(900_000, 900_000 + 4 * len(LOOKS))
-    film = train_encoders.render_film(seeds, looks, size, device, request.workers)
-    heldout = train_encoders.render_film(others, list(LOOKS), size, device, 0)
+    film = render_film(seeds, looks, size, train_encoders.FPS, device, request.workers)
+    heldout = render_film(others, list(LOOKS), size, train_encoders.FPS, device, 0)
     report: dict[str, Any] = {"rendering_s": time.perf_counter() - started}
     if request.parts != "vae":
-        budget = train_encoders.Budget(request.text_steps, request.text_batch, request.text_limit_s)
+        budget = Budget(request.text_steps, request.text_batch, request.text_limit_s)
         report["read_rightly"] = train_encoders.train_text_and_image(networks, film, budget)
     if request.parts != "text":
-        budget = train_encoders.Budget(request.vae_steps, request.vae_batch, request.vae_limit_s)
+        budget = Budget(request.vae_steps, request.vae_batch, request.vae_limit_s)
         report["vae_steps"] = train_encoders.train_vae(networks.vae, film, budget, request.vae_rate)
         report["heldout_psnr_db"] = train_encoders.reconstruction_psnr(networks.vae, heldout)
     report["seconds"] = time.perf_counter() - started

@@ -4,6 +4,7 @@ python -m tools.scale_model render look=noir out=data/noir clips=12   writes a f
 python -m tools.scale_model encoders out=outputs/scale-model         trains VAE, text and image encoder into a new pair
 python -m tools.scale_model adopt pair=outputs/scale-model run=...   puts a stage=pretrain run's transformer into the pair
 python -m tools.scale_model distil out=outputs/distilled.safetensors  trains an adapter for few unguided steps
+python -m tools.scale_model animatediff out=outputs/animatediff      trains the embedded AnimateDiff, part by part
 
 The transformers themselves are trained by ``train.py stage=pretrain``; docs/scale-model.md has the whole sequence.
 """
@@ -24,6 +25,7 @@ from cinelora.cli.small_command import run_small
 from cinelora.config.schema import setting
 from cinelora.errors import ConfigError
 from cinelora.io.atomic import write_json
+from tools.scale_model.animatediff_request import AnimateDiffRequest, check_animatediff
 from tools.scale_model.distil_request import DistilRequest
 from tools.scale_model.render.write_clips import RenderRequest, write_clips
 
@@ -158,11 +160,20 @@ def distil(request: DistilRequest) -> None:
     print(json.dumps(distilling.distil(request), indent=1))
 
 
+def animatediff(request: AnimateDiffRequest) -> None:
+    """Train parts of the embedded AnimateDiff, and look at it."""
+    check_animatediff(request)
+    from tools.scale_model.make_animatediff import make_animatediff
+
+    print(json.dumps(make_animatediff(request), indent=1))
+
+
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "render": (RenderRequest, write_clips),
     "encoders": (EncodersRequest, encoders),
     "adopt": (AdoptRequest, adopt),
     "distil": (DistilRequest, distil),
+    "animatediff": (AnimateDiffRequest, animatediff),
 }
 """What each verb takes, and the function that does it."""
 PROGRAMS = {verb: Program(f"tools.scale_model {verb}", schema) for verb, (schema, _) in COMMANDS.items()}

@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
@@ -28,10 +27,11 @@ SHAPES: dict[str, dict[str, Any]] = yaml.safe_load(
 """The arguments of the ``vae``, the ``text`` encoder, the ``unet`` and the ``motion`` modules."""
 LIMIT = 3_000_000
 """Bytes that the whole model may have on disk."""
-KINDS: dict[str, Any] = {"image": UNet2DConditionModel, "motion": MotionAdapter}
-"""The class that each network's trained weights are written as."""
-PLACES = {"image": Path("base", "unet"), "motion": Path("motion")}
-"""Where they lie in the folder of the model."""
+NETWORKS: dict[str, tuple[Any, str, Path]] = {
+    "image": (UNet2DConditionModel, "unet", Path("base", "unet")),
+    "motion": (MotionAdapter, "motion", Path("motion")),
+}
+"""Of each network the class that its trained weights are written as, the name of its shape, and its place in the folder."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,11 @@ def _half(module: Any) -> Any:
 
 def save_network(folder: Path, kind: str, state: dict[str, Tensor]) -> None:
     """Write the trained ``state`` of the ``image`` network, or of the ``motion`` network's modules, in diffusers' layout."""
-    with torch.device("meta"):
-        network = KINDS[kind](**SHAPES["unet" if kind == "image" else "motion"])
-    network.load_state_dict(state, assign=True, strict=False)
+    cls, shape, _ = NETWORKS[kind]
+    network = cls(**SHAPES[shape])
+    # positions are sines, which the modules compute by themselves
+    positions = {name: value for name, value in network.state_dict().items() if name.endswith("pos_embed.pe")}
+    network.load_state_dict({**positions, **state})
     network.half().save_pretrained(folder)
 
 

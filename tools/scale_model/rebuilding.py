@@ -7,10 +7,14 @@ Shape suffixes: B batch, C channels, T frames, H and W height and width, K place
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from cinelora.metrics.reference import SIGMA, WINDOW, windowed_ssim
+from tools.scale_model.training_film import Film, to_range
 
 KL_WEIGHT = 3e-5
 """Weight of the mean divergence per latent value: enough to keep latents near a unit Gaussian, too little to blur."""
@@ -58,3 +62,13 @@ def divergence(posterior: object) -> Tensor:
     mean, logvar = posterior.mean.float(), posterior.logvar.float()  # type: ignore[attr-defined]
     per_value: Tensor = 0.5 * (mean.square() + logvar.exp() - 1 - logvar)
     return per_value.mean()
+
+
+def psnr_by_look(rebuild: Callable[[Tensor], Tensor], film: Film) -> dict[str, float]:
+    """Mean PSNR in dB of clips by look, ``10 log10(1 / MSE)`` of pixels in [0, 1]; ``rebuild`` takes one clip in [-1, 1]."""
+    found: dict[str, list[float]] = {}
+    for clip, look in zip(film.clips_NTHWC, film.looks, strict=True):
+        video = to_range(clip[None])
+        error = float(((rebuild(video).clamp(-1, 1) - video) / 2).square().mean())
+        found.setdefault(look, []).append(10 * math.log10(1 / error))
+    return {look: sum(values) / len(values) for look, values in found.items()}

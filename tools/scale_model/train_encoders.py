@@ -8,8 +8,6 @@ Shape suffixes: N clips, B batch, C channels, T frames, H and W height and width
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
@@ -21,7 +19,7 @@ from cinelora.families.wan.embedded import Encoders
 from cinelora.nn import vae_unchunked
 from tools.scale_model.attribute_readers import Readers, Told
 from tools.scale_model.optimise import Budget, optimise
-from tools.scale_model.rebuilding import KL_WEIGHT, divergence, reconstruction_loss
+from tools.scale_model.rebuilding import KL_WEIGHT, divergence, psnr_by_look, reconstruction_loss
 from tools.scale_model.render.scenes import draw_scene
 from tools.scale_model.training_film import Cut, Film, to_range
 
@@ -96,14 +94,14 @@ def latent_statistics(vae: AutoencoderKLWan, film: Film, clips: int = 64) -> tup
 
 @torch.no_grad()
 def reconstruction_psnr(vae: AutoencoderKLWan, film: Film) -> dict[str, float]:
-    """Mean PSNR in dB of whole clips by look: ``10 log10(1 / MSE)`` of pixels in [0, 1]."""
-    found: dict[str, list[float]] = {}
-    for clip, look in zip(film.clips_NTHWC, film.looks, strict=True):
-        video = to_range(clip[None])
-        rebuilt = vae.decode(vae.encode(video).latent_dist.mode(), return_dict=False)[0].clamp(-1, 1)
-        error = float(((rebuilt - video) / 2).square().mean())
-        found.setdefault(look, []).append(10 * math.log10(1 / error))
-    return {look: sum(values) / len(values) for look, values in found.items()}
+    """``psnr_by_look`` of whole clips."""
+
+    def rebuilt(video_BCTHW: Tensor) -> Tensor:
+        latents = vae.encode(video_BCTHW).latent_dist.mode()
+        video: Tensor = vae.decode(latents, return_dict=False)[0]
+        return video
+
+    return psnr_by_look(rebuilt, film)
 
 
 # -- text and images ---------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ class AnimateDiffRequest:
     """seconds after which the VAE is done; 0 = none"""
     vae_rate: float = setting(2e-3, above=0, at_most=1)
     """learning rate of the VAE"""
-    text_steps: int = setting(4000, at_least=1)
+    text_steps: int = setting(2000, at_least=1)
     """steps of the text encoder"""
     text_batch: int = setting(256, at_least=1)
     """captions of a step of the text encoder"""
@@ -55,7 +55,7 @@ class AnimateDiffRequest:
     """clips in daylight that both networks learn from"""
     heldout: int = setting(64, at_least=12)
     """other clips that they are measured on"""
-    image_steps: int = setting(20_000, at_least=1)
+    image_steps: int = setting(30_000, at_least=1)
     """steps of the image network"""
     image_batch: int = setting(256, at_least=1)
     """stills of a step of the image network"""

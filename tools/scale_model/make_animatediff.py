@@ -51,8 +51,6 @@ ASKED: dict[str, tuple[Any, ...]] = {name: VOCABULARY[name] for name in ("coat",
 def make_animatediff(request: AnimateDiffRequest) -> Report:
     """Train the parts that are asked for, one after the other; returns and keeps what was measured."""
     out, device = Path(request.out), default_device()
-    # cuDNN's attention takes heads of whole eights alone, and these have 8 and 12 features
-    torch.backends.cuda.enable_cudnn_sdp(False)
     torch.manual_seed(request.seed)
     report: Report = read_json(out / "report.json") if (out / "report.json").exists() else {}
     for part in request.wanted:

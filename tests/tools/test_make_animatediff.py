@@ -15,6 +15,7 @@ from cinelora.errors import ConfigError
 from cinelora.families.animatediff.unet_bundle import AnimateDiffBundle
 from cinelora.families.animatediff.unet_conditions import FrameCondition
 from cinelora.families.family import Part
+from cinelora.families.wan.embedded import HASHES
 from cinelora.io.atomic import sha256_file
 from cinelora.io.plain_data import read_json
 from cinelora.nn.flow_matching import keyed_generator
@@ -122,10 +123,9 @@ def test_strange_words_come_between_those_of_a_caption():
 
 def test_the_whole_model_is_as_small_as_it_has_to_be(saved: Path):
     assert bytes_of(saved) < LIMIT
-    assert {file.name for file in saved.rglob("*.safetensors")} == {
-        "diffusion_pytorch_model.safetensors",
-        "model.safetensors",
-    }
+    hashes = read_json(saved / HASHES)
+    assert len(hashes) == 4
+    assert hashes == {name: sha256_file(saved / name) for name in hashes}
 
 
 def test_stock_animatediff_and_the_family_draw_the_same_with_it(saved: Path):

@@ -18,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from cinelora.families.animatediff_sd15 import ANIMATEDIFF
 from cinelora.nn.epsilon import FIRST_BETA, LAST_BETA
-from tools.scale_model.build_pair import seeded
+from tools.scale_model.build_pair import seeded, write_hashes
 from tools.scale_model.word_tokenizer import word_tokenizer
 
 SHAPES: dict[str, dict[str, Any]] = yaml.safe_load(
@@ -91,7 +91,7 @@ def load_parts(folder: Path) -> UnetParts:
 
 
 def save_parts(folder: Path, parts: UnetParts) -> None:
-    """Write all parts below ``folder``, in float16; they stay as they are."""
+    """Write all parts below ``folder``, in float16, with the hashes of their weights; they stay as they are."""
     halved = {name: _half(module) for name, module in parts.modules().items()}
     betas = {"beta_start": FIRST_BETA, "beta_end": LAST_BETA, "beta_schedule": ANIMATEDIFF.network("image").betas}
     StableDiffusionPipeline(
@@ -105,6 +105,7 @@ def save_parts(folder: Path, parts: UnetParts) -> None:
         requires_safety_checker=False,
     ).save_pretrained(folder / "base")
     halved["motion"].save_pretrained(folder / "motion")
+    write_hashes(folder)
 
 
 def _half(module: Any) -> Any:

@@ -140,7 +140,7 @@ def measure(request: AnimateDiffRequest, parts: UnetParts, device: torch.device)
     for name, scenes in asked_stills().items():
         stills = _drawn("image", unet, scenes, request, parts, device)[:, 0]
         _sheet(request, f"stills-{name}", [(_told(row), stills[at : at + len(row)]) for at, row in _rows(scenes)])
-    film = render_film(range(SHOWN, SHOWN + 8), ["daylight"], request.size, request.fps, device, request.workers)
+    film = render_film(range(SHOWN, SHOWN + 8), ["daylight"], request.size, request.fps, device, 0)
     scenes, rendered = film.scenes, film.clips_NTHWC.cpu()
     drawn = _drawn("motion", build_network("motion", parts), scenes, request, parts, device)
     captions = [describe(scene, "daylight") for scene in scenes]

@@ -14,7 +14,8 @@ from pathlib import Path
 from cinelora.cli.main import main
 from cinelora.config.schema import PrepareConfig, TrainConfig
 from cinelora.config.sentences import sentence
-from cinelora.families.wan.text_limit import Lost, caption_lines, look_of, may_be_long, refuse_lost
+from cinelora.families import family_of
+from cinelora.families.text_limit import Lost, caption_lines, look_of, may_be_long, refuse_lost
 from cinelora.io.terminal import say
 
 
@@ -38,13 +39,14 @@ def run(config: PrepareConfig, _run_dir: Path) -> int:
 
 def lost_of_captions(config: PrepareConfig, texts: Iterable[str | None]) -> dict[str, Lost]:
     """What the model's text encoder loses of captions; a tokenizer that is still on the hub is left there, and says nothing."""
-    long = [text for text in texts if text and may_be_long(text)]
+    family = family_of(config.model)
+    long = [text for text in texts if text and may_be_long(text, family.text_tokens)]
     if not long:
         return {}
     from cinelora.families.family import Part
     from cinelora.families.machinery import machinery_of
 
-    bundle = machinery_of(config.model).from_config(config.model, "t2v", Path(TrainConfig().cache))
+    bundle = machinery_of(config.model).from_config(config.model, family.stills.name, Path(TrainConfig().cache))
     if not bundle.is_at_hand(Part.TOKENIZER):
         say(sentence("texts", "uncounted", count=len(long), source=bundle.part_source(Part.TOKENIZER)))
         return {}

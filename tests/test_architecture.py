@@ -44,7 +44,12 @@ WITHOUT_TORCH = (
     "cinelora.config",
     "cinelora.errors",
     "cinelora.evaluate",
-    "cinelora.families.animatediff.unet_names",
+    "cinelora.families.animatediff.unet_parts",
+    "cinelora.families.unet_layers",
+    "cinelora.families.wan_layers",
+    "cinelora.families.layer_names",
+    "cinelora.families.parts",
+    "cinelora.families.text_limit",
     "cinelora.families.animatediff_sd15",
     "cinelora.families.conditioning",
     "cinelora.families.family",
@@ -121,33 +126,21 @@ def test_imports_go_one_way_between_rooms() -> None:
 
 
 KNOWS_WAN = {
-    "cinelora.adapters.adapter_header": "wan.transformer_tensors.WAN_NAMES wan.transformer_tensors.is_image_part",
-    "cinelora.adapters.formats": (
-        "wan.transformer_tensors.BLOCK_NAMES wan.transformer_tensors.OUTSIDE_NAMES wan.transformer_tensors.WAN_NAMES"
-    ),
-    "cinelora.adapters.host_copies": "wan.transformer_tensors.is_image_part",
-    "cinelora.adapters.lora_layers": "wan.transformer_tensors.is_image_part",
-    "cinelora.cli.preflight": "wan.checkpoint_layouts.source_of wan.checkpoint_layouts.survey wan.experts.expert_lines "
-    "wan.experts.refuse_one_for_two",
-    "cinelora.latents.dataset": "wan.bundle.pad_text",
+    "cinelora.adapters.formats": "wan_layers.BLOCK_NAMES wan_layers.OUTSIDE_NAMES wan_layers.WAN_LAYERS wan_layers.WAN_NAMES",
     "cinelora.metrics.networks": "wan.bundle.CLIP_MEAN wan.bundle.CLIP_STD wan.bundle.load_tokenizer wan.embedded",
-    "cinelora.prepare": "wan.text_limit",
     "cinelora.sampling.make_clips": "wan.embedded.is_trained",
-    "cinelora.sampling.scene": "wan.bundle.pad_text wan.text_limit",
-    "cinelora.training.encode": "wan.text_limit",
-    "cinelora.training.export": "wan.transformer_tensors.is_image_part",
 }
 """What still asks for Wan by name."""
 
 
 def test_a_family_is_asked_by_what_its_model_says() -> None:
     """Outside ``families/`` facts come from ``family_of(model)``, and what loads and feeds it from ``machinery_of(model)``."""
-    families, limit = "cinelora.families.", re.compile(r"(?<=wan\.text_limit).*")
+    families = "cinelora.families."
     found: dict[str, set[str]] = defaultdict(set)
     for path in PACKAGE:
         for name in imports(path):
             if name.startswith(f"{families}wan") and not is_in(module_name(path), ("cinelora.families",)):
-                found[module_name(path)].add(limit.sub("", name.removeprefix(families)))
+                found[module_name(path)].add(name.removeprefix(families))
     assert {module: " ".join(sorted(names)) for module, names in found.items()} == KNOWS_WAN
 
 

@@ -295,7 +295,7 @@ def foreign_examples() -> Iterator[Example]:
     yield refused("HunyuanVideo", "diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight")
     yield refused("Flux", "transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight")
     yield refused("LTX-Video, CogVideoX, Qwen-Image", "transformer.transformer_blocks.0.attn.to_q.lora_A.weight")
-    yield refused("Stable Diffusion", "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight")
+    yield refused("Stable Diffusion, of convolutions", "lora_unet_down_blocks_0_resnets_0_conv1.lora_down.weight")
     yield refused("Wan VACE", "diffusion_model.vace_blocks.0.cross_attn.q.lora_A.weight")
     yield refused("Nunchaku", "blocks.0.cross_attn.q.qweight")
     yield refused("OFT", "lycoris_blocks_0_cross_attn_q.oft_blocks")

@@ -17,12 +17,13 @@ from cinelora.adapters.adapter_file import read_adapter
 from cinelora.adapters.lora_layers import load_adapter, set_scales
 from cinelora.config.schema import SamplerConfig
 from cinelora.families.family import Part
-from cinelora.families.wan.bundle import WanBundle, pad_text
+from cinelora.families.wan.bundle import WanBundle
 from cinelora.families.wan.conditions import Condition, ImageCondition
 from cinelora.families.wan21 import WAN21
 from cinelora.io.hardware import default_device
 from cinelora.io.media import contact_sheet, write_png
 from cinelora.nn.flow_matching import FlowMatching, keyed_generator
+from cinelora.nn.text_padding import pad_text
 from cinelora.sampling.denoise import Guided, Unguided, sample
 from tools.scale_model.render import LOOKS, render_scene
 from tools.scale_model.render.scenes import Scene, describe, draw_scene
@@ -106,7 +107,7 @@ class Studio:
 
     def texts(self, prompts: list[str]) -> Tensor:
         """(B, 512, D)."""
-        return pad_text(self.t2v.encode_text(prompts))
+        return pad_text(self.t2v.encode_text(prompts), 512)
 
     def transformer(self, kind: str, adapters: dict[str, Path]) -> torch.nn.Module:
         """The ``t2v`` or ``i2v`` transformer with ``adapters`` hung on it, all at weight 0."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,10 +26,13 @@ from cinelora.adapters.adapter_header import (
     adapter_header,
     digest,
     judge_adapter,
+    tensors_of,
 )
-from cinelora.adapters.formats import COMFY, DIFFUSERS
+from cinelora.adapters.formats import KOHYA, layers_of, written_for
 from cinelora.config.schema import LoraSpec
-from cinelora.io.tensor_files import TENSOR_DTYPES, load_tensors, save_tensors
+from cinelora.families.family import LayerNames
+from cinelora.io.tensor_files import TENSOR_DTYPES, save_tensors
+from cinelora.io.terminal import warn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,6 +68,12 @@ class AdapterFile:
         """The projections it adapts."""
         return [key.removesuffix(".lora_A.weight") for key in self.state if key.endswith(".lora_A.weight")]
 
+    @cached_property
+    def layers(self) -> LayerNames:
+        """Those of the family that it is of."""
+        changed = (name.removesuffix(".weight").removesuffix(".bias") for name in self.deltas)
+        return layers_of([*self.modules, *changed])
+
     @property
     def num_blocks(self) -> int:
         """How deep the transformer must be at least."""
@@ -79,27 +89,30 @@ def export_adapter(
 ) -> None:
     """Write the factors of ``adapter``, whole or not at all, in ``dtype``; bfloat16 halves the file and rounds.
 
-    ``comfy``: ComfyUI's names, ``alpha / rank`` folded into B, so that no reader can get the scale wrong.
-    ``diffusers``: diffusers' names, unfolded, alpha in the header that diffusers reads.
-    Both load into stock diffusers. Raises ``TrainingError`` where the disk is full.
+    ``comfy``: the names that ComfyUI reads, ``alpha / rank`` folded into B, so that no reader can get the scale wrong.
+    ``diffusers``: diffusers' names; those of Wan unfolded, alpha in the header that diffusers reads.
+    Both load into stock diffusers, but for motion modules' in ComfyUI's. Raises ``AdapterError`` for layers that have no name
+    there, and ``TrainingError`` where the disk is full.
     """
     # An update is scale * B @ A, and half of the readers look for the scale in another place than the other half. Folded into
     # B there is nothing to look for: each reader, whatever it takes for the scale of a file without alpha, takes 1.
     import torch
 
     kept: torch.dtype = getattr(torch, dtype)
-    wanted = COMFY if layout == "comfy" else DIFFUSERS
-    scale = adapter.spec.scale if layout == "comfy" else 1.0
+    wanted = written_for(layout, adapter.modules)
+    scale = adapter.spec.scale if wanted.folds else 1.0
     tensors: dict[str, Tensor] = {}
     written: dict[str, Tensor] = {}
     metadata = origin_of(adapter)
     for module in adapter.modules:
-        name = wanted.name(module)
-        tensors[f"{name}.lora_A.weight"] = adapter.state[f"{module}.lora_A.weight"].float().to(kept)
-        tensors[f"{name}.lora_B.weight"] = (adapter.state[f"{module}.lora_B.weight"].float() * scale).to(kept)
-        written |= {f"{module}.lora_{factor}.weight": tensors[f"{name}.lora_{factor}.weight"] for factor in "AB"}
-    metadata[MARK] = f"{'folded' if layout == 'comfy' else 'unfolded'} {tensors_digest(written)}"
-    if layout == "diffusers":
+        for factor, by in (("A", 1.0), ("B", scale)):
+            own = f"{module}.lora_{factor}.weight"
+            written[own] = (adapter.state[own].float() * by).to(kept)
+            tensors[wanted.key(module, factor)] = written[own]
+        if wanted is KOHYA:  # of whose files readers want an alpha
+            tensors[f"{wanted.name(module)}.alpha"] = torch.tensor(float(adapter.spec.rank))
+    metadata[MARK] = f"{'folded' if wanted.folds else 'unfolded'} {tensors_digest(written)}"
+    if not wanted.folds:
         metadata[DIFFUSERS_HEADER] = json.dumps(_peft_facts(adapter))
     save_tensors(path, tensors, metadata)
 
@@ -144,11 +157,18 @@ def read_adapter_facts(path: Path) -> dict[str, Any]:
     found = adapter_header(path)
     if found.ours:
         return {"tool": "cinelora", **found.ours}
-    unsaid = ("dropout", "kind", "base_model", "base_revision", "expert", "trigger", "data_hash", "config")
+    unsaid = ("dropout", "base_model", "base_revision", "expert", "trigger", "data_hash", "config")
     said = dict.fromkeys(unsaid)
     ranks, alphas = ({getattr(change, key) for change in found.factors} for key in ("rank", "alpha"))
     facts = {key: of.pop() if len(of) == 1 else None for key, of in (("rank", ranks), ("alpha", alphas))}
-    return {"tool": found.form.tool, **said, **facts, "targets": found.spec.targets, "transformer": found.transformer}
+    return {
+        "tool": found.form.tool,
+        **said,
+        **facts,
+        "targets": found.spec.targets,
+        "transformer": found.transformer,
+        "kind": found.kind if found.transformer == "motion" else None,
+    }
 
 
 def read_adapter(path: Path) -> AdapterFile:
@@ -158,11 +178,15 @@ def read_adapter(path: Path) -> AdapterFile:
     finite; ``FileError`` for a damaged file.
     """
     found = judge_adapter(path)
-    tensors, _ = load_tensors(path)
-    # Our own header says where it comes from. Whether another tool's file is of style or motion nobody can know, so style is
-    # assumed.
+    tensors = tensors_of(path)
+    if left := len(tensors) - sum(len(change.keys) for change in found.changes):
+        warn(f"{path.name}: {left} tensors change the text encoder, which is not adapted here: they are left out")
+    # Our own header says where it comes from.
     spec = found.spec
-    facts: dict[str, Any] = {"kind": "style", "transformer": found.transformer or ""}
+    facts: dict[str, Any] = {
+        "kind": {"motion": "motion"}.get(found.transformer or ""),
+        "transformer": found.transformer or "",
+    }
     if found.ours:
         facts = {key: found.ours[key] for key in (*ORIGIN, "trigger", "config")} | {
             "expert": found.ours["expert"] or ""

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,27 +30,26 @@ from cinelora.adapters.formats import (
     parameter_of,
 )
 from cinelora.config.schema import LoraSpec, ModelConfig
-from cinelora.errors import AdapterError, FileError
-from cinelora.families.family import EXPERTS, Network
-from cinelora.families.wan.transformer_tensors import WAN_NAMES, is_image_part
+from cinelora.errors import AdapterError, FileError, ModelError
+from cinelora.families import family_of
+from cinelora.families.family import EXPERTS, LayerNames, Network
+from cinelora.families.layer_names import smallest_target
 from cinelora.io.atomic import copy_file, write_bytes
 from cinelora.io.plain_data import build, opened, parse_json, quoted, read_json, read_text, short_key
-from cinelora.io.tensor_files import read_header, with_metadata
+from cinelora.io.tensor_files import TENSOR_DTYPES, read_header, with_metadata
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = "cinelora-adapter/1"
 MARK = "mark"
 """In our header: ``folded`` or ``unfolded``, and the digest of the tensors of which this is true."""
 DIFFUSERS_HEADER = "lora_adapter_metadata"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-PICKLES = (".pt", ".pth", ".ckpt", ".bin")
+PICKLES, PLAIN_PICKLE = (".pt", ".pth", ".bin"), ".ckpt"
+"""Endings of pickles, and that of AnimateDiff's own adapters, of which tensors alone are read (ADR 10)."""
 ORIGIN = ("kind", "base_model", "base_revision", "transformer", "data_hash")
 """Where an adapter comes from, as our header says it beside the facts of ``LoraSpec``."""
-TARGETS = {
-    "cross_attention": tuple(name for name in WAN_NAMES if name.startswith("attn2")),
-    "attention": tuple(name for name in WAN_NAMES if name.startswith("attn")),
-    "all_linear": tuple(WAN_NAMES),
-}
-"""What ``lora.targets`` can say, smallest first."""
 NUMBERS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
 NUMBERS |= {"BF16": "<u2", "F8_E4M3": "u1", "F8_E5M2": "u1"}
 """How numpy reads what an adapter may hold; the last three as bits, which it has no numbers for."""
@@ -74,7 +73,7 @@ PRODUCTS = {
 OTHERS = {
     r"(^|[._])(double_blocks|single_blocks|single_transformer_blocks)[._]": "an adapter of HunyuanVideo or Flux, and not of Wan",
     r"(^|[._])transformer_blocks[._]": "an adapter of LTX-Video, CogVideoX or Qwen-Image, and not of Wan",
-    r"(^|[._])(down|up|mid|input|output|middle)_blocks?[._]": "an adapter of Stable Diffusion, and not of Wan",
+    r"(^|[._])(down|up|mid|input|output|middle)_blocks?[._]": "an adapter of Stable Diffusion, of layers not adapted here",
     r"(^|[._])vace_blocks[._]": "an adapter of Wan VACE, whose control blocks are not in this version",
     r"\.(qweight|wscales|proj_down|smooth_factor)$": "an adapter in Nunchaku's form: give the one it was converted from",
     r"\.oft_blocks$|\.oft_diag$": "OFT and no LoRA: there is no form of it that is read",
@@ -96,6 +95,7 @@ class Change:
     form: str
     keys: dict[str, str]
     shape: tuple[int, ...]
+    layers: LayerNames
     rank: int = 1
     alpha: float = 1.0
     values: int = 0
@@ -114,8 +114,8 @@ class Change:
     @property
     def is_factors(self) -> bool:
         """Whether it is a plain pair of factors on a projection of a block, which can act beside the weight."""
-        projection = self.module.partition("blocks.")[2].partition(".")[2]
-        return self.form == "lora" and "magnitude" not in self.keys and projection in WAN_NAMES
+        is_plain = self.form == "lora" and "magnitude" not in self.keys and len(self.shape) == 2
+        return is_plain and self.layers.target_of(self.module) is not None
 
 
 @dataclass(frozen=True)
@@ -140,11 +140,21 @@ class AdapterHeader:
     def transformer(self) -> str | None:
         """The network that it was trained on, as our header says.
 
-        Files of other tools do not say it: i2v where there are changes that only Wan2.1's image-to-video has, else None.
+        Files of other tools do not say it: where a layer is taught in one network alone, such as an image projection of Wan2.1's
+        image-to-video or a motion module of AnimateDiff, it is that one; else None.
         """
         if self.ours:
             return str(self.ours["transformer"])
-        return "i2v" if any(is_image_part(change.module) for change in self.changes) else None
+        taught = (self.form.layers.taught_in(change.module) for change in self.changes)
+        return next(filter(None, taught), None)
+
+    @property
+    def kind(self) -> str:
+        """What our header says that it is of, ``style`` or ``motion``; of another tool's file its network decides.
+
+        Whether one on a network that both stages can teach is of style or motion nobody can know: style is assumed.
+        """
+        return str(self.ours["kind"]) if self.ours else "motion" if self.transformer == "motion" else "style"
 
     @property
     def channels(self) -> int | None:
@@ -161,7 +171,8 @@ class AdapterHeader:
         # The experts of Wan2.2 have no image projections: what one was shown cannot be seen in a file of another tool, which then
         # acts on any of them, as it does on both transformers of Wan2.1.
         fits = self.channels in (None, network.channels)
-        return fits and (network.shows_first_frame or self.transformer != "i2v")
+        there = any(self.form.layers.lies_in(change.module, network) for change in self.changes)
+        return fits and there and (network.shows_first_frame or self.transformer != "i2v")
 
     @cached_property
     def spec(self) -> LoraSpec:
@@ -169,7 +180,7 @@ class AdapterHeader:
         if self.ours and self._ours_counts:
             return LoraSpec(*(self.ours[key] for key in ("rank", "alpha", "dropout", "targets")))
         pairs = {(change.rank, change.alpha) for change in self.factors}
-        targets = smallest_target(change.module for change in self.factors)
+        targets = smallest_target(self.form.layers, (change.module for change in self.factors))
         if len(pairs) == 1:
             return LoraSpec(*pairs.pop(), targets=targets)
         rank = max((change.rank for change in self.factors or self.changes), default=1)
@@ -200,6 +211,11 @@ class AdapterHeader:
     def copy(self, place: Path) -> None:
         """Write the file to ``place``, with peft's settings in its header where they stand beside it."""
         beside = self.path.with_name(PEFT_CONFIG)
+        if self.path.suffix == PLAIN_PICKLE:
+            from cinelora.io.tensor_files import save_tensors
+
+            save_tensors(place, tensors_of(self.path), {})
+            return
         if self.path.name != PEFT_FILE or not beside.is_file():
             copy_file(self.path, place)
             return
@@ -208,7 +224,13 @@ class AdapterHeader:
             write_bytes(place, with_metadata(file.read(), metadata))
 
     def refuse_other_model(self, model: ModelConfig) -> None:
-        """Raise ``AdapterError`` where a change has another width, or lies in a deeper block, than ``model``."""
+        """Raise ``AdapterError`` where it is of another family, has another width, or lies in a deeper block, than ``model``."""
+        family, layers = family_of(model), self.form.layers
+        if layers is not family.layers:
+            raise AdapterError(
+                f"{self.path} is an adapter of {layers.title}, and model={model.name} is of {family.title}, which takes those of "
+                f"{family.layers.title}: choose the model it was trained on"
+            )
         for change in self.changes:
             number = re.match(r"blocks\.([0-9]+)\.", change.parameter)
             if number and int(number[1]) >= model.num_layers:
@@ -216,30 +238,12 @@ class AdapterHeader:
                     f"{self.path} changes block {number[1]}, model={model.name} has {model.num_layers} blocks: "
                     "choose the model it was trained on"
                 )
-            wanted = zip(change.shape, expected_shape(change.module, model.hidden_size), strict=False)
+            wanted = zip(change.shape, layers.width_of(change.module, model.hidden_size), strict=False)
             if any(theirs != ours for theirs, ours in wanted if ours):
                 raise AdapterError(
                     f"{self.path}: {change.parameter} is {'x'.join(map(str, change.shape))}, which does not fit "
                     f"model={model.name} of width {model.hidden_size}: choose the model it was trained on"
                 )
-
-
-def expected_shape(module: str, width: int) -> tuple[int | None, ...]:
-    """How wide a layer is, out and in, in a transformer of ``width``; None for sides that other numbers decide."""
-    special: dict[str, tuple[int | None, ...]] = {
-        "ffn.net.0.proj": (None, width),
-        "ffn.net.2": (width, None),
-        "text_embedder.linear_1": (width, None),
-        "time_embedder.linear_1": (width, None),
-        "time_proj": (6 * width, width),
-        "proj_out": (None, width),
-        "patch_embedding": (width, None),
-        "image_embedder.ff.net.0.proj": (None, None),
-        "image_embedder.ff.net.2": (width, None),
-        "image_embedder.norm1": (None,),
-        "scale_shift_table": (None,),
-    }
-    return next((shape for end, shape in special.items() if module.endswith(end)), (width, width))
 
 
 # -- the judge ---------------------------------------------------------------------------------------------------------
@@ -272,10 +276,17 @@ def _judged(path: Path, header: dict[str, Any], values: Mapping[str, np.ndarray]
     form = format_of(tensors)
     if form is None:
         _refuse_others(path, list(tensors))
-        raise AdapterError(f"{path} is no Wan adapter: its keys are {some(list(tensors))}")
+        raise AdapterError(f"{path} is no adapter of Wan or Stable Diffusion: its keys are {some(list(tensors))}")
+    tensors = {name: entry for name, entry in tensors.items() if not form.is_left_out(name)}
     parts = _parts(path, form, tensors)
     ours, peft = our_facts(path, metadata), _peft_facts(path, metadata)
-    changes = [change for module, keys in parts.items() for change in _changes(path, module, keys, tensors)]
+    changes = [
+        change for module, keys in parts.items() for change in _changes(path, module, keys, tensors, form.layers)
+    ]
+    if len(networks := {form.layers.taught_in(change.module) for change in changes} - {None}) > 1:
+        raise AdapterError(
+            f"{path} changes layers of the {' and '.join(sorted(map(str, networks)))} networks: give each as a file of its own"
+        )
     marked = _marked(metadata, changes, tensors, values, ours)
     changes = [replace(change, values=_values_of(change, tensors)) for change in changes]
     scales = Scales(path, form, _alphas(path, header), peft, _scale_by(ours, metadata), bool(marked))
@@ -289,11 +300,30 @@ def _entries(path: Path) -> dict[str, Any]:
             f"{path} is a pickle, which can run any code while it is read: "
             "convert it to .safetensors where it came from"
         )
-    header = read_header(path)
+    header = _pickled_header(path) if path.suffix == PLAIN_PICKLE else read_header(path)
     for name, entry in header.items():
         if name != "__metadata__" and 0 in entry["shape"]:
             raise AdapterError(f"{path} is spoilt: {short_key(name)} holds nothing (its shape is {entry['shape']})")
     return header
+
+
+def tensors_of(path: Path) -> dict[str, Tensor]:
+    """The tensors of an adapter's file. Raises ``AdapterError`` for a pickle that is more than tensors, and ``FileError``."""
+    from cinelora.io.tensor_files import load_tensors
+    from cinelora.io.tensor_pickles import load_pickled
+
+    try:
+        return load_pickled(path) if path.suffix == PLAIN_PICKLE else load_tensors(path)[0]
+    except ModelError as error:
+        raise AdapterError(str(error)) from error
+
+
+def _pickled_header(path: Path) -> dict[str, Any]:
+    """What the header of a safetensors file of the same tensors would say of them."""
+    return {
+        name: {"dtype": TENSOR_DTYPES.get(str(tensor.dtype).removeprefix("torch."), ""), "shape": list(tensor.shape)}
+        for name, tensor in tensors_of(path).items()
+    }
 
 
 def _refuse_others(path: Path, keys: list[str]) -> None:
@@ -334,7 +364,9 @@ def some(keys: list[str], count: int = 3) -> str:
 # -- what is changed ---------------------------------------------------------------------------------------------------
 
 
-def _changes(path: Path, module: str, keys: dict[str, str], header: dict[str, Any]) -> Iterator[Change]:
+def _changes(
+    path: Path, module: str, keys: dict[str, str], header: dict[str, Any], layers: LayerNames
+) -> Iterator[Change]:
     """The changes of one layer: a product, a difference of its weight, one of its bias."""
     shapes = {part: tuple(header[key]["shape"]) for part, key in keys.items()}
     product = {part: key for part, key in keys.items() if part not in ("diff", "diff_b", "B_bias")}
@@ -344,13 +376,13 @@ def _changes(path: Path, module: str, keys: dict[str, str], header: dict[str, An
         if "magnitude" in shapes and math.prod(shapes["magnitude"]) not in shape[:2]:
             found, sides = list(shapes["magnitude"]), "x".join(map(str, shape))
             raise AdapterError(f"{path}: the magnitude of {module} has the shape {found}, which is none for {sides}")
-        yield Change(parameter_of(module, "weight"), form, product, shape, rank)
+        yield Change(parameter_of(module, "weight"), form, product, shape, layers, rank)
         if "B_bias" in keys:
             bias = {"diff": keys["B_bias"], **({"alpha": keys["alpha"]} if "alpha" in keys else {})}
-            yield Change(parameter_of(module, "bias"), "bias", bias, shapes["B_bias"], rank)
+            yield Change(parameter_of(module, "bias"), "bias", bias, shapes["B_bias"], layers, rank)
     for part, leaf in (("diff", "weight"), ("diff_b", "bias")):
         if part in keys:
-            yield Change(parameter_of(module, leaf), "diff", {"diff": keys[part]}, shapes[part])
+            yield Change(parameter_of(module, leaf), "diff", {"diff": keys[part]}, shapes[part], layers)
 
 
 def _values_of(change: Change, header: dict[str, Any]) -> int:
@@ -399,13 +431,6 @@ def _product_shape(
 
 def _matrix(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
     return (left[0], right[1]) if len(left) == len(right) == 2 and left[1] == right[0] else ()
-
-
-def smallest_target(modules: Iterable[str]) -> str:
-    """The smallest of our sets of projections that holds ``modules``."""
-    # TARGETS is in that order, and its last has every projection there is
-    projections = {module.split(".", 2)[2] for module in modules}
-    return next(name for name, target in TARGETS.items() if projections <= set(target))
 
 
 # -- how strongly ------------------------------------------------------------------------------------------------------
@@ -552,7 +577,7 @@ def _peft_facts(path: Path, metadata: dict[str, str]) -> PeftFacts | None:
             return None
     except FileError as error:
         raise AdapterError(str(error)) from error
-    said = {key.removeprefix("transformer."): value for key, value in said.items()}
+    said = {key.removeprefix("transformer.").removeprefix("unet."): value for key, value in said.items()}
     try:
         rank = build(float, said.get("r"), "")
         alpha = build(float, said.get("lora_alpha", said.get("alpha")), "")
@@ -644,6 +669,9 @@ def _scale_by(ours: dict[str, Any] | None, metadata: dict[str, str]) -> float | 
 
 def _values(path: Path, header: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor of the file, mapped, as numpy reads its bits."""
+    if path.suffix == PLAIN_PICKLE:
+        yield from _pickled_values(path, header)
+        return
     content = np.memmap(path, np.uint8, "r")
     start = 8 + int.from_bytes(content[:8].tobytes(), "little")
     for name, entry in header.items():
@@ -657,6 +685,19 @@ def _values(path: Path, header: dict[str, Any]) -> Iterator[tuple[str, np.ndarra
         if flat.nbytes != math.prod(entry["shape"]) * dtype.itemsize:
             raise AdapterError(f"{path} is spoilt: {name} has {flat.nbytes} bytes for the shape {entry['shape']}")
         yield name, flat.view(dtype)
+
+
+def _pickled_values(path: Path, header: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    import torch
+
+    tensors = tensors_of(path)
+    for name, entry in header.items():
+        if entry["dtype"] not in NUMBERS:
+            raise AdapterError(
+                f"{path} holds {short_key(name)} in a form from which no adapter is read: convert it to bf16"
+            )
+        bits = tensors[name].contiguous().flatten().view(torch.uint8).numpy()
+        yield name, bits.view(np.dtype(NUMBERS[entry["dtype"]]))
 
 
 def _alphas(path: Path, header: dict[str, Any]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """The forms in which tools write adapters: prefixes, names of layers, and endings, as one table.
 
-Enters: keys of a file. Leaves: which layer of the transformer each one changes, in diffusers' names, and by which part of
-an update. It knows names alone: no file, no tensor, no torch.
+Enters: keys of a file. Leaves: which layer of which family each one changes, in diffusers' names, and by which part of an update.
+Names alone say which family a file is of, so that the tables of all families meet here. No file is read, and no torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from cinelora.errors import AdapterError
-from cinelora.families.wan.transformer_tensors import BLOCK_NAMES, OUTSIDE_NAMES, WAN_NAMES
+from cinelora.families.family import LayerNames
+from cinelora.families.unet_layers import (
+    UNET_LAYERS,
+    authors_name,
+    diffusers_name,
+    is_adaptable,
+    part_of_authors,
+    undo_kohya,
+)
+from cinelora.families.wan_layers import BLOCK_NAMES, OUTSIDE_NAMES, WAN_LAYERS, WAN_NAMES
 
 ENDINGS = {
     **{f".lora_{name}.weight": "A" for name in ("A", "down", "A.default")},
@@ -41,6 +50,10 @@ class Format:
     names: str
     dot: str = "."
     scale: str = "one"
+    layers: LayerNames = WAN_LAYERS
+    """Those of the family whose files these are."""
+    folds: bool = True
+    """Whether ``alpha / rank`` lies in B where this project writes the form, so that no reader can take another scale for it."""
 
     @cached_property
     def _tables(self) -> tuple[dict[str, str], dict[str, str]]:
@@ -62,6 +75,10 @@ class Format:
             )
         theirs = projection if self.names == "diffusers" else WAN_NAMES[projection]
         return f"{self.prefix}blocks{self.dot}{block}{self.dot}{theirs.replace('.', self.dot)}"
+
+    def key(self, module: str, factor: str) -> str:
+        """The tool's key of the factor ``A`` or ``B`` of a projection; raises as ``name``."""
+        return f"{self.name(module)}.lora_{factor}.weight"
 
     def module(self, name: str) -> str | None:
         """The layer that ``name`` means, in diffusers' names, or None."""
@@ -85,11 +102,59 @@ class Format:
         module = self.module(name)
         return (module, part) if module else None
 
+    def is_left_out(self, key: str) -> bool:
+        """Whether a key is of what is adapted nowhere here, such as a text encoder."""
+        return False
+
+
+@dataclass(frozen=True)
+class UNetFormat(Format):
+    """How a tool names what it adapts of a UNet; ``names`` are ``diffusers``', or those of AnimateDiff's ``authors``."""
+
+    names: str = "diffusers"
+    layers: LayerNames = UNET_LAYERS
+
+    def name(self, module: str) -> str:
+        """The tool's name of a projection; raises ``AdapterError`` for anything else."""
+        if self.layers.target_of(module) is None:
+            raise AdapterError(f"{module} is no projection of a UNet: there is no name for it in {self.tool} files")
+        return f"{self.prefix}{module.replace('.', self.dot)}"
+
+    def module(self, name: str) -> str | None:
+        """The layer that ``name`` means, in diffusers' names, or None."""
+        if not name.startswith(self.prefix):
+            return None
+        name = name.removeprefix(self.prefix)
+        name = diffusers_name(undo_kohya(name) if self.dot == "_" else name)
+        return name if is_adaptable(name) else None
+
+    def is_left_out(self, key: str) -> bool:
+        """Whether a key is of the text encoder."""
+        return key.startswith(("lora_te", "text_encoder."))
+
+
+@dataclass(frozen=True)
+class AuthorsFormat(UNetFormat):
+    """AnimateDiff's own MotionLoRA, which ComfyUI-AnimateDiff-Evolved reads: it has names for motion modules' attention alone."""
+
+    def key(self, module: str, factor: str) -> str:
+        """The key of a factor; raises ``AdapterError`` for a layer that the authors' files have no name for."""
+        if self.layers.taught_in(module) != "motion" or ".attn" not in module:
+            raise AdapterError(f"{module} is no attention of a motion module: the authors' files have no name for it")
+        return authors_name(module, factor)
+
+    def part(self, key: str) -> tuple[str, str] | None:
+        """The layer that a key changes, and which factor it holds."""
+        return part_of_authors(key)
+
 
 COMFY = Format("ComfyUI", "diffusion_model.", "checkpoint")
 MUSUBI = Format("musubi-tuner", "lora_unet_", "checkpoint", dot="_")
-DIFFUSERS = Format("diffusers", "transformer.", "diffusers", scale="assumed")
+DIFFUSERS = Format("diffusers", "transformer.", "diffusers", scale="assumed", folds=False)
 DIFFSYNTH = Format("DiffSynth", "", "checkpoint")
+UNET = UNetFormat("diffusers", "unet.", scale="assumed")
+KOHYA = UNetFormat("kohya", "lora_unet_", dot="_")
+AUTHORS = AuthorsFormat("AnimateDiff", "", "authors")
 FORMATS = (
     COMFY,
     Format("ComfyUI, by diffusers' names", "diffusion_model.", "diffusers"),
@@ -106,6 +171,11 @@ FORMATS = (
     Format("DiffSynth, of a pipeline", "pipe.dit.", "checkpoint"),
     DIFFSYNTH,
     Format("diffusers, of a transformer alone", "", "diffusers", scale="assumed"),
+    UNET,
+    AUTHORS,
+    KOHYA,
+    UNetFormat("peft", "base_model.model.", scale="header"),
+    UNetFormat("diffusers, of a UNet alone", "", scale="assumed"),
 )
 """Those that are read. Of two that know a file's keys equally well, the first counts."""
 
@@ -120,3 +190,23 @@ def format_of(keys: Iterable[str]) -> Format | None:
 def parameter_of(module: str, leaf: str) -> str:
     """The name of a layer's ``weight`` or ``bias``; a modulation is a parameter itself."""
     return module if module.endswith("scale_shift_table") else f"{module}.{leaf}"
+
+
+def layers_of(modules: Iterable[str]) -> LayerNames:
+    """The family's layers that most of ``modules`` are; Wan's where none are known."""
+    names = list(modules)
+    families: tuple[LayerNames, ...] = (WAN_LAYERS, UNET_LAYERS)
+    return max(families, key=lambda layers: sum(map(layers.knows, names)))
+
+
+def written_for(reader: str, modules: Iterable[str]) -> Format:
+    """The form in which an adapter is written for ``comfy`` or ``diffusers``, by the layers it adapts.
+
+    ComfyUI reads spatial layers of UNets by kohya's names, and motion modules, through AnimateDiff-Evolved, by their authors'.
+    """
+    names = list(modules)
+    if layers_of(names) is WAN_LAYERS:
+        return COMFY if reader == "comfy" else DIFFUSERS
+    if reader == "diffusers":
+        return UNET
+    return AUTHORS if any(UNET_LAYERS.taught_in(name) == "motion" for name in names) else KOHYA

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from cinelora.adapters.adapter_header import AdapterHeader, Change, adapter_header
 from cinelora.config.clip_request import ClipRequest
-from cinelora.families.wan.transformer_tensors import is_image_part
+from cinelora.families import family_of
 from cinelora.planning.estimate import HostCopies
 
 IN_FULL = {"time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"}
@@ -27,7 +27,8 @@ def host_copies(request: ClipRequest, several: bool) -> HostCopies:
     dtype, live, merged = request.config.model.dtype, dict[str, int](), dict[str, int]()
     for kind in request.transformers if several else ():
         acting = [headers[name] for name in request.scales_on(kind, request.config.scale, request.adapters)]
-        changes = [c for header in acting for c in header.changes if kind == "i2v" or not is_image_part(c.module)]
+        network = family_of(request.config.model).network(kind)
+        changes = [c for header in acting for c in header.changes if c.layers.lies_in(c.module, network)]
         live[kind] = sum({c.parameter: parameter_bytes(c, dtype) for c in changes if not c.is_factors}.values())
         layers = {c.module: parameter_bytes(c, dtype) + _bias_bytes(c, dtype) for c in changes if c.is_factors}
         merged[kind] = live[kind] + sum(layers.values())

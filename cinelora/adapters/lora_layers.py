@@ -1,6 +1,6 @@
-"""LoRA on a Wan transformer: several adapters at once, each with its scale, one trained. The only user of peft.
+"""LoRA on a transformer: several adapters at once, each with its scale, one trained. The only user of peft.
 
-Enters: a diffusers ``WanTransformer3DModel`` and what an adapter is to be like. Leaves: the same transformer, adapted
+Enters: a network of diffusers' classes and what an adapter is to be like. Leaves: the same transformer, adapted
 in place, and the adapter's factors. It does not know how they are trained; ``adapter_file`` knows how they are kept.
 
 Law: an adapted projection gives ``W x + b + sum_i weight_i * alpha_i / rank_i * B_i A_i x`` (Hu et al. 2021, section
@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
-from diffusers import WanTransformer3DModel
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners import lora as peft_lora
 from peft.tuners.lora import LoraLayer
@@ -28,11 +27,11 @@ from torch.nn import Parameter
 from torch.nn.functional import linear
 
 from cinelora.adapters.adapter_file import AdapterFile
-from cinelora.adapters.adapter_header import TARGETS
+from cinelora.adapters.formats import layers_of
 from cinelora.adapters.weight_deltas import deltas_of, device_of, let_act, owner_of
 from cinelora.config.schema import LoraSpec
 from cinelora.errors import AdapterError
-from cinelora.families.wan.transformer_tensors import is_image_part
+from cinelora.families.layer_names import projections
 from cinelora.io.terminal import warn
 from cinelora.memory.block_swap import bring_block_of
 from cinelora.nn.flow_matching import keyed_generator
@@ -63,22 +62,19 @@ class AdaptedLinear(peft_lora.Linear):  # type: ignore[misc]
 # -- adding ------------------------------------------------------------------------------------------------------------
 
 
-def add_adapter(
-    transformer: WanTransformer3DModel, name: str, spec: LoraSpec, seed: int, modules: list[str] | None = None
-) -> list[str]:
-    """Hang a new adapter on what ``spec.targets`` names, or on ``modules``, and make it the only thing that trains.
+def add_adapter(transformer: nn.Module, name: str, spec: LoraSpec, seed: int, network: str | None = None) -> list[str]:
+    """Hang a new adapter on what ``spec.targets`` names, and make it the only thing that trains.
+
+    Of a ``network`` that shares its transformer with another, such as motion modules in a UNet, on what it teaches alone.
 
     A is uniform in +-1/sqrt(in), drawn from (seed, name, projection) alone, so ranks, resumed runs and other adapters
     make no difference; B is zero. Both are float32 on the device of the transformer. The adapter acts with scale 1, beside those
     that acted before. Returns the adapted projections. Raises ``AdapterError`` where the transformer has none of them.
     """
-    if modules is None:
-        present = (module for module, _ in transformer.named_modules())
-        modules = [module for module in present if re.sub(r"^blocks\.\d+\.", "", module) in TARGETS[spec.targets]]
+    present = [module for module, _ in transformer.named_modules()]
+    modules = projections(layers_of(present), present, spec.targets, network)
     if not modules:
-        raise AdapterError(
-            f"lora.targets={spec.targets} matches nothing in {type(transformer).__name__}: is it a Wan transformer?"
-        )
+        raise AdapterError(f"lora.targets={spec.targets} matches nothing in {type(transformer).__name__}")
     _inject(transformer, name, spec, modules)
     # A is drawn on the host and copied: a GPU's generator gives other numbers, and a run must not depend on where it starts.
     # kaiming_uniform_ with a = sqrt(5) is peft's own beginning, +-1/sqrt(in).
@@ -91,7 +87,7 @@ def add_adapter(
 
 
 def load_adapter(
-    transformer: WanTransformer3DModel, name: str, adapter: AdapterFile, model_name: str, changed_now: bool = True
+    transformer: nn.Module, name: str, adapter: AdapterFile, model_name: str, changed_now: bool = True
 ) -> list[str]:
     """Hang ``adapter`` on exactly the projections it has factors for, frozen, with scale 1; returns these.
 
@@ -109,7 +105,7 @@ def load_adapter(
             f"the {name} adapter changes {dropped} image projections that this transformer of {model_name} does not have: "
             f"they are left out, and {used} other changes are used"
         )
-    transformer.adapter_sources = {**transformer.__dict__.get("adapter_sources", {}), name: adapter.source}
+    transformer.__dict__["adapter_sources"] = {**transformer.__dict__.get("adapter_sources", {}), name: adapter.source}
     if modules:
         _inject(transformer, name, replace(adapter.spec, dropout=0.0), modules)
         load_adapter_state(
@@ -123,7 +119,7 @@ def load_adapter(
     return modules
 
 
-def _inject(transformer: WanTransformer3DModel, name: str, spec: LoraSpec, modules: list[str]) -> None:
+def _inject(transformer: nn.Module, name: str, spec: LoraSpec, modules: list[str]) -> None:
     """Let peft wrap ``modules``; it makes empty float32 factors of zeros, and what acted before acts on."""
     _require_unmerged(transformer)
     if name in getattr(transformer, "peft_config", {}):
@@ -145,7 +141,7 @@ def _inject(transformer: WanTransformer3DModel, name: str, spec: LoraSpec, modul
     transformer.requires_grad_(False)
 
 
-def trainable(transformer: WanTransformer3DModel, name: str) -> list[Parameter]:
+def trainable(transformer: nn.Module, name: str) -> list[Parameter]:
     """Freeze everything but the adapter ``name``, and return its factors: A, B of each projection, in model order."""
     transformer.requires_grad_(False)
     factors = list(_factors(transformer, name).values())
@@ -157,7 +153,7 @@ def trainable(transformer: WanTransformer3DModel, name: str) -> list[Parameter]:
 # -- factors -----------------------------------------------------------------------------------------------------------
 
 
-def adapter_state(transformer: WanTransformer3DModel, name: str) -> dict[str, Tensor]:
+def adapter_state(transformer: nn.Module, name: str) -> dict[str, Tensor]:
     """The factors of an adapter, alpha not folded in, as ``blocks.0.attn2.to_q.lora_A.weight``.
 
     They share memory with the adapter: clone what is to outlive the next step.
@@ -165,7 +161,7 @@ def adapter_state(transformer: WanTransformer3DModel, name: str) -> dict[str, Te
     return {key: factor.detach() for key, factor in _factors(transformer, name).items()}
 
 
-def load_adapter_state(transformer: WanTransformer3DModel, name: str, state: dict[str, Tensor]) -> None:
+def load_adapter_state(transformer: nn.Module, name: str, state: dict[str, Tensor]) -> None:
     """Copy ``state`` into an adapter; raises ``AdapterError`` unless keys and shapes are exactly its own."""
     _require_unmerged(transformer)
     factors = _factors(transformer, name)
@@ -184,9 +180,10 @@ def load_adapter_state(transformer: WanTransformer3DModel, name: str, state: dic
         factor.data.copy_(state[key])
 
 
-def check_fits(adapter: AdapterFile, transformer: WanTransformer3DModel, model_name: str) -> None:
+def check_fits(adapter: AdapterFile, transformer: nn.Module, model_name: str) -> None:
     """Raise ``AdapterError``, naming both sides, where ``adapter`` was made for another depth or width."""
-    layers, depth = dict(transformer.named_modules()), transformer.config.get("num_layers", 0)
+    settings: Any = transformer.config
+    layers, depth = dict(transformer.named_modules()), settings.get("num_layers", 0)
     origin = f"of {adapter.base_model} " if adapter.base_model else ""
     network = f"({adapter.transformer}) " if adapter.transformer else ""
     made_for = f"{f'{adapter.source}: ' if adapter.source else ''}an adapter {origin}{network}".rstrip()
@@ -199,7 +196,7 @@ def check_fits(adapter: AdapterFile, transformer: WanTransformer3DModel, model_n
     # Then the width of each projection, B's rows and A's columns against W. Image projections that the transformer lacks are
     # left out by `load_adapter`.
     for module in adapter.modules:
-        if module not in layers and is_image_part(module):
+        if module not in layers and adapter.layers.is_optional(module):
             continue
         if module not in layers:
             raise AdapterError(f"{made_for} changes {module}, which model={model_name} does not have: {way_out}")
@@ -211,7 +208,7 @@ def check_fits(adapter: AdapterFile, transformer: WanTransformer3DModel, model_n
             raise AdapterError(f"{made_for} whose {module} is {sizes}: {way_out}")
     for parameter, deltas in adapter.deltas.items():
         held = owner_of(transformer, parameter)
-        if held is None and is_image_part(parameter.rpartition(".")[0]):
+        if held is None and adapter.layers.is_optional(parameter.rpartition(".")[0]):
             continue
         if held is None:
             raise AdapterError(f"{made_for} changes {parameter}, which model={model_name} does not have: {way_out}")
@@ -226,7 +223,7 @@ def check_fits(adapter: AdapterFile, transformer: WanTransformer3DModel, model_n
         warn(f"the adapter was trained on {adapter.base_model} and is used on {model_name}")
 
 
-def update_squares(transformer: WanTransformer3DModel, name: str) -> dict[str, float]:
+def update_squares(transformer: nn.Module, name: str) -> dict[str, float]:
     """``|alpha/rank B A|^2`` (Frobenius) of each projection: ``sum(B'B * AA')``, by rank x rank products only."""
     # |M|^2 is the trace of M'M, and tr(A'B'BA) = tr(B'B AA'): both factors are as small as the rank, where B A itself would be
     # as large as W. In float64, and never below zero: of an update that is nearly nothing, rounding could leave a negative sum.
@@ -238,7 +235,7 @@ def update_squares(transformer: WanTransformer3DModel, name: str) -> dict[str, f
     return squares
 
 
-def weight_squares(transformer: WanTransformer3DModel, name: str) -> dict[str, float]:
+def weight_squares(transformer: nn.Module, name: str) -> dict[str, float]:
     """``|W|^2`` (Frobenius) of each projection of an adapter, W as it was before anything was merged into it."""
     squares = {}
     for module, layer in _layers(transformer, name):
@@ -248,7 +245,7 @@ def weight_squares(transformer: WanTransformer3DModel, name: str) -> dict[str, f
     return squares
 
 
-def adapter_effect(transformer: WanTransformer3DModel, name: str) -> float:
+def adapter_effect(transformer: nn.Module, name: str) -> float:
     """How much an adapter changes: ``|alpha/rank B A| / |W|`` (Frobenius), over all its projections at once.
 
     0 means that it learnt nothing, nan that it is broken. At once, as one projection may be zero: the image values of a
@@ -261,7 +258,7 @@ def adapter_effect(transformer: WanTransformer3DModel, name: str) -> float:
 # -- scales ------------------------------------------------------------------------------------------------------------
 
 
-def set_scales(transformer: WanTransformer3DModel, scales: dict[str, float], keep: bool = True) -> None:
+def set_scales(transformer: nn.Module, scales: dict[str, float], keep: bool = True) -> None:
     """Let the named adapters act, each with its scale times ``alpha / rank``, and no other; ``{}`` is the base model.
 
     Scale 0 switches an adapter off, it then costs nothing. What trains keeps training. Weights that ``deltas`` change stay on
@@ -275,13 +272,13 @@ def set_scales(transformer: WanTransformer3DModel, scales: dict[str, float], kee
     _activate(transformer, [name for name, scale in scales.items() if scale])
 
 
-def acting_adapters(transformer: WanTransformer3DModel) -> list[str]:
+def acting_adapters(transformer: nn.Module) -> list[str]:
     """The adapters that act; peft keeps the list with each layer, ours are all alike."""
     layers = _layers(transformer)
     return list(layers[0][1].active_adapters) if layers else []
 
 
-def acting_in_words(transformer: WanTransformer3DModel) -> str:
+def acting_in_words(transformer: nn.Module) -> str:
     """The adapters that act, merged or not, and where they were read; for sentences."""
     sources = transformer.__dict__.get("adapter_sources", {})
     names = dict.fromkeys([*acting_adapters(transformer), *deltas_of(transformer).acting])
@@ -289,7 +286,7 @@ def acting_in_words(transformer: WanTransformer3DModel) -> str:
 
 
 @contextmanager
-def silenced(transformer: WanTransformer3DModel, names: Iterable[str] | None = None) -> Iterator[None]:
+def silenced(transformer: nn.Module, names: Iterable[str] | None = None) -> Iterator[None]:
     """Inside the block the adapters ``names``, or all, do not act, at no cost; the others do, and after it all as before."""
     acting = acting_adapters(transformer)
     quiet = set(acting if names is None else names)
@@ -300,7 +297,7 @@ def silenced(transformer: WanTransformer3DModel, names: Iterable[str] | None = N
         _activate(transformer, acting)
 
 
-def merge(transformer: WanTransformer3DModel, scales: dict[str, float], keep: bool = True) -> None:
+def merge(transformer: nn.Module, scales: dict[str, float], keep: bool = True) -> None:
     """``set_scales``, then fold what acts into W: ``W + sum scale * alpha/rank * B A``, in float32, rounded once.
 
     Sampling then costs what the base costs. With ``keep``, each changed W stays on the host for ``unmerge``: for Wan 14B
@@ -320,7 +317,7 @@ def merge(transformer: WanTransformer3DModel, scales: dict[str, float], keep: bo
             layer.merged_adapters = acting
 
 
-def unmerge(transformer: WanTransformer3DModel) -> None:
+def unmerge(transformer: nn.Module) -> None:
     """Put every W back, bit for bit; the adapters act again, with the weights they were merged with.
 
     Raises ``RuntimeError`` where they were merged without keeping W.
@@ -335,7 +332,7 @@ def unmerge(transformer: WanTransformer3DModel) -> None:
             layer.merged_adapters = []
 
 
-def _require_unmerged(transformer: WanTransformer3DModel) -> None:
+def _require_unmerged(transformer: nn.Module) -> None:
     if any(layer.merged_adapters for _, layer in _layers(transformer)):
         raise RuntimeError("adapters are merged into the transformer: unmerge it first")
 
@@ -343,7 +340,7 @@ def _require_unmerged(transformer: WanTransformer3DModel) -> None:
 # -- peft's layers -----------------------------------------------------------------------------------------------------
 
 
-def _layers(transformer: WanTransformer3DModel, name: str | None = None) -> list[tuple[str, LoraLayer]]:
+def _layers(transformer: nn.Module, name: str | None = None) -> list[tuple[str, LoraLayer]]:
     """The adapted projections, those with the adapter ``name`` or all; raises ``ValueError`` for an unknown name."""
     layers = [(module, layer) for module, layer in transformer.named_modules() if isinstance(layer, LoraLayer)]
     if name is None:
@@ -354,7 +351,7 @@ def _layers(transformer: WanTransformer3DModel, name: str | None = None) -> list
     raise ValueError(f"the transformer has no adapter named {name}")
 
 
-def _factors(transformer: WanTransformer3DModel, name: str) -> dict[str, Parameter]:
+def _factors(transformer: nn.Module, name: str) -> dict[str, Parameter]:
     """The parameters of an adapter, by their key in its state."""
     factors = {}
     for module, layer in _layers(transformer, name):
@@ -363,7 +360,7 @@ def _factors(transformer: WanTransformer3DModel, name: str) -> dict[str, Paramet
     return factors
 
 
-def _activate(transformer: WanTransformer3DModel, names: Iterable[str]) -> None:
+def _activate(transformer: nn.Module, names: Iterable[str]) -> None:
     """Let ``names`` act, summed in the order of the alphabet so that a sum does not depend on who was named first."""
     # peft ties the two together: it would thaw what acts and freeze what does not. Here they are apart, as an adapter may act
     # frozen (style under motion) and may train while it is silenced for a measurement; so what trains is put back.

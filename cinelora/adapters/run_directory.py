@@ -32,7 +32,7 @@ from cinelora.io.terminal import warn
 
 if TYPE_CHECKING:
     from cinelora.adapters.adapter_file import AdapterFile
-    from cinelora.families.machinery import Bundle
+    from cinelora.families.model_bundle import Bundle
 
 LONGEST_SIDE = 2**13
 """Pixels of a training sample: what a file says beyond it is damaged."""

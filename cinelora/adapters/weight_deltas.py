@@ -79,9 +79,14 @@ def deltas_of(transformer: WanTransformer3DModel) -> WeightDeltas:
 
 def device_of(transformer: nn.Module) -> torch.device:
     """Where a network computes: what stands before its blocks is there, which themselves may wait on the host."""
+    return first_weight(transformer).device
+
+
+def first_weight(transformer: nn.Module) -> Tensor:
+    """The weight that stands before its blocks: on the device, and in the dtype that it computes in."""
     first: Any = transformer.conv_in if hasattr(transformer, "conv_in") else transformer.patch_embedding
-    device: torch.device = first.weight.device
-    return device
+    weight: Tensor = first.weight
+    return weight
 
 
 def let_act(transformer: WanTransformer3DModel, scales: dict[str, float], keep: bool = True) -> None:

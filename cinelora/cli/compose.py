@@ -13,7 +13,7 @@ import dataclasses
 import importlib.util
 import itertools
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -39,6 +39,7 @@ from cinelora.config.schema import (
     EvaluateConfig,
     InferConfig,
     ModelConfig,
+    PrepareConfig,
     StudyConfig,
     TrainConfig,
     data_ranks,
@@ -57,6 +58,7 @@ from cinelora.config.trust import (
     word_of,
 )
 from cinelora.errors import ConfigError
+from cinelora.families import family_of
 from cinelora.io.hub import CONFIG_FILE, PREFIX, is_run, resolve
 from cinelora.io.own_files import refuse_foreign
 from cinelora.io.terminal import say
@@ -71,9 +73,26 @@ RESOURCES = ("gpus", "nodes", "workers")
 def compose(command: Command) -> Config:
     """The settings of one run, whichever script it is."""
     config = _asked(command)
+    _settle_for_family(config, {*command.given, *command.texts})
     if (sampler := getattr(config, "sampler", None)) and sampler.guidance is None:
         sampler.guidance = own_guidance(config.model)
     return config
+
+
+def _settle_for_family(config: Config, given: Collection[str]) -> None:
+    """Let what was not typed be as the model's family has it, where that is other than the groups in ``conf/``."""
+    family = family_of(config.model)
+    own: dict[str, Any] = {}
+    if isinstance(config, TrainConfig) and not config.resume:
+        own = {f"stage.{key}": value for key, value in family.of_stage(config.stage.name).items() if value is not None}
+    if isinstance(config, PrepareConfig) and family.window:
+        own = {"num_frames": family.window}
+    if isinstance(config, InferConfig | EvaluateConfig | StudyConfig):
+        own = {} if family.expands else {"mode": "t2v"}
+        own |= {"sampler.steps": family.steps} if family.steps and "sampler" not in given else {}
+    for key, value in own.items():
+        if key not in given:
+            assign(config, key, value)
 
 
 def _asked(command: Command) -> Config:

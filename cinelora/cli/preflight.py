@@ -34,11 +34,10 @@ from cinelora.config.rules import (
 )
 from cinelora.config.sentences import sentence
 from cinelora.config.store import load_config
-from cinelora.errors import ConfigError, ModelError
+from cinelora.errors import ConfigError
 from cinelora.families import experts_of, family_of, has_experts
 from cinelora.families.family import Expert, Part, expert_in
-from cinelora.families.wan.checkpoint_layouts import source_of, survey
-from cinelora.families.wan.experts import expert_lines, refuse_one_for_two
+from cinelora.families.parts import parts_of
 from cinelora.io.hub import EMBEDDED, RANDOM_MEMBERS, check_target, is_model_source, is_run, resolve, shadowed
 from cinelora.io.own_files import refuse_foreign
 from cinelora.io.own_folders import CACHE, PREPARED, refuse_occupied
@@ -196,15 +195,19 @@ def _check_folder(data: schema.DataConfig) -> None:
         refuse_folder(Path(data.captioner))
 
 
+PART_KEYS = ("vae", "text_encoder", "tokenizer", "image_encoder")
+"""Settings that name a part alone."""
+
 # Models and adapters --------------------------------------------------------------------------------------------------
 
 
 def _check_source(model: schema.ModelConfig, kind: str, taking_part: Sequence[Expert] = ()) -> None:
     experts = (model.key_of(kind, expert.name) for expert in taking_part or experts_of(model, kind))
-    for key in dict.fromkeys((kind, *experts, "vae", "text_encoder", "tokenizer", "image_encoder")):
+    beside = family_of(model).network(kind).beside
+    for key in dict.fromkeys((model.key_of(kind), *experts, *beside, *PART_KEYS)):
         source = getattr(model, key)
         if source is not None and not is_model_source(source):
-            embedded = f", or one of {', '.join(EMBEDDED)}" if key == kind else ""
+            embedded = f", or one of {', '.join(EMBEDDED)}" if key not in PART_KEYS else ""
             raise ConfigError(sentence("files", "source", key=key, source=source, embedded=embedded))
 
 
@@ -252,6 +255,7 @@ def _drawing_lines(
     for kind in whole:
         _check_source(config.model, kind)
     # Of what makes clips, only an embedded model that has to be built goes into the cache.
+    source_of = parts_of(config.model).source_of
     sources = {source_of(config.model, kind, part) for kind, wanted in whole.items() for part in wanted}
     if sources & {*RANDOM_MEMBERS} or (sources & {*EMBEDDED} and not SHIPPED.is_dir()):
         _check_cache(config.cache)
@@ -320,35 +324,27 @@ def _model_lines(
     ``taking_part`` are the experts of the one network that takes part; where none are named, all of each network.
     """
     lines: list[str] = []
+    own = parts_of(model)
     # headers alone are read, also of files that turn out to hold something else: a mistake costs a second, not a loading
     for kind, wanted in parts.items():
-        experts = [expert for expert in taking_part or experts_of(model, kind) if expert.name]
-        refuse_one_for_two(model, kind, experts)
         _refuse_nowhere(model, kind, wanted)
-        try:
-            lines += survey(model, kind, wanted, experts)
-        except ModelError as error:
-            raise ConfigError(f"{_named(model, kind, experts)}: {error}") from error
-        lines += expert_lines(model, kind, experts)
-    for key in (*parts, "vae", "text_encoder", "tokenizer", "image_encoder"):
+        lines += own.check(model, kind, wanted, taking_part or experts_of(model, kind))
+    beside = [key for kind in parts for key in (model.key_of(kind), *family_of(model).network(kind).beside)]
+    for key in dict.fromkeys((*beside, *PART_KEYS)):
         lines += shadowed(f"model.{key}", getattr(model, key))
-    drawn = {part: None for kind, wanted in parts.items() for part in wanted if source_of(model, kind, part) is None}
+    drawn = {
+        part: None for kind, wanted in parts.items() for part in wanted if own.source_of(model, kind, part) is None
+    }
     return [*dict.fromkeys(lines), *_random_lines(model, list(drawn))]
 
 
 def _refuse_nowhere(model: schema.ModelConfig, kind: str, wanted: list[Part]) -> None:
     """Refuse parts that no setting names: where only experts are, no checkpoint holds the others."""
+    source_of = parts_of(model).source_of
     lost = [part for part in wanted if part is not Part.TRANSFORMER and source_of(model, kind, part) is None]
     if lost and model.weights != "random":
         keys = " ".join(f"model.{part}=<file or folder>" for part in lost)
         raise ConfigError(sentence("files", "nowhere", network=kind, parts=", ".join(lost), keys=keys))
-
-
-def _named(model: schema.ModelConfig, kind: str, experts: Sequence[Expert]) -> str:
-    """The settings that say where a network lies."""
-    keys = dict.fromkeys((kind, *(model.key_of(kind, expert.name) for expert in experts)))
-    given = [f"model.{key}={getattr(model, key)}" for key in keys if getattr(model, key)]
-    return " ".join(given) or f"model.t2v={model.t2v}"
 
 
 def _random_lines(model: schema.ModelConfig, drawn: list[Part]) -> list[str]:

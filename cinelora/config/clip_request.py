@@ -27,8 +27,8 @@ from cinelora.config.schema import (
 )
 from cinelora.config.shipped import values
 from cinelora.errors import ConfigError, FileError
-from cinelora.families import experts_of
-from cinelora.families.family import ALONE, HIGH, LOW, Expert
+from cinelora.families import experts_of, family_of
+from cinelora.families.family import ALONE, HIGH, LOW, Expert, Family
 from cinelora.io.atomic import sha256_file, sha256_json
 from cinelora.io.plain_data import read_json, read_text
 
@@ -98,16 +98,22 @@ class ClipRequest:
 
     @property
     def makes_keyframe(self) -> bool:
-        """Whether the t2v transformer makes the keyframe, which is the user's picture otherwise."""
+        """Whether a keyframe is made, which is the user's picture otherwise."""
         return self.is_scene and self.config.image is None
 
     @property
     def transformers(self) -> tuple[str, ...]:
-        """The transformers of the pair that take part, ``t2v`` or ``i2v``, in their order."""
+        """The networks that take part, such as ``t2v`` and ``i2v``, in their order."""
         # A scene whose picture is given needs nothing of t2v, not even its encoders: i2v's own read the prompt then.
         if not self.is_scene:
-            return ("t2v",)
-        return ("t2v", "i2v") if self.makes_keyframe else ("i2v",)
+            return (self.family.from_text(self.num_frames).name,)
+        clips = self.family.clips.name
+        return (self.family.stills.name, clips) if self.makes_keyframe else (clips,)
+
+    @property
+    def family(self) -> Family:
+        """The facts of the model's family."""
+        return family_of(self.config.model)
 
     @property
     def prompt_reader(self) -> str:
@@ -122,7 +128,7 @@ class ClipRequest:
     @property
     def made_by(self) -> dict[str, str]:
         """The transformer that makes each part of a clip: the keyframe, where one is made, and the clip."""
-        keyframe = {"keyframe": "t2v"} if self.makes_keyframe else {}
+        keyframe = {"keyframe": self.family.stills.name} if self.makes_keyframe else {}
         return keyframe | {"clip": self.clip_maker}
 
     @property
@@ -133,21 +139,24 @@ class ClipRequest:
     @property
     def passes(self) -> list[tuple[str, int]]:
         """Each transformer that takes part with the frames that it makes: a keyframe's one, then the clip's."""
-        keyframe = [("t2v", 1)] if self.makes_keyframe else []
+        keyframe = [(self.family.stills.name, 1)] if self.makes_keyframe else []
         return [*keyframe, (self.clip_maker, self.num_frames)]
 
     def scales_on(
         self, transformer: str, scale: ScaleConfig | None, adapters: Iterable[str], variant: str = ""
     ) -> dict[str, float]:
-        """Those of ``adapters`` that act on the ``t2v`` or ``i2v`` network, each with its scale; none for ``scale`` None.
+        """Those of ``adapters`` that act on a network, each with its scale; none for ``scale`` None.
 
-        A keyframe is a still, on which the motion adapter has nothing to say; without one, t2v makes the whole clip.
+        A keyframe is a still, on which the motion adapter has nothing to say; without one, t2v makes the whole clip. The style
+        adapter acts by ``scale.keyframe`` on the network that makes stills, and by ``scale.style`` on that of clips.
         """
         if scale is None:
             return {}
         part = "clip" if transformer == self.clip_maker else "keyframe"
-        style, motion = ("keyframe" if transformer == "t2v" else "style"), "motion"
-        silent = {"motion"} if transformer == "t2v" and self.is_scene else set()
+        network, clips = self.family.network(transformer), self.family.clips
+        style, motion = ("style" if network is clips else "keyframe"), "motion"
+        is_still = network is not clips and (self.is_scene or network.makes_stills_alone)
+        silent = {"motion"} if is_still else set()
         found: dict[str, float] = {}
         for name in adapters:
             if one := self.further.get(name):
@@ -194,7 +203,7 @@ class ClipRequest:
         if sampler.guidance == 1 and self.shift_of("clip") and not self.shift_of("keyframe"):
             own = {"guidance": own_guidance(self.config.model)}
             sampler = replace(sampler, shift=None, **{**values("sampler/unipc"), **own})
-        return self._shifted(sampler, "keyframe", "t2v")
+        return self._shifted(sampler, "keyframe", self.family.stills.name)
 
     @property
     def guidance_in_words(self) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from cinelora.config.lessons import expert_of, lessons_of
 from cinelora.config.schema import TrainConfig
+from cinelora.families import family_of
 
 HELDOUT_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Noise levels at which held-out samples are looked at, as parts of the range that is taught: clean and noisy ones teach
@@ -65,7 +66,8 @@ def _logged(config: TrainConfig) -> list[str]:
     if config.validation.every_steps:
         names += ["heldout/loss", "heldout/change", "heldout/vs_base", *map(heldout_loss_at, heldout_sigmas(config))]
         names += ["effect/prediction", *(["effect/prediction_vs_base"] if config.adapter else []), "effect/update"]
-        names += map(update_of_block, range(config.model.num_layers))
+        # blocks of a UNet are of many sizes, and stand in no row
+        names += map(update_of_block, range(config.model.num_layers if family_of(config.model).uses else 0))
         names += [f"heldout/{name}" for name in heldout_metrics(config) if config.validation.clips]
     if config.preview.every_steps and config.stage.num_frames > 1:
         names += [f"preview/{name}" for name in config.metrics.names]

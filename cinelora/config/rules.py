@@ -22,7 +22,7 @@ from cinelora.config.sentences import sentence
 from cinelora.config.shipped import models_with_i2v, trained_shape
 from cinelora.errors import ConfigError
 from cinelora.families import experts_of, family_of, has_experts
-from cinelora.families.family import Expert, Geometry
+from cinelora.families.family import Expert, Geometry, Use
 
 # Single values --------------------------------------------------------------------------------------------------------
 
@@ -111,13 +111,17 @@ _NAMES: Rules[schema.TrainConfig | schema.EvaluateConfig] = (
 _TRAINING: Rules[schema.TrainConfig] = (
     ("recipe", lambda c: c.recipe.stage not in (None, c.stage.name)),
     # what is learnt
+    ("network", lambda c: _other_network(c.model, c.stage.transformer)),
     ("style_without_i2v", lambda c: c.stage.name == "style" and _lacks(c, "i2v")),
     ("motion_without_i2v", lambda c: c.stage.name != "style" and _lacks(c, "i2v")),
     ("training_without_t2v", lambda c: _lacks(c, "t2v")),
+    ("no_base", lambda c: _nowhere(c.model, [c.stage.transformer])),
     ("lost_expert", lambda c: _lost_expert(c.model, {c.stage.transformer: taught(c)}, ", or stage.expert={there}")),
     ("heads", lambda c: c.model.hidden_size % c.model.num_heads),
     ("style_windows", lambda c: c.stage.name == "style" and c.stage.num_frames != 1),
     ("style_image", lambda c: c.stage.name == "style" and c.stage.transformer == "t2v" and c.stage.image_condition),
+    ("no_image", lambda c: not family_of(c.model).expands and c.stage.image_condition),
+    ("style_network", lambda c: c.stage.name == "style" and _is_of_clips_alone(c)),
     (
         "style_on_image_experts",
         lambda c: c.stage.name == "style" and c.stage.transformer == "i2v" and has_experts(c.model),
@@ -125,9 +129,13 @@ _TRAINING: Rules[schema.TrainConfig] = (
     ("style_all_given", lambda c: c.stage.name == "style" and c.stage.image_condition and _shows_latents(c.model)),
     ("style_leak", lambda c: c.stage.name == "style" and c.stage.image_condition and not c.stage.allow_leak),
     ("style_adapter", lambda c: c.stage.name == "style" and c.adapter is not None),
-    ("motion_t2v", lambda c: c.stage.name == "motion" and c.stage.transformer != "i2v"),
-    ("motion_unconditioned", lambda c: c.stage.name == "motion" and not c.stage.image_condition),
-    ("motion_stills", lambda c: c.stage.name == "motion" and c.stage.num_frames == 1),
+    ("motion_t2v", lambda c: c.stage.name == "motion" and _teaches_stills(c)),
+    (
+        "motion_unconditioned",
+        lambda c: c.stage.name == "motion" and not c.stage.image_condition and family_of(c.model).expands,
+    ),
+    ("motion_stills", lambda c: c.stage.name == "motion" and c.stage.num_frames == 1 and _shortest(c.model)),
+    ("too_long", lambda c: _beyond_longest(c)),
 )
 _RANKS_AND_MEMORY: Rules[schema.TrainConfig] = (
     ("single", lambda c: c.strategy.name == "single" and c.gpus * c.nodes > 1),
@@ -142,6 +150,7 @@ _RANKS_AND_MEMORY: Rules[schema.TrainConfig] = (
         "zero3_dropout",
         lambda c: c.strategy.name == "zero3" and c.stage.image_condition and c.dropout.image and c.stage.batch_size > 1,
     ),
+    ("unused", lambda c: _unusable(c)),
     # memory: a block that is not recomputed keeps its weights in the graph, so that swapping them would free nothing
     ("swap", lambda c: (c.memory.swap or 0) > (c.memory.recompute or 0)),
     ("offload", lambda c: c.memory.offload and not c.memory.recompute),
@@ -161,12 +170,19 @@ _WATCHED: Rules[schema.TrainConfig] = (
 _REQUEST: Rules[schema.InferConfig | schema.StudyConfig] = (
     ("no_prompt", lambda c: c.prompt is None and c.prompts is None),
     ("two_prompts", lambda c: c.prompt is not None and c.prompts is not None),
+    (
+        "image_nowhere",
+        lambda c: isinstance(c, schema.InferConfig) and c.image is not None and not family_of(c.model).expands,
+    ),
     ("image", lambda c: isinstance(c, schema.InferConfig) and c.image is not None and c.mode == "t2v"),
 )
 _DRAWING: Rules[schema.InferConfig] = (
-    ("scene_without_i2v", lambda c: ClipRequest(c).is_scene and _is_missing(c.model, "i2v")),
+    ("no_scene", lambda c: ClipRequest(c).is_scene and not family_of(c.model).expands),
+    ("scene_without_i2v", lambda c: ClipRequest(c).is_scene and _is_missing(c.model, family_of(c.model).clips.name)),
     ("clip_without_t2v", lambda c: "t2v" in ClipRequest(c).transformers and _is_missing(c.model, "t2v")),
     ("lost_expert", lambda c: _lost_expert(c.model, {n: experts_of(c.model, n) for n in ClipRequest(c).transformers})),
+    ("no_base", lambda c: _nowhere(c.model, ClipRequest(c).transformers)),
+    ("unused", lambda c: _unusable(c)),
     # a cache that would do nothing, or what it cannot do
     ("threshold", lambda c: c.sampler.cache_threshold is not None and c.sampler.cache not in schema.CACHE_THRESHOLDS),
     ("whole_threshold", lambda c: c.sampler.cache == "taylorseer" and (c.sampler.cache_threshold or 0) % 1),
@@ -263,6 +279,71 @@ def _lacks(config: schema.TrainConfig, transformer: str) -> bool:
 def _is_missing(model: schema.ModelConfig, network: str) -> bool:
     """Whether nothing of a network is named."""
     return not any(model.source(network, expert.name) for expert in experts_of(model, network))
+
+
+def _other_network(model: schema.ModelConfig, name: str) -> dict[str, str] | None:
+    """The networks of a family that has none of this name."""
+    names = [network.name for network in family_of(model).networks]
+    return None if name in names else {"family": family_of(model).title, "there": " and ".join(names)}
+
+
+def _nowhere(model: schema.ModelConfig, names: Iterable[str]) -> dict[str, str] | None:
+    """The setting that should name where networks under a name of their own lie, or what they cannot do without, and does not."""
+    networks = [family_of(model).network(name) for name in names]
+    keys = [network.key for network in networks if network.key]
+    keys += ["motion_adapter" for network in networks if "motion_adapter" in network.beside]
+    missing = [key for key in keys if getattr(model, key) is None]
+    return {"key": missing[0]} if missing and model.weights != "random" else None
+
+
+def _is_of_clips_alone(config: schema.TrainConfig) -> bool:
+    """Whether the network that is trained is not the one that makes stills, in a family whose networks are not shown a frame."""
+    family = family_of(config.model)
+    return not family.expands and config.stage.transformer != family.stills.name
+
+
+def _teaches_stills(config: schema.TrainConfig) -> dict[str, str] | None:
+    """The network of clips, where another one is trained."""
+    clips = family_of(config.model).clips
+    return None if config.stage.transformer == clips.name else {"network": clips.name, "task": clips.task}
+
+
+def _shortest(model: schema.ModelConfig) -> dict[str, str]:
+    """The fewest frames that hold motion, and a usual number of them, in words."""
+    family = family_of(model)
+    temporal = family.geometry.temporal
+    return {
+        "least": f"{temporal + 1} or more{f' ({temporal}n+1)' if temporal > 1 else ''}",
+        "usual": str(family.window or 33),
+    }
+
+
+def _beyond_longest(config: schema.TrainConfig) -> dict[str, str] | None:
+    """The frames that a network takes at most, where a window has more."""
+    longest = family_of(config.model).network(config.stage.transformer).longest
+    return {"longest": str(longest)} if longest and config.stage.num_frames > longest else None
+
+
+def _unusable(config: schema.TrainConfig | schema.InferConfig) -> dict[str, Any] | None:
+    """A setting that does something with a row of alike blocks, and its value, where the networks have none."""
+    family = family_of(config.model)
+    asked: dict[str, tuple[Use, Callable[[Any], object]]] = {
+        "model.dtype": (Use.FP8, lambda value: value == "fp8"),
+        "model.attention": (Use.BACKENDS, bool),
+        "memory.swap": (Use.SWAP, bool),
+    }
+    if isinstance(config, schema.TrainConfig):
+        asked |= {"memory.offload": (Use.SWAP, bool), "strategy.sequence": (Use.SEQUENCE, lambda value: value > 1)}
+        asked |= {"strategy.name": (Use.SHARES, lambda value: value == "zero3")}
+    else:
+        asked |= {"sampler.cache": (Use.CACHES, lambda value: value != "none")}
+        asked |= {f"sampler.{way}": (Use.SEQUENCE, lambda value: value and value > 1) for way in ("ulysses", "ring")}
+        asked |= {"gpus": (Use.SEQUENCE, lambda value: value * config.nodes > 2)}
+    for key, (use, is_asked) in asked.items():
+        if use not in family.uses and is_asked(value := pick(config, key)):
+            way = "gpus=2 computes the halves of guidance side by side" if key == "gpus" else f"leave {key} away"
+            return {"key": key, "value": value, "family": family.title, "way": way}
+    return None
 
 
 def _lost_expert(

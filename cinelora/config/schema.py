@@ -89,6 +89,16 @@ class ModelConfig:
     """high-noise expert of i2v, likewise"""
     i2v_low: str | None = _source(read_when="i2v experts teaches_low", since=True)
     """low-noise expert of i2v, likewise"""
+    base: str | None = _source(read_when="base", since=True)
+    """Stable Diffusion 1.5, or a fine-tune of it, under motion modules: hub repository or directory in diffusers' layout"""
+    tuned: str | None = _source(read_when="base", since=True)
+    """a fine-tune of model.base as one .safetensors or .ckpt, whose weights take the place of the base's"""
+    motion_adapter: str | None = _source(read_when="motion", since=True)
+    """AnimateDiff's motion modules: hub repository, directory, or the authors' file"""
+    domain_adapter: str | None = _source(read_when="motion", since=True)
+    """AnimateDiff's domain adapter, as the authors' file; null = none"""
+    domain_scale: float = _scale(1.0, read_when="motion domain", since=True)
+    """how strongly the domain adapter acts"""
     vae: str | None = _source(read_when="encodes")
     """VAE for both, from a file, folder or repository; null = the checkpoint's own"""
     text_encoder: str | None = _source(read_when="encodes")
@@ -103,6 +113,8 @@ class ModelConfig:
     """hub revision of t2v"""
     i2v_revision: str = setting("main", private=True, read_when="i2v i2v_on_hub")
     """hub revision of i2v"""
+    base_revision: str = setting("main", private=True, read_when="base base_on_hub", since=True)
+    """hub revision of base"""
     dtype: str = setting("bf16", DTYPES)
     """dtype of the frozen transformer; fp8 = one byte a weight in its blocks, computed in fp8 on GPUs that can"""
     compile_blocks: bool | None = setting()
@@ -126,7 +138,7 @@ class ModelConfig:
     """frames per second the model was trained at"""
     num_frames: int = _frames(81, read_when="own_frames")
     """frames of a generated clip, 4n+1"""
-    sampling_shift: float = setting(5.0, above=0, read_when="own_shift")
+    sampling_shift: float = setting(5.0, above=0, read_when="flows own_shift")
     """sigma shift at inference, as the model's authors publish it"""
     t2v_shift: float | None = setting(above=0, since=True, read_when="own_shift t2v")
     """sigma shift of t2v, where it has another than i2v"""
@@ -147,7 +159,7 @@ class ModelConfig:
 
         None where the model lacks it.
         """
-        whole: str | None = getattr(self, network)
+        whole: str | None = getattr(self, self.key_of(network))
         own: str | None = getattr(self, self.key_of(network, expert))
         if own is None and whole is None and family_of(self).one_checkpoint:
             return self.t2v
@@ -156,7 +168,7 @@ class ModelConfig:
     @property
     def is_random(self) -> bool:
         """Whether its weights are random, so that what it draws is noise."""
-        return self.weights == "random" or any(source in RANDOM_MEMBERS for source in (self.t2v, self.i2v))
+        return self.weights == "random" or any(source in RANDOM_MEMBERS for source in (self.t2v, self.i2v, self.base))
 
     @property
     def random_in_words(self) -> str:
@@ -165,7 +177,13 @@ class ModelConfig:
 
     def key_of(self, network: str, expert: str = "") -> str:
         """The key, without ``model.``, that names the checkpoint of a network or of one of its experts."""
-        return network if not expert else f"{network}_{'high' if expert == HIGH else 'low'}"
+        if expert:
+            return f"{network}_{'high' if expert == HIGH else 'low'}"
+        return family_of(self).network(network).key or network
+
+    def revision(self, network: str) -> str:
+        """The revision that is asked for of a network's checkpoint, where that is on the hub."""
+        return str(getattr(self, f"{self.key_of(network)}_revision"))
 
     def shift_of(self, network: str) -> float:
         """The sigma shift that a network samples with."""
@@ -173,6 +191,8 @@ class ModelConfig:
 
 
 ADAPTER_STAGES = ("style", "motion")
+NETWORKS = tuple(dict.fromkeys(network.name for family in FAMILIES.values() for network in family.networks))
+"""What families call their networks."""
 
 
 @dataclass
@@ -183,8 +203,8 @@ class StageConfig:
     """what is learnt; pretrain = every weight"""
     expert: str = setting("both", ("both", "high", "low"), resumable=True, since=True, read_when="experts")
     """which of the two experts of the network learn; both = one after the other"""
-    transformer: str = setting("t2v", ("t2v", "i2v"))
-    """which transformer of the pair is trained on"""
+    transformer: str = setting("t2v", NETWORKS)
+    """which network of the model is trained on"""
     num_frames: int = _frames(1)
     """frames of a training sample: 1 = stills, else 4n+1"""
     image_condition: bool = setting(False)
@@ -528,7 +548,7 @@ class SamplerConfig:
     """ranks that share a sequence by attention heads; null = as is foretold to be fastest"""
     ring: int | None = _count(changes_clip=False, not_in_training=_ALONE, read_when="several_ranks")
     """groups of such ranks that share it by passing keys and values round; null = likewise"""
-    shift: float | None = setting(above=0)
+    shift: float | None = setting(above=0, read_when="flows")
     """sigma shift; null = the model's own"""
     cache: str = setting("none", ("none", *CACHE_THRESHOLDS, "calibrate"), not_in_training=_IN_FULL)
     """what a clip's steps take up from those before; calibrate = nothing, and says the ratios for magcache"""
@@ -664,7 +684,7 @@ class TrainConfig:
     recipe: RecipeConfig = section(RecipeConfig, by_group=True)
     lora: LoraSpec = section(LoraSpec, read_when="adapts")
     optimizer: OptimizerConfig = section(OptimizerConfig)
-    flow: FlowConfig = section(FlowConfig)
+    flow: FlowConfig = section(FlowConfig, read_when="flows")
     dropout: DropoutConfig = section(DropoutConfig)
     checkpoint: CheckpointConfig = section(CheckpointConfig, resumable=True)
     stopping: StoppingConfig = section(StoppingConfig, resumable=True)
@@ -773,6 +793,10 @@ class InferConfig:
     trust: bool = _TRUST
 
 
+_READ_TO_PREPARE: tuple[str, ...] = ("name", "family", "height", "width", "fps")
+_READ_TO_PREPARE += ("t2v", "t2v_revision", "base", "base_revision", "tokenizer")
+
+
 @dataclass
 class PrepareConfig:
     """Footage in, dataset out: shots found, judged and cut into samples, with a contact sheet to look at.
@@ -782,9 +806,7 @@ class PrepareConfig:
     python -m cinelora.prepare data=folder data.root=/my/footage data.captioner=/models/captioner data.trigger=myfilm
     """
 
-    model: ModelConfig = section(
-        ModelConfig, only=("name", "family", "height", "width", "fps", "t2v", "t2v_revision", "tokenizer")
-    )
+    model: ModelConfig = section(ModelConfig, only=_READ_TO_PREPARE)
     data: DataConfig = section(DataConfig)
     num_frames: int = _frames(33)
     """frames of a window, 4n+1"""

@@ -13,7 +13,8 @@ from typing import Any
 from cinelora.config.fields import fields_of, pick
 from cinelora.config.schema import CACHE_THRESHOLDS, EvaluateConfig, PrepareConfig, StudyConfig, TrainConfig
 from cinelora.config.sentences import sentence
-from cinelora.families import experts_of
+from cinelora.families import experts_of, family_of
+from cinelora.families.family import Network
 from cinelora.io.hub import is_hub_name
 
 
@@ -51,15 +52,28 @@ def _trains(c: Any) -> bool:
 
 
 def _transformers(c: Any) -> tuple[str, ...]:
-    """Those that take part; prepared footage has its captions counted by the tokenizer of t2v."""
+    """Those that take part; prepared footage has its captions counted by the tokenizer of the one that makes stills."""
+    family = family_of(c.model)
     if isinstance(c, PrepareConfig):
-        return ("t2v",)
+        return (family.stills.name,)
     if isinstance(c, TrainConfig):
         return (c.stage.transformer,)
     if c.mode == "t2v":
-        return ("t2v",)
+        return (family.from_text(getattr(c, "num_frames", None) or c.model.num_frames).name,)
     # a given keyframe leaves nothing to t2v; a study that times the clip's own transformer alone does not make one, either
-    return ("i2v",) if getattr(c, "image", None) or getattr(c, "latency_only", False) else ("t2v", "i2v")
+    is_alone = getattr(c, "image", None) or getattr(c, "latency_only", False)
+    return (family.clips.name,) if is_alone else (family.stills.name, family.clips.name)
+
+
+def _networks(c: Any) -> list[Network]:
+    """The facts of those that take part."""
+    return [family_of(c.model).network(name) for name in _transformers(c)]
+
+
+def _keyframe_scale_acts(c: Any) -> bool:
+    """Whether a network takes part that makes stills, and is not the one of clips as well."""
+    family = family_of(c.model)
+    return family.stills is not family.clips and family.stills.name in _transformers(c)
 
 
 def _has(stage: str, adapters: Collection[str]) -> bool:
@@ -106,10 +120,17 @@ OF_SETTINGS: dict[str, Callable[[Any], object]] = {
     "experts": lambda c: any(len(experts_of(c.model, network)) > 1 for network in _transformers(c)),
     "teaches_high": lambda c: not _trains(c) or c.stage.expert != "low",
     "teaches_low": lambda c: not _trains(c) or c.stage.expert != "high",
+    "base": lambda c: any(network.key == "base" for network in _networks(c)),
+    "motion": lambda c: any("motion_adapter" in network.beside for network in _networks(c)),
+    "domain": lambda c: c.model.domain_adapter,
+    "base_on_hub": lambda c: is_hub_name(c.model.base or ""),
+    "flows": lambda c: any(network.betas is None for network in _networks(c)),
     "t2v_on_hub": lambda c: is_hub_name(c.model.t2v or ""),
     "i2v_on_hub": lambda c: is_hub_name(c.model.i2v or ""),
     "encodes": lambda c: not getattr(c, "latency_only", False),
-    "image_shown": lambda c: c.stage.image_condition if _trains(c) else "i2v" in _transformers(c),
+    "image_shown": lambda c: (
+        c.stage.image_condition if _trains(c) else any(network.shows_first_frame for network in _networks(c))
+    ),
     "own_frames": lambda c: _trains(c) or c.num_frames is None,
     "own_shift": lambda c: _trains(c) or c.sampler.shift is None,
     "own_negative": lambda c: _trains(c) or c.negative_prompt is None,
@@ -155,8 +176,8 @@ OF_SETTINGS: dict[str, Callable[[Any], object]] = {
 OF_ADAPTERS: dict[str, Callable[[Any, Collection[str]], object]] = {
     # a keyframe is made by t2v, and then expanded by i2v; the style adapter has a scale for each of the two
     "adapted": lambda c, adapters: adapters,
-    "style_in_keyframe": lambda c, adapters: _has("style", adapters) and "t2v" in _transformers(c),
-    "style_in_clip": lambda c, adapters: _has("style", adapters) and c.mode == "scene",
+    "style_in_keyframe": lambda c, adapters: _has("style", adapters) and _keyframe_scale_acts(c),
+    "style_in_clip": lambda c, adapters: _has("style", adapters) and family_of(c.model).clips.name in _transformers(c),
     "motion_in_clip": lambda c, adapters: _has("motion", adapters),
 }
 """Whether a condition holds for settings, and the adapters that take part."""

@@ -1,17 +1,19 @@
 """Model families: a module of facts for each, which needs no torch, and a folder of what loads and runs it.
 
-The name that a model's settings give their family meets its facts here, and in ``machinery`` its code: nowhere else.
+The name that a model's settings give their family meets its facts here, and nowhere else. What code a family has stands in
+``machinery``, and what knows its files in ``parts``.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
+from cinelora.families.animatediff_sd15 import ANIMATEDIFF
 from cinelora.families.family import Expert, Family
 from cinelora.families.wan21 import WAN21
 from cinelora.families.wan22 import WAN22_5B, WAN22_A14B
 
-FAMILIES = {family.name: family for family in (WAN21, WAN22_5B, WAN22_A14B)}
+FAMILIES = {family.name: family for family in (WAN21, WAN22_5B, WAN22_A14B, ANIMATEDIFF)}
 """Facts by the name of a family."""
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, Protocol
 
 from cinelora.families.vae_facts import WAN21_VAE, VaeFacts
 
@@ -25,7 +26,7 @@ class Part(StrEnum):
 
 @dataclass(frozen=True)
 class Geometry:
-    """A family's latent space, and how its transformers cut it into tokens."""
+    """A family's latent space, and how its transformers cut it into tokens; a UNet's tokens are its latents."""
 
     spatial: int
     """Pixels a latent, along each side."""
@@ -35,11 +36,13 @@ class Geometry:
     """Latents a token, along each side; a token is of one latent frame."""
     channels: int
     """Channels of a latent."""
+    halvings: int = 0
+    """How often a network halves the sides of its latents on its way down."""
 
     @property
     def cell(self) -> int:
-        """Pixels a token, along each side: heights and widths are multiples of it."""
-        return self.spatial * self.patch
+        """Pixels that heights and widths are multiples of: those of a token, or of what a network halves its sides to."""
+        return self.spatial * self.patch << self.halvings
 
     @property
     def token_values(self) -> int:
@@ -60,7 +63,8 @@ class Geometry:
 
     def num_tokens(self, num_frames: int, height: int, width: int) -> int:
         """Sequence length of a clip in the transformer."""
-        return self.num_latent_frames(num_frames) * (height // self.cell) * (width // self.cell)
+        side = self.spatial * self.patch
+        return self.num_latent_frames(num_frames) * (height // side) * (width // side)
 
 
 def suffixed(stage: str, expert: str) -> str:
@@ -110,6 +114,15 @@ class Network:
     """The schedule of betas by which it was taught noise, ``linear`` or ``scaled_linear``; None for flow matching."""
     longest: int | None = None
     """Frames that it takes at most; None where nothing in it bounds them."""
+    key: str = ""
+    """The setting of a model that names where it lies; its own name where empty."""
+    beside: tuple[str, ...] = ()
+    """Settings that name what is put into it from elsewhere."""
+
+    @property
+    def makes_stills_alone(self) -> bool:
+        """Whether it makes stills, and clips are another network's."""
+        return self.longest == 1
 
     @property
     def task(self) -> str:
@@ -117,6 +130,17 @@ class Network:
         if self.longest == 1:
             return "text-to-image"
         return "image-to-video" if self.shows_first_frame else "text-to-video"
+
+
+class Use(StrEnum):
+    """What is done with a transformer's blocks, and wants a row of them that are alike."""
+
+    SWAP = "swap"
+    FP8 = "fp8"
+    SEQUENCE = "sequence"
+    CACHES = "caches"
+    SHARES = "zero3"
+    BACKENDS = "attention"
 
 
 EXPERTS = HIGH, LOW = "high_noise", "low_noise"
@@ -139,6 +163,37 @@ def expert_in(name: str, lone: bool = True) -> str:
     return f"{said.pop()}_noise" if len(said) == 1 else ""
 
 
+class LayerNames(Protocol):
+    """The layers of a family's networks that adapters change, by diffusers' names."""
+
+    title: str
+    """Whose layers they are, in messages."""
+
+    def knows(self, module: str) -> bool:
+        """Whether it is a layer of these networks that an adapter can change."""
+        ...
+
+    def target_of(self, module: str) -> str | None:
+        """The smallest of ``lora.targets`` that a projection is one of; None for a layer that no pair of factors acts beside."""
+        ...
+
+    def taught_in(self, module: str) -> str | None:
+        """The network that alone teaches a layer; None where several can."""
+        ...
+
+    def is_optional(self, module: str) -> bool:
+        """Whether an adapter acts without its change of a layer that a network lacks, such as one that is shown no image."""
+        ...
+
+    def lies_in(self, module: str, network: Network) -> bool:
+        """Whether the network has such a layer."""
+        ...
+
+    def width_of(self, module: str, width: int) -> tuple[int | None, ...]:
+        """How wide a layer is, out and in, in a network of ``width``; None for sides that other numbers decide."""
+        ...
+
+
 @dataclass(frozen=True)
 class Family:
     """The facts of a family; ``text_tokens`` is the length that a prompt's embedding is filled up to."""
@@ -148,6 +203,7 @@ class Family:
     """What messages call it."""
     geometry: Geometry
     text_tokens: int
+    layers: LayerNames
     networks: tuple[Network, ...]
     largest: tuple[int, int] | None = None
     """Height and width of the largest frames that it was trained on, where those are not the model's own."""
@@ -156,10 +212,46 @@ class Family:
     """Whether all networks are one transformer, which is told by its input what to do."""
     image_is_encoded: bool = True
     """Whether what is shown of a first frame is encoded by itself; else it is the first latent frame of the clip."""
+    uses: frozenset[Use] = frozenset(Use)
+    """What can be done with the blocks of its networks; the rest is refused by name."""
+    window: int | None = None
+    """Frames of a training window that it was taught, where that is not the stage's own."""
+    steps: int | None = None
+    """Denoising steps that its authors take, where those are not the sampler's own."""
+    licence: str = ""
+    """What its weights must not be used for, in a sentence; empty where they are free."""
 
     def network(self, name: str) -> Network:
         """The network of that name; there is one."""
         return next(network for network in self.networks if network.name == name)
+
+    @property
+    def stills(self) -> Network:
+        """The network that makes stills from text, and is taught a look by them."""
+        return self.networks[0]
+
+    @property
+    def clips(self) -> Network:
+        """The network that makes clips, and is taught motion."""
+        return self.networks[-1]
+
+    @property
+    def expands(self) -> bool:
+        """Whether a clip is expanded from a first frame."""
+        return self.clips.shows_first_frame
+
+    def from_text(self, num_frames: int) -> Network:
+        """The network that makes so many frames from text alone."""
+        made = [one for one in self.networks if not one.shows_first_frame]
+        return next((one for one in made if one.makes_stills_alone == (num_frames == 1)), made[0])
+
+    def of_stage(self, stage: str) -> dict[str, Any]:
+        """Settings of a stage that are other for this family than the stage's own."""
+        if self.expands:
+            return {}
+        if stage == "style":
+            return {"transformer": self.stills.name}
+        return {"transformer": self.clips.name, "num_frames": self.window, "image_condition": False}
 
     def context(self, name: str) -> tuple[int, ...]:
         """Tokens that the network's cross-attention looks at: of text, and of the first frame where it has any."""

@@ -1,20 +1,47 @@
 """What loads, feeds and asks the networks of a model's family.
 
-It brings torch, and lies above the facts in ``cinelora.families``. The name that a model gives its family meets code here alone.
+It brings torch, and lies above the facts in ``cinelora.families``. Families meet their code here alone.
 """
 
 from __future__ import annotations
 
-from cinelora.families import OfAFamily
-from cinelora.families.wan.bundle import FirstFrameBundle, WanBundle
+from collections.abc import Callable
+
+from cinelora.families import OfAFamily, family_of
+from cinelora.families.animatediff_sd15 import ANIMATEDIFF
+from cinelora.families.family import Family
+from cinelora.families.model_bundle import Bundle
 from cinelora.families.wan21 import WAN21
 from cinelora.families.wan22 import WAN22_5B, WAN22_A14B
 
-Bundle = WanBundle
-"""One checkpoint: its parts, loaded on demand, and how they are fed."""
-_BUNDLES: dict[str, type[Bundle]] = {WAN21.name: WanBundle, WAN22_5B.name: FirstFrameBundle, WAN22_A14B.name: WanBundle}
+# Each is imported when it is asked for: what runs one family takes seconds to import, and a rank needs no other.
+
+
+def _wan() -> type[Bundle]:
+    from cinelora.families.wan.bundle import WanBundle
+
+    return WanBundle
+
+
+def _first_frame() -> type[Bundle]:
+    from cinelora.families.wan.bundle import FirstFrameBundle
+
+    return FirstFrameBundle
+
+
+def _animatediff() -> type[Bundle]:
+    from cinelora.families.animatediff.unet_bundle import AnimateDiffBundle
+
+    return AnimateDiffBundle
+
+
+KNOWN: tuple[tuple[tuple[Family, ...], Callable[[], type[Bundle]]], ...] = (
+    ((WAN21, WAN22_A14B), _wan),
+    ((WAN22_5B,), _first_frame),
+    ((ANIMATEDIFF,), _animatediff),
+)
 
 
 def machinery_of(model: OfAFamily) -> type[Bundle]:
-    """The class whose objects are checkpoints of the model's family, and whose static methods are how it is fed."""
-    return _BUNDLES[model.family]
+    """The class whose objects are checkpoints of the model's family."""
+    return next(code() for families, code in KNOWN if family_of(model) in families)

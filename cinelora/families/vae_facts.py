@@ -59,3 +59,15 @@ WAN22_VAE = VaeFacts(
 """16x16x4, 48 channels, of Wan2.2 TI2V-5B. In tiles measured (H200, 121 frames of 704x1280: 8.44 GiB with the weights). The
 others are not: living tensors (121 frames of 704x1280) and operations are counted; they are to these figures as Wan2.1's counts
 are to its own (``benchmarks/vae_bytes.py``)."""
+SD_VAE = VaeFacts(
+    parameters=83_653_863,
+    clip_bytes=8_200,
+    still_bytes=4_100,
+    tiled_bytes=8_200,
+    decode_s=4.0,
+    encode_s=2.0,
+    decoder_rows=0,
+    encoder_rows=0,
+    is_measured=False,
+)
+"""8x8, 4 channels, of Stable Diffusion 1.5: each frame passes by itself, two at a time."""

@@ -20,8 +20,9 @@ CONFIG_FILE = "config.yaml"
 EMBEDDED = (
     *("embedded:tiny-t2v", "embedded:tiny-i2v"),
     *("embedded:tiny-wan22-5b", "embedded:tiny-wan22-t2v-a14b", "embedded:tiny-wan22-i2v-a14b"),
+    "embedded:tiny-animatediff-random",
 )
-"""The models that come with the program; those of Wan2.2 are random weights, drawn where they are asked for."""
+"""The models that come with the program; all but the first two are random weights, drawn where they are asked for."""
 RANDOM_MEMBERS = EMBEDDED[2:]
 """Those whose weights nobody has trained."""
 EMBEDDED_ADAPTER = "embedded:distilled"
@@ -85,7 +86,7 @@ def resolve(source: str, key: str = "ckpt") -> Path:
     if (
         is_run(path)
         or any((path / name).is_file() for name in _ADAPTERS)
-        or (is_file and path.suffix == ".safetensors")
+        or (is_file and path.suffix in (".safetensors", ".ckpt"))
     ):
         return path
     if is_file:

@@ -35,7 +35,7 @@ from cinelora.io.plain_data import MOST_OF_LISTS, quoted, read_json
 from cinelora.io.tensor_files import save_tensors
 
 if TYPE_CHECKING:
-    from cinelora.families.machinery import Bundle
+    from cinelora.families.model_bundle import Bundle
     from cinelora.footage.video_reader import Pixels
 
     Read = Callable[[Sample], Pixels | Tensor]

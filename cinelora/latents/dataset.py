@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from cinelora.errors import FileError, FootageError, TrainingError
-from cinelora.families.wan.bundle import pad_text
 from cinelora.io.tensor_files import load_tensors, read_header
 from cinelora.latents.cache import Entry, Index, encoding_path
 from cinelora.nn.flow_matching import keyed_generator
+from cinelora.nn.text_padding import pad_text
 
 MEMORY_BYTES = 512 * 2**20
 """Encodings a data set keeps in memory. Of the 14B model a caption takes 4 MiB, a 720p still 1, a 480p window of 33 frames 8."""
@@ -30,13 +30,14 @@ MEMORY_BYTES = 512 * 2**20
 class LatentDataset(Dataset[dict[str, Tensor]]):
     """The encodings of one split.
 
+    Captions are filled up to ``text_tokens``, which the family's facts say.
     An item holds ``latents`` (16, T, h, w) float32, ``text`` (512, D), ``index`` (its position, int64), and where the
     index has image encodings ``image_latents`` (16, T, h, w) and ``image_tokens`` (257, D). What is read first stays in
     memory, up to ``MEMORY_BYTES``: every sample is as likely to come next as any other, so there is nothing to evict.
     """
 
-    def __init__(self, cache: Path, index: Index, split: str) -> None:
-        self.root = cache / "latents"
+    def __init__(self, cache: Path, index: Index, split: str, text_tokens: int = 512) -> None:
+        self.root, self.text_tokens = cache / "latents", text_tokens
         self.entries: list[Entry] = index.split(split)
         self.texts = index.texts
         self._memory: dict[str, dict[str, Tensor]] = {}
@@ -61,7 +62,7 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
         return [self.shape(position) for position in range(len(self))]
 
     def text(self, name: str) -> Tensor:
-        """A caption's embedding, padded to (512, D)."""
+        """A caption's embedding, filled up to (text_tokens, D)."""
         return self._read(name)["text"]
 
     def _read(self, name: str) -> dict[str, Tensor]:
@@ -70,7 +71,7 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
         with _mendable():
             tensors = load_tensors(self._file(name))[0]
         if "text" in tensors:
-            tensors["text"] = pad_text([tensors["text"]])[0]
+            tensors["text"] = pad_text([tensors["text"]], self.text_tokens)[0]
         size = sum(tensor.nbytes for tensor in tensors.values())
         if size <= self._room:
             self._memory[name] = tensors

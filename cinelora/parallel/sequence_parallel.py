@@ -168,7 +168,8 @@ def share(transformer: WanTransformer3DModel, ring: int, ulysses: int) -> None:
 
 def sharing_of(transformer: WanTransformer3DModel) -> Sharing | None:
     """How a transformer's sequences are shared, or None where they are not."""
-    processor = transformer.blocks[0].attn1.processor
+    blocks = getattr(transformer, "blocks", None)  # a UNet has no row of them, and shares no sequence
+    processor = blocks[0].attn1.processor if blocks else None
     return processor.sharing if isinstance(processor, SharedAttention) else None
 
 

@@ -115,7 +115,11 @@ class Shape:
 
     @classmethod
     def of(cls, model: ModelConfig, kind: str) -> Shape:
-        """The ``t2v`` or ``i2v`` transformer of a model; the embedded one's encoders are narrow."""
+        """A network of a model; the embedded one's encoders are narrow."""
+        if not family_of(model).uses:
+            from cinelora.planning.unet_shape import UNetShape
+
+            return UNetShape.of_model(model, kind)
         text, image, freq = (128, 96, 128) if model.name.startswith("tiny") else (4096, 1280, 256)
         sizes = (model.num_layers, model.hidden_size, model.ffn_dim, text)
         family = family_of(model)
@@ -164,6 +168,22 @@ class Shape:
         """All values."""
         return self.layers * (self.block_matrices + self.block_rest) + self.around
 
+    def products(self, tokens: int, dtype: str, gpu: Gpu, own: int) -> tuple[float, float]:
+        """Of one block and ``own`` of the tokens: seconds of its linear layers forward, and attention's operations."""
+        return _products(self, tokens, dtype, gpu, own)
+
+    def step_peak(self, step: Step, policy: Policy) -> dict[str, float] | None:
+        """Bytes at the height of a training step where they are known for the whole network; None where block by block."""
+        return None
+
+    def step_seconds(self, step: Step, policy: Policy, gpu: Gpu) -> float | None:
+        """Seconds of a micro-batch, likewise."""
+        return None
+
+    def drawn_peak(self, prediction: Prediction, drawing: Drawing) -> dict[str, float] | None:
+        """Bytes while a prediction is made without gradients, likewise."""
+        return None
+
     def adapter(self, rank: int, targets: str) -> int:
         """Values of an adapter's factors."""
         wide, shown = 2 * self.hidden * rank, 2 if self.image else 0
@@ -191,7 +211,7 @@ def block_seconds(shape: Shape, tokens: int, dtype: str, gpu: Gpu, own: int | No
 
     Of a rank that computes ``own`` of the tokens, or as many heads' worth of attention, where ranks share a sequence.
     """
-    linear, attention = _products(shape, tokens, dtype, gpu, tokens if own is None else own)
+    linear, attention = shape.products(tokens, dtype, gpu, tokens if own is None else own)
     return linear, attention / (ATTENTION * gpu.bf16)
 
 
@@ -278,6 +298,8 @@ class Step:
     def peak(self, policy: Policy) -> dict[str, float]:
         """Bytes on the device at the height of the step, by what they are for."""
         shape, dtype = self.shape, self.dtype
+        if (whole := shape.step_peak(self, policy)) is not None:
+            return whole
         # The unit is one tensor as wide as the transformer, of all tokens of the micro-batch; ``block`` is what a block keeps
         # for its backward pass, ``passing`` what comes and goes while one is computed.
         row = self.samples * shape.hidden * (4 if dtype == "fp32" and not self.whole else 2)
@@ -317,8 +339,10 @@ class Step:
 
         Trained weights take as much again in the backward pass as what lies before them.
         """
+        if (whole := self.shape.step_seconds(self, policy, gpu)) is not None:
+            return whole
         dtype = "fp8" if self.dtype == "fp8" and not self.whole else "bf16"
-        linear, attention = _products(self.shape, self.tokens * self.sequence, dtype, gpu, self.tokens)
+        linear, attention = self.shape.products(self.tokens * self.sequence, dtype, gpu, self.tokens)
         forward = linear + attention / (ATTENTION * gpu.bf16)
         backward = (2 if self.whole else 1) * linear + 2.5 * attention / (ATTENTION_BACKWARD * gpu.bf16)
         return self.samples * (forward * (self.shape.layers + policy.recompute) + backward * self.shape.layers)
@@ -393,6 +417,8 @@ class Prediction:
 
     def peak(self, drawing: Drawing) -> dict[str, float]:
         """Bytes on the device while it is made, by what they are for."""
+        if (whole := self.shape.drawn_peak(self, drawing)) is not None:
+            return whole
         unit = self.tokens * self.shape.hidden * (4 if self.dtype == "fp32" else 2) * (2 if drawing.together else 1)
         passing = DRAWN_EAGER if not drawing.compile else DRAWN_FP8 if self.dtype == "fp8" else DRAWN
         if self.shape.has_time_per_token:

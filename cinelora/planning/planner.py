@@ -23,7 +23,7 @@ from cinelora.planning.estimate import GIB, Drawing, HostCopies, Policy, Predict
 from cinelora.planning.parallel_layout import choose_partition, partition_in_words
 from cinelora.planning.step_time import NOMINAL, ClipShape, Machine, clip_seconds, step_cost, steps_inside
 
-FULL_SIZE = 1e9
+FULL_SIZE = 5e8
 """Parameters from which training on a CPU is refused: a step would take hours."""
 
 

@@ -23,11 +23,11 @@ from cinelora.config.schema import ModelConfig, SamplerConfig
 from cinelora.errors import InferenceError
 from cinelora.families import family_of
 from cinelora.families.conditioning import Conditioning
-from cinelora.families.family import ALONE, Expert
-from cinelora.families.machinery import Bundle, machinery_of
+from cinelora.families.family import ALONE, Expert, Use
+from cinelora.families.machinery import machinery_of
+from cinelora.families.model_bundle import Bundle
 from cinelora.families.noise_law import law_of
 from cinelora.io.terminal import say
-from cinelora.memory.block_swap import arrange
 from cinelora.nn.attention_backend import Work, choose
 from cinelora.nn.flow_matching import keyed_generator
 from cinelora.parallel.launch import Rank
@@ -75,14 +75,15 @@ def adapted_transformer(
 
     Its attention runs on the backend that is asked for or found fastest for ``num_frames``, which rank 0 prints.
     """
-    transformer = bundle.load_transformer(on_host=drawing.swap)
+    transformer = bundle.load_transformer(on_host=drawing.swap, num_frames=num_frames)
     for name, adapter in adapters.items():
         load_adapter(transformer, name, adapter, sampling.model.name, changed_now=False)
     partition(transformer, sampling.plan)
-    line = choose(transformer, sampling.attention_work(bundle.kind, num_frames), sampling.model.attention)
+    work = sampling.attention_work(bundle.kind, num_frames)
+    line = choose(transformer, work, sampling.model.attention) if Use.BACKENDS in bundle.family.uses else None
     if line and sampling.rank.global_rank == 0:
         say(line)
-    arrange(transformer, Policy(recompute=drawing.swap, swap=drawing.swap, compile=drawing.compile))
+    bundle.arrange(transformer, Policy(recompute=drawing.swap, swap=drawing.swap, compile=drawing.compile))
     try:
         yield transformer
     finally:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cinelora.adapters.adapter_file import AdapterFile
-    from cinelora.families.machinery import Bundle
+    from cinelora.families.model_bundle import Bundle
     from cinelora.sampling.denoise import Course
     from cinelora.sampling.sampler import Sampling, Shown, Texts
 
@@ -265,14 +265,15 @@ class TakeMaker:
     def planned(self, todo: list[Take], variants: Variants) -> list[dict[str, Rendition]]:
         """Encode every prompt once; returns the renditions of each take, by variant."""
         from cinelora.families.family import Part
-        from cinelora.families.wan.bundle import pad_text
-        from cinelora.families.wan.text_limit import lost_line, refuse_lost
+        from cinelora.families.text_limit import lost_line, refuse_lost
+        from cinelora.nn.text_padding import pad_text
         from cinelora.sampling.sampler import Texts
 
         config, request = self.request.config, self.request
         # Training put the trigger word before every caption; a prompt without it would not call the look up.
         triggers = self.triggers
         prompts = [reduce(prompt_with_trigger, triggers, take.prompt) for take in todo]
+        networks = [network.name for network in family_of(config.model).networks]
         avoided = config.model.negative_prompt if config.negative_prompt is None else config.negative_prompt
         reader = self.bundles[request.prompt_reader]
         if self.sampling.rank.global_rank == 0:
@@ -282,12 +283,13 @@ class TakeMaker:
                 say(line)
         # One prompt at a time: in a batch the last digits of each would depend on the prompts beside it.
         with self.clock.part("text", "encoding prompts"), reader.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
-            negative, *positives = (pad_text([e]) for p in [avoided, *prompts] for e in reader.encode_text([p]))
+            encoded = (reader.encode_text([prompt])[0] for prompt in [avoided, *prompts])
+            negative, *positives = (pad_text([one], reader.family.text_tokens) for one in encoded)
 
         def rendition_of(take: Take, positive: Tensor, name: str) -> Rendition:
             # The draft is named after the variant, and what it was made of stands in it: with another seed it is made again.
             scale = variants[name]
-            scales = {kind: request.scales_on(kind, scale, self.adapters, name) for kind in ("t2v", "i2v")}
+            scales = {kind: request.scales_on(kind, scale, self.adapters, name) for kind in networks}
             draft, made_of = take.folder / f"{name}.latents", request.made_of(take, name, scale)
             return Rendition(scales, Texts(positive, negative), take.seed, draft, made_of)
 
@@ -336,7 +338,7 @@ class TakeMaker:
         # whole clip rests on it.
         maker, bundle = (
             replace(self, sampling=self.sampling.in_full(self.request.keyframe_sampler)),
-            self.bundles["t2v"],
+            self.bundles[self.request.passes[0][0]],
         )
         with self.clock.part("keyframe"):
             stills = dict(maker.latents("keyframe", renditions, *self.request.passes[0], {}))
@@ -354,12 +356,13 @@ class TakeMaker:
         return conditions
 
     def shown(self, renditions: list[Rendition], kind: str, frames: int, images: Images) -> dict[Rendition, Shown]:
-        """What the ``t2v`` or ``i2v`` transformer makes so many frames of each rendition from: one seed is one noise."""
+        """What a network makes so many frames of each rendition from: one seed is one noise."""
         from cinelora.sampling.sampler import Shown, initial_noise
 
-        model, device = self.request.config.model, self.bundles[kind].device
+        model, bundle = self.request.config.model, self.bundles[kind]
         seeds = {rendition.seed for rendition in renditions}
-        noise = {seed: initial_noise(seed, f"{kind}-{frames}", model, frames, device) for seed in seeds}
+        drawn = {seed: initial_noise(seed, f"{kind}-{frames}", model, frames, bundle.device) for seed in seeds}
+        noise = {seed: bundle.settled_noise(one, seed) for seed, one in drawn.items()}
         return {one: Shown(one.texts, images.get(one), noise[one.seed], kind) for one in renditions}
 
     def latents(

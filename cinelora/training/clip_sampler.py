@@ -17,7 +17,8 @@ from cinelora.config.lessons import expert_of
 from cinelora.config.schema import ModelConfig, SamplerConfig, TrainConfig
 from cinelora.families import family_of
 from cinelora.families.family import ALONE, Expert, Part
-from cinelora.families.machinery import Bundle, machinery_of
+from cinelora.families.machinery import machinery_of
+from cinelora.families.model_bundle import Bundle
 from cinelora.io.media import Pixels
 from cinelora.io.waiting import waiting
 from cinelora.latents.dataset import LatentDataset

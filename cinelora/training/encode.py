@@ -14,7 +14,7 @@ from pathlib import Path
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import TrainConfig, samples_per_step
 from cinelora.families.machinery import machinery_of
-from cinelora.families.wan.text_limit import caption_lines, look_of, lost_line, refuse_lost
+from cinelora.families.text_limit import caption_lines, look_of, lost_line, refuse_lost
 from cinelora.footage.buckets import Size
 from cinelora.footage.captions import prompt_with_trigger
 from cinelora.footage.manifest import Manifest, Sample, read_manifest, write_manifest

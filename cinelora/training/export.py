@@ -17,9 +17,9 @@ from cinelora.adapters.run_directory import RunDirectory
 from cinelora.clone_only import scale_model
 from cinelora.config.schema import TrainConfig
 from cinelora.config.store import portable
+from cinelora.families import family_of
 from cinelora.families.family import Part
 from cinelora.families.machinery import machinery_of
-from cinelora.families.wan.transformer_tensors import is_image_part
 from cinelora.latents.cache import Index
 
 
@@ -32,8 +32,9 @@ def export(config: TrainConfig, run: RunDirectory, index: Index, state: dict[str
     # The settings in the header are made portable: whoever gets the file can read how it was trained, and not where.
     bundle = machinery_of(config.model).from_config(config.model, config.stage.transformer, Path(config.cache))
     bundle = bundle.of_expert(run.expert)
-    if not config.stage.image_condition:  # on i2v these never ran: they would say nothing in the file
-        state = {key: value for key, value in state.items() if not is_image_part(key.rsplit(".", 2)[0])}
+    if not config.stage.image_condition:  # what reads an image never ran: it would say nothing in the file
+        layers = family_of(config.model).layers
+        state = {key: value for key, value in state.items() if not layers.is_optional(key.rsplit(".", 2)[0])}
     base: dict[str, Any] = {"base_model": config.model.name, "base_revision": bundle.fingerprint(Part.TRANSFORMER)}
     base |= {"transformer": config.stage.transformer, "expert": run.expert}
     learnt: dict[str, Any] = {"trigger": config.data.trigger, "data_hash": index.data_hash}

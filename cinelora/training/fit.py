@@ -27,6 +27,8 @@ from cinelora.clone_only import scale_model
 from cinelora.config.lessons import expert_of
 from cinelora.config.schema import TrainConfig, data_ranks, zero_level
 from cinelora.errors import ConfigError
+from cinelora.families import family_of
+from cinelora.families.family import Use
 from cinelora.families.machinery import machinery_of
 from cinelora.io.atomic import write_json
 from cinelora.io.hardware import hardware, peak_memory_mib, quiet_libraries, quiet_lightning, say_of_others
@@ -34,7 +36,7 @@ from cinelora.io.hub import is_at_hand
 from cinelora.io.terminal import say
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import BucketSampler, LatentDataset
-from cinelora.memory.block_swap import MOST_LENGTHS, arrange
+from cinelora.memory.block_swap import MOST_LENGTHS
 from cinelora.memory.weight_sharding import Shares
 from cinelora.nn.attention_backend import choose
 from cinelora.parallel.launch import Rank, rank_info
@@ -61,7 +63,8 @@ def train_rank(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     # Data: what the first launch has encoded. A rank reads latents from the cache and never sees a pixel.
     index = Index.load(run.dataset)
     run.folder.mkdir(exist_ok=True)
-    training, heldout = (LatentDataset(Path(config.cache), index, split) for split in ("train", "heldout"))
+    texts = family_of(config.model).text_tokens
+    training, heldout = (LatentDataset(Path(config.cache), index, split, texts) for split in ("train", "heldout"))
 
     # A resumed run begins at its checkpoint's step. It is refused where the data or the weights are no longer those that
     # the checkpoint was trained on, because its numbers would then be of neither the old run nor a new one.
@@ -158,13 +161,13 @@ def build_stage(config: TrainConfig, run: RunDirectory, training: LatentDataset,
     partition(transformer, share_samples(config))
     lengths = set(map(math.prod, training.shapes))
     said = (
-        choose(transformer, attention_work(config), model.attention),
+        Use.BACKENDS in bundle.family.uses and choose(transformer, attention_work(config), model.attention),
         policy.compile and compiled_line(len(lengths)),
     )
     for line in filter(None, said):
         if rank_info().global_rank == 0:
             say(line)
-    arrange(transformer, policy, shares.shards if shares else (), len(lengths))
+    bundle.arrange(transformer, policy, shares.shards if shares else (), len(lengths))
     return Stage(config, transformer, trained, training)
 
 
@@ -192,7 +195,7 @@ def make_trained(config: TrainConfig, run: RunDirectory, transformer: WanTransfo
         load_adapter(transformer, "style", style, config.model.name)
         if rank_info().global_rank == 0:
             warn_of_styles_weights(config, style)
-    add_adapter(transformer, config.stage.name, config.lora, config.seed)
+    add_adapter(transformer, config.stage.name, config.lora, config.seed, config.stage.transformer)
     return TrainedAdapter(transformer, config.stage.name)
 
 

@@ -67,7 +67,8 @@ class Stage(LightningModule):
         super().__init__()
         self.config, self.trained = config, trained
         self.shows_image = config.stage.image_condition
-        self.noise_law = law_of(family_of(config.model).network(config.stage.transformer))
+        network = family_of(config.model).network(config.stage.transformer)
+        self.noise_law = law_of(network)
         self.levels = expert_of(config).taught
         self.sample_ids = [entry.id for entry in training.entries]
         # What is frozen is where it should be, on this device or on the host: Lightning shall neither move nor broadcast it. A
@@ -79,7 +80,7 @@ class Stage(LightningModule):
         self.gradient_norm = torch.zeros(())
         self.shares_weights = zero_level(config.strategy) == 3
         always_shown = self.shows_image and not config.dropout.image
-        self.may_drop_image = transformer.config.image_dim is not None and not always_shown
+        self.may_drop_image = network.image_tokens > 0 and not always_shown
 
     def adopt_transformer(self) -> None:
         """Let the transformer be a part of the stage, below which DeepSpeed's ZeRO-3 looks for what it brings and releases."""

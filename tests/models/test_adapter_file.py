@@ -22,7 +22,7 @@ from cinelora.config.schema import LoraSpec
 from cinelora.errors import AdapterError, CineloraError
 from cinelora.families.family import Part
 from cinelora.families.wan.bundle import WanBundle
-from cinelora.families.wan.transformer_tensors import WAN_NAMES
+from cinelora.families.wan_layers import WAN_NAMES
 
 I2V_14B: dict[str, Any] = {
     "num_attention_heads": 40,
@@ -418,7 +418,7 @@ A, B = WHOLE
     [
         (
             {"conv.weight": torch.zeros(1), "fc.weight": torch.zeros(1)},
-            r"no Wan adapter: its keys are conv\.weight, fc\.weight",
+            r"no adapter of Wan or Stable Diffusion: its keys are conv\.weight, fc\.weight",
         ),
         ({f"k{i}": torch.zeros(1) for i in range(9)}, "k0, k1, k2 and 6 more"),
         (
@@ -451,7 +451,7 @@ def test_what_is_not_certain_is_refused(tmp_path: Path, tensors: dict[str, Tenso
 
 
 @pytest.mark.parametrize("read", [read_adapter, read_adapter_facts])
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".bin"])
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin"])
 def test_a_pickle_is_refused_unread(tmp_path: Path, read: Any, suffix: str):
     with pytest.raises(AdapterError, match="pickle, which can run any code"):
         read(tmp_path / f"adapter{suffix}")

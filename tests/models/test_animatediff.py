@@ -18,10 +18,10 @@ from rounding import LAYERS, SUMS, units, units_of
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cinelora.adapters.adapter_file import AdapterFile
+from cinelora.adapters.adapter_file import AdapterFile, export_adapter, read_adapter
+from cinelora.adapters.formats import AUTHORS
 from cinelora.adapters.lora_layers import adapter_state, add_adapter, load_adapter, set_scales
 from cinelora.adapters.trainable import TrainedAdapter
-from cinelora.adapters.unet_adapters import export_unet_adapter, read_unet_adapter
 from cinelora.config.schema import FlowConfig, LoraSpec, SamplerConfig
 from cinelora.errors import AdapterError, ModelError
 from cinelora.families.animatediff import tiny_unets
@@ -29,10 +29,11 @@ from cinelora.families.animatediff.long_clips import windowed_noise
 from cinelora.families.animatediff.motion_modules import load_motion, refuse_other_base
 from cinelora.families.animatediff.unet_bundle import AnimateDiffBundle
 from cinelora.families.animatediff.unet_conditions import FrameCondition
-from cinelora.families.animatediff.unet_names import projections
 from cinelora.families.animatediff_sd15 import ANIMATEDIFF
 from cinelora.families.family import Part
+from cinelora.families.layer_names import projections
 from cinelora.families.noise_law import NoiseLaw
+from cinelora.families.unet_layers import UNET_LAYERS
 from cinelora.nn.epsilon import FIRST_BETA, LAST_BETA, alpha_bars
 from cinelora.nn.flow_matching import keyed_generator
 from cinelora.sampling.denoise import Guided, sample
@@ -62,8 +63,7 @@ def drawn(*size: int, key: str = "noise") -> Tensor:
 def adapter_of(tiny: Path, network: str, kind: str, **changes: Any) -> AdapterFile:
     """An adapter with values, on all attention of a network that it is of."""
     unet, spec = bundle_of(tiny, network).load_transformer(), LoraSpec(**{**vars(SPEC), **changes})
-    layers = projections(dict(unet.named_modules()), network, spec.targets)
-    add_adapter(unet, kind, spec, seed=1, modules=layers)
+    add_adapter(unet, kind, spec, seed=1, network=network)
     state = {key: drawn(*value.shape, key=key) * 0.2 for key, value in adapter_state(unet, kind).items()}
     return AdapterFile(state, spec, kind, base_model="tiny", transformer=network, trigger="noir")
 
@@ -114,7 +114,7 @@ def test_a_clip_equals_stock_animatediff_with_both_adapters(tiny: Path, tmp_path
         "motion": adapter_of(tiny, "motion", "motion", rank=2),
     }
     for name, adapter in adapters.items():
-        export_unet_adapter(tmp_path / f"{name}.safetensors", adapter)
+        export_adapter(tmp_path / f"{name}.safetensors", adapter, "diffusers")
         pipe.load_lora_weights(tmp_path / f"{name}.safetensors", adapter_name=name)
     pipe.set_adapters(list(adapters), [scale, scale])
     expected, bare = theirs(pipe, noise, num_frames=FRAMES), ours(bundle_of(tiny, "motion"), {}, 1.0, noise)
@@ -126,7 +126,7 @@ def test_a_clip_equals_stock_animatediff_with_both_adapters(tiny: Path, tmp_path
 @pytest.mark.parametrize("scale", [0.7, 1.0])
 def test_a_still_equals_stock_stable_diffusion_with_the_same_style_file(tiny: Path, tmp_path: Path, scale: float):
     noise, pipe, style = drawn(1, 4, 1, 8, 8), stock(tiny, "image"), adapter_of(tiny, "image", "style")
-    export_unet_adapter(tmp_path / "style.safetensors", style)
+    export_adapter(tmp_path / "style.safetensors", style, "diffusers")
     pipe.load_lora_weights(tmp_path / "style.safetensors", adapter_name="style")
     pipe.set_adapters(["style"], [scale])
     expected = theirs(pipe, noise[:, :, 0])
@@ -138,7 +138,7 @@ def test_a_clip_longer_than_the_modules_equals_stock_free_noise_with_an_adapter(
     """Of 14 frames by modules that take 8, the noise too."""
     pipe, motion, frames, window = stock(tiny, "motion"), adapter_of(tiny, "motion", "motion"), 14, 8
     pipe.enable_free_noise(context_length=window, context_stride=4)
-    export_unet_adapter(tmp_path / "motion.safetensors", motion)
+    export_adapter(tmp_path / "motion.safetensors", motion, "diffusers")
     pipe.load_lora_weights(tmp_path / "motion.safetensors", adapter_name="motion")
     drawn_there = pipe.prepare_latents(1, 4, frames, SIZE, SIZE, torch.float32, "cpu", torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(1)
@@ -326,12 +326,12 @@ def test_one_file_of_another_model_is_refused(tiny: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("network", "layout"), [("image", "diffusers"), ("motion", "diffusers"), ("motion", "authors")]
+    ("network", "layout"), [(network, layout) for network in ("image", "motion") for layout in ("diffusers", "comfy")]
 )
 def test_an_adapter_comes_back_from_its_file(tiny: Path, tmp_path: Path, network: str, layout: Any):
     adapter = adapter_of(tiny, network, "style" if network == "image" else "motion")
-    export_unet_adapter(path := tmp_path / "a.safetensors", adapter, layout)
-    read = read_unet_adapter(path)
+    export_adapter(path := tmp_path / "a.safetensors", adapter, layout)
+    read = read_adapter(path)
     assert read.state.keys() == adapter.state.keys()
     assert all(torch.equal(factor, adapter.state[key]) for key, factor in read.state.items())
     facts = ("spec", "kind", "base_model", "transformer", "trigger", "deltas")
@@ -342,7 +342,7 @@ def test_the_authors_motion_lora_round_trips_and_is_what_diffusers_own_script_re
     """The renaming of ``convert_animatediff_motion_lora_to_diffusers.py``, then stock AnimateDiff."""
     noise, pipe = drawn(1, 4, FRAMES, 8, 8), stock(tiny, "motion")
     motion = adapter_of(tiny, "motion", "motion")
-    export_unet_adapter(path := tmp_path / "motion.safetensors", motion, "authors")
+    export_adapter(path := tmp_path / "motion.safetensors", motion, "comfy")
     pickled = tmp_path / "motion.ckpt"
     torch.save({"state_dict": {f"module.{key}": tensor for key, tensor in load_file(path).items()}}, pickled)
     renamed = {}
@@ -351,7 +351,7 @@ def test_the_authors_motion_lora_round_trips_and_is_what_diffusers_own_script_re
         renamed[f"unet.{key.replace('.temporal_transformer', '')}"] = tensor
     pipe.load_lora_weights(renamed, adapter_name="motion")
     expected = theirs(pipe, noise, num_frames=FRAMES)
-    clip = ours(bundle_of(tiny, "motion"), {"motion": read_unet_adapter(pickled)}, 1.0, noise)
+    clip = ours(bundle_of(tiny, "motion"), {"motion": read_adapter(pickled)}, 1.0, noise)
     assert (clip - expected).abs().max() < DIGITS * expected.abs().max()
 
 
@@ -370,7 +370,7 @@ def test_a_style_of_kohyas_trainer_acts_as_in_stock_diffusers(tiny: Path, tmp_pa
     noise, pipe = drawn(1, 4, 1, 8, 8), stock(tiny, "image")
     pipe.load_lora_weights(path, adapter_name="style")
     expected = theirs(pipe, noise[:, :, 0])
-    still = ours(bundle_of(tiny, "image"), {"style": read_unet_adapter(path)}, 1.0, noise)
+    still = ours(bundle_of(tiny, "image"), {"style": read_adapter(path)}, 1.0, noise)
     assert (still[:, :, 0] - expected).abs().max() < DIGITS * expected.abs().max()
 
 
@@ -382,7 +382,7 @@ def test_the_authors_domain_adapter_is_one_of_the_image_network(tiny: Path, tmp_
         name = re.sub(r"\.to_(q|k|v|out)(\.0)?\.lora_[AB]\.weight", rf".processor.to_\1_lora.{way}.weight", key)
         state[f"module.{name}"] = factor
     torch.save({"state_dict": state, "global_step": 1}, path := tmp_path / "v3_sd15_adapter.ckpt")
-    read = read_unet_adapter(path)
+    read = read_adapter(path)
     assert (read.transformer, read.spec) == ("image", domain.spec)
     assert read.state.keys() == domain.state.keys()
     assert all(torch.equal(factor, domain.state[key]) for key, factor in read.state.items())
@@ -396,7 +396,7 @@ def test_layers_of_other_ranks_are_filled_up_and_worth_the_same(tiny: Path, tmp_
     save_file(
         {f"unet.{key}": tensor for key, tensor in {**state, **alphas}.items()}, path := tmp_path / "a.safetensors"
     )
-    read = read_unet_adapter(path)
+    read = read_adapter(path)
     assert read.spec.rank == 5
     for module in high.modules:
         down, up = (state[f"{module}.lora_{factor}.weight"] for factor in "AB")
@@ -405,9 +405,9 @@ def test_layers_of_other_ranks_are_filled_up_and_worth_the_same(tiny: Path, tmp_
 
 
 REFUSED = {
-    "diffusion_model.blocks.0.cross_attn.q.lora_A.weight": "one of Wan",
-    "unet.conv_in.lora_A.weight": "no layer of a UNet",
-    "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight": "no whole pair",
+    "unet.conv_in.lora_A.weight": "no adapter of Wan or Stable Diffusion",
+    "unet.down_blocks.0.resnets.0.conv1.lora_A.weight": "of layers not adapted here",
+    "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight": "but no lora_B",
 }
 
 
@@ -415,7 +415,7 @@ REFUSED = {
 def test_files_of_other_networks_are_refused(tmp_path: Path, key: str):
     save_file({key: torch.zeros(2, 4)}, path := tmp_path / "a.safetensors")
     with pytest.raises(AdapterError, match=REFUSED[key]):
-        read_unet_adapter(path)
+        read_adapter(path)
 
 
 def test_adapters_hang_where_they_belong_alone(tiny: Path, tmp_path: Path):
@@ -423,21 +423,27 @@ def test_adapters_hang_where_they_belong_alone(tiny: Path, tmp_path: Path):
     with pytest.raises(AdapterError, match="motion_modules"):
         load_adapter(unet, "motion", motion, "tiny")
     both = {**motion.state, **adapter_of(tiny, "image", "style").state}
-    export_unet_adapter(path := tmp_path / "both.safetensors", AdapterFile(both, SPEC, "motion", transformer="motion"))
+    export_adapter(
+        path := tmp_path / "both.safetensors", AdapterFile(both, SPEC, "motion", transformer="motion"), "diffusers"
+    )
     with pytest.raises(AdapterError, match="file of its own"):
-        read_unet_adapter(path)
+        read_adapter(path)
     with pytest.raises(AdapterError, match="no attention of a motion module"):
-        export_unet_adapter(path, adapter_of(tiny, "image", "style"), "authors")
+        AUTHORS.key(adapter_of(tiny, "image", "style").modules[0], "A")
 
 
 def test_every_layer_of_the_style_is_in_the_motion_network(tiny: Path):
     image, motion = (dict(bundle_of(tiny, name).load_transformer().named_modules()) for name in ("image", "motion"))
     for targets in ("cross_attention", "attention", "all_linear"):
-        assert projections(image, "image", targets) == projections(motion, "image", targets) != []
-        assert projections(image, "motion", targets) == []
+        assert (
+            projections(UNET_LAYERS, image, targets, "image")
+            == projections(UNET_LAYERS, motion, targets, "image")
+            != []
+        )
+        assert projections(UNET_LAYERS, image, targets, "motion") == []
     linear = [name for name, layer in motion.items() if isinstance(layer, torch.nn.Linear) and "motion_modules" in name]
     inside = [name for name in linear if ".proj_" not in name]
-    assert projections(motion, "motion", "all_linear") == inside
+    assert projections(UNET_LAYERS, motion, "all_linear", "motion") == inside
 
 
 @pytest.mark.parametrize(("network", "frames"), [("image", 1), ("motion", 4)])
@@ -446,8 +452,7 @@ def test_a_gradient_by_recomputed_blocks_is_the_same(tiny: Path, network: str, f
     gradients = []
     for recomputes in (False, True):
         unet = bundle_of(tiny, network).load_transformer().train()
-        layers = projections(dict(unet.named_modules()), network, "attention")
-        add_adapter(unet, "one", SPEC, 0, layers)
+        layers = add_adapter(unet, "one", SPEC, 0, network)
         if recomputes:
             unet.enable_gradient_checkpointing()
         condition = FrameCondition(drawn(1, 77, tiny_unets.WIDTH, key="text"))
@@ -499,7 +504,7 @@ def test_style_learns_on_stills_and_motion_above_it_on_clips_and_nothing_else_mo
     """Both stages by the parts that training takes: the law, the condition, the adapter."""
     image, spec = bundle_of(tiny, "image"), LoraSpec(rank=4, alpha=8.0, targets="attention")
     unet = image.load_transformer().train()
-    add_adapter(unet, "style", spec, 0, projections(dict(unet.named_modules()), "image", spec.targets))
+    add_adapter(unet, "style", spec, 0, "image")
     losses = taught(unet, image.noise_law, "style", frames=1)
     assert losses[-1] < 0.8 * losses[0]
     style = AdapterFile({key: f.clone() for key, f in adapter_state(unet, "style").items()}, spec, "style")
@@ -508,7 +513,7 @@ def test_style_learns_on_stills_and_motion_above_it_on_clips_and_nothing_else_mo
     network = clips.load_transformer().train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     load_adapter(network, "style", style, "tiny")
-    add_adapter(network, "motion", spec, 0, projections(dict(network.named_modules()), "motion", spec.targets))
+    add_adapter(network, "motion", spec, 0, "motion")
     losses = taught(network, clips.noise_law, "motion", frames=4)
     assert losses[-1] < 0.8 * losses[0]
     assert all(torch.equal(factor, style.state[key]) for key, factor in adapter_state(network, "style").items())

@@ -16,8 +16,8 @@ from cinelora.config.clip_request import ClipRequest, Take
 from cinelora.config.schema import InferConfig, ModelConfig, PrepareConfig, PreviewConfig, ScaleConfig, TrainConfig
 from cinelora.errors import ConfigError
 from cinelora.families.family import Part
+from cinelora.families.text_limit import Lost, may_be_long
 from cinelora.families.wan.bundle import WanBundle
-from cinelora.families.wan.text_limit import Lost, may_be_long
 from cinelora.parallel.launch import rank_info
 from cinelora.parallel.partition import Partition
 from cinelora.prepare import lost_of_captions
@@ -30,14 +30,14 @@ LONG = "rain " * 101 + "neverread in the night"  # 505 characters, then a word o
 
 LENGTHS = (
     ("a" * 511, None),
-    ("a" * 512, Lost(513, "a")),
-    ("é" * 256, Lost(513, "é")),
-    (LONG, Lost(528, "neverread in the night")),
+    ("a" * 512, Lost(513, "a", 512)),
+    ("é" * 256, Lost(513, "é", 512)),
+    (LONG, Lost(528, "neverread in the night", 512)),
     ("&amp;" * 400 + " x", None),
-    ("夜" * 171, Lost(514, "夜")),
-    ("rain " * 102 + "ab", Lost(513, "ab")),
-    ("rain " * 102 + "a the end", Lost(520, "the end")),
-    ("x " + "y" * 600, Lost(603, "y" * 40)),
+    ("夜" * 171, Lost(514, "夜", 512)),
+    ("rain " * 102 + "ab", Lost(513, "ab", 512)),
+    ("rain " * 102 + "a the end", Lost(520, "the end", 512)),
+    ("x " + "y" * 600, Lost(603, "y" * 40, 512)),
 )
 
 
@@ -56,9 +56,9 @@ def test_words_that_are_lost_change_nothing_and_those_before_them_do(t2v: WanBun
 
 
 def test_a_text_is_short_without_a_tokenizer_only_where_none_could_make_it_long() -> None:
-    assert not may_be_long("a" * 510)
-    assert may_be_long("a" * 511)
-    assert may_be_long("\ufdfa" * 30), "one character that some tokenizers spell out in 18"
+    assert not may_be_long("a" * 510, 512)
+    assert may_be_long("a" * 511, 512)
+    assert may_be_long("\ufdfa" * 30, 512), "one character that some tokenizers spell out in 18"
 
 
 def with_captions(config: TrainConfig, folder: Path, **data: object) -> TrainConfig:

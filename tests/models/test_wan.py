@@ -15,10 +15,11 @@ from rounding import LAYERS, SUMS, units
 from cinelora.config.schema import SamplerConfig
 from cinelora.errors import ModelError
 from cinelora.families.family import Part
-from cinelora.families.wan.bundle import WanBundle, pad_text, pixels_to_range
+from cinelora.families.wan.bundle import WanBundle, pixels_to_range
 from cinelora.families.wan.conditions import Condition, ImageCondition, first_frame_mask, predict_velocity
 from cinelora.families.wan21 import WAN21
 from cinelora.nn.flow_matching import FlowMatching
+from cinelora.nn.text_padding import pad_text
 from cinelora.sampling.denoise import Guided, sample
 
 PROMPT = "a man, smoking (alone), waits; a car's lamps = two moons &amp; rain"
@@ -40,7 +41,7 @@ def picture() -> np.ndarray:
 
 def text_pair(bundle: WanBundle) -> tuple[torch.Tensor, torch.Tensor]:
     with bundle.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
-        positive, negative = (pad_text(bundle.encode_text([p])) for p in (PROMPT, NEGATIVE))
+        positive, negative = (pad_text(bundle.encode_text([p]), 512) for p in (PROMPT, NEGATIVE))
     return positive, negative
 
 
@@ -117,7 +118,7 @@ def test_text_is_cut_at_its_true_length_and_zero_padded_as_in_the_diffusers_pipe
     theirs, _ = pipeline.encode_prompt(PROMPT, max_sequence_length=512, do_classifier_free_guidance=False)
     with t2v.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
         [text] = t2v.encode_text([PROMPT])
-    ours = pad_text([text])
+    ours = pad_text([text], 512)
     assert (ours - theirs).abs().max() < DIGITS
     assert not ours[0, len(text) :].any()
     assert len(text) < 512

@@ -18,9 +18,10 @@ from cinelora.config.shipped import values
 from cinelora.families import experts_of, family_of
 from cinelora.families.family import Part
 from cinelora.families.machinery import Bundle, machinery_of
-from cinelora.families.wan.bundle import FirstFrameBundle, pad_text
+from cinelora.families.wan.bundle import FirstFrameBundle
 from cinelora.families.wan.conditions import FirstFrameCondition, ImageCondition, predict_velocity
 from cinelora.nn.flow_matching import FlowMatching
+from cinelora.nn.text_padding import pad_text
 from cinelora.parallel.launch import rank_info
 from cinelora.parallel.partition import Partition
 from cinelora.planning.estimate import Drawing
@@ -69,7 +70,7 @@ def ours(bundle: Bundle, noise: Tensor, image: Any, adapters: dict[str, AdapterF
     sampler = SamplerConfig(steps=STEPS, guidance=None, shift=model.shift_of(bundle.kind))
     sampling = Sampling(model, sampler, Partition(1, 1, 1), rank_info())
     with bundle.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
-        positive, negative = (pad_text(bundle.encode_text([text])) for text in (PROMPT, NEGATIVE))
+        positive, negative = (pad_text(bundle.encode_text([text]), 512) for text in (PROMPT, NEGATIVE))
     shown = Shown(Texts(positive, negative), image, noise, bundle.kind)
     course = sampling.begin(shown)
     for expert in experts_of(model, bundle.kind):

@@ -39,11 +39,12 @@ from cinelora.config.schema import MemoryConfig, MetricsConfig, ModelConfig, Opt
 from cinelora.errors import TrainingError
 from cinelora.families.family import Part
 from cinelora.families.wan import embedded
-from cinelora.families.wan.bundle import WanBundle, pad_text
+from cinelora.families.wan.bundle import WanBundle
 from cinelora.io.plain_data import read_json
 from cinelora.io.tensor_files import load_tensors, save_tensors
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
+from cinelora.nn.text_padding import pad_text
 from cinelora.parallel.launch import STOP_SIGNALS
 from cinelora.planning.estimate import Policy
 from cinelora.training.callbacks.order import RunCallbacks
@@ -305,7 +306,7 @@ def test_the_preview_s_prompt_stands_behind_the_trigger_like_every_caption(
     encode_rank(config, run)
     heldout = LatentDataset(Path(config.cache), Index.load(run.dataset), "heldout")
     with t2v.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
-        expected = pad_text(t2v.encode_text(["nwr, rain"]))[0]
+        expected = pad_text(t2v.encode_text(["nwr, rain"]), 512)[0]
     assert torch.equal(heldout.text(heldout.texts["preview"]), expected)
     assert all(entry.caption.startswith("nwr, ") for entry in heldout.entries)
 

@@ -37,11 +37,12 @@ from cinelora.config.schema import LoraSpec, ModelConfig, SamplerConfig
 from cinelora.config.shipped import values
 from cinelora.families import family_of
 from cinelora.families.family import Part
-from cinelora.families.wan.bundle import WanBundle, pad_text
+from cinelora.families.wan.bundle import WanBundle
 from cinelora.families.wan.conditions import Condition, ImageCondition, predict_velocity
 from cinelora.io.hardware import default_device
 from cinelora.io.waiting import waiting
 from cinelora.nn.flow_matching import NUM_TRAIN_TIMESTEPS, FlowMatching, keyed_generator
+from cinelora.nn.text_padding import pad_text
 from cinelora.sampling.denoise import Denoise, Guided, Unguided
 from tools.scale_model.distil_request import DistilRequest
 from tools.scale_model.render import render_scene
@@ -95,7 +96,7 @@ def draw_scenes(bundle: WanBundle, request: DistilRequest, first_seed: int, numb
                 render_scene(scene, look, 1, model.height, model.width, model.fps, grain=False, device=device)
             )
     with bundle.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
-        text = torch.cat([pad_text(bundle.encode_text(captions[at : at + 64])) for at in range(0, number, 64)])
+        text = torch.cat([pad_text(bundle.encode_text(captions[at : at + 64]), 512) for at in range(0, number, 64)])
     return Scenes(text, encode_frames(bundle, frames, request.frames) if frames else None, noise)
 
 
@@ -232,7 +233,7 @@ def distil(request: DistilRequest) -> dict[str, Any]:
     scenes = draw_scenes(bundle, request, FIRST_SEED, request.samples)
     others = draw_scenes(bundle, request, HELDOUT_SEED, request.heldout)
     with bundle.loaded(Part.TOKENIZER, Part.TEXT_ENCODER):
-        negative = pad_text(bundle.encode_text([model.negative_prompt]))
+        negative = pad_text(bundle.encode_text([model.negative_prompt]), 512)
     transformer = bundle.load_transformer()
     spec = LoraSpec(rank=request.rank, alpha=float(request.rank), targets="all_linear")
     add_adapter(transformer, NAME, spec, seed=0)

@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import MotionAdapter, UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from cinelora.errors import ModelError
-from cinelora.families.animatediff.unet_names import diffusers_name
+from cinelora.families.animatediff.unet_parts import other_base, refuse_other_unet
+from cinelora.families.unet_layers import diffusers_name, part_of_authors
 from cinelora.io.tensor_files import load_tensors
 from cinelora.io.tensor_pickles import load_pickled
 
@@ -70,16 +72,32 @@ def _shape(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def refuse_other_base(unet: UNet2DConditionModel, adapter: MotionAdapter | None) -> None:
     """Raise ``ModelError`` for a base that is not of this family, and for motion modules that were made for another."""
-    channels = unet.config.in_channels
-    if channels != 4:
-        what = "an inpainting network" if channels == 9 else "a network of another sort"
-        raise ModelError(f"the base takes {channels} channels and is {what}: take one that makes pictures from text")
+    refuse_other_unet(dict(unet.config))
     if adapter is None:
         return
     theirs, ours = tuple(adapter.config.block_out_channels), tuple(unet.config.block_out_channels)
-    if theirs != ours:
-        sort = "SDXL" if theirs == (320, 640, 1280) else f"a base of {len(theirs)} levels, {' '.join(map(str, theirs))}"
-        raise ModelError(
-            f"the motion adapter was made for {sort} and does not fit this base with {len(ours)} levels,"
-            f" {' '.join(map(str, ours))}: take one for it"
-        )
+    if reason := other_base(theirs, ours):
+        raise ModelError(reason)
+
+
+def fold_domain(unet: nn.Module, path: Path, scale: float) -> None:
+    """Add the authors' domain adapter, ``scale`` times, to the weights of a network's spatial attention.
+
+    Raises ``ModelError`` where the file is none, or was made for another base.
+    """
+    held = load_tensors(path)[0] if path.suffix == ".safetensors" else load_pickled(path)
+    pairs: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in held.items():
+        if part := part_of_authors(key):
+            pairs.setdefault(part[0], {})[part[1]] = tensor
+    layers = dict(unet.named_modules())
+    if not pairs or any(pair.keys() != {"A", "B"} for pair in pairs.values()):
+        raise ModelError(f"{path.name} is no domain adapter of AnimateDiff: its keys are {', '.join(sorted(held)[:2])}")
+    for name, pair in pairs.items():
+        weight: Any = getattr(layers.get(name), "weight", None)
+        if weight is None or weight.shape != (len(pair["B"]), pair["A"].shape[1]):
+            raise ModelError(
+                f"{path.name} was made for another base: it changes {name}, which is not there or of another size"
+            )
+        change = pair["B"].to(weight.device, torch.float32) @ pair["A"].to(weight.device, torch.float32)
+        weight.data.copy_(weight.float() + scale * change)

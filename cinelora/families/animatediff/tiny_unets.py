@@ -18,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from cinelora.families.animatediff_sd15 import ANIMATEDIFF
 from cinelora.io.atomic import write_text
 
-WIDTH, HEADS, GROUPS, FRAMES = 64, 4, 8, 8
+WIDTH, HEADS, GROUPS, FRAMES = 64, 4, 8, 16
 """Features of a text token, heads, groups of a normalisation, and frames that the motion modules take."""
 CHANNELS = (32, 64)
 UNET: dict[str, Any] = {
@@ -58,7 +58,7 @@ def write_tiny(folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         unet, motion, vae = UNet2DConditionModel(**UNET), MotionAdapter(**MOTION), AutoencoderKL(**VAE)
-        tokenizer = _tokenizer(folder / "words")
+        tokenizer = tokenizer_of_characters(folder / "words")
         pipeline = StableDiffusionPipeline(
             vae=vae,
             text_encoder=_text_encoder(tokenizer),
@@ -73,7 +73,7 @@ def write_tiny(folder: Path) -> None:
     motion.save_pretrained(folder / "motion")
 
 
-def _tokenizer(folder: Path) -> CLIPTokenizer:
+def tokenizer_of_characters(folder: Path) -> CLIPTokenizer:
     """CLIP's tokenizer of single characters, which needs no merges."""
     words = [*_CHARACTERS, *(f"{character}</w>" for character in _CHARACTERS), *_SPECIAL]
     folder.mkdir(parents=True)

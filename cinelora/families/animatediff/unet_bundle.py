@@ -1,60 +1,67 @@
 """A base of Stable Diffusion 1.5 with motion modules: its parts loaded on demand and frozen, and how its VAE and text are fed.
 
-Enters: folders, pixels and prompts. Leaves: latents, embeddings, networks, pixels. It has the methods of ``wan.bundle.WanBundle``
-that training and sampling use. It does not know about adapters, training or samplers.
+Enters: a source (embedded, hub repository, directory, or random values), pixels and prompts. Leaves: latents, embeddings,
+networks, pixels. It does not know about adapters, training or samplers.
 
 Shape suffixes: B batch, C channels, T frames, H and W height and width, D features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel, UNetMotionModel
+from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from cinelora.errors import ModelError, first_line
-from cinelora.families.animatediff.long_clips import attend_in_windows
-from cinelora.families.animatediff.motion_modules import load_motion, refuse_other_base
+from cinelora.config.schema import ModelConfig
+from cinelora.errors import CineloraError, ModelError, first_line
+from cinelora.families.animatediff import full_shapes, long_clips
+from cinelora.families.animatediff.motion_modules import fold_domain, load_motion, refuse_other_base
 from cinelora.families.animatediff.single_file import load_from_file
 from cinelora.families.animatediff.unet_conditions import FrameCondition, UNet
+from cinelora.families.animatediff.unet_parts import FOLDERS, UNetParts, base_folder, longest_clip, part_files
 from cinelora.families.animatediff_sd15 import ANIMATEDIFF
 from cinelora.families.family import Family, Part
-from cinelora.families.held_parts import HeldParts
+from cinelora.families.model_bundle import Bundle, fetched, fetched_before, needs_no_hub
 from cinelora.families.noise_law import NoiseLaw, law_of
 from cinelora.io.hardware import default_device
+from cinelora.io.hub import EMBEDDED
+from cinelora.memory.block_swap import StoredWeights
+from cinelora.memory.weight_sharding import Shares
+from cinelora.nn.flow_matching import keyed_generator
+from cinelora.nn.fp8 import DTYPES
+from cinelora.parallel.launch import rank_info
+from cinelora.planning.estimate import Policy
 
-FRAMES_AT_ONCE = 8
+FRAMES_AT_ONCE = 2
 """Frames that pass the VAE together: it makes each by itself, so this bounds its memory and nothing else."""
 
 
-class AnimateDiffBundle(HeldParts):
-    """One of the two networks over a ``base`` in diffusers' layout; ``motion`` is a folder or file of motion modules.
+class AnimateDiffBundle(Bundle):
+    """One of the two networks of a ``model``: ``image``, or ``motion``, which has motion modules in it.
 
-    ``network`` is ``image`` or ``motion``, which needs motion modules. ``tuned`` is a fine-tune of the base as one file, whose
-    weights take the place of the base's.
+    ``model.base`` is in diffusers' layout; ``model.tuned`` is a fine-tune of it as one file, whose weights take the place of the
+    base's.
     """
 
     condition: type[FrameCondition] = FrameCondition
-    """What a network is shown beside the noisy latents."""
+    model: ModelConfig
 
-    def __init__(
-        self,
-        base: Path,
-        motion: Path | None = None,
-        network: str = "image",
-        *,
-        tuned: Path | None = None,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | None = None,
-    ) -> None:
-        self.base, self.motion, self.kind, self.tuned = base, motion, network, tuned
-        self.dtype, self.device = dtype, device or default_device()
-        self._loaded: dict[Part, Any] = {}
+    def __init__(self, model: ModelConfig, kind: str, cache: Path, device: torch.device | None = None) -> None:
+        self.model, self.kind, self.cache = model, kind, cache
+        self.dtype, self.device = DTYPES[model.dtype], device or default_device()
+        self._loaded = {}
+
+    @classmethod
+    def from_config(cls, model: ModelConfig, kind: str, cache: Path, device: torch.device | None = None) -> Self:
+        """The network ``kind`` of ``model``. Raises ``ModelError`` where nothing names its base."""
+        if model.weights != "random" and model.source(kind) is None:
+            raise ModelError(f"model={model.name} has no base: set model.base=<directory or hub repository>")
+        return cls(model, kind, cache, device)
 
     @property
     def family(self) -> Family:
@@ -66,51 +73,144 @@ class AnimateDiffBundle(HeldParts):
         """That of its network: motion modules were taught another schedule than the image network."""
         return law_of(self.family.network(self.kind))
 
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    def part_source(self, part: Part) -> str | None:
+        """Where ``part`` comes from, as the user named it; None where its values are random."""
+        return UNetParts.source_of(self.model, self.kind, part)
+
+    def files(self, part: Part) -> tuple[Path, ...]:
+        """Every file whose content decides what ``part`` is, a fine-tune's and the motion modules' among them."""
+        source = self.part_source(part)
+        if source is None:
+            raise ModelError(f"{part} lies nowhere: model.weights=random draws its values")
+        try:
+            found = part_files(part, base_folder(self._on_this_machine(source, part, "base")))
+        except CineloraError as error:
+            raise ModelError(f"{part} of {source}: {error}") from error
+        return (*found, *self._beside(part))
+
+    def _beside(self, part: Part) -> tuple[Path, ...]:
+        """Files of what is put into a part."""
+        found = [Path(self.model.tuned)] if self.model.tuned and part is not Part.TOKENIZER else []
+        if part is Part.TRANSFORMER and self.kind == "motion":
+            motion = self._motion()
+            found += sorted(motion.glob("*.*")) if motion.is_dir() else [motion]
+            found += [Path(self.model.domain_adapter)] if self.model.domain_adapter else []
+        return tuple(found)
+
+    def is_at_hand(self, part: Part) -> bool:
+        """Whether ``part`` can be loaded without the network."""
+        source = self.part_source(part)
+        if source is None or needs_no_hub(source):
+            return True
+        folder = fetched_before(source, self.model.base_revision)
+        try:
+            return folder is not None and bool(part_files(part, folder))
+        except CineloraError:
+            return False
+
+    def fingerprint(self, part: Part) -> str:
+        """As of every checkpoint; of random values their shape."""
+        return super().fingerprint(part) if self.part_source(part) else full_shapes.fingerprint(part, self.kind)
+
+    def _on_this_machine(self, source: str, part: Part, folder: str) -> Path:
+        """The directory or file behind a source, fetched where it has to be; ``folder`` is that of an embedded member."""
+        if source in EMBEDDED:
+            from cinelora.families.animatediff.embedded_unets import (
+                embedded_member,  # which brings diffusers' pipelines
+            )
+
+            return embedded_member(source, self.cache) / folder
+        if Path(source).exists():
+            return Path(source)
+        name = FOLDERS.get(part, str(part))
+        patterns = (
+            [f"{name}/*.json", f"{name}/*.safetensors", f"{name}/*.txt"]
+            if folder == "base"
+            else ["*.json", "*.safetensors"]
+        )
+        revision = self.model.base_revision if source == self.model.base else "main"
+        return fetched(source, revision, patterns, name, f"give a local directory with model.{folder}=<path> instead")
+
+    def _motion(self) -> Path:
+        source = self.model.motion_adapter
+        if source is None:
+            raise ModelError(
+                "the motion network needs motion modules, and none are named: set model.motion_adapter=<path>"
+            )
+        return self._on_this_machine(source, Part.TRANSFORMER, "motion")
+
     # -- parts ---------------------------------------------------------------------------------------------------------
 
-    def load_transformer(self, window: int | None = None) -> UNet:
-        """A new frozen network in the bundle's dtype, in eval mode; the caller owns it. Raises ``ModelError``.
-
-        With a ``window``, a motion network attends in windows of so many frames, and takes clips of any length.
-        """
-        unet: UNet2DConditionModel = self._read("unet", UNet2DConditionModel.from_pretrained)
+    def load_transformer(self, on_host: int = 0, shares: Shares | None = None, num_frames: int | None = None) -> UNet:
+        """A new frozen network; one of motion takes clips longer than its modules do, in windows (``long_clips``)."""
+        unet: UNet2DConditionModel = self._load(Part.TRANSFORMER)
         adapter = None
         if self.kind == "motion":
-            if self.motion is None:
-                raise ModelError("the motion network needs motion modules, and none are named")
-            adapter = load_motion(self.motion)
+            adapter = self._motion_adapter()
         refuse_other_base(unet, adapter)
         network: UNet = unet if adapter is None else UNetMotionModel.from_unet2d(unet, adapter)
         network = self._settled(network, self.dtype)
-        if window and isinstance(network, UNetMotionModel):
-            attend_in_windows(network, window)
+        if adapter is not None and self.model.domain_adapter:
+            fold_domain(network, Path(self.model.domain_adapter), self.model.domain_scale)
+        if isinstance(network, UNetMotionModel) and (num_frames or 0) > network.config.motion_max_seq_length:
+            long_clips.attend_in_windows(network, self.window)
         return network
+
+    def _motion_adapter(self) -> MotionAdapter:
+        if self.model.weights == "random":
+            with self.device:
+                return MotionAdapter(**full_shapes.MOTION)
+        try:
+            return load_motion(self._motion())
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise ModelError(
+                f"motion modules of {self.model.motion_adapter} do not load: {first_line(error)}"
+            ) from error
+
+    @property
+    def window(self) -> int:
+        """Frames that motion modules see at once in a longer clip."""
+        return self.family.window or 16
+
+    @staticmethod
+    def arrange(transformer: UNet, policy: Policy, shared: Sequence[StoredWeights] = (), num_lengths: int = 1) -> None:
+        """Let a UNet's blocks run by ``policy``: compiled, and recomputed in the backward pass."""
+        if policy.compile:
+            for block in (*transformer.down_blocks, transformer.mid_block, *transformer.up_blocks):
+                block.forward = torch.compile(block.forward, dynamic=False)
+        if policy.recompute:
+            transformer.enable_gradient_checkpointing()
 
     def _load(self, part: Part) -> Any:
         match part:
+            case Part.TRANSFORMER:
+                return self._read(part, UNet2DConditionModel.from_pretrained)
             case Part.VAE:
-                return self._frozen("vae", AutoencoderKL.from_pretrained, torch.float32)
+                return self._settled(self._read(part, AutoencoderKL.from_pretrained), torch.float32)
             case Part.TEXT_ENCODER:
-                return self._frozen("text_encoder", CLIPTextModel.from_pretrained, self.dtype)
+                return self._settled(self._read(part, CLIPTextModel.from_pretrained), self.dtype)
             case _:
-                return self._read("tokenizer", CLIPTokenizer.from_pretrained)
-
-    def _frozen(self, folder: str, read: Callable[..., Any], dtype: torch.dtype) -> Any:
-        return self._settled(self._read(folder, read), dtype)
+                return self._read(part, CLIPTokenizer.from_pretrained)
 
     def _settled(self, module: Any, dtype: torch.dtype) -> Any:
         """A part in its place, frozen; diffusers' own way there warns of modules that none of these has."""
         return nn.Module.to(module, self.device, dtype).eval().requires_grad_(False)
 
-    def _read(self, folder: str, read: Callable[..., Any]) -> Any:
+    def _read(self, part: Part, read: Callable[..., Any]) -> Any:
         """A part of the base, or of its fine-tune; pickles beside it are not looked at."""
-        only_tensors = {} if folder == "tokenizer" else {"use_safetensors": True}
+        source = self.part_source(part)
+        if source is None:
+            return full_shapes.drawn(part, self.device)
+        folder, name = self.files(part)[0].parent, FOLDERS.get(part, str(part))
+        only_tensors = {} if part is Part.TOKENIZER else {"use_safetensors": True}
         try:
-            if self.tuned and folder != "tokenizer":
-                return load_from_file(self.tuned, folder, self.base)
-            return read(self.base / folder, local_files_only=True, **only_tensors)
+            if self.model.tuned and part is not Part.TOKENIZER and getattr(self.model, part, None) is None:
+                return load_from_file(Path(self.model.tuned), name, folder.parent)
+            return read(folder, local_files_only=True, **only_tensors)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise ModelError(f"{folder} of {self.base} does not load: {first_line(error)}") from error
+            raise ModelError(f"{name} of {source} does not load: {first_line(error)}") from error
 
     # -- pixels and text -----------------------------------------------------------------------------------------------
 
@@ -129,6 +229,18 @@ class AnimateDiffBundle(HeldParts):
         frames = latents_BCTHW.to(self.device, torch.float32).transpose(1, 2).flatten(0, 1) / vae.config.scaling_factor
         pixels = torch.cat([vae.decode(some, return_dict=False)[0] for some in torch.split(frames, FRAMES_AT_ONCE)])
         return _as_clips(((pixels + 1) / 2).clamp(0, 1), len(latents_BCTHW))
+
+    def decode_together(self, latents_BCTHW: Tensor) -> Tensor | None:
+        """``decode`` on rank 0: frames are small, and pass each by itself."""
+        return self.decode(latents_BCTHW) if rank_info().global_rank == 0 else None
+
+    def settled_noise(self, noise_BCTHW: Tensor, seed: int) -> Tensor:
+        """The noise of a clip that is longer than motion modules take: windows of it that come again in another order."""
+        longest = longest_clip(self.model) or self.family.network(self.kind).longest or 0
+        if self.kind != "motion" or noise_BCTHW.shape[2] <= longest:
+            return noise_BCTHW
+        generator = keyed_generator(seed, "windows")
+        return long_clips.windowed_noise(noise_BCTHW, self.window, generator)
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> list[Tensor]:

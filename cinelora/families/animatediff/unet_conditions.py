@@ -7,9 +7,9 @@ Shape suffixes: B batch, C channels, T frames, H and W latent height and width, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import torch
 from diffusers import UNet2DConditionModel, UNetMotionModel
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cinelora.errors import ModelError
 from cinelora.families.animatediff.long_clips import attends_in_windows
+from cinelora.families.family import Network
 
 UNet: TypeAlias = "UNet2DConditionModel | UNetMotionModel"
 
@@ -26,12 +27,17 @@ class FrameCondition:
     """Text (B, 77, D), padding included: CLIP's networks were taught with it. ``image`` is there for no network of these."""
 
     text: Tensor
-    image: None = None
+    image: Any = None
 
     @classmethod
     def of_batch(cls, batch: Mapping[str, Tensor], shows_image: bool) -> Self:
         """That of a batch of the data set."""
         return cls(batch["text"])
+
+    @staticmethod
+    def drawn_image(network: Network, size: Any, width: int | None, draw: Callable[..., Tensor]) -> None:
+        """Nothing is shown."""
+        return None
 
     def predict(self, transformer: UNet, latents_BCTHW: Tensor, timestep_B: Tensor) -> Tensor:
         """The noise (B, C, T, H, W) in float32, of a clip by a motion network, of frames each by itself by an image network.

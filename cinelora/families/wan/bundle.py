@@ -8,11 +8,9 @@ Shape suffixes: B batch, C channels, T frames (latent frames for latents), H and
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import html
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
@@ -27,19 +25,16 @@ from transformers import AutoTokenizer, ByT5Tokenizer
 
 from cinelora.config.schema import ModelConfig
 from cinelora.errors import CineloraError, ModelError, first_line
-from cinelora.families import family_of
-from cinelora.families.family import Family, Part
-from cinelora.families.held_parts import HeldParts
+from cinelora.families.family import Part
+from cinelora.families.model_bundle import Bundle, fetched, fetched_before, needs_no_hub
 from cinelora.families.wan import checkpoint_layouts
 from cinelora.families.wan.checkpoint_layouts import NAMES, FoundPart
 from cinelora.families.wan.conditions import Condition, FirstFrameCondition, ImageCondition
 from cinelora.families.wan.load_weights import Destination, load_part, random_part, settings_of
-from cinelora.families.wan.text_limit import Lost, lost_of, may_be_long
 from cinelora.families.wan21 import WAN21
 from cinelora.io.atomic import sha256_json
 from cinelora.io.hardware import default_device, free_gpu_bytes
-from cinelora.io.hub import EMBEDDED, RANDOM_MEMBERS, is_at_hand, is_model_source
-from cinelora.io.plain_data import opened
+from cinelora.io.hub import EMBEDDED, RANDOM_MEMBERS, is_model_source
 from cinelora.io.waiting import waiting
 from cinelora.memory.weight_sharding import Shares
 from cinelora.nn import vae_parallel, vae_unchunked
@@ -56,11 +51,6 @@ AT_ONCE_BYTES = 2**27
 """The largest tensor of a VAE that sees a clip as a whole: 33 frames of 112x192 have 68 MB in the embedded model."""
 
 
-def pad_text(embeddings: list[Tensor]) -> Tensor:
-    """Embeddings (n_i, D) cut at their true length, zero-padded and stacked to (B, 512, D)."""
-    return torch.stack([F.pad(e, (0, 0, 0, WAN21.text_tokens - e.shape[0])) for e in embeddings])
-
-
 def clean_prompt(prompt: str) -> str:
     """Mend mojibake, unescape HTML, fold white space: what Wan does to a prompt before its tokenizer."""
     import ftfy  # here, because ranks that encode no text start sooner without it
@@ -69,7 +59,7 @@ def clean_prompt(prompt: str) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
-class WanBundle(HeldParts):
+class WanBundle(Bundle):
     """The parts of one checkpoint, each fetched and loaded only when it is used, and never trained."""
 
     condition: type[Condition] = Condition
@@ -89,9 +79,7 @@ class WanBundle(HeldParts):
         self.dtype, self.fp8 = DTYPES[dtype], dtype == "fp8"
         self.cache = cache
         self.device = device or default_device()
-        self.model: ModelConfig | None = None
-        self.kind, self.expert = "", ""
-        self.tile: bool | None = None
+        self.model, self.kind = None, ""
         self._loaded: dict[Part, Any] = {}
 
     @classmethod
@@ -105,22 +93,6 @@ class WanBundle(HeldParts):
         bundle = cls(source, revision, dtype=model.dtype, cache=cache, device=device)
         bundle.model, bundle.kind = model, kind
         return bundle
-
-    def of_expert(self, expert: str) -> Self:
-        """The same checkpoint, with the transformer of that one of its experts; nothing of it is loaded."""
-        other = copy.copy(self)
-        other.expert, other._loaded = expert, {}
-        return other
-
-    @property
-    def family(self) -> Family:
-        """The facts of its family."""
-        return family_of(self.model or ModelConfig())
-
-    @property
-    def image_parts(self) -> tuple[Part, ...]:
-        """The parts that encode what its transformer is shown of a first frame."""
-        return self.family.image_parts(self.kind or "i2v")
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
@@ -144,42 +116,40 @@ class WanBundle(HeldParts):
         except CineloraError as error:
             raise ModelError(f"{part} of {source}: {error}") from error
 
+    def files(self, part: Part) -> tuple[Path, ...]:
+        """Every file whose content decides what ``part`` is; raises as ``found``."""
+        return self.found(part).files
+
     def is_at_hand(self, part: Part) -> bool:
         """Whether ``part`` can be loaded without the network."""
         source = self.part_source(part)
-        if source is None or is_at_hand(source):
+        if source is None or needs_no_hub(source):
             return True
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
+        folder = fetched_before(source, self._revision(source))
         try:
-            folder = snapshot_download(source, revision=self._revision(source), local_files_only=True)
-            return bool(checkpoint_layouts.locate(part, Path(folder), self.expert).files)
-        except (LocalEntryNotFoundError, CineloraError):
+            return folder is not None and bool(checkpoint_layouts.locate(part, folder, self.expert).files)
+        except CineloraError:
             return False
 
     def _revision(self, source: str) -> str:
         """The revision that is asked for of the checkpoint itself; that of any other source is its main one."""
         return self.requested_revision if source == self.source else "main"
 
-    def files_at_hand(self, part: Part) -> tuple[Path, ...]:
-        """The files of ``part`` that a disk may take long to give: none where they are embedded, random or not fetched yet."""
-        source = self.part_source(part)
-        return () if source is None or source in EMBEDDED or not self.is_at_hand(part) else self.found(part).files
-
     def directory(self, part: Part) -> Path:
         """The local folder of ``part``; raises as ``found``."""
         return self.found(part).folder
 
     def fingerprint(self, part: Part) -> str:
-        """12 hex digits of the part's content: names, sizes, and samples spread over every file; its shape if random."""
+        """As of every checkpoint; of random values their shape."""
         if self.part_source(part) is None:
             return sha256_json(["random", part, {} if part is Part.TOKENIZER else self._random_settings(part)])[:12]
-        return _fingerprint(self.found(part).files)
+        return super().fingerprint(part)
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
-    def load_transformer(self, on_host: int = 0, shares: Shares | None = None) -> WanTransformer3DModel:
+    def load_transformer(
+        self, on_host: int = 0, shares: Shares | None = None, num_frames: int | None = None
+    ) -> WanTransformer3DModel:
         """A new frozen transformer in the bundle's dtype, in eval mode; the caller owns it.
 
         The matrices of its first ``on_host`` blocks stay on the host, for ``memory.Swap``; those of all blocks go into
@@ -329,14 +299,9 @@ class WanBundle(HeldParts):
         mean, std = torch.tensor([config.latents_mean, config.latents_std], device=self.device).view(2, 1, -1, 1, 1, 1)
         return mean, std
 
-    def lost(self, texts: Iterable[str | None]) -> dict[str, Lost]:
-        """What is lost of those of ``texts`` that are longer than the text encoder reads; raises as ``found``."""
-        long = [text for text in dict.fromkeys(texts) if text and may_be_long(text)]
-        if not long:
-            return {}  # without a tokenizer, which some take a while to load
-        with self.loaded(Part.TOKENIZER):
-            found = {text: lost_of(clean_prompt(text), self._part(Part.TOKENIZER)) for text in long}
-        return {text: lost for text, lost in found.items() if lost}
+    def cleaned(self, text: str) -> str:
+        """``clean_prompt`` of a text."""
+        return clean_prompt(text)
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> list[Tensor]:
@@ -412,34 +377,7 @@ def _on_this_machine(source: str, revision: str, part: Part, expert: str, cache:
         from cinelora.families.wan import embedded  # only the embedded model needs it
 
         return embedded.embedded(name, cache)
-    return Path(source) if Path(source).exists() else _fetch(source, revision, part, expert)
-
-
-def _fetch(repository: str, revision: str, part: Part, expert: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(repository, revision=revision, allow_patterns=checkpoint_layouts.patterns(part, expert))
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise ModelError(
-            f"cannot fetch {part} of {repository}@{revision} from the hub: {first_line(error)}; "
-            "give a local directory or file with model.t2v=<path> or model.i2v=<path> instead"
-        ) from error
-
-
-def _fingerprint(files: Iterable[Path], blocks: int = 64, block_size: int = 65536) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size};".encode())
-        with opened(path) as file:
-            # Tens of gigabytes would take minutes. A file that was changed or cut short differs in its size, or in some of the
-            # samples, the first of which has its header and the last its end.
-            whole = size <= blocks * block_size
-            for place in [0] if whole else [i * (size - block_size) // (blocks - 1) for i in range(blocks)]:
-                file.seek(place)
-                digest.update(file.read(size if whole else block_size))
-    return digest.hexdigest()[:12]
+    if Path(source).exists():
+        return Path(source)
+    way_out = "give a local directory or file with model.t2v=<path> or model.i2v=<path> instead"
+    return fetched(source, revision, checkpoint_layouts.patterns(part, expert), part, way_out)

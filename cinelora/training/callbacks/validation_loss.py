@@ -15,6 +15,7 @@ from lightning import Trainer
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from cinelora.adapters.weight_deltas import first_weight
 from cinelora.config.metric_names import heldout_loss_at, heldout_sigmas, update_of_block
 from cinelora.config.schema import ValidationConfig, data_ranks
 from cinelora.io.waiting import waiting
@@ -81,7 +82,7 @@ class ValidationLoss(AtStep):
     @torch.no_grad()
     def remember(self, trainer: Trainer, stage: Stage, off: AbstractContextManager[None]) -> tuple[list[Tensor], float]:
         """What is predicted inside ``off``, on the host, and the mean loss of it over all ranks."""
-        dtype = stage.transformer.patch_embedding.weight.dtype
+        dtype = first_weight(stage.transformer).dtype
         kept, losses = [], torch.zeros(2, dtype=torch.float64)
         with evaluating(stage, off):
             for look in self.looks(trainer, stage):

@@ -15,7 +15,6 @@ from typing import Any
 from cinelora.config.schema import DataConfig
 from cinelora.config.sentences import sentence
 from cinelora.errors import ConfigError
-from cinelora.families.wan21 import WAN21
 
 _SHOWN = 40
 """Characters of what is lost that a line shows; of a word that is longer its own beginning is not sought."""
@@ -27,33 +26,35 @@ class Lost:
 
     tokens: int
     words: str
+    limit: int
+    """How many tokens are read."""
 
 
 LostAmong = Callable[[Iterable[str | None]], dict[str, Lost]]
-"""What is lost of those of some texts that are cut: ``WanBundle.lost``, or what stands for it."""
+"""What is lost of those of some texts that are cut: ``Bundle.lost``, or what stands for it."""
 
 
-def may_be_long(text: str) -> bool:
-    """Whether a text can have more tokens than are read, by any tokenizer; False is certain."""
+def may_be_long(text: str, limit: int) -> bool:
+    """Whether a text can have more tokens than the ``limit`` that are read, by any tokenizer; False is certain."""
     # Tokenizers fall back on bytes, so that no text has more tokens than bytes, one for its start and one for its end. Some
     # spell ligatures and the like out first (NFKC), which makes more bytes of them.
-    return max(len(form.encode()) for form in (text, unicodedata.normalize("NFKC", text))) > WAN21.text_tokens - 2
+    return max(len(form.encode()) for form in (text, unicodedata.normalize("NFKC", text))) > limit - 2
 
 
-def lost_of(text: str, tokenizer: Any) -> Lost | None:
-    """What is lost of a text, cleaned as the encoder gets it; None where all of it is read."""
+def lost_of(text: str, tokenizer: Any, limit: int) -> Lost | None:
+    """What is lost of a text, cleaned as the encoder gets it, of which ``limit`` tokens are read; None where all of it is."""
 
     def tokens(length: int) -> int:
         return len(tokenizer(text[:length], truncation=False, verbose=False).input_ids)
 
     whole = tokens(len(text))
-    if whole <= WAN21.text_tokens:
+    if whole <= limit:
         return None
     # more characters are more tokens: the longest beginning that is read is found by halving, in a dozen countings
-    read = bisect_left(range(len(text)), True, key=lambda length: tokens(length) > WAN21.text_tokens) - 1
+    read = bisect_left(range(len(text)), True, key=lambda length: tokens(length) > limit) - 1
     start = text.rfind(" ", 0, read + 1) + 1
     start = start if read - start < _SHOWN else read
-    return Lost(whole, text[start : start + _SHOWN].strip())
+    return Lost(whole, text[start : start + _SHOWN].strip(), limit)
 
 
 def lost_line(what: str, texts: Sequence[str], lost: Mapping[str, Lost]) -> list[str]:
@@ -61,7 +62,7 @@ def lost_line(what: str, texts: Sequence[str], lost: Mapping[str, Lost]) -> list
     cut = [lost[text] for text in texts if text in lost]
     if not cut:
         return []
-    words = {"what": what, "cut": len(cut), "total": len(texts), "limit": WAN21.text_tokens, "first": cut[0]}
+    words = {"what": what, "cut": len(cut), "total": len(texts), "limit": cut[0].limit, "first": cut[0]}
     return [sentence("texts", "cut" if len(texts) == 1 else "some_cut", **words)]
 
 
@@ -70,7 +71,7 @@ def refuse_lost(texts: Mapping[str, str | None], lost_among: LostAmong) -> None:
     lost = lost_among(texts.values())
     for name, text in texts.items():
         if text in lost:
-            raise ConfigError(sentence("texts", "too_long", name=name, first=lost[text], limit=WAN21.text_tokens))
+            raise ConfigError(sentence("texts", "too_long", name=name, first=lost[text], limit=lost[text].limit))
 
 
 def look_of(data: DataConfig) -> dict[str, str | None]:
@@ -88,6 +89,6 @@ def caption_lines(captions: Mapping[str, str], lost_among: LostAmong, descriptio
     cut = {name: lost[caption] for name, caption in captions.items() if caption in lost}
     if description and cut:
         name, longest = max(cut.items(), key=lambda one: one[1].tokens)
-        words = {"cut": len(cut), "total": len(captions), "name": name, "longest": longest, "limit": WAN21.text_tokens}
+        words = {"cut": len(cut), "total": len(captions), "name": name, "longest": longest, "limit": longest.limit}
         raise ConfigError(sentence("texts", "description", **words))
     return lost_line("caption", list(captions.values()), lost)

@@ -46,6 +46,8 @@ class Studio:
     pictures: Path = RESULTS / "scale_model"
     frames: int = FRAMES
     fps: int = FPS
+    height: int = HEIGHT
+    width: int = WIDTH
     steps: int = 25
     guidance: float = 4.0
     shift: float = 3.0
@@ -71,7 +73,9 @@ class Studio:
 
     def render(self, scene: Scene, look: str) -> Tensor:
         """A whole clip, uint8 (T, H, W, 3) on the device, without grain."""
-        return render_scene(scene, look, self.frames, HEIGHT, WIDTH, self.fps, grain=False, device=self.device)
+        return render_scene(
+            scene, look, self.frames, self.height, self.width, self.fps, grain=False, device=self.device
+        )
 
     def sheet(self, name: str, rows: list[tuple[str, Tensor]], columns: int = 6) -> None:
         """A contact sheet among the pictures."""
@@ -84,7 +88,7 @@ class Studio:
         What the model was taught of stills are first frames, so stills are compared with these.
         """
         fps = self.fps / (self.frames - 1)
-        return render_scene(scene, look, 2, HEIGHT, WIDTH, fps, grain=grain, device=self.device)
+        return render_scene(scene, look, 2, self.height, self.width, fps, grain=grain, device=self.device)
 
     def first_frames(self, scenes: list[Scene], look: str, grain: bool = False) -> Tensor:
         """The first frames of the clips of ``scenes``, uint8 (N, H, W, 3) on the device."""
@@ -146,7 +150,7 @@ class Studio:
 
     def noise(self, seeds: list[int], frames: int) -> Tensor:
         """(N, 16, T, h, w), drawn on the host, so that it is the same on every device."""
-        shape = WAN21.geometry.latent_size(frames, HEIGHT, WIDTH)
+        shape = WAN21.geometry.latent_size(frames, self.height, self.width)
         drawn = [torch.randn(shape, generator=keyed_generator("report", seed)) for seed in seeds]
         return torch.stack(drawn).to(self.device)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 from common import RESULTS
-from scale_tools.studio import BATCH, HEIGHT, WIDTH, Studio
+from scale_tools.studio import BATCH, Studio
 from torch import Tensor
 
-from cinelora.config.schema import SamplerConfig
+from cinelora.config.schema import ModelConfig, SamplerConfig
 from cinelora.families.animatediff.unet_bundle import AnimateDiffBundle
 from cinelora.families.animatediff.unet_conditions import FrameCondition
 from cinelora.families.animatediff_sd15 import ANIMATEDIFF
@@ -20,7 +20,7 @@ from cinelora.families.family import Part
 from cinelora.nn.flow_matching import keyed_generator
 from cinelora.sampling.denoise import Guided, sample
 
-CLIP_FRAMES, CLIP_FPS = 16, 8
+CLIP_FRAMES, CLIP_FPS, CLIP_HEIGHT = 16, 8, 128
 
 
 @dataclass
@@ -30,11 +30,14 @@ class UnetStudio(Studio):
     pictures: Path = RESULTS / "animatediff_model"
     frames: int = CLIP_FRAMES
     fps: int = CLIP_FPS
+    height: int = CLIP_HEIGHT
     bundles: dict[str, AnimateDiffBundle] = field(init=False)
 
     def __post_init__(self) -> None:
-        folders = self.cache / "base", self.cache / "motion"
-        self.bundles = {kind: AnimateDiffBundle(*folders, kind, device=self.device) for kind in ("image", "motion")}
+        folders = {"base": str(self.cache / "base"), "motion_adapter": str(self.cache / "motion")}
+        model = ModelConfig(name=self.cache.name, family=ANIMATEDIFF.name, dtype="fp32", **folders)
+        networks = ("image", "motion")
+        self.bundles = {kind: AnimateDiffBundle(model, kind, self.cache, self.device) for kind in networks}
         self.t2v = self.bundles["image"]
         for part in (Part.VAE, Part.TEXT_ENCODER, Part.TOKENIZER):
             self.t2v._part(part)
@@ -71,6 +74,6 @@ class UnetStudio(Studio):
 
     def noise(self, seeds: list[int], frames: int) -> Tensor:
         """(N, 4, T, h, w), drawn on the host, so that it is the same on every device."""
-        shape = ANIMATEDIFF.geometry.latent_size(frames, HEIGHT, WIDTH)
+        shape = ANIMATEDIFF.geometry.latent_size(frames, self.height, self.width)
         drawn = [torch.randn(shape, generator=keyed_generator("report", seed)) for seed in seeds]
         return torch.stack(drawn).to(self.device)

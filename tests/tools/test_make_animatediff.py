@@ -11,6 +11,7 @@ from rounding import LAYERS, units
 from transformers import CLIPTokenizer
 
 from cinelora.cli.small_command import request_of
+from cinelora.config.schema import ModelConfig
 from cinelora.errors import ConfigError
 from cinelora.families.animatediff.unet_bundle import AnimateDiffBundle
 from cinelora.families.animatediff.unet_conditions import FrameCondition
@@ -41,7 +42,7 @@ from tools.scale_model.whole_transformer import WholeTransformer
 from tools.scale_model.word_tokenizer import END, LETTERS, caption_words, merges_of, split
 
 CPU = torch.device("cpu")
-SMALL = ["frames=2", "height=16", "width=32", "vae_clips=3", "vae_batch=1", "text_batch=2", "clips=3", "heldout=12"]
+SMALL = ["frames=2", "height=64", "width=64", "vae_clips=3", "vae_batch=1", "text_batch=2", "clips=3", "heldout=12"]
 SMALL += ["image_batch=2", "motion_batch=1", "sampler_steps=1"]
 SMALL += [f"{name}_steps=2" for name in ("vae", "text", "image", "motion")]
 
@@ -132,7 +133,14 @@ def test_stock_animatediff_and_the_family_draw_the_same_with_it(saved: Path):
     pipe = AnimateDiffPipeline.from_pretrained(
         saved / "base", motion_adapter=MotionAdapter.from_pretrained(saved / "motion"), torch_dtype=torch.float32
     )
-    bundle = AnimateDiffBundle(saved / "base", saved / "motion", "motion", device=CPU)
+    model = ModelConfig(
+        name="miniature",
+        family="animatediff_sd15",
+        base=str(saved / "base"),
+        motion_adapter=str(saved / "motion"),
+        dtype="fp32",
+    )
+    bundle = AnimateDiffBundle(model, "motion", saved, CPU)
     latents = drawn(1, 4, 3, 2, 4)
     with bundle.loaded(Part.TOKENIZER, Part.TEXT_ENCODER), torch.no_grad():
         text = bundle.encode_text([describe(draw_scene(5), "daylight")])[0][None]
@@ -291,11 +299,11 @@ def test_parts_are_trained_one_after_the_other_and_each_leaves_the_others_alone(
 
 def test_the_command_says_what_it_wants(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     request = request_of(PROGRAMS["animatediff"], ["parts=motion", "frames=8"])
-    assert (request.wanted, request.size) == (("motion",), (8, 112, 192))
+    assert (request.wanted, request.size) == (("motion",), (8, 128, 192))
     assert replace(request, parts="all").wanted[0] == "vae"
     for words, part in [
         (["frames=17"], "frames=17: wants from 2 to 16"),
-        (["height=100"], "height=100: wants a multiple of 16, such as 96"),
+        (["height=100"], "height=100: wants a multiple of 64, such as 128"),
         (["parts=unet"], "parts=unet: wants all|vae|text|image|motion|report"),
         (["parts=image", f"out={tmp_path}"], "holds none: vae and text first"),
         (["image_rate=0"], "image_rate=0: wants more than 0 and at most 1"),

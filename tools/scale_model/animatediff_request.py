@@ -29,10 +29,10 @@ class AnimateDiffRequest:
     """frames of a clip"""
     fps: int = setting(8, at_least=1)
     """frames per second"""
-    height: int = setting(112, at_least=16, multiple_of=16)
-    """height in pixels, a multiple of 16"""
-    width: int = setting(192, at_least=16, multiple_of=16)
-    """width in pixels, a multiple of 16"""
+    height: int = setting(128, at_least=64, multiple_of=64)
+    """height in pixels, a multiple of 64, as of every AnimateDiff"""
+    width: int = setting(192, at_least=64, multiple_of=64)
+    """width in pixels, likewise"""
     vae_clips: int = setting(2400, at_least=1)
     """clips of every look that the VAE learns from"""
     vae_steps: int = setting(30_000, at_least=1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cinelora.adapters.trainable import Effect, Trained
 from cinelora.errors import AdapterError
-from cinelora.families.animatediff.unet_names import network_of
+from cinelora.families.unet_layers import UNET_LAYERS
 from cinelora.training.zero import own_range
 
 State = dict[str, Tensor]
@@ -81,7 +81,8 @@ class MotionModules(WholeTransformer):
     @staticmethod
     def chosen(transformer: nn.Module) -> dict[str, nn.Parameter]:
         """What is trained of it: what ``MotionAdapter`` holds, under its names there."""
-        return {name: weight for name, weight in transformer.named_parameters() if network_of(name) == "motion"}
+        weights = transformer.named_parameters()
+        return {name: weight for name, weight in weights if UNET_LAYERS.taught_in(name) == "motion"}
 
 
 class PartitionedTransformer(WholeTransformer):

@@ -1,6 +1,7 @@
 """The embedded AnimateDiff from nothing: whole words, a model that stock diffusers reads, each part's training in miniature."""
 
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,15 +9,18 @@ import pytest
 import torch
 from diffusers import AnimateDiffPipeline, MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from rounding import LAYERS, units
+from small_runs import run_here
 from transformers import CLIPTokenizer
 
+from cinelora.adapters.run_directory import RunDirectory
 from cinelora.cli.small_command import request_of
-from cinelora.config.schema import ModelConfig
-from cinelora.errors import ConfigError
+from cinelora.config.schema import ModelConfig, TrainConfig
+from cinelora.config.store import save_config
+from cinelora.errors import ConfigError, ModelError
 from cinelora.families.animatediff.unet_bundle import AnimateDiffBundle
 from cinelora.families.animatediff.unet_conditions import FrameCondition
 from cinelora.families.family import Part
-from cinelora.families.wan.embedded import HASHES
+from cinelora.families.wan.embedded import HASHES, WEIGHTS
 from cinelora.io.atomic import sha256_file
 from cinelora.io.plain_data import read_json
 from cinelora.nn.flow_matching import keyed_generator
@@ -70,6 +74,13 @@ def loud(parts: UnetParts) -> UNetMotionModel:
         if ".motion_modules." in name and ".proj_out." in name:
             parameter.data.copy_(0.3 * drawn(*parameter.shape, key=name))
     return network
+
+
+def model_in(folder: Path) -> ModelConfig:
+    base, motion = str(folder / "base"), str(folder / "motion")
+    shape = {"num_layers": 2, "num_heads": 2, "hidden_size": 48, "ffn_dim": 192, "height": 64, "width": 64, "fps": 8}
+    names = {"name": "miniature", "family": "animatediff_sd15", "dtype": "fp32"}
+    return ModelConfig(**names, **shape, base=base, motion_adapter=motion)
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
@@ -133,14 +144,7 @@ def test_stock_animatediff_and_the_family_draw_the_same_with_it(saved: Path):
     pipe = AnimateDiffPipeline.from_pretrained(
         saved / "base", motion_adapter=MotionAdapter.from_pretrained(saved / "motion"), torch_dtype=torch.float32
     )
-    model = ModelConfig(
-        name="miniature",
-        family="animatediff_sd15",
-        base=str(saved / "base"),
-        motion_adapter=str(saved / "motion"),
-        dtype="fp32",
-    )
-    bundle = AnimateDiffBundle(model, "motion", saved, CPU)
+    bundle = AnimateDiffBundle(model_in(saved), "motion", saved, CPU)
     latents = drawn(1, 4, 3, 2, 4)
     with bundle.loaded(Part.TOKENIZER, Part.TEXT_ENCODER), torch.no_grad():
         text = bundle.encode_text([describe(draw_scene(5), "daylight")])[0][None]
@@ -176,8 +180,6 @@ def test_a_trained_network_is_written_as_the_family_reads_it(saved: Path, tmp_pa
     with torch.no_grad():
         first, second = (condition.predict(one, latents, at) for one in (network, rebuilt))
     assert (first - second).abs().max() < 2e-3 * first.abs().max()  # the positions, sines in half precision
-    with pytest.raises(RuntimeError, match="Missing key"):
-        export(tmp_path / "none", "motion", {})
 
 
 def test_of_a_motion_network_its_motion_modules_are_trained_and_of_an_image_network_all(parts: UnetParts):
@@ -194,6 +196,32 @@ def copied_unet(parts: UnetParts) -> UNet2DConditionModel:
     unet = UNet2DConditionModel.from_config(parts.unet.config)
     unet.load_state_dict(parts.unet.state_dict())
     return unet
+
+
+def test_a_network_of_another_shape_is_refused_before_it_is_trained(parts: UnetParts):
+    wider = UNet2DConditionModel.from_config({**parts.unet.config, "block_out_channels": [32, 64]})
+    with pytest.raises(
+        ModelError, match="trains the embedded AnimateDiff alone, and this is another: take model.base="
+    ):
+        trained(wider, sharded=False)
+
+
+@pytest.mark.parametrize(("kind", "frames"), [("image", 1), ("motion", 2)])
+def test_the_projects_own_stage_trains_a_network_and_the_model_adopts_it(
+    kind: str, frames: int, saved: Path, pretrain_config: TrainConfig, tmp_path: Path
+):
+    folder = Path(shutil.copytree(saved, tmp_path / "model"))
+    stage = replace(pretrain_config.stage, transformer=kind, num_frames=frames, stills=0.0, steps=2, batch_size=2)
+    config = replace(pretrain_config, model=model_in(folder), stage=stage, cache=str(tmp_path / "cache"))
+    run = run_here(config, tmp_path / "run")
+    save_config(config, run.config)
+    before = read_json(folder / HASHES)
+    assert main(["adopt", f"pair={folder}", f"run={run.path}"]) == 0
+    after = read_json(folder / HASHES)
+    place = (NETWORKS[kind][2] / WEIGHTS).as_posix()
+    assert {name for name in after if after[name] != before[name]} == {place}
+    again = load_parts(folder)
+    assert build_network(kind, again)
 
 
 # -- training ----------------------------------------------------------------------------------------------------------

@@ -77,13 +77,13 @@ class EncodersRequest:
 
 @dataclass(frozen=True)
 class AdoptRequest:
-    """Put the transformer of a finished stage=pretrain run into the pair whose encoders it was trained with.
+    """Put the network of a finished stage=pretrain run into the pair, or the AnimateDiff, whose encoders it was trained with.
 
     python -m tools.scale_model adopt pair=outputs/scale-model run=outputs/pretrain/rendered/last
     """
 
     pair: str = setting("outputs/scale-model", role="path")
-    """folder of the pair"""
+    """folder of the pair, or of the AnimateDiff"""
     run: str = setting("", role="run")
     """directory of the run"""
 
@@ -139,18 +139,20 @@ def encoders(request: EncodersRequest) -> None:
 
 
 def adopt(request: AdoptRequest) -> None:
-    """Put the transformer of a finished ``stage=pretrain`` run into its pair."""
+    """Put the network of a finished ``stage=pretrain`` run into its pair, or its AnimateDiff."""
     from cinelora.adapters.run_directory import RunDirectory
     from cinelora.config.store import load_config
     from cinelora.families.wan.embedded import HASHES
-    from tools.scale_model import build_pair
+    from tools.scale_model import build_pair, build_unets
 
     run = RunDirectory(Path(request.run))
     if not run.transformer.is_dir():
         raise ConfigError(f"run={request.run} holds no transformer/; give a finished run of stage=pretrain")
     if not (Path(request.pair) / HASHES).is_file():
         raise ConfigError(f"pair={request.pair} holds no {HASHES}; give a pair that encoders made")
-    build_pair.adopt(Path(request.pair), run.transformer, load_config(run.path).stage.transformer)
+    kind = load_config(run.path).stage.transformer
+    put = build_unets.adopt_network if kind in build_unets.NETWORKS else build_pair.adopt
+    put(Path(request.pair), run.transformer, kind)
 
 
 def distil(request: DistilRequest) -> None:

@@ -6,16 +6,19 @@ half precision, as ``cinelora.families.animatediff.unet_bundle`` reads them.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from cinelora.errors import ModelError
 from cinelora.families.animatediff_sd15 import ANIMATEDIFF
 from cinelora.nn.epsilon import FIRST_BETA, LAST_BETA
 from tools.scale_model.build_pair import seeded, write_hashes
@@ -115,14 +118,35 @@ def _half(module: Any) -> Any:
     return copy.half()
 
 
+def refuse_other_shape(kind: str, state: dict[str, Tensor]) -> None:
+    """Raise ``ModelError`` where the weights of a network are not of this model's shape, in which they would be written."""
+    cls, shape, _ = NETWORKS[kind]
+    with torch.device("meta"):
+        own = {name: value.shape for name, value in cls(**SHAPES[shape]).named_parameters()}
+    if {name: value.shape for name, value in state.items()} != own:
+        raise ModelError(
+            "stage=pretrain trains the embedded AnimateDiff alone, and this is another: take model.base=<folder>/base and "
+            "model.motion_adapter=<folder>/motion of a folder that python -m tools.scale_model animatediff made"
+        )
+
+
 def save_network(folder: Path, kind: str, state: dict[str, Tensor]) -> None:
-    """Write the trained ``state`` of the ``image`` network, or of the ``motion`` network's modules, in diffusers' layout."""
+    """Write the trained ``state`` of the ``image`` network, or of the ``motion`` network's modules, in diffusers' layout.
+
+    Raises ``ModelError`` as ``refuse_other_shape``.
+    """
+    refuse_other_shape(kind, state)
     cls, shape, _ = NETWORKS[kind]
     network = cls(**SHAPES[shape])
     # positions are sines, which the modules compute by themselves
-    positions = {name: value for name, value in network.state_dict().items() if name.endswith("pos_embed.pe")}
-    network.load_state_dict({**positions, **state})
+    network.load_state_dict(state, strict=False)
     network.half().save_pretrained(folder)
+
+
+def adopt_network(folder: Path, trained: Path, kind: str) -> None:
+    """Put a trained network into its place in the model of ``folder``."""
+    shutil.copytree(trained, folder / NETWORKS[kind][2], dirs_exist_ok=True)
+    write_hashes(folder)
 
 
 def bytes_of(folder: Path) -> int:

@@ -57,14 +57,20 @@ def _refusals(config: TrainConfig) -> Iterator[str]:
 
 
 def trained(transformer: nn.Module, sharded: bool) -> WholeTransformer:
-    """Every weight, on every rank or, where DeepSpeed's ZeRO-3 has them, in pieces; of a motion network its motion modules'."""
-    from diffusers import UNetMotionModel
+    """Every weight, on every rank or, where DeepSpeed's ZeRO-3 has them, in pieces; of a motion network its motion modules'.
 
+    Raises ``ModelError`` for a UNet that is not the embedded AnimateDiff's.
+    """
+    from diffusers import UNet2DConditionModel, UNetMotionModel
+
+    from tools.scale_model.build_unets import refuse_other_shape
     from tools.scale_model.whole_transformer import MotionModules, PartitionedTransformer, WholeTransformer
 
-    if isinstance(transformer, UNetMotionModel):
-        return MotionModules(transformer)
-    return (PartitionedTransformer if sharded else WholeTransformer)(transformer)
+    if not isinstance(transformer, UNet2DConditionModel | UNetMotionModel):
+        return (PartitionedTransformer if sharded else WholeTransformer)(transformer)
+    kind, cls = ("motion", MotionModules) if isinstance(transformer, UNetMotionModel) else ("image", WholeTransformer)
+    refuse_other_shape(kind, cls.chosen(transformer))
+    return cls(transformer)
 
 
 def export(folder: Path, kind: str, state: dict[str, Tensor]) -> None:

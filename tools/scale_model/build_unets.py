@@ -118,7 +118,7 @@ def _half(module: Any) -> Any:
     return copy.half()
 
 
-def refuse_other_shape(kind: str, state: dict[str, Tensor]) -> None:
+def refuse_other_shape(kind: str, state: Mapping[str, Tensor]) -> None:
     """Raise ``ModelError`` where the weights of a network are not of this model's shape, in which they would be written."""
     cls, shape, _ = NETWORKS[kind]
     with torch.device("meta"):

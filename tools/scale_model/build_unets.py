@@ -7,6 +7,7 @@ half precision, as ``cinelora.families.animatediff.unet_bundle`` reads them.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any

@@ -12,7 +12,6 @@ from rounding import LAYERS, units
 from small_runs import run_here
 from transformers import CLIPTokenizer
 
-from cinelora.adapters.run_directory import RunDirectory
 from cinelora.cli.small_command import request_of
 from cinelora.config.schema import ModelConfig, TrainConfig
 from cinelora.config.store import save_config

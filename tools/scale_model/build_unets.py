@@ -7,6 +7,7 @@ half precision, as ``cinelora.families.animatediff.unet_bundle`` reads them.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ def _half(module: Any) -> Any:
     return copy.half()
 
 
-def refuse_other_shape(kind: str, state: dict[str, Tensor]) -> None:
+def refuse_other_shape(kind: str, state: Mapping[str, Tensor]) -> None:
     """Raise ``ModelError`` where the weights of a network are not of this model's shape, in which they would be written."""
     cls, shape, _ = NETWORKS[kind]
     with torch.device("meta"):

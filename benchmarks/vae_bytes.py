@@ -44,8 +44,13 @@ class Living(TorchDispatchMode):
                 if storage._cdata not in self._sizes:
                     self._sizes[storage._cdata] = storage.nbytes()
                     weakref.finalize(storage, self._sizes.pop, storage._cdata, None)
-        self.most = max(self.most, sum(self._sizes.values()))
+        self.most = max(self.most, self.now)
         return made
+
+    @property
+    def now(self) -> int:
+        """Bytes that live."""
+        return sum(self._sizes.values())
 
 
 @torch.no_grad()

@@ -54,6 +54,8 @@ WITHOUT_TORCH = (
     "cinelora.families.conditioning",
     "cinelora.families.family",
     "cinelora.families.noise_law",
+    "cinelora.families.unet3d.videocrafter_names",
+    "cinelora.families.unet3d_models",
     "cinelora.families.vae_facts",
     "cinelora.families.wan.checkpoint_layouts",
     "cinelora.families.wan.experts",
@@ -275,6 +277,7 @@ OPENS = {"open", "fdopen", "FileIO"}
 MAY_WRITE = {
     "cinelora.families.animatediff.tiny_unets: pipeline.save_pretrained(folder / 'base')": "a new folder, by diffusers",
     "cinelora.families.animatediff.tiny_unets: motion.save_pretrained(folder / 'motion')": "likewise",
+    "cinelora.families.unet3d.tiny_unet3d: part.save_pretrained(folder / name)": "likewise",
     "cinelora.cli.help: os.open(os.devnull, os.O_WRONLY)": "what is written there is nowhere",
     "cinelora.footage.lut: file.write_text(cube.as_text())": "a new folder, for FFmpeg, which reads LUTs from files",
     "cinelora.footage.shot_detection: np.savez(draft, allow_pickle=False, note=text, **arrays)": "the draft of write_whole",

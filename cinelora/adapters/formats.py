@@ -19,6 +19,7 @@ from cinelora.families.unet_layers import (
     diffusers_name,
     is_adaptable,
     part_of_authors,
+    place_of,
     undo_kohya,
 )
 from cinelora.families.wan_layers import BLOCK_NAMES, OUTSIDE_NAMES, WAN_LAYERS, WAN_NAMES
@@ -139,7 +140,7 @@ class AuthorsFormat(UNetFormat):
 
     def key(self, module: str, factor: str) -> str:
         """The key of a factor; raises ``AdapterError`` for a layer that the authors' files have no name for."""
-        if self.layers.taught_in(module) != "motion" or ".attn" not in module:
+        if place_of(module) != "motion_modules" or ".attn" not in module:
             raise AdapterError(f"{module} is no attention of a motion module: the authors' files have no name for it")
         return authors_name(module, factor)
 
@@ -203,10 +204,12 @@ def written_for(reader: str, modules: Iterable[str]) -> Format:
     """The form in which an adapter is written for ``comfy`` or ``diffusers``, by the layers it adapts.
 
     ComfyUI reads spatial layers of UNets by kohya's names, and motion modules, through AnimateDiff-Evolved, by their authors'.
+    Layers over time of UNets of clips are read by this project alone.
     """
     names = list(modules)
     if layers_of(names) is WAN_LAYERS:
         return COMFY if reader == "comfy" else DIFFUSERS
-    if reader == "diffusers":
-        return UNET
-    return AUTHORS if any(UNET_LAYERS.taught_in(name) == "motion" for name in names) else KOHYA
+    places = set(map(place_of, names))
+    if reader == "comfy" and places <= {"motion_modules"}:
+        return AUTHORS
+    return KOHYA if reader == "comfy" and places == {"attentions"} else UNET

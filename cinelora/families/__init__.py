@@ -10,10 +10,11 @@ from typing import Protocol
 
 from cinelora.families.animatediff_sd15 import ANIMATEDIFF
 from cinelora.families.family import Expert, Family
+from cinelora.families.unet3d_models import UNET3D_MODELS
 from cinelora.families.wan21 import WAN21
 from cinelora.families.wan22 import WAN22_5B, WAN22_A14B
 
-FAMILIES = {family.name: family for family in (WAN21, WAN22_5B, WAN22_A14B, ANIMATEDIFF)}
+FAMILIES = {family.name: family for family in (WAN21, WAN22_5B, WAN22_A14B, ANIMATEDIFF, *UNET3D_MODELS)}
 """Facts by the name of a family."""
 
 

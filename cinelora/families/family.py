@@ -95,6 +95,16 @@ ALONE = Expert()
 
 
 @dataclass(frozen=True)
+class NoiseFacts:
+    """What a network taught by betas has of its own; the defaults are those of Ho et al. (2020), sampled to the end."""
+
+    fading: float = 1.0
+    """What the clean latents are multiplied with at timestep 399 and later; from timestep 0 on it falls linearly from 1."""
+    ends_clean: bool = True
+    """Whether sampling ends at latents without noise; else at those of timestep 0, as in latent diffusion's own sampler."""
+
+
+@dataclass(frozen=True)
 class Network:
     """What a family denoises one sort of clip with: a transformer, or two experts that share the noise levels."""
 
@@ -118,6 +128,8 @@ class Network:
     """The setting of a model that names where it lies; its own name where empty."""
     beside: tuple[str, ...] = ()
     """Settings that name what is put into it from elsewhere."""
+    noise: NoiseFacts = NoiseFacts()
+    """What its law of betas has of its own."""
 
     @property
     def makes_stills_alone(self) -> bool:

@@ -11,6 +11,7 @@ from cinelora.families import OfAFamily, family_of
 from cinelora.families.animatediff_sd15 import ANIMATEDIFF
 from cinelora.families.family import Family
 from cinelora.families.model_bundle import Bundle
+from cinelora.families.unet3d_models import UNET3D_MODELS
 from cinelora.families.wan21 import WAN21
 from cinelora.families.wan22 import WAN22_5B, WAN22_A14B
 
@@ -35,10 +36,17 @@ def _animatediff() -> type[Bundle]:
     return AnimateDiffBundle
 
 
+def _unet3d() -> type[Bundle]:
+    from cinelora.families.unet3d.clip_bundle import ClipBundle
+
+    return ClipBundle
+
+
 KNOWN: tuple[tuple[tuple[Family, ...], Callable[[], type[Bundle]]], ...] = (
     ((WAN21, WAN22_A14B), _wan),
     ((WAN22_5B,), _first_frame),
     ((ANIMATEDIFF,), _animatediff),
+    (UNET3D_MODELS, _unet3d),
 )
 
 

@@ -149,6 +149,11 @@ class Bundle(ABC):
         """
 
     @staticmethod
+    def taught_by(stage: str, network: str) -> str:
+        """What of its layers a network is taught in a stage, as ``LayerNames.taught_in`` calls that: what is its own."""
+        return network
+
+    @staticmethod
     def arrange(transformer: Any, policy: Policy, shared: Sequence[StoredWeights] = (), num_lengths: int = 1) -> None:
         """Let the blocks of a network run by ``policy``, as ``memory.block_swap.arrange``."""
         arrange(transformer, policy, shared, num_lengths)

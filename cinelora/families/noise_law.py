@@ -55,4 +55,6 @@ def law_of(network: Network) -> NoiseLaw:
     from cinelora.nn.epsilon import Epsilon
     from cinelora.nn.flow_matching import FlowMatching
 
-    return FlowMatching if network.betas is None else Epsilon(network.betas)
+    if network.betas is None:
+        return FlowMatching
+    return Epsilon(network.betas, network.noise.fading, network.noise.ends_clean)

@@ -1,4 +1,4 @@
-"""Names of layers in UNets of Stable Diffusion and in motion modules: diffusers', the authors' of AnimateDiff, kohya's.
+"""Names of layers in UNets of Stable Diffusion, of clips, and in motion modules: diffusers', AnimateDiff's authors', kohya's.
 
 Enters: keys of a file, or the layers of a network. Leaves: the layers that an adapter changes, in diffusers' names. No torch.
 """
@@ -9,13 +9,20 @@ import re
 
 from cinelora.families.family import Network
 
-_PLACES = {"attentions": "image", "motion_modules": "motion"}
-"""The network that teaches what lies in a place: spatial attention is taught on stills, motion modules on clips."""
+_PLACES = {
+    "attentions": ("image", ("image", "motion", "t2v")),
+    "motion_modules": ("motion", ("motion",)),
+    "temp_attentions": ("motion", ("t2v",)),
+    "transformer_in": ("motion", ("t2v",)),
+}
+"""Who teaches what lies in a place, and which networks have it: attention over space is taught on stills, as in the image
+network, that over time on clips, as in the motion network. The UNet of clips, ``t2v``, has both and is taught both."""
 _PROJECTION = re.compile(
-    r"(?:down_blocks\.\d+|up_blocks\.\d+|mid_block)\.(?P<place>attentions|motion_modules)\.\d+\.transformer_blocks\.\d+\."
+    r"(?:(?:down_blocks\.\d+|up_blocks\.\d+|mid_block)\.(?:attentions|motion_modules|temp_attentions)\.\d+|transformer_in)"
+    r"\.transformer_blocks\.\d+\."
     r"(?:(?P<attention>attn[12])\.to_(?:q|k|v|out\.0)|(?P<ff>ff)\.net\.(?:0\.proj|2))"
 )
-_AROUND = re.compile(r".*\.(attentions|motion_modules)\.\d+\.proj_(in|out)")
+_AROUND = re.compile(r"(.*\.(attentions|motion_modules|temp_attentions)\.\d+|transformer_in)\.proj_(in|out)")
 _OF_AUTHORS = {
     ".temporal_transformer": "",
     ".attention_blocks.0": ".attn1",
@@ -26,15 +33,16 @@ _OF_AUTHORS = {
 }
 _PROCESSOR = re.compile(r"\.processor\.to_(q|k|v|out)_lora\.(down|up)\.weight$")
 _TOGETHER = re.compile(
-    r"(down|up)_blocks|mid_block|(transformer|attention)_blocks|motion_modules|to_(q|k|v)|to_out|proj_(in|out)"
+    r"(down|up)_blocks|mid_block|(transformer|attention)_blocks|motion_modules|temp_attentions|transformer_in"
+    r"|to_(q|k|v)|to_out|proj_(in|out)"
 )
 """Names with an underscore of their own, which kohya's files do not tell from those that stand for dots."""
 
 
 class _UNetLayers:
-    """The layers of UNets of Stable Diffusion and of motion modules; see ``LayerNames``.
+    """The layers of UNets of Stable Diffusion and of clips, and of motion modules; see ``LayerNames``.
 
-    Both attentions of a motion module are of a frame's place with itself over time, as in its authors' MotionLoRA: neither is
+    Both attentions of a layer over time are of a frame's place with itself, as in AnimateDiff's own MotionLoRA: neither is
     cross-attention, and each of ``lora.targets`` names both.
     """
 
@@ -49,22 +57,29 @@ class _UNetLayers:
             return None
         if form["ff"]:
             return "all_linear"
-        return "attention" if form["attention"] == "attn1" and form["place"] == "attentions" else "cross_attention"
+        return "attention" if form["attention"] == "attn1" and place_of(module) == "attentions" else "cross_attention"
 
     def taught_in(self, module: str) -> str | None:
-        return next((network for place, network in _PLACES.items() if f".{place}." in module), None)
+        place = place_of(module)
+        return _PLACES[place][0] if place else None
 
     def is_optional(self, module: str) -> bool:
         return False
 
     def lies_in(self, module: str, network: Network) -> bool:
-        return network.longest != 1 or self.taught_in(module) != "motion"
+        place = place_of(module)
+        return place is not None and network.name in _PLACES[place][1]
 
     def width_of(self, module: str, width: int) -> tuple[int | None, ...]:
         return (None,)  # every level has a width of its own
 
 
 UNET_LAYERS = _UNetLayers()
+
+
+def place_of(module: str) -> str | None:
+    """Where in a network a layer lies: ``attentions`` are those over space."""
+    return next((place for place in _PLACES if f".{place}." in f".{module}"), None)
 
 
 def diffusers_name(name: str) -> str:

@@ -19,6 +19,8 @@ from cinelora.config.schema import FlowConfig, SamplerConfig
 from cinelora.nn.flow_matching import EVERY_LEVEL, NUM_TRAIN_TIMESTEPS, FlowMatching, Levels
 
 FIRST_BETA, LAST_BETA = 0.00085, 0.012
+FADED = 399
+"""The timestep at which clean latents have faded as far as they do, in a law where they fade."""
 
 
 @lru_cache
@@ -40,9 +42,14 @@ class Epsilon:
 
     A noise level is a place among the timesteps: the level l is timestep ``floor(1000 l)``. So a range of levels means to every
     law the part of the timesteps that a network is used at.
+
+    ``fading``: the factor of clean latents at late timesteps, 0.7 for VideoCrafter2 (Chen et al. 2024); it falls linearly from 1
+    at timestep 0 to this at ``FADED``. ``ends_clean``: whether a solver goes to latents without noise, or to timestep 0.
     """
 
     schedule: str
+    fading: float = 1.0
+    ends_clean: bool = True
 
     def from_config(self, config: FlowConfig, height: int, width: int) -> Epsilon:
         """The law itself: no setting and no size of picture moves its levels."""
@@ -62,10 +69,20 @@ class Epsilon:
         """What the network is given as time, int64 (B,): a whole number from 0 to 999."""
         return (level_B * NUM_TRAIN_TIMESTEPS).long().clamp(0, NUM_TRAIN_TIMESTEPS - 1)
 
+    def amplitudes(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """What clean latents and noise are multiplied with: ``k * sqrt(a)`` and ``sqrt(1 - a)``, a the timestep's alpha_bar.
+
+        k is 1, or what is left of clean latents where these fade.
+        """
+        left = alpha_bars(self.schedule, timestep.device)[timestep]
+        kept = 1 - (1 - self.fading) * (timestep / FADED).clamp(max=1)
+        return kept * left.sqrt(), (1 - left).sqrt()
+
     def add_noise(self, clean: Tensor, noise: Tensor, level_B: Tensor) -> Tensor:
-        """``sqrt(a) * clean + sqrt(1 - a) * noise``, where a is alpha_bar of the level's timestep."""
-        left = alpha_bars(self.schedule, clean.device)[self.timestep(level_B)].view(-1, *[1] * (clean.ndim - 1))
-        return left.sqrt() * clean + (1 - left).sqrt() * noise
+        """Clean latents and noise, each by its amplitude at the level's timestep."""
+        ones = [1] * (clean.ndim - 1)
+        of_clean, of_noise = (part.view(-1, *ones) for part in self.amplitudes(self.timestep(level_B).to(clean.device)))
+        return of_clean * clean + of_noise * noise
 
     @staticmethod
     def target(clean: Tensor, noise: Tensor) -> Tensor:
@@ -77,15 +94,25 @@ class Epsilon:
     def solver(self, sampler: SamplerConfig, shift: float) -> Any:
         """A diffusers scheduler with its timesteps set, for one clip, as AnimateDiff's authors set it; ``shift`` is unread.
 
-        Timesteps are evenly spaced up from 1; the last step ends at latents without noise. ``euler`` is DDIM: the straight line
-        of Euler's step, in latents of the noise's own variance (Song et al. 2021, section 4.3).
+        Timesteps are evenly spaced up from 1. ``euler`` is DDIM: the straight line of Euler's step, in latents of the noise's own
+        variance (Song et al. 2021, section 4.3).
         """
-        from diffusers import DDIMScheduler, UniPCMultistepScheduler  # here: training has no use for them
+        # here: training has no use for them
+        from diffusers import DDIMScheduler, UniPCMultistepScheduler
+
+        from cinelora.nn.fading_solvers import FadingDDIM, FadingUniPC
 
         betas = {"beta_schedule": self.schedule, "beta_start": FIRST_BETA, "beta_end": LAST_BETA}
         common: dict[str, Any] = {**betas, "num_train_timesteps": NUM_TRAIN_TIMESTEPS, "steps_offset": 1}
         common["timestep_spacing"] = "leading"
-        is_euler = sampler.name == "euler"
-        solver: Any = DDIMScheduler(**common, clip_sample=False) if is_euler else UniPCMultistepScheduler(**common)
+        fades = self.fading != 1
+        if sampler.name == "euler":
+            ddim: Any = FadingDDIM if fades else DDIMScheduler
+            solver = ddim(**common, clip_sample=False, set_alpha_to_one=self.ends_clean)
+        else:
+            unipc: Any = FadingUniPC if fades else UniPCMultistepScheduler
+            solver = unipc(**common, final_sigmas_type="zero" if self.ends_clean else "sigma_min")
+        if fades:
+            solver.fade(*self.amplitudes(torch.arange(NUM_TRAIN_TIMESTEPS)))
         solver.set_timesteps(sampler.steps)
         return solver

@@ -195,7 +195,8 @@ def make_trained(config: TrainConfig, run: RunDirectory, transformer: WanTransfo
         load_adapter(transformer, "style", style, config.model.name)
         if rank_info().global_rank == 0:
             warn_of_styles_weights(config, style)
-    add_adapter(transformer, config.stage.name, config.lora, config.seed, config.stage.transformer)
+    taught = machinery_of(config.model).taught_by(config.stage.name, config.stage.transformer)
+    add_adapter(transformer, config.stage.name, config.lora, config.seed, taught)
     return TrainedAdapter(transformer, config.stage.name)
 
 

@@ -13,7 +13,9 @@ from cinelora.nn.flow_matching import FlowMatching, keyed_generator
 from cinelora.sampling.denoise import Course, sample
 
 SCHEDULES = ("linear", "scaled_linear")
-LAWS: tuple[NoiseLaw, ...] = (FlowMatching, *map(Epsilon, SCHEDULES))
+FADING = Epsilon("scaled_linear", fading=0.7)
+"""VideoCrafter2's, but for where its sampler ends."""
+LAWS: tuple[NoiseLaw, ...] = (FlowMatching, *map(Epsilon, SCHEDULES), FADING)
 SPREAD = 0.5
 """Standard deviation of normally distributed latents, for which the best prediction has a closed form."""
 
@@ -22,10 +24,16 @@ def normals(count: int) -> Tensor:
     return torch.randn(count, generator=keyed_generator("normals"))
 
 
-def best_prediction(schedule: str, latents: Tensor, timestep: Tensor) -> Tensor:
-    """The noise that is expected in latents of normally distributed clean ones: ``sqrt(1 - a) x / (a s^2 + 1 - a)``."""
+def best_prediction(schedule: str, latents: Tensor, timestep: Tensor, kept: float = 1.0) -> Tensor:
+    """The noise that is expected in latents of normally distributed clean ones: ``sqrt(1 - a) x / (a k^2 s^2 + 1 - a)``."""
     left = alpha_bars(schedule)[timestep.long()].view(-1, *[1] * (latents.ndim - 1))
-    return (1 - left).sqrt() * latents / (left * SPREAD**2 + 1 - left)
+    return (1 - left).sqrt() * latents / (left * (kept * SPREAD) ** 2 + 1 - left)
+
+
+def kept_at(timestep: int) -> float:
+    """What VideoCrafter2 leaves of clean latents, as its paper's code tabulates it: 400 even steps from 1 to 0.7."""
+    table = torch.cat([torch.linspace(1.0, 0.7, 400, dtype=torch.float64), torch.full((600,), 0.7)])
+    return float(table[timestep])
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -127,3 +135,53 @@ def test_ranges_of_levels_are_those_of_the_solvers_steps():
     """A course that asks for the steps inside a range of levels gets those whose timesteps lie there."""
     course = Course(torch.zeros(1), Epsilon("linear").solver(SamplerConfig(name="euler", steps=20), 1.0))
     assert [course.ahead(), course.ahead((0.875, 1.0))] == [20, int((course.solver.timesteps >= 875).sum())] == [20, 2]
+
+
+# -- clean latents that fade -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("timestep", [0, 1, 200, 398, 399, 400, 999])
+def test_clean_latents_fade_and_noise_does_not(timestep: int):
+    clean, noise, left = torch.randn(1, 4, 2, 3, 3), torch.randn(1, 4, 2, 3, 3), alpha_bars("scaled_linear")[timestep]
+    expected = kept_at(timestep) * left.sqrt() * clean + (1 - left).sqrt() * noise
+    assert units(FADING.add_noise(clean, noise, torch.tensor([(timestep + 0.5) / 1000])), expected) < LAYERS
+
+
+@pytest.mark.parametrize("ends_clean", [True, False])
+def test_ddim_of_faded_latents_divides_by_what_is_kept_of_them(ends_clean: bool):
+    """Step for step: clean latents from the prediction, then both at the next timestep's amplitudes."""
+    solver = Epsilon("scaled_linear", 0.7, ends_clean).solver(SamplerConfig(name="euler", steps=5), 1.0)
+    assert solver.timesteps.tolist() == [801, 601, 401, 201, 1]
+    latents, bars = torch.randn(1, 4, 2, 3, 3), alpha_bars("scaled_linear").double()
+    course = Course(latents, solver)
+    for now, after in zip((801, 601, 401, 201, 1), (601, 401, 201, 1, 0), strict=True):
+        predicted = torch.randn(1, 4, 2, 3, 3, generator=keyed_generator("prediction", now))
+        clean = (latents - (1 - bars[now]).sqrt() * predicted) / (kept_at(now) * bars[now].sqrt())
+        left = torch.ones(()) if ends_clean and after == 0 else bars[after]
+        latents = kept_at(after) * left.sqrt() * clean + (1 - left).sqrt() * predicted
+        course.go(lambda _, __, predicted=predicted: predicted, 1)
+        assert units(course.latents_BCTHW, latents.float()) < LAYERS
+
+
+@pytest.mark.parametrize(("name", "steps", "off"), [("euler", 250, 0.02), ("unipc", 100, 0.025)])
+def test_a_solver_comes_to_the_clean_latents_where_they_fade(name: str, steps: int, off: float):
+    noise = torch.randn(1, 4, 2, 8, 8, generator=keyed_generator("noise"))
+    solver = FADING.solver(SamplerConfig(name=name, steps=steps), 1.0)
+    left = float(alpha_bars("scaled_linear")[int(solver.timesteps[0])])
+    expected = noise * SPREAD / (left * (0.7 * SPREAD) ** 2 + 1 - left) ** 0.5
+    drawn = sample(
+        lambda latents, time: best_prediction("scaled_linear", latents, time, kept_at(int(time))), noise, solver
+    )
+    assert (drawn - expected).abs().max() < off * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", ["unipc", "euler"])
+@pytest.mark.parametrize("fading", [1.0, 0.7])
+def test_latent_diffusions_sampler_ends_at_the_first_timestep(name: str, fading: float):
+    """Where the prediction is the true noise, what comes out is the clean latents with the noise of timestep 0."""
+    clean, noise = (torch.randn(1, 4, 2, 3, 3, generator=keyed_generator(key)) for key in ("clean", "noise"))
+    law = Epsilon("scaled_linear", fading, ends_clean=False)
+    solver = law.solver(SamplerConfig(name=name, steps=10), 1.0)
+    noisy = law.add_noise(clean, noise, solver.timesteps[:1].float() / 1000)
+    back = sample(lambda latents, timestep: noise, noisy, solver)
+    assert units(back, law.add_noise(clean, noise, torch.zeros(1))) < LAYERS

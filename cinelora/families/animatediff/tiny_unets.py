@@ -61,7 +61,7 @@ def write_tiny(folder: Path) -> None:
         tokenizer = tokenizer_of_characters(folder / "words")
         pipeline = StableDiffusionPipeline(
             vae=vae,
-            text_encoder=_text_encoder(tokenizer),
+            text_encoder=text_encoder_of(tokenizer),
             tokenizer=tokenizer,
             unet=unet,
             scheduler=DDIMScheduler(1000, 0.00085, 0.012, "scaled_linear", steps_offset=1, clip_sample=False),
@@ -85,7 +85,8 @@ def tokenizer_of_characters(folder: Path) -> CLIPTokenizer:
     return tokenizer
 
 
-def _text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+def text_encoder_of(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """CLIP's text encoder with random weights."""
     numbers = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     shape = {"hidden_size": WIDTH, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": HEADS}
     return CLIPTextModel(

@@ -22,6 +22,7 @@ from cinelora.errors import CineloraError, ModelError, first_line
 from cinelora.families.animatediff import full_shapes, long_clips
 from cinelora.families.animatediff.motion_modules import fold_domain, load_motion, refuse_other_base
 from cinelora.families.animatediff.single_file import load_from_file
+from cinelora.families.animatediff.unet_blocks import arrange_unet
 from cinelora.families.animatediff.unet_conditions import FrameCondition, UNet
 from cinelora.families.animatediff.unet_parts import FOLDERS, UNetParts, base_folder, longest_clip, part_files
 from cinelora.families.animatediff_sd15 import ANIMATEDIFF
@@ -176,12 +177,8 @@ class AnimateDiffBundle(Bundle):
 
     @staticmethod
     def arrange(transformer: UNet, policy: Policy, shared: Sequence[StoredWeights] = (), num_lengths: int = 1) -> None:
-        """Let a UNet's blocks run by ``policy``: compiled, and recomputed in the backward pass."""
-        if policy.compile:
-            for block in (*transformer.down_blocks, transformer.mid_block, *transformer.up_blocks):
-                block.forward = torch.compile(block.forward, dynamic=False)
-        if policy.recompute:
-            transformer.enable_gradient_checkpointing()
+        """Let a UNet's layers run by ``policy``."""
+        arrange_unet(transformer, policy)
 
     def _load(self, part: Part) -> Any:
         match part:
@@ -202,15 +199,23 @@ class AnimateDiffBundle(Bundle):
         """A part of the base, or of its fine-tune; pickles beside it are not looked at."""
         source = self.part_source(part)
         if source is None:
-            return full_shapes.drawn(part, self.device)
+            return self._drawn(part)
         folder, name = self.files(part)[0].parent, FOLDERS.get(part, str(part))
         only_tensors = {} if part is Part.TOKENIZER else {"use_safetensors": True}
         try:
-            if self.model.tuned and part is not Part.TOKENIZER and getattr(self.model, part, None) is None:
+            if self.model.tuned and self._is_tuned(part):
                 return load_from_file(Path(self.model.tuned), name, folder.parent)
             return read(folder, local_files_only=True, **only_tensors)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise ModelError(f"{name} of {source} does not load: {first_line(error)}") from error
+
+    def _is_tuned(self, part: Part) -> bool:
+        """Whether a fine-tune in one file has such a part, and no setting names another."""
+        return part is not Part.TOKENIZER and getattr(self.model, part, None) is None
+
+    def _drawn(self, part: Part) -> Any:
+        """A part of random values, at full size."""
+        return full_shapes.drawn(part, self.device)
 
     # -- pixels and text -----------------------------------------------------------------------------------------------
 

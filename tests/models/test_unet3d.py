@@ -25,7 +25,7 @@ from cinelora.adapters.formats import AUTHORS, KOHYA, UNET
 from cinelora.adapters.lora_layers import adapter_state, add_adapter, load_adapter, set_scales
 from cinelora.adapters.trainable import TrainedAdapter
 from cinelora.config.schema import FlowConfig, LoraSpec, ModelConfig, SamplerConfig
-from cinelora.errors import AdapterError, ModelError
+from cinelora.errors import AdapterError, ConfigError, ModelError
 from cinelora.families.animatediff import tiny_unets
 from cinelora.families.animatediff.tiny_unets import WIDTH
 from cinelora.families.animatediff_sd15 import ANIMATEDIFF
@@ -171,13 +171,24 @@ def test_each_model_has_the_noise_it_was_taught_with():
 
 
 @pytest.mark.parametrize("family", UNET3D_MODELS)
-def test_settings_find_each_model_and_say_its_licence(tiny: Path, family: Family):
-    bundle = bundle_of(tiny, family)
+def test_settings_find_each_model_and_say_its_licence(tiny: Path, tmp_path: Path, family: Family):
+    save_file(checkpoint_of(small("two levels")), path := tmp_path / "model.safetensors")
+    bundle = bundle_of(tiny, family, tuned=str(path) if family is VIDEOCRAFTER2 else None)
     assert machinery_of(bundle.model) is ClipBundle
     assert bundle.noise_law == law_of(family.network("t2v"))
     lines = parts_of(bundle.model).check(bundle.model, "t2v", [Part.TRANSFORMER, Part.VAE, Part.TOKENIZER], [])
     assert len(lines) == 1
     assert "non-commercial" in lines[0]
+
+
+def test_settings_that_would_load_another_model_are_refused(tiny: Path, tmp_path: Path):
+    UNet2DConditionModel(**tiny_unets.UNET).save_pretrained(tmp_path / "unet")
+    for model, said in (
+        (bundle_of(tmp_path).model, "UNet2DConditionModel, and no network of clips"),
+        (bundle_of(tiny, VIDEOCRAFTER2).model, r"set model\.tuned="),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            parts_of(model).check(model, "t2v", [], [])
 
 
 def test_the_full_size_is_the_published_one():

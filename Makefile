@@ -24,7 +24,7 @@ PYTEST          := $(BIN)/python -m pytest
 SYSTEM_PACKAGES := buildah crun debootstrap slurm-wlm munge
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo scale-model test test-system system-packages style check bench clean
+.PHONY: help setup demo scale-model animatediff test test-system system-packages style check bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,11 @@ scale-model: $(READY)  ## train the embedded model again, into outputs/scale-mod
 	$(BIN)/python train.py stage=pretrain data=rendered recipe=scale_model $(PAIR) $(FAST) out=$(SCALE)/i2v \
 	  stage.transformer=i2v stage.image_condition=true stage.stills=0 dropout.image=0 stage.steps=$(I2V_STEPS)
 	$(BIN)/python -m tools.scale_model adopt pair=$(SCALE)/pair run=$(SCALE)/i2v
+
+animatediff: $(READY)  ## train the embedded AnimateDiff from nothing, into outputs/animatediff
+	$(BIN)/python -m tools.scale_model animatediff out=outputs/animatediff workers=8 \
+	  vae_limit_s=150 text_limit_s=30 image_limit_s=210 motion_limit_s=180
+	$(BIN)/python benchmarks/animatediff_model.py model=outputs/animatediff work=outputs/animatediff-work
 
 # One thread a process: the tests run side by side, and their tensors are small.
 test test-system: export OMP_NUM_THREADS = 1

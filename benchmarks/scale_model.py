@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from common import RESULTS, ROOT, report, train
 from scale_tools.readers import (
+    Reader,
     composition,
     flicker,
     horizontal_flow,
@@ -40,13 +41,11 @@ from cinelora.families.family import Part
 from cinelora.io.atomic import write_text
 from cinelora.io.hardware import hardware, quiet_libraries
 from cinelora.io.html.figure import LEFT, TOP, Dot, Line, Words, as_svg, axes
-from cinelora.io.media import contact_sheet, write_png
 from cinelora.io.plain_data import read_json
 from cinelora.nn.pixels import pixels_to_range
 from tools.scale_model.render import LOOKS
 from tools.scale_model.render.scenes import Scene, draw_scene
 
-PICTURES = RESULTS / "scale_model"
 FIGURE = ROOT / "docs" / "images" / "trap.svg"
 COLOURS = ("#1b7f79", "#c44536", "#3d5a98", "#b07d12")
 Point = tuple[float, float, str]
@@ -75,11 +74,6 @@ def scenes(count: int, first: int = 0, **overrides: Any) -> list[Scene]:
     return [draw_scene(HELDOUT_SEED + first + number, **overrides) for number in range(count)]
 
 
-def sheet(name: str, rows: list[tuple[str, Tensor]], columns: int = 6) -> None:
-    """A contact sheet among the pictures."""
-    write_png(PICTURES / f"{name}.png", contact_sheet([(label, clip.numpy()) for label, clip in rows], columns))
-
-
 # -- the model by itself -----------------------------------------------------------------------------------------------
 
 
@@ -98,7 +92,7 @@ def vae(studio: Studio, work: Path) -> Results:
         rows += [(look, clip), (f"{look}, through the VAE", rebuilt)]
         found[look] = {"psnr_db": mean(values), "worst_db": min(values), "flicker_levels": mean(changes)}
         print(f"vae, {look}: {found[look]}")
-    sheet("vae", rows, columns=5)
+    studio.sheet("vae", rows, columns=5)
     looks = [found[look] for look in LOOKS]
     return found | {
         "floors": {
@@ -112,7 +106,16 @@ def captions(studio: Studio, work: Path) -> Results:
     """Share of prompts whose one changed attribute is right in the pixels."""
     reader, own = known_reader(studio, work)
     transformer = studio.transformer("t2v", {})
-    found: Results = {"reader": own}
+    found, right = stills_read(studio, transformer, reader)
+    found["camera"], hits = pans(studio, transformer)
+    found["all"] = share(right + hits)
+    print(f"captions, all: {found['all']}")
+    return {"reader": own, **found, "floors": {"prompts right": found["all"]["right"] >= FLOORS["captions"]}}
+
+
+def stills_read(studio: Studio, transformer: torch.nn.Module, reader: Reader) -> tuple[Results, list[bool]]:
+    """Stills of prompts that differ in coat, hour or number of people, and which of them the reader finds right."""
+    found: Results = {}
     right: list[bool] = []
     rows = []
     for name, values in CHOICES.items():
@@ -133,21 +136,18 @@ def captions(studio: Studio, work: Path) -> Results:
         right += hits
         label = f"{name}: {', '.join(map(str, values))}"
         rows += [(label, stills[first : first + len(values)]) for first in (0, len(values))]
-    sheet("captions", rows)
-    found["camera"], hits = pans(studio, transformer)
-    right += hits
-    found["all"] = share(right)
-    print(f"captions, all: {found['all']}")
-    return found | {"floors": {"prompts right": found["all"]["right"] >= FLOORS["captions"]}}
+    studio.sheet("captions", rows)
+    return found, right
 
 
 def pans(studio: Studio, transformer: torch.nn.Module) -> tuple[Results, list[bool]]:
     """Prompts whose camera pans to the left and to the right, and whether it does."""
     asked = variants("camera", PANS, **{**PLAIN, "act": "stands", "time": "noon"})
-    clips = drawings(studio, transformer, asked, FRAMES)
-    sheet("pans", [(scene.camera, clip) for scene, clip in list(zip(asked, clips, strict=True))[:4]])
-    flows = [horizontal_flow(clip) for clip in clips]
-    truth = [horizontal_flow(studio.render(scene, "daylight").cpu()) for scene in asked]
+    clips = drawings(studio, transformer, asked, studio.frames)
+    studio.sheet("pans", [(scene.camera, clip) for scene, clip in list(zip(asked, clips, strict=True))[:4]])
+    stride = studio.frames // 4
+    flows = [horizontal_flow(clip, stride) for clip in clips]
+    truth = [horizontal_flow(studio.render(scene, "daylight").cpu(), stride) for scene in asked]
     hits, rendered = (
         [follows(flow, scene.camera) for flow, scene in zip(measured, asked, strict=True)]
         for measured in (flows, truth)
@@ -186,7 +186,7 @@ def i2v(studio: Studio, work: Path) -> Results:
     kept = likenesses(clips[:, 0], truth[:, 0])
     ratios = [motion(clip) / motion(original) for clip, original in zip(clips, truth, strict=True)]
     pairs = list(zip(truth, clips, strict=True))[:4]
-    sheet("i2v", [row for t, c in pairs for row in (("rendered", t), ("drawn from its first frame", c))])
+    studio.sheet("i2v", [row for t, c in pairs for row in (("rendered", t), ("drawn from its first frame", c))])
     low, high = FLOORS["motion"]
     found = {
         "clips": len(clips),
@@ -254,7 +254,7 @@ def style(studio: Studio, work: Path) -> Results:
             "composition_other_seed": mean(map(composition, base, adapted.roll(1, 0))),
         }
         print(f"style, guidance {guidance:g}: {found[f'guidance {guidance:g}']}")
-        sheet(f"style-{guidance:g}", [("base", base[:6]), ("with the style adapter", adapted[:6])])
+        studio.sheet(f"style-{guidance:g}", [("base", base[:6]), ("with the style adapter", adapted[:6])])
     usual = found[f"guidance {studio.guidance:g}"]
     return found | {
         "floors": {
@@ -297,7 +297,7 @@ def motion_stage(studio: Studio, work: Path) -> Results:
         }
         rows += [(f"{name}, scene {number}", clips[number]) for number in (0, 1)]
         print(f"motion stage, {name}: {found[name]}")
-    sheet("motion", rows)
+    studio.sheet("motion", rows)
     return found | {
         "floors": {
             "held-out loss below the base's": losses["style and motion"] < losses["base"],

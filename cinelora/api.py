@@ -23,6 +23,7 @@ from cinelora.errors import ConfigError, FileError, first_line
 from cinelora.footage.manifest import read_manifest
 from cinelora.footage.read_frames import read_frames
 from cinelora.footage.scan_folder import open_clip
+from cinelora.io import slurm
 from cinelora.io.plain_data import MOST_OF_LISTS, read_json, read_text
 
 __all__ = ["Run", "compose", "evaluate", "infer", "read_run", "train"]
@@ -118,6 +119,7 @@ def _run(command: str, settings: tuple[str, ...], work: Any) -> Path:
         code: int = work(config, run_dir)
         return code
 
+    slurm.forget()
     code = run_one(parse(PROGRAMS[command], list(settings)), remembered)
     if code == INTERRUPTED:
         raise KeyboardInterrupt

@@ -7,9 +7,11 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from lightning import Callback, Trainer
 from rank_pool import on_ranks
 from rounding import SUMS, units_of
 from torch import Tensor
@@ -48,12 +50,24 @@ def run_until_killed(step: int, config: TrainConfig, run: RunDirectory) -> None:
     """Encode here, then train on ranks of the pool that SIGKILL ends as soon as the checkpoint of ``step`` is there."""
     encode_rank(config, run)
     with pytest.raises(RankKilled):
-        on_ranks(_train_and_die, step, config, run, ranks=config.gpus, log_dir=run.logs)
+        on_ranks(train_and_die, step, config, run, ranks=config.gpus, log_dir=run.logs)
 
 
-def _train_and_die(step: int, config: TrainConfig, run: RunDirectory) -> None:
+def train_and_die(step: int, config: TrainConfig, run: RunDirectory) -> None:
+    """Train on a rank that SIGKILL ends as soon as the checkpoint of ``step`` is there."""
     threading.Thread(target=_die_after, args=(step, run), daemon=True).start()
     train_rank(config, run)
+
+
+class Scripted(Callback):
+    """Acts while a given optimizer step is computed, as a signal or a mishap would; steps count from 0."""
+
+    def __init__(self, step: int, act: Callable[[], None]) -> None:
+        self.step, self.act = step, act
+
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step == self.step:
+            self.act()
 
 
 def _die_after(step: int, run: RunDirectory) -> None:

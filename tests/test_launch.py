@@ -16,7 +16,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr
+from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -163,8 +163,12 @@ def finish_with_nothing(folder: Path) -> None:
 
 def drive(name: str, folder: str, ranks: str) -> None:
     launching.STOP_S = 2.0
-    result = launch(globals()[name], Path(folder), ranks=int(ranks), log_dir=Path(folder) / "logs")
+    logs = Path(folder) / "logs"
+    result = launch(globals()[name], Path(folder), ranks=int(ranks), log_dir=logs)
     print("result", result, flush=True)
+    if result == ["SIGTERM"]:  # of ranks that ended whole all the same: after them nothing is to begin
+        with suppress(KeyboardInterrupt):
+            print("and again", launch(add_up, 1, log_dir=logs), flush=True)
 
 
 @contextmanager
@@ -329,6 +333,7 @@ def test_a_polite_end_keeps_results_and_an_end_without_result_says_so(tmp_path: 
             parent.send_signal(signal.SIGTERM)
         ends = {fn: (*parent.communicate(timeout=PATIENCE_S), parent.returncode) for fn, parent in parents.items()}
     assert "result ['SIGTERM']" in ends[finish_when_asked][0]
+    assert "and again" not in ends[finish_when_asked][0]
     assert ends[finish_when_asked][2] == 0
     for fn in (finish_with_nothing, sleep, sleep_deaf):
         assert "result" not in ends[fn][0]

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from common import RESULTS
 from scale_tools.readers import Style, planes, style_features
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from cinelora.families.wan.bundle import WanBundle
 from cinelora.families.wan.conditions import Condition, ImageCondition
 from cinelora.families.wan21 import WAN21
 from cinelora.io.hardware import default_device
+from cinelora.io.media import contact_sheet, write_png
 from cinelora.nn.flow_matching import FlowMatching, keyed_generator
 from cinelora.nn.text_padding import pad_text
 from cinelora.sampling.denoise import Guided, Unguided, sample
@@ -36,11 +38,16 @@ BATCH = {"cpu": 8, "cuda": 32}
 class Studio:
     """The embedded pair on the device at hand; ``cache`` holds nothing but what the bundle asks for.
 
-    ``all_counts`` says for each kind of device how many scenes a part looks at.
+    ``all_counts`` says for each kind of device how many scenes a part looks at; ``pictures`` is where contact sheets go.
     """
 
     cache: Path
     all_counts: dict[str, dict[str, int]]
+    pictures: Path = RESULTS / "scale_model"
+    frames: int = FRAMES
+    fps: int = FPS
+    height: int = HEIGHT
+    width: int = WIDTH
     steps: int = 25
     guidance: float = 4.0
     shift: float = 3.0
@@ -66,15 +73,22 @@ class Studio:
 
     def render(self, scene: Scene, look: str) -> Tensor:
         """A whole clip, uint8 (T, H, W, 3) on the device, without grain."""
-        return render_scene(scene, look, FRAMES, HEIGHT, WIDTH, FPS, grain=False, device=self.device)
+        return render_scene(
+            scene, look, self.frames, self.height, self.width, self.fps, grain=False, device=self.device
+        )
+
+    def sheet(self, name: str, rows: list[tuple[str, Tensor]], columns: int = 6) -> None:
+        """A contact sheet among the pictures."""
+        shown = contact_sheet([(label, clip.numpy()) for label, clip in rows], columns)
+        write_png(self.pictures / f"{name}.png", shown)
 
     def ends(self, scene: Scene, look: str, grain: bool = False) -> Tensor:
         """The first and the last frame of the same clip, uint8 (2, H, W, 3): two frames as far apart as these.
 
         What the model was taught of stills are first frames, so stills are compared with these.
         """
-        fps = FPS / (FRAMES - 1)
-        return render_scene(scene, look, 2, HEIGHT, WIDTH, fps, grain=grain, device=self.device)
+        fps = self.fps / (self.frames - 1)
+        return render_scene(scene, look, 2, self.height, self.width, fps, grain=grain, device=self.device)
 
     def first_frames(self, scenes: list[Scene], look: str, grain: bool = False) -> Tensor:
         """The first frames of the clips of ``scenes``, uint8 (N, H, W, 3) on the device."""
@@ -136,7 +150,7 @@ class Studio:
 
     def noise(self, seeds: list[int], frames: int) -> Tensor:
         """(N, 16, T, h, w), drawn on the host, so that it is the same on every device."""
-        shape = WAN21.geometry.latent_size(frames, HEIGHT, WIDTH)
+        shape = WAN21.geometry.latent_size(frames, self.height, self.width)
         drawn = [torch.randn(shape, generator=keyed_generator("report", seed)) for seed in seeds]
         return torch.stack(drawn).to(self.device)
 

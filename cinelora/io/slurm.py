@@ -38,13 +38,24 @@ def tell(number: int) -> None:
     _told.add(number)
 
 
+def asked() -> bool:
+    """Whether this process was asked to end since its command began, in a job or not."""
+    return bool(_told)
+
+
 def told() -> bool:
     """Whether this process of a job was asked to end."""
-    return in_job() and bool(_told)
+    return in_job() and asked()
+
+
+def forget() -> None:
+    """Begin a command: what an earlier one in this process was asked is no concern of its."""
+    _told.clear()
 
 
 def listen() -> None:
     """In a job, take note of what asks this process to end, at any time; ``launch`` tells its ranks, or starts none."""
+    forget()
     if in_job():
         for number in (signal.SIGTERM, *WARNINGS):
             signal.signal(number, lambda number, _: tell(number))

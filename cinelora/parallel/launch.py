@@ -109,10 +109,10 @@ def launch(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1, l
 
     Raises ``ConfigError`` for more ranks than GPUs or an unknown meeting point of several nodes; any ``CineloraError``
     of a rank as it was; ``LaunchError`` for another error or a death, within 10 s of it; ``KeyboardInterrupt`` where
-    ranks were stopped and returned None or nothing at all: a result that is one says by itself how far it came. No rank
-    outlives this process.
+    ranks were stopped and returned None or nothing at all: a result that is one says by itself how far it came. After such
+    a one nothing more is started. No rank outlives this process.
     """
-    if slurm.told():
+    if slurm.asked():
         raise KeyboardInterrupt
     since = time.monotonic()
     # Importing torch takes seconds here, and once more in each rank: the parent says so until rank 0 has its first word.

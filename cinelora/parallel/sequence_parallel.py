@@ -158,7 +158,8 @@ def share(transformer: WanTransformer3DModel, ring: int, ulysses: int) -> None:
     sharing = Sharing(ring, ulysses)
     transformer.rope.register_forward_hook(sharing.own_angles)
     transformer.patch_embedding.register_forward_hook(sharing.own_patches)
-    transformer.condition_embedder.register_forward_pre_hook(sharing.own_times, with_kwargs=True)
+    # before a hook of the family's own, which embeds the times of the tokens that are there
+    transformer.condition_embedder.register_forward_pre_hook(sharing.own_times, with_kwargs=True, prepend=True)
     transformer.proj_out.register_forward_hook(sharing.all_tokens)
     for block in transformer.blocks:
         processor = SharedAttention(sharing)

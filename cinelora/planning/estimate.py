@@ -59,7 +59,8 @@ measured)."""
 TIMED_STEP, TIMED_DRAWN = 20.0, 19.2
 """Units where each token has a time of its own (TI2V-5B that is shown a first frame) and blocks are compiled: those that a
 training step takes more, and those of a prediction at its height, which is in the last norm. From three peaks each (H200: bf16,
-fp8, fp8 in 16 GiB), which come out within 3 % and 1 %."""
+fp8, fp8 in 16 GiB), which come out within 3 % and 1 %. They were measured when times were projected for each token: a small
+compiled prediction takes 5 units less since then (CPU), and until it is measured again a plan says as much too much."""
 TIMES, TIMED_BLOCK, TIMED_DRAWING = 7.0, 16.0, 12.0
 """The same in uncompiled blocks: the embedded times and their six projections, which all blocks read; what a block keeps for its
 backward pass; and what is there while one is computed without gradients. The last two are float32 sums of the projections and the

@@ -22,7 +22,7 @@ from cinelora.adapters.adapter_file import AdapterFile, export_adapter, read_ada
 from cinelora.adapters.formats import AUTHORS
 from cinelora.adapters.lora_layers import adapter_state, add_adapter, load_adapter, set_scales
 from cinelora.adapters.trainable import TrainedAdapter
-from cinelora.config.schema import FlowConfig, LoraSpec, SamplerConfig
+from cinelora.config.schema import FlowConfig, LoraSpec, ModelConfig, SamplerConfig
 from cinelora.errors import AdapterError, ModelError
 from cinelora.families.animatediff import tiny_unets
 from cinelora.families.animatediff.long_clips import windowed_noise
@@ -36,6 +36,7 @@ from cinelora.families.noise_law import NoiseLaw
 from cinelora.families.unet_layers import UNET_LAYERS
 from cinelora.nn.epsilon import FIRST_BETA, LAST_BETA, alpha_bars
 from cinelora.nn.flow_matching import keyed_generator
+from cinelora.planning.estimate import Policy
 from cinelora.sampling.denoise import Guided, sample
 
 SIZE, FRAMES, STEPS, GUIDANCE = 64, 4, 2, 7.5
@@ -52,8 +53,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def bundle_of(tiny: Path, network: str) -> AnimateDiffBundle:
-    return AnimateDiffBundle(tiny / "base", tiny / "motion", network, device=torch.device("cpu"))
+def bundle_of(tiny: Path, network: str, **changes: Any) -> AnimateDiffBundle:
+    named = {"base": str(tiny / "base"), "motion_adapter": str(tiny / "motion"), **changes}
+    model = ModelConfig(name="tiny", family=ANIMATEDIFF.name, dtype="fp32", **named)
+    return AnimateDiffBundle(model, network, tiny / "cache", torch.device("cpu"))
 
 
 def drawn(*size: int, key: str = "noise") -> Tensor:
@@ -75,10 +78,10 @@ def texts(bundle: AnimateDiffBundle) -> tuple[FrameCondition, FrameCondition]:
 
 
 def ours(
-    bundle: AnimateDiffBundle, adapters: dict[str, AdapterFile], scale: float, noise: Tensor, window: int | None = None
+    bundle: AnimateDiffBundle, adapters: dict[str, AdapterFile], scale: float, noise: Tensor, frames: int | None = None
 ) -> Tensor:
     """Latents as the product draws them."""
-    unet = bundle.load_transformer(window)
+    unet = bundle.load_transformer(num_frames=frames)
     for name, adapter in adapters.items():
         load_adapter(unet, name, adapter, "tiny")
     set_scales(unet, dict.fromkeys(adapters, scale))
@@ -135,8 +138,8 @@ def test_a_still_equals_stock_stable_diffusion_with_the_same_style_file(tiny: Pa
 
 
 def test_a_clip_longer_than_the_modules_equals_stock_free_noise_with_an_adapter(tiny: Path, tmp_path: Path):
-    """Of 14 frames by modules that take 8, the noise too."""
-    pipe, motion, frames, window = stock(tiny, "motion"), adapter_of(tiny, "motion", "motion"), 14, 8
+    """Of 24 frames by modules that take 16, the noise too."""
+    pipe, motion, frames, window = stock(tiny, "motion"), adapter_of(tiny, "motion", "motion"), 24, 16
     pipe.enable_free_noise(context_length=window, context_stride=4)
     export_adapter(tmp_path / "motion.safetensors", motion, "diffusers")
     pipe.load_lora_weights(tmp_path / "motion.safetensors", adapter_name="motion")
@@ -145,7 +148,7 @@ def test_a_clip_longer_than_the_modules_equals_stock_free_noise_with_an_adapter(
     noise = windowed_noise(torch.randn(1, 4, frames, 8, 8, generator=generator), window, generator)
     assert torch.equal(noise, drawn_there)
     expected = theirs(pipe, noise, num_frames=frames)
-    clip = ours(bundle_of(tiny, "motion"), {"motion": motion}, 1.0, noise, window)
+    clip = ours(bundle_of(tiny, "motion"), {"motion": motion}, 1.0, noise, frames)
     assert (clip - expected).abs().max() < DIGITS * expected.abs().max()
 
 
@@ -180,7 +183,7 @@ def test_frames_by_the_image_network_are_stills_and_rows_are_samples(tiny: Path)
     assert units(predicted[1:], row) < LAYERS
 
 
-@pytest.mark.parametrize(("frames", "said"), [(1, "image network"), (9, "longer than the 8 frames")])
+@pytest.mark.parametrize(("frames", "said"), [(1, "image network"), (17, "longer than the 16 frames")])
 def test_motion_modules_refuse_what_they_were_never_taught(tiny: Path, frames: int, said: str):
     unet = bundle_of(tiny, "motion").load_transformer()
     with pytest.raises(ModelError, match=said):
@@ -301,7 +304,7 @@ def test_a_fine_tune_as_one_file_takes_the_place_of_the_bases_weights(tiny: Path
             if tensor.is_floating_point():
                 tensor += 0.05 * drawn(*tensor.shape, key=name)
     save_file(authors_checkpoint(other), file := tmp_path / "tuned.safetensors")
-    bundle = AnimateDiffBundle(tiny / "base", tiny / "motion", tuned=file, device=torch.device("cpu"))
+    bundle = bundle_of(tiny, "image", tuned=str(file))
     expected = theirs(other, noise[:, :, 0])
     still = ours(bundle, {}, 1.0, noise)
     assert (still[:, :, 0] - expected).abs().max() < DIGITS * expected.abs().max()
@@ -314,7 +317,7 @@ def test_one_file_of_another_model_is_refused(tiny: Path, tmp_path: Path):
     state = authors_checkpoint(stock(tiny, "image"))
     wide = state["model.diffusion_model.input_blocks.0.0.weight"].repeat(1, 3, 1, 1)[:, :9].clone()
     save_file({**state, "model.diffusion_model.input_blocks.0.0.weight": wide}, file := tmp_path / "a.safetensors")
-    bundle = AnimateDiffBundle(tiny / "base", tuned=file, device=torch.device("cpu"))
+    bundle = bundle_of(tiny, "image", tuned=str(file))
     with pytest.raises(ModelError, match=r"conv_in\.weight, \[32, 9, 3, 3\] where \[32, 4, 3, 3\]"):
         bundle.load_transformer()
     save_file({"blocks.0.self_attn.q.weight": torch.zeros(2, 2)}, file)
@@ -448,13 +451,12 @@ def test_every_layer_of_the_style_is_in_the_motion_network(tiny: Path):
 
 @pytest.mark.parametrize(("network", "frames"), [("image", 1), ("motion", 4)])
 def test_a_gradient_by_recomputed_blocks_is_the_same(tiny: Path, network: str, frames: int):
-    """Both networks' own checkpointing, with an adapter: of every factor, and none of it is lost."""
+    """Of both networks, with an adapter: of every factor, and none of it is lost."""
     gradients = []
     for recomputes in (False, True):
         unet = bundle_of(tiny, network).load_transformer().train()
         layers = add_adapter(unet, "one", SPEC, 0, network)
-        if recomputes:
-            unet.enable_gradient_checkpointing()
+        bundle_of(tiny, network).arrange(unet, Policy(recompute=int(recomputes)))
         condition = FrameCondition(drawn(1, 77, tiny_unets.WIDTH, key="text"))
         condition.predict(unet, drawn(1, 4, frames, 8, 8), torch.tensor([500])).square().mean().backward()
         gradients.append([factor.grad for factor in TrainedAdapter(unet, "one").parameters])

@@ -5,16 +5,19 @@ from collections.abc import Callable
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
+from rounding import LAYERS, units, units_of
 from torch import Tensor
 from wan_layouts import SHAPE
 
 from cinelora.adapters.lora_layers import add_adapter
 from cinelora.config.schema import LoraSpec
 from cinelora.families.wan.conditions import Condition, FirstFrameCondition, predict_velocity
+from cinelora.families.wan.token_times import embed_each_time_once
 from cinelora.memory.block_swap import Swap, arrange, as_they_are, large_frozen
 from cinelora.planning.estimate import Policy
 
 BLOCKS = 4
+TIMES = (300.0, 700.0)
 POLICIES = [
     Policy(recompute=2),
     Policy(recompute=4),
@@ -26,24 +29,28 @@ POLICIES = [
 ]
 
 
-def adapted(seed: int = 0) -> WanTransformer3DModel:
-    torch.manual_seed(seed)
+def adapted(each_time_once: bool = True) -> WanTransformer3DModel:
+    torch.manual_seed(0)
     transformer = WanTransformer3DModel(**{**SHAPE, "num_layers": BLOCKS}).requires_grad_(False)
     add_adapter(transformer, "style", LoraSpec(4, 8.0, 0.0, "attention"), seed=0)
     for name, parameter in transformer.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
+    if each_time_once:
+        embed_each_time_once(transformer)
     return transformer.train()
 
 
-def forward(transformer: WanTransformer3DModel, shows_first: bool = False) -> Tensor:
+def forward(
+    transformer: WanTransformer3DModel, shows_first: bool = False, times: tuple[float, float] = TIMES
+) -> Tensor:
     """A prediction of two samples; ``shows_first``: as TI2V-5B, with a time for each token."""
     generator = torch.Generator().manual_seed(1)
     config = transformer.config
     latents = torch.randn(2, config.in_channels, 2, 4, 4, generator=generator)
     text = torch.randn(2, 512, config.text_dim, generator=generator)
     condition = FirstFrameCondition.of_batch({"text": text, "latents": latents}, shows_first)
-    return condition.predict(transformer, latents, torch.tensor([300.0, 700.0]))
+    return condition.predict(transformer, latents, torch.tensor(times))
 
 
 def step(transformer: WanTransformer3DModel, shows_first: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
@@ -65,6 +72,36 @@ def test_every_policy_gives_the_plain_loops_numbers_and_gradients_twice(policy: 
         assert torch.equal(out, expected_out)
         assert gradients.keys() == expected.keys()
         assert all(torch.equal(gradients[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("times", [TIMES, (0.0, 700.0), (300.0, 0.0), (0.0, 0.0)])
+def test_each_time_is_embedded_once_and_is_what_diffusers_embeds_for_every_token(times: tuple[float, float]):
+    plain, once = adapted(each_time_once=False), adapted()
+    seen: list[tuple[int, ...]] = []
+    once.blocks[-1].register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[2].shape[:3])))
+    expected, out = forward(plain, True, times), forward(once, True, times)
+    assert units(out.detach(), expected.detach()) <= LAYERS
+    assert seen == [(2, 2, 6)], "two times for each of two samples, and not one for each of their 8 tokens"
+    for transformer, found in ((plain, expected), (once, out)):
+        transformer.zero_grad()
+        found.square().mean().backward()
+    theirs, ours = (
+        [parameter.grad for parameter in one.parameters() if parameter.requires_grad] for one in (plain, once)
+    )
+    assert units_of(ours, theirs) <= LAYERS
+    assert torch.equal(forward(once), forward(plain)), "one time for all tokens is left alone"
+
+
+def test_recomputed_blocks_find_the_times_of_samples_that_others_were_predicted_after():
+    """As a step does whose samples are shown their frame or not, by chance."""
+    plain, arranged = adapted(), adapted()
+    arrange(arranged, Policy(recompute=4))
+    found = []
+    for transformer in (plain, arranged):
+        transformer.zero_grad()
+        (forward(transformer, True).square().mean() + forward(transformer, False).square().mean()).backward()
+        found.append([parameter.grad for parameter in transformer.parameters() if parameter.requires_grad])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_between_steps_a_forward_pass_without_gradients_finds_its_weights_too():

@@ -254,3 +254,35 @@ def test_a_job_near_its_limit_goes_on_and_a_cancelled_one_ends(
     assert second[0] == first[-1] + 1
     assert json.loads((run / "summary.json").read_text())["interrupted"]
     assert cluster.job(job)["Restarts"] == "1"
+
+
+def test_a_run_of_two_experts_goes_on_in_the_lesson_that_was_warned(
+    cluster: Cluster, settings: list[str], tmp_path: Path
+) -> None:
+    """Warned in its first lesson and, once it is back, in its second; it ends at the bits of one that was left alone."""
+    run, whole, log = tmp_path / "run", tmp_path / "whole", tmp_path / "log"
+    argv = [*settings, "model=tiny_wan22_a14b", "stage.steps=150", "validation.every_steps=0", "resume=auto"]
+    job = cluster.submit(f"srun {shlex.join([*TRAIN, *argv, f'out={run}'])}", "--open-mode=append", f"--output={log}")
+    for expert in ("high_noise", "low_noise"):
+        assert wait_until(lambda place=run / expert: len(losses(place)) > 5, PATIENCE_S), log.read_text()
+        cluster.answer("scancel", "--signal=USR1", job)
+        assert wait_until(lambda place=run / expert: len(steps_by_start(place)) == 2, PATIENCE_S), log.read_text()
+    facts = cluster.wait_for(job, "COMPLETED", "FAILED", timeout_s=PATIENCE_S)
+    said = log.read_text()
+    assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "2"), said
+    assert said.count(f"SLURM job {job} nears its time limit and is requeued") == 2
+    assert "style_low_noise: not begun" in said
+    alone = subprocess.run([*TRAIN, *argv, f"out={whole}"], capture_output=True, text=True)
+    assert alone.returncode == 0, alone.stderr
+    for expert in ("high_noise", "low_noise"):
+        first, second = steps_by_start(run / expert)
+        assert [*first, *second] == list(range(1, 151)), "a step was lost, or done twice"
+        assert losses(run / expert) == losses(whole / expert)
+        name = f"style_{expert}.safetensors"
+        assert tensors_of(run / name) == tensors_of(whole / name)
+
+
+def tensors_of(path: Path) -> bytes:
+    """The bytes of all tensors, without the header, which names the run."""
+    content = path.read_bytes()
+    return content[8 + int.from_bytes(content[:8], "little") :]

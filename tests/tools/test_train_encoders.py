@@ -8,22 +8,20 @@ import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 from transformers import ByT5Tokenizer
 
+from tools.scale_model import optimise, rebuilding
 from tools.scale_model import train_encoders as encoders
+from tools.scale_model.attribute_readers import UNSEEN, labels_of
 from tools.scale_model.build_pair import new_encoders
+from tools.scale_model.optimise import Budget
+from tools.scale_model.rebuilding import reconstruction_loss, structural_similarity
 from tools.scale_model.render.scenes import describe, draw_scene
-from tools.scale_model.train_encoders import (
-    Budget,
-    contrastive_loss,
-    labels_of,
-    reconstruction_loss,
-    structural_similarity,
-    to_bytes,
-)
+from tools.scale_model.train_encoders import contrastive_loss, to_bytes
+from tools.scale_model.training_film import Cut, Film, render_film, to_range
 
 
 @pytest.fixture(scope="module")
-def film() -> encoders.Film:
-    return encoders.render_film(range(66), ["daylight", "noir"], (5, 32, 48), torch.device("cpu"), workers=0)
+def film() -> Film:
+    return render_film(range(66), ["daylight", "noir"], (5, 32, 48), encoders.FPS, torch.device("cpu"), workers=0)
 
 
 def test_bytes_are_the_tokenizers():
@@ -37,9 +35,9 @@ def test_every_caption_fits():
 
 
 @pytest.mark.long
-def test_a_vae_learns_and_is_given_the_statistics_of_its_latents(film: encoders.Film, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(encoders, "WARM_UP", 5)
-    film = encoders.Film(film.clips_NTHWC[:6], film.scenes[:6], film.looks[:6])
+def test_a_vae_learns_and_is_given_the_statistics_of_its_latents(film: Film, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(optimise, "WARM_UP", 5)
+    film = Film(film.clips_NTHWC[:6], film.scenes[:6], film.looks[:6])
     vae = new_encoders(0).vae
     encoders.begin_simply(vae)
     before = encoders.reconstruction_psnr(vae, film)
@@ -50,7 +48,7 @@ def test_a_vae_learns_and_is_given_the_statistics_of_its_latents(film: encoders.
     assert vae.config.latents_std != [1.0] * 16
 
 
-def test_text_and_image_encoder_are_read(film: encoders.Film, monkeypatch: pytest.MonkeyPatch):
+def test_text_and_image_encoder_are_read(film: Film, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(encoders, "CAPTIONS", 64)
     small = new_encoders(0)
     found = encoders.train_text_and_image(small, film, Budget(steps=2, batch=8))
@@ -61,7 +59,7 @@ def test_text_and_image_encoder_are_read(film: encoders.Film, monkeypatch: pytes
 def test_what_cannot_be_seen_is_not_asked():
     scenes = [draw_scene(0, place="street", car=None), draw_scene(0, place="street", car="red", coat="blue")] * 2
     labels = labels_of(scenes, ["daylight", "daylight", "noir", "noir"], torch.device("cpu"))
-    seen = {name: [number != encoders.UNSEEN for number in labels[name].tolist()] for name in labels}
+    seen = {name: [number != UNSEEN for number in labels[name].tolist()] for name in labels}
     assert seen["car_direction"] == [False, True, False, True]
     assert seen["coat"] == seen["time"] == [True, True, False, False]
     assert seen["car"] == [True, True, True, False]
@@ -73,7 +71,7 @@ def test_losses_know_their_closed_forms():
     assert reconstruction_loss(video, video).abs() < 1e-5
     # 0.5 + 8 * 0.25, no differences; flat pictures have no structure, and their lightness is c1 / (0.5^2 + c1)
     flat, c1 = torch.zeros(1, 3, 2, 16, 4), 0.02**2
-    expected = torch.tensor(2.5 + encoders.SSIM_WEIGHT * (1 - c1 / (0.25 + c1)))
+    expected = torch.tensor(2.5 + rebuilding.SSIM_WEIGHT * (1 - c1 / (0.25 + c1)))
     assert torch.allclose(reconstruction_loss(flat + 0.5, flat), expected)
     same = torch.eye(4)
     assert contrastive_loss(same, same) < 1e-4 < contrastive_loss(same, same.roll(1, 0))
@@ -106,11 +104,11 @@ def test_structure_is_compared_in_every_fourth_frame():
     differences = [error.diff(dim=dim).abs().mean() for dim in (2, 3, 4)]
     assert torch.allclose(without, error.abs().mean() + 0.5 * sum(differences) + 8 * error.square().mean(), atol=1e-5)
     blurred[:, :, 4] = blurred[:, :, 4].mean()
-    assert reconstruction_loss(blurred, video) > without + 0.1 * encoders.SSIM_WEIGHT
+    assert reconstruction_loss(blurred, video) > without + 0.1 * rebuilding.SSIM_WEIGHT
 
 
-def test_pieces_are_cut_where_they_were_drawn(film: encoders.Film):
-    cut = encoders.Cut.of(film, 3, 1, 16, 99)
+def test_pieces_are_cut_where_they_were_drawn(film: Film):
+    cut = Cut.of(film, 3, 1, 16, 99)
     assert cut.size == (1, 16, 48)
     drawn = [cut.draw(torch.Generator().manual_seed(seed)) for seed in range(40)]
     assert {int(moment) for places in drawn for moment in places[1]} == set(range(5))  # stills are of any moment
@@ -118,12 +116,12 @@ def test_pieces_are_cut_where_they_were_drawn(film: encoders.Film):
     pieces = cut.pieces(*drawn[0])
     assert pieces.shape == (3, 3, 1, 16, 48)
     for i, piece in enumerate(pieces):
-        clip = encoders.to_range(film.clips_NTHWC[int(which[i])][None])[0]
+        clip = to_range(film.clips_NTHWC[int(which[i])][None])[0]
         part = clip[:, first[i] : first[i] + 1, top[i] : top[i] + 16, left[i] : left[i] + 48]
         assert torch.equal(piece, part.flip(3) if mirrored[i] else part)
 
 
-def test_the_first_frame_is_taught_by_stills(film: encoders.Film, monkeypatch: pytest.MonkeyPatch):
+def test_the_first_frame_is_taught_by_stills(film: Film, monkeypatch: pytest.MonkeyPatch):
     seen = []
 
     def noted(rebuilt: torch.Tensor, video: torch.Tensor) -> torch.Tensor:
@@ -142,10 +140,10 @@ def test_the_first_steps_are_small():
     class OneStep(Budget):
         def steps_at(self, step):
             step()
-            assert 0 < abs(weight.weight.item() - before) <= 1.01 / encoders.WARM_UP
+            assert 0 < abs(weight.weight.item() - before) <= 1.01 / optimise.WARM_UP
             return 1
 
-    encoders.optimise("one", weight, lambda: (torch.ones(1, 1),), lambda x: weight(x).mean(), OneStep(1, 1), rate=1.0)
+    optimise.optimise("one", weight, lambda: (torch.ones(1, 1),), lambda x: weight(x).mean(), OneStep(1, 1), rate=1.0)
 
 
 def test_a_budget_of_seconds_gives_fewer_steps():
@@ -163,6 +161,6 @@ def test_a_budget_of_seconds_gives_fewer_steps():
     assert 0.2 * there_is_time_for < steps <= there_is_time_for <= 100
 
 
-def test_film_drawn_by_other_processes_is_the_same(film: encoders.Film, tmp_path: Path):
-    again = encoders.render_film(range(2), ["daylight", "noir"], (5, 32, 48), torch.device("cpu"), workers=1)
+def test_film_drawn_by_other_processes_is_the_same(film: Film, tmp_path: Path):
+    again = render_film(range(2), ["daylight", "noir"], (5, 32, 48), encoders.FPS, torch.device("cpu"), workers=1)
     assert torch.equal(again.clips_NTHWC, film.clips_NTHWC[:2])

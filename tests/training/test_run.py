@@ -10,17 +10,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from lightning import Callback, Trainer
+from lightning import Trainer
 from rank_pool import begin_command, command, on_ranks
 from rounding import STEPS
 from small_runs import (
+    Scripted,
     assert_same_adapter,
     assert_same_end,
     logged,
@@ -435,17 +436,6 @@ def test_under_nohup_a_closed_terminal_is_no_request_to_stop():
     with stop.heeded():
         os.kill(os.getpid(), signal.SIGHUP)
         assert not stop.received
-
-
-class Scripted(Callback):
-    """Acts after a given optimizer step, as a signal or a mishap would."""
-
-    def __init__(self, step: int, act: Callable[[], None]) -> None:
-        self.step, self.act = step, act
-
-    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
-        if trainer.global_step == self.step:
-            self.act()
 
 
 def run_with_signal_in_step(step: int, config: TrainConfig, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict:

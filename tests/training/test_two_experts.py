@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import rank_pool
 import torch
 from diffusers import WanPipeline
 from rounding import STEPS
-from small_runs import SMOOTH, assert_same_adapter, assert_same_end, logged, run_on_ranks, run_until_killed, stage_of
+from small_runs import (
+    SMOOTH,
+    Scripted,
+    assert_same_adapter,
+    assert_same_end,
+    logged,
+    run_on_ranks,
+    run_until_killed,
+    stage_of,
+    train_and_die,
+)
 from torch.utils.data import default_collate
 
 from cinelora.adapters.adapter_file import export_adapter, read_adapter, read_adapter_facts
 from cinelora.adapters.lora_layers import load_adapter
-from cinelora.adapters.run_directory import RunDirectory, adapter_paths, adapters_of, lessons_in
+from cinelora.adapters.run_directory import RunDirectory, RunSummary, adapter_paths, adapters_of, lessons_in
 from cinelora.cli.compose import compose_train
 from cinelora.cli.one_run import is_complete
 from cinelora.cli.preflight import check_infer, check_train
@@ -31,6 +45,7 @@ from cinelora.config.schema import (
     PreviewConfig,
     ScaleConfig,
     StageConfig,
+    StoppingConfig,
     TrainConfig,
     ValidationConfig,
 )
@@ -48,6 +63,7 @@ from cinelora.latents.dataset import LatentDataset
 from cinelora.nn.flow_matching import FlowMatching
 from cinelora.sampling import scene
 from cinelora.training import run_stage
+from cinelora.training.callbacks.order import RunCallbacks
 from cinelora.training.fit import train_rank
 from cinelora.training.run_stage import carry_style_adapter, train
 
@@ -209,6 +225,108 @@ def test_more_steps_continue_the_rates_of_each_lesson(style_run: RunDirectory, c
         [f"resume={style_run.path}", "stage.expert=low", "trust=true"]
     )  # experts rest on nothing of each other
     assert [own.expert for _, own in lessons_in(alone, style_run.path)] == [LOW]
+
+
+# -- lost, learning no more, asked to end --------------------------------------------------------------------------------
+
+
+def die_in(expert: str, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
+    """``fit`` of a rank that is killed in the first life of a lesson."""
+    if run.expert == expert and not config.resume:
+        train_and_die(2, config, run)
+    return train_rank(config, run)
+
+
+@pytest.mark.parametrize("expert", EXPERTS)
+def test_a_lesson_that_loses_a_rank_goes_on_by_itself_to_the_same_end(
+    expert: str,
+    style_run: RunDirectory,
+    config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setattr(run_stage, "fit", partial(die_in, expert))
+    run = RunDirectory(tmp_path)
+    assert train(config, run.path) == 0
+    said = capsys.readouterr().out
+    assert re.findall(r"goes on from step-\d+ by itself \((.*)\)", said) == ["restart 1 of max_restarts=3"]
+    assert len(list(of(run, expert).logs.glob("csv/*"))) == 2
+    assert_same_whole(run, style_run)
+
+
+def assert_same_whole(run: RunDirectory, undisturbed: RunDirectory) -> None:
+    """Both lessons end with the same bits and numbers, and so does the run of both."""
+    for expert in EXPERTS:
+        one, other = of(run, expert), of(undisturbed, expert)
+        assert_same_end(one, other)
+        assert_same_adapter(one, other, "style")
+        assert one.best("style").read_bytes() == other.best("style").read_bytes()
+        assert lasting(one.read_summary()) == lasting(other.read_summary())
+    assert not run.read_whole()["interrupted"]
+
+
+def lasting(summary: RunSummary) -> dict[str, Any]:
+    """What does not depend on the clock or on memory."""
+    return {key: value for key, value in summary.items() if not re.search("second|_per_s|memory", key)}
+
+
+def test_a_lesson_that_learns_no_more_ends_and_the_next_is_taught(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    # a constant rate gets no better after the first step
+    flat = replace(config, stopping=StoppingConfig(monitor="train/lr", mode="max", patience=2))
+    run = RunDirectory(tmp_path)
+
+    def resumed(**stage: Any) -> list[int]:
+        assert train(replace(flat, resume=str(run.path), stage=replace(flat.stage, **stage)), run.path) == 0
+        return [of(run, expert).read_end()["step"] for expert in EXPERTS]
+
+    assert train(flat, run.path) == 0
+    assert [of(run, expert).read_end()["step"] for expert in EXPERTS] == [3, 3]
+    said = capsys.readouterr().out
+    assert "style_high_noise: stopped early, at step 3 of 4" in said
+    assert "style_low_noise: stopped early, at step 3 of 6" in said
+    whole = run.read_whole()
+    assert (whole["step"], whole["steps"], whole["interrupted"]) == (6, 10, False)
+    assert is_complete(flat, run.path)
+    assert resumed() == [4, 5]  # each with its patience again, as a run of one lesson
+    assert resumed() == [4, 6]  # the first has all its steps
+    with pytest.raises(ConfigError, match="already has the steps of high_noise and low_noise"):
+        resumed()
+    # more steps of one are its own; it had not used up its patience at the fourth
+    assert resumed(steps=6) == [5, 6]
+
+
+def end_in(expert: str, step: int, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
+    """``fit`` of a rank that a scheduler asks to end while it computes a step of a lesson, in the lesson's first life."""
+    if run.expert == expert and not config.resume:
+        act, ours = Scripted(step - 1, lambda: os.kill(os.getpid(), signal.SIGTERM)), RunCallbacks.all
+        RunCallbacks.all = lambda crew: [*ours(crew), act]  # type: ignore[method-assign]
+    return train_rank(config, run)
+
+
+@pytest.mark.parametrize(("expert", "not_begun"), [(HIGH, True), (LOW, False)])
+def test_a_lesson_that_is_asked_to_end_is_saved_and_goes_on_to_the_same_end(
+    expert: str,
+    not_begun: bool,
+    style_run: RunDirectory,
+    config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setattr(run_stage, "fit", partial(end_in, expert, 3))
+    run = RunDirectory(tmp_path)
+    assert train(config, run.path) == run_stage.INTERRUPTED
+    said = capsys.readouterr().out
+    assert f"style_{expert}: stopped at step 3 of" in said
+    assert ("style_low_noise: not begun" in said) == not_begun
+    assert of(run, expert).last_step == 3
+    assert run.read_whole()["interrupted"]
+    assert not is_complete(config, run.path)
+    assert train(replace(config, resume=str(run.path)), run.path) == 0
+    assert_same_whole(run, style_run)
 
 
 # -- motion above style --------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
-"""The factory of the embedded model: footage it is taught with, encoders from nothing, and every weight of a transformer.
+"""The factory of the embedded models: footage they are taught with, encoders from nothing, and every weight of a transformer.
 
-``python -m tools.scale_model render|encoders|adopt`` are its commands; ``train.py stage=pretrain`` and ``data=rendered`` come
-in by ``cinelora.clone_only``, which names what they find here. The package itself never imports this folder.
+``python -m tools.scale_model render|encoders|adopt|distil|animatediff`` are its commands; ``train.py stage=pretrain`` and
+``data=rendered`` come in by ``cinelora.clone_only``, which names what they find here. The package never imports this folder.
 """

@@ -4,6 +4,7 @@ python -m tools.scale_model render look=noir out=data/noir clips=12   writes a f
 python -m tools.scale_model encoders out=outputs/scale-model         trains VAE, text and image encoder into a new pair
 python -m tools.scale_model adopt pair=outputs/scale-model run=...   puts a stage=pretrain run's transformer into the pair
 python -m tools.scale_model distil out=outputs/distilled.safetensors  trains an adapter for few unguided steps
+python -m tools.scale_model animatediff out=outputs/animatediff      trains the embedded AnimateDiff, part by part
 
 The transformers themselves are trained by ``train.py stage=pretrain``; docs/scale-model.md has the whole sequence.
 """
@@ -24,6 +25,7 @@ from cinelora.cli.small_command import run_small
 from cinelora.config.schema import setting
 from cinelora.errors import ConfigError
 from cinelora.io.atomic import write_json
+from tools.scale_model.animatediff_request import AnimateDiffRequest, check_animatediff
 from tools.scale_model.distil_request import DistilRequest
 from tools.scale_model.render.write_clips import RenderRequest, write_clips
 
@@ -75,13 +77,13 @@ class EncodersRequest:
 
 @dataclass(frozen=True)
 class AdoptRequest:
-    """Put the transformer of a finished stage=pretrain run into the pair whose encoders it was trained with.
+    """Put the network of a finished stage=pretrain run into the pair, or the AnimateDiff, whose encoders it was trained with.
 
     python -m tools.scale_model adopt pair=outputs/scale-model run=outputs/pretrain/rendered/last
     """
 
     pair: str = setting("outputs/scale-model", role="path")
-    """folder of the pair"""
+    """folder of the pair, or of the AnimateDiff"""
     run: str = setting("", role="run")
     """directory of the run"""
 
@@ -103,7 +105,9 @@ def encoders(request: EncodersRequest) -> None:
     from cinelora.families.wan.embedded import Encoders, load_encoders
     from cinelora.io.hardware import default_device
     from tools.scale_model import build_pair, train_encoders
+    from tools.scale_model.optimise import Budget
     from tools.scale_model.render import LOOKS
+    from tools.scale_model.training_film import render_film
 
     device, started = default_device(), time.perf_counter()
     torch.manual_seed(request.seed)
@@ -115,14 +119,14 @@ def encoders(request: EncodersRequest) -> None:
     # most of what the transformers see is daylight; noir, with its hard edges, is the hardest to rebuild
     looks = [*LOOKS, "daylight", "noir"]
     seeds, others = range(500_000, 500_000 + request.clips), range(900_000, 900_000 + 4 * len(LOOKS))
-    film = train_encoders.render_film(seeds, looks, size, device, request.workers)
-    heldout = train_encoders.render_film(others, list(LOOKS), size, device, 0)
+    film = render_film(seeds, looks, size, train_encoders.FPS, device, request.workers)
+    heldout = render_film(others, list(LOOKS), size, train_encoders.FPS, device, 0)
     report: dict[str, Any] = {"rendering_s": time.perf_counter() - started}
     if request.parts != "vae":
-        budget = train_encoders.Budget(request.text_steps, request.text_batch, request.text_limit_s)
+        budget = Budget(request.text_steps, request.text_batch, request.text_limit_s)
         report["read_rightly"] = train_encoders.train_text_and_image(networks, film, budget)
     if request.parts != "text":
-        budget = train_encoders.Budget(request.vae_steps, request.vae_batch, request.vae_limit_s)
+        budget = Budget(request.vae_steps, request.vae_batch, request.vae_limit_s)
         report["vae_steps"] = train_encoders.train_vae(networks.vae, film, budget, request.vae_rate)
         report["heldout_psnr_db"] = train_encoders.reconstruction_psnr(networks.vae, heldout)
     report["seconds"] = time.perf_counter() - started
@@ -135,18 +139,20 @@ def encoders(request: EncodersRequest) -> None:
 
 
 def adopt(request: AdoptRequest) -> None:
-    """Put the transformer of a finished ``stage=pretrain`` run into its pair."""
+    """Put the network of a finished ``stage=pretrain`` run into its pair, or its AnimateDiff."""
     from cinelora.adapters.run_directory import RunDirectory
     from cinelora.config.store import load_config
     from cinelora.families.wan.embedded import HASHES
-    from tools.scale_model import build_pair
+    from tools.scale_model import build_pair, build_unets
 
     run = RunDirectory(Path(request.run))
     if not run.transformer.is_dir():
         raise ConfigError(f"run={request.run} holds no transformer/; give a finished run of stage=pretrain")
     if not (Path(request.pair) / HASHES).is_file():
         raise ConfigError(f"pair={request.pair} holds no {HASHES}; give a pair that encoders made")
-    build_pair.adopt(Path(request.pair), run.transformer, load_config(run.path).stage.transformer)
+    kind = load_config(run.path).stage.transformer
+    put = build_unets.adopt_network if kind in build_unets.NETWORKS else build_pair.adopt
+    put(Path(request.pair), run.transformer, kind)
 
 
 def distil(request: DistilRequest) -> None:
@@ -156,11 +162,20 @@ def distil(request: DistilRequest) -> None:
     print(json.dumps(distilling.distil(request), indent=1))
 
 
+def animatediff(request: AnimateDiffRequest) -> None:
+    """Train parts of the embedded AnimateDiff, and look at it."""
+    check_animatediff(request)
+    from tools.scale_model.make_animatediff import make_animatediff
+
+    print(json.dumps(make_animatediff(request), indent=1))
+
+
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "render": (RenderRequest, write_clips),
     "encoders": (EncodersRequest, encoders),
     "adopt": (AdoptRequest, adopt),
     "distil": (DistilRequest, distil),
+    "animatediff": (AnimateDiffRequest, animatediff),
 }
 """What each verb takes, and the function that does it."""
 PROGRAMS = {verb: Program(f"tools.scale_model {verb}", schema) for verb, (schema, _) in COMMANDS.items()}

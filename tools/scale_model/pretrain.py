@@ -15,8 +15,7 @@ from cinelora.config.schema import TrainConfig, zero_level
 from cinelora.errors import ConfigError
 
 if TYPE_CHECKING:
-    from diffusers import WanTransformer3DModel
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from tools.scale_model.whole_transformer import WholeTransformer
 
@@ -57,15 +56,29 @@ def _refusals(config: TrainConfig) -> Iterator[str]:
         )
 
 
-def trained(transformer: WanTransformer3DModel, sharded: bool) -> WholeTransformer:
-    """Every weight, on every rank or, where DeepSpeed's ZeRO-3 has them, in pieces."""
-    from tools.scale_model.whole_transformer import PartitionedTransformer, WholeTransformer
+def trained(transformer: nn.Module, sharded: bool) -> WholeTransformer:
+    """Every weight, on every rank or, where DeepSpeed's ZeRO-3 has them, in pieces; of a motion network its motion modules'.
 
-    return (PartitionedTransformer if sharded else WholeTransformer)(transformer)
+    Raises ``ModelError`` for a UNet that is not the embedded AnimateDiff's.
+    """
+    from diffusers import UNet2DConditionModel, UNetMotionModel
+
+    from tools.scale_model.build_unets import refuse_other_shape
+    from tools.scale_model.whole_transformer import MotionModules, PartitionedTransformer, WholeTransformer
+
+    if not isinstance(transformer, UNet2DConditionModel | UNetMotionModel):
+        return (PartitionedTransformer if sharded else WholeTransformer)(transformer)
+    kind, cls = ("motion", MotionModules) if isinstance(transformer, UNetMotionModel) else ("image", WholeTransformer)
+    refuse_other_shape(kind, cls.chosen(transformer))
+    return cls(transformer)
 
 
 def export(folder: Path, kind: str, state: dict[str, Tensor]) -> None:
-    """Write ``state`` as the ``t2v`` or ``i2v`` transformer of the embedded shape."""
-    from tools.scale_model.build_pair import save_transformer
+    """Write ``state`` as the ``t2v`` or ``i2v`` transformer of the embedded pair, or a network of the embedded AnimateDiff.
 
-    save_transformer(folder, kind, state)
+    These are ``image`` and ``motion``, of which the motion modules are written.
+    """
+    from tools.scale_model.build_pair import save_transformer
+    from tools.scale_model.build_unets import NETWORKS, save_network
+
+    (save_network if kind in NETWORKS else save_transformer)(folder, kind, state)

@@ -1,4 +1,4 @@
-"""Every weight of a transformer as what is trained: whole on each rank, or in the pieces of DeepSpeed's ZeRO-3.
+"""Every weight of a network as what is trained: whole on each rank, or in the pieces of DeepSpeed's ZeRO-3; or motion modules'.
 
 Enters: a transformer. Leaves: what ``cinelora.adapters.trainable.Trained`` asks for.
 """
@@ -10,11 +10,11 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from diffusers import WanTransformer3DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from cinelora.adapters.trainable import Effect, Trained
 from cinelora.errors import AdapterError
+from cinelora.families.unet_layers import UNET_LAYERS
 from cinelora.training.zero import own_range
 
 State = dict[str, Tensor]
@@ -28,11 +28,18 @@ class WholeTransformer(Trained):
 
     stands_alone = mixed_precision = True
 
-    def __init__(self, transformer: WanTransformer3DModel) -> None:
-        transformer.float().requires_grad_(True)
-        self.parameters = list(transformer.parameters())
-        self._named = dict(transformer.named_parameters())
+    def __init__(self, transformer: nn.Module) -> None:
+        transformer.float().requires_grad_(False)
+        self._named: dict[str, Any] = self.chosen(transformer)
+        self.parameters = list(self._named.values())
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
         self._start = {name: value.to("cpu", copy=True) for name, value in self.state().items()}
+
+    @staticmethod
+    def chosen(transformer: nn.Module) -> dict[str, nn.Parameter]:
+        """What is trained of it: every weight."""
+        return dict(transformer.named_parameters())
 
     def state(self) -> State:
         """The weights, under their names in the checkpoint."""
@@ -66,6 +73,16 @@ class WholeTransformer(Trained):
     def bare(self) -> AbstractContextManager[None]:
         """As ``untrained``: nothing else stands on these weights."""
         return self.untrained()
+
+
+class MotionModules(WholeTransformer):
+    """Every weight of a motion network's motion modules; the image network around them is frozen."""
+
+    @staticmethod
+    def chosen(transformer: nn.Module) -> dict[str, nn.Parameter]:
+        """What is trained of it: what ``MotionAdapter`` holds, under its names there."""
+        weights = transformer.named_parameters()
+        return {name: weight for name, weight in weights if UNET_LAYERS.taught_in(name) == "motion"}
 
 
 class PartitionedTransformer(WholeTransformer):

@@ -22,6 +22,7 @@ from cinelora.errors import CineloraError, ModelError, first_line
 from cinelora.families.animatediff import full_shapes, long_clips
 from cinelora.families.animatediff.motion_modules import fold_domain, load_motion, refuse_other_base
 from cinelora.families.animatediff.single_file import load_from_file
+from cinelora.families.animatediff.unet_blocks import arrange_unet
 from cinelora.families.animatediff.unet_conditions import FrameCondition, UNet
 from cinelora.families.animatediff.unet_parts import FOLDERS, UNetParts, base_folder, longest_clip, part_files
 from cinelora.families.animatediff_sd15 import ANIMATEDIFF
@@ -176,12 +177,8 @@ class AnimateDiffBundle(Bundle):
 
     @staticmethod
     def arrange(transformer: UNet, policy: Policy, shared: Sequence[StoredWeights] = (), num_lengths: int = 1) -> None:
-        """Let a UNet's blocks run by ``policy``: compiled, and recomputed in the backward pass."""
-        if policy.compile:
-            for block in (*transformer.down_blocks, transformer.mid_block, *transformer.up_blocks):
-                block.forward = torch.compile(block.forward, dynamic=False)
-        if policy.recompute:
-            transformer.enable_gradient_checkpointing()
+        """Let a UNet's layers run by ``policy``."""
+        arrange_unet(transformer, policy)
 
     def _load(self, part: Part) -> Any:
         match part:

@@ -31,6 +31,7 @@ from cinelora.families.wan import checkpoint_layouts
 from cinelora.families.wan.checkpoint_layouts import NAMES, FoundPart
 from cinelora.families.wan.conditions import Condition, FirstFrameCondition, ImageCondition
 from cinelora.families.wan.load_weights import Destination, load_part, random_part, settings_of
+from cinelora.families.wan.token_times import embed_each_time_once
 from cinelora.families.wan21 import WAN21
 from cinelora.io.atomic import sha256_json
 from cinelora.io.hardware import default_device, free_gpu_bytes
@@ -348,6 +349,14 @@ class FirstFrameBundle(WanBundle):
     """The parts of a checkpoint of Wan2.2's TI2V-5B."""
 
     condition = FirstFrameCondition
+
+    def load_transformer(
+        self, on_host: int = 0, shares: Shares | None = None, num_frames: int | None = None
+    ) -> WanTransformer3DModel:
+        """The same; where tokens have times of their own, it embeds each time once."""
+        transformer = super().load_transformer(on_host, shares, num_frames)
+        embed_each_time_once(transformer)
+        return transformer
 
 
 def load_tokenizer(folder: Path) -> Any:

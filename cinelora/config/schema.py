@@ -97,6 +97,8 @@ class ModelConfig:
     """AnimateDiff's motion modules: hub repository, directory, or the authors' file"""
     domain_adapter: str | None = _source(read_when="motion", since=True)
     """AnimateDiff's domain adapter, as the authors' file; null = none"""
+    sparse_control: str | None = _source(read_when="motion", since=True)
+    """SparseCtrl-RGB, by which AnimateDiff begins a clip at a picture: hub repository or directory; null = by text alone"""
     domain_scale: float = _scale(1.0, read_when="motion domain", since=True)
     """how strongly the domain adapter acts"""
     vae: str | None = _source(read_when="encodes")
@@ -164,6 +166,11 @@ class ModelConfig:
         if own is None and whole is None and family_of(self).one_checkpoint:
             return self.t2v
         return own or whole
+
+    @property
+    def expands(self) -> bool:
+        """Whether it makes clips from a first frame: by its family, or by what is put into a network for that."""
+        return family_of(self).expands or self.sparse_control is not None
 
     @property
     def is_random(self) -> bool:

@@ -27,7 +27,7 @@ ANIMATEDIFF = Family(
             betas="linear",
             longest=32,
             key="base",
-            beside=("tuned", "motion_adapter", "domain_adapter"),
+            beside=("tuned", "motion_adapter", "domain_adapter", "sparse_control"),
         ),
     ),
     vae=SD_VAE,

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.resnet import ResnetBlock2D, TemporalConvLayer
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -23,8 +24,9 @@ from cinelora.nn.replayed import Replayed
 from cinelora.parallel.launch import rank_info
 from cinelora.planning.estimate import Policy
 
-LAYERS = (ResnetBlock2D, Transformer2DModel, AnimateDiffTransformer3D)
-"""What blocks are made of, and what is computed again as one."""
+LAYERS = (ResnetBlock2D, TemporalConvLayer, Transformer2DModel, TransformerTemporalModel, AnimateDiffTransformer3D)
+"""What blocks are made of, and what is computed again as one. Not whole blocks, as a transformer's: a UNet has few, and the
+largest holds a third of all that is kept (``benchmarks/recomputed_unet3d.py``)."""
 SHAPES = 256
 """Shapes that transformer blocks are compiled for: every level has its own."""
 
@@ -77,7 +79,7 @@ class _Forward:
     """What stands for ``unet.forward``: noisy latents, times and text in, the prediction out."""
 
     def __init__(self, unet: Any) -> None:
-        whole = unet.forward
+        self.whole = whole = unet.forward
 
         def predict(*inputs: Tensor) -> Tensor:
             with fastest_convolutions():
@@ -86,5 +88,10 @@ class _Forward:
 
         self.replayed = Replayed(unet, predict)
 
-    def __call__(self, latents: Tensor, timestep: Tensor, text: Tensor, return_dict: bool = False) -> tuple[Tensor]:
+    def __call__(
+        self, latents: Tensor, timestep: Tensor, text: Tensor, return_dict: bool = False, **shown: Any
+    ) -> tuple[Tensor]:
+        if shown:  # what another network adds is of other memory in each step
+            predicted: tuple[Tensor] = self.whole(latents, timestep, text, return_dict=False, **shown)
+            return predicted
         return (self.replayed(latents, timestep, text),)

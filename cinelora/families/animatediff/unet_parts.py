@@ -45,10 +45,12 @@ class UNetParts:
                     f"model.{part if getattr(model, part, None) else model.key_of(kind)}={source}", part, Path(source)
                 )
         beside = family_of(model).network(kind).beside
-        for key in beside:
-            named: str | None = getattr(model, key)
-            if named is not None and Path(named).is_dir() != (key == "motion_adapter") and key != "motion_adapter":
+        for key in ("tuned", "domain_adapter"):
+            named: str | None = getattr(model, key) if key in beside else None
+            if named is not None and Path(named).is_dir():
                 raise ConfigError(f"model.{key}={named} is no file: give one .safetensors or .ckpt")
+        if model.sparse_control and Path(model.sparse_control).exists():
+            _check_folder_of("sparse_control", Path(model.sparse_control))
         levels = _levels_of_base(model)
         if "motion_adapter" in beside and model.motion_adapter:
             _check_motion(model, levels)
@@ -125,11 +127,16 @@ def _check_motion(model: ModelConfig, levels: tuple[int, ...]) -> None:
         if source.suffix not in MOTION_WEIGHTS:
             raise ConfigError(f"model.motion_adapter={source} is neither a folder nor {' or '.join(MOTION_WEIGHTS)}")
         return
-    if not config.is_file() or not any(source.glob("*.safetensors")):
-        raise ConfigError(f"model.motion_adapter={source}: no config.json or no .safetensors{_pickles(source)}")
+    _check_folder_of("motion_adapter", source)
     theirs = tuple(read_json(config, dict[str, Any]).get("block_out_channels", ()))
     if reason := other_base(theirs, levels):
         raise ConfigError(f"model.motion_adapter={source}: {reason}")
+
+
+def _check_folder_of(key: str, folder: Path) -> None:
+    """Refuse a folder that holds no network in diffusers' layout."""
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise ConfigError(f"model.{key}={folder}: no config.json or no .safetensors{_pickles(folder)}")
 
 
 def other_base(theirs: tuple[int, ...], ours: tuple[int, ...]) -> str:

@@ -671,7 +671,7 @@ _TRUST = setting(False, resumable=True, changes_clip=False, without_drawing=True
 
 @dataclass
 class TrainConfig:
-    """Train a LoRA adapter of Wan2.1 or Wan2.2: stage=style on stills, then stage=motion on windows above it.
+    """Train a LoRA adapter of an open video generator: stage=style on stills, then stage=motion on windows above it.
 
     python train.py stage=style data=noir
     python train.py stage=motion data=noir adapter=outputs/style/noir/last

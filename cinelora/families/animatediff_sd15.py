@@ -31,6 +31,7 @@ ANIMATEDIFF = Family(
         ),
     ),
     vae=SD_VAE,
+    text_parameters=123_060_480,
     uses=frozenset(),
     window=16,
     tag="animatediff",

@@ -92,7 +92,7 @@ class Policy:
         """The policy in words."""
         if not self.recompute:
             return "all activations kept"
-        words = [f"{self.recompute} of {shape.layers} blocks recomputed"]
+        words = [shape.recomputed_in_words(self.recompute)]
         if self.offload:
             words.append("their inputs on the host")
         if self.swap:
@@ -171,6 +171,10 @@ class Shape:
     def products(self, tokens: int, dtype: str, gpu: Gpu, own: int) -> tuple[float, float]:
         """Of one block and ``own`` of the tokens: seconds of its linear layers forward, and attention's operations."""
         return _products(self, tokens, dtype, gpu, own)
+
+    def recomputed_in_words(self, count: int) -> str:
+        """What a policy computes again, in words."""
+        return f"{count} of {self.layers} blocks recomputed"
 
     def pays_to_compile(self, seconds: float) -> bool:
         """Whether compiling saves more than it takes where a run takes so many seconds without: it does in any run of these."""

@@ -106,6 +106,10 @@ class UNetShape(Shape):
         """Seconds of a prediction of ``own`` latents, and no attention apart from it."""
         return own * self.taken.forward_s * self.scale * GPUS[0].bf16 / gpu.bf16, 0.0
 
+    def recomputed_in_words(self, count: int) -> str:
+        """All of it or nothing is computed again, each layer by itself."""
+        return "every layer recomputed"
+
     def pays_to_compile(self, seconds: float) -> bool:
         """Whether compiling saves more than it takes: its steps are quick, and its levels many."""
         return COMPILED_SAVES * seconds > COMPILING_S

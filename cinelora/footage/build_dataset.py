@@ -24,7 +24,15 @@ from cinelora.errors import FileError, FootageError
 from cinelora.families.family import Geometry
 from cinelora.footage.buckets import Size, bucket, shown, window_length
 from cinelora.footage.captions import Captions, find_captions, refuse_missing, whole_caption
-from cinelora.footage.frame_selection import Window, even_stills, resampled, sharp_stills, windows
+from cinelora.footage.frame_selection import (
+    LEAST_NEW,
+    Window,
+    even_stills,
+    new_share,
+    resampled,
+    sharp_stills,
+    windows,
+)
 from cinelora.footage.holdout import By, Split, Unit, split
 from cinelora.footage.image_reader import SUFFIXES as PICTURES
 from cinelora.footage.lut import read_cube
@@ -32,7 +40,7 @@ from cinelora.footage.manifest import Manifest, Sample, Skipped, is_inside, read
 from cinelora.footage.scan_folder import FILMS, find_clips, members
 from cinelora.footage.shot_detection import About, Survey, load_survey
 from cinelora.footage.shot_filter import Shot, alike, judge, picture_hashes
-from cinelora.footage.survey_pool import File, survey_files, survey_path
+from cinelora.footage.survey_pool import File, at_fault, survey_files, survey_path
 from cinelora.footage.video_reader import Handling
 from cinelora.io.atomic import make_folder, sha256_file, sha256_json
 from cinelora.io.locks import LOCK, lock
@@ -155,11 +163,15 @@ def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | No
             damaged = f"its survey is damaged: delete {survey_path(Path(), file.survey)} of the prepared folder"
             skipped.append(Skipped(file.path, file.reason or damaged))
             continue
-        for shot in judge(survey, data.limits if data.judged else None, usual):
-            judged = Judged(file.path, file.sha256, survey.about, shot, survey=file.survey)
-            judged = replace(judged, by_hand=by_hand.pop(judged.id, None))
-            rows.append([picked(judged, survey, data, each) for each in wanted])
+        try:
+            of_file = _picked_of(file, survey, data, wanted, usual, by_hand)
+        except Exception as error:  # whatever is wrong with one file must not cost the others
+            skipped.append(Skipped(file.path, at_fault(error)))
+            continue
+        for row in of_file:
             # A shot that is left out has no hashes: else a good copy of a rejected shot would be left out with it.
+            judged, shot = row[0], row[0].shot
+            rows.append(row)
             hashes.append(None if judged.against(False) else picture_hashes(survey, shot))
             content.append(None if judged.against(False) else (file.sha256, shot.start, shot.end))
     for number, first in _twins(hashes, content, data.limits.alike if data.judged else None).items():
@@ -168,6 +180,23 @@ def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | No
     left_out = tuple(sorted(skipped, key=lambda clip: clip.path))
     columns = [tuple(row[kind] for row in rows) for kind in range(len(wanted))]
     return [Prepared(root, folder, tuple(files), shots, left_out, notes) for shots in columns]
+
+
+def _picked_of(
+    file: File,
+    survey: Survey,
+    data: DataConfig,
+    wanted: Sequence[Wanted],
+    usual: float | None,
+    by_hand: dict[str, Verdict],
+) -> list[list[Judged]]:
+    """The shots of a file, each as often as samples are ``wanted``; verdicts of its shots are taken out of ``by_hand``."""
+    rows = []
+    for shot in judge(survey, data.limits if data.judged else None, usual):
+        judged = Judged(file.path, file.sha256, survey.about, shot, survey=file.survey)
+        judged = replace(judged, by_hand=by_hand.pop(judged.id, None))
+        rows.append([picked(judged, survey, data, each) for each in wanted])
+    return rows
 
 
 def _surveyed(data: DataConfig, processes: int | None) -> tuple[Path, Path, list[File], list[Skipped]]:
@@ -211,12 +240,19 @@ def picked(judged: Judged, survey: Survey, data: DataConfig, wanted: Wanted) -> 
         stills = even_stills(shot.start, shot.end, count) if even else sharp_stills(survey, shot, count)
         return replace(judged, picks=tuple(((frame,), ()) for frame in stills))
     blend, least = data.resample == "blend", data.min_frames if wanted.own_shapes else None
-    length = len(resampled(survey, shot, wanted.fps, False)[0])
+    frames = resampled(survey, shot, wanted.fps, False)[0]
+    length = len(frames)
     num_frames = window_length(length, wanted.num_frames, least, wanted.geometry)
     if num_frames is None:
         needs = min(least or wanted.num_frames, wanted.num_frames)
         return replace(judged, short=f"lasts {length} frames at {wanted.fps} fps; a window needs {needs}")
-    return replace(judged, picks=tuple(windows(survey, shot, wanted.fps, num_frames, data.window_stride, blend)))
+    picks = tuple(windows(survey, shot, wanted.fps, num_frames, data.window_stride, blend))
+    if not picks:
+        rate, needs_s = (share * wanted.fps for share in (new_share(frames), LEAST_NEW))
+        return replace(
+            judged, short=f"shows {rate:.1f} pictures a second; a window at {wanted.fps} fps needs {needs_s:.1f}"
+        )
+    return replace(judged, picks=picks)
 
 
 def _twins(hashes: list[Sequence[int] | None], content: list[Hashable | None], limit: float | None) -> dict[int, int]:

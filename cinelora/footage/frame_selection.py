@@ -7,20 +7,23 @@ It does not know why a shot is good.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cinelora.footage.shot_detection import Survey
-from cinelora.footage.shot_filter import REPEATED, Shot
+from cinelora.footage.shot_detection import REPEATED, Survey
+from cinelora.footage.shot_filter import Shot
 
 STEADY_RATE = 0.25
 """How far, in frames, a frame's time may lie from that of a constant rate before the times themselves are taken."""
 BESIDE_CUT = 2
 """Frames at each end of a shot that no still is taken from, where it is long enough: a blended frame is none."""
+LEAST_NEW = 0.3
+"""Share of a window's frames that must be another picture than the one before: 4 a second at 16 frames a second are no motion,
+drawings on threes are (8 a second, or a half)."""
 Window = tuple[tuple[int, ...], tuple[float, ...]]
 """Frames, and nothing or the fraction of the frame after each."""
 
@@ -52,12 +55,19 @@ def windows(survey: Survey, shot: Shot, fps: int, num_frames: int, stride: int, 
 
     Frame i at ``fps`` is the source frame nearest in time, counted from the shot's first: at a constant rate
     floor(i * source_fps / fps + 1/2), so that 24 fps to 16 gives 0, 2, 3, 5, 6, 8. Frames that only repeat the one before
-    are passed over. With ``blend`` it is the two frames around that time, mixed by how near they are.
+    are passed over, and so are windows of fewer new pictures than ``LEAST_NEW``.
+    With ``blend`` it is the two frames around that time, mixed by how near they are.
     """
     frames, weights = resampled(survey, shot, fps, blend)
     for first in range(0, len(frames) - num_frames + 1, stride):
-        mixed = tuple(weights[first : first + num_frames])
-        yield tuple(frames[first : first + num_frames]), mixed if any(mixed) else ()
+        window, mixed = tuple(frames[first : first + num_frames]), tuple(weights[first : first + num_frames])
+        if new_share(window) >= LEAST_NEW:
+            yield window, mixed if any(mixed) else ()
+
+
+def new_share(frames: Sequence[int]) -> float:
+    """Share of frames, after the first, that are another than the one before; 1 of a single frame."""
+    return sum(a != b for a, b in pairwise(frames)) / (len(frames) - 1) if len(frames) > 1 else 1.0
 
 
 def resampled(survey: Survey, shot: Shot, fps: int, blend: bool) -> tuple[list[int], list[float]]:

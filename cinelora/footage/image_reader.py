@@ -156,6 +156,7 @@ class PictureReader(Reader):
     """Pictures as the frames of a clip, one a frame. All must have the first one's size."""
 
     backend = "pillow"
+    is_timed = True
 
     def __init__(self, path: Path, files: list[Path], handling: Handling) -> None:
         self.files = files

@@ -52,6 +52,16 @@ class PacketIndex:
         """The time stamp of every frame, ascending."""
         return self.pts[self.order]
 
+    @property
+    def is_all_keys(self) -> bool:
+        """Whether decoding can begin at every frame."""
+        return len(self.keys) == len(self.pts)
+
+    @property
+    def has_open_gops(self) -> bool:
+        """Whether a frame that is stored after a keyframe is shown before it."""
+        return bool((np.minimum.accumulate(self.pts[::-1])[::-1][self.keys] < self.pts[self.keys]).any())
+
     def spans(self, frames: Sequence[int]) -> list[Span]:
         """What must be decoded to have ``frames``, which ascend: from a keyframe to the last packet needed, each."""
         # Packets lie in the file in the order in which they are decoded, not shown. In a shot I B B P the P is stored before
@@ -100,7 +110,7 @@ def is_plain(container: Any, stream: Any) -> bool:
 
 
 def read_index(container: Any, stream: Any, first_pts: int) -> PacketIndex | None:
-    """Read every packet of ``stream``; ``None`` where time stamps are missing or shared, or packets are not frames."""
+    """Read every packet of ``stream``; ``None`` where time stamps are missing, shared or step back, or packets are not frames."""
     if has_guessed_times(container, stream):
         return None
     codec = stream.codec_context.codec.canonical_name
@@ -113,9 +123,19 @@ def read_index(container: Any, stream: Any, first_pts: int) -> PacketIndex | Non
     pts = np.array([pts for pts, _, _ in packets], np.int64)
     shown = np.array([shown for _, _, shown in packets]) & (pts >= first_pts)
     index = PacketIndex(pts, np.flatnonzero([key for _, key, _ in packets]), shown)
-    if len(np.unique(index.shown_pts)) < len(index.order):
+    if len(np.unique(index.shown_pts)) < len(index.order) or _steps_back(index, stream):
         return None
     return index if is_plain(container, stream) or _holds(container, stream, index) else None
+
+
+def _steps_back(index: PacketIndex, stream: Any) -> bool:
+    """Whether the clock is set back on the way, so that the order of time stamps is not that of the frames."""
+    # What is stored before a keyframe is shown before it, in open GOPs too: only frames stored after it may be shown first.
+    # Without B frames everything is shown in the order it is stored.
+    stored = np.flatnonzero(index.shown)
+    latest = np.maximum.accumulate(index.pts[stored])
+    early = stored[index.pts[stored] < latest]
+    return bool(np.isin(early, index.keys).any() or (len(early) and not stream.codec_context.has_b_frames))
 
 
 def is_shown(packet: Any, codec: str) -> bool:

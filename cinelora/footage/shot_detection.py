@@ -32,7 +32,7 @@ from cinelora.footage.video_reader import Pixels, Reader
 from cinelora.io.atomic import write_whole
 from cinelora.io.plain_data import build, opened, parse_json
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same file would give other numbers."""
 STILLS_VERSION = 2
 """Likewise, of pictures alone: version 1 sampled none of a still, so that bars, lettering and copies were not seen."""
@@ -54,6 +54,17 @@ BLACK, BURNT = 24, 250
 CUT_RATIO, CUT_LUMA = 3.0, 5.0
 """A cut is this many times the mean change of the two frames on each side, and this many levels at least. Measured on luma:
 colour says nothing of a noir."""
+REPEATED = 0.08
+"""Mean change in levels up to which a frame is the one before it, coded again."""
+HELD_FRAMES, STEP_SHARE, SAME_SCENE = 8, 1 / 3, 0.9
+"""Film may show each picture for some frames, as drawings on threes in 24 frames a second or 8 in 60: every new picture then
+stands out from the repeats around it. It is no cut where another step, at least such a share as large, lies so near, beside a
+repeat that differs by such a share of it at most, and the pictures on both sides match so well (correlation of 1) when one is
+moved over the other. Real cuts between alike scenes reach 0.89."""
+MATCH_SIZE, MATCH_REACH = (80, 45), (12, 7)
+"""Width and height of the pictures that are matched, and how far one is moved."""
+GAP_S, GAP_TIMES = 1.0, 8.0
+"""A frame that comes so many seconds, and so many times the usual interval, after the one before it begins another shot."""
 MIX_REACH, MIX_LEVELS = 4, 4.0
 MIX_SIZE = (40, 22)
 """A frame of a fade or dissolve is the mean of those so many frames before and behind it, which differ by so many levels; looked
@@ -131,10 +142,18 @@ class Survey:
 # -- the pass ----------------------------------------------------------------------------------------------------------
 
 
-def about(reader: Reader) -> About:
-    """What a reader knows of its file."""
+def about(reader: Reader, seconds: NDArray[np.float64]) -> About:
+    """What a reader knows of its file, whose frames come at ``seconds``."""
     header = reader.header
-    return About(header.fps, reader.size, header.pixel_aspect, reader.backend, header.codec, reader.why)
+    fps = _usual_fps(header.fps, seconds)
+    return About(fps, reader.size, header.pixel_aspect, reader.backend, header.codec, reader.why)
+
+
+def _usual_fps(average: Fraction, seconds: NDArray[np.float64]) -> Fraction:
+    """The average rate, or that of most frames where it is another: a gap of an hour makes a wrong average."""
+    interval = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 0.0
+    usual = Fraction(1 / interval).limit_denominator(1001) if interval > 0 else average
+    return usual if usual > 2 * average or 0 < 2 * usual < average else average
 
 
 def parts(duration_s: float | None) -> list[tuple[float, float]]:
@@ -174,7 +193,12 @@ def joined(pieces: Iterable[Arrays]) -> Arrays:
     for piece in pieces:
         done.append({**piece, "sample": piece["sample"] + first})
         first += len(piece["seconds"])
-    return {name: np.concatenate([piece[name] for piece in done]) for name in done[0]}
+    whole = {name: np.concatenate([piece[name] for piece in done]) for name in done[0]}
+    # Of a gap in time that reaches over a border the part behind it saw no frame before.
+    jumps = np.diff(whole["seconds"])
+    if len(jumps):
+        whole["cut"][1:][jumps > max(GAP_S, GAP_TIMES * float(np.median(jumps)))] = 1
+    return whole
 
 
 class _Eye:
@@ -203,6 +227,10 @@ class _Eye:
         self.thumbs = io.BytesIO()
         self.cuts: set[int] = set()
         self.seen = self.warm = 0
+        self.changes: list[float] = []
+        self.same_scene: set[int] = set()
+        self.gaps: set[int] = set()
+        self.intervals = deque[float](maxlen=25)
         self.behind_cut: float = 0 if start_s == 0 else math.inf
         self.before: tuple[float, Pixels, Pixels] | None = None
         self.latest: Pixels | None = None
@@ -214,6 +242,8 @@ class _Eye:
         gray = cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY)
         inner = _inner(gray)
         small = cv2.resize(gray, FLOW_SIZE, interpolation=cv2.INTER_AREA)
+        change, is_gap = self._change(gray), self._is_gap(seconds)
+        self.changes.append(change)
         self.recent.append((self.seen, small))
         if len(self.recent) == self.recent.maxlen:
             self.mixed[self.seen - MIX_REACH] = _mixed(*(self.recent[place][1] for place in (0, MIX_REACH, -1)))
@@ -222,16 +252,29 @@ class _Eye:
         cuts = self.detector.process_frame(self.timecode(self.seen), frame_HWC)
         self.seen += 1
         self._cut_at(cuts)
+        if is_gap:
+            self.gaps.add(self.seen - 1)
+            self.behind_cut = 1
         if seconds >= self.end_s:
             return self.seen - self.warm - len(self.rows) <= MIX_REACH
         if seconds < self.start_s:
             self.warm += 1
         else:
-            self.rows.append((seconds, *self._changed(seconds, gray, small), *_light(inner), _sharpness(inner)))
+            moved = self._moved(seconds, gray, small)
+            self.rows.append((seconds, change, *moved, *_light(inner), _sharpness(inner)))
             if self._is_due():
                 self._sample(frame_HWC, gray, small)
         self.before, self.latest = (seconds, gray, small), frame_HWC
         return True
+
+    def _is_gap(self, seconds: float) -> bool:
+        """Whether so much time has passed since the frame before that the two are of no one shot."""
+        if self.before is None:
+            return False
+        interval = seconds - self.before[0]
+        usual = float(np.median(self.intervals)) if interval > GAP_S and self.intervals else math.inf
+        self.intervals.append(interval)
+        return interval > GAP_TIMES * usual
 
     def arrays(self) -> Arrays:
         """All numbers, by name."""
@@ -245,7 +288,8 @@ class _Eye:
         numbers = range(self.warm, self.warm + len(table))
         found: Arrays = {name: column.astype(np.float32) for name, column in zip(MEASURED, table.T[1:], strict=True)}
         found["seconds"] = table[:, 0]
-        found["cut"] = np.array([number in self.cuts for number in numbers], np.uint8)
+        cuts = {number for number in self.cuts if not self._is_held(number)} | self.gaps
+        found["cut"] = np.array([number in cuts for number in numbers], np.uint8)
         found["mixed"] = np.array([self.mixed.get(number, 0.0) for number in numbers], np.float32)
         columns = list(zip(*self.samples, strict=True)) or [()] * len(PER_SAMPLE)
         for (name, (kind, shape)), column in zip(PER_SAMPLE.items(), columns, strict=True):
@@ -262,7 +306,28 @@ class _Eye:
                 self.cuts.difference_update(near)
             else:
                 self.cuts.add(number)
-                self.behind_cut = self.seen - number
+                pictures = dict(self.recent)
+                if number - 1 in pictures and _match(pictures[number - 1], pictures[number]) >= SAME_SCENE:
+                    self.same_scene.add(number)
+                # Where pictures are held, that a step is no cut may be known only after the next: what is sampled is not.
+                if not self._is_held(number):
+                    self.behind_cut = self.seen - number
+
+    def _is_held(self, number: int) -> bool:
+        """Whether a cut is one of the steps from picture to picture in film that shows each for several frames."""
+        if number not in self.same_scene:
+            return False
+        first = max(0, number - HELD_FRAMES - 1)
+        changes = dict(enumerate(self.changes[first : number + HELD_FRAMES + 2], first))
+        near = (number + way * far for far in range(1, HELD_FRAMES + 1) for way in (-1, 1))
+        return any(
+            changes[step] >= STEP_SHARE * changes[number]
+            and any(
+                changes[beside] <= STEP_SHARE * changes[step] for beside in (step - 1, step + 1) if beside in changes
+            )
+            for step in near
+            if step in changes
+        )
 
     def _is_flash(self, first: int, behind: int) -> bool:
         pictures = dict(self.recent)
@@ -270,12 +335,17 @@ class _Eye:
         flash, after = (cv2.norm(before, pictures[number], cv2.NORM_L1) for number in (first, behind))
         return bool(after < flash / 2)
 
-    def _changed(self, seconds: float, gray: Pixels, small: Pixels) -> tuple[float, float, float, float]:
-        """Change in levels and motion in widths a second, against the frame before."""
+    def _change(self, gray: Pixels) -> float:
+        """Mean change in levels against the frame before; 0 for the first."""
         if self.before is None or self.before[1].shape != gray.shape:
-            return 0.0, 0.0, 0.0, 0.0
-        past_s, past_gray, past_small = self.before
-        change = cv2.norm(gray, past_gray, cv2.NORM_L1) / gray.size
+            return 0.0
+        return cv2.norm(gray, self.before[1], cv2.NORM_L1) / gray.size
+
+    def _moved(self, seconds: float, gray: Pixels, small: Pixels) -> tuple[float, float, float]:
+        """Motion in widths a second against the frame before, and its common part across and down."""
+        if self.before is None or self.before[1].shape != gray.shape:
+            return 0.0, 0.0, 0.0
+        past_s, _, past_small = self.before
         field_HW2 = self.flow.calc(past_small, small, None)
         widths = 1 / (FLOW_SIZE[0] * max(seconds - past_s, 1e-3))
         # The flow is measured in pixels of 160 x 90, whatever the picture's shape. Widths of the frame are the unit; what goes
@@ -283,7 +353,7 @@ class _Eye:
         across = field_HW2[..., 0]
         down = field_HW2[..., 1] * (gray.shape[0] / gray.shape[1] * FLOW_SIZE[0] / FLOW_SIZE[1])
         motion = float(cv2.magnitude(across, down).mean())
-        return change, motion * widths, float(np.median(across)) * widths, float(np.median(down)) * widths
+        return motion * widths, float(np.median(across)) * widths, float(np.median(down)) * widths
 
     def _is_due(self) -> bool:
         # `behind_cut` counts frames since the last cut. At 3 a picture is due, then once a second: each time the count is set
@@ -331,6 +401,13 @@ def _mixed(before: Pixels, frame: Pixels, behind: Pixels) -> float:
     if apart < MIX_LEVELS:
         return 0.0
     return max(0.0, 1 - 2 * float(np.abs(_tiny(frame) - (ends[0] + ends[1]) / 2).mean()) / apart)
+
+
+def _match(before: Pixels, behind: Pixels) -> float:
+    """How well the middle of a picture is found in the one before, wherever it has moved to: 1 for unchanged."""
+    one, other = (cv2.resize(picture, MATCH_SIZE, interpolation=cv2.INTER_AREA) for picture in (before, behind))
+    across, down = MATCH_REACH
+    return float(cv2.matchTemplate(one, other[down:-down, across:-across], cv2.TM_CCOEFF_NORMED).max())
 
 
 def _tiny(gray: Pixels) -> NDArray[np.float32]:

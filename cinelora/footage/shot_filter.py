@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinelora.config.schema import FootageLimits
-from cinelora.footage.shot_detection import FLOW_SIZE, MIX_REACH, Survey
+from cinelora.footage.shot_detection import FLOW_SIZE, HELD_FRAMES, MIX_REACH, REPEATED, STEP_SHARE, Survey
 
 FLAT_SPREAD = 6.0
 """Standard deviation of luma, in levels, below which a frame shows nothing: black, white, or a colour between two scenes."""
@@ -25,8 +25,6 @@ MIXED = 0.75
 of one that moves, 0.73 at most in shots of 30 clips. Between two that both move it is 0.5: those dissolves are not found."""
 RUN_FRAMES = 3
 """Flat or mixed frames in a row that part two shots; fewer are a flash."""
-REPEATED = 0.08
-"""Mean change in levels up to which a frame is the one before it, coded again."""
 STEADY_S = 0.5
 """Seconds over which a camera's motion is averaged to tell a pan from a shake."""
 LOGO_SAMPLES, LOGO_SHOTS, LOGO_SHARE = 8, 4, 0.9
@@ -170,7 +168,7 @@ def measured(survey: Survey, shot: Shot, usual_sharpness: float) -> dict[str, fl
     seconds = survey.seconds[frames]
     fps = float(survey.about.fps)
     texts, is_still = survey.text[list(shot.samples)], survey.num_frames == 1
-    repeats = survey.change[inner] <= REPEATED
+    repeats = are_repeats(survey.change[inner])
     moving = survey.motion[inner][~repeats] if not repeats.all() else np.zeros(1)
     return {
         "seconds": None if is_still else float(seconds[-1] - seconds[0]) + 1 / fps,
@@ -179,18 +177,45 @@ def measured(survey: Survey, shot: Shot, usual_sharpness: float) -> dict[str, fl
         "burnt": float(np.median(survey.burnt[frames])),
         "text": float(np.median(texts)) if len(texts) else None,
         "motion": None if is_still else float(np.median(moving)),
-        "shake": _shake(survey, inner, fps),
+        "shake": _shake(survey, inner, repeats, fps),
         "repeats": float(repeats.mean()) if shot.end - shot.start > 1 else None,
     }
 
 
-def _shake(survey: Survey, frames: slice, fps: float) -> float | None:
+def are_repeats(change: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which frames of a shot repeat the one before: they hardly differ, or far less than steps between held pictures do."""
+    # Compression and grain make a repeat differ a little. Pictures are held where all frames are either steps or differ by half
+    # of the least of those at most, and no picture lasts longer than `HELD_FRAMES`.
+    alike = change <= REPEATED
+    usual = float(np.percentile(change, 95)) if len(change) else 0.0
+    steps = np.flatnonzero(change >= STEP_SHARE * usual)
+    is_held = 2 < len(steps) < 0.7 * len(change) and np.diff(steps).max() <= HELD_FRAMES
+    rest = np.delete(change, steps) if is_held else change
+    if not is_held or rest.max() > change[steps].min() / 2:
+        return alike
+    held = np.ones(len(change), bool)
+    held[steps] = False
+    return held
+
+
+def _even(velocity: NDArray[np.float32], repeats: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The velocity of pictures that are held, spread over the frames that each step stands for."""
+    steps = np.flatnonzero(~repeats)
+    if len(steps) < 2:
+        return velocity
+    starts = np.concatenate([[0], steps[:-1] + 1])  # a step moves what was held since the step before
+    lengths = np.diff([*starts, len(velocity)])
+    return np.repeat(np.add.reduceat(velocity, starts) / lengths, lengths)
+
+
+def _shake(survey: Survey, frames: slice, repeats: NDArray[np.bool_], fps: float) -> float | None:
     """Mean distance of the camera's velocity from its own average over ``STEADY_S``, in widths a second; None of less."""
     width = max(3, round(STEADY_S * fps) | 1)
     total = 0.0
     for velocity in (survey.pan_x[frames], survey.pan_y[frames]):
         if len(velocity) < width:
             return None
+        velocity = _even(velocity, repeats)
         steady = np.convolve(velocity, np.ones(width) / width, "valid")
         edge = width // 2
         total += float(np.abs(velocity[edge : edge + len(steady)] - steady).mean()) ** 2

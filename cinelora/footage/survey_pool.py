@@ -23,7 +23,9 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any, TypedDict
 
-from cinelora.errors import FileError, FootageError, reason
+import numpy as np
+
+from cinelora.errors import CineloraError, FileError, FootageError, reason
 from cinelora.footage import shot_detection
 from cinelora.footage.image_reader import SUFFIXES as PICTURES
 from cinelora.footage.scan_folder import content_hash, open_clip, stamp
@@ -239,13 +241,27 @@ def survey_one(task: Task, tick: Callable[[float], None]) -> Outcome:
     try:
         sha256 = sha256 or content_hash(task.source, lambda: tick(0.0))
         return _surveyed(replace(task, sha256=sha256), tick)
-    except (UnreadableClip, OSError) as error:
+    except Exception as error:
         return _failed(error, sha256)
 
 
-def _failed(error: UnreadableClip | OSError, sha256: str) -> Outcome:
-    """What comes of a task that failed: without a hash where the disk is at fault, which may be better next time."""
-    return Outcome(sha256, error.reason) if isinstance(error, UnreadableClip) else Outcome("", _in_words(error))
+def _failed(error: Exception, sha256: str) -> Outcome:
+    """What comes of a task that failed: without a hash where the disk is at fault, or this program, and next time may be better.
+
+    Raises what is wrong with the settings rather than with the file, as a damaged LUT.
+    """
+    if isinstance(error, CineloraError) and not isinstance(error, UnreadableClip):
+        raise error
+    return Outcome(sha256, error.reason) if isinstance(error, UnreadableClip) else Outcome("", at_fault(error))
+
+
+def at_fault(error: Exception) -> str:
+    """The reason of a file that an error was raised by: in the disk's words, or as a fault of this program, by name."""
+    return (
+        _in_words(error)
+        if isinstance(error, OSError)
+        else f"it cannot be handled: {type(error).__name__}: {reason(error)}"
+    )
 
 
 def _in_words(error: OSError) -> str:
@@ -262,6 +278,11 @@ def _surveyed(task: Task, tick: Callable[[float], None]) -> Outcome:
     reader = open_clip(task.source, handling=task.handling)
     length = float(reader.header.duration_s or 0)
     spans = shot_detection.parts(length or None)
+    # What can only be counted from its start is read in one piece. Part or whole, reading every packet once is enough.
+    if task.part is not None:
+        reader.is_timed = True
+    elif not reader.is_timed:
+        spans = shot_detection.parts(None)
     if task.part is None and len(spans) > 1:
         return Outcome(task.sha256, num_parts=len(spans))
     start_s, end_s = spans[task.part or 0]
@@ -286,7 +307,7 @@ def _join(task: Task) -> Outcome:
     arrays = shot_detection.joined(piece[0] for piece in loaded if piece is not None)
     try:
         outcome = _whole(task, open_clip(task.source, handling=task.handling), arrays)
-    except (UnreadableClip, OSError) as error:
+    except Exception as error:
         outcome = _failed(error, task.sha256)
     # Parts are removed once the whole is settled. After a fault of the disk they stay, and the next run has only to join.
     for piece in pieces if outcome.sha256 else ():
@@ -295,13 +316,23 @@ def _join(task: Task) -> Outcome:
 
 
 def _whole(task: Task, reader: Reader, arrays: shot_detection.Arrays) -> Outcome:
-    """Write the survey of a whole file. Raises ``UnreadableClip`` where it has no frames, or fewer than its header promises."""
-    survey, promised_s = shot_detection.Survey(shot_detection.about(reader), arrays), reader.header.duration_s
+    """Write the survey of a whole file.
+
+    Raises ``UnreadableClip`` where it has no frames, fewer than its header promises, or others than a reader counts.
+    """
+    survey = shot_detection.Survey(shot_detection.about(reader, arrays["seconds"]), arrays)
+    promised_s = reader.header.duration_s
     if survey.num_frames == 0:
         raise reader.unreadable("it has no frames")
     length_s = float(survey.seconds[-1]) + 1 / float(reader.header.fps)
     if promised_s is not None and promised_s - length_s > max(MISSING_S, promised_s * MISSING_SHARE):
         raise reader.unreadable(f"it is truncated: {length_s:.1f} s of {float(promised_s):.1f} s are there")
+    # What is counted from the start has one numbering. By time the survey's frame i must be the reader's, up to a damaged end.
+    count = survey.num_frames
+    if reader.is_timed and not np.array_equal(survey.seconds, reader.times[:count]):
+        raise reader.unreadable(
+            f"its time stamps name {len(reader.times)} frames, of which {count} come when it is played: write it anew"
+        )
     shot_detection.save_survey(task.target, survey)
     return Outcome(task.sha256, sharpness=sharpness_of(survey))
 

@@ -131,7 +131,9 @@ def test_other_codecs_and_odd_sizes_have_right_colours(tmp_path: Path, chart: np
 
 def test_decord_is_taken_only_where_its_colours_are_right(tmp_path: Path, chart: np.ndarray) -> None:
     def chosen(matrix: str, pixel_format: str) -> tuple[str, str]:
-        write_film(tmp_path / "a.mp4", [tagged(chart, pixel_format, matrix, "limited")] * 3, options={"qp": "1"})
+        write_film(
+            tmp_path / "a.mp4", [tagged(chart, pixel_format, matrix, "limited")] * 3, options={"qp": "1", "g": "1"}
+        )
         reader = open_video(tmp_path / "a.mp4")
         return reader.backend, reader.why
 

@@ -6,12 +6,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from footage_clips import as_frames, write_film
 
 from cinelora.footage.packets import is_shown
-from cinelora.footage.video_reader import PyAVReader, open_video
+from cinelora.footage.video_reader import Handling, PyAVReader, open_video
 
 MILLISECONDS = Fraction(1, 1000)
 FILMS: dict[str, dict[str, Any]] = {
@@ -133,3 +134,49 @@ class Packet(bytes):
 )
 def test_frames_that_are_only_referred_to_are_none(codec: str, content: bytes, shown: bool) -> None:
     assert is_shown(Packet(content), codec) == shown
+
+
+SET_BACK: dict[str, dict[str, Any]] = {
+    "shared_times.mkv": {"pts": lambda i: 40 * (i + (i % 12 == 5)), "options": {"g": "24", "bf": "0"}},
+    "at_a_key.mkv": {"pts": lambda i: 40 * i - (1010 if i >= 40 else 0), "options": {"g": "20", "bf": "0"}},
+    "some_frames.mkv": {"pts": lambda i: 40 * i - (250 if i >= 45 else 0), "options": {"g": "20", "bf": "0"}},
+}
+"""Two frames of one time stamp, and clocks that are set back by more and by less than a decoder holds back."""
+
+
+@pytest.mark.parametrize("name", SET_BACK)
+def test_a_survey_and_a_reader_number_frames_alike(tmp_path: Path, moving: np.ndarray, name: str) -> None:
+    how = SET_BACK[name]
+    path = tmp_path / name
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25, options=how["options"])
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        packets = [packet for frame in as_frames(moving) for packet in stream.encode(frame)] + stream.encode()
+        for number, packet in enumerate(packets):
+            packet.time_base, packet.pts, packet.dts = MILLISECONDS, how["pts"](number), 40 * number - 2000
+            container.mux(packet)
+    reader = open_video(path)
+    asked = list(reader.frames(range(reader.num_frames)))
+    surveyed = [picture for _, picture in reader.scaled(64, 96)]
+    assert len(asked) == len(surveyed) == 80
+    assert all(np.abs(a.astype(int) - b).mean() < 8 for a, b in zip(asked, surveyed, strict=True))
+    assert np.abs(asked[50].astype(int) - moving[50]).mean() < np.abs(asked[50].astype(int) - moving[51]).mean()
+
+
+def test_decord_is_asked_only_where_every_frame_is_a_key(tmp_path: Path, moving: np.ndarray) -> None:
+    """A seek of it may land frames off where others refer across a keyframe."""
+    for gop, backend in ((1, "decord"), (24, "pyav")):
+        params = f"keyint={gop}:open-gop=1:bframes=4:lossless=1:log-level=none"
+        path = write_film(
+            tmp_path / f"{gop}.mp4",
+            as_frames(moving, "yuv444p"),
+            "libx265",
+            {"x265-params": params, "preset": "ultrafast"},
+        )
+        reader = open_video(path)
+        assert reader.backend == backend, reader.why
+        whole = list(open_video(path, "pyav").frames(range(80)))
+        for start in range(0, 60, 7):
+            window = list(reader.frames(range(start, start + 17)))
+            assert all(np.abs(a.astype(int) - b).max() <= 2 for a, b in zip(window, whole[start:], strict=False))
+    assert open_video(path, handling=Handling(exact=False)).backend == "pyav"

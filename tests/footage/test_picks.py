@@ -7,9 +7,18 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from cinelora.footage.frame_selection import even_stills, resampled, resampled_length, sharp_stills, windows
-from cinelora.footage.shot_detection import About, Survey
-from cinelora.footage.shot_filter import Shot
+from cinelora.config.schema import FootageLimits
+from cinelora.footage.frame_selection import (
+    LEAST_NEW,
+    even_stills,
+    new_share,
+    resampled,
+    resampled_length,
+    sharp_stills,
+    windows,
+)
+from cinelora.footage.shot_detection import MEASURED, PER_SAMPLE, About, Survey
+from cinelora.footage.shot_filter import Shot, judge, picture_hashes, sharpness_of
 
 
 def film(seconds: np.ndarray, fps: Fraction, change: np.ndarray | None = None) -> Survey:
@@ -98,3 +107,37 @@ def test_sharp_stills_are_the_sharpest_of_each_part() -> None:
     assert first == 2 + int(survey.sharpness[2:22].argmax())
     assert second == 22 + int(survey.sharpness[22:42].argmax())
     assert sharp_stills(survey, Shot(10, 12), 2) == even_stills(10, 12, 2)
+
+
+@pytest.mark.parametrize("length", range(13))
+def test_shots_of_any_length_are_filtered_and_picked_from(length: int) -> None:
+    """A flash, or a slip of the detector, leaves shots of a few frames; a file may be one."""
+    rng = np.random.default_rng(length)
+    for before in (0, 30):
+        count = before + length
+        arrays: dict[str, np.ndarray] = {name: rng.random(count, np.float32) * 9 for name in MEASURED}
+        arrays |= {"mixed": rng.random(count, np.float32), "seconds": np.arange(count) / 24}
+        arrays["cut"] = np.isin(np.arange(count), [before]).astype(np.uint8)
+        arrays |= {name: np.zeros((0, *shape), kind) for name, (kind, shape) in PER_SAMPLE.items()}
+        survey = Survey(About(Fraction(24), (48, 80), Fraction(1), "pyav", "h264"), arrays)
+        shots = judge(survey, FootageLimits())
+        assert [frame for shot in shots for frame in range(shot.start, shot.end)] == list(range(count))
+        for shot in (*shots, *judge(survey, None)):
+            assert picture_hashes(survey, shot) is None
+            assert all(shot.start <= frame < shot.end for frame in sharp_stills(survey, shot, 2))
+            for blend in (False, True):
+                for frames, _ in windows(survey, shot, 16, 5, 1, blend):
+                    assert shot.start <= frames[0] <= frames[-1] < shot.end
+        assert sharpness_of(survey) >= 0
+
+
+def test_windows_hold_enough_pictures() -> None:
+    """Pictures that come four times a second or less are no motion; drawings on threes are."""
+    for fps, some in ((1, 0), (4, 0), (8, 1), (12, 1)):
+        survey = steady(40 * fps, Fraction(fps))
+        for blend in (False, True):
+            assert any(windows(survey, Shot(0, 40 * fps), 16, 33, 33, blend)) == some
+    held = np.concatenate([np.arange(40) / 24, 10 + np.arange(40) / 24])  # no frames for eight seconds
+    for frames in taken(film(held, Fraction(24)), (0, 80), 17, 4):
+        assert new_share(frames) >= LEAST_NEW
+    assert new_share([3]) == 1

@@ -56,6 +56,19 @@ class UNetParts:
             _check_motion(model, levels)
         return _licence_line(model)
 
+    @staticmethod
+    def check_length(model: ModelConfig, kind: str, num_frames: int, trains: bool) -> list[str]:
+        """Motion modules take as many frames as their config says; longer clips attend in windows."""
+        longest = longest_clip(model) if "motion_adapter" in family_of(model).network(kind).beside else None
+        if longest is None or num_frames <= longest:
+            return []
+        if trains:
+            raise ConfigError(f"stage.num_frames={num_frames}: these motion modules take {longest} frames at most")
+        window = family_of(model).window
+        return [
+            f"{num_frames} frames are more than the {longest} that these motion modules take: they attend in windows of {window}"
+        ]
+
 
 def part_files(part: Part, source: Path) -> tuple[Path, ...]:
     """The files of a part in diffusers' folder of a whole base, or in its own. Raises ``ModelError`` for what is missing."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -181,6 +181,17 @@ def measure(settings: MetricsConfig, video_THWC: np.ndarray, prompt: str | None 
     suite = Suite.of(settings.names, networks_of(settings), sync_on_compute=False)
     suite.add(as_clip(video_THWC, prompt=prompt))
     return suite.report()
+
+
+def measured_alone(names: Iterable[str], clip: Clip, networks: Networks, called: str) -> Report:
+    """The numbers of one clip by itself; ``called`` is what sentences call it. Raises as ``Suite.of``."""
+    suite = Suite.of(names, networks, sync_on_compute=False)
+    suite.add(clip, called)
+    lacking, report = set(suite.left_out), suite.report()
+    # Of a measure that this clip is not fit for, a suite of one says that no clip was measured. The sentence about the clip
+    # says it better; only where the measure could not be had at all is there no such sentence.
+    told = [one for one in report.sentences if "no clip was measured" not in one or one.split()[0] in lacking]
+    return replace(report, sentences=told)
 
 
 def networks_of(settings: MetricsConfig) -> Networks:

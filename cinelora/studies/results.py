@@ -25,7 +25,8 @@ class Result:
     """What one setting cost on one machine, and how its clips were.
 
     ``seconds`` are of a clip, by part; ``denoise_s`` of each repetition; ``whole_s`` and ``skipped_s`` are medians of predictions
-    that ran every block and of those that did not; ``computed`` is the share of the former. ``numbers`` are means over clips.
+    that ran every block and of those that did not; ``computed`` is the share of the former. ``numbers`` are means over clips, or
+    of all clips as a set; ``of_clips`` are the values behind a mean, clip by clip, None where a clip has none.
     """
 
     key: str
@@ -43,6 +44,7 @@ class Result:
     numbers: dict[str, float] = field(default_factory=dict)
     ratios: list[float] = field(default_factory=list)
     trouble: str | None = None
+    of_clips: dict[str, list[float | None]] = field(default_factory=dict)
 
     @property
     def place(self) -> tuple[str, str]:

@@ -90,10 +90,11 @@ def comparable(row: Result) -> tuple[object, ...]:
 
 def between_rows(rows: list[Result]) -> list[str]:
     """What must be read beside rows that were not made alike."""
+    timed = [row for row in rows if row.denoise_s]
     # in the order of the sentences: each with whether it holds of these rows
     holds = (
         len({row.facts["compiled"] for row in rows if "compiled" in row.facts}) > 1,
-        any(len({r.facts.get("sitting") for r in rows if r.place[1] == machine}) > 1 for machine in machines(rows)),
+        any(len({r.facts.get("sitting") for r in timed if r.place[1] == machine}) > 1 for machine in machines(rows)),
         any(row.facts.get("swap") for row in rows),
     )
     return list(compress(BETWEEN_ROWS, holds))

@@ -70,7 +70,8 @@ class Predictions:
     @contextmanager
     def of(cls, transformer: WanTransformer3DModel) -> Iterator[Predictions]:
         """Watch inside the block; before a cache is laid over the blocks, so that it sees what the cache lets through."""
-        watch, last, begun = cls(), transformer.blocks[-1], [0.0]
+        # A UNet has no row of blocks that a cache could skip: what is computed of it is the whole.
+        watch, last, begun = cls(), [transformer, *getattr(transformer, "blocks", ())][-1], [0.0]
         forward = last.forward
 
         def computing(*inputs: Any, **named: Any) -> Any:

@@ -14,6 +14,8 @@ from typing import Any
 from cinelora.config import schema
 from cinelora.config.clip_facts import without_newer
 from cinelora.config.clip_request import ClipRequest, Further, prompts_of
+from cinelora.families import family_of
+from cinelora.families.family import Use
 from cinelora.io.atomic import sha256_file, sha256_json
 
 
@@ -103,6 +105,18 @@ def axes(config: schema.StudyConfig) -> list[list[dict[str, Any]]]:
 def _plain(setting: StudyVariant) -> StudyVariant:
     """The same, with what has no effect at its default: without an adapter there is no rank and nothing to merge."""
     return replace(setting, rank=None, merged=True) if setting.scale == 0 else setting
+
+
+def cannot(setting: StudyVariant, config: schema.StudyConfig) -> str | None:
+    """Why the networks of the model's family cannot draw by ``setting``; None where they can."""
+    family = family_of(config.model)
+    asked = {
+        Use.CACHES: (setting.cache != "none", "to skip"),
+        Use.FP8: (setting.dtype == "fp8", "to be held in fp8"),
+        Use.SEQUENCE: (setting.partition in ("sequence", "ring"), "whose sequence ranks could share"),
+    }
+    why = [what for use, (is_asked, what) in asked.items() if is_asked and use not in family.uses]
+    return f"{family.title} has no row of alike blocks {why[0]}" if why else None
 
 
 def sampler_of(

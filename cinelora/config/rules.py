@@ -244,6 +244,8 @@ def _rules_for(config: Any) -> Iterator[tuple[Any, Rules[Any]]]:
         case schema.EvaluateConfig() if not (config.report or config.answers):
             yield from ((config, rules) for rules in (_EVALUATION, *([_NAMES] if config.data.name else [])))
             yield schema.drawn_by(config), _DRAWING
+        case schema.StudyConfig() if config.models:
+            return  # each of them has settings of its own, which are asked one by one
         case schema.StudyConfig() if config.merge:
             yield config, _MERGING
         case schema.StudyConfig():

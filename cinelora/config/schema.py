@@ -866,6 +866,7 @@ class StudyConfig:
     python -m cinelora.study ckpt=outputs/motion/noir/last prompts=prompts.txt merged=[true,false] scales=[0,1]
     python -m cinelora.study ckpt=outputs/motion/noir/last prompt='a man waits' steps=[10,25] first_block=[0.05,0.1]
     python -m cinelora.study model=wan21_14b_480p model.weights=random latency_only=true ranks=[8,32]
+    python -m cinelora.study models=[tiny@outputs/motion/noir/last,tiny_animatediff_random] prompts=prompts.txt steps=[10]
     python -m cinelora.study merge=[outputs/study/a,outputs/study/b] out=outputs/study/both
     """
 
@@ -876,6 +877,10 @@ class StudyConfig:
     logger: LoggerConfig = section(LoggerConfig, changes_clip=False, without_drawing=True)
     ckpt: str | None = _CKPT
     adapters: list[str] = _ADAPTERS
+    models: list[str] = setting([], role="models", private=True, since=True)
+    """several models, each with its adapters or none: [tiny@outputs/motion/noir/last,tiny_animatediff_random]"""
+    geometry: str = setting("both", ("own", "common", "both"), changes_clip=False, read_when="several_models")
+    """size, frames and steps of the clips of models=: each model's own, the largest that all make, or both"""
     prompt: str | None = _text()
     """what the clips show"""
     prompts: str | None = _path()

@@ -25,14 +25,14 @@ from cinelora.errors import ConfigError
 from cinelora.families import experts_of, family_of
 from cinelora.families.family import Expert
 from cinelora.io.hardware import default_device, fingerprint, gpu_at_hand, limit_gpu_memory, quiet_libraries
-from cinelora.io.tensor_files import load_tensors, save_tensors
+from cinelora.io.tensor_files import save_tensors
 from cinelora.io.terminal import say, warn
 from cinelora.parallel.launch import Rank, barrier, launch, meeting_point, process_group, rank_info
 from cinelora.parallel.partition import Partition
 from cinelora.planning.estimate import Shape
 from cinelora.planning.planner import choose_drawing, partition_of
 from cinelora.studies.clip_numbers import LATENTS, look
-from cinelora.studies.results import Result, Results, load_table, merged_results, middle
+from cinelora.studies.results import Result, load_table, merged_results, middle
 from cinelora.studies.study_report import BETWEEN_ROWS, between_rows, lines, show, to_wandb
 from cinelora.studies.variants import (
     StudyVariant,
@@ -123,8 +123,8 @@ def study_rank(
         missing = [setting for setting, row in rows.items() if not row.denoise_s]
         todo = from_rank_0([setting for setting in missing if setting not in impossible], rank)
         if rank.global_rank == 0:
-            others = f", {len(impossible)} cannot be drawn" if impossible else ""
-            say(f"{len(keys)} settings: {len(keys) - len(missing)} are there, {len(todo)} to run{others}")
+            counts = f"{len(keys) - len(missing)} are there, {len(todo)} to run"
+            say(f"{len(keys)} settings: {counts}{f', {len(impossible)} cannot be drawn' if impossible else ''}")
         shown, seconds = list[Any](), dict[str, float]()
         if todo and config.latency_only:
             shown = drawn_inputs(config)
@@ -137,9 +137,8 @@ def study_rank(
                 row.facts["sitting"] = sitting
                 take_up(row, timed, setting, seconds)
                 if rank.global_rank == 0:
-                    if timed.latents and not timed.trouble and not config.latency_only:
-                        tensors = {f"clip-{i}": latents for i, latents in enumerate(timed.latents)}
-                        save_tensors(run_dir / LATENTS / f"{row.key}.safetensors", tensors, {})
+                    if not config.latency_only:
+                        keep_clips(run_dir, row, timed)
                     table.put(row)
                     table.save(run_dir)
         if rank.global_rank == 0:
@@ -152,6 +151,13 @@ def study_rank(
             table.save(run_dir)
         barrier(rank)
     return len(todo)
+
+
+def keep_clips(run_dir: Path, row: Result, timed: Timed) -> None:
+    """Write the latents of a row's clips, to be looked at."""
+    if timed.latents and not timed.trouble:
+        tensors = {f"clip-{number}": latents for number, latents in enumerate(timed.latents)}
+        save_tensors(run_dir / LATENTS / f"{row.key}.safetensors", tensors, {})
 
 
 def from_rank_0(value: Any, rank: Rank) -> Any:

@@ -21,13 +21,13 @@ from cinelora.io.media import write_png
 from cinelora.io.own_files import drop_wandb_links
 from cinelora.io.terminal import warn
 from cinelora.studies.pareto import Spot, as_png, marks
-from cinelora.studies.results import Result, Results, cells, columns
+from cinelora.studies.results import STEP_OF_PIXELS, Result, Results, bounds_of, cells, columns
 
 REPORT, PICTURE = "study.html", "pareto.png"
 UPWARDS = ("perceptual_scale", "lpips_alex", "psnr", "frechet_scale", "fvd_i3d", "tssim_warped", "warping_error")
 """What seconds are spent on, in the order of the plots: likeness to the whole clip first, as a clip that
 moves less is steadier."""
-HIDDEN = ("key", "model", "text_s", "keyframe_s", "condition_s", "denoise_min_s", "denoise_max_s")
+HIDDEN = ("key", "text_s", "keyframe_s", "condition_s", "denoise_min_s", "denoise_max_s")
 """Columns that the page leaves to the CSV."""
 
 
@@ -36,7 +36,13 @@ def show(table: Results, config: StudyConfig, folder: Path) -> list[Path]:
     drawn = plots(table.rows)
     models = dict.fromkeys(row.facts["clip"] for row in table.rows)
     source = Path(config.ckpt).name if config.ckpt else config.model.name
-    heading = [name for name in columns(table.rows) if name not in HIDDEN]
+    several = len({row.facts["model"] for row in table.rows}) > 1
+    hidden = {
+        *HIDDEN,
+        *(("model",) if not several else ()),
+        *(b for row in table.rows for n in row.numbers for b in bounds_of(n)),
+    }
+    heading = [name for name in columns(table.rows) if name not in hidden]
     text = render(
         "study_report.html.j2",
         title=f"Study of {len(config.merge)} runs" if config.merge else f"Study of {source}",
@@ -106,14 +112,24 @@ def machines(rows: list[Result]) -> dict[str, Any]:
 
 
 def told(row: Result, heading: list[str]) -> list[str]:
-    """A row as texts."""
-    return [f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells(row, heading)]
+    """A row as texts, each mean with its interval."""
+    texts = [f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells(row, heading)]
+    return [f"{text}{between(row, name)}" for name, text in zip(heading, texts, strict=True)]
+
+
+def between(row: Result, name: str) -> str:
+    """The interval of a mean in brackets; nothing where it has none."""
+    bounds = row.interval(name) if name in row.numbers else None
+    return f" ({bounds[0]:.3g} to {bounds[1]:.3g})" if bounds else ""
 
 
 def lines(rows: list[Result]) -> list[str]:
-    """The table for a terminal: what every row cost, and the numbers there are."""
-    width = max((len(row.name) for row in rows), default=0)
-    return [f"{i + 1:>3}  {row.name:<{width}}  {row.trouble or in_words(row)}" for i, row in enumerate(rows)]
+    """The table for a terminal: what every row cost, and the numbers there are; rows of several models say which is whose."""
+    whose = len({row.facts["clip"] for row in rows}) > 1
+    names = [f"{', '.join(row.facts['clip'].split(', ')[:2])}: {row.name}" if whose else row.name for row in rows]
+    width = max(map(len, names), default=0)
+    pairs = enumerate(zip(names, rows, strict=True), 1)
+    return [f"{number:>3}  {name:<{width}}  {row.trouble or in_words(row)}" for number, (name, row) in pairs]
 
 
 def in_words(row: Result) -> str:
@@ -122,7 +138,8 @@ def in_words(row: Result) -> str:
     words += [f"{row.seconds['denoise']:.3g} s to denoise"] if row.seconds.get("denoise") else []
     words += [f"{row.computed:.0%} computed"] if row.computed is not None and row.computed < 1 else []
     words += [f"{row.peak_gib:.1f} GiB"] if row.peak_gib else []
-    return ", ".join([*words, *(f"{name} {value:.4g}" for name, value in row.numbers.items())])
+    numbers = {name: value for name, value in row.costs().items() if name != STEP_OF_PIXELS} | row.numbers
+    return ", ".join([*words, *(f"{name} {value:.4g}{between(row, name)}" for name, value in numbers.items())])
 
 
 def to_wandb(table: Results, config: StudyConfig, folder: Path) -> None:

@@ -119,6 +119,18 @@ def cannot(setting: StudyVariant, config: schema.StudyConfig) -> str | None:
     return f"{family.title} has no row of alike blocks {why[0]}" if why else None
 
 
+def possible_variants(config: schema.StudyConfig) -> list[StudyVariant]:
+    """The settings that the model's family can draw by."""
+    return [setting for setting in study_variants(config) if not cannot(setting, config)]
+
+
+def left_as_settled(setting: StudyVariant, config: schema.StudyConfig) -> StudyVariant:
+    """The setting with 0 steps, and no dtype, where these are the model's own: so it is the same one for any model."""
+    first = baseline(config)
+    steps, dtype = setting.steps, setting.dtype
+    return replace(setting, steps=0 if steps == first.steps else steps, dtype="" if dtype == first.dtype else dtype)
+
+
 def sampler_of(
     setting: StudyVariant, config: schema.StudyConfig, ratios: list[float], further: Mapping[str, Further]
 ) -> schema.SamplerConfig:

@@ -59,7 +59,7 @@ def counted(way: str) -> dict[str, float]:
             layer.p = 0.0
     add_adapter(unet, "motion", LoraSpec(rank=32, targets="attention"), 0, ClipBundle.taught_by("motion", "t2v"))
     WAYS[way](unet)
-    with patch("torch.nn.functional.scaled_dot_product_attention", flash), Living() as living:
+    with patch("torch.nn.functional.scaled_dot_product_attention", flash), Living(unet.parameters()) as living:
         loss = ClipCondition(text).predict(unet, latents, time).square().mean()
         kept = living.now
         loss.backward()

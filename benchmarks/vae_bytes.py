@@ -10,6 +10,7 @@ was not measured. ``cinelora/families/vae_facts.py`` has the figures, ``benchmar
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -29,12 +30,15 @@ VAES = {"wan21": ({}, 81), "wan22": (NAMES["full_shapes"]["residual_vae"], 121)}
 
 
 class Living(TorchDispatchMode):
-    """Counts the bytes of tensors that are made inside and not yet gone, and keeps the most."""
+    """Counts the bytes of tensors that are made inside and not yet gone, and keeps the most.
 
-    def __init__(self) -> None:
+    Views of ``weights`` are made inside, too, and are not counted.
+    """
+
+    def __init__(self, weights: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.most = 0
-        self._sizes: dict[int, int] = {}
+        self._sizes: dict[int, int] = {weight.untyped_storage()._cdata: 0 for weight in weights}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.config.schema import OptimizerConfig, TrainConfig
+from cinelora.families import family_of
 from cinelora.io.tensor_files import load_tensors
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
@@ -118,5 +119,6 @@ def logged(run: RunDirectory, name: str, first_step: int = 0) -> list[float]:
 
 def stage_of(config: TrainConfig, run: RunDirectory) -> Stage:
     """The stage as a run builds it, before its first step."""
-    training = LatentDataset(Path(config.cache), Index.load(run.dataset), "train")
+    texts = family_of(config.model).text_tokens
+    training = LatentDataset(Path(config.cache), Index.load(run.dataset), "train", texts)
     return build_stage(config, run, training, policy_at_hand(config)[0])

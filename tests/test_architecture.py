@@ -54,6 +54,7 @@ WITHOUT_TORCH = (
     "cinelora.families.conditioning",
     "cinelora.families.family",
     "cinelora.families.noise_law",
+    "cinelora.families.unet3d.clip_parts",
     "cinelora.families.unet3d.videocrafter_names",
     "cinelora.families.unet3d_models",
     "cinelora.families.vae_facts",

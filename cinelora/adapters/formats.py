@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from cinelora.errors import AdapterError
 from cinelora.families.family import LayerNames
@@ -198,6 +199,11 @@ def layers_of(modules: Iterable[str]) -> LayerNames:
     names = list(modules)
     families: tuple[LayerNames, ...] = (WAN_LAYERS, UNET_LAYERS)
     return max(families, key=lambda layers: sum(map(layers.knows, names)))
+
+
+def exported_for(modules: Iterable[str]) -> Literal["comfy", "diffusers"]:
+    """Whose names a run's adapter has: ComfyUI's where all programs read them, as Wan's, else those of diffusers."""
+    return "comfy" if layers_of(modules) is WAN_LAYERS else "diffusers"
 
 
 def written_for(reader: str, modules: Iterable[str]) -> Format:

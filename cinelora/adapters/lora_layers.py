@@ -36,6 +36,7 @@ from cinelora.io.terminal import warn
 from cinelora.memory.block_swap import bring_block_of
 from cinelora.nn.flow_matching import keyed_generator
 from cinelora.nn.fp8 import Fp8Linear, frozen_weight, replace_weight
+from cinelora.nn.replayed import forget_predictions
 
 ORIGINAL = "unmerged"
 """Attribute of a merged layer: its base layer as it was before, on the host; in a tuple, so that it is no child of it."""
@@ -315,6 +316,7 @@ def merge(transformer: nn.Module, scales: dict[str, float], keep: bool = True) -
             update = sum(layer.get_delta_weight(name).detach() for name in acting)
             replace_weight(base, frozen_weight(base) + update)
             layer.merged_adapters = acting
+    forget_predictions(transformer)
 
 
 def unmerge(transformer: nn.Module) -> None:
@@ -330,6 +332,7 @@ def unmerge(transformer: nn.Module) -> None:
             layer.get_base_layer().load_state_dict(original.state_dict())
             delattr(layer, ORIGINAL)
             layer.merged_adapters = []
+    forget_predictions(transformer)
 
 
 def _require_unmerged(transformer: nn.Module) -> None:
@@ -364,6 +367,7 @@ def _activate(transformer: nn.Module, names: Iterable[str]) -> None:
     """Let ``names`` act, summed in the order of the alphabet so that a sum does not depend on who was named first."""
     # peft ties the two together: it would thaw what acts and freeze what does not. Here they are apart, as an adapter may act
     # frozen (style under motion) and may train while it is silenced for a measurement; so what trains is put back.
+    forget_predictions(transformer)
     names = sorted(names)
     for _, layer in _layers(transformer):
         training = {factor: factor.requires_grad for factor in layer.parameters()}

@@ -159,6 +159,14 @@ class RunDirectory:
         """The exported adapter of ``style`` or ``motion``."""
         return self.path / f"{suffixed(kind, self.expert)}.safetensors"
 
+    def for_comfy(self, kind: str) -> Path:
+        """The same adapter by the names that ComfyUI reads, where those are others (a folder of its own: it has one role)."""
+        return self.path / "comfyui" / self.adapter(kind).name
+
+    def all_for_comfy(self) -> list[Path]:
+        """Those that are there."""
+        return [path for kind in ADAPTER_STAGES if (path := self.for_comfy(kind)).is_file()]
+
     def adapters(self) -> dict[str, Path]:
         """The exported adapters that are there, by role: ``style``, ``motion``, or ``style_high_noise`` and its like."""
         roles = {suffixed(kind, place.expert): place.adapter(kind) for kind in ADAPTER_STAGES for place in self.places}

@@ -33,6 +33,9 @@ ANIMATEDIFF = Family(
     vae=SD_VAE,
     uses=frozenset(),
     window=16,
+    tag="animatediff",
+    code="animatediff_code.py.j2",
+    use_on_card="use_animatediff.md.j2",
     steps=25,
 )
 """A motion adapter's version says how long a clip may be: 24 frames in v1, 32 in v2 and v3. All were taught 16."""

@@ -230,6 +230,12 @@ class Family:
     """Frames of a training window that it was taught, where that is not the stage's own."""
     steps: int | None = None
     """Denoising steps that its authors take, where those are not the sampler's own."""
+    tag: str = "wan"
+    """What hubs know its models by."""
+    code: str | None = "adapter_code.py.j2"
+    """The template of a program that draws with an adapter by diffusers; None where diffusers cannot."""
+    use_on_card: str = "use_wan.md.j2"
+    """The template of what a card says of other programs."""
     licence: str = ""
     """What its weights must not be used for, in a sentence; empty where they are free."""
 

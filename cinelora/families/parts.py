@@ -14,6 +14,7 @@ from cinelora.families import family_of
 from cinelora.families.animatediff.unet_parts import UNetParts
 from cinelora.families.animatediff_sd15 import ANIMATEDIFF
 from cinelora.families.family import Expert, Family, Part
+from cinelora.families.unet3d.clip_parts import ClipParts
 from cinelora.families.unet3d_models import UNET3D_MODELS
 from cinelora.families.wan.check_parts import WanParts
 from cinelora.families.wan21 import WAN21
@@ -39,7 +40,8 @@ class Parts(Protocol):
 
 KNOWN: tuple[tuple[tuple[Family, ...], type[Parts]], ...] = (
     ((WAN21, WAN22_5B, WAN22_A14B), WanParts),
-    ((ANIMATEDIFF, *UNET3D_MODELS), UNetParts),
+    ((ANIMATEDIFF,), UNetParts),
+    (UNET3D_MODELS, ClipParts),
 )
 
 

@@ -1,4 +1,4 @@
-"""A network's training step replayed from CUDA graphs: a small network waits for Python more than for the GPU.
+"""A network's steps replayed from CUDA graphs: a small network waits for Python more than for the GPU.
 
 Enters: a function of tensors, and the parameters that it trains. Leaves: a function of the same values and gradients, which
 launches hundreds of kernels as one. A graph is of one shape of inputs; of more shapes than a few, the others run as
@@ -22,30 +22,39 @@ Function = Callable[..., Tensor]
 
 
 class Replayed:
-    """``function`` of a ``network`` in training, from graphs; without gradients, or in eval mode, as it always was."""
+    """``function`` of a ``network`` from graphs: its training steps, or, where nothing of it is trained, its predictions.
+
+    Whatever else is asked of it runs as it always did.
+    """
 
     def __init__(self, network: nn.Module, function: Function) -> None:
         self.network, self.function = network, function
+        self.trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.graphs: dict[tuple[Any, ...], Captured] = {}
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The function's output for ``inputs``."""
         key = tuple((tuple(one.shape), one.dtype) for one in inputs)
+        is_step = torch.is_grad_enabled() and self.network.training
         is_known = key in self.graphs
-        if not (torch.is_grad_enabled() and self.network.training) or (
-            not is_known and len(self.graphs) >= MOST_SHAPES
-        ):
+        if is_step != bool(self.trained) or (not is_known and len(self.graphs) >= MOST_SHAPES):
             return self.function(*inputs)
         if not is_known:
-            trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-            self.graphs[key] = Captured(self.function, inputs, trained)
+            self.graphs[key] = Captured(self.function, inputs, self.trained)
         captured = self.graphs[key]
         out: Tensor = _Replay.apply(captured, len(inputs), *inputs, *captured.trained)  # type: ignore[no-untyped-call]
         return out
 
 
+def forget_predictions(network: nn.Module) -> None:
+    """Capture predictions again: what acts on the network has changed, which a graph would not see."""
+    replayed: Replayed | None = network.__dict__.get("replayed")
+    if replayed and not replayed.trained:
+        replayed.graphs.clear()
+
+
 class Captured:
-    """The forward and the backward pass of one shape of inputs, and the memory that both read and write."""
+    """The passes of one shape of inputs, and the memory that they read and write; without ``trained``, the forward one alone."""
 
     def __init__(self, function: Function, inputs: Sequence[Tensor], trained: list[nn.Parameter]) -> None:
         self.trained, self.inputs = trained, [one.detach().clone() for one in inputs]
@@ -53,6 +62,8 @@ class Captured:
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.forward):
             self.out = function(*self.inputs)
+        if not trained:
+            return
         self.gradient = torch.empty_like(self.out)
         with torch.cuda.graph(self.backward, pool=self.forward.pool()):
             parts = torch.autograd.grad(self.out, trained, self.gradient)
@@ -66,7 +77,8 @@ class Captured:
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
                 out = function(*self.inputs)
-                torch.autograd.grad(out, self.trained, torch.zeros_like(out))
+                if self.trained:
+                    torch.autograd.grad(out, self.trained, torch.zeros_like(out))
         torch.cuda.current_stream().wait_stream(stream)
 
 

@@ -173,6 +173,10 @@ class Shape:
         """Of one block and ``own`` of the tokens: seconds of its linear layers forward, and attention's operations."""
         return _products(self, tokens, dtype, gpu, own)
 
+    def pays_to_compile(self, seconds: float) -> bool:
+        """Whether compiling saves more than it takes where a run takes so many seconds without: it does in any run of these."""
+        return True
+
     def step_peak(self, step: Step, policy: Policy) -> dict[str, float] | None:
         """Bytes at the height of a training step where they are known for the whole network; None where block by block."""
         return None

@@ -47,7 +47,10 @@ def choose_policy(config: TrainConfig, room_gib: float | None, card: Gpu | None 
     """
     memory, step = config.memory, step_of(config)
     shape = step.shape
-    compile = config.model.compile_blocks if config.model.compile_blocks is not None else room_gib is not None
+    compile = config.model.compile_blocks
+    if compile is None:
+        whole = step.seconds(Policy(), GPUS[0]) * config.stage.steps * config.stage.accumulation
+        compile = room_gib is not None and shape.pays_to_compile(whole)
     if room_gib is None and shape.parameters > FULL_SIZE:
         seconds = step.seconds(Policy(shape.layers, compile=True), GPUS[0])
         raise ConfigError(

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from cinelora.adapters.adapter_file import AdapterFile, export_adapter
+from cinelora.adapters.formats import exported_for
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.clone_only import scale_model
 from cinelora.config.schema import TrainConfig
@@ -40,4 +41,9 @@ def export(config: TrainConfig, run: RunDirectory, index: Index, state: dict[str
     learnt: dict[str, Any] = {"trigger": config.data.trigger, "data_hash": index.data_hash}
     # The size of most samples goes along: a clip by this file is to have the shape that it learnt.
     learnt["config"] = portable(asdict(config)) | {"size": run.learnt_size(config.model)}
-    export_adapter(product, AdapterFile(state, config.lora, config.stage.name, **base, **learnt))
+    adapter = AdapterFile(state, config.lora, config.stage.name, **base, **learnt)
+    layout = exported_for(adapter.modules)
+    export_adapter(product, adapter, layout)
+    if layout == "diffusers" and family_of(config.model).code and not best:
+        run.for_comfy(config.stage.name).parent.mkdir(exist_ok=True)
+        export_adapter(run.for_comfy(config.stage.name), adapter, "comfy")

@@ -25,7 +25,7 @@ from cinelora.config.schema import TrainConfig, effective_lr, samples_per_step
 from cinelora.config.store import load_config, portable
 from cinelora.errors import ConfigError
 from cinelora.families import experts_of, family_of, has_experts
-from cinelora.families.family import Expert, Network, suffixed
+from cinelora.families.family import Expert, Family, Network, suffixed
 from cinelora.footage.captions import prompt_with_trigger
 from cinelora.footage.manifest import Sample, read_manifest
 from cinelora.io.atomic import write_text
@@ -116,6 +116,16 @@ class Record:
         return [expert for expert in found if expert.name]
 
     @property
+    def family(self) -> Family:
+        """The facts of the model's family."""
+        return family_of(self.config.model)
+
+    @property
+    def for_comfy(self) -> Markup:
+        """The name of the adapter's file for ComfyUI, where that is another one."""
+        return Markup(self.place(self.run.for_comfy(self.config.stage.name)))
+
+    @property
     def network(self) -> Network:
         """That which was trained on."""
         return family_of(self.config.model).network(self.config.stage.transformer)
@@ -127,8 +137,7 @@ class Record:
     @property
     def base(self) -> str | None:
         """The trained checkpoint's name on the hub, where it has one."""
-        source = self.config.model.source(self.network.name)
-        return source if source is not None and is_hub_name(source) else None
+        return _on_hub(self.config.model.source(self.network.name))
 
     @property
     def adapters(self) -> list[str]:
@@ -160,6 +169,11 @@ class Record:
     def prompt(self) -> str:
         """A prompt to try it with, after the trigger word."""
         return prompt_with_trigger(self.config.preview.prompt or "a man walks down a street", self.config.data.trigger)
+
+
+def _on_hub(source: str | None) -> str | None:
+    """A source that is a repository on the hub; None for any other."""
+    return source if source is not None and is_hub_name(source) else None
 
 
 def read_record(run: RunDirectory) -> Record:
@@ -218,8 +232,10 @@ def sizes(training: list[Sample], config: TrainConfig) -> str:
     return " and ".join(f"{width}x{height}" for (height, width), _ in found.most_common())
 
 
-def shift(config: TrainConfig) -> float:
-    """The shift of noise levels that the run trained with."""
+def shift(config: TrainConfig) -> float | None:
+    """The shift of noise levels that the run trained with; None where its network was not taught by flow matching."""
+    if family_of(config.model).network(config.stage.transformer).betas is not None:
+        return None
     from cinelora.nn.flow_matching import FlowMatching
 
     return FlowMatching.from_config(config.flow, config.model.height, config.model.width).shift
@@ -248,12 +264,18 @@ def numbers(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def diffusers_code(record: Record, repository: str) -> str:
-    """A program that makes a clip with the adapter; it names the base by its place on the hub, if it has one there."""
+    """A program that makes a clip with the adapter; it names the base by its place on the hub, if it has one there.
+
+    Empty where diffusers cannot load such an adapter.
+    """
+    if record.family.code is None:
+        return ""
     return render(
-        "adapter_code.py.j2",
+        record.family.code,
         record=record,
         model=record.config.model,
         is_i2v=record.network.shows_first_frame,
+        motion=_on_hub(record.config.model.motion_adapter) or "<directory of motion modules>",
         base=record.base or f"<directory of {record.config.model.name}, {record.task}>",
         repository=repository,
         shift=record.config.model.shift_of(record.network.name),
@@ -279,7 +301,7 @@ def push(record: Record, repository: str, private: bool = False) -> str:
         "README.md": card(record, repository).encode(),
         CONFIG_FILE: yaml.safe_dump(shared, sort_keys=False, allow_unicode=True, width=120).encode(),
         **{record.place(path): read_inside(run.path, path) for path in record.pictures},
-        **{path.name: shareable(path) for path in run.adapters().values()},
+        **{record.place(path): shareable(path) for path in [*run.adapters().values(), *run.all_for_comfy()]},
     }
     return publish(repository, files, f"{record.config.stage.name} adapter, step {record.summary['step']}", private)
 

@@ -1,6 +1,7 @@
 """The UNet of clips: ModelScope against diffusers' own pipeline, VideoCrafter2 against a network of the tests', and adapters."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from diffusers import (
 )
 from rounding import LAYERS, SUMS, units, units_of
 from safetensors.torch import save_file
+from small_runs import run_here
 from small_videocrafter import GROUPS, HEAD, TEXT, SmallVideoCrafter
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -24,8 +26,9 @@ from cinelora.adapters.adapter_file import AdapterFile, export_adapter, read_ada
 from cinelora.adapters.formats import AUTHORS, KOHYA, UNET
 from cinelora.adapters.lora_layers import adapter_state, add_adapter, load_adapter, set_scales
 from cinelora.adapters.trainable import TrainedAdapter
+from cinelora.cli.compose import compose_train
 from cinelora.config.schema import FlowConfig, LoraSpec, ModelConfig, SamplerConfig
-from cinelora.errors import AdapterError, ModelError
+from cinelora.errors import AdapterError, ConfigError, ModelError
 from cinelora.families.animatediff import tiny_unets
 from cinelora.families.animatediff.tiny_unets import WIDTH
 from cinelora.families.animatediff_sd15 import ANIMATEDIFF
@@ -45,6 +48,7 @@ from cinelora.families.unet_layers import UNET_LAYERS
 from cinelora.nn.epsilon import Epsilon
 from cinelora.nn.flow_matching import keyed_generator
 from cinelora.sampling.denoise import Guided, sample
+from cinelora.training.fit import train_rank
 
 SIZE, FRAMES, STEPS, GUIDANCE = 64, 4, 3, 9.0
 DIGITS = 1e-5
@@ -99,7 +103,7 @@ def stock(tiny: Path) -> TextToVideoSDPipeline:
 # -- clips -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("frames", "scale"), [(FRAMES, 0.0), (FRAMES, 0.7), (FRAMES, 1.0), (1, 1.0)])
+@pytest.mark.parametrize(("frames", "scale"), [(FRAMES, 0.7), (FRAMES, 1.0), (1, 1.0)])
 def test_clips_and_stills_equal_stock_diffusers(tiny: Path, frames: int, scale: float):
     """Adapters, which no stock class loads here, stand in its weights: each as ``scale * alpha / rank * B A``."""
     bundle, pipe, noise = bundle_of(tiny), stock(tiny), drawn(1, 4, frames, 8, 8)
@@ -171,13 +175,24 @@ def test_each_model_has_the_noise_it_was_taught_with():
 
 
 @pytest.mark.parametrize("family", UNET3D_MODELS)
-def test_settings_find_each_model_and_say_its_licence(tiny: Path, family: Family):
-    bundle = bundle_of(tiny, family)
+def test_settings_find_each_model_and_say_its_licence(tiny: Path, tmp_path: Path, family: Family):
+    save_file(checkpoint_of(small("two levels")), path := tmp_path / "model.safetensors")
+    bundle = bundle_of(tiny, family, tuned=str(path) if family is VIDEOCRAFTER2 else None)
     assert machinery_of(bundle.model) is ClipBundle
     assert bundle.noise_law == law_of(family.network("t2v"))
     lines = parts_of(bundle.model).check(bundle.model, "t2v", [Part.TRANSFORMER, Part.VAE, Part.TOKENIZER], [])
     assert len(lines) == 1
     assert "non-commercial" in lines[0]
+
+
+def test_settings_that_would_load_another_model_are_refused(tiny: Path, tmp_path: Path):
+    UNet2DConditionModel(**tiny_unets.UNET).save_pretrained(tmp_path / "unet")
+    for model, said in (
+        (bundle_of(tmp_path).model, "UNet2DConditionModel, and no network of clips"),
+        (bundle_of(tiny, VIDEOCRAFTER2).model, r"set model\.tuned="),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            parts_of(model).check(model, "t2v", [], [])
 
 
 def test_the_full_size_is_the_published_one():
@@ -314,6 +329,22 @@ def test_style_learns_on_stills_and_motion_above_it_on_clips_and_nothing_else_mo
     assert all(torch.equal(factor, styles[key]) for key, factor in adapter_state(unet, "style").items())
     after = {name.replace(".base_layer", ""): value for name, value in unet.state_dict().items()}
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_runs_teach_what_their_stage_does_and_resume_bit_for_bit(tiny: Path, tmp_path: Path):
+    """By settings: windows of 3 frames with layers computed again, 2 steps at once, and 1 before 1."""
+    sizes = ["model.height=64", "model.width=64", "model.hidden_size=64", "model.dtype=fp32"]
+    steps = ["stage.batch_size=2", "stage.num_frames=3", "memory.recompute=1", "validation.every_steps=1000"]
+    words = ["stage=motion", "data=daylight", "model=modelscope", f"model.base={tiny}", *sizes, *steps, "logger=csv"]
+    config = compose_train([*words, f"cache={tmp_path / 'cache'}", "stage.steps=2"])
+    whole = run_here(config, tmp_path / "whole")
+    part = run_here(replace(config, stage=replace(config.stage, steps=1)), tmp_path / "part")
+    train_rank(config, part)
+    one, other = (read_adapter(run.folder / "motion.safetensors") for run in (whole, part))
+    assert (one.kind, one.transformer, one.base_model) == ("motion", "t2v", "modelscope")
+    assert all(UNET_LAYERS.taught_in(module) == "motion" for module in one.modules)
+    assert all(torch.equal(other.state[key], factor) for key, factor in one.state.items())
+    assert any(factor.any() for key, factor in one.state.items() if ".lora_B." in key)
 
 
 # -- VideoCrafter2 -----------------------------------------------------------------------------------------------------

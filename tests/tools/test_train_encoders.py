@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock
 from torchmetrics.functional.image import structural_similarity_index_measure
 from transformers import ByT5Tokenizer
 
@@ -13,7 +14,7 @@ from tools.scale_model import train_encoders as encoders
 from tools.scale_model.attribute_readers import UNSEEN, labels_of
 from tools.scale_model.build_pair import new_encoders
 from tools.scale_model.optimise import Budget
-from tools.scale_model.rebuilding import reconstruction_loss, structural_similarity
+from tools.scale_model.rebuilding import begin_simply, reconstruction_loss, structural_similarity
 from tools.scale_model.render.scenes import describe, draw_scene
 from tools.scale_model.train_encoders import contrastive_loss, to_bytes
 from tools.scale_model.training_film import Cut, Film, render_film, to_range
@@ -39,7 +40,7 @@ def test_a_vae_learns_and_is_given_the_statistics_of_its_latents(film: Film, mon
     monkeypatch.setattr(optimise, "WARM_UP", 5)
     film = Film(film.clips_NTHWC[:6], film.scenes[:6], film.looks[:6])
     vae = new_encoders(0).vae
-    encoders.begin_simply(vae)
+    begin_simply(vae, WanResidualBlock)
     before = encoders.reconstruction_psnr(vae, film)
     encoders.train_vae(vae, film, Budget(steps=12, batch=2), rate=1e-3)
     after = encoders.reconstruction_psnr(vae, film)

@@ -101,11 +101,13 @@ def encoders(request: EncodersRequest) -> None:
     check_encoders(request)
     # Only now is torch imported: a refusal, and the help, cost no seconds.
     import torch
+    from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock
 
     from cinelora.families.wan.embedded import Encoders, load_encoders
     from cinelora.io.hardware import default_device
     from tools.scale_model import build_pair, train_encoders
     from tools.scale_model.optimise import Budget
+    from tools.scale_model.rebuilding import begin_simply
     from tools.scale_model.render import LOOKS
     from tools.scale_model.training_film import render_film
 
@@ -113,7 +115,7 @@ def encoders(request: EncodersRequest) -> None:
     torch.manual_seed(request.seed)
     fresh = load_encoders(Path(request.start)) if request.start else build_pair.new_encoders(request.seed)
     if not request.start:
-        train_encoders.begin_simply(fresh.vae)
+        begin_simply(fresh.vae, WanResidualBlock)
     networks = Encoders(fresh.vae.to(device), fresh.text.to(device), fresh.image.to(device))
     size = (request.frames, request.height, request.width)
     # most of what the transformers see is daylight; noir, with its hard edges, is the hardest to rebuild

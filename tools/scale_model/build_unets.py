@@ -7,6 +7,7 @@ half precision, as ``cinelora.families.animatediff.unet_bundle`` reads them.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from cinelora.errors import ModelError
 from cinelora.families.animatediff_sd15 import ANIMATEDIFF
 from cinelora.nn.epsilon import FIRST_BETA, LAST_BETA
 from tools.scale_model.build_pair import seeded, write_hashes
+from tools.scale_model.rebuilding import begin_simply
 from tools.scale_model.word_tokenizer import word_tokenizer
 
 SHAPES: dict[str, dict[str, Any]] = yaml.safe_load(
@@ -61,23 +63,11 @@ def new_parts(seed: int) -> UnetParts:
         vae, unet = AutoencoderKL(**SHAPES["vae"]), UNet2DConditionModel(**SHAPES["unet"])
         text = CLIPTextModel(CLIPTextConfig(vocab_size=len(tokenizer), **SHAPES["text"], **ends))
         motion = MotionAdapter(**SHAPES["motion"])
-        begin_as_a_chain(vae)
+        begin_simply(vae, ResnetBlock2D)
     for name, parameter in motion.named_parameters():
         if ".proj_out." in name:
             nn.init.zeros_(parameter)
     return UnetParts(vae, text, unet, motion, tokenizer)
-
-
-def begin_as_a_chain(vae: AutoencoderKL) -> None:
-    """Let residual branches begin silent (Goyal et al. 2017, section 5.1) and everything else as orthogonal maps."""
-    # A block comes before its convolutions in ``modules()``, so the silent ones need a second round.
-    for module in vae.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.orthogonal_(module.weight)
-            nn.init.zeros_(module.get_parameter("bias"))
-    for module in vae.modules():
-        if isinstance(module, ResnetBlock2D):
-            nn.init.zeros_(module.conv2.weight)
 
 
 def load_parts(folder: Path) -> UnetParts:

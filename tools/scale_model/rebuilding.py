@@ -1,6 +1,6 @@
-"""How far a VAE's pictures are from those it was given, as its training and its report count it.
+"""What every VAE of the factory shares: how it begins, and how far its pictures are from those it was given.
 
-Enters: videos in [-1, 1], posteriors. Leaves: losses.
+Enters: a VAE, videos in [-1, 1], posteriors. Leaves: losses, and what is measured.
 
 Shape suffixes: B batch, C channels, T frames, H and W height and width, K places of a window.
 """
@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cinelora.metrics.reference import SIGMA, WINDOW, windowed_ssim
 from tools.scale_model.training_film import Film, to_range
@@ -22,6 +22,21 @@ SSIM_WEIGHT = 0.6
 """Weight of ``1 - SSIM``, with which it is about as large as the rest of the reconstruction's loss."""
 SSIM_EVERY = 4
 """Of the frames of a clip every fourth is compared in structure: neighbours say the same."""
+
+
+def begin_simply(vae: nn.Module, residual_block: type[nn.Module]) -> None:
+    """Let residual branches begin silent (Goyal et al. 2017, section 5.1) and everything else as orthogonal maps.
+
+    What is left at first is a chain of resampling convolutions, which carries the picture from end to end.
+    """
+    # A block comes before its convolutions in ``modules()``, so the silent ones need a second round.
+    for module in vae.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            nn.init.orthogonal_(module.weight)
+            nn.init.constant_(module.get_parameter("bias"), 0.0)
+    for module in vae.modules():
+        if isinstance(module, residual_block):
+            nn.init.zeros_(module.get_parameter("conv2.weight"))
 
 
 def reconstruction_loss(rebuilt_BCTHW: Tensor, video_BCTHW: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, UMT5EncoderModel
 
@@ -66,21 +65,6 @@ def train_vae(vae: AutoencoderKLWan, film: Film, budget: Budget, rate: float = 2
     mean, std = latent_statistics(vae, film)
     vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
     return steps
-
-
-def begin_simply(vae: AutoencoderKLWan) -> None:
-    """Let residual branches begin silent (Goyal et al. 2017, section 5.1) and everything else as orthogonal maps.
-
-    What is left at first is a chain of resampling convolutions, which carries the picture from end to end.
-    """
-    # A block comes before its convolutions in ``modules()``, so the silent ones need a second round.
-    for module in vae.modules():
-        if isinstance(module, nn.Conv2d | nn.Conv3d):
-            nn.init.orthogonal_(module.weight)
-            nn.init.constant_(module.get_parameter("bias"), 0.0)
-    for module in vae.modules():
-        if isinstance(module, WanResidualBlock):
-            nn.init.zeros_(module.conv2.weight)
 
 
 @torch.no_grad()

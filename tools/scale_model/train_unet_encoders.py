@@ -25,7 +25,7 @@ from tools.scale_model.training_film import Cut, Film, to_range
 CAPTIONS, HELDOUT_CAPTIONS = 20_000, 512
 FIRST_CAPTION, FIRST_HELDOUT = 2_000_000, 900_000
 AT_ONCE = 128
-"""Frames that pass the VAE together where nothing is learnt."""
+"""Frames that pass the VAE together, or captions the text encoder, where nothing is learnt."""
 
 
 # -- VAE ---------------------------------------------------------------------------------------------------------------

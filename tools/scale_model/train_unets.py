@@ -25,15 +25,13 @@ from tools.scale_model.build_unets import UnetParts
 from tools.scale_model.optimise import Budget, optimise
 from tools.scale_model.pretrain import trained
 from tools.scale_model.render.scenes import describe
-from tools.scale_model.train_unet_encoders import decode_frames, encode_frames, to_tokens
+from tools.scale_model.train_unet_encoders import AT_ONCE, decode_frames, encode_frames, to_tokens
 from tools.scale_model.training_film import Film
 
 DROPOUT = 0.1
 """Chance of a caption to be dropped, without which there is no guidance."""
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Noise levels that the held-out loss is measured at."""
-AT_ONCE = 128
-"""Frames, and captions, that are encoded together."""
 
 
 @dataclass(frozen=True)

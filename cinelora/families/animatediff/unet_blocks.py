@@ -41,6 +41,7 @@ def arrange_unet(unet: Any, policy: Policy) -> None:
             layer.forward = partial(_recomputed, unet, layer.forward)
     if is_gpu and rank_info().world_size == 1 and not _has_dropout(unet):
         unet.forward = _Forward(unet)
+        unet.__dict__["replayed"] = unet.forward.replayed
 
 
 def _of(unet: nn.Module, *classes: type) -> list[nn.Module]:

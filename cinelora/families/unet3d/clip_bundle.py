@@ -13,12 +13,12 @@ import torch
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from cinelora.errors import ModelError
 from cinelora.families import family_of
 from cinelora.families.animatediff.full_shapes import TEXT
 from cinelora.families.animatediff.unet_bundle import AnimateDiffBundle
 from cinelora.families.family import Family, Part
 from cinelora.families.unet3d.clip_condition import ClipCondition
+from cinelora.families.unet3d.clip_parts import refuse_other_class
 from cinelora.families.unet3d.recomputed_unet3d import RecomputedUNet3D
 from cinelora.families.unet3d.videocrafter_file import load_videocrafter
 from cinelora.io.atomic import sha256_json
@@ -68,15 +68,14 @@ class ClipBundle(AnimateDiffBundle):
     def _load(self, part: Part) -> Any:
         return self._read(part, self._network) if part is Part.TRANSFORMER else super()._load(part)
 
-    def _network(self, folder: Path, **options: bool) -> RecomputedUNet3D:
+    def _network(self, folder: Path, **_: bool) -> RecomputedUNet3D:
         shape = RecomputedUNet3D.load_config(folder, local_files_only=True)
-        if (what := shape["_class_name"]) not in ("UNet3DConditionModel", RecomputedUNet3D.__name__):
-            raise ModelError(
-                f"unet of {self.model.base} is a {what}, and no network of clips: take ModelScope's, or one like it"
-            )
+        refuse_other_class(shape)
         if self.model.tuned:
             return load_videocrafter(Path(self.model.tuned), shape, FPS)
-        network: RecomputedUNet3D = RecomputedUNet3D.from_pretrained(folder, **options)
+        network: RecomputedUNet3D = RecomputedUNet3D.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True
+        )
         return network
 
     def _is_tuned(self, part: Part) -> bool:

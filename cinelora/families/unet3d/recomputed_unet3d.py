@@ -26,7 +26,7 @@ class RecomputedUNet3D(UNet3DConditionModel):  # type: ignore[misc]
             layer.forward = partial(_again, layer.forward)
 
     # Not whole blocks, as a transformer's: a UNet has few, and the largest holds a third of all that is kept. A motion step of 16
-    # frames of 320x512 in bf16 holds 17.6 GiB beside the weights, 7.8 with blocks computed again, 3.3 with layers
+    # frames of 320x512 in bf16 holds 16.5 GiB beside the weights, 6.7 with blocks computed again, 2.2 with layers
     # (benchmarks/recomputed_unet3d.py).
     def _layers(self) -> Iterator[nn.Module]:
         yield self.transformer_in

@@ -100,7 +100,7 @@ def _refuse_beside(command: Command) -> None:
     """Refuse settings of one model beside several."""
     typed = {**command.given, **command.texts}
     if beside := next((key for key in OF_ONE_MODEL if key in typed), None):
-        raise ConfigError(sentence("contradictions", "beside_models", key=beside, value=typed[beside]))
+        raise ConfigError(sentence("models", "beside", key=beside, value=typed[beside]))
 
 
 def _refuse_names(command: Command, names: list[str]) -> None:
@@ -110,7 +110,7 @@ def _refuse_names(command: Command, names: list[str]) -> None:
         if name not in command.program.groups["model"]:
             raise ConfigError(f"models={typed}: {unknown_choice('model', name, command.program)}")
         if names.count(name) > 1:
-            raise ConfigError(sentence("contradictions", "model_twice", models=typed, name=name))
+            raise ConfigError(sentence("models", "twice", models=typed, name=name))
 
 
 def _alone(command: Command, word: ModelWord) -> Command:
@@ -124,7 +124,7 @@ def _alone(command: Command, word: ModelWord) -> Command:
     # a run says itself which model it was trained on, down to where its weights lie; files of other tools do not
     theirs = trained_on(resolve(word.ckpt, "models"))
     if theirs is not None and theirs.name != word.name:
-        raise ConfigError(sentence("contradictions", "other_model_of_ckpt", word=word, theirs=theirs.name))
+        raise ConfigError(sentence("models", "other_model", word=word, theirs=theirs.name))
     named = [] if theirs else [f"model={word.name}"]
     return replace(command, overrides=[*overrides, *named], texts={**command.texts, "ckpt": word.ckpt})
 
@@ -145,7 +145,7 @@ def _refuse_nothing_shared(settled: Mapping[str, StudyConfig]) -> None:
     }
     if not set.intersection(*drawn.values()):
         base = [name for name, config in settled.items() if config.ckpt is None]
-        raise ConfigError(sentence("contradictions", "nothing_shared", names=", ".join(settled), base=", ".join(base)))
+        raise ConfigError(sentence("models", "nothing_shared", names=", ".join(settled), base=", ".join(base)))
 
 
 # -- geometry ----------------------------------------------------------------------------------------------------------

@@ -124,6 +124,8 @@ def check_study(config: schema.StudyConfig) -> list[str]:
             raise ConfigError(f"merge: {text} holds no rows.json; give run directories of cinelora.study")
     if config.merge:
         return []
+    if config.data.name and not config.latency_only:
+        _check_data(config)
     for way in dict.fromkeys(setting.partition for setting in possible_variants(config)):
         partition_of(schema.shared_by(config, way))
     # steps are timed on the transformer that makes the clip, from values drawn in the shape of its inputs
@@ -156,7 +158,7 @@ def _check_files(config: schema.TrainConfig | schema.InferConfig | schema.Evalua
         read_prompts(config.prompts)
 
 
-def _check_data(config: schema.TrainConfig | schema.EvaluateConfig) -> None:
+def _check_data(config: schema.TrainConfig | schema.EvaluateConfig | schema.StudyConfig) -> None:
     if config.data.look is None:
         _check_folder(config.data)
     else:

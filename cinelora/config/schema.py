@@ -871,6 +871,7 @@ class StudyConfig:
     """
 
     model: ModelConfig = section(ModelConfig, changes_clip=True)  # a row rests on the attention backend, too
+    data: DataConfig = section(DataConfig, changes_clip=False, read_when="data_named measures")
     sampler: SamplerConfig = section(SamplerConfig)
     metrics: MetricsConfig = section(MetricsConfig, changes_clip=False, read_when="measures")
     memory: DrawingMemoryConfig = section(DrawingMemoryConfig, changes_clip=False)
@@ -891,7 +892,7 @@ class StudyConfig:
     mode: str = _MODE
     num_frames: int | None = _NUM_FRAMES
     against: list[str] = _axis(choices=AGAINST_METRICS, read_when="measures")
-    """numbers that compare with the baseline's clips (docs/metrics.md)"""
+    """numbers that compare with the baseline's clips, and of sets with held-out footage of data= (docs/metrics.md)"""
     ranks: list[int] = _axis(at_least=1)
     """ranks that the adapters are cut or padded to; without ckpt, those of drawn ones"""
     scales: list[float] = _axis(at_least=-10, at_most=10)

@@ -122,6 +122,13 @@ class Suite:
         """Take a real clip into the set that generated ones are compared with."""
         self._measured(clip, name or "a real clip", real=True)
 
+    def add_real_of(self, other: Suite) -> None:
+        """Take the real clips of ``other``, whose sets have measured them, in place of this suite's own."""
+        for name, measure in self.measures.items():
+            theirs = other.measures.get(name)
+            if isinstance(measure, similarity.SetDistance) and isinstance(theirs, similarity.SetDistance):
+                measure.real, measure.size = theirs.real.clone(), theirs.size
+
     def _measured(self, clip: Clip, called: str, real: bool) -> bool:
         """Hand a clip to every measure that can use it, a real one to those of sets alone; whether it is a clip at all."""
         if trouble := clip.trouble():

@@ -21,7 +21,11 @@ from cinelora.evaluation.statistics import bootstrap_mean
 from cinelora.io.atomic import sha256_json, write_json, write_text
 from cinelora.io.plain_data import MOST_OF_LISTS, read_json
 
-ROWS, TABLE = "rows.json", "rows.csv"
+ROWS, TABLE, LATENTS = "rows.json", "rows.csv", "latents"
+FOOTAGE = "held-out footage"
+"""The name of a row of real clips, which no setting has drawn."""
+HELDOUT = "heldout_"
+"""Before the name of a distance: to held-out footage, not to the baseline's clips."""
 OF_FILM, OF_PIXELS, STEP_OF_PIXELS = "film_second_s", "megapixel_frame_s", "step_megapixel_frame_s"
 """Seconds for a second of film, for a megapixel of a frame, and those of one step for it."""
 PARTS = ("text", "keyframe", "condition", "denoise", "decode")

@@ -31,8 +31,7 @@ from cinelora.parallel.launch import Rank, barrier, launch, meeting_point, proce
 from cinelora.parallel.partition import Partition
 from cinelora.planning.estimate import Shape
 from cinelora.planning.planner import choose_drawing, partition_of
-from cinelora.studies.clip_numbers import LATENTS, look
-from cinelora.studies.results import Result, load_table, merged_results, middle
+from cinelora.studies.results import LATENTS, Result, load_table, merged_results, middle
 from cinelora.studies.study_report import BETWEEN_ROWS, between_rows, lines, show, to_wandb
 from cinelora.studies.variants import (
     StudyVariant,
@@ -103,6 +102,7 @@ def study_rank(
     Rows are kept as soon as their transformer is done, and looked at in the end, those too that an earlier run left unseen.
     """
     from cinelora.adapters.adapter_file import read_adapter
+    from cinelora.studies.clip_numbers import look
 
     quiet_libraries()
     limit_gpu_memory(config.memory.limit_gib)

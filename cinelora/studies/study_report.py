@@ -1,4 +1,4 @@
-"""What is shown of a study: the table and its Pareto plots in ``study.html``, the first of them in ``pareto.png``, W&B's table.
+"""What is shown of a study: table and plots in ``study.html``, plots in ``pareto.png`` and ``families.png``, W&B's table.
 
 Enters: the ``Results``. Leaves: the files. It measures nothing.
 """
@@ -20,10 +20,11 @@ from cinelora.io.html.template import render
 from cinelora.io.media import write_png
 from cinelora.io.own_files import drop_wandb_links
 from cinelora.io.terminal import warn
-from cinelora.studies.pareto import Spot, as_png, marks
+from cinelora.studies.family_plots import family_plots
+from cinelora.studies.pareto import Spot, as_one_png, as_png, marks
 from cinelora.studies.results import STEP_OF_PIXELS, Result, Results, bounds_of, cells, columns
 
-REPORT, PICTURE = "study.html", "pareto.png"
+REPORT, PICTURE, FAMILIES = "study.html", "pareto.png", "families.png"
 UPWARDS = ("perceptual_scale", "lpips_alex", "psnr", "frechet_scale", "fvd_i3d", "tssim_warped", "warping_error")
 UPWARDS += ("heldout_frechet_scale", "heldout_fvd_i3d")
 """What seconds are spent on, in the order of the plots: likeness to the whole clip first, as a clip that
@@ -34,7 +35,7 @@ HIDDEN = ("key", "text_s", "keyframe_s", "condition_s", "denoise_min_s", "denois
 
 def show(table: Results, config: StudyConfig, folder: Path) -> list[Path]:
     """Write page and picture of ``table``; the files there are."""
-    drawn = plots(table.rows)
+    families, drawn = family_plots(table.rows), plots(table.rows)
     models = dict.fromkeys(row.facts["clip"] for row in table.rows)
     source = Path(config.ckpt).name if config.ckpt else config.model.name
     several = len({row.facts["model"] for row in table.rows}) > 1
@@ -49,15 +50,20 @@ def show(table: Results, config: StudyConfig, folder: Path) -> list[Path]:
         title=f"Study of {len(config.merge)} runs" if config.merge else f"Study of {source}",
         about=f"{len(table.rows)} rows on {len(machines(table.rows))} machines; {', '.join(models)}",
         sentences=table.sentences,
-        plots=[as_svg(one) for one in drawn],
+        plots=[as_svg(one) for one in [*families, *drawn]],
         head=["row", *heading],
         rows=[[str(number), *told(row, heading)] for number, row in enumerate(table.rows, 1)],
         machines=json.dumps(machines(table.rows), indent=1),
     )
     write_text(folder / REPORT, text)
+    pictures = {}
+    if families:
+        pictures[FAMILIES] = as_one_png(families, columns=2)
     if drawn:
-        write_png(folder / PICTURE, as_png(drawn[0]))
-    return [folder / REPORT, *([folder / PICTURE] if drawn else [])]
+        pictures[PICTURE] = as_png(drawn[0])
+    for name, picture in pictures.items():
+        write_png(folder / name, picture)
+    return [folder / REPORT, *(folder / name for name in pictures)]
 
 
 def plots(rows: list[Result]) -> list[list[Mark]]:

@@ -126,6 +126,9 @@ def check_study(config: schema.StudyConfig) -> list[str]:
         return []
     if config.data.name and not config.latency_only:
         _check_data(config)
+    stages = {stage_and_expert(role)[0] for role in adapters_of(config.ckpt, config.model)}
+    if not stages.issuperset(config.only):
+        raise ConfigError(sentence("files", "not_there_alone", c=config, there=" and ".join(sorted(stages))))
     for way in dict.fromkeys(setting.partition for setting in possible_variants(config)):
         partition_of(schema.shared_by(config, way))
     # steps are timed on the transformer that makes the clip, from values drawn in the shape of its inputs

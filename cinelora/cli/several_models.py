@@ -32,7 +32,7 @@ from cinelora.studies.variants import left_as_settled, possible_variants
 OF_ONE_MODEL = ("model", "ckpt", "adapters", "distilled", "merge")
 """Settings that say of one model what ``models=`` says of each, or that only one has."""
 OF_ALL = ("models", "geometry")
-OF_ADAPTERS = ("ranks", "scales", "merged")
+OF_ADAPTERS = ("ranks", "scales", "merged", "only")
 """Lists that have nothing to act on where a model has no adapters."""
 
 
@@ -80,7 +80,7 @@ def members_of(command: Command) -> dict[str, Command]:
     config = cast(StudyConfig, compose(command))
     words = [ModelWord.of(text) for text in config.models or [""]]
     _refuse_names(command, [word.name for word in words])
-    own = {word.name: _alone(command, word) for word in words}
+    own = {word.name: _alone(command, word, config.latency_only) for word in words}
     settled = {name: _settled(member, name) for name, member in own.items()}
     _refuse_nothing_shared(settled)
     if config.geometry == "own":
@@ -113,11 +113,11 @@ def _refuse_names(command: Command, names: list[str]) -> None:
             raise ConfigError(sentence("models", "twice", models=typed, name=name))
 
 
-def _alone(command: Command, word: ModelWord) -> Command:
+def _alone(command: Command, word: ModelWord, latency_only: bool) -> Command:
     """What would be typed to study one of the models alone."""
-    left = set(OF_ALL)
-    if word.ckpt is None and "latency_only" not in command.given:
-        left |= set(OF_ADAPTERS)
+    # steps that are timed alone may have drawn adapters, of any rank and of neither stage
+    without = ("only",) if latency_only else OF_ADAPTERS
+    left = {*OF_ALL, *(without if word.ckpt is None else ())}
     overrides = [text for text in command.overrides if text.partition("=")[0] not in left]
     if word.ckpt is None:
         return replace(command, overrides=[*overrides, f"model={word.name}"])

@@ -203,6 +203,7 @@ _AXES: Rules[schema.StudyConfig] = (
     # lists that have nothing to act on; with latency_only, ``ranks`` makes adapters out of random values
     ("no_adapter", lambda c: c.ckpt is None and not c.latency_only and _first(c, *_of_adapters(c))),
     ("no_adapter_timed", lambda c: c.ckpt is None and c.latency_only and not c.ranks and _first(c, *_of_adapters(c))),
+    ("drawn_only", lambda c: c.ckpt is None and c.only),
     ("no_distilled", lambda c: c.distilled and not c.adapters),
     ("study_cache", lambda c: c.sampler.cache != "none"),
     ("one_rank", lambda c: c.gpus * c.nodes == 1 and {*c.partitions} - {"alone"}),
@@ -278,7 +279,7 @@ def _first(config: Any, *keys: str, where: Callable[[Any], object] = bool) -> di
 
 def _of_adapters(config: schema.StudyConfig) -> tuple[str, ...]:
     """The lists that change adapters, without ``ckpt``: none of ``adapters=`` is cut to another rank."""
-    return ("ranks",) if config.adapters else ("ranks", "scales", "merged")
+    return ("ranks", "only") if config.adapters else ("ranks", "scales", "merged", "only")
 
 
 def _lacks(config: schema.TrainConfig, transformer: str) -> bool:

@@ -899,6 +899,8 @@ class StudyConfig:
     """scales of the adapters; 0 = the base model"""
     merged: list[bool] = _axis()
     """adapters folded into the weights (true), or live beside them"""
+    only: list[str] = _axis(choices=ADAPTER_STAGES)
+    """the style or the motion adapter of ckpt alone"""
     steps: list[int] = _axis(at_least=1)
     """denoising steps"""
     distilled: list[int] = _axis(at_least=1)

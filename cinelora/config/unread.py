@@ -109,7 +109,9 @@ def _asks_for(*numbers: str) -> Callable[[Any], bool]:
 def _axes(c: StudyConfig) -> int:
     """How many lists a study varies; ranks and merged are one, and so are the thresholds of caches."""
     caches = any(getattr(c, name) for name in CACHE_THRESHOLDS)
-    return sum(map(bool, (c.ranks or c.merged, c.scales, c.steps or c.distilled, caches, c.dtypes, c.partitions)))
+    return sum(
+        map(bool, (c.ranks or c.merged, c.scales, c.only, c.steps or c.distilled, caches, c.dtypes, c.partitions))
+    )
 
 
 # The conditions ---------------------------------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ def merged_results(tables: list[Results]) -> Results:
 
 
 SIZE = tuple("frames height width fps".split())
-SETTING = tuple("steps distilled scale rank merged cache threshold dtype partition ranks compiled swap".split())
+SETTING = tuple("steps distilled scale rank merged only cache threshold dtype partition ranks compiled swap".split())
 TIMES = tuple("denoise_min_s denoise_max_s step_s whole_prediction_s skipped_prediction_s computed peak_gib".split())
 ENDS = ("trouble", "hardware", "key")
 

@@ -95,7 +95,7 @@ class Measuring:
     def of_row(self, row: Result, videos: list[Pixels], references: list[Pixels]) -> None:
         """Put into ``row`` what its clips are like, each beside the baseline's of the same number."""
         prompts = [prompt for prompt in prompts_of(self.config) for _ in range(self.config.seeds)]
-        beside = references or [None] * len(videos)
+        beside: list[Pixels | None] = [*references] or [None] * len(videos)
         clips = [as_clip(*shown) for shown in zip(videos, beside, prompts, strict=False)]
         alone = [name for name in self.names if name not in SETS and not name.startswith(HELDOUT)]
         row.numbers, row.of_clips = self._one_by_one(row.name, clips, alone)

@@ -48,17 +48,17 @@ def look(config: StudyConfig, run_dir: Path, table: Results, rows: list[Result],
         return
     bundle = machinery_of(config.model).from_config(config.model, ClipRequest.of(config).clip_maker, Path(config.cache))
     bundle.tile = config.memory.tile
-    measuring = Measuring(config, names)
-    if config.data.name and names:
-        table.put(measuring.of_footage(rows[0]))
     with bundle.loaded(Part.VAE):
         references, _ = decoded(bundle, run_dir, first)
+        measuring = RowMeasurer(config, names, references)
+        if config.data.name and names:
+            table.put(measuring.of_footage(rows[0]))
         for row in unseen:
             videos, seconds = decoded(bundle, run_dir, row.key)
             if videos:
                 row.seconds["decode"] = round(seconds, 4)
             if videos and names:
-                measuring.of_row(row, videos, references)
+                measuring.of_row(row, videos)
             table.say(*measuring.sentences)
             table.put(row)
             table.save(run_dir)
@@ -83,26 +83,27 @@ def decoded(bundle: Bundle, run_dir: Path, key: str) -> tuple[list[Pixels], floa
     return videos, statistics.median(seconds or [0.0])
 
 
-class Measuring:
-    """Measures the clips of a study's rows, and gathers sentences about them."""
+class RowMeasurer:
+    """Measures the clips of a study's rows, and gathers sentences about them; ``references`` are the baseline's clips."""
 
-    def __init__(self, config: StudyConfig, names: list[str]) -> None:
-        self.config, self.names, self.sentences = config, names, list[str]()
+    def __init__(self, config: StudyConfig, names: list[str], references: list[Pixels]) -> None:
+        self.config, self.names, self.references, self.sentences = config, names, references, list[str]()
         self.networks = networks_of(config.metrics)
+        self.baseline = self._sets()
+        """The distances of sets, with the baseline's clips as the real ones."""
+        for reference in references:
+            self.baseline.add_real(as_clip(reference))
         self.footage = self._sets()
         """The distances of sets, with held-out footage as the real ones."""
 
-    def of_row(self, row: Result, videos: list[Pixels], references: list[Pixels]) -> None:
+    def of_row(self, row: Result, videos: list[Pixels]) -> None:
         """Put into ``row`` what its clips are like, each beside the baseline's of the same number."""
         prompts = [prompt for prompt in prompts_of(self.config) for _ in range(self.config.seeds)]
-        beside: list[Pixels | None] = [*references] or [None] * len(videos)
+        beside: list[Pixels | None] = [*self.references] or [None] * len(videos)
         clips = [as_clip(*shown) for shown in zip(videos, beside, prompts, strict=False)]
         alone = [name for name in self.names if name not in SETS and not name.startswith(HELDOUT)]
         row.numbers, row.of_clips = self._one_by_one(row.name, clips, alone)
-        baseline = self._sets()
-        for reference in references:
-            baseline.add_real(as_clip(reference))
-        row.numbers |= self._as_set(row.name, clips, baseline)
+        row.numbers |= self._as_set(row.name, clips, self.baseline)
         if self.config.data.name:
             row.numbers |= {
                 f"{HELDOUT}{name}": far for name, far in self._as_set(row.name, clips, self.footage).items()

@@ -31,7 +31,7 @@ from cinelora.parallel.launch import Rank, barrier, launch, meeting_point, proce
 from cinelora.parallel.partition import Partition
 from cinelora.planning.estimate import Shape
 from cinelora.planning.planner import choose_drawing, partition_of
-from cinelora.studies.results import LATENTS, Result, load_table, merged_results, middle
+from cinelora.studies.results import LATENTS, Result, Results, load_table, merged_results, middle
 from cinelora.studies.study_report import BETWEEN_ROWS, between_rows, lines, show, to_wandb
 from cinelora.studies.variants import (
     StudyVariant,
@@ -102,7 +102,6 @@ def study_rank(
     Rows are kept as soon as their transformer is done, and looked at in the end, those too that an earlier run left unseen.
     """
     from cinelora.adapters.adapter_file import read_adapter
-    from cinelora.studies.clip_numbers import look
 
     quiet_libraries()
     limit_gpu_memory(config.memory.limit_gib)
@@ -144,13 +143,21 @@ def study_rank(
         if rank.global_rank == 0:
             for setting, why in impossible.items():
                 rows[setting].trouble = why
-                table.put(rows[setting])
-            table.say(*caveats(config))
-            if not config.latency_only:
-                look(config, run_dir, table, list(rows.values()), keys[first])
-            table.save(run_dir)
+            finish(config, run_dir, table, list(rows.values()), keys[first])
         barrier(rank)
     return len(todo)
+
+
+def finish(config: StudyConfig, run_dir: Path, table: Results, rows: list[Result], first: str) -> None:
+    """Keep the rows that could not be drawn, too, say what must be read beside them all, and look at the clips."""
+    from cinelora.studies.clip_numbers import look
+
+    for row in rows:
+        table.put(row)
+    table.say(*caveats(config))
+    if not config.latency_only:
+        look(config, run_dir, table, rows, first)
+    table.save(run_dir)
 
 
 def keep_clips(run_dir: Path, row: Result, timed: Timed) -> None:

@@ -221,6 +221,10 @@ def caveats(config: StudyConfig) -> list[str]:
             f"{config.model.name}: random weights draw noise, so quality is left out; whether first_block skips a step depends "
             "on values, so its share of computed predictions says nothing of a trained model"
         )
+    elif config.model.is_random and not config.latency_only:
+        told.append(
+            f"{config.model.name}: {config.model.random_in_words}: its clips are noise, and so is what is measured of them"
+        )
     if any(setting.scale for setting in study_variants(config)) and not (config.ckpt or config.adapters):
         told.append(f"{config.model.name}: the adapters are drawn, not trained")
     return told

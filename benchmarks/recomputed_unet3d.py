@@ -3,7 +3,7 @@
     python benchmarks/recomputed_unet3d.py
 
 16 frames of 320x512 in bfloat16, LoRA of rank 32 on all attention over time. Three ways: everything kept, whole blocks computed
-again in the backward pass, and each of their layers, which is what ``RecomputedUNet3D`` does. Attention is counted as on a GPU,
+again in the backward pass, and each of their layers, which is what ``arrange_unet`` does. Attention is counted as on a GPU,
 by its flash kernel: the meta device would choose the one that writes all weights down. Weights of the network are not counted;
 nothing is computed, and no GPU is needed. ``benchmarks/results/recomputed_unet3d.json`` has the counts.
 """
@@ -16,15 +16,17 @@ from unittest.mock import patch
 
 import torch
 from common import report
+from diffusers import UNet3DConditionModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from vae_bytes import Living
 
 from cinelora.adapters.lora_layers import add_adapter
 from cinelora.config.schema import LoraSpec
+from cinelora.families.animatediff.unet_blocks import arrange_unet
 from cinelora.families.unet3d.clip_bundle import ClipBundle
 from cinelora.families.unet3d.clip_condition import ClipCondition
-from cinelora.families.unet3d.recomputed_unet3d import RecomputedUNet3D
+from cinelora.planning.estimate import Policy
 
 FRAMES, HEIGHT, WIDTH, TOKENS = 16, 320, 512, 77
 
@@ -35,23 +37,23 @@ def flash(query: Tensor, key: Tensor, value: Tensor, **_: object) -> Tensor:
     return found
 
 
-def by_blocks(unet: RecomputedUNet3D) -> None:
+def by_blocks(unet: UNet3DConditionModel) -> None:
     """Compute whole blocks again."""
     for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
-WAYS: dict[str, Callable[[RecomputedUNet3D], object]] = {
+WAYS: dict[str, Callable[[UNet3DConditionModel], object]] = {
     "kept": lambda unet: None,
     "blocks": by_blocks,
-    "layers": RecomputedUNet3D.enable_gradient_checkpointing,
+    "layers": lambda unet: arrange_unet(unet, Policy(recompute=1)),
 }
 
 
 def counted(way: str) -> dict[str, float]:
     """GiB that live when the loss is there, and the most of the step."""
     with torch.device("meta"):
-        unet = RecomputedUNet3D().to(torch.bfloat16).train().requires_grad_(False)
+        unet = UNet3DConditionModel().to(torch.bfloat16).train().requires_grad_(False)
         latents = torch.empty(1, 4, FRAMES, HEIGHT // 8, WIDTH // 8)
         text, time = torch.empty(1, TOKENS, 1024), torch.empty(1, dtype=torch.int64)
     for layer in unet.modules():

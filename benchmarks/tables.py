@@ -115,6 +115,35 @@ def wan22_table(results: Results) -> list[str]:
     return table(["", "plain diffusers + peft", "bf16", "fp8"], rows)
 
 
+UNETS = {
+    "style": "a style step: the image network, 8 stills of 512x512",
+    "motion": "a motion step: 16 frames of 512x512",
+    "clip": "a guided prediction of 16 frames of 512x512",
+}
+
+
+def unets_table(results: Results) -> list[str]:
+    """AnimateDiff beside the plain loop: seconds, how many times faster, and peaks; and what fits a small card."""
+    found, rows = results["unets"], list[list[str]]()
+    for name, what in UNETS.items():
+        cells = [unet_cell(found[name].get(who)) for who in ("plain", "ours", "compiled", "recomputed")]
+        rows.append([what, *cells])
+    for name in ("style_12", "motion_12"):
+        job, case = UNETS[name.split("_")[0]], found["limits"][name]
+        rows.append(
+            [f"{job}, in 12 GiB", *[NOT_MEASURED] * 3, f"{1000 * case['s']:.0f} ms, {case['peak_gib']:.1f} GiB"]
+        )
+    return table(["", "plain diffusers + peft", "ours", "compiled", "recomputed or in 12 GiB"], rows)
+
+
+def unet_cell(case: Result | None) -> str:
+    """``66 ms (1.50x), 7.8 GiB``."""
+    if case is None:
+        return NOT_MEASURED
+    faster = "" if case["times_faster"] == 1 else f" ({case['times_faster']:.2f}x)"
+    return f"{1000 * case['median_s']:.0f} ms{faster}, {case['peak_gib']:.1f} GiB"
+
+
 # -- memory, in the docs -----------------------------------------------------------------------------------------------
 
 
@@ -289,6 +318,7 @@ def official_table(results: Results) -> list[str]:
 BLOCKS = (
     Block("README.md", "full_size", ("train_step", "memory", "denoise"), speed_table),
     Block("docs/families.md", "wan22", ("wan22",), wan22_table),
+    Block("docs/families.md", "unets", ("unets",), unets_table),
     Block("docs/memory.md", "cases", ("memory",), memory_table),
     Block("docs/study.md", "study_scale_model", ("study_scale_model",), clips_table),
     Block("docs/study.md", "study_distilled", ("study_distilled",), clips_table),

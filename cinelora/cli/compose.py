@@ -88,7 +88,7 @@ def _settle_for_family(config: Config, given: Collection[str]) -> None:
     if isinstance(config, PrepareConfig) and family.window:
         own = {"num_frames": family.window}
     if isinstance(config, InferConfig | EvaluateConfig | StudyConfig):
-        own = {} if family.expands else {"mode": "t2v"}
+        own = {} if config.model.expands else {"mode": "t2v"}
         own |= {"sampler.steps": family.steps} if family.steps and "sampler" not in given else {}
     for key, value in own.items():
         if key not in given:

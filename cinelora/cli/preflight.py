@@ -78,6 +78,7 @@ def check_train(config: schema.TrainConfig) -> list[str]:
     # the parts that a run loads, the transformer first
     image = family_of(model).image_parts(stage.transformer) if stage.image_condition else ()
     parts = [part for part in Part if part is not Part.IMAGE_ENCODER or part in image]
+    lines += parts_of(model).check_length(model, stage.transformer, stage.num_frames, trains=True)
     return [*lines, *_model_lines(model, {stage.transformer: parts}, taught(config))]
 
 
@@ -278,6 +279,7 @@ def _drawing_lines(
             assumed += _assumed_line(judge_adapter(path, config.model))
     distilled = _distilled_lines(config)
     reach = reach_lines("num_frames", ClipRequest(config).num_frames, config.model)
+    reach += parts_of(config.model).check_length(config.model, *ClipRequest(config).passes[-1], trains=False)
     model = _model_lines(config.model, parts or whole)
     _, shared = partition_of(config)
     reach += [] if parts else guidance_lines(config.sampler.guidance)

@@ -172,12 +172,14 @@ _REQUEST: Rules[schema.InferConfig | schema.StudyConfig] = (
     ("two_prompts", lambda c: c.prompt is not None and c.prompts is not None),
     (
         "image_nowhere",
-        lambda c: isinstance(c, schema.InferConfig) and c.image is not None and not family_of(c.model).expands,
+        lambda c: (
+            isinstance(c, schema.InferConfig) and c.image is not None and not c.model.expands and _ways_to_expand(c)
+        ),
     ),
     ("image", lambda c: isinstance(c, schema.InferConfig) and c.image is not None and c.mode == "t2v"),
 )
 _DRAWING: Rules[schema.InferConfig] = (
-    ("no_scene", lambda c: ClipRequest(c).is_scene and not family_of(c.model).expands),
+    ("no_scene", lambda c: ClipRequest(c).is_scene and not c.model.expands and _ways_to_expand(c)),
     ("scene_without_i2v", lambda c: ClipRequest(c).is_scene and _is_missing(c.model, family_of(c.model).clips.name)),
     ("clip_without_t2v", lambda c: "t2v" in ClipRequest(c).transformers and _is_missing(c.model, "t2v")),
     ("lost_expert", lambda c: _lost_expert(c.model, {n: experts_of(c.model, n) for n in ClipRequest(c).transformers})),
@@ -290,6 +292,13 @@ def _lacks(config: schema.TrainConfig, transformer: str) -> bool:
 def _is_missing(model: schema.ModelConfig, network: str) -> bool:
     """Whether nothing of a network is named."""
     return not any(model.source(network, expert.name) for expert in experts_of(model, network))
+
+
+def _ways_to_expand(config: schema.InferConfig) -> dict[str, str]:
+    """What makes clips from a picture, where the model does not."""
+    controls = "sparse_control" in family_of(config.model).clips.beside
+    control = "name SparseCtrl-RGB as model.sparse_control=<directory or hub repository>, or " if controls else ""
+    return {"ways": f"{control}choose model={'|'.join(models_with_i2v())}"}
 
 
 def _other_network(model: schema.ModelConfig, name: str) -> dict[str, str] | None:

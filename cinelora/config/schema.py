@@ -97,6 +97,8 @@ class ModelConfig:
     """AnimateDiff's motion modules: hub repository, directory, or the authors' file"""
     domain_adapter: str | None = _source(read_when="motion", since=True)
     """AnimateDiff's domain adapter, as the authors' file; null = none"""
+    sparse_control: str | None = _source(read_when="motion", since=True)
+    """SparseCtrl-RGB, by which AnimateDiff begins a clip at a picture: hub repository or directory; null = by text alone"""
     domain_scale: float = _scale(1.0, read_when="motion domain", since=True)
     """how strongly the domain adapter acts"""
     vae: str | None = _source(read_when="encodes")
@@ -164,6 +166,11 @@ class ModelConfig:
         if own is None and whole is None and family_of(self).one_checkpoint:
             return self.t2v
         return own or whole
+
+    @property
+    def expands(self) -> bool:
+        """Whether it makes clips from a first frame: by its family, or by what is put into a network for that."""
+        return family_of(self).expands or self.sparse_control is not None
 
     @property
     def is_random(self) -> bool:
@@ -664,7 +671,7 @@ _TRUST = setting(False, resumable=True, changes_clip=False, without_drawing=True
 
 @dataclass
 class TrainConfig:
-    """Train a LoRA adapter of Wan2.1 or Wan2.2: stage=style on stills, then stage=motion on windows above it.
+    """Train a LoRA adapter of an open video generator: stage=style on stills, then stage=motion on windows above it.
 
     python train.py stage=style data=noir
     python train.py stage=motion data=noir adapter=outputs/style/noir/last

@@ -220,6 +220,8 @@ class Family:
     largest: tuple[int, int] | None = None
     """Height and width of the largest frames that it was trained on, where those are not the model's own."""
     vae: VaeFacts = WAN21_VAE
+    text_parameters: int = 5_680_910_336
+    """Values in the text encoder; UMT5-XXL's."""
     one_checkpoint: bool = False
     """Whether all networks are one transformer, which is told by its input what to do."""
     image_is_encoded: bool = True

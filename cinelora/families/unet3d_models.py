@@ -31,6 +31,7 @@ def _family(
         networks=(network,),
         largest=size,
         vae=SD_VAE,
+        text_parameters=340_387_840,
         uses=frozenset(),
         tag="text-to-video-synthesis",
         code=None,

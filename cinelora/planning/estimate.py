@@ -56,11 +56,10 @@ EXCHANGED, EXCHANGED_IN_A_RING = 1.0, 12.0
 """Units more that come and go where ranks share a sequence: by Ulysses (two H100: 0.2 with 7,020 tokens a rank, 0.9 with 37,800,
 beyond what one rank took), and in a ring, with float32 sums and gradients on their way (counted from ``sequence.py``, and not
 measured)."""
-TIMED_STEP, TIMED_DRAWN = 20.0, 19.2
+TIMED_STEP, TIMED_DRAWN = 2.3, 13.4
 """Units where each token has a time of its own (TI2V-5B that is shown a first frame) and blocks are compiled: those that a
-training step takes more, and those of a prediction at its height, which is in the last norm. From three peaks each (H200: bf16,
-fp8, fp8 in 16 GiB), which come out within 3 % and 1 %. They were measured when times were projected for each token: a small
-compiled prediction takes 5 units less since then (CPU), and until it is measured again a plan says as much too much."""
+training step takes more, and those of a prediction at its height, which is in the last norm. From two peaks each (H200: bf16
+and fp8, 49 frames of 704x1280 trained and 121 drawn), which come out within 0.2 %."""
 TIMES, TIMED_BLOCK, TIMED_DRAWING = 7.0, 16.0, 12.0
 """The same in uncompiled blocks: the embedded times and their six projections, which all blocks read; what a block keeps for its
 backward pass; and what is there while one is computed without gradients. The last two are float32 sums of the projections and the
@@ -93,7 +92,7 @@ class Policy:
         """The policy in words."""
         if not self.recompute:
             return "all activations kept"
-        words = [f"{self.recompute} of {shape.layers} blocks recomputed"]
+        words = [shape.recomputed_in_words(self.recompute)]
         if self.offload:
             words.append("their inputs on the host")
         if self.swap:
@@ -172,6 +171,10 @@ class Shape:
     def products(self, tokens: int, dtype: str, gpu: Gpu, own: int) -> tuple[float, float]:
         """Of one block and ``own`` of the tokens: seconds of its linear layers forward, and attention's operations."""
         return _products(self, tokens, dtype, gpu, own)
+
+    def recomputed_in_words(self, count: int) -> str:
+        """What a policy computes again, in words."""
+        return f"{count} of {self.layers} blocks recomputed"
 
     def pays_to_compile(self, seconds: float) -> bool:
         """Whether compiling saves more than it takes where a run takes so many seconds without: it does in any run of these."""

@@ -14,7 +14,7 @@ from cinelora.config.lessons import expert_of, lessons_of, taught
 from cinelora.config.schema import InferConfig, ModelConfig, PreviewConfig, TrainConfig, zero_level
 from cinelora.errors import ConfigError
 from cinelora.families import experts_of, family_of
-from cinelora.families.family import Expert
+from cinelora.families.family import Expert, Use
 from cinelora.io.hub import is_hub_name
 from cinelora.parallel.partition import Partition, share_samples
 from cinelora.planning import estimate
@@ -197,7 +197,7 @@ def plan_lines(
         return None
 
     advice = f"fewer frames, a smaller size or stage.batch_size={max(1, step.samples // 2)}"
-    return [*lines, *_cards(gpu, shape, "hours", ["bf16"] if step.whole else ["bf16", "fp8"], row, advice)]
+    return [*lines, *_cards(gpu, shape, "hours", ["bf16"] if step.whole else _rated(shape), row, advice)]
 
 
 def _steps_in_words(config: TrainConfig) -> str:
@@ -206,6 +206,11 @@ def _steps_in_words(config: TrainConfig) -> str:
     named = ", then ".join(f"{count} of {name}" if name else count for name, count in steps.items())
     each = f" of {config.stage.accumulation}" if "" in steps else f", each of {config.stage.accumulation}"
     return f"{named}{each}{'; one expert is in memory at a time' if len(steps) > 1 else ''}"
+
+
+def _rated(shape: Shape) -> list[str]:
+    """The dtypes whose time and memory are planned."""
+    return ["bf16", "fp8"] if Use.FP8 in shape.family.uses else ["bf16"]
 
 
 Row = tuple[dict[str, float], float, float, str]
@@ -289,8 +294,8 @@ def _refuse_fp8(dtype: str, card: Gpu | None) -> None:
         raise ConfigError(f"model.dtype=fp8: a card of compute capability {major}.{minor} computes no fp8: choose bf16")
 
 
-TEXT_ENCODER, IMAGE_ENCODER = 5_680_910_336, 632_076_800
-"""Values in what stands beside the transformers and the VAE."""
+IMAGE_ENCODER = 632_076_800
+"""Values in the encoder of first frames."""
 
 
 def _needed(config: TrainConfig | InferConfig) -> str:
@@ -311,7 +316,8 @@ def _needed(config: TrainConfig | InferConfig) -> str:
     sources = {(model.source(kind, one.name) or "", one.name): kind for kind, one in taking_part}
     values = sum(Shape.of(model, kind).parameters for (source, _), kind in sources.items() if is_hub_name(source))
     if values and model.weights == "stored":
-        values += TEXT_ENCODER + family_of(model).vae.parameters + (IMAGE_ENCODER if image else 0)
+        family = family_of(model)
+        values += family.text_parameters + family.vae.parameters + (IMAGE_ENCODER if image else 0)
         return f"download and disk up to {4 * values / 1e9:.0f} GB, less what is in the hub's cache{saved}"
     return f"nothing to download{saved}"
 
@@ -446,12 +452,12 @@ def _transformer_lines(config: InferConfig, kind: str, frames: int, gpu: str | N
 
     def row(card: Gpu, dtype: str) -> Row | None:
         own = replace(one, dtype=dtype)
-        if drawing := own.fastest(estimate.usable_bytes(card.gib), compile=True):
+        if drawing := own.fastest(estimate.usable_bytes(card.gib), compile=bool(one.shape.family.uses)):
             seconds = step_cost(replace(clip, dtype=dtype), plan, Machine(card, config.gpus)).seconds
             return own.peak(drawing), seconds, seconds * config.sampler.steps / 60, own.in_words(drawing)
         return None
 
-    return [head, *_cards(gpu, one.shape, "min", ["bf16", "fp8"], row, "fewer frames or a smaller size")]
+    return [head, *_cards(gpu, one.shape, "min", _rated(one.shape), row, "fewer frames or a smaller size")]
 
 
 # -- many GPUs ---------------------------------------------------------------------------------------------------------

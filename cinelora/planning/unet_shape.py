@@ -43,6 +43,8 @@ class Taken(NamedTuple):
 
 IMAGE = Taken(859_520_964, 200e3, 60e3, 46e3, 0.74e-6, 1.28e-6)
 MOTION = Taken(859_520_964 + 417_137_600, 335e3, 87e3, 46e3, 1.17e-6, 1.90e-6)
+CLIPS = Taken(1_411_233_860, 432e3, 57e3, 46e3, 1.2e-6, 2.0e-6)
+"""Of ``UNet3DConditionModel``: bytes counted on torch's meta device, seconds as of motion modules, which were measured."""
 COMPILING_S, COMPILED_SAVES = 70.0, 0.12
 """What compiling transformer blocks takes once, and the share of a step that it saves (H200, 16 frames of 512x512)."""
 
@@ -59,7 +61,10 @@ class UNetShape(Shape):
     @property
     def taken(self) -> Taken:
         """What the network takes."""
-        return MOTION if "motion_adapter" in self.family.network(self.network).beside else IMAGE
+        network = self.family.network(self.network)
+        if network.makes_stills_alone:
+            return IMAGE
+        return MOTION if "motion_adapter" in network.beside else CLIPS
 
     @property
     def scale(self) -> float:
@@ -100,6 +105,10 @@ class UNetShape(Shape):
     def products(self, tokens: int, dtype: str, gpu: Gpu, own: int) -> tuple[float, float]:
         """Seconds of a prediction of ``own`` latents, and no attention apart from it."""
         return own * self.taken.forward_s * self.scale * GPUS[0].bf16 / gpu.bf16, 0.0
+
+    def recomputed_in_words(self, count: int) -> str:
+        """All of it or nothing is computed again, each layer by itself."""
+        return "every layer recomputed"
 
     def pays_to_compile(self, seconds: float) -> bool:
         """Whether compiling saves more than it takes: its steps are quick, and its levels many."""

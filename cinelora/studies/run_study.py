@@ -150,12 +150,12 @@ def study_rank(
 
 def finish(config: StudyConfig, run_dir: Path, table: Results, rows: list[Result], first: str) -> None:
     """Keep the rows that could not be drawn, too, say what must be read beside them all, and look at the clips."""
-    from cinelora.studies.clip_numbers import look
-
     for row in rows:
         table.put(row)
     table.say(*caveats(config))
-    if not config.latency_only:
+    if not config.latency_only:  # a machine that times steps alone may have nothing that reads footage
+        from cinelora.studies.clip_numbers import look
+
         look(config, run_dir, table, rows, first)
     table.save(run_dir)
 

@@ -39,7 +39,6 @@ from cinelora.families.noise_law import law_of
 from cinelora.families.parts import parts_of
 from cinelora.families.unet3d.clip_bundle import ClipBundle
 from cinelora.families.unet3d.clip_condition import ClipCondition
-from cinelora.families.unet3d.recomputed_unet3d import RecomputedUNet3D
 from cinelora.families.unet3d.tiny_unet3d import UNET3D, write_tiny_unet3d
 from cinelora.families.unet3d.videocrafter_file import load_videocrafter
 from cinelora.families.unet3d.videocrafter_names import BEGINS, authors_names
@@ -47,6 +46,7 @@ from cinelora.families.unet3d_models import MODELSCOPE, UNET3D_MODELS, VIDEOCRAF
 from cinelora.families.unet_layers import UNET_LAYERS
 from cinelora.nn.epsilon import Epsilon
 from cinelora.nn.flow_matching import keyed_generator
+from cinelora.planning.estimate import Policy
 from cinelora.sampling.denoise import Guided, sample
 from cinelora.training.fit import train_rank
 
@@ -197,7 +197,7 @@ def test_settings_that_would_load_another_model_are_refused(tiny: Path, tmp_path
 
 def test_the_full_size_is_the_published_one():
     with torch.device("meta"):
-        unet = RecomputedUNet3D()
+        unet = UNet3DConditionModel()
     assert sum(parameter.numel() for parameter in unet.parameters()) == 1_411_233_860
 
 
@@ -223,7 +223,7 @@ def test_recomputed_layers_keep_less_and_give_the_same_gradients(tiny: Path):
         unet = bundle_of(tiny).load_transformer().train()
         add_adapter(unet, "one", SPEC, 0, ClipBundle.taught_by("motion", "t2v"))
         if recomputes:
-            unet.enable_gradient_checkpointing()
+            ClipBundle.arrange(unet, Policy(recompute=1))
         storages: dict[int, int] = {}
 
         def note(tensor: Tensor, storages: dict[int, int] = storages) -> Tensor:

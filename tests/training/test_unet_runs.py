@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import rank_pool
 import torch
-from diffusers import AnimateDiffPipeline, DDIMScheduler, MotionAdapter, StableDiffusionPipeline
+from diffusers import (
+    AnimateDiffPipeline,
+    AnimateDiffSparseControlNetPipeline,
+    DDIMScheduler,
+    MotionAdapter,
+    SparseControlNetModel,
+    StableDiffusionPipeline,
+)
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from PIL import Image
 from rounding import STEPS
 from small_runs import SMOOTH, assert_same_adapter, assert_same_end, logged, run_on_ranks, run_until_killed, stage_of
 from torch import Tensor
@@ -41,6 +53,7 @@ from cinelora.config.schema import (
 from cinelora.config.shipped import values
 from cinelora.config.store import save_config
 from cinelora.errors import AdapterError, ConfigError
+from cinelora.families.animatediff import tiny_unets
 from cinelora.families.animatediff.embedded_unets import embedded_member
 from cinelora.latents.cache import Index
 from cinelora.latents.dataset import LatentDataset
@@ -239,6 +252,80 @@ def test_a_clip_longer_than_the_modules_is_made_in_windows(model: ModelConfig, t
     assert check_infer(config)
 
 
+@pytest.fixture(scope="module")
+def control(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small SparseCtrl-RGB whose answers are not zero."""
+    folder = tmp_path_factory.mktemp("control")
+    torch.manual_seed(5)
+    network = SparseControlNetModel(
+        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
+        block_out_channels=tiny_unets.CHANNELS,
+        layers_per_block=1,
+        norm_num_groups=tiny_unets.GROUPS,
+        cross_attention_dim=tiny_unets.WIDTH,
+        attention_head_dim=tiny_unets.HEADS,
+        motion_num_attention_heads=tiny_unets.HEADS,
+        motion_max_seq_length=16,
+    )
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    network.save_pretrained(folder)
+    return folder
+
+
+def test_a_clip_from_a_picture_is_that_of_stock_sparse_ctrl(
+    model: ModelConfig, cache: Path, control: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from cinelora.sampling.sampler import initial_noise
+
+    picture = np.random.default_rng(0).integers(0, 256, (model.height, model.width, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "frame.png")
+    model = replace(model, sparse_control=str(control))
+    config = asked(model, None, 1.0, mode="scene", image=str(tmp_path / "frame.png"))
+    assert check_infer(config)
+    ours = drawn(config, tmp_path / "a")
+    folder = embedded_member("embedded:tiny-animatediff-random", cache)
+    betas = {"beta_start": FIRST_BETA, "beta_end": LAST_BETA, "steps_offset": 1, "clip_sample": False}
+    pipe = AnimateDiffSparseControlNetPipeline.from_pretrained(
+        folder / "base",
+        motion_adapter=MotionAdapter.from_pretrained(folder / "motion"),
+        controlnet=SparseControlNetModel.from_pretrained(control),
+        scheduler=DDIMScheduler(**betas, beta_schedule="linear"),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    # stock diffusers draws the picture's latents from the posterior; its mean is what is encoded here
+    monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, *_: self.mode())
+    theirs = pipe(
+        prompt="rain on a street",
+        negative_prompt="",
+        guidance_scale=GUIDANCE,
+        num_inference_steps=STEPS_DRAWN,
+        height=model.height,
+        width=model.width,
+        num_frames=FRAMES,
+        conditioning_frames=[Image.fromarray(picture)],
+        latents=initial_noise(0, f"motion-{FRAMES}", model, FRAMES, torch.device("cpu")),
+        output_type="latent",
+    )[0]
+    assert (ours - theirs).abs().max() < DIGITS * theirs.abs().max()
+    from_text = drawn(asked(model, None, 1.0), tmp_path / "b")
+    assert (ours - from_text).abs().max() > 100 * DIGITS * theirs.abs().max()
+
+
+def test_a_scene_begins_at_a_keyframe_of_the_image_network(model: ModelConfig, control: Path, tmp_path: Path):
+    config = asked(replace(model, sparse_control=str(control)), None, 1.0, mode="scene")
+    assert ClipRequest(config).passes == [("image", 1), ("motion", FRAMES)]
+    assert drawn(config, tmp_path).shape[2] == FRAMES
+
+
+def test_a_picture_without_sparse_ctrl_is_refused(model: ModelConfig, tmp_path: Path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "frame.png")
+    for changes in ({"image": str(tmp_path / "frame.png")}, {"mode": "scene"}):
+        with pytest.raises(ConfigError, match="name SparseCtrl-RGB as model.sparse_control="):
+            check_infer(asked(model, None, 1.0, **changes))
+
+
 def test_the_programs_on_the_cards_are_of_stock_diffusers(style_run: RunDirectory, motion_run: RunDirectory):
     for run, pipeline in ((style_run, "StableDiffusionPipeline"), (motion_run, "AnimateDiffPipeline")):
         text = run.card.read_text()
@@ -272,6 +359,52 @@ def test_what_cannot_be_is_refused_by_name(words: str, tmp_path: Path):
     asked_for = ["stage=motion", "data=folder", f"data.root={tmp_path}", "model=tiny_animatediff_random"]
     with pytest.raises(ConfigError, match=REFUSED[words]):
         check_train(compose_train([*asked_for, *words.split()]))
+
+
+def base_with(cache: Path, folder: Path, part: str, **changes: Any) -> Path:
+    """A copy of the small base or its motion modules, whose settings say something else."""
+    shutil.copytree(embedded_member("embedded:tiny-animatediff-random", cache), folder, dirs_exist_ok=True)
+    config = folder / part / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    return folder
+
+
+def test_parts_of_other_models_are_refused_before_anything_is_loaded(model: ModelConfig, cache: Path, tmp_path: Path):
+    inpainting = base_with(cache, tmp_path / "a", "base/unet", in_channels=9)
+    sdxl = base_with(cache, tmp_path / "b", "motion", block_out_channels=[320, 640, 1280])
+    pickled = base_with(cache, tmp_path / "c", "motion")
+    (pickled / "base" / "unet" / "diffusion_pytorch_model.safetensors").rename(pickled / "base" / "unet" / "model.bin")
+    cases = {
+        "takes 9 channels and is an inpainting network": {"base": inpainting / "base"},
+        "was made for SDXL and does not fit this base with 2 levels, 32 64": {
+            "base": sdxl / "base",
+            "motion_adapter": sdxl / "motion",
+        },
+        r"no \.safetensors file in unet/ but model\.bin, a pickle": {"base": pickled / "base"},
+        "is no file: give one": {"tuned": tmp_path},
+        "is one file: leave model.base as it is": {"base": sdxl / "motion" / "config.json"},
+        "no config.json or no .safetensors": {"motion_adapter": tmp_path},
+    }
+    for said, changes in cases.items():
+        other = replace(model, **{key: str(path) for key, path in changes.items()})
+        with pytest.raises(ConfigError, match=said):
+            check_infer(asked(other, None, 1.0))
+
+
+def test_a_clip_says_where_its_motion_modules_are_too_short(model: ModelConfig, cache: Path, tmp_path: Path):
+    """v1 takes 24 frames: a longer training window is refused by its own config, a longer clip made in windows."""
+    short = base_with(cache, tmp_path, "motion", motion_max_seq_length=24)
+    words = [
+        "stage=motion",
+        "data=folder",
+        f"data.root={tmp_path}",
+        "model=tiny_animatediff_random",
+        "stage.num_frames=28",
+    ]
+    with pytest.raises(ConfigError, match="stage.num_frames=28: these motion modules take 24 frames at most"):
+        check_train(compose_train([*words, f"model.motion_adapter={short / 'motion'}"]))
+    other = replace(model, motion_adapter=str(short / "motion"))
+    assert any("in windows of 16" in line for line in check_infer(asked(other, None, 1.0, num_frames=28)))
 
 
 def test_adapters_of_other_families_are_refused(

@@ -73,12 +73,11 @@ def new_parts(seed: int) -> UnetParts:
 def load_parts(folder: Path) -> UnetParts:
     """The parts of a model in ``folder``, in float32."""
     base = folder / "base"
-    tensors = {"local_files_only": True, "use_safetensors": True}
     return UnetParts(
-        AutoencoderKL.from_pretrained(base / "vae", **tensors).float(),
-        CLIPTextModel.from_pretrained(base / "text_encoder", **tensors).float(),
-        UNet2DConditionModel.from_pretrained(base / "unet", **tensors).float(),
-        MotionAdapter.from_pretrained(folder / "motion", **tensors).float(),
+        AutoencoderKL.from_pretrained(base / "vae", local_files_only=True, use_safetensors=True).float(),
+        CLIPTextModel.from_pretrained(base / "text_encoder", local_files_only=True, use_safetensors=True).float(),
+        UNet2DConditionModel.from_pretrained(base / "unet", local_files_only=True, use_safetensors=True).float(),
+        MotionAdapter.from_pretrained(folder / "motion", local_files_only=True, use_safetensors=True).float(),
         CLIPTokenizer.from_pretrained(base / "tokenizer", local_files_only=True),
     )
 

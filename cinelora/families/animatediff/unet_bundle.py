@@ -9,11 +9,19 @@ Shape suffixes: B batch, C channels, T frames, H and W height and width, D featu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
-from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from diffusers import (
+    AutoencoderKL,
+    MotionAdapter,
+    SparseControlNetModel,
+    UNet2DConditionModel,
+    UNetMotionModel,
+)
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -22,6 +30,7 @@ from cinelora.errors import CineloraError, ModelError, first_line
 from cinelora.families.animatediff import full_shapes, long_clips
 from cinelora.families.animatediff.motion_modules import fold_domain, load_motion, refuse_other_base
 from cinelora.families.animatediff.single_file import load_from_file
+from cinelora.families.animatediff.sparse_frame import SparseFrame, load_control
 from cinelora.families.animatediff.unet_blocks import arrange_unet
 from cinelora.families.animatediff.unet_conditions import FrameCondition, UNet
 from cinelora.families.animatediff.unet_parts import FOLDERS, UNetParts, base_folder, longest_clip, part_files
@@ -35,6 +44,7 @@ from cinelora.memory.block_swap import StoredWeights
 from cinelora.memory.weight_sharding import Shares
 from cinelora.nn.flow_matching import keyed_generator
 from cinelora.nn.fp8 import DTYPES
+from cinelora.nn.pixels import pixels_to_range
 from cinelora.parallel.launch import rank_info
 from cinelora.planning.estimate import Policy
 
@@ -141,6 +151,25 @@ class AnimateDiffBundle(Bundle):
                 "the motion network needs motion modules, and none are named: set model.motion_adapter=<path>"
             )
         return self._on_this_machine(source, Part.TRANSFORMER, "motion")
+
+    # -- a first frame -------------------------------------------------------------------------------------------------
+
+    @property
+    def image_parts(self) -> tuple[Part, ...]:
+        """The part that encodes a first frame, where SparseCtrl shows it to the motion network."""
+        return (Part.VAE,) if self.model.sparse_control and self.kind == "motion" else ()
+
+    @cached_property
+    def _control(self) -> SparseControlNetModel:
+        folder = self._on_this_machine(self.model.sparse_control or "", Part.TRANSFORMER, "sparse_control")
+        return self._settled(load_control(folder), self.dtype)
+
+    def encode_image(self, image_HWC: np.ndarray, num_frames: int, together: bool = False) -> SparseFrame:
+        """What SparseCtrl is shown of a first frame. Raises ``ModelError`` for clips that are longer than it takes."""
+        longest = self._control.config.motion_max_seq_length
+        if num_frames > longest:
+            raise ModelError(f"num_frames={num_frames}: SparseCtrl takes {longest} frames at most")
+        return SparseFrame(self.encode_video(pixels_to_range(image_HWC[None], self.device)), self._control)
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 

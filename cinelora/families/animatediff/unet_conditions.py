@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cinelora.errors import ModelError
 from cinelora.families.animatediff.long_clips import attends_in_windows
+from cinelora.families.animatediff.sparse_frame import SparseFrame
 from cinelora.families.family import Network
 
 UNet: TypeAlias = "UNet2DConditionModel | UNetMotionModel"
@@ -24,10 +25,10 @@ UNet: TypeAlias = "UNet2DConditionModel | UNetMotionModel"
 
 @dataclass(frozen=True)
 class FrameCondition:
-    """Text (B, 77, D), padding included: CLIP's networks were taught with it. ``image`` is there for no network of these."""
+    """Text (B, 77, D), padding included: CLIP's networks were taught with it; and the first frame, where SparseCtrl shows one."""
 
     text: Tensor
-    image: Any = None
+    image: SparseFrame | None = None
 
     @classmethod
     def of_batch(cls, batch: Mapping[str, Tensor], shows_image: bool) -> Self:
@@ -48,7 +49,8 @@ class FrameCondition:
         text, latents = self.text.to(dtype).repeat_interleave(frames, 0), latents_BCTHW.to(dtype)
         if isinstance(transformer, UNetMotionModel):
             refuse_length(transformer, frames)
-            noise: Tensor = transformer(latents, timestep_B, text, return_dict=False)[0]
+            shown = self.image.residuals(latents, timestep_B, text) if self.image else {}
+            noise: Tensor = transformer(latents, timestep_B, text, return_dict=False, **shown)[0]
             return noise.float()
         apart = latents.transpose(1, 2).flatten(0, 1)
         alone: Tensor = transformer(apart, timestep_B.repeat_interleave(frames), text, return_dict=False)[0]
@@ -56,15 +58,16 @@ class FrameCondition:
 
     def beside(self, other: Self) -> Self:
         """This batch and another after it as one."""
-        return type(self)(torch.cat([self.text, other.text]))
+        image = self.image.beside(other.image) if self.image and other.image else None
+        return type(self)(torch.cat([self.text, other.text]), image)
 
     def rows(self, chosen_B: Tensor) -> Self:
         """That of the chosen samples of the batch."""
-        return type(self)(self.text[chosen_B])
+        return type(self)(self.text[chosen_B], self.image and self.image.rows(chosen_B))
 
     def without_image(self) -> Self:
-        """The same: no image is shown."""
-        return self
+        """The text alone."""
+        return type(self)(self.text)
 
     def counts(self, latents_BCTHW: Tensor) -> Tensor | None:
         """Every predicted value is judged."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import UNet3DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -19,7 +20,6 @@ from cinelora.families.animatediff.unet_bundle import AnimateDiffBundle
 from cinelora.families.family import Family, Part
 from cinelora.families.unet3d.clip_condition import ClipCondition
 from cinelora.families.unet3d.clip_parts import refuse_other_class
-from cinelora.families.unet3d.recomputed_unet3d import RecomputedUNet3D
 from cinelora.families.unet3d.videocrafter_file import load_videocrafter
 from cinelora.io.atomic import sha256_json
 from cinelora.memory.weight_sharding import Shares
@@ -51,9 +51,9 @@ class ClipBundle(AnimateDiffBundle):
 
     def load_transformer(
         self, on_host: int = 0, shares: Shares | None = None, num_frames: int | None = None
-    ) -> RecomputedUNet3D:
+    ) -> UNet3DConditionModel:
         """A new frozen network, for clips of any length."""
-        network: RecomputedUNet3D = self._settled(self._load(Part.TRANSFORMER), self.dtype)
+        network: UNet3DConditionModel = self._settled(self._load(Part.TRANSFORMER), self.dtype)
         # Its convolutions over time drop a tenth of their values wherever a network is in training mode, as one with an adapter
         # is. What is frozen has no dropout: a step would be drawn by chance that no seed of ours keys.
         for layer in network.modules():
@@ -68,12 +68,12 @@ class ClipBundle(AnimateDiffBundle):
     def _load(self, part: Part) -> Any:
         return self._read(part, self._network) if part is Part.TRANSFORMER else super()._load(part)
 
-    def _network(self, folder: Path, **_: bool) -> RecomputedUNet3D:
-        shape = RecomputedUNet3D.load_config(folder, local_files_only=True)
+    def _network(self, folder: Path, **_: bool) -> UNet3DConditionModel:
+        shape = UNet3DConditionModel.load_config(folder, local_files_only=True)
         refuse_other_class(shape)
         if self.model.tuned:
             return load_videocrafter(Path(self.model.tuned), shape, FPS)
-        network: RecomputedUNet3D = RecomputedUNet3D.from_pretrained(
+        network: UNet3DConditionModel = UNet3DConditionModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True
         )
         return network
@@ -84,7 +84,7 @@ class ClipBundle(AnimateDiffBundle):
     def _drawn(self, part: Part) -> Any:
         with torch.device(self.device):
             if part is Part.TRANSFORMER:
-                return RecomputedUNet3D()
+                return UNet3DConditionModel()
             if part is Part.TEXT_ENCODER:
                 return CLIPTextModel(CLIPTextConfig(**WIDE_TEXT))
         return super()._drawn(part)

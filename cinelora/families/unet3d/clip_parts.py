@@ -16,7 +16,7 @@ from cinelora.families.animatediff.unet_parts import UNetParts
 from cinelora.families.family import Expert, Part
 from cinelora.io.plain_data import read_json
 
-CLASSES = ("UNet3DConditionModel", "RecomputedUNet3D")
+CLASSES = ("UNet3DConditionModel",)
 """What a folder calls the network: diffusers' class, or ours where we saved it."""
 
 

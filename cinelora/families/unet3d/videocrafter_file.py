@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import UNet3DConditionModel
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from cinelora.errors import ModelError
-from cinelora.families.unet3d.recomputed_unet3d import RecomputedUNet3D
 from cinelora.families.unet3d.videocrafter_names import BEGINS, RATE, authors_names
 from cinelora.io.tensor_files import load_tensors
 from cinelora.io.tensor_pickles import load_pickled
@@ -22,7 +22,7 @@ from cinelora.io.tensor_pickles import load_pickled
 BIAS = "time_embedding.linear_2.bias"
 
 
-def load_videocrafter(file: Path, shape: Mapping[str, Any], fps: float) -> RecomputedUNet3D:
+def load_videocrafter(file: Path, shape: Mapping[str, Any], fps: float) -> UNet3DConditionModel:
     """The network in ``file``, of the ``shape`` that diffusers' configuration says, in float32, told ``fps`` for good.
 
     Its authors' network adds to the embedding of time one of the frame rate, at one rate a constant: here a part of a bias.
@@ -33,7 +33,7 @@ def load_videocrafter(file: Path, shape: Mapping[str, Any], fps: float) -> Recom
     if not held:
         raise ModelError(f"{file.name} holds no network of VideoCrafter: none of its names begins {BEGINS}")
     with torch.device("meta"):
-        network: RecomputedUNet3D = RecomputedUNet3D.from_config(shape)
+        network: UNet3DConditionModel = UNet3DConditionModel.from_config(shape)
     wanted = network.state_dict()
     names = authors_names(wanted, len(network.down_blocks), network.config.layers_per_block)
     rate = {f"{RATE}{layer}.{part}" for layer in (0, 2) for part in ("weight", "bias")}
@@ -62,7 +62,7 @@ def _is_alike(theirs: Tensor, ours: Tensor) -> bool:
     return theirs.shape[: ours.ndim] == ours.shape and theirs.numel() == ours.numel()
 
 
-def _of_rate(network: RecomputedUNet3D, held: Mapping[str, Tensor], fps: float) -> Tensor:
+def _of_rate(network: UNet3DConditionModel, held: Mapping[str, Tensor], fps: float) -> Tensor:
     """What the authors' network adds to each embedding of time at a frame rate."""
     hidden: Tensor = network.time_proj(torch.tensor([float(fps)]))
     first, second = ([held[f"{RATE}{layer}.{part}"].float() for part in ("weight", "bias")] for layer in (0, 2))

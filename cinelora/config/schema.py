@@ -873,16 +873,22 @@ class StudyConfig:
     python -m cinelora.study ckpt=outputs/motion/noir/last prompts=prompts.txt merged=[true,false] scales=[0,1]
     python -m cinelora.study ckpt=outputs/motion/noir/last prompt='a man waits' steps=[10,25] first_block=[0.05,0.1]
     python -m cinelora.study model=wan21_14b_480p model.weights=random latency_only=true ranks=[8,32]
+    python -m cinelora.study models=[tiny@outputs/motion/noir/last,tiny_animatediff_random] prompts=prompts.txt steps=[10]
     python -m cinelora.study merge=[outputs/study/a,outputs/study/b] out=outputs/study/both
     """
 
     model: ModelConfig = section(ModelConfig, changes_clip=True)  # a row rests on the attention backend, too
+    data: DataConfig = section(DataConfig, changes_clip=False, read_when="data_named measures")
     sampler: SamplerConfig = section(SamplerConfig)
     metrics: MetricsConfig = section(MetricsConfig, changes_clip=False, read_when="measures")
     memory: DrawingMemoryConfig = section(DrawingMemoryConfig, changes_clip=False)
     logger: LoggerConfig = section(LoggerConfig, changes_clip=False, without_drawing=True)
     ckpt: str | None = _CKPT
     adapters: list[str] = _ADAPTERS
+    models: list[str] = setting([], role="models", private=True, since=True)
+    """several models, each with its adapters or none: [tiny@outputs/motion/noir/last,tiny_animatediff_random]"""
+    geometry: str = setting("both", ("own", "common", "both"), changes_clip=False, read_when="several_models")
+    """size, frames and steps of the clips of models=: each model's own, the largest that all make, or both"""
     prompt: str | None = _text()
     """what the clips show"""
     prompts: str | None = _path()
@@ -893,13 +899,15 @@ class StudyConfig:
     mode: str = _MODE
     num_frames: int | None = _NUM_FRAMES
     against: list[str] = _axis(choices=AGAINST_METRICS, read_when="measures")
-    """numbers that compare with the baseline's clips (docs/metrics.md)"""
+    """numbers that compare with the baseline's clips, and of sets with held-out footage of data= (docs/metrics.md)"""
     ranks: list[int] = _axis(at_least=1)
     """ranks that the adapters are cut or padded to; without ckpt, those of drawn ones"""
     scales: list[float] = _axis(at_least=-10, at_most=10)
     """scales of the adapters; 0 = the base model"""
     merged: list[bool] = _axis()
     """adapters folded into the weights (true), or live beside them"""
+    only: list[str] = _axis(choices=ADAPTER_STAGES)
+    """the style or the motion adapter of ckpt alone"""
     steps: list[int] = _axis(at_least=1)
     """denoising steps"""
     distilled: list[int] = _axis(at_least=1)

@@ -305,6 +305,8 @@ class DataConfig:
     """train footage in its own shape, in the model's pixels; false cuts it to the model's"""
     caption: str | None = _text(read_when="surveyed")
     """one caption for every clip, instead of the files beside them"""
+    caption_lines: str = setting("joined", ("joined", "first", "each"), since=True, read_when="described")
+    """a caption of several lines: one text, its first line, or as many captions, each trained with; held-out: the first"""
     trigger: str | None = _text()
     """word put before every caption, to call the look up later"""
     description: str | None = _note(read_when="surveyed")

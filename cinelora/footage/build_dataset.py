@@ -13,7 +13,7 @@ import re
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import Literal, TypedDict, cast
 
@@ -23,7 +23,7 @@ from cinelora.config.schema import DataConfig
 from cinelora.errors import FileError, FootageError
 from cinelora.families.family import Geometry
 from cinelora.footage.buckets import Size, bucket, shown, window_length
-from cinelora.footage.captions import Captions, find_captions, refuse_missing, whole_caption
+from cinelora.footage.captions import Captions, find_captions, lines_of, refuse_missing, whole_caption
 from cinelora.footage.frame_selection import Window, even_stills, resampled, sharp_stills, windows
 from cinelora.footage.holdout import By, Split, Unit, split
 from cinelora.footage.image_reader import SUFFIXES as PICTURES
@@ -335,16 +335,19 @@ def _samples(
     own_shapes = data.buckets and wanted.own_shapes
     colours = handling_of(data).colours
     for judged in used:
-        text = captions.get(judged.id)
-        caption = "" if text is None else whole_caption(text, data.trigger, data.description)
-        for frames, weights in judged.picks:
+        side, text = sides[judged.id], captions.get(judged.id)
+        texts = [text] if text is None or data.caption_lines == "joined" else lines_of(text)
+        told = enumerate(texts if side == "train" and data.caption_lines == "each" else texts[:1])
+        wholes = [(n, "" if text is None else whole_caption(text, data.trigger, data.description)) for n, text in told]
+        for (frames, weights), (number, caption) in product(judged.picks, wholes):
+            name = f"{judged.path}@{frames[0]}" if len(frames) == 1 else shot_id(judged.path, frames[0], frames[-1])
             yield Sample(
-                id=f"{judged.path}@{frames[0]}" if len(frames) == 1 else shot_id(judged.path, frames[0], frames[-1]),
+                id=f"{name}#{number}" if number else name,
                 path=judged.path,
                 file_hash=judged.sha256,
                 frames=frames,
                 caption=caption,
-                split=sides[judged.id],
+                split=side,
                 kind="still" if len(frames) == 1 else "window",
                 box=judged.box,
                 size=trained_at(judged, wanted) if own_shapes else None,

@@ -153,6 +153,33 @@ def test_whose_caption_counts(look: Scan, put: Put, footage: Path, street: np.nd
     assert {sample.caption for sample in look(caption="one for all").samples} == {"one for all"}
 
 
+def test_a_clip_is_trained_with_each_line_of_its_caption_and_held_out_with_the_first(
+    look: Scan, put: Put, street: np.ndarray
+) -> None:
+    put("train/a.mp4", street[:40], caption="a man walks on a street\n\n  a man\nnoirlook, a street  ")
+    put("train/b.mp4", street[:20], caption="one line")
+    put("heldout/c.mp4", street[:18], caption="two men\nmen")
+    samples = look(caption_lines="each", trigger="noirlook").samples
+    a, b, c = "noirlook, a man walks on a street", "noirlook, one line", "noirlook, two men"
+    assert [(sample.id, sample.caption) for sample in samples] == [
+        ("heldout/c.mp4@0-16", c),
+        ("train/a.mp4@0-16", a),
+        ("train/a.mp4@0-16#1", "noirlook, a man"),
+        ("train/a.mp4@0-16#2", "noirlook, a street"),
+        ("train/a.mp4@17-33", a),
+        ("train/a.mp4@17-33#1", "noirlook, a man"),
+        ("train/a.mp4@17-33#2", "noirlook, a street"),
+        ("train/b.mp4@0-16", b),
+    ]
+    # the same pixels are encoded once, whatever is said of them
+    assert len({(sample.file_hash, sample.frames) for sample in samples}) == 4
+    # without the setting a text is one caption, whatever lines it has
+    assert look().samples[0].caption == "two men\nmen"
+    first = ["two men", "a man walks on a street", "a man walks on a street", "one line"]
+    assert [sample.caption for sample in look(caption_lines="first").samples] == first
+    assert [sample.caption for sample in look(caption="x\ny", caption_lines="each").samples[1:3]] == ["x", "y"]
+
+
 def test_a_missing_caption_stops_with_the_ways_out(look: Scan, put: Put, footage: Path, street: np.ndarray) -> None:
     put("a.mp4", street)
     put("b.mp4", street, caption=None)

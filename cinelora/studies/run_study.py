@@ -222,9 +222,7 @@ def caveats(config: StudyConfig) -> list[str]:
             "on values, so its share of computed predictions says nothing of a trained model"
         )
     elif config.model.is_random and not config.latency_only:
-        told.append(
-            f"{config.model.name}: {config.model.random_in_words}: its clips are noise, and so is what is measured of them"
-        )
+        told.append(f"{config.model.name} has random weights: its clips are noise, and so is what is measured of them")
     if any(setting.scale for setting in study_variants(config)) and not (config.ckpt or config.adapters):
         told.append(f"{config.model.name}: the adapters are drawn, not trained")
     return told

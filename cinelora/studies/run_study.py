@@ -125,9 +125,7 @@ def study_rank(
             counts = f"{len(keys) - len(missing)} are there, {len(todo)} to run"
             say(f"{len(keys)} settings: {counts}{f', {len(impossible)} cannot be drawn' if impossible else ''}")
         shown, seconds = list[Any](), dict[str, float]()
-        if todo and config.latency_only:
-            shown = drawn_inputs(config)
-        elif todo:
+        if todo and not config.latency_only:
             shown, seconds = real_inputs(config, adapters, rank, further)
         desk = Desk(config, adapters, shown, rank, names, further)
         for settings in of_one_load(todo):
@@ -231,8 +229,8 @@ def caveats(config: StudyConfig) -> list[str]:
 # -- what is shown to the transformer ----------------------------------------------------------------------------------
 
 
-def drawn_inputs(config: StudyConfig) -> list[Shown]:
-    """What one clip is drawn from, of the right shapes and no meaning."""
+def drawn_inputs(config: StudyConfig, facts: Mapping[str, Any]) -> list[Shown]:
+    """What one clip is drawn from, of the right shapes and no meaning; ``facts`` are the transformer's own."""
     import torch
 
     from cinelora.families.machinery import machinery_of
@@ -247,7 +245,10 @@ def drawn_inputs(config: StudyConfig) -> list[Shown]:
     def draw(*sizes: int) -> Tensor:
         return torch.randn(1, *sizes, device=device, generator=generator)
 
-    size, text = family.geometry.latent_size(num_frames, model.height, model.width), (family.text_tokens, shape.text)
+    size, text = (
+        family.geometry.latent_size(num_frames, model.height, model.width),
+        (family.text_tokens, facts.get("text_dim") or facts["cross_attention_dim"]),
+    )
     image = machinery_of(model).condition.drawn_image(family.network(kind), size, shape.image, draw)
     return [Shown(Texts(draw(*text), draw(*text)), image, draw(*size), kind)]
 
@@ -285,7 +286,10 @@ def on_its_own(rank: Rank) -> Rank:
 
 @dataclass(frozen=True)
 class Desk:
-    """What every setting of a study is timed with: the adapters, what the transformer is shown, the rank; and their names."""
+    """What every setting of a study is timed with: the adapters, what the transformer is shown, the rank; and their names.
+
+    Where nothing is ``shown``, the transformer is timed on inputs that are drawn.
+    """
 
     config: StudyConfig
     adapters: dict[str, AdapterFile]
@@ -307,7 +311,7 @@ class Desk:
         sampling = Sampling(model, sampler, plan, place)
         # Whether compiling pays is decided from all clips of the study, and so alike for everything that is loaded: rows of
         # compiled and of other blocks could not be compared.
-        clips = len(self.names) * (config.repetitions + len(self.shown))
+        clips = len(self.names) * (config.repetitions + max(1, len(self.shown)))
         drawing, why = choose_drawing(request, kind, frames, clips, *gpu_at_hand())
         if self.rank.global_rank == 0:
             told = f"{shared}; {why}" if plan.ranks > 1 else why
@@ -346,7 +350,8 @@ class Desk:
             if any(ranks) and not self.adapters.keys() - self.further.keys():
                 hang_drawn(transformer, [r for r in ranks if r])
                 kinds = [DRAWN]
-            bench = Bench(config, expert, transformer, sampling, drawing, self.shown, kinds, self.further)
+            shown = self.shown or drawn_inputs(config, transformer.config)
+            bench = Bench(config, expert, transformer, sampling, drawing, shown, kinds, self.further)
             bench.run(found, self.names)
 
 

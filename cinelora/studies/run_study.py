@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cinelora.adapters.further_adapters import further_adapters
 from cinelora.adapters.run_directory import adapters_of
@@ -350,7 +350,8 @@ class Desk:
             if any(ranks) and not self.adapters.keys() - self.further.keys():
                 hang_drawn(transformer, [r for r in ranks if r])
                 kinds = [DRAWN]
-            shown = self.shown or drawn_inputs(config, transformer.config)
+            facts: Mapping[str, Any] = cast(Any, transformer.config)  # which torch's types do not know
+            shown = self.shown or drawn_inputs(config, facts)
             bench = Bench(config, expert, transformer, sampling, drawing, shown, kinds, self.further)
             bench.run(found, self.names)
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cinelora.adapters.further_adapters import further_adapters
 from cinelora.adapters.run_directory import adapters_of
@@ -125,9 +125,7 @@ def study_rank(
             counts = f"{len(keys) - len(missing)} are there, {len(todo)} to run"
             say(f"{len(keys)} settings: {counts}{f', {len(impossible)} cannot be drawn' if impossible else ''}")
         shown, seconds = list[Any](), dict[str, float]()
-        if todo and config.latency_only:
-            shown = drawn_inputs(config)
-        elif todo:
+        if todo and not config.latency_only:
             shown, seconds = real_inputs(config, adapters, rank, further)
         desk = Desk(config, adapters, shown, rank, names, further)
         for settings in of_one_load(todo):
@@ -222,9 +220,7 @@ def caveats(config: StudyConfig) -> list[str]:
             "on values, so its share of computed predictions says nothing of a trained model"
         )
     elif config.model.is_random and not config.latency_only:
-        told.append(
-            f"{config.model.name}: {config.model.random_in_words}: its clips are noise, and so is what is measured of them"
-        )
+        told.append(f"{config.model.name} has random weights: its clips are noise, and so is what is measured of them")
     if any(setting.scale for setting in study_variants(config)) and not (config.ckpt or config.adapters):
         told.append(f"{config.model.name}: the adapters are drawn, not trained")
     return told
@@ -233,8 +229,8 @@ def caveats(config: StudyConfig) -> list[str]:
 # -- what is shown to the transformer ----------------------------------------------------------------------------------
 
 
-def drawn_inputs(config: StudyConfig) -> list[Shown]:
-    """What one clip is drawn from, of the right shapes and no meaning."""
+def drawn_inputs(config: StudyConfig, facts: Mapping[str, Any]) -> list[Shown]:
+    """What one clip is drawn from, of the right shapes and no meaning; ``facts`` are the transformer's own."""
     import torch
 
     from cinelora.families.machinery import machinery_of
@@ -249,7 +245,10 @@ def drawn_inputs(config: StudyConfig) -> list[Shown]:
     def draw(*sizes: int) -> Tensor:
         return torch.randn(1, *sizes, device=device, generator=generator)
 
-    size, text = family.geometry.latent_size(num_frames, model.height, model.width), (family.text_tokens, shape.text)
+    size, text = (
+        family.geometry.latent_size(num_frames, model.height, model.width),
+        (family.text_tokens, facts.get("text_dim") or facts["cross_attention_dim"]),
+    )
     image = machinery_of(model).condition.drawn_image(family.network(kind), size, shape.image, draw)
     return [Shown(Texts(draw(*text), draw(*text)), image, draw(*size), kind)]
 
@@ -287,7 +286,10 @@ def on_its_own(rank: Rank) -> Rank:
 
 @dataclass(frozen=True)
 class Desk:
-    """What every setting of a study is timed with: the adapters, what the transformer is shown, the rank; and their names."""
+    """What every setting of a study is timed with: the adapters, what the transformer is shown, the rank; and their names.
+
+    Where nothing is ``shown``, the transformer is timed on inputs that are drawn.
+    """
 
     config: StudyConfig
     adapters: dict[str, AdapterFile]
@@ -309,7 +311,7 @@ class Desk:
         sampling = Sampling(model, sampler, plan, place)
         # Whether compiling pays is decided from all clips of the study, and so alike for everything that is loaded: rows of
         # compiled and of other blocks could not be compared.
-        clips = len(self.names) * (config.repetitions + len(self.shown))
+        clips = len(self.names) * (config.repetitions + max(1, len(self.shown)))
         drawing, why = choose_drawing(request, kind, frames, clips, *gpu_at_hand())
         if self.rank.global_rank == 0:
             told = f"{shared}; {why}" if plan.ranks > 1 else why
@@ -348,7 +350,9 @@ class Desk:
             if any(ranks) and not self.adapters.keys() - self.further.keys():
                 hang_drawn(transformer, [r for r in ranks if r])
                 kinds = [DRAWN]
-            bench = Bench(config, expert, transformer, sampling, drawing, self.shown, kinds, self.further)
+            facts: Mapping[str, Any] = cast(Any, transformer.config)  # which torch's types do not know
+            shown = self.shown or drawn_inputs(config, facts)
+            bench = Bench(config, expert, transformer, sampling, drawing, shown, kinds, self.further)
             bench.run(found, self.names)
 
 

@@ -147,7 +147,8 @@ def in_words(row: Result) -> str:
     words += [f"{row.seconds['denoise']:.3g} s to denoise"] if row.seconds.get("denoise") else []
     words += [f"{row.computed:.0%} computed"] if row.computed is not None and row.computed < 1 else []
     words += [f"{row.peak_gib:.1f} GiB"] if row.peak_gib else []
-    numbers = {name: value for name, value in row.costs().items() if name != STEP_OF_PIXELS} | row.numbers
+    costs = row.costs()
+    numbers = {name: value for name, value in costs.items() if name != STEP_OF_PIXELS or len(costs) == 1} | row.numbers
     return ", ".join([*words, *(f"{name} {value:.4g}{between(row, name)}" for name, value in numbers.items())])
 
 

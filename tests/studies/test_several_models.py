@@ -19,6 +19,7 @@ from cinelora.config.store import anchored
 from cinelora.errors import ConfigError
 from cinelora.studies.family_plots import family_plots, geometries_of
 from cinelora.studies.results import Result, Results, load_table, merged_results
+from cinelora.studies.run_study import study_rank
 from cinelora.studies.study_report import between, lines, show
 from cinelora.studies.variants import StudyVariant, cannot, left_as_settled, study_variants
 from cinelora.study import run
@@ -225,6 +226,23 @@ def test_a_study_of_two_families_resumes_and_merges(
     for one in other.rows:
         one.machine = {"device": "another"}
     assert len(merged_results([mine, other, mine]).rows) == 14
+
+
+def test_steps_of_a_unet_are_timed_with_drawn_adapters(cache: Path, tmp_path: Path):
+    words = [
+        "latency_only=true",
+        "latency_steps=2",
+        "ranks=[2]",
+        "merged=[true,false]",
+        "repetitions=1",
+        "taylorseer=[1]",
+    ]
+    config = compose_study(["model=tiny_animatediff_random", "num_frames=4", f"cache={cache}", *words])
+    assert study_rank(config, {}, tmp_path, "now") == 2
+    rows = load_table(tmp_path).rows
+    assert [one.name for one in rows] == ["baseline", "live", "taylorseer 1"]
+    assert [one.computed for one in rows] == [1.0, 1.0, None]
+    assert [[*one.costs()] for one in rows] == [["step_megapixel_frame_s"], ["step_megapixel_frame_s"], []]
 
 
 @pytest.mark.usefixtures("pooled")

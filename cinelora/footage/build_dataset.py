@@ -40,6 +40,8 @@ from cinelora.io.plain_data import MOST_OF_LISTS, read_json
 
 DATASETS = Path("outputs/datasets")
 OVERRIDES, MANIFEST, SHEET, CARD = "overrides.json", "manifest.jsonl", "contact.html", "README.md"
+MATRIX_OF = {"auto": "auto", "bt709": "bt709", "bt601": "smpte170m"}
+"""``data.matrix``, as ffprobe calls it."""
 Verdict = Literal["keep", "reject"]
 BY_HAND: dict[Verdict, tuple[str, ...]] = {"keep": (), "reject": ("rejected by hand",)}
 """What a person's verdict says against a shot."""
@@ -195,6 +197,7 @@ def handling_of(data: DataConfig) -> Handling:
         read_cube(lut)
     return Handling(
         exact=data.exact,
+        matrix=MATRIX_OF[data.matrix],
         hdr=cast(Literal["refuse", "tone_map"], data.hdr),
         lut=lut,
         lut_sha256=sha256_file(lut) if lut else "",

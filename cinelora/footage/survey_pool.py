@@ -260,6 +260,8 @@ def _surveyed(task: Task, tick: Callable[[float], None]) -> Outcome:
     if there is not None and len(there.sample):
         return Outcome(task.sha256, sharpness=sharpness_of(there))
     reader = open_clip(task.source, handling=task.handling)
+    if reader.header.is_skewed:
+        raise reader.unreadable("its pictures are to be turned by no quarter, or skewed: write it upright")
     length = float(reader.header.duration_s or 0)
     spans = shot_detection.parts(length or None)
     if task.part is None and len(spans) > 1:

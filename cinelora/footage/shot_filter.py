@@ -36,6 +36,7 @@ BARS_LEAST, BARS_LIKE, BARS_AGREE = 0.01, 0.015, 0.6
 
 NO_PICTURE = ("blank", "a fade", "lettering")
 """How reasons begin that say that a shot is lettering or nothing, rather than a bad picture."""
+DAMAGED = "damaged: frames are lost or broken"
 UNSEEN = "not measured: lettering, as the shot is too short for a sampled picture"
 Box = tuple[float, float, float, float]
 
@@ -64,7 +65,7 @@ def judge(survey: Survey, limits: FootageLimits | None, typical_sharpness: float
     ``typical_sharpness`` is what sharpness is compared with in a file of few shots, where its own median says little.
     """
     if limits is None:
-        return [Shot(start, end, samples=_samples(survey, start, end)) for start, end in survey.shots]
+        return [piece for start, end in survey.shots for piece in _pieces(survey, start, end, shown=False)]
     shots = [piece for start, end in survey.shots for piece in _pieces(survey, start, end)]
     film_bars = bars_of(survey.bars)
     usual = sharpness_of(survey) if len(survey.shots) >= LOGO_SHOTS or not typical_sharpness else typical_sharpness
@@ -75,15 +76,20 @@ def judge(survey: Survey, limits: FootageLimits | None, typical_sharpness: float
 # -- pieces: what is no picture is cut away ----------------------------------------------------------------------------
 
 
-def _pieces(survey: Survey, start: int, end: int) -> Iterator[Shot]:
-    """A shot in pieces: what is flat or mixed has its reason, the pictures between are shots."""
+def _pieces(survey: Survey, start: int, end: int, shown: bool = True) -> Iterator[Shot]:
+    """A shot in pieces: what is flat, mixed or damaged has its reason, the pictures between are shots.
+
+    What they have ``shown`` may be passed over: damaged frames cannot be read in any case.
+    """
     # Two signs cut a shot in pieces. A fade to black is both flat and mixed in places: there flat counts, so that the black
-    # has one name. 0, 1 and 2 number the kinds of frames, and each run of one kind becomes a piece.
+    # has one name. What is damaged is none of the two, and cut out whatever it shows. 0 to 3 number the kinds of frames, and
+    # each run of one kind becomes a piece.
     least = min(RUN_FRAMES, survey.num_frames)
     flat = _long_runs(survey.spread[start:end] < FLAT_SPREAD, least)
     mixed = _wider(_long_runs(survey.mixed[start:end] >= MIXED, least)) & ~flat
-    kinds = flat + 2 * mixed
-    reasons = {0: (), 1: ("blank: nothing but one tone",), 2: ("a fade or dissolve",)}
+    damaged = survey.damaged[start:end] > 0
+    kinds = np.where(damaged, 3, (flat + 2 * mixed) * shown)
+    reasons = {0: (), 1: ("blank: nothing but one tone",), 2: ("a fade or dissolve",), 3: (DAMAGED,)}
     for kind, run in groupby(range(end - start), key=lambda i: int(kinds[i])):
         frames = list(run)
         first, stop = start + frames[0], start + frames[-1] + 1

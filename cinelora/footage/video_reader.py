@@ -41,7 +41,16 @@ from cinelora.footage.colour import (
     hdr_kind,
 )
 from cinelora.footage.lut import Grade, read_cube, tone_mapping
-from cinelora.footage.packets import PacketIndex, decoded, is_plain, packets_from, read_index, sought, with_lost
+from cinelora.footage.packets import (
+    PacketIndex,
+    decoded,
+    is_plain,
+    last_shown,
+    packets_from,
+    read_index,
+    sought,
+    with_lost,
+)
 from cinelora.footage.stream_facts import is_dolby_alone, turn_of
 from cinelora.io.atomic import sha256_json
 
@@ -176,6 +185,7 @@ class Reader:
 
     def __init__(self, path: Path, header: Header, why: str = "", handling: Handling = PLAIN) -> None:
         self.path, self.header, self.why, self.handling = path, header, why, handling
+        self.damaged: set[float] = set()
 
     @property
     def fps(self) -> Fraction:
@@ -215,6 +225,13 @@ class Reader:
         with self._opened() as (container, stream):
             return read_index(container, stream, self.header.first_pts)
 
+    def held_until_s(self, last_s: float) -> float:
+        """When the frame of ``last_s`` is over, in seconds from the first, if it is the last of all; else ``last_s``."""
+        with self._opened() as (container, stream):
+            pts, held = last_shown(container, stream)
+        tick = float(self.header.time_base)
+        return last_s + held * tick if self.header.seconds(pts) - last_s < tick else last_s
+
     def frames(self, indices: Sequence[int]) -> Iterator[Pixels]:
         """RGB frames HWC at ``indices``, which must not descend. Raises ``UnreadableClip`` where one cannot be had."""
         raise NotImplementedError
@@ -223,7 +240,8 @@ class Reader:
         """Every frame from ``start_s`` to before ``end_s`` in one pass, by PyAV, averaged down to (height, width, 3).
 
         Yields seconds from the first frame, one of ``times``, and RGB as shown; for a frame that is damaged, the next.
-        One thread decodes, as many files are surveyed side by side. Raises ``UnreadableClip``.
+        The second of each of those is left in ``damaged``. One thread decodes, as many files are surveyed side by side. Raises
+        ``UnreadableClip``.
         """
         for seconds, frame in self._frames_from(start_s):
             if end_s is not None and seconds >= end_s:
@@ -272,6 +290,8 @@ class Reader:
                 raise self.unreadable(f"its time stamps begin anew after {last:.1f} s: cut it there")
             last = max(last, seconds)
             if seconds >= start_s and not late:
+                if frame.is_corrupt or frame.pts != pts:
+                    self.damaged.add(seconds)
                 yield seconds, frame
 
     def _all_frames(self, threads: int = 0) -> Iterator[av.VideoFrame]:
@@ -457,8 +477,12 @@ def read_header(path: Path) -> Header:
         stream = container.streams.best("video")
         if not isinstance(stream, av.VideoStream):
             raise UnreadableClip(path, "it has no video, only sound or data")
+        # What is encrypted decodes to noise, or to nothing: each packet says so, or the codec has no name but "encrypted".
+        first = next(packets := container.demux(stream)) if stream.codec_context else None
+        if first is None or first.has_sidedata("encryption_info"):
+            raise UnreadableClip(path, "it is encrypted (DRM)" if first else "it is encrypted, or of an unknown codec")
         refuse_large(path, stream.width, stream.height)
-        packets = container.demux(stream)
+        packets = chain((first,), packets)
         frame = next(chain.from_iterable(decoded(stream.codec_context, packet) for packet in packets), None)
         if frame is None:
             raise UnreadableClip(path, "it has no frames")
@@ -489,7 +513,7 @@ def _header(path: Path, container: Any, stream: av.VideoStream, frame: av.VideoF
         height=height,
         width=width,
         pixel_aspect=aspect,
-        duration_s=_promised_s(container, stream),
+        duration_s=_promised_s(container, stream, frame.pts),
         turn=turn,
         is_skewed=found is None,
         time_base=stream.time_base or Fraction(1, av.time_base),
@@ -508,16 +532,22 @@ def _header(path: Path, container: Any, stream: av.VideoStream, frame: av.VideoF
     )
 
 
-def _promised_s(container: Any, stream: av.VideoStream) -> Fraction | None:
-    """Length of the video alone: sound may run on after it. Matroska keeps it in a tag, or only for the whole file."""
+def _promised_s(container: Any, stream: av.VideoStream, first_pts: int | None) -> Fraction | None:
+    """Length of the video alone, from its first frame that can be decoded on: sound may run on after it."""
+    # A film cut out of a broadcast keeps the broadcast's clock, and may begin with frames whose keyframe is missing. So what
+    # counts is the end that is promised, less the first frame's time. Matroska gives the end in a tag, or only for the whole
+    # file; some write a length there, which is known by its lying before the first frame.
+    base, start = stream.time_base or Fraction(1, av.time_base), stream.start_time or 0
+    first_s = (start if first_pts is None else first_pts) * base
     if stream.duration and stream.time_base:
-        return stream.duration * stream.time_base
+        return (start + stream.duration) * base - first_s
+    end_s = None
     if tag := stream.metadata.get("DURATION"):
         hours, minutes, seconds = tag.split(":")
-        return 3600 * int(hours) + 60 * int(minutes) + Fraction(seconds)
-    if container.duration and len(container.streams) == 1:
-        return Fraction(container.duration, av.time_base)
-    return None
+        end_s = 3600 * int(hours) + 60 * int(minutes) + Fraction(seconds)
+    elif container.duration and len(container.streams) == 1:
+        end_s = Fraction(container.duration, av.time_base)
+    return end_s - first_s if end_s is not None and end_s > first_s else end_s
 
 
 def _last_line(error: object) -> str:

@@ -39,6 +39,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".exr", ".bmp", "
 PILLOW_KINDS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000")
 """What Pillow may take a file for, whatever its name says. PostScript, another of its kinds, is a program."""
 FFMPEG_KINDS = {".exr": "exr_pipe", ".tif": "tiff_pipe", ".tiff": "tiff_pipe", ".png": "png_pipe"}
+TINY = (32, 18)
 EXR_HEAD = 2**16
 """Bytes of an EXR that its attributes lie in."""
 REC_709 = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06, 0.3127, 0.3290)
@@ -71,6 +72,21 @@ def picture_size(path: Path) -> tuple[int, int] | None:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=PILLOW_KINDS) as picture:
             return picture.height, picture.width
     except (*_DAMAGED, av.FFmpegError, Image.DecompressionBombError):
+        return None
+
+
+def tiny_picture(path: Path) -> NDArray[np.float32] | None:
+    """The picture's lightness at ``TINY`` width and height, to tell whether two look alike; None where it cannot be read."""
+    try:
+        if path.suffix.lower() == ".exr":
+            return cv2.resize(_by_ffmpeg(path), TINY, interpolation=cv2.INTER_AREA).mean(2, dtype=np.float32)
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=PILLOW_KINDS) as picture:
+            refuse_large(path, picture.width, picture.height)
+            picture.draft(
+                "L", (8 * TINY[0], 8 * TINY[1])
+            )  # a JPEG is decoded at an eighth, which is eight times as fast
+            return np.asarray(picture.convert("L").resize(TINY, Image.Resampling.BOX), np.float32)
+    except (*_DAMAGED, UnreadableClip, Image.DecompressionBombError):
         return None
 
 

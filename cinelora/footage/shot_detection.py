@@ -67,6 +67,7 @@ MEASURED = ("change", "motion", "pan_x", "pan_y", "luma", "spread", "black", "bu
 PER_FRAME = ("seconds", "cut", "mixed", "damaged", *MEASURED)
 PER_SAMPLE: dict[str, tuple[Any, tuple[int, ...]]] = {
     **{"sample": (np.int64, ()), "hash": (np.uint64, ()), "text": (np.float32, ()), "bars": (np.float32, (4,))},
+    "bars_lit": (np.uint8, (4,)),
     **{"edges": (np.uint8, (FLOW_SIZE[0] * FLOW_SIZE[1] // 8,)), "thumb_bytes": (np.int64, ())},
 }
 """What is kept of a sampled picture, with type and shape; ``Survey`` says what each is."""
@@ -100,7 +101,8 @@ class Survey:
     ``motion`` and its common part ``pan_x``, ``pan_y`` (widths of the frame a second).
 
     Per sampled picture: its frame (``sample``), a 64-bit ``hash``, the share under lettering (``text``), ``bars`` (share of
-    the picture that is black at left, top, right, bottom; -1 in a dark picture), its ``edges`` (bits) and a JPEG.
+    the picture that is black at left, top, right, bottom; -1 in a dark picture), ``bars_lit`` (1 where the picture beside is
+    mostly not black), its ``edges`` (bits) and a JPEG.
     """
 
     about: About
@@ -303,7 +305,8 @@ class _Eye:
         self.thumbs.write(jpeg)
         edges = np.packbits(cv2.Canny(small, 80, 160) > 0)
         number = len(self.rows) - 1
-        self.samples.append((number, _hash(gray), lettering(gray), bars(gray, alone), edges, len(jpeg)))
+        black, lit = bars(gray, alone), [share > 0 for share in bars(gray, alone=True)]
+        self.samples.append((number, _hash(gray), lettering(gray), black, lit, edges, len(jpeg)))
 
 
 # -- single frames -----------------------------------------------------------------------------------------------------

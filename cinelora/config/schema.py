@@ -293,6 +293,8 @@ class DataConfig:
     limits: FootageLimits = section(FootageLimits, at_least=0, read_when="surveyed judged")
     exact: bool = setting(True, read_when="footage")
     """colours are FFmpeg's accurate ones; false = decord's own, which are off at edges"""
+    matrix: str = setting("auto", ("auto", "bt709", "bt601"), read_when="footage", since=True)
+    """matrix of films that name none; auto = bt709 from HD on, as players guess"""
     hdr: str = setting("refuse", ("refuse", "tone_map"), read_when="footage")
     """footage in PQ, HLG or bt.2020"""
     lut: str | None = _path(read_when="footage")

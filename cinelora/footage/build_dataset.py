@@ -40,6 +40,8 @@ from cinelora.io.plain_data import MOST_OF_LISTS, read_json
 
 DATASETS = Path("outputs/datasets")
 OVERRIDES, MANIFEST, SHEET, CARD = "overrides.json", "manifest.jsonl", "contact.html", "README.md"
+MATRIX_OF = {"auto": "auto", "bt709": "bt709", "bt601": "smpte170m"}
+"""``data.matrix``, as ffprobe calls it."""
 Verdict = Literal["keep", "reject"]
 BY_HAND: dict[Verdict, tuple[str, ...]] = {"keep": (), "reject": ("rejected by hand",)}
 """What a person's verdict says against a shot."""
@@ -149,12 +151,14 @@ def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | No
     rows: list[list[Judged]] = []
     hashes: list[Sequence[int] | None] = []
     content: list[Hashable | None] = []
+    said: list[str] = []
     for file in files:
         survey = None if file.reason else load_survey(survey_path(folder, file.survey))
         if survey is None:
             damaged = f"its survey is damaged: delete {survey_path(Path(), file.survey)} of the prepared folder"
             skipped.append(Skipped(file.path, file.reason or damaged))
             continue
+        said += [f"{file.path}: {note}" for note in survey.about.notes]
         for shot in judge(survey, data.limits if data.judged else None, usual):
             judged = Judged(file.path, file.sha256, survey.about, shot, survey=file.survey)
             judged = replace(judged, by_hand=by_hand.pop(judged.id, None))
@@ -164,10 +168,10 @@ def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | No
             content.append(None if judged.against(False) else (file.sha256, shot.start, shot.end))
     for number, first in _twins(hashes, content, data.limits.alike if data.judged else None).items():
         rows[number] = [replace(judged, twin=rows[first][0].id) for judged in rows[number]]
-    notes = tuple(f"{name} in {OVERRIDES} is no shot of this footage: it was cut anew, or moved" for name in by_hand)
+    said += (f"{name} in {OVERRIDES} is no shot of this footage: it was cut anew, or moved" for name in by_hand)
     left_out = tuple(sorted(skipped, key=lambda clip: clip.path))
     columns = [tuple(row[kind] for row in rows) for kind in range(len(wanted))]
-    return [Prepared(root, folder, tuple(files), shots, left_out, notes) for shots in columns]
+    return [Prepared(root, folder, tuple(files), shots, left_out, tuple(said)) for shots in columns]
 
 
 def _surveyed(data: DataConfig, processes: int | None) -> tuple[Path, Path, list[File], list[Skipped]]:
@@ -195,6 +199,7 @@ def handling_of(data: DataConfig) -> Handling:
         read_cube(lut)
     return Handling(
         exact=data.exact,
+        matrix=MATRIX_OF[data.matrix],
         hdr=cast(Literal["refuse", "tone_map"], data.hdr),
         lut=lut,
         lut_sha256=sha256_file(lut) if lut else "",

@@ -260,6 +260,8 @@ def _surveyed(task: Task, tick: Callable[[float], None]) -> Outcome:
     if there is not None and len(there.sample):
         return Outcome(task.sha256, sharpness=sharpness_of(there))
     reader = open_clip(task.source, handling=task.handling)
+    if reader.header.is_skewed:
+        raise reader.unreadable("its pictures are to be turned by no quarter, or skewed: write it upright")
     length = float(reader.header.duration_s or 0)
     spans = shot_detection.parts(length or None)
     if task.part is None and len(spans) > 1:
@@ -295,15 +297,31 @@ def _join(task: Task) -> Outcome:
 
 
 def _whole(task: Task, reader: Reader, arrays: shot_detection.Arrays) -> Outcome:
-    """Write the survey of a whole file. Raises ``UnreadableClip`` where it has no frames, or fewer than its header promises."""
-    survey, promised_s = shot_detection.Survey(shot_detection.about(reader), arrays), reader.header.duration_s
+    """Write the survey of a whole file, with a note where less is there than its header promises.
+
+    Raises ``UnreadableClip`` where it has no frames.
+    """
+    survey = shot_detection.Survey(shot_detection.about(reader), arrays)
     if survey.num_frames == 0:
         raise reader.unreadable("it has no frames")
-    length_s = float(survey.seconds[-1]) + 1 / float(reader.header.fps)
-    if promised_s is not None and promised_s - length_s > max(MISSING_S, promised_s * MISSING_SHARE):
-        raise reader.unreadable(f"it is truncated: {length_s:.1f} s of {float(promised_s):.1f} s are there")
+    survey = replace(survey, about=replace(survey.about, notes=tuple(_faults(reader, survey))))
     shot_detection.save_survey(task.target, survey)
     return Outcome(task.sha256, sharpness=sharpness_of(survey))
+
+
+def _faults(reader: Reader, survey: shot_detection.Survey) -> Iterator[str]:
+    promised_s, last_s = reader.header.duration_s, float(survey.seconds[-1])
+    length_s = last_s + 1 / float(reader.header.fps)
+    if promised_s is not None and _is_short(length_s, promised_s):
+        length_s = max(length_s, reader.held_until_s(last_s))  # a last picture may be held for long
+        if _is_short(length_s, promised_s):
+            yield f"it is truncated: {length_s:.1f} s of {float(promised_s):.1f} s are there, and used"
+    if damaged := int(survey.damaged.sum()):
+        yield f"{damaged} of {survey.num_frames} frames are damaged, and not used"
+
+
+def _is_short(length_s: float, promised_s: Fraction) -> bool:
+    return promised_s - length_s > max(MISSING_S, promised_s * MISSING_SHARE)
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------

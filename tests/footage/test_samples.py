@@ -83,12 +83,11 @@ def test_damaged_clips_are_named_and_the_rest_is_used(look: Scan, put: Put, foot
     manifest = look(caption="x")
     reasons = {clip.path: clip.reason for clip in manifest.skipped}
     assert list(reasons) == sorted(reasons)
-    assert set(reasons) == {"middle.mp4", "index_lost.mov", "stream.mkv", "empty.mp4", "letter.mp4", "sound.mp4"}
+    assert set(reasons) == {"index_lost.mov", "empty.mp4", "letter.mp4", "sound.mp4"}
     assert reasons["empty.mp4"] == "the file is empty"
     assert "no video" in reasons["sound.mp4"]
-    assert reasons["stream.mkv"].startswith("it is truncated: ")
     assert all("\n" not in reason and str(footage) not in reason for reason in reasons.values())
-    assert {sample.path for sample in manifest.samples} == {"good.mp4"}
+    assert {sample.path for sample in manifest.samples} == {"good.mp4", "middle.mp4", "stream.mkv"}
 
 
 def write_sound_alone(path: Path) -> None:

@@ -295,6 +295,8 @@ class DataConfig:
     """colours are FFmpeg's accurate ones; false = decord's own, which are off at edges"""
     matrix: str = setting("auto", ("auto", "bt709", "bt601"), read_when="footage", since=True)
     """matrix of films that name none; auto = bt709 from HD on, as players guess"""
+    interlaced: str = setting("auto", ("auto", "refuse", "keep"), read_when="surveyed", since=True)
+    """film of two moments a frame: auto deinterlaces it, telecined film is put together again; keep trains on its combs"""
     hdr: str = setting("refuse", ("refuse", "tone_map"), read_when="footage")
     """footage in PQ, HLG or bt.2020"""
     lut: str | None = _path(read_when="footage")

@@ -201,6 +201,7 @@ def handling_of(data: DataConfig) -> Handling:
         exact=data.exact,
         matrix=MATRIX_OF[data.matrix],
         hdr=cast(Literal["refuse", "tone_map"], data.hdr),
+        interlaced=cast(Literal["auto", "refuse", "keep"], data.interlaced),
         lut=lut,
         lut_sha256=sha256_file(lut) if lut else "",
         sequence_fps=Fraction(str(data.sequence_fps)),
@@ -358,6 +359,7 @@ def _samples(
                 size=trained_at(judged, wanted) if own_shapes else None,
                 weights=weights,
                 colours=colours,
+                fields=judged.about.fields,
             )
 
 

@@ -51,7 +51,7 @@ ACCURATE = (
 """What all colours are measured against: swscale at its best, which takes ten times as long as at its fastest."""
 
 
-class Turn(NamedTuple):
+class Orientation(NamedTuple):
     """How stored pictures are laid down: rows and columns change places first, then they are mirrored."""
 
     transposed: bool = False
@@ -64,7 +64,7 @@ class Turn(NamedTuple):
         return shown[:: -1 if self.upside_down else 1, :: -1 if self.left_right else 1]
 
 
-UPRIGHT = Turn()
+UPRIGHT = Orientation()
 
 
 class ToRgb:
@@ -74,7 +74,7 @@ class ToRgb:
     stills. One object serves one thread.
     """
 
-    def __init__(self, matrix: str, luma_range: str, turn: Turn = UPRIGHT, grade: Grade | None = None) -> None:
+    def __init__(self, matrix: str, luma_range: str, turn: Orientation = UPRIGHT, grade: Grade | None = None) -> None:
         self.matrix, self.range, self.turn, self.grade = matrix, luma_range, turn, grade
         self._full, self._small = VideoReformatter(), VideoReformatter()
 

@@ -167,7 +167,7 @@ def _by_file(prepared: Prepared, captions: dict[str, str]) -> Iterator[tuple[str
         shots = list(group)
         about, survey = shots[0].about, load_survey(survey_path(prepared.folder, shots[0].survey))
         shown = [_shown(judged, survey, captions.get(judged.id, ""), whole) for judged in shots]
-        yield path, f"{_of_file(about)}, read by {about.backend}", shown
+        yield path, "; ".join((f"{_of_file(about)}, read by {about.backend}", *about.notes)), shown
 
 
 def _shown(judged: Judged, survey: Survey | None, caption: str, whole: bool) -> dict[str, Any]:

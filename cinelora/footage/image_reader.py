@@ -79,7 +79,8 @@ def tiny_picture(path: Path) -> NDArray[np.float32] | None:
     """The picture's lightness at ``TINY`` width and height, to tell whether two look alike; None where it cannot be read."""
     try:
         if path.suffix.lower() == ".exr":
-            return cv2.resize(_by_ffmpeg(path), TINY, interpolation=cv2.INTER_AREA).mean(2, dtype=np.float32)
+            small = cv2.resize(_by_ffmpeg(path), TINY, interpolation=cv2.INTER_AREA)
+            return np.asarray(small.mean(2), np.float32)
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=PILLOW_KINDS) as picture:
             refuse_large(path, picture.width, picture.height)
             picture.draft(

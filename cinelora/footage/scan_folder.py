@@ -22,6 +22,7 @@ import numpy as np
 from cinelora.footage.captions import LISTS
 from cinelora.footage.image_reader import SUFFIXES as PICTURES
 from cinelora.footage.image_reader import PictureReader, picture_size, tiny_picture
+from cinelora.footage.interlaced import Fields
 from cinelora.footage.video_reader import PLAIN, Backend, Handling, Reader, UnreadableClip, open_video
 from cinelora.io.plain_data import MOST_OF_LISTS, read_bytes
 
@@ -227,10 +228,15 @@ def _file_hash(path: Path, alive: Callable[[], None]) -> str:
     return digest.hexdigest()
 
 
-def open_clip(path: Path, backend: Backend | None = None, handling: Handling = PLAIN) -> Reader:
-    """Open a film, a picture as a clip of one frame, or a numbered sequence. Raises ``UnreadableClip``."""
+def open_clip(path: Path, backend: Backend | None = None, handling: Handling = PLAIN, fields: Fields = "") -> Reader:
+    """Open a film, a picture as a clip of one frame, or a numbered sequence. Raises ``UnreadableClip``.
+
+    An interlaced film is made whole by its ``fields``, as its survey found them.
+    """
     if path.suffix.lower() not in PICTURES:
-        return open_video(path, backend, handling)
+        reader = open_video(path, "pyav" if fields else backend, handling)
+        reader.fields = fields
+        return reader
     files = members(path)
     if missing := next((file.name for file in files if not file.is_file()), None):
         raise UnreadableClip(path, f"{missing} is not there")

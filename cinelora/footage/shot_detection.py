@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cinelora.errors import FileError
+from cinelora.footage.interlaced import Fields
 from cinelora.footage.video_reader import Pixels, Reader
 from cinelora.io.atomic import write_whole
 from cinelora.io.plain_data import build, opened, parse_json
@@ -78,7 +79,7 @@ Arrays = dict[str, NDArray[Any]]
 class About:
     """What is known of a surveyed file beside its frames; ``fps`` is its average rate, ``size`` its height and width as shown.
 
-    ``notes`` say what of the file is not as it should be.
+    ``notes`` say what of the file is not as it should be; ``fields`` how it was made whole, if it is interlaced.
     """
 
     fps: Fraction
@@ -88,6 +89,7 @@ class About:
     codec: str
     why: str = ""
     notes: tuple[str, ...] = ()
+    fields: Fields = ""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,9 @@ class Survey:
 def about(reader: Reader) -> About:
     """What a reader knows of its file."""
     header = reader.header
-    return About(header.fps, reader.size, header.pixel_aspect, reader.backend, header.codec, reader.why)
+    return About(
+        header.fps, reader.size, header.pixel_aspect, reader.backend, header.codec, reader.why, fields=reader.fields
+    )
 
 
 def parts(duration_s: float | None) -> list[tuple[float, float]]:
@@ -490,6 +494,7 @@ class _Note(TypedDict):
     codec: str
     why: str
     notes: tuple[str, ...]
+    fields: Fields
 
 
 def _positive(text: str) -> Fraction:

@@ -13,7 +13,7 @@ from typing import Any
 
 from av.sidedata.sidedata import Type
 
-from cinelora.footage.colour import UPRIGHT, Turn
+from cinelora.footage.colour import UPRIGHT, Orientation
 
 SKEWED = 0.01
 """Share of a display matrix's larger numbers up to which the others are rounding."""
@@ -25,7 +25,7 @@ HEADS = 2**22
 RECORD = re.compile(rb"dv[cvw]C")
 
 
-def turn_of(frame: Any) -> Turn | None:
+def turn_of(frame: Any) -> Orientation | None:
     """How a player turns and mirrors the picture; None where that is by no quarter, which is not read."""
     # The display matrix maps a stored place (x, y) to (a x + c y, b x + d y), in units of 1/65536. Of the eight ways to lay a
     # picture on its sides four have b = c = 0, four, in which x and y change places, a = d = 0. Signs mirror.
@@ -37,9 +37,9 @@ def turn_of(frame: Any) -> Turn | None:
     if not straight and not crossed:
         return UPRIGHT
     if crossed <= SKEWED * straight and a and d:
-        return Turn(False, left_right=a < 0, upside_down=d < 0)
+        return Orientation(False, left_right=a < 0, upside_down=d < 0)
     if straight <= SKEWED * crossed and b and c:
-        return Turn(True, left_right=c < 0, upside_down=b < 0)
+        return Orientation(True, left_right=c < 0, upside_down=b < 0)
     return None
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, partial
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,12 +34,13 @@ from cinelora.footage.colour import (
     TRANSFERS,
     UPRIGHT,
     Hdr,
+    Orientation,
     ToRgb,
-    Turn,
     guessed_matrix,
     has_alpha,
     hdr_kind,
 )
+from cinelora.footage.interlaced import NEIGHBOURS, Fields, is_suspect, measured, whole_frames
 from cinelora.footage.lut import Grade, read_cube, tone_mapping
 from cinelora.footage.packets import (
     PacketIndex,
@@ -72,6 +73,10 @@ TONE_MAPPING = 1
 """Raised whenever tone mapping would give other colours."""
 REORDERED = 16
 """Frames that no codec holds back more of; more that come late were not held back."""
+SUSPECTED_EVERY = 5
+"""Frames from one that is looked at for combs to the next: cheap, as what is suspected is measured."""
+LONG_S, FIELDS_AT, FIELDS_RUN = 20.0, (0.25, 0.5, 0.75), 40
+"""Of longer films fields are measured at these parts of their length, else at the start; so many frames each."""
 AGREE = 2
 """Levels of 255 by which decord's pixels may differ from FFmpeg's accurate conversion."""
 
@@ -94,12 +99,14 @@ class Handling:
     ``exact``: colours must be FFmpeg's to ``AGREE`` levels; otherwise decord is taken wherever it decodes, with its own.
     ``matrix``: what films that name none are taken to be in, "auto" for a guess. ``hdr``: what is done with PQ, HLG and
     BT.2020. ``lut``: a .cube file that every frame goes through, of the content ``lut_sha256``. ``sequence_fps``: the rate of
-    numbered pictures. ``follow_links``: links may lead out of the folder.
+    numbered pictures. ``interlaced``: what a survey does with film of two moments a frame. ``follow_links``: links may lead
+    out of the folder.
     """
 
     exact: bool = True
     matrix: str = "auto"
     hdr: Literal["refuse", "tone_map"] = "refuse"
+    interlaced: Literal["auto", "refuse", "keep"] = "auto"
     lut: Path | None = None
     lut_sha256: str = ""
     sequence_fps: Fraction = Fraction(24)
@@ -146,7 +153,7 @@ class Header:
     transfer: str
     primaries: str
     pixel_aspect: Fraction = Fraction(1)
-    turn: Turn = UPRIGHT
+    turn: Orientation = UPRIGHT
     first_pts: int = 0
     is_plain: bool = True
     bits: int = 8
@@ -186,6 +193,8 @@ class Reader:
     def __init__(self, path: Path, header: Header, why: str = "", handling: Handling = PLAIN) -> None:
         self.path, self.header, self.why, self.handling = path, header, why, handling
         self.damaged: set[float] = set()
+        self.fields: Fields = ""
+        self.suspects = 0
 
     @property
     def fps(self) -> Fraction:
@@ -225,6 +234,13 @@ class Reader:
         with self._opened() as (container, stream):
             return read_index(container, stream, self.header.first_pts)
 
+    def measured_fields(self) -> Fields:
+        """How the fields of the film lie, measured at some places of it."""
+        length_s = float(self.header.duration_s or 0)
+        starts = [length_s * place for place in FIELDS_AT] if length_s > LONG_S else [0.0]
+        runs = ((frame for _, frame in islice(self._frames_from(start), FIELDS_RUN)) for start in starts)
+        return measured(runs)
+
     def held_until_s(self, last_s: float) -> float:
         """When the frame of ``last_s`` is over, in seconds from the first, if it is the last of all; else ``last_s``."""
         with self._opened() as (container, stream):
@@ -243,7 +259,9 @@ class Reader:
         The second of each of those is left in ``damaged``. One thread decodes, as many files are surveyed side by side. Raises
         ``UnreadableClip``.
         """
-        for seconds, frame in self._frames_from(start_s):
+        timed = self._frames_from(start_s)
+        for number, (seconds, frame) in enumerate(whole_frames(timed, self.fields) if self.fields else timed):
+            self.suspects += number % SUSPECTED_EVERY == 0 and is_suspect(frame)
             if end_s is not None and seconds >= end_s:
                 return
             self.refuse_change(self.header.coded, (frame.height, frame.width), f"after {seconds:.1f} s")
@@ -315,10 +333,17 @@ class PyAVReader(Reader):
 
     def frames(self, indices: Sequence[int]) -> Iterator[Pixels]:  # noqa: D102
         counts = Counter(indices)
-        for number, frame in self._wanted(sorted(counts)):
+        for number, frame in self._whole(counts) if self.fields else self._wanted(sorted(counts)):
             now = (frame.height, frame.width)
             self.refuse_change(self.header.coded, now, f"after {float(self.times[number]):.1f} s")
             yield from repeat(self.convert(frame), counts[number])
+
+    def _whole(self, wanted: Counter[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Interlaced frames made whole, for which those around them are read as well."""
+        near = {n for number in wanted for n in range(number - NEIGHBOURS, number + NEIGHBOURS + 1)}
+        read = self._wanted(sorted(n for n in near if 0 <= n < self.num_frames))
+        whole = whole_frames(read, self.fields, lambda before, number: number == before + 1)
+        yield from ((number, frame) for number, frame in whole if number in wanted)
 
     def _wanted(self, numbers: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Frames by their ascending numbers: by seeking as far as that goes, the rest by decoding from the start."""
@@ -491,7 +516,7 @@ def read_header(path: Path) -> Header:
 
 @contextmanager
 def _in_words(path: Path, kinds: tuple[type[Exception], ...] = (av.FFmpegError, ValueError)) -> Iterator[None]:
-    """Turn a library's error into one that names the clip."""
+    """Orientation a library's error into one that names the clip."""
     try:
         yield
     except kinds as error:

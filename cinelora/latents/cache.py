@@ -256,7 +256,7 @@ class LatentCache:
 
 def _treatment(sample: Sample) -> list[dict[str, Any]]:
     """What is done to a sample's pixels beyond what was always done, which names nothing."""
-    named = {"box": sample.box, "weights": sample.weights, "colours": sample.colours}
+    named = {"box": sample.box, "weights": sample.weights, "colours": sample.colours, "fields": sample.fields}
     done = {name: value for name, value in named.items() if value}
     return [done] if done else []
 

@@ -36,7 +36,7 @@ def barred(video: np.ndarray, left: int, top: int, right: int, bottom: int) -> n
     return film
 
 
-def found(path: Path, shots: list[tuple[Bars, float]]) -> list[Bars]:
+def found(path: Path, shots: list[tuple[Bars, float]]) -> list[tuple[int, ...]]:
     """The bars of each shot in pixels, after a cut film of them went to disk."""
     film = [barred(scene(seed, level), *bars) for seed, (bars, level) in enumerate(shots)]
     write_plainly(path, np.concatenate(film), 16)

@@ -44,8 +44,9 @@ demo test test-system: export HF_HUB_OFFLINE = 1
 
 demo: $(READY)  ## train both stages on the embedded model and make a clip, within 10 minutes
 	rm -rf $(DEMO)
-	$(BIN)/python train.py stage=style data=noir logger=csv stage.steps=$(DEMO_STYLE_STEPS) out=$(DEMO)/style
-	$(BIN)/python train.py stage=motion data=noir logger=csv stage.steps=$(DEMO_MOTION_STEPS) adapter=$(DEMO)/style out=$(DEMO)/motion
+	$(BIN)/python train.py stage=style data=noir logger=csv lora.targets=all_linear stage.steps=$(DEMO_STYLE_STEPS) out=$(DEMO)/style
+	$(BIN)/python train.py stage=motion data=noir logger=csv lora.targets=all_linear stage.steps=$(DEMO_MOTION_STEPS) adapter=$(DEMO)/style \
+	  out=$(DEMO)/motion
 	$(BIN)/python infer.py ckpt=$(DEMO)/motion compare=true sampler.steps=$(DEMO_SAMPLER_STEPS) out=$(DEMO)/scene "prompt=$$DEMO_PROMPT"
 	@cd $(DEMO)/scene && ls clip.mp4 contact.png summary.json > /dev/null
 	@printf '%-30s %s\n' "" "" "The clip:" $(DEMO)/scene/clip.mp4 "Base model and adapters:" $(DEMO)/scene/contact.png \

@@ -42,6 +42,10 @@ class TrainingError(CineloraError):
     """A run that cannot go on: a loss that is not finite, a full disk, a checkpoint that does not load."""
 
 
+class EncodingLost(TrainingError):
+    """A sample's encoding that is damaged, or gone from the cache: it is encoded again."""
+
+
 def first_line(error: BaseException) -> str:
     """What another library says went wrong, in one line: for sentences that quote it."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

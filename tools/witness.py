@@ -51,6 +51,8 @@ ALLOWED: dict[str, str] = {
     r"stage\.(expert|(high|low)_steps)\b|optimizer\.(high|low)_(lr|extended)\b": "experts learn one after the other",
     r"preview\.num_frames\b": "previews may be shorter",
     r"(scale|weights)\.\w+_(high|low)_noise\b": "experts have scales of their own",
+    r"metadata\.(digest|beside)$|state\.json:(sha256|digest)$": "encodings and states of checkpoints carry digests",
+    r"model\.(base(_revision)?|tuned|motion_adapter|domain_(adapter|scale)|sparse_control)\b": "families lie in more places",
     r"^words/printed\.txt:": "commands, models and settings were added",
     r"^layouts/printed\.txt:": "what another tool's file is for is not guessed",
     r"^plans/printed\.txt:": "cards have their makers' figures",

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from diffusers import WanTransformer3DModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from cinelora.adapters import lora_layers
@@ -84,7 +83,7 @@ class Effect:
 class TrainedAdapter(Trained):
     """The adapter ``name``; everything else is frozen, and so are adapters under it."""
 
-    def __init__(self, transformer: WanTransformer3DModel, name: str) -> None:
+    def __init__(self, transformer: nn.Module, name: str) -> None:
         self.transformer, self.name = transformer, name
         self.parameters = lora_layers.trainable(transformer, name)
         self.stands_alone = lora_layers.acting_adapters(transformer) == [name]

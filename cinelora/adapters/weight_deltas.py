@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
 from cinelora.memory.block_swap import at_rest
@@ -70,10 +69,10 @@ class WeightDeltas:
     kept: bool = True
 
 
-def deltas_of(transformer: WanTransformer3DModel) -> WeightDeltas:
+def deltas_of(transformer: nn.Module) -> WeightDeltas:
     """What hangs on ``transformer``; nothing at first."""
     found = transformer.__dict__.get("weight_deltas") or WeightDeltas()
-    transformer.weight_deltas = found
+    transformer.__dict__["weight_deltas"] = found
     return found
 
 
@@ -89,7 +88,7 @@ def first_weight(transformer: nn.Module) -> Tensor:
     return weight
 
 
-def let_act(transformer: WanTransformer3DModel, scales: dict[str, float], keep: bool = True) -> None:
+def let_act(transformer: nn.Module, scales: dict[str, float], keep: bool = True) -> None:
     """Let the deltas of the adapters in ``scales`` act, each that many times, and no other.
 
     With ``keep``, each weight that is changed stays on the host, as it was. Raises ``RuntimeError`` where an earlier call did
@@ -119,38 +118,38 @@ def let_act(transformer: WanTransformer3DModel, scales: dict[str, float], keep: 
 # -- one parameter -----------------------------------------------------------------------------------------------------
 
 
-def owner_of(transformer: WanTransformer3DModel, parameter: str) -> tuple[nn.Module, str] | None:
+def owner_of(transformer: nn.Module, parameter: str) -> tuple[nn.Module, str] | None:
     """The layer that holds a parameter, below an adapter where one hangs on it, and its name there; None where it has none."""
     module, _, leaf = parameter.rpartition(".")
     try:
-        layer = transformer.get_submodule(module)
+        layer: Any = transformer.get_submodule(module)
     except AttributeError:
         return None
     layer = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
     return (layer, leaf) if isinstance(getattr(layer, leaf, None), Tensor) else None
 
 
-def _held(transformer: WanTransformer3DModel, parameter: str) -> tuple[nn.Module, str]:
+def _held(transformer: nn.Module, parameter: str) -> tuple[nn.Module, str]:
     found = owner_of(transformer, parameter)
     assert found is not None  # what the transformer lacks was left out when the adapter was loaded
     return found
 
 
-def _tensors(transformer: WanTransformer3DModel, parameter: str) -> list[Tensor]:
+def _tensors(transformer: nn.Module, parameter: str) -> list[Tensor]:
     """The memory that a parameter is held in: in fp8, values and scales."""
     layer, leaf = _held(transformer, parameter)
     names = ("weight", "scale") if isinstance(layer, Fp8Linear) and leaf == "weight" else (leaf,)
     return [getattr(layer, name).data for name in names]
 
 
-def _weight(transformer: WanTransformer3DModel, parameter: str) -> Tensor:
+def _weight(transformer: nn.Module, parameter: str) -> Tensor:
     """A parameter in float32, where the transformer computes."""
     layer, leaf = _held(transformer, parameter)
     tensor = frozen_weight(layer) if leaf == "weight" else getattr(layer, leaf).detach().float()
     return tensor.to(device_of(transformer))
 
 
-def _replace(transformer: WanTransformer3DModel, parameter: str, value: Tensor) -> None:
+def _replace(transformer: nn.Module, parameter: str, value: Tensor) -> None:
     layer, leaf = _held(transformer, parameter)
     if leaf == "weight":
         replace_weight(layer, value)

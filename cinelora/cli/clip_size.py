@@ -47,7 +47,7 @@ def sized(config: Config, command: Command) -> tuple[Config, list[str]]:
 
 
 def _draws_nothing(config: InferConfig | EvaluateConfig | StudyConfig) -> bool:
-    return any(getattr(config, name, None) for name in ("report", "answers", "merge"))
+    return any(getattr(config, name, None) for name in ("report", "answers", "merge", "models"))
 
 
 def _size(config: InferConfig | EvaluateConfig | StudyConfig, picture: Size | None, own: Size) -> Size:

@@ -46,11 +46,14 @@ def _main(command: Command, run: Run) -> int:
     # Hydra takes a third of a second to import, which a mistyped key and --help need not wait for
     from cinelora.cli.compose import compose
     from cinelora.cli.one_run import run_one
+    from cinelora.cli.several_models import has_models, run_models
     from cinelora.cli.sweep import run_sweep
     from cinelora.config.store import to_yaml
 
     if command.multirun and command.program.conf == "prepare":
         raise ConfigError("-m: footage is prepared a folder at a time; leave it away")
+    if has_models(command):
+        return run_models(command, run)
     if command.multirun:
         return run_sweep(command, run)
     if command.show:

@@ -42,6 +42,7 @@ from cinelora.io.hub import EMBEDDED, RANDOM_MEMBERS, check_target, is_model_sou
 from cinelora.io.own_files import refuse_foreign
 from cinelora.io.own_folders import CACHE, PREPARED, refuse_occupied
 from cinelora.planning.planner import partition_of
+from cinelora.studies.variants import possible_variants
 
 
 def check_train(config: schema.TrainConfig) -> list[str]:
@@ -77,6 +78,7 @@ def check_train(config: schema.TrainConfig) -> list[str]:
     # the parts that a run loads, the transformer first
     image = family_of(model).image_parts(stage.transformer) if stage.image_condition else ()
     parts = [part for part in Part if part is not Part.IMAGE_ENCODER or part in image]
+    lines += parts_of(model).check_length(model, stage.transformer, stage.num_frames, trains=True)
     return [*lines, *_model_lines(model, {stage.transformer: parts}, taught(config))]
 
 
@@ -114,6 +116,8 @@ def check_prepare(config: schema.PrepareConfig) -> list[str]:
 def check_study(config: schema.StudyConfig) -> list[str]:
     """Refuse a study's settings that contradict each other; the lines to print otherwise; raises as ``check_infer``."""
     refuse(config)
+    if config.models:
+        return []
     _check_files(config)
     for text in config.merge:
         refuse_foreign(Path(text), "rows.json")
@@ -121,7 +125,12 @@ def check_study(config: schema.StudyConfig) -> list[str]:
             raise ConfigError(f"merge: {text} holds no rows.json; give run directories of cinelora.study")
     if config.merge:
         return []
-    for way in config.partitions:
+    if config.data.name and not config.latency_only:
+        _check_data(config)
+    stages = {stage_and_expert(role)[0] for role in adapters_of(config.ckpt, config.model)}
+    if not stages.issuperset(config.only):
+        raise ConfigError(sentence("files", "not_there_alone", c=config, there=" and ".join(sorted(stages))))
+    for way in dict.fromkeys(setting.partition for setting in possible_variants(config)):
         partition_of(schema.shared_by(config, way))
     # steps are timed on the transformer that makes the clip, from values drawn in the shape of its inputs
     drawing = schema.drawn_by(config)
@@ -153,7 +162,7 @@ def _check_files(config: schema.TrainConfig | schema.InferConfig | schema.Evalua
         read_prompts(config.prompts)
 
 
-def _check_data(config: schema.TrainConfig | schema.EvaluateConfig) -> None:
+def _check_data(config: schema.TrainConfig | schema.EvaluateConfig | schema.StudyConfig) -> None:
     if config.data.look is None:
         _check_folder(config.data)
     else:
@@ -270,6 +279,7 @@ def _drawing_lines(
             assumed += _assumed_line(judge_adapter(path, config.model))
     distilled = _distilled_lines(config)
     reach = reach_lines("num_frames", ClipRequest(config).num_frames, config.model)
+    reach += parts_of(config.model).check_length(config.model, *ClipRequest(config).passes[-1], trains=False)
     model = _model_lines(config.model, parts or whole)
     _, shared = partition_of(config)
     reach += [] if parts else guidance_lines(config.sampler.guidance)

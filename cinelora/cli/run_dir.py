@@ -99,6 +99,7 @@ def products(run_dir: Path) -> frozenset[Path]:
         "**/*.latents",
         "**/*.course",
         "rows.json",
+        "*/rows.json",
         "numbers.json",
     )
     return frozenset(path for kind in kinds for path in run_dir.glob(kind))
@@ -154,7 +155,8 @@ def word_of_many(config: InferConfig | EvaluateConfig | StudyConfig) -> str | No
     """A word for a run of many clips, which is found again by its settings and goes on; None for a run of one."""
     if isinstance(config, InferConfig):
         return Path(config.prompts).stem if config.prompts else None
-    return Path(config.ckpt).stem if config.ckpt else "base"
+    several = getattr(config, "models", [])
+    return f"{len(several)}_models" if several else Path(config.ckpt).stem if config.ckpt else "base"
 
 
 def _found_again(config: InferConfig | EvaluateConfig | StudyConfig, many: str) -> Path:

@@ -47,7 +47,8 @@ class Field:
     multiple_of: int | None = None
     frames: bool = False
     is_side: bool = False
-    # one of PLACES, "model" (a place or a hub repository), "text" (what a network reads) or "note" (any other text)
+    # one of PLACES, "model" (a place or a hub repository), "models" (words of ``models=``), "text" (what a network reads) or
+    # "note" (any other text)
     role: str = ""
     # set by choosing its group of ``conf/``, never by itself
     by_group: bool = False

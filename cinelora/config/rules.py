@@ -104,7 +104,7 @@ _ONE_WORD = re.compile(r"[\w-][\w.-]*")
 # true refuses them; a dict of words fills blanks of the sentence that settings alone do not. A user reads the first sentence
 # only, so that the order of lines counts: a rule may rest on what those above it refuse.
 
-_NAMES: Rules[schema.TrainConfig | schema.EvaluateConfig] = (
+_NAMES: Rules[schema.TrainConfig | schema.EvaluateConfig | schema.StudyConfig] = (
     ("name", lambda c: _first(c, "data.name", "model.name", where=lambda name: not _ONE_WORD.fullmatch(name))),
     ("look_and_root", lambda c: c.data.look is not None and c.data.root is not None),
 )
@@ -192,10 +192,10 @@ _DRAWING: Rules[schema.InferConfig] = (
     ("needless_ratios", lambda c: c.sampler.cache != "magcache" and c.sampler.cache_ratios),
     ("ratios", lambda c: not all(math.isfinite(ratio) and ratio > 0 for ratio in c.sampler.cache_ratios)),
 )
-_EVALUATION: Rules[schema.EvaluateConfig] = (
+_FOOTAGE: Rules[schema.EvaluateConfig | schema.StudyConfig] = (
     ("root_without_data", lambda c: not c.data.name and (c.data.root or c.data.look)),
-    ("nothing_to_draw", lambda c: not c.data.name and c.prompts is None),
 )
+_EVALUATION: Rules[schema.EvaluateConfig] = (("nothing_to_draw", lambda c: not c.data.name and c.prompts is None),)
 _MERGING: Rules[schema.StudyConfig] = (("merge", lambda c: c.out is None),)
 _LATENCY: Rules[schema.StudyConfig] = (
     ("latency_prompt", lambda c: c.prompt is not None or c.prompts is not None),
@@ -205,6 +205,7 @@ _AXES: Rules[schema.StudyConfig] = (
     # lists that have nothing to act on; with latency_only, ``ranks`` makes adapters out of random values
     ("no_adapter", lambda c: c.ckpt is None and not c.latency_only and _first(c, *_of_adapters(c))),
     ("no_adapter_timed", lambda c: c.ckpt is None and c.latency_only and not c.ranks and _first(c, *_of_adapters(c))),
+    ("drawn_only", lambda c: c.ckpt is None and c.only),
     ("no_distilled", lambda c: c.distilled and not c.adapters),
     ("study_cache", lambda c: c.sampler.cache != "none"),
     ("one_rank", lambda c: c.gpus * c.nodes == 1 and {*c.partitions} - {"alone"}),
@@ -244,13 +245,23 @@ def _rules_for(config: Any) -> Iterator[tuple[Any, Rules[Any]]]:
             yield config, _PREPARATION
         # an evaluation that is looked at again, or studies that are put into one, make no clip that could contradict itself
         case schema.EvaluateConfig() if not (config.report or config.answers):
-            yield from ((config, rules) for rules in (_EVALUATION, *([_NAMES] if config.data.name else [])))
+            yield from ((config, rules) for rules in (_FOOTAGE, _EVALUATION, *_named(config)))
             yield schema.drawn_by(config), _DRAWING
+        case schema.StudyConfig() if config.models:
+            return  # each of them has settings of its own, which are asked one by one
         case schema.StudyConfig() if config.merge:
             yield config, _MERGING
         case schema.StudyConfig():
-            yield from ((config, rules) for rules in (_LATENCY if config.latency_only else _REQUEST, _AXES))
+            yield from (
+                (config, rules)
+                for rules in (_LATENCY if config.latency_only else _REQUEST, _AXES, _FOOTAGE, *_named(config))
+            )
             yield schema.drawn_by(config), _DRAWING
+
+
+def _named(config: schema.EvaluateConfig | schema.StudyConfig) -> list[Rules[Any]]:
+    """The rules about names, where there is footage that has one."""
+    return [_NAMES] if config.data.name else []
 
 
 def _words(config: Any) -> dict[str, str]:
@@ -270,7 +281,7 @@ def _first(config: Any, *keys: str, where: Callable[[Any], object] = bool) -> di
 
 def _of_adapters(config: schema.StudyConfig) -> tuple[str, ...]:
     """The lists that change adapters, without ``ckpt``: none of ``adapters=`` is cut to another rank."""
-    return ("ranks",) if config.adapters else ("ranks", "scales", "merged")
+    return ("ranks", "only") if config.adapters else ("ranks", "scales", "merged", "only")
 
 
 def _lacks(config: schema.TrainConfig, transformer: str) -> bool:

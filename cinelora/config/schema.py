@@ -293,6 +293,10 @@ class DataConfig:
     limits: FootageLimits = section(FootageLimits, at_least=0, read_when="surveyed judged")
     exact: bool = setting(True, read_when="footage")
     """colours are FFmpeg's accurate ones; false = decord's own, which are off at edges"""
+    matrix: str = setting("auto", ("auto", "bt709", "bt601"), read_when="footage", since=True)
+    """matrix of films that name none; auto = bt709 from HD on, as players guess"""
+    interlaced: str = setting("auto", ("auto", "refuse", "keep"), read_when="surveyed", since=True)
+    """film of two moments a frame: auto deinterlaces it, telecined film is put together again; keep trains on its combs"""
     hdr: str = setting("refuse", ("refuse", "tone_map"), read_when="footage")
     """footage in PQ, HLG or bt.2020"""
     lut: str | None = _path(read_when="footage")
@@ -305,6 +309,8 @@ class DataConfig:
     """train footage in its own shape, in the model's pixels; false cuts it to the model's"""
     caption: str | None = _text(read_when="surveyed")
     """one caption for every clip, instead of the files beside them"""
+    caption_lines: str = setting("joined", ("joined", "first", "each"), since=True, read_when="described")
+    """a caption of several lines: one text, its first line, or as many captions, each trained with; held-out: the first"""
     trigger: str | None = _text()
     """word put before every caption, to call the look up later"""
     description: str | None = _note(read_when="surveyed")
@@ -873,16 +879,22 @@ class StudyConfig:
     python -m cinelora.study ckpt=outputs/motion/noir/last prompts=prompts.txt merged=[true,false] scales=[0,1]
     python -m cinelora.study ckpt=outputs/motion/noir/last prompt='a man waits' steps=[10,25] first_block=[0.05,0.1]
     python -m cinelora.study model=wan21_14b_480p model.weights=random latency_only=true ranks=[8,32]
+    python -m cinelora.study models=[tiny@outputs/motion/noir/last,tiny_animatediff_random] prompts=prompts.txt steps=[10]
     python -m cinelora.study merge=[outputs/study/a,outputs/study/b] out=outputs/study/both
     """
 
     model: ModelConfig = section(ModelConfig, changes_clip=True)  # a row rests on the attention backend, too
+    data: DataConfig = section(DataConfig, changes_clip=False, read_when="data_named measures")
     sampler: SamplerConfig = section(SamplerConfig)
     metrics: MetricsConfig = section(MetricsConfig, changes_clip=False, read_when="measures")
     memory: DrawingMemoryConfig = section(DrawingMemoryConfig, changes_clip=False)
     logger: LoggerConfig = section(LoggerConfig, changes_clip=False, without_drawing=True)
     ckpt: str | None = _CKPT
     adapters: list[str] = _ADAPTERS
+    models: list[str] = setting([], role="models", private=True, since=True)
+    """several models, each with its adapters or none: [tiny@outputs/motion/noir/last,tiny_animatediff_random]"""
+    geometry: str = setting("both", ("own", "common", "both"), changes_clip=False, read_when="several_models")
+    """size, frames and steps of the clips of models=: each model's own, the largest that all make, or both"""
     prompt: str | None = _text()
     """what the clips show"""
     prompts: str | None = _path()
@@ -893,13 +905,15 @@ class StudyConfig:
     mode: str = _MODE
     num_frames: int | None = _NUM_FRAMES
     against: list[str] = _axis(choices=AGAINST_METRICS, read_when="measures")
-    """numbers that compare with the baseline's clips (docs/metrics.md)"""
+    """numbers that compare with the baseline's clips, and of sets with held-out footage of data= (docs/metrics.md)"""
     ranks: list[int] = _axis(at_least=1)
     """ranks that the adapters are cut or padded to; without ckpt, those of drawn ones"""
     scales: list[float] = _axis(at_least=-10, at_most=10)
     """scales of the adapters; 0 = the base model"""
     merged: list[bool] = _axis()
     """adapters folded into the weights (true), or live beside them"""
+    only: list[str] = _axis(choices=ADAPTER_STAGES)
+    """the style or the motion adapter of ckpt alone"""
     steps: list[int] = _axis(at_least=1)
     """denoising steps"""
     distilled: list[int] = _axis(at_least=1)

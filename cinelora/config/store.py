@@ -16,11 +16,12 @@ import yaml
 
 from cinelora.config.adapter_words import AdapterWord
 from cinelora.config.fields import PLACES, Field, assign, fields_of, pick
+from cinelora.config.model_words import ModelWord
 from cinelora.config.schema import EvaluateConfig, InferConfig, StudyConfig, TrainConfig
 from cinelora.errors import ConfigError, FileError
 from cinelora.io import plain_data
 from cinelora.io.atomic import write_text
-from cinelora.io.hub import CONFIG_FILE, EMBEDDED, EMBEDDED_ADAPTER, is_hub_name
+from cinelora.io.hub import CONFIG_FILE, EMBEDDED, EMBEDDED_ADAPTER, PREFIX, is_hub_name
 from cinelora.io.plain_data import read_yaml
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ def anchored(config: T) -> T:
     """
     config = copy.deepcopy(config)
     for key, field in fields_of(type(config)).items():
-        value = pick(config, key) if field.role in ("path", "run", "model") else None
+        value = pick(config, key) if field.role in ("path", "run", "model", "models") else None
         if field.is_list and value:
             assign(config, key, [_anchored_word(field, text) for text in value])
         elif value:
@@ -77,6 +78,10 @@ def _anchored_text(role: str, text: str) -> str:
 
 
 def _anchored_word(field: Field, text: str) -> str:
+    if field.role == "models":
+        one = ModelWord.of(text)
+        is_here = one.ckpt is not None and not one.ckpt.startswith(PREFIX)
+        return str(dataclasses.replace(one, ckpt=_anchored_text("run", str(one.ckpt)))) if is_here else text
     if field.role != "run":
         return os.path.abspath(text)
     word = AdapterWord.of(text)

@@ -30,6 +30,8 @@ def _why(config: Any, key: str, adapters: Collection[str]) -> str | None:
     field = next((fields[name] for name in (key, f"{key}.name", f"{key}.names") if name in fields), None)
     if field is None:
         return None
+    if getattr(config, "models", None):
+        return None  # of each model by itself something else may be read
     if getattr(config, "merge", None) and not field.without_drawing:
         return "is not read: merge= puts rows together that are there"
     # all conditions of a setting have to hold; the first that does not is the reason, so their order in the schema counts
@@ -107,7 +109,9 @@ def _asks_for(*numbers: str) -> Callable[[Any], bool]:
 def _axes(c: StudyConfig) -> int:
     """How many lists a study varies; ranks and merged are one, and so are the thresholds of caches."""
     caches = any(getattr(c, name) for name in CACHE_THRESHOLDS)
-    return sum(map(bool, (c.ranks or c.merged, c.scales, c.steps or c.distilled, caches, c.dtypes, c.partitions)))
+    return sum(
+        map(bool, (c.ranks or c.merged, c.scales, c.only, c.steps or c.distilled, caches, c.dtypes, c.partitions))
+    )
 
 
 # The conditions ---------------------------------------------------------------------------------------------------------
@@ -141,6 +145,7 @@ OF_SETTINGS: dict[str, Callable[[Any], object]] = {
     "rendered": lambda c: c.data.look,
     "footage": lambda c: not c.data.look,
     "surveyed": lambda c: not (c.data.look or c.data.manifest),
+    "described": lambda c: c.data.look or not c.data.manifest,
     "judged": lambda c: c.data.judged,
     "stills": lambda c: c.stage.num_frames == 1 if _trains(c) else isinstance(c, PrepareConfig),
     "windows": lambda c: not _trains(c) or c.stage.num_frames > 1,
@@ -170,6 +175,7 @@ OF_SETTINGS: dict[str, Callable[[Any], object]] = {
     "needs_i3d": _asks_for("fvd_i3d"),
     "latency_only": lambda c: c.latency_only,
     "whole_clips": lambda c: not getattr(c, "latency_only", False),
+    "several_models": lambda c: c.models,
     "several_axes": lambda c: _axes(c) > 1,
 }
 """Whether a condition holds for settings."""

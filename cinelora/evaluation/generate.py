@@ -18,7 +18,7 @@ from cinelora.adapters.further_adapters import further_adapters
 from cinelora.adapters.run_directory import RunDirectory, adapters_of
 from cinelora.config.adapter_words import AdapterWord
 from cinelora.config.clip_request import ClipRequest, Take, read_prompts, seeds_of
-from cinelora.config.schema import EvaluateConfig, drawn_by
+from cinelora.config.schema import EvaluateConfig, StudyConfig, drawn_by
 from cinelora.config.store import load_config
 from cinelora.errors import FootageError
 from cinelora.evaluation.clip_list import REAL, Plan, Prompt, clip_file, stages, take_folder, troubles
@@ -57,7 +57,7 @@ def plan(config: EvaluateConfig, run_dir: Path) -> Plan:
 # -- held-out clips ----------------------------------------------------------------------------------------------------
 
 
-def heldout(config: EvaluateConfig) -> tuple[list[Sample], list[str]]:
+def heldout(config: EvaluateConfig | StudyConfig) -> tuple[list[Sample], list[str]]:
     """Held-out windows in the order of their paths, and sentences about what was left out.
 
     The split is that of the run behind ``ckpt``; what it or a run in ``adapters`` was trained on is left out, whatever that says.

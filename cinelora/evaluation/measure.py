@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -23,7 +23,7 @@ from cinelora.io.atomic import write_json, write_text
 from cinelora.io.live_bar import LiveBar
 from cinelora.io.media import Pixels
 from cinelora.io.plain_data import MOST_OF_LISTS, read_json
-from cinelora.metrics.suite import MOST_SENTENCES, SETS, Report, Suite, as_clip, networks_of
+from cinelora.metrics.suite import MOST_SENTENCES, SETS, Report, Suite, as_clip, measured_alone, networks_of
 
 NUMBERS = "numbers.json"
 REAL_CLIPS = "real"
@@ -148,13 +148,9 @@ class Measuring:
         self, names: list[str], video: Pixels, reference: Pixels | None, prompt: str, of: tuple[str, str]
     ) -> None:
         """Measure one clip in every way that it allows."""
-        suite = Suite.of(names, networks_of(self.config.metrics), sync_on_compute=False)
-        suite.add(as_clip(video, reference, prompt), " ".join(of))
-        lacking, report = set(suite.left_out), suite.report()
-        # Of a measure that this clip is not fit for, a suite of one says that no clip was measured. The sentence about the clip
-        # says it better; only where the measure could not be had at all is there no such sentence.
-        told = [s for s in report.sentences if "no clip was measured" not in s or s.split()[0] in lacking]
-        self.book.take_up(replace(report, sentences=told))
+        clip = as_clip(video, reference, prompt)
+        report = measured_alone(names, clip, networks_of(self.config.metrics), " ".join(of))
+        self.book.take_up(report)
         self.book.clips.append(OneClip(*of, list(report.numbers), list(report.numbers.values())))
 
     def as_sets(self) -> list[Row]:

@@ -37,6 +37,14 @@ class Parts(Protocol):
         """
         ...
 
+    @staticmethod
+    def check_length(model: ModelConfig, kind: str, num_frames: int, trains: bool) -> list[str]:
+        """A line where a clip of so many frames is made in another way than shorter ones.
+
+        Raises ``ConfigError`` where a window of training is longer than the network takes.
+        """
+        ...
+
 
 KNOWN: tuple[tuple[tuple[Family, ...], type[Parts]], ...] = (
     ((WAN21, WAN22_5B, WAN22_A14B), WanParts),

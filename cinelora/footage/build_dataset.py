@@ -13,7 +13,7 @@ import re
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import Literal, TypedDict, cast
 
@@ -23,7 +23,7 @@ from cinelora.config.schema import DataConfig
 from cinelora.errors import FileError, FootageError
 from cinelora.families.family import Geometry
 from cinelora.footage.buckets import Size, bucket, shown, window_length
-from cinelora.footage.captions import Captions, find_captions, refuse_missing, whole_caption
+from cinelora.footage.captions import Captions, find_captions, lines_of, refuse_missing, whole_caption
 from cinelora.footage.frame_selection import (
     LEAST_NEW,
     Window,
@@ -48,6 +48,8 @@ from cinelora.io.plain_data import MOST_OF_LISTS, read_json
 
 DATASETS = Path("outputs/datasets")
 OVERRIDES, MANIFEST, SHEET, CARD = "overrides.json", "manifest.jsonl", "contact.html", "README.md"
+MATRIX_OF = {"auto": "auto", "bt709": "bt709", "bt601": "smpte170m"}
+"""``data.matrix``, as ffprobe calls it."""
 Verdict = Literal["keep", "reject"]
 BY_HAND: dict[Verdict, tuple[str, ...]] = {"keep": (), "reject": ("rejected by hand",)}
 """What a person's verdict says against a shot."""
@@ -157,12 +159,14 @@ def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | No
     rows: list[list[Judged]] = []
     hashes: list[Sequence[int] | None] = []
     content: list[Hashable | None] = []
+    said: list[str] = []
     for file in files:
         survey = None if file.reason else load_survey(survey_path(folder, file.survey))
         if survey is None:
             damaged = f"its survey is damaged: delete {survey_path(Path(), file.survey)} of the prepared folder"
             skipped.append(Skipped(file.path, file.reason or damaged))
             continue
+        said += [f"{file.path}: {note}" for note in survey.about.notes]
         try:
             of_file = _picked_of(file, survey, data, wanted, usual, by_hand)
         except Exception as error:  # whatever is wrong with one file must not cost the others
@@ -176,10 +180,10 @@ def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | No
             content.append(None if judged.against(False) else (file.sha256, shot.start, shot.end))
     for number, first in _twins(hashes, content, data.limits.alike if data.judged else None).items():
         rows[number] = [replace(judged, twin=rows[first][0].id) for judged in rows[number]]
-    notes = tuple(f"{name} in {OVERRIDES} is no shot of this footage: it was cut anew, or moved" for name in by_hand)
+    said += (f"{name} in {OVERRIDES} is no shot of this footage: it was cut anew, or moved" for name in by_hand)
     left_out = tuple(sorted(skipped, key=lambda clip: clip.path))
     columns = [tuple(row[kind] for row in rows) for kind in range(len(wanted))]
-    return [Prepared(root, folder, tuple(files), shots, left_out, notes) for shots in columns]
+    return [Prepared(root, folder, tuple(files), shots, left_out, tuple(said)) for shots in columns]
 
 
 def _picked_of(
@@ -224,7 +228,9 @@ def handling_of(data: DataConfig) -> Handling:
         read_cube(lut)
     return Handling(
         exact=data.exact,
+        matrix=MATRIX_OF[data.matrix],
         hdr=cast(Literal["refuse", "tone_map"], data.hdr),
+        interlaced=cast(Literal["auto", "refuse", "keep"], data.interlaced),
         lut=lut,
         lut_sha256=sha256_file(lut) if lut else "",
         sequence_fps=Fraction(str(data.sequence_fps)),
@@ -371,21 +377,25 @@ def _samples(
     own_shapes = data.buckets and wanted.own_shapes
     colours = handling_of(data).colours
     for judged in used:
-        text = captions.get(judged.id)
-        caption = "" if text is None else whole_caption(text, data.trigger, data.description)
-        for frames, weights in judged.picks:
+        side, text = sides[judged.id], captions.get(judged.id)
+        texts = [text] if text is None or data.caption_lines == "joined" else lines_of(text)
+        told = enumerate(texts if side == "train" and data.caption_lines == "each" else texts[:1])
+        wholes = [(n, "" if text is None else whole_caption(text, data.trigger, data.description)) for n, text in told]
+        for (frames, weights), (number, caption) in product(judged.picks, wholes):
+            name = f"{judged.path}@{frames[0]}" if len(frames) == 1 else shot_id(judged.path, frames[0], frames[-1])
             yield Sample(
-                id=f"{judged.path}@{frames[0]}" if len(frames) == 1 else shot_id(judged.path, frames[0], frames[-1]),
+                id=f"{name}#{number}" if number else name,
                 path=judged.path,
                 file_hash=judged.sha256,
                 frames=frames,
                 caption=caption,
-                split=sides[judged.id],
+                split=side,
                 kind="still" if len(frames) == 1 else "window",
                 box=judged.box,
                 size=trained_at(judged, wanted) if own_shapes else None,
                 weights=weights,
                 colours=colours,
+                fields=judged.about.fields,
             )
 
 

@@ -11,7 +11,8 @@ know pictures. Whose word counts, first to last:
 5. ``caption.txt`` in its folder or, failing that, in one above, for all in there;
 6. a line of ``captions.jsonl`` in the prepared folder as a model wrote it.
 
-Before each comes ``data.trigger``, unless it stands there already, and after it ``data.description``.
+With ``data.caption_lines=each`` every line of a text is a caption of its own. Before each comes ``data.trigger``, unless it
+stands there already, and after it ``data.description``.
 """
 
 from __future__ import annotations
@@ -77,6 +78,11 @@ def refuse_missing(captions: Captions, root: Path, paths: Mapping[str, str]) -> 
             f"write {PurePosixPath(files[0]).with_suffix('.txt').name} beside it, list it in captions.jsonl, "
             "or set data.captioner=<folder of a vision-language model>"
         )
+
+
+def lines_of(text: str) -> list[str]:
+    """The captions of a text that has one a line; of a text that holds none, the empty one."""
+    return [line.strip() for line in text.splitlines() if line.strip()] or [""]
 
 
 def whole_caption(text: str, trigger: str | None, description: str | None = None) -> str:

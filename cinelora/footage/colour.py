@@ -6,7 +6,7 @@ Names are those of FFmpeg's own ``ffprobe``, which follow ITU-T H.273. It does n
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -51,15 +51,31 @@ ACCURATE = (
 """What all colours are measured against: swscale at its best, which takes ten times as long as at its fastest."""
 
 
+class Orientation(NamedTuple):
+    """How stored pictures are laid down: rows and columns change places first, then they are mirrored."""
+
+    transposed: bool = False
+    left_right: bool = False
+    upside_down: bool = False
+
+    def __call__(self, pixels: Pixels) -> Pixels:
+        """The picture as shown."""
+        shown = pixels.swapaxes(0, 1) if self.transposed else pixels
+        return shown[:: -1 if self.upside_down else 1, :: -1 if self.left_right else 1]
+
+
+UPRIGHT = Orientation()
+
+
 class ToRgb:
     """Frames of one clip as RGB, HWC and upright: within 2 levels of 255 of swscale's accurate conversion.
 
-    ``matrix`` and ``luma_range`` are the clip's; ``rotation`` turns its pictures counter-clockwise, in degrees. One object
-    serves one thread.
+    ``matrix`` and ``luma_range`` are the clip's; ``turn`` lays its pictures down. What is transparent is over black, as in
+    stills. One object serves one thread.
     """
 
-    def __init__(self, matrix: str, luma_range: str, rotation: int = 0, grade: Grade | None = None) -> None:
-        self.matrix, self.range, self.turns, self.grade = matrix, luma_range, rotation // 90, grade
+    def __init__(self, matrix: str, luma_range: str, turn: Orientation = UPRIGHT, grade: Grade | None = None) -> None:
+        self.matrix, self.range, self.turn, self.grade = matrix, luma_range, turn, grade
         self._full, self._small = VideoReformatter(), VideoReformatter()
 
     def __call__(self, frame: VideoFrame) -> Pixels:
@@ -68,11 +84,13 @@ class ToRgb:
         # YUV of 8 bits, for which OpenCV multiplies by the matrix faster than swscale does. swscale converts all else.
         if self.grade is not None:
             pixels = self.grade(self._as_floats(frame))
+        elif has_alpha(frame):
+            pixels = self.accurately(frame)
         elif self.matrix in LUMA and frame.format.name in PLANES_OF_8_BITS:
             pixels = self._quickly(frame)
         else:
             pixels = self.accurately(frame)
-        return np.rot90(pixels, self.turns)
+        return self.turn(self._over_black(pixels, frame))
 
     def accurately(self, frame: VideoFrame) -> Pixels:
         """swscale's accurate conversion, unturned: into planes, which it writes twice as fast as interleaved pixels."""
@@ -81,14 +99,22 @@ class ToRgb:
 
     def scaled(self, frame: VideoFrame, height: int, width: int) -> Pixels:
         """The frame averaged down to ``height`` and ``width``, those of the upright picture."""
-        if self.turns % 2:
+        if self.turn.transposed:
             height, width = width, height
         averaged = {"height": height, "width": width, **_with(Interpolation.AREA)}
         if self.grade is not None:
             small = self._small.reformat(frame, **averaged)
-            return np.rot90(self.grade(self._as_floats(small)), self.turns)
+            return self.turn(self._over_black(self.grade(self._as_floats(small)), small))
+        if has_alpha(frame):
+            frame = self._small.reformat(frame, **averaged)
         small = self._small.reformat(frame, format="rgb24", **self._in_swscale, **averaged)
-        return np.rot90(small.to_ndarray(), self.turns)
+        return self.turn(self._over_black(np.asarray(small.to_ndarray(), np.uint8), frame))
+
+    def _over_black(self, pixels: Pixels, frame: VideoFrame) -> Pixels:
+        if not has_alpha(frame):
+            return pixels
+        alpha_HW1 = _planes(self._full.reformat(frame, format="gbrap", **_with(ACCURATE)))[3][..., None]
+        return np.rint(pixels * (alpha_HW1 / 255.0)).astype(np.uint8)
 
     def _as_floats(self, frame: VideoFrame) -> VideoFrame:
         return self._full.reformat(frame, format="gbrpf32le", **self._in_swscale, **_with(ACCURATE))
@@ -108,6 +134,11 @@ class ToRgb:
             "src_color_range": ColorRange.JPEG if self.range == "full" else ColorRange.MPEG,
             "dst_color_range": ColorRange.JPEG,
         }
+
+
+def has_alpha(frame: VideoFrame) -> bool:
+    """Whether parts of it may be transparent."""
+    return any(component.is_alpha for component in frame.format.components)
 
 
 def _with(interpolation: Interpolation) -> dict[str, Any]:

@@ -7,8 +7,9 @@ reads. No place on this machine is told by card or sheet.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import groupby
@@ -16,7 +17,8 @@ from typing import Any
 
 from cinelora.config.schema import DataConfig
 from cinelora.footage.build_dataset import CARD, MANIFEST, OVERRIDES, SHEET, Judged, Prepared, Wanted
-from cinelora.footage.manifest import Manifest, Sample, write_manifest
+from cinelora.footage.manifest import Manifest, Sample, Skipped, write_manifest
+from cinelora.footage.scan_folder import FILMS
 from cinelora.footage.shot_detection import About, Survey, load_survey
 from cinelora.footage.survey_pool import survey_path
 from cinelora.io.atomic import write_text
@@ -39,9 +41,7 @@ def write_all(prepared: Prepared, manifest: Manifest, data: DataConfig, wanted: 
 def lines(prepared: Prepared, manifest: Manifest) -> list[str]:
     """What is said in the terminal, which nothing in a file's name can command."""
     said = [f"{name}: {value}" for name, value in facts(prepared, manifest)]
-    said += [f"  left out {clip.path}: {clip.reason}" for clip in prepared.skipped[:LISTED]]
-    if len(prepared.skipped) > LISTED:
-        said.append(f"  and {len(prepared.skipped) - LISTED} more files; {MANIFEST} names them all")
+    said += _left_out(prepared.skipped)
     for what, shots in zip(("left out", "without a window"), _out_and_still(prepared.shots), strict=True):
         for reason, count in reasons(shots).most_common(LISTED):
             said.append(f"  {count} {'shot' if count == 1 else 'shots'} {what}: {reason}")
@@ -56,14 +56,29 @@ def lines(prepared: Prepared, manifest: Manifest) -> list[str]:
     return ["".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in said]
 
 
+def _left_out(skipped: Iterable[Skipped]) -> Iterator[str]:
+    """Lines on files that were left out: one for each reason, whatever its numbers; films first, as they weigh more."""
+    # A folder of 10,000 frames of a kind that is not read is one line, and cannot hide the broken film behind it.
+    alike = defaultdict[str, list[Skipped]](list)
+    for clip in sorted(skipped, key=lambda clip: (not clip.path.lower().endswith(FILMS), clip.path)):
+        alike[re.sub(r"\d[\d.]*", "#", clip.reason)].append(clip)
+    groups = list(alike.values())
+    for first, *others in groups[:LISTED]:
+        more = f" and {len(others)} more files like it" if others else ""
+        yield f"  left out {first.path}{more}: {first.reason}"
+    if rest := sum(map(len, groups[LISTED:])):
+        yield f"  and {rest} more files; {MANIFEST} names them all"
+
+
 def facts(prepared: Prepared, manifest: Manifest) -> list[Fact]:
     """The figures of a data set, in words."""
     used = [judged for judged in prepared.shots if not judged.against(False)]
     stills = [sample for sample in manifest.samples if sample.kind == "still"]
     windows = [sample for sample in manifest.samples if sample.kind == "window"]
-    bad = len({clip.path for clip in prepared.skipped})
+    out = {clip.path for clip in prepared.skipped}
+    read, bad = sum(file.path not in out for file in prepared.files), len(out)
     return [
-        ("files", f"{len(prepared.files)} read" + (f", {bad} left out" if bad else "")),
+        ("files", f"{read} read" + (f", {bad} left out" if bad else "")),
         ("shots", f"{len(prepared.shots)}, {_length(prepared.shots)}; {len(used)} kept, {_length(used)}"),
         ("stills", _sides(stills)),
         ("windows", _sides(windows)),
@@ -152,7 +167,7 @@ def _by_file(prepared: Prepared, captions: dict[str, str]) -> Iterator[tuple[str
         shots = list(group)
         about, survey = shots[0].about, load_survey(survey_path(prepared.folder, shots[0].survey))
         shown = [_shown(judged, survey, captions.get(judged.id, ""), whole) for judged in shots]
-        yield path, f"{_of_file(about)}, read by {about.backend}", shown
+        yield path, "; ".join((f"{_of_file(about)}, read by {about.backend}", *about.notes)), shown
 
 
 def _shown(judged: Judged, survey: Survey | None, caption: str, whole: bool) -> dict[str, Any]:

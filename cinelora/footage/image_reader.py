@@ -23,12 +23,31 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from cinelora.errors import reason
-from cinelora.footage.video_reader import Handling, Header, Pixels, Reader, Timed, UnreadableClip, refuse_large
+from cinelora.footage.colour import PRIMARIES, TRANSFERS, hdr_kind
+from cinelora.footage.video_reader import (
+    HDR_NAMES,
+    Handling,
+    Header,
+    Pixels,
+    Reader,
+    Timed,
+    UnreadableClip,
+    refuse_large,
+)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".exr", ".bmp", ".gif")
 PILLOW_KINDS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000")
 """What Pillow may take a file for, whatever its name says. PostScript, another of its kinds, is a program."""
 FFMPEG_KINDS = {".exr": "exr_pipe", ".tif": "tiff_pipe", ".tiff": "tiff_pipe", ".png": "png_pipe"}
+TINY = (32, 18)
+EXR_HEAD = 2**16
+"""Bytes of an EXR that its attributes lie in."""
+REC_709 = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06, 0.3127, 0.3290)
+BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+"""Makes responses of the eye's three cones of XYZ: white is adapted in these."""
+PNG_HEAD = 2**16
+SDR_CICP = ((1, 13), (1, 1), (1, 6))
+"""Primaries and transfer of a PNG's cICP that a screen shows as they are."""
 _DAMAGED = (
     OSError,
     EOFError,
@@ -56,6 +75,22 @@ def picture_size(path: Path) -> tuple[int, int] | None:
         return None
 
 
+def tiny_picture(path: Path) -> NDArray[np.float32] | None:
+    """The picture's lightness at ``TINY`` width and height, to tell whether two look alike; None where it cannot be read."""
+    try:
+        if path.suffix.lower() == ".exr":
+            small = cv2.resize(_by_ffmpeg(path), TINY, interpolation=cv2.INTER_AREA)
+            return np.asarray(small.mean(2), np.float32)
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=PILLOW_KINDS) as picture:
+            refuse_large(path, picture.width, picture.height)
+            picture.draft(
+                "L", (8 * TINY[0], 8 * TINY[1])
+            )  # a JPEG is decoded at an eighth, which is eight times as fast
+            return np.asarray(picture.convert("L").resize(TINY, Image.Resampling.BOX), np.float32)
+    except (*_DAMAGED, UnreadableClip, Image.DecompressionBombError):
+        return None
+
+
 def read_picture(path: Path, animated: bool = False) -> Pixels:
     """The picture upright, RGB HWC in sRGB: its profile heeded, what is transparent over black.
 
@@ -67,6 +102,7 @@ def read_picture(path: Path, animated: bool = False) -> Pixels:
         # What Pillow warns of (large pictures, odd metadata) is either refused below or changes no pixel.
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=PILLOW_KINDS) as picture:
             _refuse_odd(path, picture, animated)
+            _refuse_hdr(path, picture)
             return np.array(_in_srgb(ImageOps.exif_transpose(picture)))
     except UnidentifiedImageError as error:
         if not path.stat().st_size:
@@ -87,6 +123,21 @@ def _refuse_odd(path: Path, picture: Image.Image, animated: bool) -> None:
         raise UnreadableClip(
             path, f"its pixels of 32 bits ({picture.mode}) have no known white: make it EXR or 16 bits"
         )
+
+
+def _refuse_hdr(path: Path, picture: Image.Image) -> None:
+    """Raise ``UnreadableClip`` for a PNG whose cICP says that its numbers are no sRGB. PNG 3, 11.3.2.6; ITU-T H.273."""
+    if picture.format != "PNG":
+        return
+    with path.open("rb") as file:
+        head = file.read(PNG_HEAD)
+    at = head.find(b"cICP", 0, max(head.find(b"IDAT"), 0))
+    if at < 0 or tuple(head[at + 4 : at + 6]) in SDR_CICP:
+        return
+    primaries, transfer = PRIMARIES.get(head[at + 4], "?"), TRANSFERS.get(head[at + 5], "?")
+    kind = HDR_NAMES.get(hdr_kind("", transfer, primaries))
+    what = f"HDR ({kind})" if kind else f"in {primaries} primaries and {transfer}, by its cICP"
+    raise UnreadableClip(path, f"it is {what}: convert it to sRGB")
 
 
 def _in_srgb(picture: Image.Image) -> Image.Image:
@@ -139,10 +190,40 @@ def _by_ffmpeg(path: Path) -> Pixels:
             frame = next(container.decode(stream))
             if path.suffix.lower() != ".exr":
                 return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-            linear = frame.reformat(format="gbrpf32le").to_ndarray()
+            linear = frame.reformat(format="gbrpf32le").to_ndarray() @ primaries_to_srgb(_chromaticities(path)).T
     except (av.FFmpegError, ValueError, StopIteration) as error:
         raise UnreadableClip(path, "it is no picture, or damaged") from error
     return np.rint(255 * srgb_curve(np.nan_to_num(linear))).astype(np.uint8)
+
+
+def _chromaticities(path: Path) -> tuple[float, ...]:
+    """x and y of an EXR's red, green, blue and white: those of BT.709 where the file names none. "OpenEXR File Layout"."""
+    with path.open("rb") as file:
+        head = file.read(EXR_HEAD)
+    at = head.find(b"chromaticities\0chromaticities\0\x20\0\0\0")
+    found = struct.unpack_from("<8f", head, at + 34) if 0 <= at <= len(head) - 66 else REC_709
+    # what is no triangle of colours says nothing
+    return found if np.isfinite(found).all() and abs(np.linalg.det(_xyz(found)[0])) > 1e-4 else REC_709
+
+
+def primaries_to_srgb(chromaticities: tuple[float, ...]) -> NDArray[np.float32]:
+    """3x3: linear RGB of BT.709 from that of these primaries, their white made BT.709's (Bradford)."""
+    if np.allclose(chromaticities, REC_709, atol=1e-3):
+        return np.eye(3, dtype=np.float32)
+    (theirs, their_white), (ours, our_white) = _xyz(chromaticities), _xyz(REC_709)
+    cones = np.diag((BRADFORD @ our_white) / (BRADFORD @ their_white))
+    adapted = np.linalg.inv(BRADFORD) @ cones @ BRADFORD
+    return np.asarray(np.linalg.inv(ours) @ adapted @ theirs, np.float32)
+
+
+def _xyz(chromaticities: tuple[float, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """3x3 that makes CIE XYZ of linear RGB, and the white's XYZ. SMPTE RP 177."""
+    xy = np.reshape(chromaticities, (4, 2)).astype(float)
+    columns = np.column_stack([xy, 1 - xy.sum(1)]).T / np.where(xy[:, 1], xy[:, 1], 1e-9)
+    colours, white = columns[:, :3], columns[:, 3]
+    # Each primary has a direction only; how much of each makes white tells their lengths.
+    lengths = np.linalg.lstsq(colours, white, rcond=None)[0]
+    return colours * lengths, white
 
 
 def srgb_curve(linear: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -28,7 +28,7 @@ class Sample:
     ``frames`` the indices in the clip, already at the model's frame rate, so that a 24 fps clip skips some.
     ``box`` is what bars leave of the picture as shown: left, top, right, bottom in pixels; ``size`` the height and width it
     is trained at, ``None`` for the model's own. ``weights`` is empty, or says how much of the frame after each is blended in.
-    ``colours`` is a hash of what its colours go through: a LUT, tone mapping.
+    ``colours`` is a hash of what its colours go through: a LUT, tone mapping. ``fields`` is how an interlaced film is made whole.
     """
 
     id: str
@@ -42,6 +42,7 @@ class Sample:
     size: tuple[int, int] | None = None
     weights: tuple[float, ...] = ()
     colours: str = ""
+    fields: Literal["", "tff", "bff", "tff film", "bff film"] = ""
 
 
 def usual_size(samples: Iterable[Sample], model: tuple[int, int]) -> tuple[int, int] | None:

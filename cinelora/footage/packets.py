@@ -242,6 +242,15 @@ def with_lost(context: Any, packets: Iterable[Any]) -> Iterator[tuple[int, av.Vi
                 yield heappop(waiting), frame
 
 
+def last_shown(container: Any, stream: Any) -> tuple[int, int]:
+    """The latest time stamp of the packets that are shown, and how long that frame is held; no frame is decoded."""
+    codec = stream.codec_context.codec.canonical_name
+    return max(
+        ((p.pts, p.duration or 0) for p in container.demux(stream) if p.pts is not None and is_shown(p, codec)),
+        default=(0, 0),
+    )
+
+
 def packets_from(container: Any, stream: Any, target: int, first_pts: int) -> Iterator[Any] | None:
     """Packets from a keyframe on that is shown at ``target`` or before; ``None`` where no seek finds one."""
     for back_s in SEEK_TRIES_S:

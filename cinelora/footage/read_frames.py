@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from cinelora.errors import FootageError
+from cinelora.footage.interlaced import Fields
 from cinelora.footage.manifest import Sample, is_inside
 from cinelora.footage.scan_folder import is_there, open_clip, stamp
 from cinelora.footage.video_reader import PLAIN, Handling, Pixels, Reader, UnreadableClip
@@ -30,15 +31,15 @@ def read_frames(root: Path, sample: Sample, height: int, width: int, handling: H
         raise FootageError(f"{sample.path} of the manifest is not in {root}; scan the footage again")
     height, width = sample.size or (height, width)
     try:
-        return _mixed(_opened(path, stamp(path), handling), sample, height, width)
+        return _mixed(_opened(path, stamp(path), handling, sample.fields), sample, height, width)
     except UnreadableClip:
-        return _mixed(open_clip(path, "pyav", handling), sample, height, width)
+        return _mixed(open_clip(path, "pyav", handling, sample.fields), sample, height, width)
 
 
 @lru_cache(maxsize=1)
-def _opened(path: Path, stamp: tuple[int, int], handling: Handling) -> Reader:
+def _opened(path: Path, stamp: tuple[int, int], handling: Handling, fields: Fields) -> Reader:
     """The clip read last stays open: its samples follow one another, and opening decodes more than a still does."""
-    return open_clip(path, handling=handling)
+    return open_clip(path, handling=handling, fields=fields)
 
 
 def _mixed(reader: Reader, sample: Sample, height: int, width: int) -> Pixels:

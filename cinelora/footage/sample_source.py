@@ -41,7 +41,7 @@ def find(data: DataConfig, wanted: Wanted, processes: int | None = None) -> Mani
     """
     if data.look:
         rendered: Manifest = scale_model("rendered", f"data={data.name}").rendered_manifest(
-            data.look, data.clips, data.heldout_clips, wanted.num_frames, wanted.fps
+            data.look, data.clips, data.heldout_clips, wanted.num_frames, wanted.fps, data.caption_lines == "each"
         )
         return rendered
     if data.manifest:

@@ -1,7 +1,7 @@
 """What lies in a footage folder: films, pictures and numbered sequences, in a settled order, and why the rest is left out.
 
 Enters: the folder. Leaves: relative paths with forward slashes; a numbered sequence is one path with its first and last
-number, as ``scan/name_[0001-0240].png``. Nothing is opened but pictures' headers, and nothing that is no regular file. It does
+number, as ``scan/name_[0001-0240].png``. Nothing is opened but pictures, and nothing that is no regular file. It does
 not know what is good footage.
 """
 
@@ -17,9 +17,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
+
 from cinelora.footage.captions import LISTS
 from cinelora.footage.image_reader import SUFFIXES as PICTURES
-from cinelora.footage.image_reader import PictureReader, picture_size
+from cinelora.footage.image_reader import PictureReader, picture_size, tiny_picture
+from cinelora.footage.interlaced import Fields
 from cinelora.footage.video_reader import PLAIN, Backend, Handling, Reader, UnreadableClip, open_video
 from cinelora.io.plain_data import MOST_OF_LISTS, read_bytes
 
@@ -33,6 +36,10 @@ SIDECARS = frozenset(
 )
 """Kinds that lie beside footage, passed over without a word: captions, lists, notes, sound, looks."""
 LEAST_OF_SEQUENCE = 8
+PAIRS = 5
+"""Neighbours that are compared to tell a film from photographs."""
+SAME_LEVELS, SAME_SHARE = 8.0, 0.6
+"""Neighbours are alike up to so many levels of mean difference, or this share of a picture's own spread."""
 HASHED_AT_ONCE = 2**26
 NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d{1,9})(?P<suffix>\.\w+)")
 SEQUENCE = re.compile(r"(?P<stem>.*)\[(?P<first>\d+)-(?P<last>\d+)\](?P<suffix>\.\w+)")
@@ -116,7 +123,7 @@ def _with_sequences(root: Path, folder: Path, names: list[str]) -> Iterator[str]
     """Names of pictures, those that follow one another by number as one."""
     # Scanners and renderers write one file a frame: take_0001.png to take_0240.png. Pictures are put together in three
     # steps: those that differ in their number alone form a series; a series is cut where a number is missing or the size
-    # changes; and only what is then at least `LEAST_OF_SEQUENCE` long becomes a clip. The rest stay stills.
+    # changes; and only what is then `LEAST_OF_SEQUENCE` long or more, and looks like a film, becomes a clip. The rest are stills.
     alone = _captioned(root, folder, names)
     numbered: Numbered = defaultdict(list)
     for name in names:
@@ -130,7 +137,7 @@ def _with_sequences(root: Path, folder: Path, names: list[str]) -> Iterator[str]
     _join_widths(numbered)
     for (stem, suffix, width), pictures in numbered.items():
         for run in _runs(folder, sorted(pictures)):
-            if len(run) < LEAST_OF_SEQUENCE:
+            if len(run) < LEAST_OF_SEQUENCE or not _is_film([folder / name for _, name in run]):
                 yield from (name for _, name in run)
             else:
                 yield f"{stem}[{run[0][0]:0{width}}-{run[-1][0]:0{width}}]{suffix}"
@@ -153,6 +160,21 @@ def _runs(folder: Path, pictures: list[tuple[int, str]]) -> Iterator[list[tuple[
             yield run
         else:
             yield from (list(same) for _, same in groupby(run, key=lambda picture: picture_size(folder / picture[1])))
+
+
+def _is_film(pictures: list[Path]) -> bool:
+    """Whether neighbours look alike, as frames do: a camera numbers photographs as well. What cannot be read says nothing."""
+    # A few pairs, spread evenly, are looked at. Two unrelated pictures are about as far apart as each is from its own mean;
+    # frames, even of a fast pan, are much nearer. A film may have cuts, so more than half of the pairs decide.
+    count = min(PAIRS, len(pictures) - 1)
+    places = [(len(pictures) - 1) * (2 * k + 1) // (2 * count) for k in range(count)]
+    pairs = [(tiny_picture(pictures[place]), tiny_picture(pictures[place + 1])) for place in places]
+    apart = [
+        float(np.abs(a - b).mean()) <= max(SAME_LEVELS, SAME_SHARE * float(a.std() + b.std()) / 2)
+        for a, b in pairs
+        if a is not None and b is not None
+    ]
+    return not apart or 2 * sum(apart) >= len(apart)
 
 
 def _captioned(root: Path, folder: Path, names: list[str]) -> set[str]:
@@ -206,10 +228,15 @@ def _file_hash(path: Path, alive: Callable[[], None]) -> str:
     return digest.hexdigest()
 
 
-def open_clip(path: Path, backend: Backend | None = None, handling: Handling = PLAIN) -> Reader:
-    """Open a film, a picture as a clip of one frame, or a numbered sequence. Raises ``UnreadableClip``."""
+def open_clip(path: Path, backend: Backend | None = None, handling: Handling = PLAIN, fields: Fields = "") -> Reader:
+    """Open a film, a picture as a clip of one frame, or a numbered sequence. Raises ``UnreadableClip``.
+
+    An interlaced film is made whole by its ``fields``, as its survey found them.
+    """
     if path.suffix.lower() not in PICTURES:
-        return open_video(path, backend, handling)
+        reader = open_video(path, "pyav" if fields else backend, handling)
+        reader.fields = fields
+        return reader
     files = members(path)
     if missing := next((file.name for file in files if not file.is_file()), None):
         raise UnreadableClip(path, f"{missing} is not there")

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cinelora.errors import FileError
+from cinelora.footage.interlaced import Fields
 from cinelora.footage.video_reader import Pixels, Reader
 from cinelora.io.atomic import write_whole
 from cinelora.io.plain_data import build, opened, parse_json
@@ -75,9 +76,10 @@ FLASH_FRAMES = 3
 cv2.setNumThreads(1)  # processes are what runs side by side
 
 MEASURED = ("change", "motion", "pan_x", "pan_y", "luma", "spread", "black", "burnt", "sharpness")
-PER_FRAME = ("seconds", "cut", "mixed", *MEASURED)
+PER_FRAME = ("seconds", "cut", "mixed", "damaged", *MEASURED)
 PER_SAMPLE: dict[str, tuple[Any, tuple[int, ...]]] = {
     **{"sample": (np.int64, ()), "hash": (np.uint64, ()), "text": (np.float32, ()), "bars": (np.float32, (4,))},
+    "bars_lit": (np.uint8, (4,)),
     **{"edges": (np.uint8, (FLOW_SIZE[0] * FLOW_SIZE[1] // 8,)), "thumb_bytes": (np.int64, ())},
 }
 """What is kept of a sampled picture, with type and shape; ``Survey`` says what each is."""
@@ -86,7 +88,10 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class About:
-    """What is known of a surveyed file beside its frames; ``fps`` is its average rate, ``size`` its height and width as shown."""
+    """What is known of a surveyed file beside its frames; ``fps`` is its average rate, ``size`` its height and width as shown.
+
+    ``notes`` say what of the file is not as it should be; ``fields`` how it was made whole, if it is interlaced.
+    """
 
     fps: Fraction
     size: tuple[int, int]
@@ -94,6 +99,8 @@ class About:
     backend: str
     codec: str
     why: str = ""
+    notes: tuple[str, ...] = ()
+    fields: Fields = ""
 
 
 @dataclass(frozen=True)
@@ -101,12 +108,14 @@ class Survey:
     """The numbers of one file.
 
     Per frame: ``seconds`` from the first; ``cut`` (1 where a shot begins); ``mixed`` (how nearly it is the mean of frames around
-    it, of 1); ``change`` (mean absolute difference of luma to the frame before, levels); mean ``luma`` and its ``spread``
+    it, of 1); ``damaged`` (1 where it is not as it was, or another stands for it);
+    ``change`` (mean absolute difference of luma to the frame before, levels); mean ``luma`` and its ``spread``
     (standard deviation); ``black`` and ``burnt`` (shares of pixels); ``sharpness`` (standard deviation of the Laplacian);
     ``motion`` and its common part ``pan_x``, ``pan_y`` (widths of the frame a second).
 
     Per sampled picture: its frame (``sample``), a 64-bit ``hash``, the share under lettering (``text``), ``bars`` (share of
-    the picture that is black at left, top, right, bottom; -1 in a dark picture), its ``edges`` (bits) and a JPEG.
+    the picture that is black at left, top, right, bottom; -1 in a dark picture), ``bars_lit`` (1 where the picture beside is
+    mostly not black), its ``edges`` (bits) and a JPEG.
     """
 
     about: About
@@ -146,7 +155,7 @@ def about(reader: Reader, seconds: NDArray[np.float64]) -> About:
     """What a reader knows of its file, whose frames come at ``seconds``."""
     header = reader.header
     fps = _usual_fps(header.fps, seconds)
-    return About(fps, reader.size, header.pixel_aspect, reader.backend, header.codec, reader.why)
+    return About(fps, reader.size, header.pixel_aspect, reader.backend, header.codec, reader.why, fields=reader.fields)
 
 
 def _usual_fps(average: Fraction, seconds: NDArray[np.float64]) -> Fraction:
@@ -173,7 +182,8 @@ def survey_part(reader: Reader, start_s: float, end_s: float, tick: Callable[[fl
         if not eye.see(seconds, frame_HWC):
             break
         tick(seconds)
-    return eye.arrays()
+    arrays = eye.arrays()
+    return arrays | {"damaged": np.array([second in reader.damaged for second in arrays["seconds"].tolist()], np.uint8)}
 
 
 def looked_at(size: tuple[int, int], pixel_aspect: Fraction) -> tuple[int, int]:
@@ -367,7 +377,8 @@ class _Eye:
         self.thumbs.write(jpeg)
         edges = np.packbits(cv2.Canny(small, 80, 160) > 0)
         number = len(self.rows) - 1
-        self.samples.append((number, _hash(gray), lettering(gray), bars(gray, alone), edges, len(jpeg)))
+        black, lit = bars(gray, alone), [share > 0 for share in bars(gray, alone=True)]
+        self.samples.append((number, _hash(gray), lettering(gray), black, lit, edges, len(jpeg)))
 
 
 # -- single frames -----------------------------------------------------------------------------------------------------
@@ -509,7 +520,11 @@ def load_arrays(path: Path) -> tuple[Arrays, dict[str, Any]] | None:
 
 def _are_whole(arrays: Arrays) -> bool:
     """Whether these are the arrays of a survey or a part of one: a number for each frame and each sample, and every thumbnail."""
-    shapes = dict.fromkeys(PER_FRAME, ("f4", ())) | {"seconds": ("f8", ()), "cut": ("u1", ())} | PER_SAMPLE
+    shapes = (
+        dict.fromkeys(PER_FRAME, ("f4", ()))
+        | {"seconds": ("f8", ()), "cut": ("u1", ()), "damaged": ("u1", ())}
+        | PER_SAMPLE
+    )
     if arrays.keys() != {*shapes, "thumbs"}:
         return False
     lengths = {name: len(arrays["sample" if name in PER_SAMPLE else "seconds"]) for name in shapes if arrays[name].ndim}
@@ -553,6 +568,8 @@ class _Note(TypedDict):
     backend: str
     codec: str
     why: str
+    notes: tuple[str, ...]
+    fields: Fields
 
 
 def _positive(text: str) -> Fraction:

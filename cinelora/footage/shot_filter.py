@@ -34,6 +34,7 @@ BARS_LEAST, BARS_LIKE, BARS_AGREE = 0.01, 0.015, 0.6
 
 NO_PICTURE = ("blank", "a fade", "lettering")
 """How reasons begin that say that a shot is lettering or nothing, rather than a bad picture."""
+DAMAGED = "damaged: frames are lost or broken"
 UNSEEN = "not measured: lettering, as the shot is too short for a sampled picture"
 Box = tuple[float, float, float, float]
 
@@ -62,26 +63,31 @@ def judge(survey: Survey, limits: FootageLimits | None, typical_sharpness: float
     ``typical_sharpness`` is what sharpness is compared with in a file of few shots, where its own median says little.
     """
     if limits is None:
-        return [Shot(start, end, samples=_samples(survey, start, end)) for start, end in survey.shots]
+        return [piece for start, end in survey.shots for piece in _pieces(survey, start, end, shown=False)]
     shots = [piece for start, end in survey.shots for piece in _pieces(survey, start, end)]
-    film_bars = bars_of(survey.bars)
+    film_bars, shapes = bars_of(survey.bars), shapes_of(survey)
     usual = sharpness_of(survey) if len(survey.shots) >= LOGO_SHOTS or not typical_sharpness else typical_sharpness
     logo = logo_share(survey, film_bars) if limits.logo is not None else None
-    return _named_ends([_judged(survey, shot, limits, film_bars, usual, logo) for shot in shots])
+    return _named_ends([_judged(survey, shot, limits, shapes, usual, logo) for shot in shots])
 
 
 # -- pieces: what is no picture is cut away ----------------------------------------------------------------------------
 
 
-def _pieces(survey: Survey, start: int, end: int) -> Iterator[Shot]:
-    """A shot in pieces: what is flat or mixed has its reason, the pictures between are shots."""
+def _pieces(survey: Survey, start: int, end: int, shown: bool = True) -> Iterator[Shot]:
+    """A shot in pieces: what is flat, mixed or damaged has its reason, the pictures between are shots.
+
+    What they have ``shown`` may be passed over: damaged frames cannot be read in any case.
+    """
     # Two signs cut a shot in pieces. A fade to black is both flat and mixed in places: there flat counts, so that the black
-    # has one name. 0, 1 and 2 number the kinds of frames, and each run of one kind becomes a piece.
+    # has one name. What is damaged is none of the two, and cut out whatever it shows. 0 to 3 number the kinds of frames, and
+    # each run of one kind becomes a piece.
     least = min(RUN_FRAMES, survey.num_frames)
     flat = _long_runs(survey.spread[start:end] < FLAT_SPREAD, least)
     mixed = _wider(_long_runs(survey.mixed[start:end] >= MIXED, least)) & ~flat
-    kinds = flat + 2 * mixed
-    reasons = {0: (), 1: ("blank: nothing but one tone",), 2: ("a fade or dissolve",)}
+    damaged = survey.damaged[start:end] > 0
+    kinds = np.where(damaged, 3, (flat + 2 * mixed) * shown)
+    reasons = {0: (), 1: ("blank: nothing but one tone",), 2: ("a fade or dissolve",), 3: (DAMAGED,)}
     for kind, run in groupby(range(end - start), key=lambda i: int(kinds[i])):
         frames = list(run)
         first, stop = start + frames[0], start + frames[-1] + 1
@@ -105,7 +111,7 @@ def _wider(flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _judged(
-    survey: Survey, shot: Shot, limits: FootageLimits, film_bars: Box | None, usual: float, logo: float | None
+    survey: Survey, shot: Shot, limits: FootageLimits, shapes: list[list[float]], usual: float, logo: float | None
 ) -> Shot:
     measures = measured(survey, shot, usual) | {"logo": logo}
     # What is no picture needs no further reason.
@@ -116,7 +122,7 @@ def _judged(
         against=(*shot.against, *(reason for of_motion, reason in reasons if reason and not of_motion)),
         against_motion=tuple(reason for of_motion, reason in reasons if reason and of_motion),
         measures=measures,
-        bars=_shot_bars(survey, shot, film_bars),
+        bars=_shot_bars(survey, shot, shapes),
     )
 
 
@@ -267,14 +273,39 @@ def bars_of(bars_N4: NDArray[np.float32]) -> Box | None:
     return (left, top, right, bottom) if any((left, top, right, bottom)) else None
 
 
-def _shot_bars(survey: Survey, shot: Shot, film_bars: Box | None) -> Box | None:
-    """The film's bars, less where this shot has a picture there."""
+def shapes_of(survey: Survey) -> list[list[float]]:
+    """For left, top, right and bottom: how far bars reach there somewhere in the film, as shares of the picture.
+
+    A bar is what ends in a picture that is mostly not black, on the opposite side as well, in two sampled pictures or the only
+    one; or on one side alone throughout the film; or what most pictures agree on, however dark.
+    """
+    found: list[list[float]] = []
+    sure = np.where(survey.bars_lit > 0, survey.bars, 0.0)
+    known, usual = sure[survey.bars[:, 0] >= 0], bars_of(survey.bars) or (0.0,) * 4
+    for side in range(4):
+        here, paired = known[:, side], known[:, (side + 2) % 4] >= BARS_LEAST
+        shapes: list[float] = []
+        for reach in sorted({float(value) for value in here if value >= BARS_LEAST}, reverse=True):
+            if shapes and shapes[-1] - reach <= BARS_LIKE / 2:
+                continue
+            same = np.abs(here - reach) <= BARS_LIKE
+            if (same & paired).sum() >= min(2, len(known)) or same.mean() >= BARS_AGREE:
+                shapes.append(reach)
+        found.append([*shapes, usual[side]])
+    return found
+
+
+def _shot_bars(survey: Survey, shot: Shot, shapes: list[list[float]]) -> Box | None:
+    """Each side by itself: the largest of the film's shapes within what is black in all of the shot's pictures."""
     own = survey.bars[list(shot.samples)] if shot.samples else survey.bars[:0]
     own = own[own[:, 0] >= 0]
-    if film_bars is None or len(own) == 0:
-        return film_bars
-    left, top, right, bottom = np.minimum(film_bars, own.min(0) + BARS_LIKE).tolist()
-    return left, top, right, bottom
+    # A shot that is too dark to tell, or has no sampled picture, has the bars of all the others, where they agree.
+    black = own.min(0) if len(own) else bars_of(survey.bars) or np.zeros(4)
+    left, top, right, bottom = (
+        max((reach for reach in reaches if reach <= share + BARS_LIKE / 2), default=0.0)
+        for reaches, share in zip(shapes, np.asarray(black).tolist(), strict=True)
+    )
+    return (left, top, right, bottom) if any((left, top, right, bottom)) else None
 
 
 def logo_share(survey: Survey, film_bars: Box | None) -> float | None:

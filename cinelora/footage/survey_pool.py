@@ -28,6 +28,7 @@ import numpy as np
 from cinelora.errors import CineloraError, FileError, FootageError, reason
 from cinelora.footage import shot_detection
 from cinelora.footage.image_reader import SUFFIXES as PICTURES
+from cinelora.footage.interlaced import Fields
 from cinelora.footage.scan_folder import content_hash, open_clip, stamp
 from cinelora.footage.shot_filter import sharpness_of
 from cinelora.footage.video_reader import PLAIN, Handling, Reader, UnreadableClip
@@ -44,6 +45,12 @@ MANY_BYTES, MANY_FILES = 50e6, 100
 """New footage from which on it is surveyed in processes of their own: starting them takes a second."""
 KEEP_EVERY_S = 10.0
 """Seconds between two writings of the ledger."""
+SAID_OF: dict[Fields, str] = {
+    "tff": "interlaced, upper field first",
+    "bff": "interlaced, lower field first",
+    "tff film": "telecined, upper field first",
+    "bff film": "telecined, lower field first",
+}
 MISSING_SHARE, MISSING_S = Fraction(1, 10), Fraction(1, 4)
 """A clip is called truncated when more than both is missing of the length in its header: headers are a little off."""
 
@@ -113,7 +120,8 @@ def survey_path(folder: Path, name: str) -> Path:
 def survey_name(sha256: str, handling: Handling) -> str:
     """The name of the survey of this content, read so."""
     rate = "" if handling.sequence_fps == PLAIN.sequence_fps else f"-{float(handling.sequence_fps):g}fps"
-    return f"{sha256}{handling.colours}{rate}"
+    kept = "-combed" if handling.interlaced == "keep" else ""
+    return f"{sha256}{handling.colours}{rate}{kept}"
 
 
 def survey_files(root: Path, paths: list[str], folder: Path, processes: int | None, handling: Handling) -> list[File]:
@@ -216,7 +224,7 @@ class _Ledger(TypedDict):
 
 
 def _version(handling: Handling) -> list[Any]:
-    read_as = [handling.colours, handling.hdr, str(handling.sequence_fps)]
+    read_as = [handling.colours, handling.hdr, str(handling.sequence_fps), handling.interlaced]
     return [shot_detection.VERSION, *read_as, shot_detection.STILLS_VERSION]
 
 
@@ -274,8 +282,11 @@ def _surveyed(task: Task, tick: Callable[[float], None]) -> Outcome:
     # One without a sampled picture is that of a still by version 1, and is made again.
     there = shot_detection.load_survey(task.target) if task.part is None else None
     if there is not None and len(there.sample):
+        _refuse_interlaced(task, there.about.fields)
         return Outcome(task.sha256, sharpness=sharpness_of(there))
     reader = open_clip(task.source, handling=task.handling)
+    if reader.header.is_skewed:
+        raise reader.unreadable("its pictures are to be turned by no quarter, or skewed: write it upright")
     length = float(reader.header.duration_s or 0)
     spans = shot_detection.parts(length or None)
     # What can only be counted from its start is read in one piece. Part or whole, reading every packet once is enough.
@@ -290,13 +301,36 @@ def _surveyed(task: Task, tick: Callable[[float], None]) -> Outcome:
     if task.part is not None and shot_detection.load_arrays(piece) is not None:
         return Outcome(task.sha256)  # a run that was interrupted got this far
     scale = 1 / max(min(end_s, length) - start_s, 1e-3) if length else 0.0
-    arrays = shot_detection.survey_part(
-        reader, start_s, end_s, lambda seconds: tick(min(1.0, max(0.0, (seconds - start_s) * scale)))
-    )
+
+    def heard(seconds: float) -> None:
+        tick(min(1.0, max(0.0, (seconds - start_s) * scale)))
+
+    # Each part of a long film is to be read in the same way, so its fields are measured first. Of short films, of which there
+    # may be thousands, only those that look combed are measured, and passed over once more.
+    if task.part is not None:
+        reader = _made_whole(task, reader)
+    arrays = shot_detection.survey_part(reader, start_s, end_s, heard)
+    if task.part is None and reader.suspects:
+        whole = _made_whole(task, reader)
+        arrays = shot_detection.survey_part(whole, start_s, end_s, heard) if whole is not reader else arrays
+        reader = whole
     if task.part is None:
         return _whole(task, reader, arrays)
     shot_detection.save_arrays(piece, arrays, {})
     return Outcome(task.sha256)
+
+
+def _made_whole(task: Task, reader: Reader) -> Reader:
+    """The reader, or one that makes whole frames of an interlaced film. Raises ``UnreadableClip`` where that is to be refused."""
+    if task.handling.interlaced == "keep" or reader.backend == "pillow" or not (fields := reader.measured_fields()):
+        return reader
+    _refuse_interlaced(task, fields)
+    return open_clip(task.source, handling=task.handling, fields=fields)
+
+
+def _refuse_interlaced(task: Task, fields: Fields) -> None:
+    if fields and task.handling.interlaced == "refuse":
+        raise UnreadableClip(task.source, f"it is {SAID_OF[fields]}: data.interlaced=auto makes its frames whole")
 
 
 def _join(task: Task) -> Outcome:
@@ -306,7 +340,7 @@ def _join(task: Task) -> Outcome:
     loaded = [shot_detection.load_arrays(piece) for piece in pieces]
     arrays = shot_detection.joined(piece[0] for piece in loaded if piece is not None)
     try:
-        outcome = _whole(task, open_clip(task.source, handling=task.handling), arrays)
+        outcome = _whole(task, _made_whole(task, open_clip(task.source, handling=task.handling)), arrays)
     except Exception as error:
         outcome = _failed(error, task.sha256)
     # Parts are removed once the whole is settled. After a fault of the disk they stay, and the next run has only to join.
@@ -316,25 +350,39 @@ def _join(task: Task) -> Outcome:
 
 
 def _whole(task: Task, reader: Reader, arrays: shot_detection.Arrays) -> Outcome:
-    """Write the survey of a whole file.
+    """Write the survey of a whole file, with a note where less is there than its header promises.
 
-    Raises ``UnreadableClip`` where it has no frames, fewer than its header promises, or others than a reader counts.
+    Raises ``UnreadableClip`` where it has no frames, or others than a reader counts.
     """
     survey = shot_detection.Survey(shot_detection.about(reader, arrays["seconds"]), arrays)
-    promised_s = reader.header.duration_s
     if survey.num_frames == 0:
         raise reader.unreadable("it has no frames")
-    length_s = float(survey.seconds[-1]) + 1 / float(reader.header.fps)
-    if promised_s is not None and promised_s - length_s > max(MISSING_S, promised_s * MISSING_SHARE):
-        raise reader.unreadable(f"it is truncated: {length_s:.1f} s of {float(promised_s):.1f} s are there")
     # What is counted from the start has one numbering. By time the survey's frame i must be the reader's, up to a damaged end.
     count = survey.num_frames
     if reader.is_timed and not np.array_equal(survey.seconds, reader.times[:count]):
         raise reader.unreadable(
             f"its time stamps name {len(reader.times)} frames, of which {count} come when it is played: write it anew"
         )
+    survey = replace(survey, about=replace(survey.about, notes=tuple(_faults(reader, survey))))
     shot_detection.save_survey(task.target, survey)
     return Outcome(task.sha256, sharpness=sharpness_of(survey))
+
+
+def _faults(reader: Reader, survey: shot_detection.Survey) -> Iterator[str]:
+    promised_s, last_s = reader.header.duration_s, float(survey.seconds[-1])
+    length_s = last_s + 1 / float(reader.header.fps)
+    if promised_s is not None and _is_short(length_s, promised_s):
+        length_s = max(length_s, reader.held_until_s(last_s))  # a last picture may be held for long
+        if _is_short(length_s, promised_s):
+            yield f"it is truncated: {length_s:.1f} s of {float(promised_s):.1f} s are there, and used"
+    if fields := survey.about.fields:
+        yield f"it is {SAID_OF[fields]}; {'fields are put together again' if 'film' in fields else 'it is deinterlaced'}"
+    if damaged := int(survey.damaged.sum()):
+        yield f"{damaged} of {survey.num_frames} frames are damaged, and not used"
+
+
+def _is_short(length_s: float, promised_s: Fraction) -> bool:
+    return promised_s - length_s > max(MISSING_S, promised_s * MISSING_SHARE)
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------

@@ -14,10 +14,10 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, partial
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +26,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinelora.errors import FootageError
-from cinelora.footage.colour import LUMA, MATRICES, PRIMARIES, RANGES, TRANSFERS, Hdr, ToRgb, guessed_matrix, hdr_kind
+from cinelora.footage.colour import (
+    LUMA,
+    MATRICES,
+    PRIMARIES,
+    RANGES,
+    TRANSFERS,
+    UPRIGHT,
+    Hdr,
+    Orientation,
+    ToRgb,
+    guessed_matrix,
+    has_alpha,
+    hdr_kind,
+)
+from cinelora.footage.interlaced import NEIGHBOURS, Fields, is_suspect, measured, whole_frames
 from cinelora.footage.lut import Grade, read_cube, tone_mapping
-from cinelora.footage.packets import PacketIndex, decoded, is_plain, packets_from, read_index, sought, with_lost
+from cinelora.footage.packets import (
+    PacketIndex,
+    decoded,
+    is_plain,
+    last_shown,
+    packets_from,
+    read_index,
+    sought,
+    with_lost,
+)
+from cinelora.footage.stream_facts import is_dolby_alone, turn_of
 from cinelora.io.atomic import sha256_json
 
 Pixels = NDArray[np.uint8]
@@ -49,6 +73,10 @@ TONE_MAPPING = 1
 """Raised whenever tone mapping would give other colours."""
 REORDERED = 16
 """Frames that no codec holds back more of; more that come late were not held back."""
+SUSPECTED_EVERY = 5
+"""Frames from one that is looked at for combs to the next: cheap, as what is suspected is measured."""
+LONG_S, FIELDS_AT, FIELDS_RUN = 20.0, (0.25, 0.5, 0.75), 40
+"""Of longer films fields are measured at these parts of their length, else at the start; so many frames each."""
 AGREE = 2
 """Levels of 255 by which decord's pixels may differ from FFmpeg's accurate conversion."""
 
@@ -69,12 +97,16 @@ class Handling:
     """How footage is read, beside what it says of itself.
 
     ``exact``: colours must be FFmpeg's to ``AGREE`` levels; otherwise decord is taken wherever it decodes, with its own.
-    ``hdr``: what is done with PQ, HLG and BT.2020. ``lut``: a .cube file that every frame goes through, of the content
-    ``lut_sha256``. ``sequence_fps``: the rate of numbered pictures. ``follow_links``: links may lead out of the folder.
+    ``matrix``: what films that name none are taken to be in, "auto" for a guess. ``hdr``: what is done with PQ, HLG and
+    BT.2020. ``lut``: a .cube file that every frame goes through, of the content ``lut_sha256``. ``sequence_fps``: the rate of
+    numbered pictures. ``interlaced``: what a survey does with film of two moments a frame. ``follow_links``: links may lead
+    out of the folder.
     """
 
     exact: bool = True
+    matrix: str = "auto"
     hdr: Literal["refuse", "tone_map"] = "refuse"
+    interlaced: Literal["auto", "refuse", "keep"] = "auto"
     lut: Path | None = None
     lut_sha256: str = ""
     sequence_fps: Fraction = Fraction(24)
@@ -83,7 +115,8 @@ class Handling:
     @property
     def colours(self) -> str:
         """12 hex digits over what colours go through; "" where that is nothing."""
-        through = {"lut": self.lut_sha256, "tone_mapping": self.hdr == "tone_map" and TONE_MAPPING}
+        through: dict[str, object] = {"lut": self.lut_sha256, "tone_mapping": self.hdr == "tone_map" and TONE_MAPPING}
+        through |= {} if self.matrix == "auto" else {"matrix": self.matrix}
         return sha256_json(through)[:12] if any(through.values()) else ""
 
     def grade(self, kind: Hdr) -> Grade | None:
@@ -101,10 +134,11 @@ PLAIN = Handling()
 class Header:
     """What a file says of its video, measured on the first frame.
 
-    ``height`` and ``width`` are as shown, a phone's ``rotation`` (degrees, counter-clockwise) applied; ``pixel_aspect``
+    ``height`` and ``width`` are as shown, as a phone's ``turn`` has it; ``pixel_aspect``
     is the width of a pixel over its height; ``duration_s`` the promised length, ``None`` where the header is silent.
     ``matrix``, ``range``, ``transfer`` and ``primaries`` are named as ``ffprobe`` names them; an unnamed matrix is guessed
-    as players do, an unnamed range is limited, the others stay "".
+    as players do (``is_guess``), an unnamed range is limited, the others stay "". ``is_dolby``: in Dolby Vision's own colours.
+    ``is_skewed``: to be turned by no quarter, and read as it is stored.
     """
 
     fps: Fraction
@@ -119,10 +153,14 @@ class Header:
     transfer: str
     primaries: str
     pixel_aspect: Fraction = Fraction(1)
-    rotation: int = 0
+    turn: Orientation = UPRIGHT
     first_pts: int = 0
     is_plain: bool = True
     bits: int = 8
+    is_guess: bool = False
+    is_dolby: bool = False
+    is_skewed: bool = False
+    has_alpha: bool = False
 
     def seconds(self, pts: int) -> float:
         """Time since the first frame."""
@@ -133,8 +171,8 @@ class Header:
 
     @property
     def coded(self) -> tuple[int, int]:
-        """Height and width as they are decoded, before any rotation."""
-        return (self.height, self.width) if self.rotation % 180 == 0 else (self.width, self.height)
+        """Height and width as they are decoded, before any turn."""
+        return (self.width, self.height) if self.turn.transposed else (self.height, self.width)
 
     @property
     def is_subsampled(self) -> bool:
@@ -154,6 +192,9 @@ class Reader:
 
     def __init__(self, path: Path, header: Header, why: str = "", handling: Handling = PLAIN) -> None:
         self.path, self.header, self.why, self.handling = path, header, why, handling
+        self.damaged: set[float] = set()
+        self.fields: Fields = ""
+        self.suspects = 0
 
     @property
     def fps(self) -> Fraction:
@@ -174,7 +215,7 @@ class Reader:
     def convert(self) -> ToRgb:
         """What makes RGB of PyAV's frames."""
         header = self.header
-        return ToRgb(header.matrix, header.range, header.rotation, self.handling.grade(header.hdr))
+        return ToRgb(header.matrix, header.range, header.turn, self.handling.grade(header.hdr))
 
     @cached_property
     def times(self) -> NDArray[np.float64]:
@@ -201,6 +242,20 @@ class Reader:
         """
         return self.index is not None
 
+    def measured_fields(self) -> Fields:
+        """How the fields of the film lie, measured at some places of it."""
+        length_s = float(self.header.duration_s or 0)
+        starts = [length_s * place for place in FIELDS_AT] if length_s > LONG_S else [0.0]
+        runs = ((frame for _, frame in islice(self._frames_from(start), FIELDS_RUN)) for start in starts)
+        return measured(runs)
+
+    def held_until_s(self, last_s: float) -> float:
+        """When the frame of ``last_s`` is over, in seconds from the first, if it is the last of all; else ``last_s``."""
+        with self._opened() as (container, stream):
+            pts, held = last_shown(container, stream)
+        tick = float(self.header.time_base)
+        return last_s + held * tick if self.header.seconds(pts) - last_s < tick else last_s
+
     def frames(self, indices: Sequence[int]) -> Iterator[Pixels]:
         """RGB frames HWC at ``indices``, which must not descend. Raises ``UnreadableClip`` where one cannot be had."""
         raise NotImplementedError
@@ -209,9 +264,12 @@ class Reader:
         """Every frame from ``start_s`` to before ``end_s`` in one pass, by PyAV, averaged down to (height, width, 3).
 
         Yields seconds from the first frame, one of ``times``, and RGB as shown; for a frame that is damaged, the next.
-        One thread decodes, as many files are surveyed side by side. Raises ``UnreadableClip``.
+        The second of each of those is left in ``damaged``. One thread decodes, as many files are surveyed side by side. Raises
+        ``UnreadableClip``.
         """
-        for seconds, frame in self._frames_from(start_s):
+        timed = self._frames_from(start_s)
+        for number, (seconds, frame) in enumerate(whole_frames(timed, self.fields) if self.fields else timed):
+            self.suspects += number % SUSPECTED_EVERY == 0 and is_suspect(frame)
             if end_s is not None and seconds >= end_s:
                 return
             self.refuse_change(self.header.coded, (frame.height, frame.width), f"after {seconds:.1f} s")
@@ -258,6 +316,8 @@ class Reader:
                 raise self.unreadable(f"its time stamps begin anew after {last:.1f} s: cut it there")
             last = max(last, seconds)
             if seconds >= start_s and not late:
+                if frame.is_corrupt or frame.pts != pts:
+                    self.damaged.add(seconds)
                 yield seconds, frame
 
     def _all_frames(self, threads: int = 0) -> Iterator[av.VideoFrame]:
@@ -281,10 +341,17 @@ class PyAVReader(Reader):
 
     def frames(self, indices: Sequence[int]) -> Iterator[Pixels]:  # noqa: D102
         counts = Counter(indices)
-        for number, frame in self._wanted(sorted(counts)):
+        for number, frame in self._whole(counts) if self.fields else self._wanted(sorted(counts)):
             now = (frame.height, frame.width)
             self.refuse_change(self.header.coded, now, f"after {float(self.times[number]):.1f} s")
             yield from repeat(self.convert(frame), counts[number])
+
+    def _whole(self, wanted: Counter[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Interlaced frames made whole, for which those around them are read as well."""
+        near = {n for number in wanted for n in range(number - NEIGHBOURS, number + NEIGHBOURS + 1)}
+        read = self._wanted(sorted(n for n in near if 0 <= n < self.num_frames))
+        whole = whole_frames(read, self.fields, lambda before, number: number == before + 1)
+        yield from ((number, frame) for number, frame in whole if number in wanted)
 
     def _wanted(self, numbers: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Frames by their ascending numbers: by seeking as far as that goes, the rest by decoding from the start."""
@@ -362,8 +429,12 @@ def open_video(path: Path, backend: Backend | None = None, handling: Handling = 
     Raises ``UnreadableClip`` for a file that is empty, damaged, or has no video.
     """
     header = read_header(path)
+    if header.is_dolby:
+        raise UnreadableClip(path, "it is HDR (Dolby Vision without a layer that other players show): convert it")
     if header.hdr and handling.hdr == "refuse":
         raise UnreadableClip(path, f"it is HDR ({HDR_NAMES[header.hdr]}): data.hdr=tone_map maps its colours")
+    if header.is_guess and handling.matrix != "auto":
+        header = replace(header, matrix=handling.matrix)
     if header.matrix not in (*LUMA, "gbr"):
         raise UnreadableClip(
             path, f"its colours are kept as {header.matrix}, which is not converted: write it as bt709"
@@ -375,6 +446,10 @@ def open_video(path: Path, backend: Backend | None = None, handling: Handling = 
         return by_pyav("asked for")
     if header.hdr or handling.lut:
         return by_pyav("colours go through a LUT")
+    if header.has_alpha:
+        return by_pyav("what is transparent is put over black")
+    if header.is_guess and handling.matrix != "auto":
+        return by_pyav(f"its matrix is said to be {header.matrix}")
     if handling.exact and backend is None and header.is_subsampled:
         return by_pyav(f"decord repeats the colours of {header.pixel_format} instead of interpolating")
     try:
@@ -441,60 +516,77 @@ def read_header(path: Path) -> Header:
         stream = container.streams.best("video")
         if not isinstance(stream, av.VideoStream):
             raise UnreadableClip(path, "it has no video, only sound or data")
+        # What is encrypted decodes to noise, or to nothing: each packet says so, or the codec has no name but "encrypted".
+        first = next(packets := container.demux(stream)) if stream.codec_context else None
+        if first is None or first.has_sidedata("encryption_info"):
+            raise UnreadableClip(path, "it is encrypted (DRM)" if first else "it is encrypted, or of an unknown codec")
         refuse_large(path, stream.width, stream.height)
-        packets = container.demux(stream)
+        packets = chain((first,), packets)
         frame = next(chain.from_iterable(decoded(stream.codec_context, packet) for packet in packets), None)
         if frame is None:
             raise UnreadableClip(path, "it has no frames")
-        return _header(container, stream, frame)
+        return _header(path, container, stream, frame)
 
 
 @contextmanager
 def _in_words(path: Path, kinds: tuple[type[Exception], ...] = (av.FFmpegError, ValueError)) -> Iterator[None]:
-    """Turn a library's error into one that names the clip."""
+    """Orientation a library's error into one that names the clip."""
     try:
         yield
     except kinds as error:
         raise UnreadableClip(path, _last_line(error)) from error
 
 
-def _header(container: Any, stream: av.VideoStream, frame: av.VideoFrame) -> Header:
+def _header(path: Path, container: Any, stream: av.VideoStream, frame: av.VideoFrame) -> Header:
     # A phone stores its picture lying on its side and notes the turn; all that is said of the shape is said of the
     # picture as shown, so height and width change places, and so do the sides of a pixel that is not square.
     height, width, aspect = frame.height, frame.width, stream.sample_aspect_ratio or Fraction(1)
-    if frame.rotation % 180:
+    found = turn_of(frame)
+    turn = found or UPRIGHT
+    if turn.transposed:
         height, width, aspect = width, height, 1 / aspect
     is_rgb, name = frame.format.is_rgb, frame.format.name
+    named = "gbr" if is_rgb else MATRICES.get(frame.colorspace)
     return Header(
         fps=stream.average_rate or stream.guessed_rate or Fraction(25),
         height=height,
         width=width,
         pixel_aspect=aspect,
-        duration_s=_promised_s(container, stream),
-        rotation=frame.rotation,
+        duration_s=_promised_s(container, stream, frame.pts),
+        turn=turn,
+        is_skewed=found is None,
         time_base=stream.time_base or Fraction(1, av.time_base),
         first_pts=frame.pts or 0,
         is_plain=is_plain(container, stream),
         codec=stream.codec_context.codec.canonical_name,
         pixel_format=name,
         bits=max(component.bits for component in frame.format.components),
-        matrix="gbr" if is_rgb else MATRICES.get(frame.colorspace) or guessed_matrix(frame.height, frame.width),
+        matrix=named or guessed_matrix(frame.height, frame.width),
+        is_guess=not named,
+        is_dolby=is_dolby_alone(path, stream, frame),
+        has_alpha=has_alpha(frame),
         range="full" if is_rgb or "yuvj" in name else RANGES.get(frame.color_range, "limited"),
         transfer=TRANSFERS.get(frame.color_trc, ""),
         primaries=PRIMARIES.get(frame.color_primaries, ""),
     )
 
 
-def _promised_s(container: Any, stream: av.VideoStream) -> Fraction | None:
-    """Length of the video alone: sound may run on after it. Matroska keeps it in a tag, or only for the whole file."""
+def _promised_s(container: Any, stream: av.VideoStream, first_pts: int | None) -> Fraction | None:
+    """Length of the video alone, from its first frame that can be decoded on: sound may run on after it."""
+    # A film cut out of a broadcast keeps the broadcast's clock, and may begin with frames whose keyframe is missing. So what
+    # counts is the end that is promised, less the first frame's time. Matroska gives the end in a tag, or only for the whole
+    # file; some write a length there, which is known by its lying before the first frame.
+    base, start = stream.time_base or Fraction(1, av.time_base), stream.start_time or 0
+    first_s = (start if first_pts is None else first_pts) * base
     if stream.duration and stream.time_base:
-        return stream.duration * stream.time_base
+        return (start + stream.duration) * base - first_s
+    end_s = None
     if tag := stream.metadata.get("DURATION"):
         hours, minutes, seconds = tag.split(":")
-        return 3600 * int(hours) + 60 * int(minutes) + Fraction(seconds)
-    if container.duration and len(container.streams) == 1:
-        return Fraction(container.duration, av.time_base)
-    return None
+        end_s = 3600 * int(hours) + 60 * int(minutes) + Fraction(seconds)
+    elif container.duration and len(container.streams) == 1:
+        end_s = Fraction(container.duration, av.time_base)
+    return end_s - first_s if end_s is not None and end_s > first_s else end_s
 
 
 def _last_line(error: object) -> str:

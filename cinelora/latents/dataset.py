@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from cinelora.errors import FileError, FootageError, TrainingError
-from cinelora.io.tensor_files import load_tensors, read_header
-from cinelora.latents.cache import Entry, Index, encoding_path
+from cinelora.errors import EncodingLost, FileError, FootageError
+from cinelora.io.tensor_files import content_digest, load_tensors, read_header
+from cinelora.latents.cache import DIGEST, Entry, Index, encoding_path
 from cinelora.nn.flow_matching import keyed_generator
 from cinelora.nn.text_padding import pad_text
 
@@ -53,8 +53,9 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
 
     def shape(self, position: int) -> tuple[int, ...]:
         """Shape of a sample's latents, read from the file's header."""
-        with _mendable():
-            return tuple(read_header(self._file(self.entries[position].video))["latents"]["shape"])
+        name = self.entries[position].video
+        with self._removed_if_damaged(name):
+            return tuple(read_header(self._file(name))["latents"]["shape"])
 
     @cached_property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -68,8 +69,7 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
     def _read(self, name: str) -> dict[str, Tensor]:
         if name in self._memory:
             return self._memory[name]
-        with _mendable():
-            tensors = load_tensors(self._file(name))[0]
+        tensors = self._whole(name)
         if "text" in tensors:
             tensors["text"] = pad_text([tensors["text"]], self.text_tokens)[0]
         size = sum(tensor.nbytes for tensor in tensors.values())
@@ -78,20 +78,29 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
             self._room -= size
         return tensors
 
+    def _whole(self, name: str) -> dict[str, Tensor]:
+        """The tensors of an encoding, which are what was written: a flipped bit would train another adapter without a word."""
+        with self._removed_if_damaged(name):
+            path = self._file(name)
+            tensors, facts = load_tensors(path)
+            if facts.get(DIGEST, content_digest(tensors)) != content_digest(tensors):
+                raise FileError(f"{path} is not what was written")
+        return tensors
+
     def _file(self, name: str) -> Path:
         path = encoding_path(self.root, name)
         if not path.exists():
-            raise TrainingError(f"{path} is gone from the cache; start again and it is encoded anew")
+            raise EncodingLost(f"{path} is gone from the cache: start again, and it is encoded again")
         return path
 
-
-@contextmanager
-def _mendable() -> Iterator[None]:
-    """A damaged file of the cache is named with the way out."""
-    try:
-        yield
-    except FileError as error:
-        raise TrainingError(f"{error}; delete it and start again, and it is encoded anew") from error
+    @contextmanager
+    def _removed_if_damaged(self, name: str) -> Iterator[None]:
+        """A damaged file is removed from the cache: what is missing there is encoded again."""
+        try:
+            yield
+        except FileError as error:
+            encoding_path(self.root, name).unlink(missing_ok=True)
+            raise EncodingLost(f"{error}: it was removed; start again, and it is encoded again") from error
 
 
 @lru_cache(64)

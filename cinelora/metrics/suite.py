@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -122,6 +122,13 @@ class Suite:
         """Take a real clip into the set that generated ones are compared with."""
         self._measured(clip, name or "a real clip", real=True)
 
+    def add_real_of(self, other: Suite) -> None:
+        """Take the real clips of ``other``, whose sets have measured them, in place of this suite's own."""
+        for name, measure in self.measures.items():
+            theirs = other.measures.get(name)
+            if isinstance(measure, similarity.SetDistance) and isinstance(theirs, similarity.SetDistance):
+                measure.real, measure.size = theirs.real.clone(), theirs.size
+
     def _measured(self, clip: Clip, called: str, real: bool) -> bool:
         """Hand a clip to every measure that can use it, a real one to those of sets alone; whether it is a clip at all."""
         if trouble := clip.trouble():
@@ -181,6 +188,17 @@ def measure(settings: MetricsConfig, video_THWC: np.ndarray, prompt: str | None 
     suite = Suite.of(settings.names, networks_of(settings), sync_on_compute=False)
     suite.add(as_clip(video_THWC, prompt=prompt))
     return suite.report()
+
+
+def measured_alone(names: Iterable[str], clip: Clip, networks: Networks, called: str) -> Report:
+    """The numbers of one clip by itself; ``called`` is what sentences call it. Raises as ``Suite.of``."""
+    suite = Suite.of(names, networks, sync_on_compute=False)
+    suite.add(clip, called)
+    lacking, report = set(suite.left_out), suite.report()
+    # Of a measure that this clip is not fit for, a suite of one says that no clip was measured. The sentence about the clip
+    # says it better; only where the measure could not be had at all is there no such sentence.
+    told = [one for one in report.sentences if "no clip was measured" not in one or one.split()[0] in lacking]
+    return replace(report, sentences=told)
 
 
 def networks_of(settings: MetricsConfig) -> Networks:

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers import WanTransformer3DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from cinelora.families.conditioning import Conditioning
 from cinelora.io.live_bar import LiveBar
@@ -27,11 +26,12 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 """Velocity (B, C, T, H, W), float32, of noisy latents at a timestep (B,) of 1000 * sigma."""
 
 
-def remembering(transformer: WanTransformer3DModel, half: str) -> AbstractContextManager[None]:
+def remembering(transformer: nn.Module, half: str) -> AbstractContextManager[None]:
     """Inside the block caches between steps are those of one half of guidance; networks without caches have none."""
     if not hasattr(transformer, "cache_context"):
         return nullcontext()
-    context: AbstractContextManager[None] = transformer.cache_context(half)
+    caching: Any = transformer
+    context: AbstractContextManager[None] = caching.cache_context(half)
     return context
 
 
@@ -39,7 +39,7 @@ def remembering(transformer: WanTransformer3DModel, half: str) -> AbstractContex
 class Unguided:
     """The transformer's own velocity under one condition."""
 
-    transformer: WanTransformer3DModel
+    transformer: nn.Module
     condition: Conditioning
 
     def __call__(self, latents_BCTHW: Tensor, timestep_B: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class Unguided:
 class Guided:
     """Classifier-free guidance ``u + scale * (c - u)`` (Ho and Salimans 2022), both halves in one batch or in turn."""
 
-    transformer: WanTransformer3DModel
+    transformer: nn.Module
     positive: Conditioning
     negative: Conditioning
     scale: float
@@ -77,7 +77,7 @@ class Guided:
 class GuidedAcrossRanks:
     """The same guidance with each half computed by its own group of ranks."""
 
-    transformer: WanTransformer3DModel
+    transformer: nn.Module
     positive: Conditioning
     negative: Conditioning
     scale: float

@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from diffusers import WanTransformer3DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from cinelora.adapters.adapter_file import AdapterFile
 from cinelora.adapters.lora_layers import acting_in_words, load_adapter, merge, set_scales, unmerge
@@ -70,7 +69,7 @@ def noise_of(size: tuple[int, ...], seed: int, part: str) -> Tensor:
 @contextmanager
 def adapted_transformer(
     bundle: Bundle, adapters: dict[str, AdapterFile], sampling: Sampling, drawing: Drawing, num_frames: int
-) -> Iterator[WanTransformer3DModel]:
+) -> Iterator[nn.Module]:
     """The bundle's transformer with ``adapters`` hung on it, split over the ranks, released at the end of the block.
 
     Its attention runs on the backend that is asked for or found fastest for ``num_frames``, which rank 0 prints.
@@ -95,7 +94,7 @@ def adapted_transformer(
 
 
 @contextmanager
-def acting(transformer: WanTransformer3DModel, scales: dict[str, float], live: bool, again: bool) -> Iterator[None]:
+def acting(transformer: nn.Module, scales: dict[str, float], live: bool, again: bool) -> Iterator[None]:
     """The adapters at their ``scales`` inside the block: folded into the frozen weights, or ``live`` beside them.
 
     Folded they cost nothing; where weights come and go with each block (swap) they cannot be. ``again``: the transformer
@@ -129,7 +128,7 @@ class Sampling:
         tokens = family_of(self.model).geometry.num_tokens(num_frames, self.model.height, self.model.width)
         return Work.of(self.model, kind, tokens, ring=self.plan.ring, ulysses=self.plan.ulysses)
 
-    def run(self, transformer: WanTransformer3DModel, shown: Shown, label: str, together: bool) -> Tensor:
+    def run(self, transformer: nn.Module, shown: Shown, label: str, together: bool) -> Tensor:
         """Latents (1, C, T, h, w) by one transformer."""
         course = self.begin(shown)
         self.go_on(course, transformer, shown, label, together)
@@ -146,7 +145,7 @@ class Sampling:
     def go_on(
         self,
         course: Course,
-        transformer: WanTransformer3DModel,
+        transformer: nn.Module,
         shown: Shown,
         label: str,
         together: bool,
@@ -180,9 +179,7 @@ class Sampling:
         condition = machinery_of(self.model).condition
         return condition(shown.texts.positive, shown.image), condition(shown.texts.negative, shown.image)
 
-    def denoiser(
-        self, transformer: WanTransformer3DModel, shown: Shown, together: bool, expert: Expert = ALONE
-    ) -> Denoise:
+    def denoiser(self, transformer: nn.Module, shown: Shown, together: bool, expert: Expert = ALONE) -> Denoise:
         """The ``Denoise`` that the settings ask for; a guidance of 1 needs no second half."""
         positive, negative = self.conditions(shown)
         guidance = guidance_of(self.sampler, expert)
@@ -193,7 +190,7 @@ class Sampling:
         return Guided(transformer, positive, negative, guidance, together)
 
 
-def require_finite(latents: Tensor, transformer: WanTransformer3DModel, label: str) -> None:
+def require_finite(latents: Tensor, transformer: nn.Module, label: str) -> None:
     """Raise ``InferenceError``, naming the adapters that act, for latents that would be decoded to black or noise."""
     if bool(latents.isfinite().all()):
         return

@@ -37,8 +37,7 @@ from cinelora.planning.planner import choose_drawing, partition_of
 
 if TYPE_CHECKING:
     import numpy as np
-    from diffusers import WanTransformer3DModel
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from cinelora.adapters.adapter_file import AdapterFile
     from cinelora.families.model_bundle import Bundle
@@ -235,7 +234,7 @@ class TakeMaker:
     bundles: dict[str, Bundle]
     sampling: Sampling
     clock: Clock = field(default_factory=Clock)
-    held: dict[str, WanTransformer3DModel] = field(default_factory=dict)
+    held: dict[str, nn.Module] = field(default_factory=dict)
     """The one transformer of a family that has one for keyframe and clip, from the one to the other."""
     letting_go: ExitStack = field(default_factory=ExitStack)
 
@@ -415,7 +414,7 @@ class TakeMaker:
     @contextmanager
     def at_work(
         self, kind: str, expert: Expert, adapters: dict[str, AdapterFile], drawing: Drawing, frames: int
-    ) -> Iterator[WanTransformer3DModel]:
+    ) -> Iterator[nn.Module]:
         """The transformer of an expert with ``adapters`` on it, loaded for the block; or once, for keyframe and clip."""
         from cinelora.sampling.sampler import adapted_transformer
 

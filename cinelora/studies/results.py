@@ -7,16 +7,27 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import statistics
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cinelora.errors import ConfigError, FileError
+from cinelora.evaluation.statistics import bootstrap_mean
 from cinelora.io.atomic import sha256_json, write_json, write_text
 from cinelora.io.plain_data import MOST_OF_LISTS, read_json
 
-ROWS, TABLE = "rows.json", "rows.csv"
+ROWS, TABLE, LATENTS = "rows.json", "rows.csv", "latents"
+FOOTAGE = "held-out footage"
+"""The name of a row of real clips, which no setting has drawn."""
+HELDOUT = "heldout_"
+"""Before the name of a distance: to held-out footage, not to the baseline's clips."""
+OF_FILM, OF_PIXELS, STEP_OF_PIXELS = "film_second_s", "megapixel_frame_s", "step_megapixel_frame_s"
+"""Seconds for a second of film, for a megapixel of a frame, and those of one step for it."""
 PARTS = ("text", "keyframe", "condition", "denoise", "decode")
 
 
@@ -25,7 +36,8 @@ class Result:
     """What one setting cost on one machine, and how its clips were.
 
     ``seconds`` are of a clip, by part; ``denoise_s`` of each repetition; ``whole_s`` and ``skipped_s`` are medians of predictions
-    that ran every block and of those that did not; ``computed`` is the share of the former. ``numbers`` are means over clips.
+    that ran every block and of those that did not; ``computed`` is the share of the former. ``numbers`` are means over clips, or
+    of all clips as a set; ``of_clips`` are the values behind a mean, clip by clip, None where a clip has none.
     """
 
     key: str
@@ -43,11 +55,42 @@ class Result:
     numbers: dict[str, float] = field(default_factory=dict)
     ratios: list[float] = field(default_factory=list)
     trouble: str | None = None
+    of_clips: dict[str, list[float | None]] = field(default_factory=dict)
 
     @property
     def place(self) -> tuple[str, str]:
         """What tells it from every other row: the setting and the machine."""
         return self.key, sha256_json(self.machine)[:8]
+
+    @property
+    def size(self) -> tuple[int, int, int] | None:
+        """Frames, height and width of its clips; None in rows of older versions."""
+        facts = self.facts
+        return (facts["frames"], facts["height"], facts["width"]) if "frames" in facts else None
+
+    def interval(self, name: str) -> tuple[float, float] | None:
+        """The 95 % bootstrap interval of a mean over clips; None of a number of all clips as a set, and of one clip."""
+        return _interval(tuple(value for value in self.of_clips.get(name, []) if value is not None))
+
+    def costs(self) -> dict[str, float]:
+        """Seconds for each second of film, and for each million pixels of its frames: of a clip's denoising, and of a step.
+
+        A second of film is denoised and decoded. What was timed without clips has a step alone.
+        """
+        if self.size is None or not self.step_s:
+            return {}
+        pixels, film = math.prod(self.size) / 1e6, self.facts["frames"] / self.facts["fps"]
+        found = {STEP_OF_PIXELS: self.step_s / pixels}
+        if "decode" in self.seconds:
+            denoise, decode = self.seconds["denoise"], self.seconds["decode"]
+            found = {OF_FILM: (denoise + decode) / film, OF_PIXELS: denoise / pixels} | found
+        return {name: float(f"{seconds:.4g}") for name, seconds in found.items()}
+
+
+@cache  # tables are written anew with every row
+def _interval(values: tuple[float, ...]) -> tuple[float, float] | None:
+    found = bootstrap_mean(np.array(values)) if values else None
+    return None if found is None or found.low is None or found.high is None else (found.low, found.high)
 
 
 @dataclass
@@ -96,7 +139,8 @@ def merged_results(tables: list[Results]) -> Results:
     return whole
 
 
-SETTING = tuple("steps distilled scale rank merged cache threshold dtype partition ranks compiled swap".split())
+SIZE = tuple("frames height width fps".split())
+SETTING = tuple("steps distilled scale rank merged only cache threshold dtype partition ranks compiled swap".split())
 TIMES = tuple("denoise_min_s denoise_max_s step_s whole_prediction_s skipped_prediction_s computed peak_gib".split())
 ENDS = ("trouble", "hardware", "key")
 
@@ -105,11 +149,24 @@ def columns(rows: list[Result]) -> list[str]:
     """The head of the table: what every row has, then the numbers that any has."""
     parts = [f"{part}_s" for part in PARTS if any(part in row.seconds for row in rows)]
     numbers = dict.fromkeys(name for row in rows for name in row.numbers)
-    return ["name", "model", "device", *SETTING, *parts, *TIMES, *numbers, *ENDS]
+    bounded = {name for row in rows for name in row.numbers if row.interval(name)}
+    bounds = [word for name in numbers for word in (name, *(bounds_of(name) if name in bounded else ()))]
+    costs = dict.fromkeys(name for row in rows for name in row.costs())
+    sizes = SIZE if any(row.size for row in rows) else ()
+    return ["name", "model", *sizes, "device", *SETTING, *parts, *TIMES, *costs, *bounds, *ENDS]
+
+
+def bounds_of(name: str) -> tuple[str, str]:
+    """The columns of a mean's interval."""
+    return f"{name}_low", f"{name}_high"
 
 
 def cells(row: Result, heading: list[str]) -> list[Any]:
     """A row as values; empty where it has none."""
+    found = {name: row.interval(name) for name in row.numbers}
+    bounds = {
+        key: value for name, both in found.items() if both for key, value in zip(bounds_of(name), both, strict=True)
+    }
     known = {
         **row.facts,
         **row.setting,
@@ -122,6 +179,8 @@ def cells(row: Result, heading: list[str]) -> list[Any]:
         "whole_prediction_s": row.whole_s,
         "skipped_prediction_s": row.skipped_s,
         **row.numbers,
+        **row.costs(),
+        **bounds,
     }
     return ["" if known.get(name) is None else known[name] for name in heading]
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cinelora.adapters.further_adapters import further_adapters
 from cinelora.adapters.run_directory import adapters_of
@@ -25,15 +25,25 @@ from cinelora.errors import ConfigError
 from cinelora.families import experts_of, family_of
 from cinelora.families.family import Expert
 from cinelora.io.hardware import default_device, fingerprint, gpu_at_hand, limit_gpu_memory, quiet_libraries
-from cinelora.io.tensor_files import load_tensors, save_tensors
+from cinelora.io.tensor_files import save_tensors
 from cinelora.io.terminal import say, warn
 from cinelora.parallel.launch import Rank, barrier, launch, meeting_point, process_group, rank_info
 from cinelora.parallel.partition import Partition
 from cinelora.planning.estimate import Shape
 from cinelora.planning.planner import choose_drawing, partition_of
-from cinelora.studies.results import Result, Results, load_table, merged_results, middle
+from cinelora.studies.results import LATENTS, Result, Results, load_table, merged_results, middle
 from cinelora.studies.study_report import BETWEEN_ROWS, between_rows, lines, show, to_wandb
-from cinelora.studies.variants import StudyVariant, acting, baseline, hung, key_of, model_of, sampler_of, study_variants
+from cinelora.studies.variants import (
+    StudyVariant,
+    acting,
+    baseline,
+    cannot,
+    hung,
+    key_of,
+    model_of,
+    sampler_of,
+    study_variants,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,9 +53,6 @@ if TYPE_CHECKING:
     from cinelora.sampling.sampler import Sampling, Shown
     from cinelora.studies.timing import Timed
 
-LATENTS = "latents"
-LOOKED = "looked_for"
-"""Under which a row keeps the numbers that were asked for: some cannot be had, and are not to be tried at every start."""
 DRAWN = "drawn"
 """What an adapter is called that latency_only draws, for want of a trained one."""
 
@@ -103,7 +110,8 @@ def study_rank(
     files = {**adapter_files, **{name: one.path for name, one in further.items()}}
     adapters = {name: read_adapter(path) for name, path in files.items()}
     keys = {setting: key_of(setting, config, adapter_files, further) for setting in study_variants(config)}
-    refuse_fp8(keys)
+    impossible = {setting: why for setting in keys if (why := cannot(setting, config))}
+    refuse_fp8(keys.keys() - impossible.keys())
     with process_group(rank) if rank.world_size > 1 else nullcontext():
         machine = from_rank_0(machine, rank)  # nodes may differ in what is theirs, and must agree on what is there
         names = {setting: setting.named(first) for setting in keys}
@@ -111,13 +119,13 @@ def study_rank(
         # A row that is there is kept, whatever is told of it by now; one that ran into trouble is run again.
         kept = {row.place: row for row in table.rows if not row.trouble}
         rows = {setting: kept.get(row.place, row) for setting, row in fresh.items()}
-        todo = from_rank_0([setting for setting, row in rows.items() if not row.denoise_s], rank)
+        missing = [setting for setting, row in rows.items() if not row.denoise_s]
+        todo = from_rank_0([setting for setting in missing if setting not in impossible], rank)
         if rank.global_rank == 0:
-            say(f"{len(keys)} settings: {len(keys) - len(todo)} are there, {len(todo)} to run")
+            counts = f"{len(keys) - len(missing)} are there, {len(todo)} to run"
+            say(f"{len(keys)} settings: {counts}{f', {len(impossible)} cannot be drawn' if impossible else ''}")
         shown, seconds = list[Any](), dict[str, float]()
-        if todo and config.latency_only:
-            shown = drawn_inputs(config)
-        elif todo:
+        if todo and not config.latency_only:
             shown, seconds = real_inputs(config, adapters, rank, further)
         desk = Desk(config, adapters, shown, rank, names, further)
         for settings in of_one_load(todo):
@@ -126,18 +134,35 @@ def study_rank(
                 row.facts["sitting"] = sitting
                 take_up(row, timed, setting, seconds)
                 if rank.global_rank == 0:
-                    if timed.latents and not timed.trouble and not config.latency_only:
-                        tensors = {f"clip-{i}": latents for i, latents in enumerate(timed.latents)}
-                        save_tensors(run_dir / LATENTS / f"{row.key}.safetensors", tensors, {})
+                    if not config.latency_only:
+                        keep_clips(run_dir, row, timed)
                     table.put(row)
                     table.save(run_dir)
         if rank.global_rank == 0:
-            table.say(*caveats(config))
-            if not config.latency_only:
-                look(config, run_dir, table, list(rows.values()), keys[first])
-            table.save(run_dir)
+            for setting, why in impossible.items():
+                rows[setting].trouble = why
+            finish(config, run_dir, table, list(rows.values()), keys[first])
         barrier(rank)
     return len(todo)
+
+
+def finish(config: StudyConfig, run_dir: Path, table: Results, rows: list[Result], first: str) -> None:
+    """Keep the rows that could not be drawn, too, say what must be read beside them all, and look at the clips."""
+    for row in rows:
+        table.put(row)
+    table.say(*caveats(config))
+    if not config.latency_only:  # a machine that times steps alone may have nothing that reads footage
+        from cinelora.studies.clip_numbers import look
+
+        look(config, run_dir, table, rows, first)
+    table.save(run_dir)
+
+
+def keep_clips(run_dir: Path, row: Result, timed: Timed) -> None:
+    """Write the latents of a row's clips, to be looked at."""
+    if timed.latents and not timed.trouble:
+        tensors = {f"clip-{number}": latents for number, latents in enumerate(timed.latents)}
+        save_tensors(run_dir / LATENTS / f"{row.key}.safetensors", tensors, {})
 
 
 def from_rank_0(value: Any, rank: Rank) -> Any:
@@ -169,6 +194,7 @@ def of_one_load(settings: list[StudyVariant]) -> Iterable[list[StudyVariant]]:
 def facts_of_result(config: StudyConfig, setting: StudyVariant) -> dict[str, Any]:
     """What a row is of, beside the setting itself."""
     model, frames = config.model, ClipRequest.of(config).num_frames
+    size = {"frames": frames, "height": model.height, "width": model.width, "fps": model.fps}
     what = "latency of steps" if config.latency_only else f"{config.seeds * len(prompts_of(config))} clips"
     return {
         "model": model.name,
@@ -176,6 +202,7 @@ def facts_of_result(config: StudyConfig, setting: StudyVariant) -> dict[str, Any
         "clip": f"{model.name}, {frames} frames of {model.height}x{model.width}, "
         f"guidance {ClipRequest.of(config).guidance_in_words}, {what}",
         "ranks": 1 if setting.partition == "alone" else config.gpus * config.nodes,
+        **size,
     }
 
 
@@ -192,6 +219,8 @@ def caveats(config: StudyConfig) -> list[str]:
             f"{config.model.name}: random weights draw noise, so quality is left out; whether first_block skips a step depends "
             "on values, so its share of computed predictions says nothing of a trained model"
         )
+    elif config.model.is_random and not config.latency_only:
+        told.append(f"{config.model.name} has random weights: its clips are noise, and so is what is measured of them")
     if any(setting.scale for setting in study_variants(config)) and not (config.ckpt or config.adapters):
         told.append(f"{config.model.name}: the adapters are drawn, not trained")
     return told
@@ -200,8 +229,8 @@ def caveats(config: StudyConfig) -> list[str]:
 # -- what is shown to the transformer ----------------------------------------------------------------------------------
 
 
-def drawn_inputs(config: StudyConfig) -> list[Shown]:
-    """What one clip is drawn from, of the right shapes and no meaning."""
+def drawn_inputs(config: StudyConfig, facts: Mapping[str, Any]) -> list[Shown]:
+    """What one clip is drawn from, of the right shapes and no meaning; ``facts`` are the transformer's own."""
     import torch
 
     from cinelora.families.machinery import machinery_of
@@ -216,7 +245,10 @@ def drawn_inputs(config: StudyConfig) -> list[Shown]:
     def draw(*sizes: int) -> Tensor:
         return torch.randn(1, *sizes, device=device, generator=generator)
 
-    size, text = family.geometry.latent_size(num_frames, model.height, model.width), (family.text_tokens, shape.text)
+    size, text = (
+        family.geometry.latent_size(num_frames, model.height, model.width),
+        (family.text_tokens, facts.get("text_dim") or facts["cross_attention_dim"]),
+    )
     image = machinery_of(model).condition.drawn_image(family.network(kind), size, shape.image, draw)
     return [Shown(Texts(draw(*text), draw(*text)), image, draw(*size), kind)]
 
@@ -254,7 +286,10 @@ def on_its_own(rank: Rank) -> Rank:
 
 @dataclass(frozen=True)
 class Desk:
-    """What every setting of a study is timed with: the adapters, what the transformer is shown, the rank; and their names."""
+    """What every setting of a study is timed with: the adapters, what the transformer is shown, the rank; and their names.
+
+    Where nothing is ``shown``, the transformer is timed on inputs that are drawn.
+    """
 
     config: StudyConfig
     adapters: dict[str, AdapterFile]
@@ -276,7 +311,7 @@ class Desk:
         sampling = Sampling(model, sampler, plan, place)
         # Whether compiling pays is decided from all clips of the study, and so alike for everything that is loaded: rows of
         # compiled and of other blocks could not be compared.
-        clips = len(self.names) * (config.repetitions + len(self.shown))
+        clips = len(self.names) * (config.repetitions + max(1, len(self.shown)))
         drawing, why = choose_drawing(request, kind, frames, clips, *gpu_at_hand())
         if self.rank.global_rank == 0:
             told = f"{shared}; {why}" if plan.ranks > 1 else why
@@ -315,7 +350,9 @@ class Desk:
             if any(ranks) and not self.adapters.keys() - self.further.keys():
                 hang_drawn(transformer, [r for r in ranks if r])
                 kinds = [DRAWN]
-            bench = Bench(config, expert, transformer, sampling, drawing, self.shown, kinds, self.further)
+            facts: Mapping[str, Any] = cast(Any, transformer.config)  # which torch's types do not know
+            shown = self.shown or drawn_inputs(config, facts)
+            bench = Bench(config, expert, transformer, sampling, drawing, shown, kinds, self.further)
             bench.run(found, self.names)
 
 
@@ -348,58 +385,3 @@ def take_up(row: Result, timed: Timed, setting: StudyVariant, parts: dict[str, f
     row.denoise_s, row.step_s = [round(took, 4) for took in timed.seconds], round(seconds / setting.steps, 5)
     row.whole_s, row.skipped_s, row.computed = middle(timed.whole), middle(timed.skipped), timed.computed
     row.peak_gib = round(timed.peak_mib / 1024, 2)
-
-
-# -- looking at the clips ----------------------------------------------------------------------------------------------
-
-
-def look(config: StudyConfig, run_dir: Path, table: Results, rows: list[Result], first: str) -> None:
-    """Decode what was drawn and measure it beside the baseline's, row by row; each row is kept as soon as it is whole.
-
-    Rows that have what is asked for are left as they are, and so are those that nothing was drawn for.
-    """
-    import numpy as np
-
-    from cinelora.families.family import Part
-    from cinelora.families.machinery import machinery_of
-    from cinelora.metrics.suite import Suite, as_clip, networks_of
-    from cinelora.nn.pixels import range_to_pixels
-
-    bundle = machinery_of(config.model).from_config(config.model, ClipRequest.of(config).clip_maker, Path(config.cache))
-    bundle.tile = config.memory.tile
-    prompts = [prompt for prompt in prompts_of(config) for _ in range(config.seeds)]
-
-    def decoded(key: str) -> tuple[list[np.ndarray], float]:
-        path, videos, seconds = run_dir / LATENTS / f"{key}.safetensors", [], []
-        tensors = load_tensors(path)[0] if path.is_file() else {}
-        for number in range(len(tensors)):
-            begun = time.perf_counter()
-            videos.append(range_to_pixels(bundle.decode(tensors[f"clip-{number}"])))
-            seconds.append(time.perf_counter() - begun)
-        return videos, statistics.median(seconds or [0.0])
-
-    # Unseen is a row without a number that is asked for by now, and without having been asked for it before; then a row that was
-    # never decoded.
-    names = [] if config.model.weights == "random" else [*config.metrics.names, *config.against]
-    unseen = [row for row in rows if not row.trouble and not set(names) <= set(row.facts.get(LOOKED, row.numbers))]
-    unseen += [row for row in rows if not row.trouble and "decode" not in row.seconds and row not in unseen]
-    if not unseen:
-        return
-    with bundle.loaded(Part.VAE):
-        references, _ = decoded(first)
-        for row in unseen:
-            videos, seconds = decoded(row.key)
-            if videos:
-                row.seconds["decode"] = round(seconds, 4)
-            suite = Suite.of(names, networks_of(config.metrics), sync_on_compute=False)
-            for i, video in enumerate(videos):
-                reference = references[i] if references else None
-                suite.add(as_clip(video, reference, prompts[i]), f"{row.name}, clip {i}")
-                if reference is not None:
-                    suite.add_real(as_clip(reference))
-            if videos and names:
-                report = suite.report()
-                row.numbers, row.facts[LOOKED] = report.numbers, names
-                table.say(*report.sentences)
-            table.put(row)
-            table.save(run_dir)

@@ -1,4 +1,4 @@
-"""What is shown of a study: the table and its Pareto plots in ``study.html``, the first of them in ``pareto.png``, W&B's table.
+"""What is shown of a study: table and plots in ``study.html``, plots in ``pareto.png`` and ``families.png``, W&B's table.
 
 Enters: the ``Results``. Leaves: the files. It measures nothing.
 """
@@ -20,37 +20,52 @@ from cinelora.io.html.template import render
 from cinelora.io.media import write_png
 from cinelora.io.own_files import drop_wandb_links
 from cinelora.io.terminal import warn
-from cinelora.studies.pareto import Spot, as_png, marks
-from cinelora.studies.results import Result, Results, cells, columns
+from cinelora.studies.family_plots import family_plots
+from cinelora.studies.pareto import Spot, as_one_png, as_png, marks
+from cinelora.studies.results import STEP_OF_PIXELS, Result, Results, bounds_of, cells, columns
 
-REPORT, PICTURE = "study.html", "pareto.png"
-UPWARDS = ("perceptual_scale", "lpips_alex", "psnr", "frechet_scale", "fvd_i3d", "tssim_warped", "warping_error")
+REPORT, PICTURE, FAMILIES = "study.html", "pareto.png", "families.png"
+UPWARDS = (
+    *("perceptual_scale", "lpips_alex", "psnr", "frechet_scale", "fvd_i3d", "tssim_warped", "warping_error"),
+    *("heldout_frechet_scale", "heldout_fvd_i3d"),
+)
 """What seconds are spent on, in the order of the plots: likeness to the whole clip first, as a clip that
 moves less is steadier."""
-HIDDEN = ("key", "model", "text_s", "keyframe_s", "condition_s", "denoise_min_s", "denoise_max_s")
+HIDDEN = ("key", "text_s", "keyframe_s", "condition_s", "denoise_min_s", "denoise_max_s")
 """Columns that the page leaves to the CSV."""
 
 
 def show(table: Results, config: StudyConfig, folder: Path) -> list[Path]:
     """Write page and picture of ``table``; the files there are."""
-    drawn = plots(table.rows)
+    families, drawn = family_plots(table.rows), plots(table.rows)
     models = dict.fromkeys(row.facts["clip"] for row in table.rows)
     source = Path(config.ckpt).name if config.ckpt else config.model.name
-    heading = [name for name in columns(table.rows) if name not in HIDDEN]
+    several = len({row.facts["model"] for row in table.rows}) > 1
+    hidden = {
+        *HIDDEN,
+        *(("model",) if not several else ()),
+        *(b for row in table.rows for n in row.numbers for b in bounds_of(n)),
+    }
+    heading = [name for name in columns(table.rows) if name not in hidden]
     text = render(
         "study_report.html.j2",
         title=f"Study of {len(config.merge)} runs" if config.merge else f"Study of {source}",
         about=f"{len(table.rows)} rows on {len(machines(table.rows))} machines; {', '.join(models)}",
         sentences=table.sentences,
-        plots=[as_svg(one) for one in drawn],
+        plots=[as_svg(one) for one in [*families, *drawn]],
         head=["row", *heading],
         rows=[[str(number), *told(row, heading)] for number, row in enumerate(table.rows, 1)],
         machines=json.dumps(machines(table.rows), indent=1),
     )
     write_text(folder / REPORT, text)
+    pictures = {}
+    if families:
+        pictures[FAMILIES] = as_one_png(families, columns=2)
     if drawn:
-        write_png(folder / PICTURE, as_png(drawn[0]))
-    return [folder / REPORT, *([folder / PICTURE] if drawn else [])]
+        pictures[PICTURE] = as_png(drawn[0])
+    for name, picture in pictures.items():
+        write_png(folder / name, picture)
+    return [folder / REPORT, *(folder / name for name in pictures)]
 
 
 def plots(rows: list[Result]) -> list[list[Mark]]:
@@ -90,10 +105,11 @@ def comparable(row: Result) -> tuple[object, ...]:
 
 def between_rows(rows: list[Result]) -> list[str]:
     """What must be read beside rows that were not made alike."""
+    timed = [row for row in rows if row.denoise_s]
     # in the order of the sentences: each with whether it holds of these rows
     holds = (
         len({row.facts["compiled"] for row in rows if "compiled" in row.facts}) > 1,
-        any(len({r.facts.get("sitting") for r in rows if r.place[1] == machine}) > 1 for machine in machines(rows)),
+        any(len({r.facts.get("sitting") for r in timed if r.place[1] == machine}) > 1 for machine in machines(rows)),
         any(row.facts.get("swap") for row in rows),
     )
     return list(compress(BETWEEN_ROWS, holds))
@@ -105,14 +121,24 @@ def machines(rows: list[Result]) -> dict[str, Any]:
 
 
 def told(row: Result, heading: list[str]) -> list[str]:
-    """A row as texts."""
-    return [f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells(row, heading)]
+    """A row as texts, each mean with its interval."""
+    texts = [f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells(row, heading)]
+    return [f"{text}{between(row, name)}" for name, text in zip(heading, texts, strict=True)]
+
+
+def between(row: Result, name: str) -> str:
+    """The interval of a mean in brackets; nothing where it has none."""
+    bounds = row.interval(name) if name in row.numbers else None
+    return f" ({bounds[0]:.3g} to {bounds[1]:.3g})" if bounds else ""
 
 
 def lines(rows: list[Result]) -> list[str]:
-    """The table for a terminal: what every row cost, and the numbers there are."""
-    width = max((len(row.name) for row in rows), default=0)
-    return [f"{i + 1:>3}  {row.name:<{width}}  {row.trouble or in_words(row)}" for i, row in enumerate(rows)]
+    """The table for a terminal: what every row cost, and the numbers there are; rows of several models say which is whose."""
+    whose = len({row.facts["clip"] for row in rows}) > 1
+    names = [f"{', '.join(row.facts['clip'].split(', ')[:2])}: {row.name}" if whose else row.name for row in rows]
+    width = max(map(len, names), default=0)
+    pairs = enumerate(zip(names, rows, strict=True), 1)
+    return [f"{number:>3}  {name:<{width}}  {row.trouble or in_words(row)}" for number, (name, row) in pairs]
 
 
 def in_words(row: Result) -> str:
@@ -121,7 +147,9 @@ def in_words(row: Result) -> str:
     words += [f"{row.seconds['denoise']:.3g} s to denoise"] if row.seconds.get("denoise") else []
     words += [f"{row.computed:.0%} computed"] if row.computed is not None and row.computed < 1 else []
     words += [f"{row.peak_gib:.1f} GiB"] if row.peak_gib else []
-    return ", ".join([*words, *(f"{name} {value:.4g}" for name, value in row.numbers.items())])
+    costs = row.costs()
+    numbers = {name: value for name, value in costs.items() if name != STEP_OF_PIXELS or len(costs) == 1} | row.numbers
+    return ", ".join([*words, *(f"{name} {value:.4g}{between(row, name)}" for name, value in numbers.items())])
 
 
 def to_wandb(table: Results, config: StudyConfig, folder: Path) -> None:

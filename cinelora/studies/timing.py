@@ -18,7 +18,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from cinelora.config.clip_request import Further
+from cinelora.config.clip_request import Further, stage_and_expert
 from cinelora.config.schema import SamplerConfig, StudyConfig
 from cinelora.errors import ModelError
 from cinelora.families.family import Expert
@@ -70,7 +70,8 @@ class Predictions:
     @contextmanager
     def of(cls, transformer: WanTransformer3DModel) -> Iterator[Predictions]:
         """Watch inside the block; before a cache is laid over the blocks, so that it sees what the cache lets through."""
-        watch, last, begun = cls(), transformer.blocks[-1], [0.0]
+        # A UNet has no row of blocks that a cache could skip: what is computed of it is the whole.
+        watch, last, begun = cls(), [transformer, *getattr(transformer, "blocks", ())][-1], [0.0]
         forward = last.forward
 
         def computing(*inputs: Any, **named: Any) -> Any:
@@ -125,7 +126,13 @@ class Bench:
 
     def adapters(self, setting: StudyVariant) -> tuple[tuple[tuple[str, float], ...], bool]:
         """Which adapters act at what scale, and whether beside the weights; fetched weights cannot hold any."""
-        scales = tuple((hung(kind, setting.rank), setting.scale) for kind in self.kinds if setting.scale)
+
+        def takes_part(kind: str) -> bool:
+            return setting.only in ("", stage_and_expert(kind)[0])
+
+        scales = tuple(
+            (hung(kind, setting.rank), setting.scale) for kind in self.kinds if setting.scale and takes_part(kind)
+        )
         beside = variants.acting(setting, self.config, self.further).items()
         scales += tuple((name, setting.scale * one.clip) for name, one in beside if one.clip and self.is_for(one))
         return scales, bool(self.drawing.swap) or not setting.merged

@@ -14,14 +14,19 @@ from typing import Any
 from cinelora.config import schema
 from cinelora.config.clip_facts import without_newer
 from cinelora.config.clip_request import ClipRequest, Further, prompts_of
+from cinelora.families import family_of
+from cinelora.families.family import Use
 from cinelora.io.atomic import sha256_file, sha256_json
+
+NEWER = ("distilled", "only")
+"""What rows of older versions do not say of their settings."""
 
 
 @dataclass(frozen=True)
 class StudyVariant:
     """One way to draw a clip. ``rank`` None is the adapters' own; ``scale`` 0, or no adapter, is the base model.
 
-    ``distilled``: unguided Euler steps, with the step-distilled adapters.
+    ``distilled``: unguided Euler steps, with the step-distilled adapters. ``only``: the one stage whose adapters act.
     """
 
     steps: int
@@ -33,13 +38,14 @@ class StudyVariant:
     dtype: str = "bf16"
     partition: str = "alone"
     distilled: bool = False
+    only: str = ""
 
     def named(self, baseline: StudyVariant) -> str:
         """What sets it apart from ``baseline``, in words."""
         if self == baseline:
             return "baseline"
         changed = {key for key, value in asdict(self).items() if value != getattr(baseline, key)}
-        changed -= {"rank", "merged"} if self.scale == 0 else set()
+        changed -= {"rank", "merged", "only"} if self.scale == 0 else set()
         changed -= {"threshold"} if "cache" in changed else set()
         changed |= {"steps"} if "distilled" in changed else set()
         kind = ("unguided " if self.scale == 0 else "distilled ") if self.distilled else ""
@@ -47,6 +53,7 @@ class StudyVariant:
             "scale": "base model" if self.scale == 0 else f"scale {self.scale:g}",
             "rank": "own rank" if self.rank is None else f"rank {self.rank}",
             "merged": "merged" if self.merged else "live",
+            "only": f"{self.only} alone",
             "steps": f"{self.steps} {kind}steps",
             "cache": self.cache if self.threshold is None else f"{self.cache} {self.threshold:g}",
             "threshold": f"threshold {self.threshold}",
@@ -93,6 +100,7 @@ def axes(config: schema.StudyConfig) -> list[list[dict[str, Any]]]:
     return [
         [rank | way for rank in ranks for way in merged],
         [{"scale": scale} for scale in config.scales],
+        [{"only": stage} for stage in config.only],
         [{"steps": n} for n in config.steps] + [{"steps": n, "distilled": True} for n in config.distilled],
         [{"cache": name, "threshold": float(value)} for name, values in thresholds.items() for value in values],
         [{"dtype": dtype} for dtype in config.dtypes],
@@ -102,7 +110,31 @@ def axes(config: schema.StudyConfig) -> list[list[dict[str, Any]]]:
 
 def _plain(setting: StudyVariant) -> StudyVariant:
     """The same, with what has no effect at its default: without an adapter there is no rank and nothing to merge."""
-    return replace(setting, rank=None, merged=True) if setting.scale == 0 else setting
+    return replace(setting, rank=None, merged=True, only="") if setting.scale == 0 else setting
+
+
+def cannot(setting: StudyVariant, config: schema.StudyConfig) -> str | None:
+    """Why the networks of the model's family cannot draw by ``setting``; None where they can."""
+    family = family_of(config.model)
+    asked = {
+        Use.CACHES: (setting.cache != "none", "to skip"),
+        Use.FP8: (setting.dtype == "fp8", "to be held in fp8"),
+        Use.SEQUENCE: (setting.partition in ("sequence", "ring"), "whose sequence ranks could share"),
+    }
+    why = [what for use, (is_asked, what) in asked.items() if is_asked and use not in family.uses]
+    return f"{family.title} has no row of alike blocks {why[0]}" if why else None
+
+
+def possible_variants(config: schema.StudyConfig) -> list[StudyVariant]:
+    """The settings that the model's family can draw by."""
+    return [setting for setting in study_variants(config) if not cannot(setting, config)]
+
+
+def left_as_settled(setting: StudyVariant, config: schema.StudyConfig) -> StudyVariant:
+    """The setting with 0 steps, and no dtype, where these are the model's own: so it is the same one for any model."""
+    first = baseline(config)
+    steps, dtype = setting.steps, setting.dtype
+    return replace(setting, steps=0 if steps == first.steps else steps, dtype="" if dtype == first.dtype else dtype)
 
 
 def sampler_of(
@@ -155,7 +187,7 @@ def key_of(
     texts = [] if config.latency_only else prompts_of(config)
     seeds = [config.seed, config.seeds]
     # what is newer than the first rows stands in the hash where it is used, so that they are found
-    named = {key: value for key, value in asdict(setting).items() if key != "distilled" or value}
+    named = {key: value for key, value in asdict(setting).items() if key not in NEWER or value}
     beside = acting(setting, config, further or {})
     files |= {name: [sha256_file(one.path), one.keyframe, one.clip] for name, one in beside.items()}
     return sha256_json([named, shared, sampler, ranks, files, texts, seeds, config.latency_only])[:12]

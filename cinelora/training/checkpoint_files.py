@@ -8,8 +8,12 @@ It does not know what the tensors mean.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 from cinelora.errors import CineloraError, FileError, TrainingError
 from cinelora.io.atomic import make_folder, sha256_file, sweep_temporaries, write_json, write_text
 from cinelora.io.plain_data import read_json, read_text
-from cinelora.io.tensor_files import load_tensors, save_tensors
+from cinelora.io.tensor_files import load_tensors, read_header, save_tensors
 from cinelora.io.terminal import warn
 
 if TYPE_CHECKING:
@@ -26,6 +30,10 @@ if TYPE_CHECKING:
 
 PREFIX, DRAFT, POINTER = "step-", ".draft-", "last"
 TENSORS, FACTS = "state.safetensors", "state.json"
+DIGEST = "digest"
+"""In ``state.json``: what all else in it comes to."""
+DIGESTED = {"beside": "state.json with a digest"}
+"""In the header of the tensors: so no damage can make a file pass for one of an older version, which had no digest."""
 
 
 class _Seen(TypedDict):
@@ -104,6 +112,7 @@ class _State(TypedDict):
     rests_on: NotRequired[dict[str, str]]
     levels: NotRequired[list[float]]
     sha256: NotRequired[str | None]
+    digest: NotRequired[str]
     settled: NotRequired[bool]
     memory: NotRequired[_Memory]
     best: NotRequired[_Seen]
@@ -163,8 +172,21 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
 
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
-    digest = save_tensors(folder / TENSORS, checkpoint.tensors, {"step": str(checkpoint.step)})
-    write_json(folder / FACTS, {"step": checkpoint.step, "sha256": digest, **checkpoint.facts})
+    digest = save_tensors(folder / TENSORS, checkpoint.tensors, {"step": str(checkpoint.step), **DIGESTED})
+    _write_facts(folder / FACTS, checkpoint.step, {"step": checkpoint.step, "sha256": digest, **checkpoint.facts})
+
+
+def _write_facts(path: Path, step: int, facts: dict[str, Any]) -> None:
+    """Write ``state.json`` with a digest of itself and of the step that its folder is named for."""
+    said = {key: value for key, value in facts.items() if key != DIGEST}
+    write_json(path, {**said, DIGEST: _digest(step, said)})
+
+
+def _digest(step: int, facts: Mapping[str, Any]) -> str:
+    """24 hex digits of facts, as they are read back from JSON, and of the step of their folder."""
+    # as read back: there tuples are lists and keys texts. NaN is a number here, as measures may be none
+    text = json.dumps(json.loads(json.dumps([step, facts])), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -176,7 +198,7 @@ def amend_facts(folder: Path, step: int, facts: dict[str, Any]) -> None:
     """Let the checkpoint of ``step``, where it was just saved, carry ``facts`` that became known after that."""
     state = folder / f"{PREFIX}{step:08d}" / FACTS
     if state.exists():
-        write_json(state, {**read_json(state, dict[str, Any], measured=True), **facts})
+        _write_facts(state, step, {**read_json(state, dict[str, Any], measured=True), **facts})
 
 
 def sweep_drafts(folder: Path) -> None:
@@ -217,9 +239,21 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises ``FileError`` or ``OSError`` where it is damaged.
     """
     facts: dict[str, Any] = {**read_json(path / FACTS, _State, measured=True)}
+    _refuse_changed(path)
     if facts["step"] < 0:
         raise FileError(f"{path / FACTS}: step cannot be {facts['step']}")
     digest = facts.pop("sha256", None)  # those of earlier versions have none
     if digest and sha256_file(path / TENSORS) != digest:
         raise FileError(f"{path / TENSORS} is not what was written")
+    facts.pop(DIGEST, None)
     return Checkpoint(facts.pop("step"), load_tensors(path / TENSORS)[0], facts)
+
+
+def _refuse_changed(path: Path) -> None:
+    """Raise ``FileError`` where ``state.json`` is not what was written, or lies in another step's folder."""
+    raw = read_json(path / FACTS, dict[str, Any], measured=True)
+    digest, named = raw.pop(DIGEST, None), re.fullmatch(rf"{PREFIX}(\d+)", path.name)
+    step = int(named[1]) if named else raw["step"]
+    is_older = digest is None and not DIGESTED.items() <= read_header(path / TENSORS).get("__metadata__", {}).items()
+    if not is_older and digest != _digest(step, raw):
+        raise FileError(f"{path / FACTS} is not what was written")

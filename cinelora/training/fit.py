@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from diffusers import WanTransformer3DModel
 from lightning import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy, Strategy
+from torch import nn
 from torch.utils.data import DataLoader
 
 from cinelora.adapters.adapter_file import AdapterFile, read_adapter
@@ -180,7 +180,7 @@ def shares_of(config: TrainConfig) -> Shares | None:
     return Shares(rank.global_rank, rank.world_size, config.strategy.cpu_offload)
 
 
-def make_trained(config: TrainConfig, run: RunDirectory, transformer: WanTransformer3DModel) -> Trained:
+def make_trained(config: TrainConfig, run: RunDirectory, transformer: nn.Module) -> Trained:
     """What is trained: the adapter, on top of the style adapter where the run carries one, or every weight."""
     if config.stage.trains_every_weight:
         partitioned = zero_level(config.strategy) == 3

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import WanTransformer3DModel
 from lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from cinelora.adapters.trainable import Trained
 from cinelora.config.learning_rate import learning_rate
@@ -59,11 +58,9 @@ class Stage(LightningModule):
     """Trains a part of ``transformer``. The ids of samples key the noise; ``null_text`` is (512, D)."""
 
     null_text: Tensor
-    transformer: WanTransformer3DModel
+    transformer: nn.Module
 
-    def __init__(
-        self, config: TrainConfig, transformer: WanTransformer3DModel, trained: Trained, training: LatentDataset
-    ) -> None:
+    def __init__(self, config: TrainConfig, transformer: nn.Module, trained: Trained, training: LatentDataset) -> None:
         super().__init__()
         self.config, self.trained = config, trained
         self.shows_image = config.stage.image_condition

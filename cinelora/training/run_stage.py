@@ -12,13 +12,13 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cinelora.adapters.adapter_header import judge_adapter
 from cinelora.adapters.run_directory import RunDirectory, lessons_in, styles_of
 from cinelora.config.lessons import expert_of
 from cinelora.config.schema import ADAPTER_STAGES, TrainConfig
-from cinelora.errors import ConfigError
+from cinelora.errors import ConfigError, EncodingLost
 from cinelora.families import has_experts
 from cinelora.families.family import suffixed
 from cinelora.io.atomic import sweep_temporaries
@@ -33,6 +33,8 @@ from cinelora.training.verdict import effect_line, heldout_line, stopped_line
 from cinelora.training.whole_run import write_whole
 
 INTERRUPTED = 130
+MOST_MENDED = 16
+"""Times that a lesson goes on after an encoding was damaged or lost: a disk that damages more is to be replaced."""
 
 
 def train(config: TrainConfig, run_dir: Path) -> int:
@@ -94,8 +96,17 @@ def teach(lesson: TrainConfig, own: RunDirectory) -> dict[str, Any]:
         # of a run that is resumed, the lesson may be one that it never got to
         if not saved_checkpoints(own.checkpoints):
             lesson = replace(lesson, resume=None)
-    result: dict[str, Any] = launched(fit, lesson, own)
-    return result
+    for _ in range(MOST_MENDED):
+        try:
+            return cast("dict[str, Any]", launched(fit, lesson, own))
+        except EncodingLost as error:
+            # Nodes have a parent each, and would encode each for itself.
+            if lesson.nodes > 1:
+                raise
+            say(f"WARNING: {str(error).partition(': ')[0]}: it is encoded again, and the run goes on")
+            encoded(replace(lesson, resume=None), RunDirectory(own.path))
+            lesson = replace(lesson, resume=str(own.path) if saved_checkpoints(own.checkpoints) else None)
+    return cast("dict[str, Any]", launched(fit, lesson, own))
 
 
 def encoded(config: TrainConfig, run: RunDirectory) -> None:

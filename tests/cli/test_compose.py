@@ -66,8 +66,12 @@ def test_every_combination_composes_or_is_refused_with_its_reason(
 
 
 def expected_reason(model: str, stage: str, strategy: str) -> str | None:
-    if any(family in model for family in ("animatediff", "scope", "videocrafter")) and strategy == "zero3":
-        return r"strategy\.name=zero3: \w+[ (\w.)]* is a UNet"
+    if strategy == "zero3" and any(
+        name in model for name in ("animatediff", "modelscope", "zeroscope", "videocrafter")
+    ):
+        return r"strategy\.name=zero3: .* is a UNet"
+    if model == "videocrafter2":
+        return "videocrafter2 needs its authors' checkpoint: set model.tuned="
     if stage == "motion" and model == "wan21_1_3b":
         return r"wan21_1_3b has no image-to-video transformer.*choose model=tiny\|.*wan21_14b_720p\|.*wan22_a14b"
     return None

@@ -13,7 +13,7 @@ from cinelora.config.sentences import sentences
 SETTINGS = {key for program in PROGRAMS.values() for key in program.fields}
 
 
-@pytest.mark.parametrize("section", ["contradictions", "files", "follows", "unread", "beyond_the_end"])
+@pytest.mark.parametrize("section", ["contradictions", "models", "files", "follows", "unread", "beyond_the_end"])
 def test_blanks_of_a_sentence_name_settings(section: str) -> None:
     blanks = [
         blank for text in sentences(section).values() for _, blank, _, _ in string.Formatter().parse(text) if blank

@@ -138,6 +138,8 @@ READ = [
     ("train", TRAIN + "gpus=2 strategy=zero2 strategy.sequence=2 logger.project=x data.stills=even lora.rank=4", ()),
     ("train", TRAIN + "strategy=single model.num_frames=9 model.negative_prompt=x model.sampling_shift=2 seed=1", ()),
     ("train", "stage=motion data=rendered data.clips=5 data.trigger=x checkpoint.keep=1 ema_decay=0.9", ()),
+    ("train", "stage=motion data=rendered data.caption_lines=each", ()),
+    ("train", TRAIN + "data.caption_lines=first lora.targets=all_linear", ()),
     ("prepare", "data=noir model.height=128 num_frames=5 data.stills=even data.window_stride=5 data.buckets=false", ()),
     ("evaluate", "data=noir clips=2 against=[ssim,lpips_alex] metrics.alexnet=a.pth data.holdout=0.2 seeds=2", ()),
     (

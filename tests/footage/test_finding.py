@@ -124,3 +124,22 @@ def test_a_sequence_reads_as_a_clip(footage: Path) -> None:
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(footage / "s_005.png")
     with pytest.raises(UnreadableClip, match=r"changes from 16x12 to 20x20 in s_005\.png"):
         list(reader.frames(range(10)))
+
+
+def noise(path: Path, seed: int, shift: int = 0) -> None:
+    """A picture of soft blotches, moved sideways."""
+    small = np.random.default_rng(seed).integers(0, 256, (9, 40, 3), np.uint8)
+    wide = np.asarray(Image.fromarray(small).resize((640, 144), Image.Resampling.BICUBIC))
+    Image.fromarray(wide[:, shift : shift + 256]).save(path)
+
+
+def test_photographs_that_a_camera_numbered_are_stills(footage: Path) -> None:
+    for number in range(12):
+        noise(footage / f"IMG_{4001 + number}.JPG", number)
+        noise(footage / f"pan_{number:04}.png", 99, 6 * number)  # the width in 43 frames
+        noise(footage / f"cut_{number:04}.png", 7 + number // 4, 4 * number)
+    assert find_clips(footage).clips == [
+        *(f"IMG_{4001 + n}.JPG" for n in range(12)),
+        "cut_[0000-0011].png",
+        "pan_[0000-0011].png",
+    ]

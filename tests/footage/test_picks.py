@@ -116,7 +116,11 @@ def test_shots_of_any_length_are_filtered_and_picked_from(length: int) -> None:
     for before in (0, 30):
         count = before + length
         arrays: dict[str, np.ndarray] = {name: rng.random(count, np.float32) * 9 for name in MEASURED}
-        arrays |= {"mixed": rng.random(count, np.float32), "seconds": np.arange(count) / 24}
+        arrays |= {
+            "mixed": rng.random(count, np.float32),
+            "seconds": np.arange(count) / 24,
+            "damaged": np.zeros(count, np.uint8),
+        }
         arrays["cut"] = np.isin(np.arange(count), [before]).astype(np.uint8)
         arrays |= {name: np.zeros((0, *shape), kind) for name, (kind, shape) in PER_SAMPLE.items()}
         survey = Survey(About(Fraction(24), (48, 80), Fraction(1), "pyav", "h264"), arrays)

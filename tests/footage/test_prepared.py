@@ -616,3 +616,18 @@ def test_lettering_that_could_not_be_looked_for_is_not_taken_for_none(tmp_path: 
     data.limits.min_seconds = None
     shots = prepare(data, Wanted(1, 16, (112, 192), WAN21.geometry, 0), 0).shots
     assert [judged.against(False) for judged in shots] == [(), (UNSEEN,), ()]
+
+
+def test_a_flood_of_one_kind_is_one_line_and_hides_no_film(tmp_path: Path) -> None:
+    footage = tmp_path / "flood"
+    footage.mkdir()
+    for number in range(60):
+        (footage / f"A001_{number:04}.dpx").write_bytes(b"SDPX")
+    (footage / "z_broken.mp4").write_bytes(b"x" * 900)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)).save(footage / "still.png")
+    data = DataConfig(name="folder", root=str(footage), prepared=str(tmp_path / "prepared"), caption="x")
+    prepared = prepare(data, STILLS)
+    said = lines(prepared, Manifest((), prepared.skipped))
+    assert said[0] == "files: 1 read, 61 left out"
+    assert said[5].startswith("  left out z_broken.mp4: ")
+    assert said[6] == "  left out A001_0000.dpx and 59 more files like it: files of the kind .dpx are not read"

@@ -83,12 +83,11 @@ def test_damaged_clips_are_named_and_the_rest_is_used(look: Scan, put: Put, foot
     manifest = look(caption="x")
     reasons = {clip.path: clip.reason for clip in manifest.skipped}
     assert list(reasons) == sorted(reasons)
-    assert set(reasons) == {"middle.mp4", "index_lost.mov", "stream.mkv", "empty.mp4", "letter.mp4", "sound.mp4"}
+    assert set(reasons) == {"index_lost.mov", "empty.mp4", "letter.mp4", "sound.mp4"}
     assert reasons["empty.mp4"] == "the file is empty"
     assert "no video" in reasons["sound.mp4"]
-    assert reasons["stream.mkv"].startswith("it is truncated: ")
     assert all("\n" not in reason and str(footage) not in reason for reason in reasons.values())
-    assert {sample.path for sample in manifest.samples} == {"good.mp4"}
+    assert {sample.path for sample in manifest.samples} == {"good.mp4", "middle.mp4", "stream.mkv"}
 
 
 def write_sound_alone(path: Path) -> None:
@@ -151,6 +150,33 @@ def test_whose_caption_counts(look: Scan, put: Put, footage: Path, street: np.nd
     assert [sample.caption for sample in look().samples] == ["beside it: \u00e9, = {x}", "listed"]
     assert [sample.caption for sample in look(trigger="noirlook").samples][1] == "noirlook, listed"
     assert {sample.caption for sample in look(caption="one for all").samples} == {"one for all"}
+
+
+def test_a_clip_is_trained_with_each_line_of_its_caption_and_held_out_with_the_first(
+    look: Scan, put: Put, street: np.ndarray
+) -> None:
+    put("train/a.mp4", street[:40], caption="a man walks on a street\n\n  a man\nnoirlook, a street  ")
+    put("train/b.mp4", street[:20], caption="one line")
+    put("heldout/c.mp4", street[:18], caption="two men\nmen")
+    samples = look(caption_lines="each", trigger="noirlook").samples
+    a, b, c = "noirlook, a man walks on a street", "noirlook, one line", "noirlook, two men"
+    assert [(sample.id, sample.caption) for sample in samples] == [
+        ("heldout/c.mp4@0-16", c),
+        ("train/a.mp4@0-16", a),
+        ("train/a.mp4@0-16#1", "noirlook, a man"),
+        ("train/a.mp4@0-16#2", "noirlook, a street"),
+        ("train/a.mp4@17-33", a),
+        ("train/a.mp4@17-33#1", "noirlook, a man"),
+        ("train/a.mp4@17-33#2", "noirlook, a street"),
+        ("train/b.mp4@0-16", b),
+    ]
+    # the same pixels are encoded once, whatever is said of them
+    assert len({(sample.file_hash, sample.frames) for sample in samples}) == 4
+    # without the setting a text is one caption, whatever lines it has
+    assert look().samples[0].caption == "two men\nmen"
+    first = ["two men", "a man walks on a street", "a man walks on a street", "one line"]
+    assert [sample.caption for sample in look(caption_lines="first").samples] == first
+    assert [sample.caption for sample in look(caption="x\ny", caption_lines="each").samples[1:3]] == ["x", "y"]
 
 
 def test_a_missing_caption_stops_with_the_ways_out(look: Scan, put: Put, footage: Path, street: np.ndarray) -> None:

@@ -12,14 +12,14 @@ import torch
 from rank_pool import forked
 
 from cinelora.config.schema import DataConfig, ModelConfig
-from cinelora.errors import FootageError, TrainingError
+from cinelora.errors import EncodingLost, FootageError, TrainingError
 from cinelora.families.family import Part
 from cinelora.families.wan.bundle import WanBundle
 from cinelora.footage.manifest import Manifest, Sample
 from cinelora.footage.read_frames import read_frames
 from cinelora.footage.sample_source import find, wanted_by
 from cinelora.footage.video_reader import Pixels
-from cinelora.io.tensor_files import load_tensors
+from cinelora.io.tensor_files import load_tensors, save_tensors
 from cinelora.latents.cache import Framing, Index, LatentCache, encoding_path
 from cinelora.latents.dataset import LatentDataset
 
@@ -209,10 +209,35 @@ def test_a_damaged_file_is_named_with_the_way_out(length: int, clips: Path, t2v:
     video, text = (encoding_path(samples.root, name) for name in (samples.entries[0].video, samples.entries[1].text))
     for path in (video, text):
         path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(TrainingError, match=rf"{video} is missing, damaged .*; delete it and start again"):
+    with pytest.raises(TrainingError, match=rf"{video} is missing, damaged .*: it was removed; start again"):
         samples.shape(0)
-    with pytest.raises(TrainingError, match=rf"{text} is missing, damaged .*; delete it and start again"):
+    with pytest.raises(TrainingError, match=rf"{text} is missing, damaged .*: it was removed; start again"):
         samples[1]
-    video.unlink()
-    with pytest.raises(TrainingError, match=rf"{video} is gone from the cache; start again"):
+    assert not video.exists()
+    assert not text.exists()
+    with pytest.raises(EncodingLost, match=rf"{video} is gone from the cache: start again"):
         samples.shape(0)
+
+
+def test_no_flipped_bit_of_an_encoding_is_trained_on(clips: Path, t2v: WanBundle, tmp_path: Path):
+    """Each is removed, and what is encoded in its place is the same."""
+    index, _ = build(tmp_path / "c", t2v, STILLS, clips)
+    entry = LatentDataset(tmp_path / "c", index, "train").entries[0]
+    for number, name in enumerate((entry.video, entry.text) * 3):
+        path = encoding_path(tmp_path / "c" / "latents", name)
+        whole = path.read_bytes()
+        at = len(whole) - 1 - number * 97
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << number]) + whole[at + 1 :])
+        with pytest.raises(EncodingLost, match=f"{path} is not what was written: it was removed"):
+            LatentDataset(tmp_path / "c", index, "train")[0]
+        build(tmp_path / "c", t2v, STILLS, clips)
+        assert path.read_bytes() == whole
+
+
+def test_an_encoding_of_an_older_version_has_no_digest_and_is_read(clips: Path, t2v: WanBundle, tmp_path: Path):
+    index, _ = build(tmp_path / "c", t2v, STILLS, clips)
+    entry = LatentDataset(tmp_path / "c", index, "train").entries[0]
+    path = encoding_path(tmp_path / "c" / "latents", entry.video)
+    tensors, _ = load_tensors(path)
+    save_tensors(path, tensors, {"version": "2"})
+    assert torch.equal(LatentDataset(tmp_path / "c", index, "train")[0]["latents"], tensors["latents"])

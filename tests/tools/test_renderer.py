@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,18 @@ from footage_clips import mean_difference, scan
 
 from cinelora.cli.small_command import request_of
 from cinelora.errors import ConfigError
+from cinelora.footage.manifest import Sample
 from tools.scale_model.__main__ import PROGRAMS, main
-from tools.scale_model.render import LOOKS, VOCABULARY, Scene, describe, draw_scene, render_clip, render_scene
+from tools.scale_model.render import (
+    LOOKS,
+    VOCABULARY,
+    Scene,
+    describe,
+    describe_in_part,
+    draw_scene,
+    render_clip,
+    render_scene,
+)
 from tools.scale_model.render.write_clips import RenderRequest
 
 REPO = Path(__file__).parents[2]
@@ -202,9 +212,22 @@ def test_captions_follow_the_scene() -> None:
         assert not any(look in (night + day).lower() for look in LOOKS)
 
 
+def test_captions_in_part_say_nothing_that_the_whole_one_does_not() -> None:
+    words, telling = re.compile("[a-z-]+"), []
+    for seed, look in product(range(60), ("noir", "daylight")):
+        whole = describe(draw_scene(seed), look)
+        parts = [describe_in_part(draw_scene(seed), look, number) for number in range(12)]
+        for part in parts:
+            assert set(words.findall(part.lower())) <= set(words.findall(whole.lower()))
+        assert np.mean([len(part) for part in parts]) < 0.7 * len(whole)
+        assert len(set(parts)) > 3
+        telling += [bool(re.search("noon|dusk|night", part)) for part in parts]
+    assert 0.1 < np.mean(telling) < 0.5
+
+
 def test_the_command_writes_a_set_that_can_be_scanned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["render", "look=daylight", f"out={tmp_path}", "clips=2", "heldout=1", "frames=5", "height=32", "width=48"]
-    assert main(words) == 0
+    assert main([*words, "captions=3"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
     manifest = scan(
         tmp_path,
@@ -213,15 +236,22 @@ def test_the_command_writes_a_set_that_can_be_scanned(tmp_path: Path, capsys: py
         holdout=0.5,
         stills_per_shot=1,
         window_stride=5,
+        caption_lines="each",
     )
     places = [draw_scene(seed).place for seed in range(3)]
     assert [(s.split, s.path) for s in manifest.samples] == [
         ("heldout", f"heldout/002-{places[2]}.mp4"),
-        ("train", f"train/000-{places[0]}.mp4"),
-        ("train", f"train/001-{places[1]}.mp4"),
+        *[("train", f"train/000-{places[0]}.mp4")] * 3,
+        *[("train", f"train/001-{places[1]}.mp4")] * 3,
     ]
     for sample in manifest.samples:
-        assert sample.caption == describe(draw_scene(int(Path(sample.path).name[:3])), "daylight")
+        assert sample.caption == told_of(sample, "daylight")
+
+
+def told_of(sample: Sample, look: str) -> str:
+    """The caption of a shipped or written sample: the whole one, or that of its line."""
+    scene, line = draw_scene(int(Path(sample.path).name[:3])), int((sample.id + "#0").split("#")[1])
+    return describe_in_part(scene, look, line) if line else describe(scene, look)
 
 
 def test_bad_requests_are_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,7 +272,8 @@ def test_bad_requests_are_said_in_words(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(
-    ("look", "num_train", "num_heldout", "limit_bytes"), [("noir", 34, 6, 3_500_000), ("daylight", 12, 4, 1_500_000)]
+    ("look", "num_train", "num_heldout", "limit_bytes"),
+    [("noir", 34 * 4, 6, 3_500_000), ("daylight", 12, 4, 1_500_000)],
 )
 def test_the_shipped_sets_are_whole(
     look: str, num_train: int, num_heldout: int, limit_bytes: int, tmp_path: Path
@@ -253,10 +284,11 @@ def test_the_shipped_sets_are_whole(
         prepared=str(tmp_path),
         num_frames=33,
         holdout=0.2,
+        caption_lines="each",
     )
     assert manifest.skipped == ()
     assert sum(sample.split == "train" for sample in manifest.samples) == num_train
     assert sum(sample.split == "heldout" for sample in manifest.samples) == num_heldout
     for sample in manifest.samples:
-        assert sample.caption == describe(draw_scene(int(Path(sample.path).name[:3])), look)
+        assert sample.caption == told_of(sample, look)
     assert sum(path.stat().st_size for path in root.rglob("*.mp4")) < limit_bytes

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from rank_pool import forked
+from small_runs import as_of_an_older_version
 
-from cinelora.errors import TrainingError
+from cinelora.errors import CineloraError, FileError, TrainingError
 from cinelora.training.checkpoint_files import (
     Checkpoint,
     amend_facts,
     load_checkpoint,
+    read_checkpoint,
     save_checkpoint,
     saved_checkpoints,
 )
@@ -84,6 +86,7 @@ def test_what_callbacks_remember_is_looked_at_as_it_is_read(tmp_path: Path, caps
     """Else a run would fail when it has loaded its model, in the words of whatever stumbles over it."""
     for step in (1, 2):
         file = save_checkpoint(tmp_path, checkpoint(step), keep=2) / "state.json"
+    as_of_an_older_version(file)
     whole = json.loads(file.read_text()) | {"settled": True}
     bad: list[dict[str, object]] = [
         *({"memory": {"progress": PROGRESS | {"losses": losses}}} for losses in (None, "a", [1.0], [["a"]], [[None]])),
@@ -107,10 +110,25 @@ def test_what_callbacks_remember_is_looked_at_as_it_is_read(tmp_path: Path, caps
 
 def test_a_checkpoint_of_an_earlier_version_has_no_hash_and_loads(tmp_path: Path):
     facts = save_checkpoint(tmp_path, checkpoint(5), keep=2) / "state.json"
+    as_of_an_older_version(facts)
     facts.write_text(
         json.dumps({key: value for key, value in json.loads(facts.read_text()).items() if key != "sha256"})
     )
     assert load_checkpoint(tmp_path).facts == {"x": 1}
+
+
+def test_no_flipped_bit_of_a_state_is_taken(tmp_path: Path):
+    """Of each byte one bit; and the same file in the folder of another step."""
+    for step in (1, 2):
+        file = save_checkpoint(tmp_path, checkpoint(step), keep=2) / "state.json"
+    whole = file.read_bytes()
+    for at in range(len(whole)):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        with pytest.raises((CineloraError, OSError)):
+            read_checkpoint(file.parent)
+    file.write_bytes((tmp_path / "step-00000001" / "state.json").read_bytes())
+    with pytest.raises(FileError, match="is not what was written"):
+        read_checkpoint(file.parent)
 
 
 def test_what_became_known_after_a_save_leaves_the_checkpoint_whole(tmp_path: Path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from rounding import STEPS, units_of
-from small_runs import logged, run_here, run_on_ranks
+from small_runs import as_of_an_older_version, logged, run_here, run_on_ranks
 from torch import tensor
 
 from cinelora.adapters.run_directory import RunDirectory
@@ -85,6 +85,7 @@ def test_a_checkpoint_of_version_0_1_is_judged_on_from(style_config: TrainConfig
     config.checkpoint = CheckpointConfig(every_steps=2, keep=9, best="heldout/loss")
     run = run_here(replace(config, stage=replace(config.stage, steps=4)), tmp_path)
     facts = saved_checkpoints(run.checkpoints)[0] / FACTS
+    as_of_an_older_version(facts)
     new = read_json(facts)
     memory = new.pop("memory")["early_stopping"]
     del new["settled"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -357,6 +359,52 @@ def test_what_cannot_be_is_refused_by_name(words: str, tmp_path: Path):
     asked_for = ["stage=motion", "data=folder", f"data.root={tmp_path}", "model=tiny_animatediff_random"]
     with pytest.raises(ConfigError, match=REFUSED[words]):
         check_train(compose_train([*asked_for, *words.split()]))
+
+
+def base_with(cache: Path, folder: Path, part: str, **changes: Any) -> Path:
+    """A copy of the small base or its motion modules, whose settings say something else."""
+    shutil.copytree(embedded_member("embedded:tiny-animatediff-random", cache), folder, dirs_exist_ok=True)
+    config = folder / part / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    return folder
+
+
+def test_parts_of_other_models_are_refused_before_anything_is_loaded(model: ModelConfig, cache: Path, tmp_path: Path):
+    inpainting = base_with(cache, tmp_path / "a", "base/unet", in_channels=9)
+    sdxl = base_with(cache, tmp_path / "b", "motion", block_out_channels=[320, 640, 1280])
+    pickled = base_with(cache, tmp_path / "c", "motion")
+    (pickled / "base" / "unet" / "diffusion_pytorch_model.safetensors").rename(pickled / "base" / "unet" / "model.bin")
+    cases = {
+        "takes 9 channels and is an inpainting network": {"base": inpainting / "base"},
+        "was made for SDXL and does not fit this base with 2 levels, 32 64": {
+            "base": sdxl / "base",
+            "motion_adapter": sdxl / "motion",
+        },
+        r"no \.safetensors file in unet/ but model\.bin, a pickle": {"base": pickled / "base"},
+        "is no file: give one": {"tuned": tmp_path},
+        "is one file: leave model.base as it is": {"base": sdxl / "motion" / "config.json"},
+        "no config.json or no .safetensors": {"motion_adapter": tmp_path},
+    }
+    for said, changes in cases.items():
+        other = replace(model, **{key: str(path) for key, path in changes.items()})
+        with pytest.raises(ConfigError, match=said):
+            check_infer(asked(other, None, 1.0))
+
+
+def test_a_clip_says_where_its_motion_modules_are_too_short(model: ModelConfig, cache: Path, tmp_path: Path):
+    """v1 takes 24 frames: a longer training window is refused by its own config, a longer clip made in windows."""
+    short = base_with(cache, tmp_path, "motion", motion_max_seq_length=24)
+    words = [
+        "stage=motion",
+        "data=folder",
+        f"data.root={tmp_path}",
+        "model=tiny_animatediff_random",
+        "stage.num_frames=28",
+    ]
+    with pytest.raises(ConfigError, match="stage.num_frames=28: these motion modules take 24 frames at most"):
+        check_train(compose_train([*words, f"model.motion_adapter={short / 'motion'}"]))
+    other = replace(model, motion_adapter=str(short / "motion"))
+    assert any("in windows of 16" in line for line in check_infer(asked(other, None, 1.0, num_frames=28)))
 
 
 def test_adapters_of_other_families_are_refused(

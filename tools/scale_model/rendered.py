@@ -13,7 +13,7 @@ from cinelora.footage.holdout import Split
 from cinelora.footage.manifest import Manifest, Sample
 from cinelora.io.atomic import sha256_json
 from tools.scale_model.render import render_scene
-from tools.scale_model.render.scenes import describe, draw_scene
+from tools.scale_model.render.scenes import describe, describe_in_part, draw_scene
 
 if TYPE_CHECKING:
     import torch
@@ -25,22 +25,27 @@ FIRST_SEED = 1_000_000
 """Seeds below are for the sets that are shipped and for measuring: nothing is trained on them."""
 
 
-def rendered_manifest(look: str, clips: int, heldout: int, num_frames: int, fps: int) -> Manifest:
-    """``clips`` windows to train on and ``heldout`` others, of ``num_frames`` at ``fps``; 1 frame gives stills."""
+def rendered_manifest(
+    look: str, clips: int, heldout: int, num_frames: int, fps: int, in_part: bool = False
+) -> Manifest:
+    """``clips`` windows to train on and ``heldout`` others, of ``num_frames`` at ``fps``; 1 frame gives stills.
+
+    With ``in_part`` every second clip to train on has a caption that leaves most unsaid.
+    """
     sample = partial(_sample, look, num_frames, fps)
-    train = [sample(FIRST_SEED + number, "train") for number in range(clips)]
-    others = [sample(FIRST_SEED + clips + number, "heldout") for number in range(heldout)]
+    train = [sample(seed, "train", in_part and seed % 2 == 1) for seed in range(FIRST_SEED, FIRST_SEED + clips)]
+    others = [sample(FIRST_SEED + clips + number, "heldout", False) for number in range(heldout)]
     return Manifest(tuple(train + others), ())
 
 
-def _sample(look: str, num_frames: int, fps: int, seed: int, split: Split) -> Sample:
-    path = f"{look}/{seed}"
+def _sample(look: str, num_frames: int, fps: int, seed: int, split: Split, in_part: bool) -> Sample:
+    path, scene = f"{look}/{seed}", draw_scene(seed)
     return Sample(
         id=f"{path}@0-{num_frames - 1}",
         path=path,
         file_hash=sha256_json(["rendered", VERSION, path, num_frames, fps]),
         frames=tuple(range(num_frames)),
-        caption=describe(draw_scene(seed), look),
+        caption=describe_in_part(scene, look, 1) if in_part else describe(scene, look),
         split=split,
         kind="still" if num_frames == 1 else "window",
     )

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
-import torch
 from diffusers import UNet2DConditionModel, UNetMotionModel
 from torch import Tensor
 
@@ -19,12 +18,13 @@ from cinelora.errors import ModelError
 from cinelora.families.animatediff.long_clips import attends_in_windows
 from cinelora.families.animatediff.sparse_frame import SparseFrame
 from cinelora.families.family import Network
+from cinelora.families.text_condition import TextCondition
 
 UNet: TypeAlias = "UNet2DConditionModel | UNetMotionModel"
 
 
 @dataclass(frozen=True)
-class FrameCondition:
+class FrameCondition(TextCondition):
     """Text (B, 77, D), padding included: CLIP's networks were taught with it; and the first frame, where SparseCtrl shows one."""
 
     text: Tensor
@@ -55,27 +55,6 @@ class FrameCondition:
         apart = latents.transpose(1, 2).flatten(0, 1)
         alone: Tensor = transformer(apart, timestep_B.repeat_interleave(frames), text, return_dict=False)[0]
         return alone.float().view(-1, frames, *alone.shape[1:]).transpose(1, 2)
-
-    def beside(self, other: Self) -> Self:
-        """This batch and another after it as one."""
-        image = self.image.beside(other.image) if self.image and other.image else None
-        return type(self)(torch.cat([self.text, other.text]), image)
-
-    def rows(self, chosen_B: Tensor) -> Self:
-        """That of the chosen samples of the batch."""
-        return type(self)(self.text[chosen_B], self.image and self.image.rows(chosen_B))
-
-    def without_image(self) -> Self:
-        """The text alone."""
-        return type(self)(self.text)
-
-    def counts(self, latents_BCTHW: Tensor) -> Tensor | None:
-        """Every predicted value is judged."""
-        return None
-
-    def settled(self, latents_BCTHW: Tensor) -> Tensor:
-        """Latents as they were denoised."""
-        return latents_BCTHW
 
 
 def refuse_length(unet: UNetMotionModel, frames: int) -> None:

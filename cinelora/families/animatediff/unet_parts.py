@@ -14,6 +14,7 @@ from cinelora.config.schema import ModelConfig
 from cinelora.errors import CineloraError, ConfigError, ModelError
 from cinelora.families import family_of
 from cinelora.families.family import Expert, Part
+from cinelora.io.hub import EMBEDDED
 from cinelora.io.plain_data import read_json
 from cinelora.io.tensor_files import read_header
 
@@ -55,6 +56,17 @@ class UNetParts:
         if "motion_adapter" in beside and model.motion_adapter:
             _check_motion(model, levels)
         return _licence_line(model)
+
+    @staticmethod
+    def check_length(model: ModelConfig, kind: str, num_frames: int, trains: bool) -> list[str]:
+        """Motion modules take as many frames as their config says; longer clips attend in windows."""
+        longest = longest_clip(model) if "motion_adapter" in family_of(model).network(kind).beside else None
+        if longest is None or num_frames <= longest:
+            return []
+        if trains:
+            raise ConfigError(f"stage.num_frames={num_frames}: these motion modules take {longest} frames at most")
+        taken = f"{num_frames} frames are more than the {longest} that these motion modules take"
+        return [f"{taken}: they attend in windows of {family_of(model).window}"]
 
 
 def part_files(part: Part, source: Path) -> tuple[Path, ...]:
@@ -111,13 +123,15 @@ def refuse_other_unet(config: dict[str, Any]) -> None:
         raise ModelError(f"the base takes {channels} channels and is {what}: take one that makes pictures from text")
 
 
-def _levels_of_base(model: ModelConfig) -> tuple[int, ...]:
-    """Channels of each level of the base, as its config says; SD1.5's where that is not on this machine."""
+def _levels_of_base(model: ModelConfig) -> tuple[int, ...] | None:
+    """Channels of each level of the base, as its config says; SD1.5's where that is on the hub, None where it is embedded."""
+    if model.base in EMBEDDED:
+        return None
     config = Path(model.base or "") / "unet" / "config.json"
     return tuple(read_json(config, dict[str, Any]).get("block_out_channels", ())) if config.is_file() else _SD15
 
 
-def _check_motion(model: ModelConfig, levels: tuple[int, ...]) -> None:
+def _check_motion(model: ModelConfig, levels: tuple[int, ...] | None) -> None:
     """Refuse motion modules that were made for another base, or for fewer frames than a clip is to have."""
     source = Path(model.motion_adapter or "")
     if not source.exists():
@@ -129,7 +143,7 @@ def _check_motion(model: ModelConfig, levels: tuple[int, ...]) -> None:
         return
     _check_folder_of("motion_adapter", source)
     theirs = tuple(read_json(config, dict[str, Any]).get("block_out_channels", ()))
-    if reason := other_base(theirs, levels):
+    if levels is not None and (reason := other_base(theirs, levels)):
         raise ConfigError(f"model.motion_adapter={source}: {reason}")
 
 

@@ -30,6 +30,11 @@ class WanParts:
             raise ConfigError(f"{_named(model, kind, named)}: {error}") from error
         return [*lines, *expert_lines(model, kind, named)]
 
+    @staticmethod
+    def check_length(model: ModelConfig, kind: str, num_frames: int, trains: bool) -> list[str]:
+        """Nothing in a transformer bounds its frames."""
+        return []
+
 
 def _named(model: ModelConfig, kind: str, experts: Sequence[Expert]) -> str:
     """The settings that say where a network lies."""

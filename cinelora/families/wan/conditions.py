@@ -18,6 +18,7 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from cinelora.families.family import Network
+from cinelora.families.text_condition import TextCondition
 from cinelora.families.wan21 import WAN21
 
 Size = tuple[int, int, int, int]
@@ -51,7 +52,7 @@ class ImageCondition:
 
 
 @dataclass(frozen=True)
-class Condition:
+class Condition(TextCondition):
     """What a prediction is conditioned on: text (B, 512, D), and for I2V the image, or None where it is dropped."""
 
     text: Tensor
@@ -77,29 +78,6 @@ class Condition:
     def predict(self, transformer: WanTransformer3DModel, latents_BCTHW: Tensor, timestep_B: Tensor) -> Tensor:
         """``predict_velocity`` under this condition."""
         return predict_velocity(transformer, latents_BCTHW, timestep_B, self)
-
-    def beside(self, other: Self) -> Self:
-        """This batch and another after it as one batch; both have an image or neither has."""
-        text = torch.cat([self.text, other.text])
-        if self.image is None or other.image is None:
-            return type(self)(text)
-        return type(self)(text, self.image.beside(other.image))
-
-    def rows(self, chosen_B: Tensor) -> Self:
-        """That of the chosen samples of the batch."""
-        return type(self)(self.text[chosen_B], self.image and self.image.rows(chosen_B))
-
-    def without_image(self) -> Self:
-        """The text alone."""
-        return type(self)(self.text)
-
-    def counts(self, latents_BCTHW: Tensor) -> Tensor | None:
-        """Every predicted value is judged."""
-        return None
-
-    def settled(self, latents_BCTHW: Tensor) -> Tensor:
-        """Latents as they were denoised."""
-        return latents_BCTHW
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,16 @@ can be set. All frames of a clip are drawn at once, on any device. It knows noth
 
 from tools.scale_model.render.film import Clip, render_clip, render_scene
 from tools.scale_model.render.looks import LOOKS
-from tools.scale_model.render.scenes import VOCABULARY, Scene, describe, draw_scene
+from tools.scale_model.render.scenes import VOCABULARY, Scene, describe, describe_in_part, draw_scene
 
-__all__ = ["LOOKS", "VOCABULARY", "Clip", "Scene", "describe", "draw_scene", "render_clip", "render_scene"]
+__all__ = [
+    "LOOKS",
+    "VOCABULARY",
+    "Clip",
+    "Scene",
+    "describe",
+    "describe_in_part",
+    "draw_scene",
+    "render_clip",
+    "render_scene",
+]

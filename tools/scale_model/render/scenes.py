@@ -117,24 +117,59 @@ def _check(overrides: dict[str, Any]) -> None:
 
 def describe(scene: Scene, look: str) -> str:
     """The caption: everything it says can be seen. Colours are named where the look has any, the look itself never."""
+    told = _clauses(scene, look)
+    who, camera = told["who"] + told["coat"] + told["act"] + told["way"], f"the camera {scene.camera}"
+    where, car = told["where"] + told["when"], told["car"]
+    # the order of the words says nothing of the scene, so that a model cannot learn to read the first ones alone
+    sentence = (
+        f"{who} {where}{car}; {camera}.",
+        f"{where}, {who}{car}; {camera}.",
+        f"{camera}: {who} {where}{car}.",
+    )[scene.wording % 3]
+    return _begun(sentence)
+
+
+def describe_in_part(scene: Scene, look: str, number: int) -> str:
+    """A caption that leaves most unsaid, as people's prompts do; each ``number`` chooses what it says anew.
+
+    Whoever is taught such captions beside the whole one also knows the look where a prompt names no hour and no coat.
+    """
+    draw, told = random.Random(f"{scene.seed} {number}"), _clauses(scene, look)
+
+    def maybe(clause: str, chance: float = 0.5) -> str:
+        return told[clause] if draw.random() < chance else ""
+
+    where = draw.choice((told["where"], f"{'on a' if scene.place == 'street' else 'in a'} {scene.place}"))
+    where += maybe("when", 0.3)
+    act = maybe("act", 0.8)
+    who = told["who"] + maybe("coat") + act + (maybe("way") if act else "")
+    sentences = [f"{who} {where}", f"{where}, {who}", who]
+    if scene.car:
+        sentences += [f"{who} {where}{told['car']}", f"{told['car'].removeprefix(' as ')} {where}"]
+    return _begun(draw.choice(sentences) + (f"; the camera {scene.camera}" if draw.random() < 0.2 else "") + ".")
+
+
+def _clauses(scene: Scene, look: str) -> dict[str, str]:
+    """What can be told of a scene, in words that can be put together; empty where there is no car."""
     film = LOOKS[look]
     plural = scene.count > 1
     coat = f"{scene.coat} coat" if film.saturation else "long coat"
-    who = {1: "a man in a ", 2: "two men in ", 3: "three men in "}[scene.count] + coat + "s" * plural
-    who += (" and hats" if plural else " and hat") * scene.hat
+    hat = (" and hats" if plural else " and hat") * scene.hat
     # "walks left" is read as a verb, without its s where several act, and a way, which "stands" does not have
     verb, _, way = scene.act.partition(" ")
-    act = verb.removesuffix("s" * plural) + (f" to the {way}" if way else "")
     dry = "wet street" if film.wetness > 0.3 else "dry street"
     street = {"rain": "on a street in the rain", "fog": "on a street in fog", "dry": f"on a {dry}"}[scene.weather]
-    where = street if scene.place == "street" else "in a room"
-    when = f"at {film.hours[scene.time].name}"
     paint = f"{scene.car} car" if film.saturation else "car"
-    car = f" as a {paint} drives to the {scene.car_direction}" if scene.car else ""
-    # the order of the words says nothing of the scene, so that a model cannot learn to read the first ones alone
-    sentence = (
-        f"{who} {act} {where} {when}{car}; the camera {scene.camera}.",
-        f"{where} {when}, {who} {act}{car}; the camera {scene.camera}.",
-        f"the camera {scene.camera}: {who} {act} {where} {when}{car}.",
-    )[scene.wording % 3]
+    return {
+        "who": {1: "a man", 2: "two men", 3: "three men"}[scene.count],
+        "coat": f" in {coat}s{hat}" if plural else f" in a {coat}{hat}",
+        "act": f" {verb.removesuffix('s' * plural)}",
+        "way": f" to the {way}" if way else "",
+        "where": street if scene.place == "street" else "in a room",
+        "when": f" at {film.hours[scene.time].name}",
+        "car": f" as a {paint} drives to the {scene.car_direction}" if scene.car else "",
+    }
+
+
+def _begun(sentence: str) -> str:
     return sentence[0].upper() + sentence[1:]

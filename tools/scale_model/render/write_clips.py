@@ -10,7 +10,7 @@ from cinelora.io.atomic import write_text
 from cinelora.io.media import write_mp4
 from tools.scale_model.render.film import render_clip
 from tools.scale_model.render.looks import LOOKS
-from tools.scale_model.render.scenes import draw_scene
+from tools.scale_model.render.scenes import describe, describe_in_part, draw_scene
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class RenderRequest:
     """frames per second"""
     seed: int = setting(0, at_least=0)
     """the first scene; each clip shows the next one"""
+    captions: int = setting(1, at_least=1)
+    """captions of a clip to train on, a line each: the whole one, and others that leave most unsaid"""
 
 
 def write_clips(request: RenderRequest) -> None:
@@ -48,5 +50,12 @@ def write_clips(request: RenderRequest) -> None:
         clip = render_clip(seed, request.look, request.frames, request.height, request.width, request.fps)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_mp4(path, clip.video, request.fps)
-        write_text(path.with_suffix(".txt"), clip.caption + "\n")
+        lines = captions_of(seed, request.look, request.captions if split == "train" else 1)
+        write_text(path.with_suffix(".txt"), "".join(f"{line}\n" for line in lines))
         print(f"{path}: {clip.caption}", flush=True)
+
+
+def captions_of(seed: int, look: str, count: int) -> list[str]:
+    """The whole caption of a clip, and then such as leave most unsaid, ``count`` in all."""
+    scene = draw_scene(seed)
+    return [describe(scene, look), *(describe_in_part(scene, look, number) for number in range(1, count))]

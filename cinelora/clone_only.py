@@ -7,7 +7,8 @@ name, so this is the one door between them. What is found there, and by whom it 
   ``trained(transformer, sharded)`` is what is trained (``models.trained.Trained``; ``sharded`` under ``strategy=zero3``),
   and ``export(folder, kind, state)`` writes it as the ``t2v`` or ``i2v`` transformer, or as the ``image`` network or the
   motion modules of the ``motion`` network, in diffusers' layout.
-- ``rendered``, where data has a look: ``rendered_manifest(look, clips, heldout, num_frames, fps)`` is a manifest, and
+- ``rendered``, where data has a look: ``rendered_manifest(look, clips, heldout, num_frames, fps, in_part)`` is a manifest,
+  in which captions leave most unsaid every second time where ``in_part``, and
   ``render_sample(sample, height, width, fps, device)`` gives the pixels of one of its samples, uint8 (T, H, W, 3).
 - ``build_pair``, where ``data/scale_model`` is missing: ``materialise(folder)`` builds an untrained pair.
 """

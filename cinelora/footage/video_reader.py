@@ -1,7 +1,8 @@
 """Reading clips: a file enters, its frames leave as RGB pixels, whichever of two libraries could decode it.
 
 PyAV reads every clip there is an FFmpeg decoder for, by seeking, with colours converted as ``colour`` says. decord reads
-those whose colours it converts as well: it is asked only where none are subsampled, and its first and last frame are compared.
+those whose colours it converts as well: it is asked only where none are subsampled and every frame is a key, and its first
+and last frame are compared.
 Only the containers of film are opened: a playlist would name other files. It does not know what the frames are for.
 
 Frames are counted from 0 in the order they are shown.

@@ -128,7 +128,7 @@ def study_report(name: str, folder: Path) -> str:
             str(n),
             name,
             {"cache": name},
-            {"clip": name},
+            {"clip": name, "model": name},
             {"device": name},
             {"denoise": n},
             step_s=n,

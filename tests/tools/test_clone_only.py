@@ -48,7 +48,7 @@ def test_the_parts_are_what_the_package_calls():
         pretrain.check: ["config"],
         pretrain.trained: ["transformer", "sharded"],
         pretrain.export: ["folder", "kind", "state"],
-        rendered.rendered_manifest: ["look", "clips", "heldout", "num_frames", "fps"],
+        rendered.rendered_manifest: ["look", "clips", "heldout", "num_frames", "fps", "in_part"],
         rendered.render_sample: ["sample", "height", "width", "fps", "device"],
         build_pair.materialise: ["folder"],
     }

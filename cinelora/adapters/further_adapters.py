@@ -60,7 +60,7 @@ def name_of(path: Path) -> str:
 
 
 def files_of(word: AdapterWord, model: ModelConfig) -> list[Path]:
-    """The adapter files that a word names: one file, or style and motion of a run, for each expert where there are two."""
+    """The adapter files of one item of ``adapters=``: a file, or the style and motion adapters of a run, of each expert."""
     path = resolve(word.source, "adapters")
     return list(adapter_paths(path, model).values()) if path.is_dir() else [path]
 

@@ -55,7 +55,7 @@ def run_models(command: Command, run: Run) -> int:
 
 
 def _run_members(config: StudyConfig, run_dir: Path, members: Mapping[str, Command], run: Run) -> int:
-    """Run each into a folder of its own, then put all together; a member that ends early ends the study, which goes on later."""
+    """Run the study of each model in its own folder, then join the tables. One that is stopped stops the whole."""
     for name, member in members.items():
         say("", f"[{name}]", *_without_adapters(config, member))
         if code := run_one(replace(member, texts={**member.texts, "out": str(run_dir / name)}), run):

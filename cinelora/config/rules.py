@@ -260,7 +260,7 @@ def _rules_for(config: Any) -> Iterator[tuple[Any, Rules[Any]]]:
 
 
 def _named(config: schema.EvaluateConfig | schema.StudyConfig) -> list[Rules[Any]]:
-    """The rules about names, where there is footage that has one."""
+    """The rules about ``data.name``, where ``data=`` is given."""
     return [_NAMES] if config.data.name else []
 
 

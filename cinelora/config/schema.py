@@ -90,9 +90,9 @@ class ModelConfig:
     i2v_low: str | None = _source(read_when="i2v experts teaches_low", since=True)
     """low-noise expert of i2v, likewise"""
     base: str | None = _source(read_when="base", since=True)
-    """Stable Diffusion 1.5, or a fine-tune of it, under motion modules: hub repository or directory in diffusers' layout"""
+    """Stable Diffusion 1.5 or a fine-tune (AnimateDiff), or all of ModelScope's family: hub repository or diffusers directory"""
     tuned: str | None = _source(read_when="base", since=True)
-    """a fine-tune of model.base as one .safetensors or .ckpt, whose weights take the place of the base's"""
+    """one .safetensors or .ckpt in place of the base's weights: a fine-tune of SD1.5, or VideoCrafter2's file of its authors"""
     motion_adapter: str | None = _source(read_when="motion", since=True)
     """AnimateDiff's motion modules: hub repository, directory, or the authors' file"""
     domain_adapter: str | None = _source(read_when="motion", since=True)

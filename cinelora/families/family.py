@@ -261,7 +261,7 @@ class Family:
         return self.clips.shows_first_frame
 
     def from_text(self, num_frames: int) -> Network:
-        """The network that makes so many frames from text alone."""
+        """The network that makes a clip of ``num_frames`` frames from text alone."""
         made = [one for one in self.networks if not one.shows_first_frame]
         return next((one for one in made if one.makes_stills_alone == (num_frames == 1)), made[0])
 

@@ -173,7 +173,7 @@ class Bundle(ABC):
         """``decode`` by all ranks: the pixels on rank 0, None on the others."""
 
     def encode_image(self, image_HWC: np.ndarray, num_frames: int, together: bool = False) -> Any:
-        """What a network is shown of a first frame (uint8) of so many frames."""
+        """The condition of a clip of ``num_frames`` frames on its first, uint8 (H, W, 3). Raises ``ModelError`` without one."""
         raise ModelError(f"{self.family.title} is shown no first frame")
 
     def encode_images(self, frames_BCHW: Tensor, num_frames: int, together: bool = False) -> Any:

@@ -39,7 +39,7 @@ class Parts(Protocol):
 
     @staticmethod
     def check_length(model: ModelConfig, kind: str, num_frames: int, trains: bool) -> list[str]:
-        """A line where a clip of so many frames is made in another way than shorter ones.
+        """Lines to print where a clip of ``num_frames`` frames is made in another way than shorter ones.
 
         Raises ``ConfigError`` where a window of training is longer than the network takes.
         """

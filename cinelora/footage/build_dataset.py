@@ -172,11 +172,10 @@ def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | No
         except Exception as error:  # whatever is wrong with one file must not cost the others
             skipped.append(Skipped(file.path, at_fault(error)))
             continue
-        for row in of_file:
-            # A shot that is left out has no hashes: else a good copy of a rejected shot would be left out with it.
+        for row, of_shot in of_file:
             judged, shot = row[0], row[0].shot
             rows.append(row)
-            hashes.append(None if judged.against(False) else picture_hashes(survey, shot))
+            hashes.append(of_shot)
             content.append(None if judged.against(False) else (file.sha256, shot.start, shot.end))
     for number, first in _twins(hashes, content, data.limits.alike if data.judged else None).items():
         rows[number] = [replace(judged, twin=rows[first][0].id) for judged in rows[number]]
@@ -193,13 +192,17 @@ def _picked_of(
     wanted: Sequence[Wanted],
     usual: float | None,
     by_hand: dict[str, Verdict],
-) -> list[list[Judged]]:
-    """The shots of a file, each as often as samples are ``wanted``; verdicts of its shots are taken out of ``by_hand``."""
+) -> list[tuple[list[Judged], Sequence[int] | None]]:
+    """The shots of a file, each as often as samples are ``wanted``, with its hashes; its verdicts are taken out of ``by_hand``.
+
+    A shot that is left out has no hashes: else a good copy of a rejected shot would be left out with it.
+    """
     rows = []
     for shot in judge(survey, data.limits if data.judged else None, usual):
         judged = Judged(file.path, file.sha256, survey.about, shot, survey=file.survey)
         judged = replace(judged, by_hand=by_hand.pop(judged.id, None))
-        rows.append([picked(judged, survey, data, each) for each in wanted])
+        row = [picked(judged, survey, data, each) for each in wanted]
+        rows.append((row, None if row[0].against(False) else picture_hashes(survey, shot)))
     return rows
 
 

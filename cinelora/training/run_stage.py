@@ -28,7 +28,7 @@ from cinelora.io.own_folders import tag_cache
 from cinelora.io.terminal import say, shell_word
 from cinelora.parallel.launch import LaunchError, RankKilled, launch, meeting_point, starting
 from cinelora.training.checkpoint_files import saved_checkpoints, sweep_drafts
-from cinelora.training.model_card import push, read_record
+from cinelora.training.model_card import push, read_record, resume_command
 from cinelora.training.verdict import effect_line, heldout_line, stopped_line
 from cinelora.training.whole_run import write_whole
 
@@ -50,7 +50,12 @@ def train(config: TrainConfig, run_dir: Path) -> int:
         encoded(config, run)
     results: dict[str, dict[str, Any]] = {}
     for lesson, own in lessons:
-        results[own.expert] = teach(lesson, own)
+        try:
+            results[own.expert] = teach(lesson, own)
+        except KeyboardInterrupt:  # while its ranks started; the lesson before, or the run that is resumed, has saved
+            if any(saved_checkpoints(place.checkpoints) for place in run.places):
+                say(f"stopped before a step was taken; go on with: {resume_command(run)}")
+            raise
         if results[own.expert]["interrupted"]:
             break
     interrupted = any(result["interrupted"] for result in results.values())
@@ -219,8 +224,7 @@ def closing_lines(result: dict[str, Any], run: RunDirectory) -> list[str]:
     if "heldout_step" in result:
         lines.insert(0, heldout_line(result))
     if result["interrupted"]:
-        again = shell_word(f"resume={run.path}")
-        lines.append(f"stopped at step {result['step']} of {result['steps']}; go on with: python train.py {again}")
+        lines.append(f"stopped at step {result['step']} of {result['steps']}; go on with: {resume_command(run)}")
     if early := result.get("stopped_early"):
         lines.append(stopped_line(early, result))
     if best := result.get("best"):

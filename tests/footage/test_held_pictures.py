@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 
 import cv2
@@ -15,7 +17,10 @@ from cinelora.config.schema import DataConfig, FootageLimits
 from cinelora.families.wan21 import WAN21
 from cinelora.footage import build_dataset
 from cinelora.footage.build_dataset import Wanted, prepare
+from cinelora.footage.shot_detection import PER_FRAME, survey_part
 from cinelora.footage.shot_filter import are_repeats, judge
+from cinelora.footage.survey_pool import Outcome, Task, _whole
+from cinelora.footage.video_reader import UnreadableClip, open_video
 
 SIZE = (90, 160)
 
@@ -94,25 +99,41 @@ def test_a_gap_in_time_is_a_cut_and_no_window_stands_still(tmp_path: Path) -> No
     assert shots["once_a_second.mp4@0-120"].short == "shows 1.0 pictures a second; a window at 16 fps needs 4.8"
 
 
-def test_what_goes_wrong_with_one_file_costs_that_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("part", ["judge", "picked", "picture_hashes"])
+def test_what_goes_wrong_with_one_file_costs_that_file(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Filtering and picking were to raise nothing; should they, a night's run is not lost for one clip."""
     root = tmp_path / "footage"
     root.mkdir()
     for seed, name in enumerate(("a.mp4", "b.mp4")):
         write_film(root / name, as_frames(pan(seed, 48, 24)))
-    whole = build_dataset.judge
+    whole, calls = getattr(build_dataset, part), count()
 
-    def broken(survey: object, *rest: object) -> object:
-        if survey.num_frames == 48 and not broken.done:  # type: ignore[attr-defined]
-            broken.done = True  # type: ignore[attr-defined]
+    def broken(*given: object) -> object:
+        if next(calls) == 0:
             raise ValueError("operands could not be broadcast")
-        return whole(survey, *rest)  # type: ignore[arg-type]
+        return whole(*given)
 
-    broken.done = False  # type: ignore[attr-defined]
-    monkeypatch.setattr(build_dataset, "judge", broken)
+    monkeypatch.setattr(build_dataset, part, broken)
     data = DataConfig(root=str(root), prepared=str(tmp_path / "prepared"), caption="x")
     found = prepare(data, Wanted(1, 16, SIZE, WAN21.geometry, 0), 0)
     assert {judged.path for judged in found.shots} == {"b.mp4"}
     assert [(left.path, left.reason) for left in found.skipped] == [
         ("a.mp4", "it cannot be handled: ValueError: operands could not be broadcast")
     ]
+
+
+def test_a_survey_that_numbers_other_frames_than_its_reader_is_refused(tmp_path: Path) -> None:
+    """A window would be cut from other pictures than those that were judged. Fewer at the end are a damaged tail."""
+    path = write_film(tmp_path / "a.mp4", as_frames(pan(0, 24, 24)))
+    reader = open_video(path, "pyav")
+    arrays = survey_part(reader, 0.0, math.inf, lambda _: None)
+    task = Task(tmp_path, tmp_path, path.name, 0, sha256="0" * 64)
+
+    def whole(kept: list[int]) -> Outcome:
+        return _whole(task, reader, arrays | {name: arrays[name][kept] for name in PER_FRAME})
+
+    assert whole(list(range(20))).sha256 == task.sha256
+    with pytest.raises(UnreadableClip, match="its time stamps name 24 frames, of which 23 come when it is played"):
+        whole([*range(10), *range(11, 24)])

@@ -329,6 +329,29 @@ def test_a_lesson_that_is_asked_to_end_is_saved_and_goes_on_to_the_same_end(
     assert_same_whole(run, style_run)
 
 
+def test_a_stop_while_a_lesson_starts_says_how_to_go_on(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    real, stop_in = run_stage.launch, [HIGH]
+
+    def stopped(work: Any, own: TrainConfig, run: RunDirectory, *rest: Any, **more: Any) -> Any:
+        if run.expert in stop_in:
+            raise KeyboardInterrupt  # as launch does where Ctrl-C comes before its ranks have begun
+        return real(work, own, run, *rest, **more)
+
+    monkeypatch.setattr(run_stage, "launch", stopped)
+    run = RunDirectory(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, run.path)
+    assert "go on with" not in capsys.readouterr().out  # nothing is saved yet
+    stop_in[:] = [LOW]
+    with pytest.raises(KeyboardInterrupt):
+        train(config, run.path)
+    assert f"stopped before a step was taken; go on with: python train.py resume={run.path}" in capsys.readouterr().out
+    stop_in.clear()
+    assert train(replace(config, resume=str(run.path)), run.path) == 0
+
+
 # -- motion above style --------------------------------------------------------------------------------------------------
 
 

@@ -33,8 +33,8 @@ WIDE_TEXT = TEXT | {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_
 class ClipBundle(AnimateDiffBundle):
     """The one network of a ``model``, whose ``base`` in diffusers' layout says its shape.
 
-    ``model.tuned`` is VideoCrafter2 as its authors' file: its network, which is told the frame rate for good, and its VAE take
-    the place of the base's. The text encoder is the base's: ModelScope reads the same one, OpenCLIP's ViT-H.
+    ``model.tuned`` is VideoCrafter2 as its authors' file: its network, whose time bias holds the frame rate, and its VAE
+    take the place of the base's. The text encoder is the base's: ModelScope reads the same one, OpenCLIP's ViT-H.
     """
 
     condition: type[ClipCondition] = ClipCondition

@@ -40,7 +40,7 @@ _IN_RESNET = {
 
 
 def authors_names(names: Iterable[str], levels: int, layers: int) -> dict[str, str]:
-    """The authors' name of each of ``names``, which are all tensors of a network with so many levels and layers in each."""
+    """The authors' name of each of ``names``, all tensors of a network with ``levels`` levels of ``layers`` layers."""
     names = list(names)
     places = _OUTSIDE | dict(_blocks(names, levels, layers))
     return {name: _renamed(name, places) for name in names}

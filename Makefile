@@ -13,6 +13,7 @@ READY := $(VENV)/.ready
 
 # The demo's size: enough steps to see the look and that it lasts, few enough for two cores.
 DEMO               := outputs/demo
+MODEL              ?= tiny
 DEMO_STYLE_STEPS   ?= 1000
 DEMO_MOTION_STEPS  ?= 160
 DEMO_SAMPLER_STEPS ?= 20
@@ -42,10 +43,10 @@ $(READY): pyproject.toml
 
 demo test test-system: export HF_HUB_OFFLINE = 1
 
-demo: $(READY)  ## train both stages on the embedded model and make a clip, within 10 minutes
+demo: $(READY)  ## both stages on the embedded model, and a clip, in 10 minutes (MODEL=tiny_animatediff: on the other one)
 	rm -rf $(DEMO)
-	$(BIN)/python train.py stage=style data=noir logger=csv lora.targets=all_linear stage.steps=$(DEMO_STYLE_STEPS) out=$(DEMO)/style
-	$(BIN)/python train.py stage=motion data=noir logger=csv lora.targets=all_linear stage.steps=$(DEMO_MOTION_STEPS) adapter=$(DEMO)/style \
+	$(BIN)/python train.py stage=style model=$(MODEL) data=noir logger=csv lora.targets=all_linear stage.steps=$(DEMO_STYLE_STEPS) out=$(DEMO)/style
+	$(BIN)/python train.py stage=motion model=$(MODEL) data=noir logger=csv lora.targets=all_linear stage.steps=$(DEMO_MOTION_STEPS) adapter=$(DEMO)/style \
 	  out=$(DEMO)/motion
 	$(BIN)/python infer.py ckpt=$(DEMO)/motion compare=true sampler.steps=$(DEMO_SAMPLER_STEPS) out=$(DEMO)/scene "prompt=$$DEMO_PROMPT"
 	@cd $(DEMO)/scene && ls clip.mp4 contact.png summary.json > /dev/null

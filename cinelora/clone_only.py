@@ -25,6 +25,8 @@ from cinelora.errors import ConfigError
 CLONE = Path(__file__).resolve().parents[1]
 SHIPPED = CLONE / "data" / "scale_model"
 """Trained weights of the embedded model, where they are shipped; else the model is built in the cache."""
+SHIPPED_UNETS = CLONE / "data" / "tiny_animatediff"
+"""Those of the embedded AnimateDiff."""
 
 
 def need_clone(wanted_by: str) -> None:

@@ -2,13 +2,16 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 from composed import compose_infer
 
 from cinelora.cli.compose import compose_train
 from cinelora.config.schema import TrainConfig
 from cinelora.errors import ConfigError
+from cinelora.families.machinery import machinery_of
 from cinelora.families.vae_facts import WAN22_VAE
 from cinelora.families.wan21 import WAN21
 from cinelora.families.wan22 import WAN22_5B, WAN22_A14B
@@ -51,6 +54,14 @@ def test_the_embedded_shape_is_counted_as_it_is_built():
             add_adapter(new, "style", LoraSpec(4, 8.0, 0.0, targets), seed=0)
             trained = sum(p.numel() for p in new.parameters() if p.requires_grad)
             assert shape.adapter(4, targets) == trained
+
+
+def test_random_values_in_the_embedded_shape_are_fed_by_encoders_of_full_width(tmp_path: Path):
+    """As ``model=tiny model.weights=random`` builds it, so that what is drawn as its input fits."""
+    model = replace(compose_train(["stage=style", "data=noir"]).model, weights="random")
+    for kind in ("t2v", "i2v"):
+        built = machinery_of(model).from_config(model, kind, tmp_path, torch.device("cpu")).load_transformer()
+        assert Shape.of(model, kind).parameters == sum(value.numel() for value in built.parameters())
 
 
 def step(tokens: int, samples: int = 1) -> Step:

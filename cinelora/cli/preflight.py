@@ -38,7 +38,7 @@ from cinelora.errors import ConfigError
 from cinelora.families import experts_of, family_of, has_experts
 from cinelora.families.family import Expert, Part, expert_in
 from cinelora.families.parts import parts_of
-from cinelora.io.hub import EMBEDDED, RANDOM_MEMBERS, check_target, is_model_source, is_run, resolve, shadowed
+from cinelora.io.hub import EMBEDDED, PAIR, RANDOM_MEMBERS, check_target, is_model_source, is_run, resolve, shadowed
 from cinelora.io.own_files import refuse_foreign
 from cinelora.io.own_folders import CACHE, PREPARED, refuse_occupied
 from cinelora.planning.planner import partition_of
@@ -266,7 +266,7 @@ def _drawing_lines(
     # Of what makes clips, only an embedded model that has to be built goes into the cache.
     source_of = parts_of(config.model).source_of
     sources = {source_of(config.model, kind, part) for kind, wanted in whole.items() for part in wanted}
-    if sources & {*RANDOM_MEMBERS} or (sources & {*EMBEDDED} and not SHIPPED.is_dir()):
+    if sources & {*RANDOM_MEMBERS} or (sources & {*PAIR} and not SHIPPED.is_dir()):
         _check_cache(config.cache)
     assumed: list[str] = []
     if config.ckpt is not None:

@@ -17,14 +17,15 @@ from cinelora.families.family import EXPERTS, expert_in, suffixed
 
 PREFIX = "hub:"
 CONFIG_FILE = "config.yaml"
-EMBEDDED = (
-    *("embedded:tiny-t2v", "embedded:tiny-i2v"),
+RANDOM_MEMBERS = (
     *("embedded:tiny-wan22-5b", "embedded:tiny-wan22-t2v-a14b", "embedded:tiny-wan22-i2v-a14b"),
-    "embedded:tiny-animatediff-random",
+    *("embedded:tiny-animatediff-random", "embedded:tiny-modelscope-random"),
 )
-"""The models that come with the program; all but the first two are random weights, drawn where they are asked for."""
-RANDOM_MEMBERS = EMBEDDED[2:]
-"""Those whose weights nobody has trained."""
+"""Embedded models whose weights nobody has trained: they are drawn where they are asked for."""
+PAIR = ("embedded:tiny-t2v", "embedded:tiny-i2v")
+"""The embedded pair of Wan2.1, which is built where its weights are not shipped."""
+EMBEDDED = (*PAIR, "embedded:tiny-animatediff", *RANDOM_MEMBERS)
+"""The models that come with the program."""
 EMBEDDED_ADAPTER = "embedded:distilled"
 """The step-distilled adapter of the embedded image-to-video model, which lies beside that."""
 _FORM = re.compile(

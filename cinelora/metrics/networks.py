@@ -27,6 +27,7 @@ from transformers import AutoModel, CLIPModel
 
 from cinelora.config.schema import MetricsConfig
 from cinelora.errors import CineloraError, MetricError, first_line
+from cinelora.families.shipped_weights import shipped_hashes
 from cinelora.families.wan import embedded
 from cinelora.families.wan.bundle import CLIP_MEAN, CLIP_STD, load_tokenizer
 from cinelora.io.atomic import sha256_file, sha256_json
@@ -92,7 +93,7 @@ class ScaleModel:
         self.device = device
         self.vae = encoders.vae.to(device).eval().requires_grad_(False)
         self.image = encoders.image.to(device).eval().requires_grad_(False)
-        self.name = f"scale-model@{sha256_json(embedded.shipped_hashes(embedded.HOME))[:12]}"
+        self.name = f"scale-model@{sha256_json(shipped_hashes(embedded.HOME, embedded.RESTORE))[:12]}"
 
     def of_clip(self, clip: Clip) -> Tensor:
         """What a look in motion is made of, (48): of each latent channel its mean, its deviation, and its change in time.

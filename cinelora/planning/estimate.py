@@ -115,12 +115,13 @@ class Shape:
 
     @classmethod
     def of(cls, model: ModelConfig, kind: str) -> Shape:
-        """A network of a model; the embedded one's encoders are narrow."""
+        """A network of a model; the embedded one's encoders are narrow, where they are not random ones of full shape."""
         if not family_of(model).uses:
             from cinelora.planning.unet_shape import UNetShape
 
             return UNetShape.of_model(model, kind)
-        text, image, freq = (128, 96, 128) if model.name.startswith("tiny") else (4096, 1280, 256)
+        narrow = model.name.startswith("tiny") and model.weights == "stored"
+        text, image, freq = (128, 96, 128) if narrow else (4096, 1280, 256)
         sizes = (model.num_layers, model.hidden_size, model.ffn_dim, text)
         family = family_of(model)
         return cls(*sizes, image if family.network(kind).image_tokens else None, kind, family, freq)

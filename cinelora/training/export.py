@@ -13,14 +13,16 @@ from typing import Any
 from torch import Tensor
 
 from cinelora.adapters.adapter_file import AdapterFile, export_adapter
-from cinelora.adapters.formats import exported_for
+from cinelora.adapters.formats import exported_for, written_for
 from cinelora.adapters.run_directory import RunDirectory
 from cinelora.clone_only import scale_model
 from cinelora.config.schema import TrainConfig
 from cinelora.config.store import portable
+from cinelora.errors import AdapterError
 from cinelora.families import family_of
 from cinelora.families.family import Part
 from cinelora.families.machinery import machinery_of
+from cinelora.io.terminal import say
 from cinelora.latents.cache import Index
 
 
@@ -45,5 +47,19 @@ def export(config: TrainConfig, run: RunDirectory, index: Index, state: dict[str
     layout = exported_for(adapter.modules)
     export_adapter(product, adapter, layout)
     if layout == "diffusers" and family_of(config.model).code and not best:
-        run.for_comfy(config.stage.name).parent.mkdir(exist_ok=True)
-        export_adapter(run.for_comfy(config.stage.name), adapter, "comfy")
+        _export_for_comfy(run.for_comfy(config.stage.name), adapter)
+
+
+def _export_for_comfy(path: Path, adapter: AdapterFile) -> None:
+    """Write the adapter by the names that ComfyUI reads, or say which layer has none there: the run has its adapter already."""
+    form = written_for("comfy", adapter.modules)
+    try:
+        for module in adapter.modules:
+            form.key(module, "A")
+    except AdapterError as error:
+        say(
+            f"no file for ComfyUI, which reads other adapters of this model: {error}; lora.targets=attention has names for all"
+        )
+        return
+    path.parent.mkdir(exist_ok=True)
+    export_adapter(path, adapter, "comfy")

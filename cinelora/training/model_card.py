@@ -126,6 +126,11 @@ class Record:
         return Markup(self.place(self.run.for_comfy(self.config.stage.name)))
 
     @property
+    def has_file_for_comfy(self) -> bool:
+        """Whether there is one."""
+        return self.run.for_comfy(self.config.stage.name).is_file()
+
+    @property
     def network(self) -> Network:
         """That which was trained on."""
         return family_of(self.config.model).network(self.config.stage.transformer)

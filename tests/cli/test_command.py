@@ -98,8 +98,9 @@ def test_help_answers_in_time_without_torch(script: str, flag: str, tmp_path: Pa
     assert children_s() - started < SENTENCE_LIMIT_S
     assert (done.returncode, done.stderr) == (0, "")
     assert (
-        "model=animatediff_sd15|modelscope|tiny|tiny_animatediff_random|tiny_wan22_5b|tiny_wan22_a14b|videocrafter2|wan21_14b_480p|"
-        "wan21_14b_720p|wan21_1_3b|wan22_5b|wan22_a14b|zeroscope" in done.stdout
+        "model=animatediff_sd15|modelscope|tiny|tiny_animatediff|tiny_animatediff_random|tiny_modelscope_random|tiny_wan22_5b|"
+        "tiny_wan22_a14b|videocrafter2|wan21_14b_480p|wan21_14b_720p|wan21_1_3b|wan22_5b|wan22_a14b|zeroscope"
+        in done.stdout
     )
     key = "lora.rank" if script == "train" else "negative_prompt*"
     assert key in done.stdout

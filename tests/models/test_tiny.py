@@ -13,6 +13,7 @@ import torch
 from diffusers import WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel
 
 from cinelora.errors import ModelError
+from cinelora.families.shipped_weights import HASHES
 from cinelora.families.wan import embedded
 from tools.scale_model import build_pair
 
@@ -30,7 +31,7 @@ def test_it_is_small_and_whole(pair: Path):
     files = [path for path in pair.rglob("*") if path.is_file() and not path.parent.is_symlink()]
     assert sum(path.stat().st_size for path in files) <= 26_000_000
     weights = {path.relative_to(pair).as_posix() for path in files if path.suffix == ".safetensors"}
-    assert weights == set(json.loads((pair / embedded.HASHES).read_text()))
+    assert weights == set(json.loads((pair / HASHES).read_text()))
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".pth", ".ckpt")]
 
 
@@ -85,13 +86,13 @@ DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
     ("t2v/text_encoder", shutil.rmtree, r"t2v/text_encoder/model\.safetensors .* is missing"),
     ("i2v/vae", link_as_text, r"i2v/vae .* is not the link to \.\./t2v/vae that was shipped; allow links with: "),
     ("i2v/tokenizer", Path.unlink, r"i2v/tokenizer .* is not the link to \.\./t2v/tokenizer"),
-    (embedded.HASHES, list_a_file_that_is_gone, r"t2v/vae/gone\.safetensors .* is missing"),
-    (embedded.HASHES, lambda path: path.write_text('{"t2v/'), r"hashes\.json is damaged or no JSON"),
-    (embedded.HASHES, lambda path: path.write_bytes(b"\xff\xfe"), r"hashes\.json is not UTF-8 text"),
-    (embedded.HASHES, lambda path: path.write_text('["t2v"]'), r"hashes\.json: the file cannot be \['t2v'\]"),
-    (embedded.HASHES, lambda path: path.write_text('{"t2v": 1}'), r"hashes\.json: t2v cannot be 1"),
-    (embedded.HASHES, lambda path: path.write_text("{}"), NO_LIST),
-    (embedded.HASHES, Path.unlink, r"cannot read \S+hashes\.json"),
+    (HASHES, list_a_file_that_is_gone, r"t2v/vae/gone\.safetensors .* is missing"),
+    (HASHES, lambda path: path.write_text('{"t2v/'), r"hashes\.json is damaged or no JSON"),
+    (HASHES, lambda path: path.write_bytes(b"\xff\xfe"), r"hashes\.json is not UTF-8 text"),
+    (HASHES, lambda path: path.write_text('["t2v"]'), r"hashes\.json: the file cannot be \['t2v'\]"),
+    (HASHES, lambda path: path.write_text('{"t2v": 1}'), r"hashes\.json: t2v cannot be 1"),
+    (HASHES, lambda path: path.write_text("{}"), NO_LIST),
+    (HASHES, Path.unlink, r"cannot read \S+hashes\.json"),
 ]
 
 
@@ -114,7 +115,7 @@ def test_without_shipped_weights_a_pair_is_drawn_from_its_recipe_alone(tmp_path:
     built = embedded.embedded("t2v", tmp_path / "one").parent
     torch.manual_seed(1234)
     again = build_pair.materialise(tmp_path / "two")
-    assert (built / embedded.HASHES).read_bytes() == (again / embedded.HASHES).read_bytes()
+    assert (built / HASHES).read_bytes() == (again / HASHES).read_bytes()
     assert embedded.embedded("i2v", tmp_path / "one") == built / "i2v"
     t2v, i2v = (WanTransformer3DModel.from_pretrained(built / kind / "transformer").state_dict() for kind in KINDS)
     assert all(torch.equal(value, i2v[name]) for name, value in t2v.items() if name != "patch_embedding.weight")

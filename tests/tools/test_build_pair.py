@@ -9,6 +9,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from rounding import LAYERS, units
 
+from cinelora.families.shipped_weights import HASHES
 from cinelora.families.wan import embedded
 from cinelora.families.wan.conditions import Condition, ImageCondition, predict_velocity
 from tools.scale_model import build_pair
@@ -42,7 +43,7 @@ def test_a_grown_transformer_begins_as_the_one_it_grew_from():
 
 
 def test_a_trained_transformer_takes_its_place_and_grows_the_other(pair: Path, tmp_path: Path):
-    before = json.loads((pair / embedded.HASHES).read_text())
+    before = json.loads((pair / HASHES).read_text())
     pair = Path(shutil.copytree(pair, tmp_path / "pair", symlinks=True))
     trained = {
         name: torch.full_like(value, 0.125) for name, value in build_pair.new_transformer(0).state_dict().items()
@@ -54,6 +55,6 @@ def test_a_trained_transformer_takes_its_place_and_grows_the_other(pair: Path, t
         assert torch.equal(
             loaded.blocks[0].ffn.net[2].weight, torch.full_like(loaded.blocks[0].ffn.net[2].weight, 0.125)
         )
-    hashes = json.loads((pair / embedded.HASHES).read_text())
+    hashes = json.loads((pair / HASHES).read_text())
     changed = {name for name in hashes if hashes[name] != before[name]}
     assert changed == {f"{kind}/transformer/{embedded.WEIGHTS}" for kind in KINDS}

@@ -19,7 +19,8 @@ from cinelora.errors import ConfigError, ModelError
 from cinelora.families.animatediff.unet_bundle import AnimateDiffBundle
 from cinelora.families.animatediff.unet_conditions import FrameCondition
 from cinelora.families.family import Part
-from cinelora.families.wan.embedded import HASHES, WEIGHTS
+from cinelora.families.shipped_weights import HASHES
+from cinelora.families.wan.embedded import WEIGHTS
 from cinelora.io.atomic import sha256_file
 from cinelora.io.plain_data import read_json
 from cinelora.nn.flow_matching import keyed_generator

@@ -337,6 +337,18 @@ def test_the_programs_on_the_cards_are_of_stock_diffusers(style_run: RunDirector
         assert "sigma shift" not in text
 
 
+def test_a_motion_adapter_that_comfyui_has_no_names_for_is_kept_and_that_is_said(
+    motion_config: TrainConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    """The authors' files name attention alone: an adapter of other layers, too, ends its run like any."""
+    stage, wide = replace(motion_config.stage, steps=1), replace(motion_config.lora, targets="all_linear")
+    run = trained(replace(motion_config, stage=stage, lora=wide), tmp_path / "run")
+    assert any(".ff.net." in change.module for change in judge_adapter(run.adapter("motion")).changes)
+    assert run.all_for_comfy() == []
+    assert "no file for ComfyUI, which reads other adapters of this model: " in capfd.readouterr().out
+    assert "trained with `lora.targets=attention` loads there" in run.card.read_text()
+
+
 # -- refusals ------------------------------------------------------------------------------------------------------------
 
 REFUSED = {

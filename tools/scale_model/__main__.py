@@ -144,7 +144,7 @@ def adopt(request: AdoptRequest) -> None:
     """Put the network of a finished ``stage=pretrain`` run into its pair, or its AnimateDiff."""
     from cinelora.adapters.run_directory import RunDirectory
     from cinelora.config.store import load_config
-    from cinelora.families.wan.embedded import HASHES
+    from cinelora.families.shipped_weights import HASHES
     from tools.scale_model import build_pair, build_unets
 
     run = RunDirectory(Path(request.run))

@@ -27,7 +27,8 @@ from diffusers import (
 from torch import Tensor
 from transformers import ByT5Tokenizer, CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
-from cinelora.families.wan.embedded import HASHES, SHARED, WEIGHTS, Encoders
+from cinelora.families.shipped_weights import HASHES
+from cinelora.families.wan.embedded import SHARED, WEIGHTS, Encoders
 from cinelora.io.atomic import sha256_file, sha256_json, write_json
 from cinelora.io.tensor_files import save_tensors
 

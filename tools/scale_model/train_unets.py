@@ -68,7 +68,10 @@ def encode_captions(parts: UnetParts, captions: list[str]) -> Tensor:
 
 def build_network(kind: str, parts: UnetParts) -> UNet:
     """The ``image`` network, or the ``motion`` network: the same weights with the motion modules between them."""
-    return parts.unet if kind == "image" else UNetMotionModel.from_unet2d(parts.unet, parts.motion)
+    # diffusers makes the second on the host, wherever its parts are
+    return (
+        parts.unet if kind == "image" else UNetMotionModel.from_unet2d(parts.unet, parts.motion).to(parts.unet.device)
+    )
 
 
 def law_of_kind(kind: str) -> NoiseLaw:

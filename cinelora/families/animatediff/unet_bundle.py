@@ -128,11 +128,7 @@ class AnimateDiffBundle(Bundle):
     def _on_this_machine(self, source: str, part: Part, folder: str) -> Path:
         """The directory or file behind a source, fetched where it has to be; ``folder`` is that of an embedded member."""
         if source in EMBEDDED:
-            from cinelora.families.animatediff.embedded_unets import (
-                embedded_member,  # which brings diffusers' pipelines
-            )
-
-            return embedded_member(source, self.cache) / folder
+            return self._embedded(source) / folder
         if Path(source).exists():
             return Path(source)
         name = FOLDERS.get(part, str(part))
@@ -143,6 +139,12 @@ class AnimateDiffBundle(Bundle):
         )
         revision = self.model.base_revision if source == self.model.base else "main"
         return fetched(source, revision, patterns, name, f"give a local directory with model.{folder}=<path> instead")
+
+    def _embedded(self, source: str) -> Path:
+        """The folder of an embedded member of the family."""
+        from cinelora.families.animatediff.embedded_unets import embedded_member  # which brings diffusers' pipelines
+
+        return embedded_member(source, self.cache)
 
     def _motion(self) -> Path:
         source = self.model.motion_adapter

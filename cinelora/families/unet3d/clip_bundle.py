@@ -78,6 +78,12 @@ class ClipBundle(AnimateDiffBundle):
         )
         return network
 
+    def _embedded(self, source: str) -> Path:
+        from cinelora.families.animatediff.embedded_unets import drawn_member
+        from cinelora.families.unet3d.tiny_unet3d import UNET3D, write_tiny_unet3d  # which brings diffusers' pipelines
+
+        return drawn_member(source, self.cache, [UNET3D, 1], lambda draft: write_tiny_unet3d(draft / "base"))
+
     def _is_tuned(self, part: Part) -> bool:
         return part is Part.VAE and super()._is_tuned(part)
 

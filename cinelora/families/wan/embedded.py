@@ -16,13 +16,11 @@ from diffusers import AutoencoderKLWan
 from transformers import CLIPVisionModel, UMT5EncoderModel
 
 from cinelora.clone_only import SHIPPED, scale_model
-from cinelora.errors import FileError, ModelError
-from cinelora.io.atomic import sha256_file
+from cinelora.errors import ModelError
+from cinelora.families.shipped_weights import check_files
 from cinelora.io.own_folders import CACHE, refuse_occupied, tag_cache
-from cinelora.io.plain_data import read_json
 
 HOME = SHIPPED
-HASHES = "hashes.json"
 SHARED = ("vae", "text_encoder", "tokenizer", "scheduler")
 """Parts that both pipelines use: they lie in ``t2v``, and ``i2v`` links to them."""
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -68,20 +66,8 @@ def embedded(kind: str, folder: Path) -> Path:
 
 @cache
 def check_shipped(home: Path) -> None:
-    """Compare what lies in ``home`` with what was shipped, once a process.
-
-    Raises ``ModelError`` naming the file where one is missing, is not the link it was, or holds something else.
-    """
-    for name, expected in shipped_hashes(home).items():
-        path = home / name
-        if not path.is_file():
-            raise ModelError(f"{path} of the embedded model is missing; {RESTORE}")
-        found = sha256_file(path)
-        if found != expected:
-            raise ModelError(
-                f"{path} of the embedded model is damaged: its SHA-256 is {found[:12]}, {expected[:12]} was shipped; "
-                f"{RESTORE}"
-            )
+    """``check_files``, and that what ``i2v`` shares with ``t2v`` is linked, once a process; raises ``ModelError``."""
+    check_files(home, RESTORE)
     # A clone without symbolic links has small text files in their place, which no loader explains.
     for part in SHARED:
         if not (home / "i2v" / part).is_dir():
@@ -89,14 +75,3 @@ def check_shipped(home: Path) -> None:
                 f"{home / 'i2v' / part} of the embedded model is not the link to ../t2v/{part} that was shipped; allow "
                 f"links with: git config core.symlinks true, then {RESTORE}"
             )
-
-
-def shipped_hashes(home: Path) -> dict[str, str]:
-    """The SHA-256 that each weights file was shipped with. Raises ``ModelError`` where the list does not say."""
-    try:
-        hashes = read_json(home / HASHES, dict[str, str])
-    except FileError as error:
-        raise ModelError(f"{error}; {RESTORE}") from error
-    if not hashes:
-        raise ModelError(f"{home / HASHES} lists no files with their hashes; {RESTORE}")
-    return hashes

@@ -1,6 +1,6 @@
 """What the embedded AnimateDiff can do, measured on scenes that nothing was trained on, as `scale_model.py` measures the pair.
 
-    python benchmarks/animatediff_model.py model=<folder with base and motion> [vae] [captions] [clips] [work=<folder>]
+    python benchmarks/animatediff_model.py model=<folder with base and motion> [vae] [captions] [clips] [style] [work=<folder>]
 
 Without words all parts run, in this order. Results, with hardware and versions, are in benchmarks/results/animatediff_model.json,
 pictures in benchmarks/results/animatediff_model/. ``work`` keeps rendered stills for the next time.
@@ -17,14 +17,17 @@ from pathlib import Path
 
 import torch
 from common import RESULTS, report
-from scale_model import FLOORS, Results, caption, mean, pans, rounded, scenes, share, stills_read, vae
+from scale_model import FLOORS, Results, caption, mean, pans, rounded, scenes, share, stills_read, style, vae
 from scale_tools.readers import flicker, motion
 from scale_tools.stills import known_reader
 from scale_tools.unet_studio import UnetStudio
 
 from cinelora.io.hardware import hardware, quiet_libraries
 
-COUNTS = {"cpu": {"vae": 4, "clips": 12}, "cuda": {"vae": 12, "clips": 48}}
+COUNTS = {
+    "cpu": {"vae": 4, "clips": 12, "style": 64, "reference": 96},
+    "cuda": {"vae": 12, "clips": 48, "style": 128, "reference": 256},
+}
 """Scenes of each part."""
 OBEYED = 0.8
 """Share of the captions that must be right."""
@@ -60,7 +63,12 @@ def clips(studio: UnetStudio, work: Path) -> Results:
     return found | {"floors": {"motion": low <= ratio <= high}}
 
 
-PARTS: dict[str, Callable[[UnetStudio, Path], Results]] = {"vae": vae, "captions": captions, "clips": clips}
+PARTS: dict[str, Callable[[UnetStudio, Path], Results]] = {
+    "vae": vae,
+    "captions": captions,
+    "clips": clips,
+    "style": style,
+}
 
 
 def main(words: list[str]) -> None:

@@ -220,9 +220,9 @@ def trained(work: Path, name: str, *settings: str) -> Path:
     return out
 
 
-def style_run(work: Path) -> Path:
-    """Stage 1 at the framework's defaults."""
-    return trained(work, "style", "stage=style")
+def style_run(work: Path, *words: str) -> Path:
+    """Stage 1 at the framework's defaults, of the model that ``words`` name."""
+    return trained(work, "style", "stage=style", *words)
 
 
 def motion_run(work: Path, style: Path | None) -> Path:
@@ -233,8 +233,8 @@ def motion_run(work: Path, style: Path | None) -> Path:
 
 def style(studio: Studio, work: Path) -> Results:
     """How far stage 1 moves stills of prompts never trained on towards held-out noir, and that scenes stay."""
-    run = style_run(work)
-    transformer = studio.transformer("t2v", {"style": run / "style.safetensors"})
+    run = style_run(work, *studio.words)
+    transformer = studio.transformer(studio.stills, {"style": run / "style.safetensors"})
     chosen = scenes(studio.counts["style"], 300)
     prompts = [caption(scene, "noir") for scene in chosen]
     found: Results = {

@@ -51,6 +51,9 @@ class Studio:
     steps: int = 25
     guidance: float = 4.0
     shift: float = 3.0
+    model: str = "tiny"
+    stills: str = "t2v"
+    """The network that draws single frames."""
     device: torch.device = field(default_factory=default_device)
 
     @property
@@ -70,6 +73,11 @@ class Studio:
             self.t2v._part(part)
         for part in (Part.VAE, Part.IMAGE_ENCODER):
             self.i2v._part(part)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What names the model to ``train.py``."""
+        return (f"model={self.model}",)
 
     def render(self, scene: Scene, look: str) -> Tensor:
         """A whole clip, uint8 (T, H, W, 3) on the device, without grain."""
@@ -114,10 +122,10 @@ class Studio:
         return pad_text(self.t2v.encode_text(prompts), 512)
 
     def transformer(self, kind: str, adapters: dict[str, Path]) -> torch.nn.Module:
-        """The ``t2v`` or ``i2v`` transformer with ``adapters`` hung on it, all at weight 0."""
+        """One of the model's networks, such as ``t2v``, with ``adapters`` hung on it, all at weight 0."""
         transformer = self.pair[kind].load_transformer()
         for name, path in adapters.items():
-            load_adapter(transformer, name, read_adapter(path), "tiny")
+            load_adapter(transformer, name, read_adapter(path), self.model)
         set_scales(transformer, dict.fromkeys(adapters, 0.0))
         return transformer
 

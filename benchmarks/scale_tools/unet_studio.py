@@ -31,6 +31,8 @@ class UnetStudio(Studio):
     frames: int = CLIP_FRAMES
     fps: int = CLIP_FPS
     height: int = CLIP_HEIGHT
+    model: str = "tiny_animatediff"
+    stills: str = "image"
     bundles: dict[str, AnimateDiffBundle] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -42,9 +44,15 @@ class UnetStudio(Studio):
         for part in (Part.VAE, Part.TEXT_ENCODER, Part.TOKENIZER):
             self.t2v._part(part)
 
-    def transformer(self, kind: str, adapters: dict[str, Path]) -> torch.nn.Module:
-        """The ``image`` or ``motion`` network."""
-        return self.bundles[kind].load_transformer()
+    @property
+    def pair(self) -> dict[str, AnimateDiffBundle]:
+        """Both networks by name."""
+        return self.bundles
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What names the model to ``train.py``."""
+        return (*super().words, f"model.base={self.cache / 'base'}", f"model.motion_adapter={self.cache / 'motion'}")
 
     @cached_property
     def nothing(self) -> Tensor:

@@ -144,6 +144,8 @@ class ModelConfig:
     """sigma shift at inference, as the model's authors publish it"""
     t2v_shift: float | None = setting(above=0, since=True, read_when="own_shift t2v")
     """sigma shift of t2v, where it has another than i2v"""
+    guidance: float | None = setting(at_least=0, since=True)
+    """guidance that clips are drawn with where sampler.guidance is null; null = as its family's authors publish it"""
     t2v_boundary: float | None = setting(above=0, below=1, since=True, read_when="experts t2v")
     """noise level at which t2v changes from its high-noise to its low-noise expert; null = as its authors publish it"""
     i2v_boundary: float | None = setting(above=0, below=1, since=True, read_when="experts i2v")
@@ -540,6 +542,8 @@ GUIDANCE = 5.0
 
 def own_guidance(model: ModelConfig) -> float | None:
     """Guidance where none was typed; None where each network of the model has its own."""
+    if model.guidance is not None:
+        return model.guidance
     return None if any(network.guidance for network in family_of(model).networks) else GUIDANCE
 
 

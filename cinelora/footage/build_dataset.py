@@ -24,6 +24,7 @@ from cinelora.errors import FileError, FootageError
 from cinelora.families.family import Geometry
 from cinelora.footage.buckets import Size, bucket, shown, window_length
 from cinelora.footage.captions import Captions, find_captions, lines_of, refuse_missing, whole_caption
+from cinelora.footage.copies import Look, copies, look_of
 from cinelora.footage.frame_selection import (
     LEAST_NEW,
     Window,
@@ -39,7 +40,7 @@ from cinelora.footage.lut import read_cube
 from cinelora.footage.manifest import Manifest, Sample, Skipped, is_inside, read_manifest
 from cinelora.footage.scan_folder import FILMS, find_clips, members
 from cinelora.footage.shot_detection import About, Survey, load_survey
-from cinelora.footage.shot_filter import Shot, alike, judge, picture_hashes
+from cinelora.footage.shot_filter import Shot, judge
 from cinelora.footage.survey_pool import File, at_fault, survey_files, survey_path
 from cinelora.footage.video_reader import Handling
 from cinelora.io.atomic import make_folder, sha256_file, sha256_json
@@ -154,10 +155,10 @@ def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | No
     typical = [file.sharpness for file in files if file.sharpness]
     usual = float(np.median(typical)) if typical else None
     # Two lists of equal length: of each shot its `Judged`, one for every kind of sample that is wanted (stills, windows),
-    # and the hashes by which its copies are recognised. Verdicts by hand are popped as their shots come by; what is left
+    # and the look by which its copies are recognised. Verdicts by hand are popped as their shots come by; what is left
     # of them in the end names no shot.
     rows: list[list[Judged]] = []
-    hashes: list[Sequence[int] | None] = []
+    looks: list[Look | None] = []
     content: list[Hashable | None] = []
     said: list[str] = []
     for file in files:
@@ -175,9 +176,9 @@ def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | No
         for row, of_shot in of_file:
             judged, shot = row[0], row[0].shot
             rows.append(row)
-            hashes.append(of_shot)
+            looks.append(of_shot)
             content.append(None if judged.against(False) else (file.sha256, shot.start, shot.end))
-    for number, first in _twins(hashes, content, data.limits.alike if data.judged else None).items():
+    for number, first in copies(looks, content, data.limits.alike if data.judged else None).items():
         rows[number] = [replace(judged, twin=rows[first][0].id) for judged in rows[number]]
     said += (f"{name} in {OVERRIDES} is no shot of this footage: it was cut anew, or moved" for name in by_hand)
     left_out = tuple(sorted(skipped, key=lambda clip: clip.path))
@@ -192,17 +193,17 @@ def _picked_of(
     wanted: Sequence[Wanted],
     usual: float | None,
     by_hand: dict[str, Verdict],
-) -> list[tuple[list[Judged], Sequence[int] | None]]:
-    """The shots of a file, each as often as samples are ``wanted``, with its hashes; its verdicts are taken out of ``by_hand``.
+) -> list[tuple[list[Judged], Look | None]]:
+    """The shots of a file, each as often as samples are ``wanted``, with its look; its verdicts are taken out of ``by_hand``.
 
-    A shot that is left out has no hashes: else a good copy of a rejected shot would be left out with it.
+    A shot that is left out has no look: else a good copy of a rejected shot would be left out with it.
     """
     rows = []
     for shot in judge(survey, data.limits if data.judged else None, usual):
         judged = Judged(file.path, file.sha256, survey.about, shot, survey=file.survey)
         judged = replace(judged, by_hand=by_hand.pop(judged.id, None))
         row = [picked(judged, survey, data, each) for each in wanted]
-        rows.append((row, None if row[0].against(False) else picture_hashes(survey, shot)))
+        rows.append((row, None if row[0].against(False) else look_of(survey, shot)))
     return rows
 
 
@@ -262,28 +263,6 @@ def picked(judged: Judged, survey: Survey, data: DataConfig, wanted: Wanted) -> 
             judged, short=f"shows {rate:.1f} pictures a second; a window at {wanted.fps} fps needs {needs_s:.1f}"
         )
     return replace(judged, picks=picks)
-
-
-def _twins(hashes: list[Sequence[int] | None], content: list[Hashable | None], limit: float | None) -> dict[int, int]:
-    """The numbers of shots that show the same as an earlier one, and of that one.
-
-    Shots without hashes show too little to be like another, unless their ``content`` is the same; one without is like none.
-    """
-    if limit is None:
-        return {}
-    found: dict[int, int] = {}
-    # A still has one picture where a shot has three, so it may differ by a third of the bits: at 6 two people in one
-    # room pass for each other, at 2 a copy that was scaled or compressed again is found.
-    for pictures, bits in ((3, limit), (1, limit / 3)):
-        known = [i for i, some in enumerate(hashes) if some is not None and len(some) == pictures]
-        firsts = alike(np.array([hashes[i] for i in known], np.uint64), bits) if known else ()
-        found |= {known[i]: known[first] for i, first in enumerate(firsts) if first != i}
-    earlier: dict[Hashable, int] = {}
-    for number, same in enumerate(content):
-        first = number if same is None else earlier.setdefault(same, number)
-        if first != number:
-            found.setdefault(number, found.get(first, first))
-    return found
 
 
 def box_of(bars: tuple[float, float, float, float] | None, size: tuple[int, int]) -> tuple[int, int, int, int] | None:

@@ -1,7 +1,7 @@
 """One pass over a file: its frames enter at a small size, and leave as numbers, with a picture now and then.
 
 Cuts are PySceneDetect's; the other numbers say how light, sharp, moving and alike frames are, and are judged elsewhere: a
-threshold that changes costs no second look at the footage. Nothing grows with the length of a file but these numbers, 45
+threshold that changes costs no second look at the footage. Nothing grows with the length of a file but these numbers, 77
 bytes a frame and some 6 KB a sampled picture. It does not know what a good shot is.
 """
 
@@ -33,7 +33,7 @@ from cinelora.footage.video_reader import Pixels, Reader
 from cinelora.io.atomic import write_whole
 from cinelora.io.plain_data import build, opened, parse_json
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same file would give other numbers."""
 STILLS_VERSION = 2
 """Likewise, of pictures alone: version 1 sampled none of a still, so that bars, lettering and copies were not seen."""
@@ -76,7 +76,14 @@ FLASH_FRAMES = 3
 cv2.setNumThreads(1)  # processes are what runs side by side
 
 MEASURED = ("change", "motion", "pan_x", "pan_y", "luma", "spread", "black", "burnt", "sharpness")
-PER_FRAME = ("seconds", "cut", "mixed", "damaged", *MEASURED)
+CELLS = (4, 4)
+"""Rows and columns of parts of the picture whose light is followed, to tell what moves in it."""
+PER_FRAME: dict[str, tuple[Any, tuple[int, ...]]] = {
+    **{"seconds": (np.float64, ()), "cut": (np.uint8, ()), "mixed": (np.float32, ()), "damaged": (np.uint8, ())},
+    **dict.fromkeys(MEASURED, (np.float32, ())),
+    "cells": (np.uint16, (CELLS[0] * CELLS[1],)),
+}
+"""What is kept of a frame, with type and shape."""
 PER_SAMPLE: dict[str, tuple[Any, tuple[int, ...]]] = {
     **{"sample": (np.int64, ()), "hash": (np.uint64, ()), "text": (np.float32, ()), "bars": (np.float32, (4,))},
     "bars_lit": (np.uint8, (4,)),
@@ -111,7 +118,8 @@ class Survey:
     it, of 1); ``damaged`` (1 where it is not as it was, or another stands for it);
     ``change`` (mean absolute difference of luma to the frame before, levels); mean ``luma`` and its ``spread``
     (standard deviation); ``black`` and ``burnt`` (shares of pixels); ``sharpness`` (standard deviation of the Laplacian);
-    ``motion`` and its common part ``pan_x``, ``pan_y`` (widths of the frame a second).
+    ``motion`` and its common part ``pan_x``, ``pan_y`` (widths of the frame a second); ``cells`` (mean luma of each of ``CELLS``,
+    in 256ths of a level).
 
     Per sampled picture: its frame (``sample``), a 64-bit ``hash``, the share under lettering (``text``), ``bars`` (share of
     the picture that is black at left, top, right, bottom; -1 in a dark picture), ``bars_lit`` (1 where the picture beside is
@@ -233,6 +241,7 @@ class _Eye:
         )
         self.flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self.rows: list[tuple[float, ...]] = []
+        self.cells: list[NDArray[np.uint16]] = []
         self.samples: list[tuple[Any, ...]] = []
         self.thumbs = io.BytesIO()
         self.cuts: set[int] = set()
@@ -272,6 +281,7 @@ class _Eye:
         else:
             moved = self._moved(seconds, gray, small)
             self.rows.append((seconds, change, *moved, *_light(inner), _sharpness(inner)))
+            self.cells.append(_cells(small))
             if self._is_due():
                 self._sample(frame_HWC, gray, small)
         self.before, self.latest = (seconds, gray, small), frame_HWC
@@ -301,6 +311,7 @@ class _Eye:
         cuts = {number for number in self.cuts if not self._is_held(number)} | self.gaps
         found["cut"] = np.array([number in cuts for number in numbers], np.uint8)
         found["mixed"] = np.array([self.mixed.get(number, 0.0) for number in numbers], np.float32)
+        found["cells"] = np.array(self.cells, np.uint16).reshape(-1, *PER_FRAME["cells"][1])
         columns = list(zip(*self.samples, strict=True)) or [()] * len(PER_SAMPLE)
         for (name, (kind, shape)), column in zip(PER_SAMPLE.items(), columns, strict=True):
             found[name] = np.array(column, kind).reshape(-1, *shape)
@@ -425,6 +436,13 @@ def _tiny(gray: Pixels) -> NDArray[np.float32]:
     return np.asarray(cv2.resize(gray, MIX_SIZE, interpolation=cv2.INTER_AREA), np.float32)
 
 
+def _cells(gray: Pixels) -> NDArray[np.uint16]:
+    """Mean luma of each part of the picture, in 256ths of a level: what moves changes some parts, and by less than a level."""
+    rows, columns = CELLS
+    means = cv2.resize(gray.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
+    return np.asarray(means.ravel() * 256, np.uint16)
+
+
 def _hash(gray: Pixels) -> int:
     """Whether each of 8 x 8 places is lighter than the one at its right (dHash)."""
     small = cv2.resize(gray, (9, 8), interpolation=cv2.INTER_AREA).astype(np.int16)
@@ -520,11 +538,7 @@ def load_arrays(path: Path) -> tuple[Arrays, dict[str, Any]] | None:
 
 def _are_whole(arrays: Arrays) -> bool:
     """Whether these are the arrays of a survey or a part of one: a number for each frame and each sample, and every thumbnail."""
-    shapes = (
-        dict.fromkeys(PER_FRAME, ("f4", ()))
-        | {"seconds": ("f8", ()), "cut": ("u1", ()), "damaged": ("u1", ())}
-        | PER_SAMPLE
-    )
+    shapes = PER_FRAME | PER_SAMPLE
     if arrays.keys() != {*shapes, "thumbs"}:
         return False
     lengths = {name: len(arrays["sample" if name in PER_SAMPLE else "seconds"]) for name in shapes if arrays[name].ndim}

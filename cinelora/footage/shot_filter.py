@@ -1,22 +1,22 @@
 """What of a file is worth training on: the numbers of a survey enter, its shots leave, each with the reasons against it.
 
 Pure arithmetic on arrays, so that other limits cost no second look at the footage. It does not know files, frames to be
-picked, or other files; what is alike among all of them is found in ``alike``.
+picked, or other files; what is shown twice among all of them is found in ``copies``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from cinelora.config.schema import FootageLimits
-from cinelora.footage.shot_detection import FLOW_SIZE, HELD_FRAMES, MIX_REACH, REPEATED, STEP_SHARE, Survey
+from cinelora.footage.logos import logo_share
+from cinelora.footage.shot_detection import HELD_FRAMES, MIX_REACH, REPEATED, STEP_SHARE, Survey
 
 FLAT_SPREAD = 6.0
 """Standard deviation of luma, in levels, below which a frame shows nothing: black, white, or a colour between two scenes."""
@@ -27,8 +27,8 @@ RUN_FRAMES = 3
 """Flat or mixed frames in a row that part two shots; fewer are a flash."""
 STEADY_S = 0.5
 """Seconds over which a camera's motion is averaged to tell a pan from a shake."""
-LOGO_SAMPLES, LOGO_SHOTS, LOGO_SHARE = 8, 4, 0.9
-"""A logo is what has an edge at the same place in this share of the pictures, of so many pictures and shots at least."""
+FEW_SHOTS = 4
+"""A film of fewer shots has no sharpness of its own, nor a leader and credits."""
 BARS_LEAST, BARS_LIKE, BARS_AGREE = 0.01, 0.015, 0.6
 """Bars are at least so large a share of the side; opposite ones are as alike as this; and so many pictures of a film agree."""
 
@@ -66,7 +66,7 @@ def judge(survey: Survey, limits: FootageLimits | None, typical_sharpness: float
         return [piece for start, end in survey.shots for piece in _pieces(survey, start, end, shown=False)]
     shots = [piece for start, end in survey.shots for piece in _pieces(survey, start, end)]
     film_bars, shapes = bars_of(survey.bars), shapes_of(survey)
-    usual = sharpness_of(survey) if len(survey.shots) >= LOGO_SHOTS or not typical_sharpness else typical_sharpness
+    usual = sharpness_of(survey) if len(survey.shots) >= FEW_SHOTS or not typical_sharpness else typical_sharpness
     logo = logo_share(survey, film_bars) if limits.logo is not None else None
     return _named_ends([_judged(survey, shot, limits, shapes, usual, logo) for shot in shots])
 
@@ -242,7 +242,7 @@ def _samples(survey: Survey, start: int, end: int) -> tuple[int, ...]:
 def _named_ends(shots: list[Shot]) -> list[Shot]:
     """What comes before the first picture is the leader, and lettering after the last the credits."""
     plain = [i for i, shot in enumerate(shots) if not any(reason.startswith(NO_PICTURE) for reason in shot.against)]
-    if len(shots) < LOGO_SHOTS or not plain:
+    if len(shots) < FEW_SHOTS or not plain:
         return shots
     before, after = shots[: plain[0]], shots[plain[-1] + 1 :]
     return [*_named(before, "leader"), *shots[plain[0] : plain[-1] + 1], *_named(after, "credits")]
@@ -252,7 +252,7 @@ def _named(shots: list[Shot], name: str) -> Iterator[Shot]:
     return (replace(shot, against=tuple(f"{name}: {reason}" for reason in shot.against)) for shot in shots)
 
 
-# -- bars and logos ----------------------------------------------------------------------------------------------------
+# -- bars -------------------------------------------------------------------------------------------------------------
 
 
 def bars_of(bars_N4: NDArray[np.float32]) -> Box | None:
@@ -306,63 +306,3 @@ def _shot_bars(survey: Survey, shot: Shot, shapes: list[list[float]]) -> Box | N
         for reaches, share in zip(shapes, np.asarray(black).tolist(), strict=True)
     )
     return (left, top, right, bottom) if any((left, top, right, bottom)) else None
-
-
-def logo_share(survey: Survey, film_bars: Box | None) -> float | None:
-    """Share of the picture under edges that stand at the same place throughout a film of several shots; None of fewer."""
-    if len(survey.edges) < LOGO_SAMPLES or len(survey.shots) < LOGO_SHOTS:
-        return None
-    width, height = FLOW_SIZE
-    # Edges of every sampled picture are stored as bits. A logo draws the same edges in nearly all of them, while those of the
-    # film come and go with its shots. The rim of the picture and of its bars is an edge as well, so it is left out.
-    count = sum((np.unpackbits(row) for row in survey.edges), np.zeros(width * height))
-    stays = (count >= LOGO_SHARE * len(survey.edges)).reshape(height, width)
-    left, top, right, bottom = film_bars or (0.0, 0.0, 0.0, 0.0)
-    inside = np.zeros_like(stays)
-    rows = slice(2 + round(top * height), height - 2 - round(bottom * height))
-    columns = slice(2 + round(left * width), width - 2 - round(right * width))
-    inside[rows, columns] = stays[rows, columns]
-    return float(cv2.dilate(inside.astype(np.uint8), np.ones((3, 3), np.uint8)).mean())
-
-
-# -- alike -------------------------------------------------------------------------------------------------------------
-
-
-def alike(hashes_NP: NDArray[np.uint64], limit: float, block: int = 1024) -> NDArray[np.int64]:
-    """For each of N shots, of which some pictures' hashes are given, the first shot that is like it: itself where none is.
-
-    Two shots are alike when the mean number of differing bits over their pictures is at most ``limit``.
-    """
-    # Every shot is compared with every one before it, by counting the bits in which their hashes differ: `^` leaves a 1 where
-    # two bits differ. Ten thousand shots are 50 million pairs, so they are compared in blocks of 1024 x 1024, each a few
-    # operations on whole arrays; one array of all pairs would not fit in memory.
-    first = np.arange(len(hashes_NP))
-    for start in range(0, len(hashes_NP), block):
-        rows = hashes_NP[start : start + block]
-        for before in range(0, start + len(rows), block):
-            others = hashes_NP[before : min(before + block, start + len(rows))]
-            apart = np.zeros((len(rows), len(others)), np.uint16)
-            for place in range(hashes_NP.shape[1]):
-                apart += np.bitwise_count(rows[:, None, place] ^ others[None, :, place])
-            # In the block on the diagonal a shot meets itself and later ones: only earlier ones count.
-            near = apart <= limit * hashes_NP.shape[1]
-            near &= np.arange(before, before + len(others)) < np.arange(start, start + len(rows))[:, None]
-            found = near.any(1)
-            places = before + near.argmax(1)
-            first[start : start + block][found] = np.minimum(first[start : start + block], places)[found]
-    for i in range(len(first)):  # what is like a copy is like the original
-        first[i] = first[first[i]]
-    return first
-
-
-def picture_hashes(survey: Survey, shot: Shot) -> Sequence[int] | None:
-    """The hashes of a shot's first, middle and last picture, of a still the one it has.
-
-    None where there is no picture, or it shows too little to compare.
-    """
-    if not shot.samples or float(np.median(survey.spread[shot.start : shot.end])) < 2 * FLAT_SPREAD:
-        return None
-    if survey.num_frames == 1:
-        return [int(survey.hash[0])]
-    chosen = [shot.samples[0], shot.samples[len(shot.samples) // 2], shot.samples[-1]]
-    return [int(survey.hash[number]) for number in chosen]

@@ -46,6 +46,11 @@ class Replayed:
         return out
 
 
+def is_replayed(network: nn.Module) -> bool:
+    """Whether predictions of a network come from graphs, where that can be."""
+    return "replayed" in network.__dict__
+
+
 def forget_predictions(network: nn.Module) -> None:
     """Capture predictions again: what acts on the network has changed, which a graph would not see."""
     replayed: Replayed | None = network.__dict__.get("replayed")

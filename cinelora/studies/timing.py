@@ -23,6 +23,7 @@ from cinelora.config.schema import SamplerConfig, StudyConfig
 from cinelora.errors import ModelError
 from cinelora.families.family import Expert
 from cinelora.io.hardware import forget_peak_memory, out_of_memory, peak_memory_mib
+from cinelora.nn.replayed import is_replayed
 from cinelora.planning.estimate import Drawing
 from cinelora.sampling.sampler import Sampling, Shown, acting
 from cinelora.studies import variants
@@ -167,6 +168,11 @@ class Bench:
                 sampler = replace(sampler, cache="none", cache_threshold=None)
             sampling = replace(self.sampling, sampler=sampler)
             shown = self.shown[: None if warms_up else 1]
+            if self.config.latency_only and is_replayed(self.transformer) and not warms_up:
+                # Adapters have changed, so the next step captures its graph again: a part of each clip, and of no step.
+                sampling.go_on(
+                    sampling.begin(shown[0]), self.transformer, shown[0], name, self.drawing.together, most=1
+                )
             courses = [sampling.begin(one, begins.get(clip)) for clip, one in enumerate(shown)]
             forget_peak_memory()
             watch.took.clear()
@@ -197,6 +203,12 @@ class Bench:
         timed.skipped += [seconds for seconds, computed in watch.took if not computed]
         peak = peak_memory_mib()
         timed.peak_mib = max(timed.peak_mib, peak.get("gpu", peak["host"]))
+
+    def capture_again(self, sampling: Sampling, name: str) -> None:
+        """Take a step that is not timed where steps alone are: after a change of adapters the first one captures its graph."""
+        if self.config.latency_only and is_replayed(self.transformer):
+            one = self.shown[0]
+            sampling.go_on(sampling.begin(one), self.transformer, one, name, self.drawing.together, self.expert, most=1)
 
     def measured(self, sampler: SamplerConfig, begins: dict[str, Tensor] | None, name: str) -> list[float]:
         """Magcache's ratios of the steps of this transformer, of the first clip."""

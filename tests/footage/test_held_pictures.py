@@ -99,7 +99,7 @@ def test_a_gap_in_time_is_a_cut_and_no_window_stands_still(tmp_path: Path) -> No
     assert shots["once_a_second.mp4@0-120"].short == "shows 1.0 pictures a second; a window at 16 fps needs 4.8"
 
 
-@pytest.mark.parametrize("part", ["judge", "picked", "picture_hashes"])
+@pytest.mark.parametrize("part", ["judge", "picked", "look_of"])
 def test_what_goes_wrong_with_one_file_costs_that_file(
     part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cinelora.config.schema import FootageLimits
+from cinelora.footage.copies import look_of
 from cinelora.footage.frame_selection import (
     LEAST_NEW,
     even_stills,
@@ -18,7 +19,7 @@ from cinelora.footage.frame_selection import (
     windows,
 )
 from cinelora.footage.shot_detection import MEASURED, PER_SAMPLE, About, Survey
-from cinelora.footage.shot_filter import Shot, judge, picture_hashes, sharpness_of
+from cinelora.footage.shot_filter import Shot, judge, sharpness_of
 
 
 def film(seconds: np.ndarray, fps: Fraction, change: np.ndarray | None = None) -> Survey:
@@ -127,7 +128,7 @@ def test_shots_of_any_length_are_filtered_and_picked_from(length: int) -> None:
         shots = judge(survey, FootageLimits())
         assert [frame for shot in shots for frame in range(shot.start, shot.end)] == list(range(count))
         for shot in (*shots, *judge(survey, None)):
-            assert picture_hashes(survey, shot) is None
+            assert look_of(survey, shot) is None
             assert all(shot.start <= frame < shot.end for frame in sharp_stills(survey, shot, 2))
             for blend in (False, True):
                 for frames, _ in windows(survey, shot, 16, 5, 1, blend):

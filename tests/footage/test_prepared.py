@@ -38,11 +38,12 @@ from cinelora.footage.build_dataset import (
     whole_dataset,
 )
 from cinelora.footage.contact_sheet import card, lines, sheet
+from cinelora.footage.copies import alike
 from cinelora.footage.manifest import Manifest, Sample, write_manifest
 from cinelora.footage.read_frames import read_frames
 from cinelora.footage.scan_folder import content_hash
 from cinelora.footage.shot_detection import PER_SAMPLE, Survey, load_survey, save_survey
-from cinelora.footage.shot_filter import UNSEEN, alike
+from cinelora.footage.shot_filter import UNSEEN
 from cinelora.footage.survey_pool import survey_path
 from cinelora.io.atomic import sha256_file, write_json
 from cinelora.io.plain_data import read_json

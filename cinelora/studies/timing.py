@@ -168,11 +168,7 @@ class Bench:
                 sampler = replace(sampler, cache="none", cache_threshold=None)
             sampling = replace(self.sampling, sampler=sampler)
             shown = self.shown[: None if warms_up else 1]
-            if self.config.latency_only and is_replayed(self.transformer) and not warms_up:
-                # Adapters have changed, so the next step captures its graph again: a part of each clip, and of no step.
-                sampling.go_on(
-                    sampling.begin(shown[0]), self.transformer, shown[0], name, self.drawing.together, most=1
-                )
+            self.capture_again(sampling, name)
             courses = [sampling.begin(one, begins.get(clip)) for clip, one in enumerate(shown)]
             forget_peak_memory()
             watch.took.clear()

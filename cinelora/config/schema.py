@@ -299,6 +299,8 @@ class DataConfig:
     """matrix of films that name none; auto = bt709 from HD on, as players guess"""
     interlaced: str = setting("auto", ("auto", "refuse", "keep"), read_when="surveyed", since=True)
     """film of two moments a frame: auto deinterlaces it, telecined film is put together again; keep trains on its combs"""
+    subtitles: str = setting("refuse", ("refuse", "crop", "keep"), read_when="surveyed judged", since=True)
+    """captions that are part of the picture: refuse shots that bear them, or crop all shots of their film, or keep them"""
     hdr: str = setting("refuse", ("refuse", "tone_map"), read_when="footage")
     """footage in PQ, HLG or bt.2020"""
     lut: str | None = _path(read_when="footage")

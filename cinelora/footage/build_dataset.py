@@ -40,7 +40,8 @@ from cinelora.footage.lut import read_cube
 from cinelora.footage.manifest import Manifest, Sample, Skipped, is_inside, read_manifest
 from cinelora.footage.scan_folder import FILMS, find_clips, members
 from cinelora.footage.shot_detection import About, Survey, load_survey
-from cinelora.footage.shot_filter import Shot, judge
+from cinelora.footage.shot_filter import Shot, Subtitles, judge
+from cinelora.footage.subtitles import subtitle_band
 from cinelora.footage.survey_pool import File, at_fault, survey_files, survey_path
 from cinelora.footage.video_reader import Handling
 from cinelora.io.atomic import make_folder, sha256_file, sha256_json
@@ -170,6 +171,7 @@ def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | No
         said += [f"{file.path}: {note}" for note in survey.about.notes]
         try:
             of_file = _picked_of(file, survey, data, wanted, usual, by_hand)
+            said += [f"{file.path}: {note}" for note in _subtitle_notes(survey, data)]
         except Exception as error:  # whatever is wrong with one file must not cost the others
             skipped.append(Skipped(file.path, at_fault(error)))
             continue
@@ -199,12 +201,23 @@ def _picked_of(
     A shot that is left out has no look: else a good copy of a rejected shot would be left out with it.
     """
     rows = []
-    for shot in judge(survey, data.limits if data.judged else None, usual):
+    limits, subtitles = data.limits if data.judged else None, cast(Subtitles, data.subtitles)
+    for shot in judge(survey, limits, usual, subtitles):
         judged = Judged(file.path, file.sha256, survey.about, shot, survey=file.survey)
         judged = replace(judged, by_hand=by_hand.pop(judged.id, None))
         row = [picked(judged, survey, data, each) for each in wanted]
         rows.append((row, None if row[0].against(False) else look_of(survey, shot)))
     return rows
+
+
+def _subtitle_notes(survey: Survey, data: DataConfig) -> list[str]:
+    """A line where subtitles are cut off, as a picture of another shape is to surprise nobody."""
+    band = subtitle_band(survey) if data.judged and data.subtitles == "crop" else None
+    if band is None:
+        return []
+    return [
+        f"it has subtitles: the lowest {band:.0%} is cut off each of its shots; data.subtitles=refuse|keep does otherwise"
+    ]
 
 
 def _surveyed(data: DataConfig, processes: int | None) -> tuple[Path, Path, list[File], list[Skipped]]:

@@ -29,6 +29,7 @@ from PIL import Image
 
 from cinelora.errors import FileError
 from cinelora.footage.interlaced import Fields
+from cinelora.footage.lettering import MOST_LINES, caption_lines, lettering
 from cinelora.footage.video_reader import Pixels, Reader
 from cinelora.io.atomic import write_whole
 from cinelora.io.plain_data import build, opened, parse_json
@@ -86,7 +87,7 @@ PER_FRAME: dict[str, tuple[Any, tuple[int, ...]]] = {
 """What is kept of a frame, with type and shape."""
 PER_SAMPLE: dict[str, tuple[Any, tuple[int, ...]]] = {
     **{"sample": (np.int64, ()), "hash": (np.uint64, ()), "text": (np.float32, ()), "bars": (np.float32, (4,))},
-    "bars_lit": (np.uint8, (4,)),
+    **{"bars_lit": (np.uint8, (4,)), "lines": (np.float32, (MOST_LINES, 4))},
     **{"edges": (np.uint8, (FLOW_SIZE[0] * FLOW_SIZE[1] // 8,)), "thumb_bytes": (np.int64, ())},
 }
 """What is kept of a sampled picture, with type and shape; ``Survey`` says what each is."""
@@ -123,7 +124,8 @@ class Survey:
 
     Per sampled picture: its frame (``sample``), a 64-bit ``hash``, the share under lettering (``text``), ``bars`` (share of
     the picture that is black at left, top, right, bottom; -1 in a dark picture), ``bars_lit`` (1 where the picture beside is
-    mostly not black), its ``edges`` (bits) and a JPEG.
+    mostly not black), ``lines`` that may be captions (left, top, right, bottom as shares of the picture; 0 where there are no
+    more), its ``edges`` (bits) and a JPEG.
     """
 
     about: About
@@ -389,7 +391,8 @@ class _Eye:
         edges = np.packbits(cv2.Canny(small, 80, 160) > 0)
         number = len(self.rows) - 1
         black, lit = bars(gray, alone), [share > 0 for share in bars(gray, alone=True)]
-        self.samples.append((number, _hash(gray), lettering(gray), black, lit, edges, len(jpeg)))
+        measured = (_hash(gray), lettering(gray), black, lit, caption_lines(gray))
+        self.samples.append((number, *measured, edges, len(jpeg)))
 
 
 # -- single frames -----------------------------------------------------------------------------------------------------
@@ -476,33 +479,6 @@ def _are_bars(lines: Pixels) -> NDArray[np.bool_]:
     """Which lines of the picture are black and flat: a dark scene is not flat, for its grain."""
     low, high = np.percentile(lines, (2, 98), axis=1)
     return np.asarray((high <= BLACK + 4) & (high - low <= 6))
-
-
-def lettering(gray: Pixels) -> float:
-    """Share of the picture under lines of letters: rows of strokes, closely packed, of two tones.
-
-    Strokes are where the morphological gradient is high; those of one line, joined sideways, make a box that is longer than
-    high, well filled, and crossed many times by each of its rows. Words of one or two letters are missed, lettering larger
-    than a sixth of the picture too; railings and blinds can pass for it.
-    """
-    gradient = cv2.morphologyEx(gray, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
-    least = max(60.0, cv2.threshold(gradient, 0, 255, cv2.THRESH_OTSU)[0])
-    strokes = (gradient > least).astype(np.uint8)
-    lines = cv2.morphologyEx(strokes, cv2.MORPH_CLOSE, np.ones((1, 11), np.uint8))
-    _, _, boxes, _ = cv2.connectedComponentsWithStats(lines)
-    area = sum(w * h for x, y, w, h, a in boxes[1:] if _is_line(gray, strokes, x, y, w, h, a / (w * h)))
-    return float(area / gray.size)
-
-
-def _is_line(gray: Pixels, strokes: Pixels, x: int, y: int, w: int, h: int, filled: float) -> bool:
-    if not (5 <= h <= gray.shape[0] / 6 and w >= max(16, 2.5 * h) and filled >= 0.55):
-        return False
-    inside = strokes[y : y + h, x : x + w]
-    if not 0.4 < inside.mean() < 0.85:
-        return False
-    crossings = np.count_nonzero(np.diff(inside.astype(np.int8), axis=1), axis=1)
-    low, high = np.percentile(gray[y : y + h, x : x + w], (5, 95))
-    return bool(np.median(crossings) >= 1.5 * w / h and high - low >= 70)
 
 
 def _jpeg(frame_HWC: Pixels) -> bytes:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from cinelora.config.schema import FootageLimits
 from cinelora.footage.logos import logo_share
 from cinelora.footage.shot_detection import HELD_FRAMES, MIX_REACH, REPEATED, STEP_SHARE, Survey
+from cinelora.footage.subtitles import subtitle_band
 
 FLAT_SPREAD = 6.0
 """Standard deviation of luma, in levels, below which a frame shows nothing: black, white, or a colour between two scenes."""
@@ -37,6 +39,7 @@ NO_PICTURE = ("blank", "a fade", "lettering")
 DAMAGED = "damaged: frames are lost or broken"
 UNSEEN = "not measured: lettering, as the shot is too short for a sampled picture"
 Box = tuple[float, float, float, float]
+Subtitles = Literal["crop", "refuse", "keep"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,12 @@ class Shot:
     samples: tuple[int, ...] = ()
 
 
-def judge(survey: Survey, limits: FootageLimits | None, typical_sharpness: float | None = None) -> list[Shot]:
+def judge(
+    survey: Survey,
+    limits: FootageLimits | None,
+    typical_sharpness: float | None = None,
+    subtitles: Subtitles = "refuse",
+) -> list[Shot]:
     """The shots of a file, in order; None for limits finds cuts and nothing else.
 
     ``typical_sharpness`` is what sharpness is compared with in a file of few shots, where its own median says little.
@@ -68,7 +76,8 @@ def judge(survey: Survey, limits: FootageLimits | None, typical_sharpness: float
     film_bars, shapes = bars_of(survey.bars), shapes_of(survey)
     usual = sharpness_of(survey) if len(survey.shots) >= FEW_SHOTS or not typical_sharpness else typical_sharpness
     logo = logo_share(survey, film_bars) if limits.logo is not None else None
-    return _named_ends([_judged(survey, shot, limits, shapes, usual, logo) for shot in shots])
+    judged = [_judged(survey, shot, limits, shapes, usual, logo) for shot in shots]
+    return _named_ends(_without_subtitles(survey, judged, subtitles))
 
 
 # -- pieces: what is no picture is cut away ----------------------------------------------------------------------------
@@ -124,6 +133,23 @@ def _judged(
         measures=measures,
         bars=_shot_bars(survey, shot, shapes),
     )
+
+
+def _without_subtitles(survey: Survey, shots: list[Shot], how: str) -> list[Shot]:
+    """The shots of a film, without the part that subtitles take, or with a reason where they bear some."""
+    band = None if how == "keep" else subtitle_band(survey)
+    if band is None:
+        return shots
+    if how == "crop":
+        # Off every shot, as lines may stand between the pictures that were looked at, and one film is to have one shape.
+        sides = ((shot, shot.bars or (0.0,) * 4) for shot in shots)
+        return [replace(shot, bars=(left, top, right, max(bottom, band))) for shot, (left, top, right, bottom) in sides]
+    reason = f"subtitles in the lowest {band:.0%} of it; data.subtitles=crop cuts them off"
+    bear = set(np.flatnonzero((survey.lines[:, :, 3] > 1 - band).any(axis=1)).tolist())
+    return [
+        replace(shot, against=(*shot.against, reason)) if bear.intersection(shot.samples) and not shot.against else shot
+        for shot in shots
+    ]
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,14 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cinelora.config.schema import ModelConfig
+from cinelora.evaluation.statistics import bootstrap_mean
 from cinelora.planning.estimate import Policy, Shape
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -243,6 +247,59 @@ def stepped(row: Result, first: Result | None) -> list[str]:
     return [named(row), f"{row['step_s']:.3f}", ratio, *predictions, number(row["peak_gib"])]
 
 
+HELD = {"tssim_warped": 3, "warping_error": 2, "flow_motion": 2, "heldout_frechet_scale": 2, "psnr": 1}
+"""Measures of clips of several families, and the digits that are told of each."""
+SAYS_NOTHING = ("rank 8", "rank 32")
+"""Settings that draw the baseline's own clips."""
+
+
+def families_table(results: Results, common: bool) -> list[str]:
+    """How each family holds still, setting by setting, at its own geometry or the common one; with intervals of 95 %."""
+    rows = [row for row in only(results) if row["numbers"] and not row["name"].startswith(SAYS_NOTHING)]
+    models = {size: {row["facts"]["model"] for row in rows if clip_size(row) == size} for size in map(clip_size, rows)}
+    chosen = [row for row in rows if (len(models[clip_size(row)]) > 1) == common]
+    cells = [
+        [row["facts"]["model"], clip_size(row), row["name"], *(held(row, name) for name in HELD)] for row in chosen
+    ]
+    return table(["model", "clip", "setting", *HELD], cells)
+
+
+def clip_size(row: Result) -> str:
+    """``33 frames of 112x192``."""
+    return "{frames} frames of {height}x{width}".format(**row["facts"])
+
+
+def held(row: Result, name: str) -> str:
+    """A mean over clips with its interval, or a number of all clips."""
+    value, digits = row["numbers"].get(name), HELD[name]
+    if value is None:
+        return NOT_MEASURED
+    each = [of_clip for of_clip in row.get("of_clips", {}).get(name, []) if of_clip is not None]
+    if name == "psnr" or len(each) < 2:
+        return f"{value:.{digits}f}"
+    found = bootstrap_mean(np.array(each))
+    return f"{value:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f})"
+
+
+def cost_table(results: Results) -> list[str]:
+    """A prediction of each family, with adapters folded in, beside the weights, and without any."""
+    rows, cells = only(results), list[list[str]]()
+    for row in rows:
+        first = next(one for one in rows if loaded(one) == loaded(row) and one["name"] == "baseline")
+        megapixels = row["facts"]["frames"] * row["facts"]["height"] * row["facts"]["width"] / 1e6
+        name = {"baseline": "folded in", "base model": "none"}.get(row["name"], row["name"])
+        spent = [
+            f"{row['whole_s']:.3g}",
+            f"{row['whole_s'] / first['whole_s']:.3f}",
+            f"{row['whole_s'] / megapixels:.3f}",
+        ]
+        if row["name"] not in ("rank 2", *SAYS_NOTHING):
+            cells.append([row["facts"]["model"], clip_size(row), row["machine"]["device"], name, *spent])
+    return table(
+        ["model", "clip", "device", "adapters", "guided prediction, s", "of folded in", "s a megapixel-frame"], cells
+    )
+
+
 def only(results: Results) -> list[Result]:
     """The rows of the one study."""
     (study,) = results.values()
@@ -323,6 +380,9 @@ BLOCKS = (
     Block("docs/study.md", "study_scale_model", ("study_scale_model",), clips_table),
     Block("docs/study.md", "study_distilled", ("study_distilled",), clips_table),
     Block("docs/study.md", "study_14b", ("study_14b",), steps_table),
+    Block("docs/study.md", "study_families_own", ("study_families",), partial(families_table, common=False)),
+    Block("docs/study.md", "study_families_common", ("study_families",), partial(families_table, common=True)),
+    Block("docs/study.md", "study_families_cost", ("study_families_cost",), cost_table),
     Block("docs/many-gpus.md", "many_gpus", ("many_gpus",), foretold_table, measured=False),
     Block("docs/many-gpus.md", "official", ("many_gpus",), official_table, measured=False),
 )

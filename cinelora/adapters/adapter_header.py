@@ -231,6 +231,12 @@ class AdapterHeader:
                 f"{self.path} is an adapter of {layers.title}, and model={model.name} is of {family.title}, which takes those of "
                 f"{family.layers.title}: choose the model it was trained on"
             )
+        trained, networks = (self.ours or {}).get("transformer"), [network.name for network in family.networks]
+        if trained and trained not in networks:
+            raise AdapterError(
+                f"{self.path} was trained on the {trained} network of {layers.title}, and model={model.name} is of "
+                f"{family.title}, which has {' and '.join(networks)} alone: choose the model it was trained on"
+            )
         for change in self.changes:
             number = re.match(r"blocks\.([0-9]+)\.", change.parameter)
             if number and int(number[1]) >= model.num_layers:

@@ -424,5 +424,10 @@ def test_adapters_of_other_families_are_refused(
 ):
     with pytest.raises(AdapterError, match=r"an adapter of Wan, and model=tiny_animatediff_random is of AnimateDiff"):
         judge_adapter(both_adapters.adapter("style"), model)
+    with pytest.raises(
+        AdapterError,
+        match=r"trained on the image network of .*, and model=zeroscope is of ZeroScope v2 576w, which has t2v",
+    ):
+        judge_adapter(style_run.adapter("style"), ModelConfig(**values("model/zeroscope")))
     with pytest.raises(AdapterError, match=r"an adapter of Stable Diffusion, and model=tiny is of Wan2\.1"):
         judge_adapter(style_run.adapter("style"), ModelConfig(**values("model/tiny")))

@@ -936,6 +936,8 @@ class StudyConfig:
     """how gpus share a clip: not at all, its sequence, that in a ring, or first the halves of guidance"""
     grid: bool = setting(False, changes_clip=False, read_when="several_axes")
     """every combination of the lists, instead of one change of the baseline at a time"""
+    controls: bool = setting(False, changes_clip=False, since=True)
+    """measure the baseline's clips once more, frozen and with their frames shuffled: whether measures tell these apart"""
     repetitions: int = _count(3, changes_clip=False)
     """timed rounds over all settings, after one that is not counted"""
     latency_only: bool = setting(False)

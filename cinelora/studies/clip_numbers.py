@@ -28,7 +28,7 @@ from cinelora.io.tensor_files import load_tensors
 from cinelora.metrics.clip_metric import Clip
 from cinelora.metrics.suite import SETS, Suite, as_clip, measured_alone, networks_of
 from cinelora.nn.pixels import range_to_pixels
-from cinelora.studies.results import FOOTAGE, HELDOUT, LATENTS, Result, Results
+from cinelora.studies.results import CONTROLS, FOOTAGE, HELDOUT, LATENTS, Result, Results
 
 LOOKED = "looked_for"
 """Under which a row keeps the numbers that were asked for: some cannot be had, and are not to be tried at every start."""
@@ -44,7 +44,8 @@ def look(config: StudyConfig, run_dir: Path, table: Results, rows: list[Result],
     names = names_of(config)
     unseen = [row for row in rows if not row.trouble and not set(names) <= set(row.facts.get(LOOKED, row.numbers))]
     unseen += [row for row in rows if not row.trouble and "decode" not in row.seconds and row not in unseen]
-    if not unseen:
+    controls = set(CONTROLS) - {row.name for row in table.rows} if config.controls and names else set()
+    if not unseen and not controls:
         return
     bundle = machinery_of(config.model).from_config(config.model, ClipRequest.of(config).clip_maker, Path(config.cache))
     bundle.tile = config.memory.tile
@@ -53,6 +54,8 @@ def look(config: StudyConfig, run_dir: Path, table: Results, rows: list[Result],
         measuring = RowMeasurer(config, names, references)
         if config.data.name and names:
             table.put(measuring.of_footage(rows[0]))
+        for control in sorted(controls):
+            table.put(measuring.of_control(control, rows[0]))
         for row in unseen:
             videos, seconds = decoded(bundle, run_dir, row.key)
             if videos:
@@ -62,6 +65,7 @@ def look(config: StudyConfig, run_dir: Path, table: Results, rows: list[Result],
             table.say(*measuring.sentences)
             table.put(row)
             table.save(run_dir)
+    table.save(run_dir)
 
 
 def names_of(config: StudyConfig) -> list[str]:
@@ -109,6 +113,16 @@ class RowMeasurer:
                 f"{HELDOUT}{name}": far for name, far in self._as_set(row.name, clips, self.footage).items()
             }
         row.facts[LOOKED] = self.names
+
+    def of_control(self, name: str, like: Result) -> Result:
+        """Measure the baseline's clips without their motion, or without its order; the row is ``like`` the baseline's."""
+        rng, changed = np.random.default_rng(0), list[Pixels]()
+        for clip in self.references:
+            frames = np.zeros(len(clip), int) if name == CONTROLS[0] else rng.permutation(len(clip))
+            changed.append(clip[frames])
+        row = Result(sha256_json([like.key, name])[:12], name, {}, {**like.facts}, like.machine)
+        self.of_row(row, changed)
+        return row
 
     def of_footage(self, like: Result) -> Result:
         """Measure held-out clips as a set, and as many as are drawn by themselves, at the size of a row ``like`` those."""

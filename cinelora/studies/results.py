@@ -24,6 +24,8 @@ from cinelora.io.plain_data import MOST_OF_LISTS, read_json
 ROWS, TABLE, LATENTS = "rows.json", "rows.csv", "latents"
 FOOTAGE = "held-out footage"
 """The name of a row of real clips, which no setting has drawn."""
+CONTROLS = ("control: frozen", "control: shuffled")
+"""The names of rows of the baseline's own frames, its first one all the time, and all of them in a random order."""
 HELDOUT = "heldout_"
 """Before the name of a distance: to held-out footage, not to the baseline's clips."""
 OF_FILM, OF_PIXELS, STEP_OF_PIXELS = "film_second_s", "megapixel_frame_s", "step_megapixel_frame_s"

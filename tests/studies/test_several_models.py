@@ -18,7 +18,7 @@ from cinelora.config.schema import StudyConfig
 from cinelora.config.store import anchored
 from cinelora.errors import ConfigError
 from cinelora.studies.family_plots import family_plots, geometries_of
-from cinelora.studies.results import Result, Results, load_table, merged_results
+from cinelora.studies.results import CONTROLS, Result, Results, load_table, merged_results
 from cinelora.studies.run_study import study_rank
 from cinelora.studies.study_report import between, lines, show
 from cinelora.studies.variants import StudyVariant, cannot, left_as_settled, study_variants
@@ -260,6 +260,13 @@ def test_held_out_footage_has_a_row_and_a_distance(footage: Path, cache: Path, t
     assert (real.setting, [*real.numbers], real.denoise_s) == ({}, ["tssim"], [])
     assert main("study", [*words, "metrics.names=[tssim]", "against=[psnr,frechet_scale]"], run) == 0
     assert load_table(out) == table
+    # a later question adds rows of the baseline's frames, and draws nothing
+    assert main("study", [*words, "metrics.names=[tssim]", "against=[psnr,frechet_scale]", "controls=true"], run) == 0
+    found = {one.name: one for one in load_table(out).rows}
+    assert [one for one in load_table(out).rows if one.name not in CONTROLS] == table.rows
+    assert found["control: frozen"].numbers["tssim"] == 1
+    assert found["control: shuffled"].numbers["tssim"] < 1
+    assert all(found[name].numbers["psnr"] < 100 and not found[name].denoise_s for name in CONTROLS)
 
 
 @pytest.mark.usefixtures("pooled")

@@ -56,6 +56,9 @@ BLACK, BURNT = 24, 250
 CUT_RATIO, CUT_LUMA = 3.0, 5.0
 """A cut is this many times the mean change of the two frames on each side, and this many levels at least. Measured on luma:
 colour says nothing of a noir."""
+LIT, MOST_GAIN, GAIN_STEP = 128.0, 16.0, 1.02
+"""A dark picture is shown to the detector as light as if its lightest half per cent began here, at most so many times lighter;
+after a light scene it grows lighter by this factor a frame, which is no cut."""
 REPEATED = 0.08
 """Mean change in levels up to which a frame is the one before it, coded again."""
 HELD_FRAMES, STEP_SHARE, SAME_SCENE = 8, 1 / 3, 0.9
@@ -252,6 +255,7 @@ class _Eye:
         self.same_scene: set[int] = set()
         self.gaps: set[int] = set()
         self.intervals = deque[float](maxlen=25)
+        self.lightest = 0.0
         self.behind_cut: float = 0 if start_s == 0 else math.inf
         self.before: tuple[float, Pixels, Pixels] | None = None
         self.latest: Pixels | None = None
@@ -270,7 +274,7 @@ class _Eye:
             self.mixed[self.seen - MIX_REACH] = _mixed(*(self.recent[place][1] for place in (0, MIX_REACH, -1)))
         # The detector compares a frame with those on both sides, so it reports a cut some frames late; so does `mixed`, which
         # is about the middle of the last nine. Hence a part reads on for `MIX_REACH` frames after its end.
-        cuts = self.detector.process_frame(self.timecode(self.seen), frame_HWC)
+        cuts = self.detector.process_frame(self.timecode(self.seen), self._lit(frame_HWC, inner))
         self.seen += 1
         self._cut_at(cuts)
         if is_gap:
@@ -288,6 +292,17 @@ class _Eye:
                 self._sample(frame_HWC, gray, small)
         self.before, self.latest = (seconds, gray, small), frame_HWC
         return True
+
+    def _lit(self, frame_HWC: Pixels, inner: Pixels) -> Pixels:
+        """The frame, lighter where all of it is dark: scenes of a tenth of the exposure differ by less than a cut has to."""
+        counts = cv2.calcHist([inner], [0], None, [256], [0, 256]).ravel()
+        white = float(np.searchsorted(np.cumsum(counts), 0.995 * inner.size))
+        self.lightest = max(white, self.lightest / GAIN_STEP)
+        if self.lightest >= LIT:
+            return frame_HWC
+        # grain grows as well, and is taken out again
+        lighter = cv2.convertScaleAbs(frame_HWC, alpha=min(MOST_GAIN, LIT / max(self.lightest, 1.0)))
+        return np.asarray(cv2.blur(lighter, (5, 5)), np.uint8)
 
     def _is_gap(self, seconds: float) -> bool:
         """Whether so much time has passed since the frame before that the two are of no one shot."""

@@ -415,6 +415,8 @@ def test_a_clip_says_where_its_motion_modules_are_too_short(model: ModelConfig, 
     ]
     with pytest.raises(ConfigError, match="stage.num_frames=28: these motion modules take 24 frames at most"):
         check_train(compose_train([*words, f"model.motion_adapter={short / 'motion'}"]))
+    with pytest.raises(ConfigError, match="stage.num_frames=28: these motion modules take 16 frames at most"):
+        check_train(compose_train(words))
     other = replace(model, motion_adapter=str(short / "motion"))
     assert any("in windows of 16" in line for line in check_infer(asked(other, None, 1.0, num_frames=28)))
 

@@ -165,7 +165,12 @@ def other_base(theirs: tuple[int, ...], ours: tuple[int, ...]) -> str:
 
 
 def longest_clip(model: ModelConfig) -> int | None:
-    """Frames that the motion modules take at most, as their config says; None where that is not on this machine."""
+    """Frames that the motion modules take at most, as their config says; None where that is not on this machine.
+
+    Embedded ones take a window of their family.
+    """
+    if model.motion_adapter in EMBEDDED:
+        return family_of(model).window
     config = Path(model.motion_adapter or "") / "config.json"
     return read_json(config, dict[str, Any]).get("motion_max_seq_length") if config.is_file() else None
 

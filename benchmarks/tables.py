@@ -248,7 +248,7 @@ def stepped(row: Result, first: Result | None) -> list[str]:
 
 
 HELD = {"tssim_warped": 3, "warping_error": 2, "flow_motion": 2, "heldout_frechet_scale": 2, "psnr": 1}
-"""Measures of clips of several families, and the digits that are told of each."""
+"""The measures in the tables of families, each with the number of decimals that it is printed with."""
 SAYS_NOTHING = ("rank 8", "rank 32")
 """Settings that draw the baseline's own clips."""
 

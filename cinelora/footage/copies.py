@@ -1,4 +1,4 @@
-"""What of the footage is shown twice: the same shot again, copied, cut shorter, scaled, graded or coded anew.
+"""Finds shots that are shown twice: copied as they are, shortened, scaled, graded or coded again.
 
 Enters: the look of each shot, which is its pictures' hashes and the course of light in it. Leaves: which shots are copies
 of which. Two takes of one set-up have the same pictures, nearly; they are no copies, as something else moves in each.
@@ -21,13 +21,13 @@ TELLING = 0.15
 """Standard deviation in levels from which the light of a part of the picture says that something moves there; grain and coding
 give less, as a rule."""
 LEAST_SHARED, LEAST_VALUES = 0.75, 8
-"""Of the shorter course, and in values, what two must have in common where one is moved along the other."""
+"""The least that two courses overlap by when one is moved along the other: a share of the shorter one, and a number of values."""
 NOISE, MOVES_ALIKE = 0.1, 0.95
-"""Levels by which coding and grain move a course, and the correlation from which two are one where nothing else differs."""
+"""Standard deviation that coding and grain alone give a course, in levels; and the least correlation of copies without them."""
 SPEEDS = (1.0, 25 / 24, 24 / 25)
 """How fast a copy may run: television shows films a little faster."""
 NEAREST = 64
-"""Of the shots with like pictures the nearest that a shot is compared with: a film may hold hundreds of takes."""
+"""How many shots with like pictures a shot is compared with, the most alike first: a film may have hundreds of takes."""
 Same = Callable[[int, int], bool]
 
 
@@ -40,9 +40,9 @@ class Look:
 
 
 def look_of(survey: Survey, shot: Shot) -> Look | None:
-    """The look of a shot: of its first, middle and last picture, of a still the one it has.
+    """The look of a shot, from its first, middle and last picture; a still has one.
 
-    None where there is no picture, or it shows too little to compare.
+    None without a sampled picture, and where the spread of luma is under ``2 * FLAT_SPREAD``: such pictures are all alike.
     """
     if not shot.samples or float(np.median(survey.spread[shot.start : shot.end])) < 2 * FLAT_SPREAD:
         return None
@@ -158,17 +158,33 @@ def _faster(course_PT: NDArray[np.float64], speed: float) -> NDArray[np.float64]
 
 
 def _highest_correlation(one_PT: NDArray[np.float64], other_PT: NDArray[np.float64]) -> float:
-    """The highest that two courses have while the shorter is moved along the longer, and over its ends by a quarter."""
-    shorter, longer = sorted((one_PT, other_PT), key=lambda course: course.shape[1])
+    """The highest that two courses have while the shorter is moved along the longer, and over its ends by a quarter.
+
+    The correlation is that of all parts together, so that a part counts by how much moves in it.
+    """
+    shorter, longer = (
+        course - course.mean(1, keepdims=True)
+        for course in sorted((one_PT, other_PT), key=lambda course: course.shape[1])
+    )
     length, whole = shorter.shape[1], longer.shape[1]
     hanging = max(0, min(length - LEAST_VALUES, int((1 - LEAST_SHARED) * length)))
-    return max(
-        _correlation(shorter[:, max(0, -lag) : whole - lag], longer[:, max(0, lag) : lag + length])
-        for lag in range(-hanging, whole - length + hanging + 1)
-    )
+    # At a lag, value i of the shorter course stands beside value i + lag of the longer one. The products of all lags come from
+    # one transform: a take of an hour has thousands of lags, and a film hundreds of takes.
+    lags = np.arange(-hanging, whole - length + hanging + 1)
+    size = 1 << (length + whole).bit_length()
+    spectra = np.fft.rfft(longer, size) * np.conj(np.fft.rfft(shorter, size))
+    products = np.fft.irfft(spectra, size)[:, lags]
+    # What both have in common at a lag is values `first` to `last` - 1 of either; sums over it are differences of running sums.
+    first, last = np.maximum(0, -lags), np.minimum(length, whole - lags)
+    count = last - first
+    sums, squares = (_over(shorter**power, first, last) for power in (1, 2))
+    other_sums, other_squares = (_over(longer**power, first + lags, last + lags) for power in (1, 2))
+    together = (products - sums * other_sums / count).sum(0)
+    own, other = (squares - sums**2 / count).sum(0), (other_squares - other_sums**2 / count).sum(0)
+    return float((together / np.sqrt(np.maximum(own * other, 1e-12))).max())
 
 
-def _correlation(one_PT: NDArray[np.float64], other_PT: NDArray[np.float64]) -> float:
-    """That of two courses over all parts together: a part counts by how much moves in it."""
-    one, other = (course - course.mean(1, keepdims=True) for course in (one_PT, other_PT))
-    return float((one * other).sum() / max(np.linalg.norm(one) * np.linalg.norm(other), 1e-9))
+def _over(course_PT: NDArray[np.float64], first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sums of a course from each ``first`` to before each ``last``."""
+    added = np.pad(np.cumsum(course_PT, axis=1), ((0, 0), (1, 0)))
+    return np.asarray(added[:, last] - added[:, first])

@@ -15,12 +15,12 @@ Sides = tuple[int, int, int, int]
 MOST_LINES = 3
 """Lines of a picture that are kept: the lowest."""
 LOWEST, CENTRED = 0.6, 0.06
-"""Captions stand below this share of the height, and the middle of each line this near to that of the picture, in widths."""
+"""Captions are below this share of the height; the middle of a line is at most this share of the width from the picture's."""
 LEAST_HIGH, MOST_HIGH = 0.02, 0.1
 """How high a line of captions is, as a share of the picture."""
 TONES, STROKE = ((130, 35), (170, 60), (200, 90)), 7
-"""Captions are at least so light and so much lighter than what is around, by which pair of limits they part best from it; and of
-strokes thinner than so many pixels."""
+"""Pairs of limits, all of which are tried: the least luma of a letter, and by how many levels it is lighter than what is
+around. A letter's strokes are thinner than ``STROKE`` pixels."""
 
 
 def lettering(gray: Pixels) -> float:

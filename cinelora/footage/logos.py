@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from cinelora.footage.shot_detection import FLOW_SIZE, Survey
 
 SETUPS, VOTES = 5, 0.9
-"""A logo has an edge at the same place in this share of a film's set-ups, of so many at least."""
+"""Set-ups that a film needs before it can have a logo, and the share of them in which a logo's edges are at the same place."""
 SAME_SETUP = 0.3
-"""Edges of two shots correlate so much at least where a camera stood at one place; those of other scenes by 0.1 and less."""
+"""Correlation of the edges of two shots from which they are of one set-up; those of other scenes reach 0.1."""
 LARGEST, LEAST_EDGE = 0.12, 6
-"""Of the picture what a logo's own box covers at most, and the pixels of edge that it has at least, at ``FLOW_SIZE``."""
+"""The largest share of the picture that a logo's box covers, and the fewest pixels of edge in it, at ``FLOW_SIZE``."""
 Box = tuple[float, float, float, float]
 
 

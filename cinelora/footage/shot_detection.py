@@ -57,8 +57,8 @@ CUT_RATIO, CUT_LUMA = 3.0, 5.0
 """A cut is this many times the mean change of the two frames on each side, and this many levels at least. Measured on luma:
 colour says nothing of a noir."""
 LIT, MOST_GAIN, GAIN_STEP = 128.0, 16.0, 1.02
-"""A dark picture is shown to the detector as light as if its lightest half per cent began here, at most so many times lighter;
-after a light scene it grows lighter by this factor a frame, which is no cut."""
+"""Before the detector sees a dark picture, it is multiplied until its lightest half per cent begins at ``LIT``, by ``MOST_GAIN``
+at most. After a light scene the factor grows by ``GAIN_STEP`` a frame, so that this makes no cut."""
 REPEATED = 0.08
 """Mean change in levels up to which a frame is the one before it, coded again."""
 HELD_FRAMES, STEP_SHARE, SAME_SCENE = 8, 1 / 3, 0.9
@@ -127,8 +127,8 @@ class Survey:
 
     Per sampled picture: its frame (``sample``), a 64-bit ``hash``, the share under lettering (``text``), ``bars`` (share of
     the picture that is black at left, top, right, bottom; -1 in a dark picture), ``bars_lit`` (1 where the picture beside is
-    mostly not black), ``lines`` that may be captions (left, top, right, bottom as shares of the picture; 0 where there are no
-    more), its ``edges`` (bits) and a JPEG.
+    mostly not black), ``lines`` that may be captions (left, top, right and bottom of each, as shares of the picture; rows of
+    zeros fill the rest), its ``edges`` (bits) and a JPEG.
     """
 
     about: About

@@ -23,9 +23,9 @@ from cinelora.footage.subtitles import subtitle_band
 FLAT_SPREAD = 6.0
 """Standard deviation of luma, in levels, below which a frame shows nothing: black, white, or a colour between two scenes."""
 DARK_SPREAD, DARK_SHARE, DARK_LUMA = 1.5, 0.15, 3.0
-"""A shot whose frames spread by less than twice that, as a rule, shows something all the same where they spread by so many levels
-and by such a share of their mean luma, which is so many levels: a scene of a twentieth of the exposure, on which ``dark``
-has the verdict. Grain on black or grey has less."""
+"""A shot is a dark scene, and not flat, where the median of its spread is under ``2 * FLAT_SPREAD``, but at least
+``DARK_SPREAD`` levels and ``DARK_SHARE`` of the median luma, which is at least ``DARK_LUMA``. Grain on black or grey spreads
+less."""
 MIXED = 0.75
 """How nearly frames of a fade or dissolve are the mean of those around them: 0.96 between pictures that stand, 0.83 in a fade
 of one that moves, 0.73 at most in shots of 30 clips. Between two that both move it is 0.5: those dissolves are not found."""

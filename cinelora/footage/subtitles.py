@@ -14,10 +14,10 @@ from cinelora.footage.shot_detection import Survey
 SAME_LINE, LENGTHS = 0.02, 0.03
 """Lines are of one height up to this share of the picture's height, and of one length up to this share of its width."""
 SHOTS, LEAST_LENGTHS, LEAST_SHARE = 3, 3, 0.05
-"""In so many shots, of so many lengths and in this share of the pictures, lines of one height are subtitles. A sign in a scene
-comes back with its scene alone, at the length that it has."""
+"""What lines of one height need to be subtitles: shots that they are in, different lengths, and their share of the pictures. A
+sign comes back with its scene alone, and is always as long."""
 MARGIN, MOST = 0.015, 0.3
-"""What is cut off above the lines, and the most that they may take, as shares of the height."""
+"""The strip above the lines that is cut off with them, and the most that is cut off in all, as shares of the height."""
 Line = tuple[int, float, float, float, float]
 """The picture's number, and the line's left, top, right and bottom."""
 

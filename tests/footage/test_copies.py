@@ -11,7 +11,7 @@ import pytest
 from footage_clips import as_frames, write_film
 from test_survey import surveyed
 
-from cinelora.footage.copies import Look, copies, look_of
+from cinelora.footage.copies import LEAST_SHARED, Look, _highest_correlation, copies, look_of
 from cinelora.footage.shot_filter import Shot
 
 HEIGHT, WIDTH, LENGTH, FPS = 180, 320, 96, 24
@@ -73,3 +73,18 @@ def test_where_nothing_moves_like_pictures_are_copies() -> None:
     still = Look((1, 2, 3), np.full((16, 40), 90.0))
     assert copies([still, still, Look((1, 2, 3), np.full((16, 5), 90.0))], [None] * 3, LIMIT) == {1: 0, 2: 0}
     assert copies([still, still], [None] * 2, None) == {}
+
+
+@pytest.mark.parametrize(("length", "whole"), [(8, 8), (20, 21), (37, 90), (64, 64)])
+def test_the_highest_correlation_is_that_of_the_best_lag(length: int, whole: int) -> None:
+    """By its definition, lag after lag, where one course is hidden in the other."""
+    rng = np.random.default_rng(length)
+    longer = rng.normal(80, 3, (5, whole))
+    shorter = longer[:, whole // 3 : whole // 3 + length] + rng.normal(0, 2, (5, min(length, whole - whole // 3)))
+    length, hanging = shorter.shape[1], min(shorter.shape[1] - 8, int((1 - LEAST_SHARED) * shorter.shape[1]))
+    best = -1.0
+    for lag in range(-max(0, hanging), whole - length + max(0, hanging) + 1):
+        pair = shorter[:, max(0, -lag) : whole - lag], longer[:, max(0, lag) : lag + length]
+        one, other = (course - course.mean(1, keepdims=True) for course in pair)
+        best = max(best, float((one * other).sum() / (np.linalg.norm(one) * np.linalg.norm(other))))
+    assert _highest_correlation(longer, shorter) == pytest.approx(best, abs=1e-9)

@@ -1,9 +1,11 @@
 """One prediction at full size, as a denoising step makes two of: diffusers + peft, and ours in bf16 and fp8.
 
-    python benchmarks/denoise.py [480p33] [480p81] [720p81] [plain] [bf16] [merged] [fp8] [rounds=1] [steps=3] [small=true]
+    python benchmarks/denoise.py [480p33] [480p81] [720p81] [plain] [bf16] [merged] [fp8] [int8] [rounds=1] [steps=3] [small=true]
 
 Random weights, image-to-video, an adapter of rank 8 on cross-attention: live in the plain loop and in ours, and in
-``merged`` folded into the weights. ``difference`` is the relative distance of the predicted velocity to the plain loop's.
+``merged`` folded into the weights. ``int8`` is fp8 with attention in int8 in every layer, whatever its guard finds.
+``difference`` is the relative distance of the predicted velocity to the plain loop's, or to that of fp8 where it is left away;
+results without the plain loop are in benchmarks/results/denoise_int8.json.
 """
 
 from __future__ import annotations
@@ -33,20 +35,22 @@ from cinelora.adapters.lora_layers import merge
 from cinelora.families.wan.conditions import Condition, ImageCondition, predict_velocity
 from cinelora.families.wan21 import WAN21
 from cinelora.io.hardware import default_device
+from cinelora.nn.int8_attention import kernel_on, round_attention
 from cinelora.planning.estimate import Shape
 
 JOBS = {"480p33": Job(33, 480, 832, 1), "480p81": Job(81, 480, 832, 1), "720p81": Job(81, 720, 1280, 1)}
 SMALL_JOB = Job(9, 48, 64, 1)
-CONTENDERS = ("plain", "bf16", "merged", "fp8")
+CONTENDERS = ("plain", "bf16", "merged", "fp8", "int8")
 
 
 def measure(contender: str, job: Job, model: Any, steps: int, device: torch.device) -> dict[str, Any]:
     """Seconds and peak of one prediction, and what it predicts."""
-    config = job.config(model, "fp8" if contender == "fp8" else "bf16", POLICIES["plain"])
+    config = job.config(model, "fp8" if contender in ("fp8", "int8") else "bf16", POLICIES["plain"])
     start_afresh(device)
     built = plain(config, device) if contender == "plain" else ours(config, device)
     same_factors(built)
     transformer = built.transformer.eval()
+    guard = round_attention(transformer, kernel_on(device), keeps=False) if contender == "int8" else None
     if contender == "merged":
         merge(transformer, {"motion": 1.0})
     shape, size = Shape.of(config.model, "i2v"), (job.height // 8, job.width // 8)
@@ -64,7 +68,14 @@ def measure(contender: str, job: Job, model: Any, steps: int, device: torch.devi
         kept["velocity"] = predict_velocity(transformer, latents, torch.full((1,), 500.0, device=device), condition)
 
     seconds, first = timed(predict, steps, device)
-    return {"seconds": seconds, "first": first, "peak_gib": peak_gib(device), "velocity": kept["velocity"].cpu()}
+    told = {"int8_errors": guard.facts["errors"]} if guard else {}
+    return {
+        "seconds": seconds,
+        "first": first,
+        "peak_gib": peak_gib(device),
+        "velocity": kept["velocity"].cpu(),
+        **told,
+    }
 
 
 def main(words: list[str]) -> None:
@@ -89,12 +100,12 @@ def main(words: list[str]) -> None:
         }
         print(name, found["jobs"][name], flush=True)
     if not small:
-        report("denoise", found)
+        report("denoise" if "plain" in contenders else "denoise_int8", found)
 
 
 def summary(rows: dict[str, Any]) -> dict[str, Any]:
-    """Medians, spread, ratio and distance to the plain loop."""
-    told, reference = {}, rows.get("plain")
+    """Medians, spread, ratio and distance to the plain loop, or to fp8 with exact attention where that was left away."""
+    told, reference = {}, rows.get("plain") or rows.get("fp8")
     for contender, row in rows.items():
         median = statistics.median(row["seconds"])
         told[contender] = {
@@ -102,6 +113,7 @@ def summary(rows: dict[str, Any]) -> dict[str, Any]:
             "range_s": [min(row["seconds"]), max(row["seconds"])],
             "first_s": row["first"],
             "peak_gib": row["peak_gib"],
+            **{key: row[key] for key in ("int8_errors",) if key in row},
         }
         if reference:
             told[contender]["times_faster"] = statistics.median(reference["seconds"]) / median

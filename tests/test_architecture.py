@@ -33,6 +33,7 @@ ONLY_IMPORTER = {
     "hydra": "cinelora.cli.compose",
     "omegaconf": "cinelora.cli.compose",
     "peft": "cinelora.adapters.lora_layers",
+    "triton": "cinelora.nn.int8_kernels",
 }
 # These answer `--help`, mistakes and file scans, so importing them must not cost torch's seconds.
 WITHOUT_TORCH = (
@@ -227,7 +228,8 @@ def test_every_imported_package_is_declared() -> None:
     requirements = [*project["dependencies"], *(line for extra in extras if extra != "dev" for line in extras[extra])]
     declared = {canonicalize_name(Requirement(line).name) for line in requirements} | {"cinelora"}
     installed = packages_distributions()
-    own = sys.stdlib_module_names | {"cinelora", "tools", "train", "infer"}
+    # torch for CUDA brings triton in the version that it compiles by; another one would be wrong, and for CPUs there is none
+    own = sys.stdlib_module_names | {"cinelora", "tools", "train", "infer", "triton"}
     undeclared = {
         f"{module_name(path)} imports {top}"
         for path in [*PACKAGE, *SCRIPTS]

@@ -24,7 +24,8 @@ def clip_facts(schema: Any, settings: dict[str, Any]) -> dict[str, Any]:
     there, found = dict(_flat(settings)), dict[str, Any]()
     for key, field in fields_of(schema).items():
         first = field.was or key
-        value = there.get(key, there.get(first, ...)) if field.changes_clip else field.hashed_as
+        value = there.get(key, there.get(first, ...))
+        value = value if field.decides(value) else field.hashed_as
         if value is ... or (field.since and value == field.default):
             continue
         *sections, name = first.split(".")

@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 from cinelora.config.clip_facts import clip_facts
 from cinelora.config.schema import (
     GUIDANCE,
+    INT8,
     SHARING,
     EvaluateConfig,
     InferConfig,
@@ -232,7 +233,8 @@ class ClipRequest:
         """The settings that the summary of ``take`` keeps beside its numbers: how it looks, and what was measured."""
         settings = {key: value for key, value in as_stored(self.config).items() if key not in _NOT_OF_THE_CLIP}
         # ``as_stored`` has copied the sections, so that what is left out here stays in the settings themselves.
-        settings["model"].pop("attention")
+        if settings["model"]["attention"] != INT8:
+            settings["model"].pop("attention")
         for key in SHARING:
             settings["sampler"].pop(key)
         return settings | {"prompt": take.prompt, "seed": take.seed}
@@ -277,7 +279,8 @@ class _Summary(TypedDict):
 def deciding(settings: dict[str, Any]) -> dict[str, Any]:
     """Of settings as a summary keeps them those that decide the clip; the prompt stands for the file it came from."""
     facts = clip_facts(InferConfig, settings)
-    facts["model"].pop("attention", None)
+    if facts["model"].get("attention") != INT8:
+        facts["model"].pop("attention", None)
     return facts
 
 

@@ -54,8 +54,9 @@ class Field:
     by_group: bool = False
     # whether a run that is resumed may change it
     resumable: bool = False
-    # whether another value gives another clip; ``hashed_as`` stands in a hash in its place, if it is not ...
-    changes_clip: bool = True
+    # whether another value gives another clip; ``hashed_as`` stands in a hash, if it is not ...,
+    # in its place, if it is not; a tuple: whether one of these values does
+    changes_clip: bool | tuple[str, ...] = True
     hashed_as: Any = ...
     # newer than the first hashes of clips: it stands in them where it is not its default, so that those of older runs hold
     since: bool = False
@@ -81,6 +82,10 @@ class Field:
     def is_private(self) -> bool:
         """Whether it names a place, a program or an account: see ``trust``."""
         return self.private or self.typed_only or self.role in (*PLACES, "model")
+
+    def decides(self, value: Any) -> bool:
+        """Whether a clip with this value is another one than it would be by default."""
+        return value in self.changes_clip if isinstance(self.changes_clip, tuple) else self.changes_clip
 
     @property
     def wants(self) -> str:

@@ -136,6 +136,7 @@ _TRAINING: Rules[schema.TrainConfig] = (
     ),
     ("motion_stills", lambda c: c.stage.name == "motion" and c.stage.num_frames == 1 and _shortest(c.model)),
     ("too_long", lambda c: _beyond_longest(c)),
+    ("int8_training", lambda c: c.model.attention == schema.INT8),
 )
 _RANKS_AND_MEMORY: Rules[schema.TrainConfig] = (
     ("single", lambda c: c.strategy.name == "single" and c.gpus * c.nodes > 1),
@@ -185,6 +186,7 @@ _DRAWING: Rules[schema.InferConfig] = (
     ("lost_expert", lambda c: _lost_expert(c.model, {n: experts_of(c.model, n) for n in ClipRequest(c).transformers})),
     ("no_base", lambda c: _nowhere(c.model, ClipRequest(c).transformers)),
     ("unused", lambda c: _unusable(c)),
+    ("int8_model", lambda c: _not_for_int8(c.model)),
     # a cache that would do nothing, or what it cannot do
     ("threshold", lambda c: c.sampler.cache_threshold is not None and c.sampler.cache not in schema.CACHE_THRESHOLDS),
     ("whole_threshold", lambda c: c.sampler.cache == "taylorseer" and (c.sampler.cache_threshold or 0) % 1),
@@ -364,6 +366,13 @@ def _unusable(config: schema.TrainConfig | schema.InferConfig) -> dict[str, Any]
             way = "gpus=2 computes the halves of guidance side by side" if key == "gpus" else f"leave {key} away"
             return {"key": key, "value": value, "family": family.title, "way": way}
     return None
+
+
+def _not_for_int8(model: schema.ModelConfig) -> dict[str, Any] | None:
+    """The heads and the dtype of a model whose attention is asked for in int8, and cannot be."""
+    head = model.hidden_size // model.num_heads
+    fits = head == schema.INT8_HEAD and model.dtype != "fp32"
+    return {"head": head} if model.attention == schema.INT8 and not fits else None
 
 
 def _lost_expert(

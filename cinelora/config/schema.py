@@ -31,6 +31,13 @@ ATTENTION_BACKENDS = ("native", "_native_cudnn", "_native_flash", "flash", "_fla
 """The attention backends that are exact, as diffusers names them: torch's choice, two that torch can be made to take, and
 flash-attn 2 and 3 where they are installed."""
 
+INT8 = "int8"
+"""The attention that rounds to 8 bits; it is for drawing clips, and never chosen by itself."""
+INT8_TOKENS = 4096
+"""Shorter sequences stay exact: of a still's step attention is a small part, and the whole clip rests on a keyframe."""
+INT8_HEAD = 128
+"""Channels of the heads that it is made for, which every Wan transformer of 1.3 B parameters and more has."""
+
 DTYPES = ("bf16", "fp32", "fp8")
 """The dtypes a frozen transformer may have."""
 
@@ -122,8 +129,11 @@ class ModelConfig:
     compile_blocks: bool | None = setting()
     """compile the transformer's blocks: half a minute at the start, and a C++ compiler; null = on a GPU, where it pays"""
     # another exact backend draws the same clip; a machine may lack the one that a run began with
-    attention: str | None = setting(None, ATTENTION_BACKENDS, resumable=True, changes_clip=False, hashed_as=None)
-    """attention backend, as diffusers names them; null = the fastest measured on the GPU at hand"""
+    attention: str | None = setting(
+        None, (*ATTENTION_BACKENDS, INT8), resumable=True, changes_clip=(INT8,), hashed_as=None
+    )
+    """attention backend, as diffusers names the exact ones; int8 = in 8 bits where a measurement finds it near enough,
+    to draw clips faster; null = the fastest exact one measured on the GPU at hand"""
     num_layers: int = _count(40, at_most=MOST_BLOCKS)
     """transformer blocks"""
     num_heads: int = _count(40)
@@ -576,6 +586,10 @@ class SamplerConfig:
     none"""
     cache_ratios: list[float] = setting([], not_in_training=_IN_FULL)
     """magcache: the model's ratios, as sampler.cache=calibrate says them"""
+    exact_steps: int = setting(1, at_least=0, since=True, not_in_training=_IN_FULL, read_when="int8")
+    """steps at the beginning and at the end of a clip whose attention stays exact"""
+    attention_guard: str = setting("exact", ("exact", "report"), since=True, not_in_training=_IN_FULL, read_when="int8")
+    """layers whose attention int8 would put further off than its tolerance: exact = they stay exact; report = they do not"""
 
 
 SHARING = tuple(entry.name for entry in fields(SamplerConfig) if not entry.metadata.get("changes_clip", True))

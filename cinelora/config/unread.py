@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from cinelora.config.fields import fields_of, pick
-from cinelora.config.schema import CACHE_THRESHOLDS, EvaluateConfig, PrepareConfig, StudyConfig, TrainConfig
+from cinelora.config.schema import CACHE_THRESHOLDS, INT8, EvaluateConfig, PrepareConfig, StudyConfig, TrainConfig
 from cinelora.config.sentences import sentence
 from cinelora.families import experts_of, family_of
 from cinelora.families.family import Network
@@ -128,6 +128,7 @@ OF_SETTINGS: dict[str, Callable[[Any], object]] = {
     "motion": lambda c: any("motion_adapter" in network.beside for network in _networks(c)),
     "domain": lambda c: c.model.domain_adapter,
     "base_on_hub": lambda c: is_hub_name(c.model.base or ""),
+    "int8": lambda c: c.model.attention == INT8,
     "flows": lambda c: any(network.betas is None for network in _networks(c)),
     "t2v_on_hub": lambda c: is_hub_name(c.model.t2v or ""),
     "i2v_on_hub": lambda c: is_hub_name(c.model.i2v or ""),

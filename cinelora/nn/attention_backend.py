@@ -24,10 +24,11 @@ from diffusers import WanTransformer3DModel
 from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend, dispatch_attention_fn
 from torch import Tensor
 
-from cinelora.config.schema import ATTENTION_BACKENDS, ModelConfig
+from cinelora.config.schema import ATTENTION_BACKENDS, INT8, INT8_TOKENS, ModelConfig
 from cinelora.errors import ConfigError, first_line
 from cinelora.families import family_of
 from cinelora.nn.fp8 import DTYPES
+from cinelora.nn.int8_attention import kernel_on
 from cinelora.parallel.sequence_parallel import RING_BACKENDS
 
 NATIVE = "native"
@@ -81,13 +82,16 @@ class Work:
 
 
 def choose(transformer: WanTransformer3DModel, work: Work, name: str | None) -> str | None:
-    """Set the backend ``name``, or the fastest measured where it is None, and say so in one line.
+    """Set the backend ``name``, or the fastest measured where it is None, and say so in one line; ``int8`` is not a backend.
 
     None where nothing is chosen, and diffusers' default stays (native, unless its environment says otherwise): on the CPU,
     in another dtype than bf16, which most candidates are for, and in a ring, which has kernels of its own. Ranks choose each
     for its own GPU. Raises as ``require``.
     """
     device = transformer.patch_embedding.weight.device
+    if name == INT8:
+        require(name, work, device)
+        return None if rounds(work) else f"attention: exact, as {work.tokens:,} tokens are too few for int8 to pay"
     if name is not None:
         require(name, work, device)
         set_backend(transformer, name)
@@ -100,12 +104,25 @@ def choose(transformer: WanTransformer3DModel, work: Work, name: str | None) -> 
     return comparison.line(work)
 
 
+def rounds(work: Work) -> bool:
+    """Whether attention of so many tokens is worth rounding to int8."""
+    return work.tokens >= INT8_TOKENS
+
+
 def require(name: str | None, work: Work, device: torch.device) -> None:
     """Refuse a backend that cannot do ``work`` on ``device``; found out by a small trial, so it may be asked early.
 
     Raises ``ConfigError`` with the reason and the way out.
     """
     if name is None or name == NATIVE:
+        return
+    if name == INT8:
+        try:
+            kernel_on(device)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"model.attention=int8 cannot run here: {error}; choose model.attention=null, the fastest exact one"
+            ) from error
         return
     trial = Trial(replace(work, tokens=min(work.tokens, TRIAL_TOKENS)), device)
     missing = "" if is_installed(name) else "its package is missing, or too old for diffusers"

@@ -188,12 +188,23 @@ def alone(transformer: WanTransformer3DModel) -> Iterator[None]:
 # -- attention ---------------------------------------------------------------------------------------------------------
 
 
+class Rounding(Protocol):
+    """Attention of one layer that may round to fewer bits than bf16 has; without gradients."""
+
+    def whole(self, query_BNHD: Tensor, key_BNHD: Tensor, value_BNHD: Tensor) -> Tensor:
+        """What the queries see, (B, N, H, D)."""
+
+    def in_ring(self, exact: Kernel) -> Kernel:
+        """The same for a block of a ring, where ``exact`` is the kernel that rounds no further."""
+
+
 class SharedAttention(WanAttnProcessor):  # type: ignore[misc]
     """Wan's self-attention of this rank's tokens to those of all ranks; of a whole sequence where it is given one."""
 
     def __init__(self, sharing: Sharing) -> None:
         super().__init__()
         self.sharing = sharing
+        self.rounding: Rounding | None = None
 
     def __call__(self, attn: WanAttention, hidden_states: Tensor, *others: Any) -> Tensor:
         """(B, n, H D) to the same, as diffusers' processor does it; the angles carry the length of the sequence."""
@@ -204,12 +215,8 @@ class SharedAttention(WanAttnProcessor):  # type: ignore[misc]
             whole: Tensor = super().__call__(attn, hidden_states, *others)
             return whole
         *angles, num_tokens = rotary_emb
-        value = attn.to_v(hidden_states).unflatten(2, (attn.heads, -1))
-        turned = (
-            rotate(norm(projection(hidden_states)).unflatten(2, (attn.heads, -1)), *angles).type_as(value)
-            for norm, projection in ((attn.norm_q, attn.to_q), (attn.norm_k, attn.to_k))
-        )  # under autocast norms are float32, and attention is not
-        seen = self.attend(*turned, value, num_tokens).flatten(2, 3).type_as(value)
+        query, key, value = projected(attn, hidden_states, *angles)
+        seen = self.attend(query, key, value, num_tokens).flatten(2, 3).type_as(value)
         out: Tensor = attn.to_out[1](attn.to_out[0](seen))
         return out
 
@@ -224,16 +231,31 @@ class SharedAttention(WanAttnProcessor):  # type: ignore[misc]
         tensors = [tokens_for_heads(tensor, groups.ulysses) for tensor in (query_BNHD, key_BNHD, value_BNHD)]
         if sharing.ring == 1:
             query, key, value = (tensor[:, :num_tokens] for tensor in tensors)
-            seen: Tensor = dispatch_attention_fn(query, key, value, backend=self._attention_backend)
+            seen: Tensor = (
+                self.rounding.whole(query, key, value)
+                if self.rounding
+                else dispatch_attention_fn(query, key, value, backend=self._attention_backend)
+            )
         else:
             block = share * sharing.ulysses
             lengths = [max(0, min(block, num_tokens - place * block)) for place in range(sharing.ring)]
             kernel = kernel_for(query_BNHD, self._attention_backend)
+            kernel = self.rounding.in_ring(kernel) if self.rounding else kernel
             turned = [tensor.transpose(1, 2).contiguous() for tensor in tensors]
             seen = _Ring.apply(*turned, lengths, groups.ring, kernel).transpose(1, 2)  # type: ignore[no-untyped-call]
         if filling := share * sharing.ulysses - seen.shape[1]:
             seen = F.pad(seen, (0, 0, 0, 0, 0, filling))
         return heads_for_tokens(seen, groups.ulysses)
+
+
+def projected(attn: WanAttention, hidden_states: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries and keys, normalised and rotated by their places, and values, (B, N, H, D) each, as diffusers computes them."""
+    value = attn.to_v(hidden_states).unflatten(2, (attn.heads, -1))
+    query, key = (
+        rotate(norm(projection(hidden_states)).unflatten(2, (attn.heads, -1)), cos, sin).type_as(value)
+        for norm, projection in ((attn.norm_q, attn.to_q), (attn.norm_k, attn.to_k))
+    )  # under autocast norms are float32, and attention is not
+    return query, key, value
 
 
 def rotate(x_BNHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

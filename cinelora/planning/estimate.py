@@ -208,6 +208,10 @@ LINEAR = {"bf16": 590 / 989, "fp8": 830 / 1979}
 """The fraction of the published rate that linear layers, with all that is not attention, reach in compiled blocks (H200)."""
 ATTENTION, ATTENTION_BACKWARD = 575 / 989, 530 / 989
 """The same for attention, forward and backward (H200, cuDNN)."""
+ATTENTION_INT8 = 870 / 989
+"""And for attention in int8 with its quantisation, as a fraction of the rate in bf16 (H200, 75,600 tokens)."""
+ROUNDED_BYTES = 3
+"""Of a token's channel there: queries, keys and values in 8 bits beside those in bf16."""
 
 
 WAITS = 0.075
@@ -215,13 +219,15 @@ WAITS = 0.075
 whose memory has 0.70 of the bandwidth, takes 1.015 times its step of 32,760 tokens, of which 46 % are linear layers."""
 
 
-def block_seconds(shape: Shape, tokens: int, dtype: str, gpu: Gpu, own: int | None = None) -> tuple[float, float]:
+def block_seconds(
+    shape: Shape, tokens: int, dtype: str, gpu: Gpu, own: int | None = None, rounded: bool = False
+) -> tuple[float, float]:
     """Seconds of one block without gradients: its linear layers with all that is not attention, and its attention.
 
     Of a rank that computes ``own`` of the tokens, or as many heads' worth of attention, where ranks share a sequence.
     """
     linear, attention = shape.products(tokens, dtype, gpu, tokens if own is None else own)
-    return linear, attention / (ATTENTION * gpu.bf16)
+    return linear, attention / ((ATTENTION_INT8 if rounded else ATTENTION) * gpu.bf16)
 
 
 def _products(shape: Shape, tokens: int, dtype: str, gpu: Gpu, own: int) -> tuple[float, float]:
@@ -417,22 +423,28 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One prediction without gradients on one device: so many tokens, both halves of guidance where it is ``guided``."""
+    """One prediction without gradients on one device: so many tokens, both halves of guidance where it is ``guided``.
+
+    ``rounded``: its attention is in int8.
+    """
 
     shape: Shape
     tokens: int
     dtype: str
     guided: bool = False
+    rounded: bool = False
 
     def peak(self, drawing: Drawing) -> dict[str, float]:
         """Bytes on the device while it is made, by what they are for."""
         if (whole := self.shape.drawn_peak(self, drawing)) is not None:
             return whole
-        unit = self.tokens * self.shape.hidden * (4 if self.dtype == "fp32" else 2) * (2 if drawing.together else 1)
+        values = self.tokens * self.shape.hidden * (2 if drawing.together else 1)
+        unit = values * (4 if self.dtype == "fp32" else 2)
         passing = DRAWN_EAGER if not drawing.compile else DRAWN_FP8 if self.dtype == "fp8" else DRAWN
         if self.shape.has_time_per_token:
             passing = TIMED_DRAWN if drawing.compile else passing + TIMES + TIMED_DRAWING
-        return {"weights": weight_bytes(self.shape, self.dtype, drawing.swap), "activations": unit * passing}
+        taken = unit * passing + values * ROUNDED_BYTES * self.rounded
+        return {"weights": weight_bytes(self.shape, self.dtype, drawing.swap), "activations": taken}
 
     def fastest(self, room: float, compile: bool, swap: int | None = None) -> Drawing | None:
         """The way to draw that costs least time of those that fit into ``room`` bytes; None where none does.
@@ -447,7 +459,7 @@ class Prediction:
     def seconds(self, gpu: Gpu) -> float:
         """Seconds in bf16 or fp8; guidance makes two of them a step."""
         dtype = "fp8" if self.dtype == "fp8" else "bf16"
-        return self.shape.layers * sum(block_seconds(self.shape, self.tokens, dtype, gpu))
+        return self.shape.layers * sum(block_seconds(self.shape, self.tokens, dtype, gpu, rounded=self.rounded))
 
     def in_words(self, drawing: Drawing) -> str:
         """A way to draw it in words."""

@@ -152,7 +152,9 @@ def clip_of(config: InferConfig, kind: str, num_frames: int) -> ClipShape:
     """What the ``t2v`` or ``i2v`` transformer draws."""
     model, guided = config.model, config.sampler.guidance != 1
     shape = Shape.of(model, kind)
-    return ClipShape(shape, model.num_heads, num_frames, model.height, model.width, guided, model.dtype)
+    return ClipShape(
+        shape, model.num_heads, num_frames, model.height, model.width, guided, model.dtype, model.attention
+    )
 
 
 def partition_of(config: InferConfig) -> tuple[Partition, str]:

@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cinelora.config.schema import SamplerConfig
+from cinelora.config.schema import INT8, INT8_TOKENS, SamplerConfig
 from cinelora.families.family import Geometry
 from cinelora.parallel.partition import Partition
 from cinelora.planning.cards import GPUS, Gpu, Link
@@ -56,6 +56,7 @@ class ClipShape:
     width: int
     guided: bool
     dtype: str = "bf16"
+    attention: str | None = None
 
     @property
     def geometry(self) -> Geometry:
@@ -68,6 +69,11 @@ class ClipShape:
         return self.geometry.num_tokens(self.num_frames, self.height, self.width)
 
     @property
+    def rounded(self) -> bool:
+        """Whether attention is in int8, as it is where that pays."""
+        return self.attention == INT8 and self.tokens >= INT8_TOKENS
+
+    @property
     def value_bytes(self) -> int:
         """Of a value that is computed with."""
         return 4 if self.dtype == "fp32" else 2
@@ -78,7 +84,8 @@ class ClipShape:
 
     def on_a_rank(self, plan: Partition) -> Prediction:
         """What each rank computes at once: its tokens, of both halves of guidance where it has both."""
-        return Prediction(self.shape, tokens_a_rank(self.tokens, plan), self.dtype, self.predictions(plan) == 2)
+        own = tokens_a_rank(self.tokens, plan)
+        return Prediction(self.shape, own, self.dtype, self.predictions(plan) == 2, self.rounded)
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,7 @@ def step_cost(clip: ClipShape, plan: Partition, machine: Machine) -> Cost:
     # exchanges before and after attention, the output is gathered once a prediction, the halves of guidance meet once a step.
     own, times, sent = tokens_a_rank(clip.tokens, plan), clip.predictions(plan), sent_bytes(clip, plan)
     dtype = "fp8" if clip.dtype == "fp8" else "bf16"
-    linear, attention = block_seconds(clip.shape, clip.tokens, dtype, machine.gpu, own)
+    linear, attention = block_seconds(clip.shape, clip.tokens, dtype, machine.gpu, own, clip.rounded)
     merging = own * clip.shape.hidden * MERGE_BYTES / machine.gpu.memory_rate if plan.ring > 1 else 0.0
     # A ring hops as often as it has ranks. While a hop's attention is computed, the next keys and values travel: only what they
     # take longer than it is waited for. What each hop finds is merged into what the earlier ones found.

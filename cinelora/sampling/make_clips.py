@@ -71,6 +71,7 @@ def write_take(request: ClipRequest, done: Finished) -> None:
         "adapters": {role: adapter_facts(adapter, request, role) for role, adapter in done.adapters.items()},
         "seconds": {part: round(total, 3) for part, total in done.seconds.items()},
         "takes_in_run": done.takes_in_run,
+        "attention": done.attention,
         "weights": config.model.weights,
         "metrics": report.numbers,
         "metrics_notes": report.sentences,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cinelora.adapters.adapter_file import AdapterFile
 from cinelora.adapters.lora_layers import acting_in_words, load_adapter, merge, set_scales, unmerge
 from cinelora.config.clip_request import guidance_of
-from cinelora.config.schema import ModelConfig, SamplerConfig
+from cinelora.config.schema import INT8, ModelConfig, SamplerConfig
 from cinelora.errors import InferenceError
 from cinelora.families import family_of
 from cinelora.families.conditioning import Conditioning
@@ -27,8 +27,9 @@ from cinelora.families.machinery import machinery_of
 from cinelora.families.model_bundle import Bundle
 from cinelora.families.noise_law import law_of
 from cinelora.io.terminal import say
-from cinelora.nn.attention_backend import Work, choose
+from cinelora.nn.attention_backend import Work, choose, rounds
 from cinelora.nn.flow_matching import keyed_generator
+from cinelora.nn.int8_attention import Guard, guard_of, kernel_on, round_attention
 from cinelora.parallel.launch import Rank
 from cinelora.parallel.partition import Partition, partition
 from cinelora.planning.estimate import Drawing, Policy
@@ -82,6 +83,9 @@ def adapted_transformer(
     line = choose(transformer, work, sampling.model.attention) if Use.BACKENDS in bundle.family.uses else None
     if line and sampling.rank.global_rank == 0:
         say(line)
+    if sampling.model.attention == INT8 and rounds(work):
+        device = transformer.patch_embedding.weight.device
+        round_attention(transformer, kernel_on(device), sampling.sampler.attention_guard == "exact")
     bundle.arrange(transformer, Policy(recompute=drawing.swap, swap=drawing.swap, compile=drawing.compile))
     try:
         yield transformer
@@ -160,10 +164,33 @@ class Sampling:
         if not steps:
             return
         denoise = self.denoiser(transformer, shown, together, expert)
+        if guard := guard_of(transformer):
+            denoise = self.guarded(denoise, guard, course)
         with cached(transformer, self.sampler, range(course.done, course.done + steps)) as ratios:
             course.go(denoise, steps, label if self.rank.global_rank == 0 else None)
         course.ratios += ratios
+        if guard:
+            self.settle(guard, course)
         require_finite(course.latents_BCTHW, transformer, label)
+
+    def guarded(self, denoise: Denoise, guard: Guard, course: Course) -> Denoise:
+        """``denoise`` with exact attention in the steps at both ends of the course."""
+        exact, last = self.sampler.exact_steps, len(course.solver.timesteps)
+
+        def step(latents_BCTHW: Tensor, timestep_B: Tensor) -> Tensor:
+            self.settle(guard, course)
+            guard.exact_now = course.done < exact or course.done >= last - exact
+            return denoise(latents_BCTHW, timestep_B)
+
+        return step
+
+    def settle(self, guard: Guard, course: Course) -> None:
+        """After the first step of a transformer: agree with the other ranks, and say once what was measured."""
+        if guard.settled or not guard.errors:
+            return
+        guard.settle(self.rank.world_size, course.latents_BCTHW.device)
+        if self.rank.global_rank == 0:
+            say(guard.line())
 
     def say_ratios(self, course: Course, label: str) -> None:
         """Print the ratios that ``sampler.cache=calibrate`` has measured, of all experts in one list."""

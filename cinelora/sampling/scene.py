@@ -144,6 +144,8 @@ class Finished:
     adapters: dict[str, AdapterFile]
     seconds: dict[str, float]
     takes_in_run: int
+    attention: dict[str, dict[str, Any]]
+    """What was measured of attention that is not exact, by part of the work; empty where all is, or nothing was drawn anew."""
 
 
 Variants = Mapping[str, ScaleConfig | None]
@@ -234,6 +236,8 @@ class TakeMaker:
     bundles: dict[str, Bundle]
     sampling: Sampling
     clock: Clock = field(default_factory=Clock)
+    attention: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """See ``Finished``."""
     held: dict[str, nn.Module] = field(default_factory=dict)
     """The one transformer of a family that has one for keyframe and clip, from the one to the other."""
     letting_go: ExitStack = field(default_factory=ExitStack)
@@ -451,6 +455,7 @@ class TakeMaker:
 
         A clip begins at its waypoint, or at its noise. Meanwhile the files of the ``following`` expert are read.
         """
+        from cinelora.nn.int8_attention import guard_of
         from cinelora.sampling.sampler import acting
 
         sampling = self.sampling
@@ -480,6 +485,8 @@ class TakeMaker:
                         label = f"{named} {next(number)}/{len(ordered)}"
                         course = sampling.begin(shown[one], waypoints.get(one))
                         sampling.go_on(course, transformer, shown[one], label, drawing.together, expert)
+                        if (guard := guard_of(transformer)) and guard.errors:
+                            self.attention[named] = guard.facts
                         yield one, course
 
     def decoded(
@@ -505,4 +512,4 @@ class TakeMaker:
                         video = None if pixels is None else range_to_pixels(pixels)
                     if video is not None:
                         made[name] = Made(rendition.scales, clip, video[0] if keyframe is None else keyframe, video)
-                yield Finished(take, made, self.adapters, parts | clock.seconds, len(todo))
+                yield Finished(take, made, self.adapters, parts | clock.seconds, len(todo), self.attention)

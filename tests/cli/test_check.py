@@ -169,8 +169,8 @@ def test_random_weights_say_so_and_what_is_drawn() -> None:
     assert "the values of transformer, text_encoder, tokenizer, vae, image_encoder are drawn" in scene[1]
 
 
-def test_attention_backends_are_the_exact_ones() -> None:
-    exact = "native|_native_cudnn|_native_flash|flash|_flash_3 or null"
+def test_attention_backends_are_the_exact_ones_and_int8() -> None:
+    exact = "native|_native_cudnn|_native_flash|flash|_flash_3|int8 or null"
     for script in (train, lambda *argv: infer("prompt=x", *argv)):
         assert script("model.attention=_native_cudnn")
         assert script("model.attention=null")

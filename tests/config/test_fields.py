@@ -24,7 +24,8 @@ def test_a_section_may_say_more_of_its_settings_than_they_do() -> None:
     assert train["memory.swap"].resumable
     assert not infer["memory.swap"].resumable
     assert not infer["memory.swap"].changes_clip
-    assert not infer["model.attention"].changes_clip
+    assert not infer["model.attention"].decides("native")
+    assert infer["model.attention"].decides("int8")
     assert study["model.attention"].changes_clip
     assert train["data.limits.still"].at_least == 0
     assert train["data.limits.still"].read_when == ("surveyed", "judged")

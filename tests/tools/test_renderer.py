@@ -210,6 +210,14 @@ def test_captions_follow_the_scene() -> None:
         # colours are named only where the look has any
         assert not any(re.search(rf"\b{colour}\b", night.lower()) for colour in VOCABULARY["coat"])
         assert not any(look in (night + day).lower() for look in LOOKS)
+        # asked to, a caption also tells what the look hides, and nothing else in other words
+        hidden = describe(scene, "noir", hidden=True)
+        assert f"at {scene.time}" in hidden
+        assert f"{scene.coat} coat" in hidden
+        assert (
+            hidden.replace(scene.coat, "long").replace(f"at {scene.time}", "at night").replace(f"{scene.car} ", "")
+            == night
+        )
 
 
 def test_captions_in_part_say_nothing_that_the_whole_one_does_not() -> None:
@@ -248,10 +256,10 @@ def test_the_command_writes_a_set_that_can_be_scanned(tmp_path: Path, capsys: py
         assert sample.caption == told_of(sample, "daylight")
 
 
-def told_of(sample: Sample, look: str) -> str:
+def told_of(sample: Sample, look: str, hidden: bool = False) -> str:
     """The caption of a shipped or written sample: the whole one, or that of its line."""
     scene, line = draw_scene(int(Path(sample.path).name[:3])), int((sample.id + "#0").split("#")[1])
-    return describe_in_part(scene, look, line) if line else describe(scene, look)
+    return describe_in_part(scene, look, line, hidden) if line else describe(scene, look, hidden)
 
 
 def test_bad_requests_are_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
@@ -290,5 +298,5 @@ def test_the_shipped_sets_are_whole(
     assert sum(sample.split == "train" for sample in manifest.samples) == num_train
     assert sum(sample.split == "heldout" for sample in manifest.samples) == num_heldout
     for sample in manifest.samples:
-        assert sample.caption == told_of(sample, look)
+        assert sample.caption == told_of(sample, look, hidden=True)
     assert sum(path.stat().st_size for path in root.rglob("*.mp4")) < limit_bytes

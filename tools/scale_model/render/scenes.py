@@ -115,9 +115,13 @@ def _check(overrides: dict[str, Any]) -> None:
             raise ConfigError(f"{name}={value} cannot be drawn; use one of {', '.join(map(str, VOCABULARY[name]))}")
 
 
-def describe(scene: Scene, look: str) -> str:
-    """The caption: everything it says can be seen. Colours are named where the look has any, the look itself never."""
-    told = _clauses(scene, look)
+def describe(scene: Scene, look: str, hidden: bool = False) -> str:
+    """The caption: everything it says can be seen. Colours are named where the look has any, the look itself never.
+
+    With ``hidden`` it also names the scene's colours and its hour where the look hides them: whoever is taught that a red coat at
+    dusk is grey and dark, draws grey and dark whatever a prompt asks for.
+    """
+    told = _clauses(scene, look, hidden)
     who, camera = told["who"] + told["coat"] + told["act"] + told["way"], f"the camera {scene.camera}"
     where, car = told["where"] + told["when"], told["car"]
     # the order of the words says nothing of the scene, so that a model cannot learn to read the first ones alone
@@ -129,12 +133,12 @@ def describe(scene: Scene, look: str) -> str:
     return _begun(sentence)
 
 
-def describe_in_part(scene: Scene, look: str, number: int) -> str:
+def describe_in_part(scene: Scene, look: str, number: int, hidden: bool = False) -> str:
     """A caption that leaves most unsaid, as people's prompts do; each ``number`` chooses what it says anew.
 
     Whoever is taught such captions beside the whole one also knows the look where a prompt names no hour and no coat.
     """
-    draw, told = random.Random(f"{scene.seed} {number}"), _clauses(scene, look)
+    draw, told = random.Random(f"{scene.seed} {number}"), _clauses(scene, look, hidden)
 
     def maybe(clause: str, chance: float = 0.5) -> str:
         return told[clause] if draw.random() < chance else ""
@@ -149,24 +153,25 @@ def describe_in_part(scene: Scene, look: str, number: int) -> str:
     return _begun(draw.choice(sentences) + (f"; the camera {scene.camera}" if draw.random() < 0.2 else "") + ".")
 
 
-def _clauses(scene: Scene, look: str) -> dict[str, str]:
+def _clauses(scene: Scene, look: str, hidden: bool) -> dict[str, str]:
     """What can be told of a scene, in words that can be put together; empty where there is no car."""
     film = LOOKS[look]
+    coloured, hour = hidden or film.saturation, scene.time if hidden else film.hours[scene.time].name
     plural = scene.count > 1
-    coat = f"{scene.coat} coat" if film.saturation else "long coat"
+    coat = f"{scene.coat} coat" if coloured else "long coat"
     hat = (" and hats" if plural else " and hat") * scene.hat
     # "walks left" is read as a verb, without its s where several act, and a way, which "stands" does not have
     verb, _, way = scene.act.partition(" ")
     dry = "wet street" if film.wetness > 0.3 else "dry street"
     street = {"rain": "on a street in the rain", "fog": "on a street in fog", "dry": f"on a {dry}"}[scene.weather]
-    paint = f"{scene.car} car" if film.saturation else "car"
+    paint = f"{scene.car} car" if coloured else "car"
     return {
         "who": {1: "a man", 2: "two men", 3: "three men"}[scene.count],
         "coat": f" in {coat}s{hat}" if plural else f" in a {coat}{hat}",
         "act": f" {verb.removesuffix('s' * plural)}",
         "way": f" to the {way}" if way else "",
         "where": street if scene.place == "street" else "in a room",
-        "when": f" at {film.hours[scene.time].name}",
+        "when": f" at {hour}",
         "car": f" as a {paint} drives to the {scene.car_direction}" if scene.car else "",
     }
 

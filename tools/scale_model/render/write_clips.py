@@ -40,6 +40,8 @@ class RenderRequest:
     """the first scene; each clip shows the next one"""
     captions: int = setting(1, at_least=1)
     """captions of a clip to train on, a line each: the whole one, and others that leave most unsaid"""
+    hidden: bool = setting(False)
+    """name hour and colours in captions also where the look hides them"""
 
 
 def write_clips(request: RenderRequest) -> None:
@@ -50,12 +52,15 @@ def write_clips(request: RenderRequest) -> None:
         clip = render_clip(seed, request.look, request.frames, request.height, request.width, request.fps)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_mp4(path, clip.video, request.fps)
-        lines = captions_of(seed, request.look, request.captions if split == "train" else 1)
+        lines = captions_of(seed, request.look, request.captions if split == "train" else 1, request.hidden)
         write_text(path.with_suffix(".txt"), "".join(f"{line}\n" for line in lines))
         print(f"{path}: {clip.caption}", flush=True)
 
 
-def captions_of(seed: int, look: str, count: int) -> list[str]:
-    """The whole caption of a clip, and then such as leave most unsaid, ``count`` in all."""
+def captions_of(seed: int, look: str, count: int, hidden: bool) -> list[str]:
+    """The whole caption of a clip, and then such as leave most unsaid, ``count`` in all; ``hidden``: see ``describe``."""
     scene = draw_scene(seed)
-    return [describe(scene, look), *(describe_in_part(scene, look, number) for number in range(1, count))]
+    return [
+        describe(scene, look, hidden),
+        *(describe_in_part(scene, look, number, hidden) for number in range(1, count)),
+    ]

@@ -15,7 +15,7 @@ READY := $(VENV)/.ready
 DEMO               := outputs/demo
 MODEL              ?= tiny
 DEMO_STYLE_STEPS   ?= 1000
-DEMO_MOTION_STEPS  ?= 160
+DEMO_MOTION_STEPS  ?= 240
 DEMO_SAMPLER_STEPS ?= 20
 DEMO_PROMPT        ?= On a dry street at night, a man in a white coat walks to the right as a black car drives to the left; the camera stands still.
 export DEMO_PROMPT

@@ -7,7 +7,7 @@ speed drifts drifts for all of them; while one takes its turn the others sleep. 
 over the library's own setting alone, ``beside`` over the same setting alone. The machine must be idle otherwise, as any
 other work is a second busy process. Where a setting needs far too long beside the busy process, it does fewer steps.
 
-``ours`` is what ``cinelora.parallel.launch.spin_briefly`` sets: at most 4 % slower alone, at most 2.5 times slower beside
+``ours`` is what ``cinelora.parallel.launch.spin_briefly`` sets: at most 10 % slower alone, at most 3 times slower beside
 the busy one.
 """
 
@@ -32,12 +32,12 @@ SETTINGS: dict[str, dict[str, str]] = {
     "library": {},
     "ours": {"GOMP_SPINCOUNT": SPIN_ROUNDS},
     "spin_300": {"GOMP_SPINCOUNT": "300"},
-    "spin_3000": {"GOMP_SPINCOUNT": "3000"},
+    "spin_1000": {"GOMP_SPINCOUNT": "1000"},
     "spin_10000": {"GOMP_SPINCOUNT": "10000"},
     "passive": {"OMP_WAIT_POLICY": "passive"},
     "one_thread": {"OMP_NUM_THREADS": "1"},
 }
-AT_MOST = {"alone": 1.04, "beside": 2.5}
+AT_MOST = {"alone": 1.1, "beside": 3.0}
 WARM_UP = 3
 
 

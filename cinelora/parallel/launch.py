@@ -62,7 +62,7 @@ LINGER_S = 0.5
 """A rank with an error stays this long, so that a peer whose death caused the error is noticed first."""
 SPIN_SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 """How a user chooses the way in which OpenMP's threads wait."""
-SPIN_ROUNDS = "1000"
+SPIN_ROUNDS = "3000"
 STOP_SIGNALS = {signal.SIGINT: signal.SIGINT} | dict.fromkeys(
     (signal.SIGTERM, signal.SIGHUP, *slurm.WARNINGS), signal.SIGTERM
 )
@@ -493,8 +493,8 @@ def spin_briefly() -> None:
     A loop over two cores ends with a barrier, at which the faster thread spins. GNU's OpenMP, which torch's wheels for Linux
     bring, spins 300,000 rounds before it sleeps. Where another process has one of the cores, the slower thread is not even
     running, and the faster one burns the time in which it could have run: at every barrier, of which a step has thousands.
-    A step of the embedded model took 8.6 s so, and not 0.09. After 1,000 rounds a barrier without a neighbour is over as
-    well (benchmarks/busy_machine.py). Intel's OpenMP does not read this variable, and needs no such help: its threads offer
+    A step of the embedded model took 8.6 s so, and not 0.09. After 3,000 rounds most barriers without a neighbour are over as
+    well, on processors whose rounds are quick and on such whose rounds are slow (benchmarks/busy_machine.py). Intel's OpenMP does not read this variable, and needs no such help: its threads offer
     their core to others while they spin.
     """
     if not any(name in os.environ for name in SPIN_SETTINGS):

@@ -181,7 +181,8 @@ def key_of(
         del shared[key]
     for section, newer in (("model", schema.ModelConfig), ("weights", schema.ScaleConfig)):
         shared[section] = without_newer(newer, shared[section])
-    sampler = {key: value for key, value in asdict(config.sampler).items() if key not in ("steps", *schema.SHARING)}
+    sampler = without_newer(schema.SamplerConfig, asdict(config.sampler))
+    sampler = {key: value for key, value in sampler.items() if key not in ("steps", *schema.SHARING)}
     ranks = config.gpus * config.nodes if setting.partition != "alone" else 1
     files: dict[str, Any] = {name: sha256_file(path) for name, path in adapters.items()}
     texts = [] if config.latency_only else prompts_of(config)

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import statistics
 import sys
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from common import report
+from torch import Tensor
 from train_step import (
     MODEL,
     POLICIES,
@@ -35,7 +37,7 @@ from cinelora.adapters.lora_layers import merge
 from cinelora.families.wan.conditions import Condition, ImageCondition, predict_velocity
 from cinelora.families.wan21 import WAN21
 from cinelora.io.hardware import default_device
-from cinelora.nn.int8_attention import kernel_on, round_attention
+from cinelora.nn.int8_attention import Guard, kernel_on, round_attention
 from cinelora.planning.estimate import Shape
 
 JOBS = {"480p33": Job(33, 480, 832, 1), "480p81": Job(81, 480, 832, 1), "720p81": Job(81, 720, 1280, 1)}
@@ -43,8 +45,17 @@ SMALL_JOB = Job(9, 48, 64, 1)
 CONTENDERS = ("plain", "bf16", "merged", "fp8", "int8")
 
 
-def measure(contender: str, job: Job, model: Any, steps: int, device: torch.device) -> dict[str, Any]:
-    """Seconds and peak of one prediction, and what it predicts."""
+@dataclass
+class Predictor:
+    """The velocity of latents at a timestep, some latents, and the guard of attention in int8, if any."""
+
+    velocity: Callable[[Tensor, float], Tensor]
+    latents: Tensor
+    guard: Guard | None
+
+
+def predictor(contender: str, job: Job, model: Any, device: torch.device) -> Predictor:
+    """One that is built anew, from equal values every time."""
     config = job.config(model, "fp8" if contender in ("fp8", "int8") else "bf16", POLICIES["plain"])
     start_afresh(device)
     built = plain(config, device) if contender == "plain" else ours(config, device)
@@ -56,19 +67,28 @@ def measure(contender: str, job: Job, model: Any, steps: int, device: torch.devi
     shape, size = Shape.of(config.model, "i2v"), (job.height // 8, job.width // 8)
     frames, generator = WAN21.geometry.num_latent_frames(job.frames), torch.Generator(device).manual_seed(0)
 
-    def draw(*sizes: int) -> torch.Tensor:
+    def draw(*sizes: int) -> Tensor:
         return torch.randn(1, *sizes, device=device, generator=generator)
 
     image = ImageCondition(draw(16, frames, *size), draw(WAN21.network("i2v").image_tokens, shape.image or 0))
     condition, latents = Condition(draw(WAN21.text_tokens, shape.text), image), draw(16, frames, *size)
-    kept: dict[str, torch.Tensor] = {}
 
     @torch.no_grad()
+    def velocity(latents_BCTHW: Tensor, timestep: float) -> Tensor:
+        return predict_velocity(transformer, latents_BCTHW, torch.full((1,), timestep, device=device), condition)
+
+    return Predictor(velocity, latents, guard)
+
+
+def measure(contender: str, job: Job, model: Any, steps: int, device: torch.device) -> dict[str, Any]:
+    """Seconds and peak of one prediction, and what it predicts."""
+    built, kept = predictor(contender, job, model, device), dict[str, Tensor]()
+
     def predict() -> None:
-        kept["velocity"] = predict_velocity(transformer, latents, torch.full((1,), 500.0, device=device), condition)
+        kept["velocity"] = built.velocity(built.latents, 500.0)
 
     seconds, first = timed(predict, steps, device)
-    told = {"int8_errors": guard.facts["errors"]} if guard else {}
+    told = {"int8_errors": built.guard.facts["errors"]} if built.guard else {}
     return {
         "seconds": seconds,
         "first": first,

@@ -494,8 +494,9 @@ def spin_briefly() -> None:
     bring, spins 300,000 rounds before it sleeps. Where another process has one of the cores, the slower thread is not even
     running, and the faster one burns the time in which it could have run: at every barrier, of which a step has thousands.
     A step of the embedded model took 8.6 s so, and not 0.09. After 3,000 rounds most barriers without a neighbour are over as
-    well, on processors whose rounds are quick and on such whose rounds are slow (benchmarks/busy_machine.py). Intel's OpenMP does not read this variable, and needs no such help: its threads offer
-    their core to others while they spin.
+    well, on processors whose rounds are quick and on such whose rounds are slow (benchmarks/busy_machine.py).
+    Intel's OpenMP does not read this variable, and needs no such help: its threads offer their core to others while they
+    spin.
     """
     if not any(name in os.environ for name in SPIN_SETTINGS):
         os.environ["GOMP_SPINCOUNT"] = SPIN_ROUNDS

@@ -39,7 +39,9 @@ LINGER_S = 5.0
 """How long ranks outlive one that failed: they most likely wait for it in a collective."""
 
 
-def on_ranks(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1, log_dir: Path) -> Any:
+def on_ranks(
+    fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1, log_dir: Path, hang_minutes: float | None = None
+) -> Any:
     """Run ``fn(*args)`` on ``ranks`` forked processes and return what rank 0 returned, as ``launch`` does.
 
     Raises any ``CineloraError`` of a rank as it was, and ``LaunchError`` for another error or a death. No rank outlives

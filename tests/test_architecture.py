@@ -40,6 +40,7 @@ WITHOUT_TORCH = (
     "cinelora.adapters.adapter_header",
     "cinelora.adapters.run_directory",
     "cinelora.card",
+    "cinelora.check",
     "cinelora.clone_only",
     "cinelora.cli",
     "cinelora.config",
@@ -285,6 +286,9 @@ MAY_WRITE = {
     "cinelora.footage.lut: file.write_text(cube.as_text())": "a new folder, for FFmpeg, which reads LUTs from files",
     "cinelora.footage.shot_detection: np.savez(draft, allow_pickle=False, note=text, **arrays)": "the draft of write_whole",
     "cinelora.cli.sweep_launchers: tempfile.mkdtemp(prefix='start-', dir=folder / JOB_LOGS)": "a new folder, for submitit",
+    "cinelora.parallel.heartbeat: os.open(folder / f'{rank}.beat', os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 384)": (
+        "in the exchange folder that the parent made, one line that is written over"
+    ),
     "cinelora.families.wan.random_members: _pipeline(name).save_pretrained(draft)": "a draft of its own, in the cache",
 }
 """Calls outside ``io/`` that write by themselves, and why each may."""

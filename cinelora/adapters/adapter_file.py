@@ -25,6 +25,7 @@ from cinelora.adapters.adapter_header import (
     Change,
     adapter_header,
     digest,
+    facts_digest,
     judge_adapter,
     tensors_of,
 )
@@ -111,7 +112,7 @@ def export_adapter(
             tensors[wanted.key(module, factor)] = written[own]
         if wanted is KOHYA:  # of whose files readers want an alpha
             tensors[f"{wanted.name(module)}.alpha"] = torch.tensor(float(adapter.spec.rank))
-    metadata[MARK] = f"{'folded' if wanted.folds else 'unfolded'} {tensors_digest(written)}"
+    metadata[MARK] = f"{'folded' if wanted.folds else 'unfolded'} {tensors_digest(written)} {facts_digest(metadata)}"
     if not wanted.folds:
         metadata[DIFFUSERS_HEADER] = json.dumps(_peft_facts(adapter))
     save_tensors(path, tensors, metadata)
@@ -179,6 +180,11 @@ def read_adapter(path: Path) -> AdapterFile:
     """
     found = judge_adapter(path)
     tensors = tensors_of(path)
+    if found.marked is False:
+        warn(
+            f"{path}: its values, or what its header says of them, are not what cinelora wrote: "
+            "another tool changed it, or it is damaged"
+        )
     if left := len(tensors) - sum(len(change.keys) for change in found.changes):
         warn(f"{path.name}: {left} tensors change the text encoder, which is not adapted here: they are left out")
     # Our own header says where it comes from.

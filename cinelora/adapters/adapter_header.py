@@ -34,7 +34,7 @@ from cinelora.errors import AdapterError, FileError, ModelError
 from cinelora.families import family_of
 from cinelora.families.family import EXPERTS, LayerNames, Network
 from cinelora.families.layer_names import smallest_target
-from cinelora.io.atomic import copy_file, write_bytes
+from cinelora.io.atomic import copy_file, sha256_json, write_bytes
 from cinelora.io.plain_data import build, opened, parse_json, quoted, read_json, read_text, short_key
 from cinelora.io.tensor_files import TENSOR_DTYPES, read_header, with_metadata
 
@@ -50,6 +50,8 @@ PICKLES, PLAIN_PICKLE = (".pt", ".pth", ".bin"), ".ckpt"
 """Endings of pickles, and that of AnimateDiff's own adapters, of which tensors alone are read (ADR 10)."""
 ORIGIN = ("kind", "base_model", "base_revision", "transformer", "data_hash")
 """Where an adapter comes from, as our header says it beside the facts of ``LoraSpec``."""
+OUR_KEYS = ("format", "rank", "alpha", "dropout", "targets", *ORIGIN, "config", "trigger", "expert")
+"""All of its keys but the mark."""
 NUMBERS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
 NUMBERS |= {"BF16": "<u2", "F8_E4M3": "u1", "F8_E5M2": "u1"}
 """How numpy reads what an adapter may hold; the last three as bits, which it has no numbers for."""
@@ -642,6 +644,12 @@ def digest(tensors: Iterable[tuple[str, str, tuple[int, ...], Any]]) -> str:
     return whole.hexdigest()[:24]
 
 
+def facts_digest(metadata: Mapping[str, str]) -> str:
+    """24 hex digits of what our header says; other tools may say more beside it."""
+    said = {key: text for key, text in metadata.items() if key in OUR_KEYS}
+    return sha256_json(said)[:24]
+
+
 def _marked(
     metadata: dict[str, str],
     changes: list[Change],
@@ -652,15 +660,18 @@ def _marked(
     """Whether our mark is true of the tensors; None where there is none, or it was not looked at."""
     # Layers go into the digest by diffusers' names, whatever they are called in the file: a file that was only renamed is
     # still known. Of .alpha it says nothing: whoever adds it has said something about the tensors, and did not change them.
-    if ours is None or MARK not in metadata:
+    if MARK not in metadata:
         return None
-    if not all(change.is_factors for change in changes):
+    if ours is None or not all(change.is_factors for change in changes):
         return False
     if values is None:
         return True
     parts = {f"{c.module}.lora_{part}.weight": c.keys[part] for c in changes for part in "AB"}
     found = digest((name, header[k]["dtype"], tuple(header[k]["shape"]), values[k].data) for name, k in parts.items())
-    return metadata[MARK].split()[1:] == [found] and {change.rank for change in changes} == {ours["rank"]}
+    values_then, *facts_then = metadata[MARK].split()[1:] or [""]
+    # older files say nothing of their facts
+    facts_hold = not facts_then or facts_then == [facts_digest(metadata)]
+    return values_then == found and facts_hold and {change.rank for change in changes} == {ours["rank"]}
 
 
 def _scale_by(ours: dict[str, Any] | None, metadata: dict[str, str]) -> float | None:

@@ -734,6 +734,8 @@ class TrainConfig:
     """processes reading footage and cache, per rank; 0 reads in the rank itself"""
     max_restarts: int = setting(3, at_least=0, resumable=True, read_when="one_machine")
     """times a run on one machine starts again by itself after it lost a rank"""
+    hang_minutes: float = setting(15.0, at_least=0, resumable=True, since=True)
+    """minutes after which a step that does not end is given up, and the run starts again as after a lost rank; 0 = never"""
     plan: bool | str = setting(False, resumable=True)
     """true = say what the run takes, in memory and time, here and on other cards, and do nothing; rtx4090 (or another) = as if on
     that card"""

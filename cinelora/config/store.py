@@ -22,7 +22,7 @@ from cinelora.errors import ConfigError, FileError
 from cinelora.io import plain_data
 from cinelora.io.atomic import write_text
 from cinelora.io.hub import CONFIG_FILE, EMBEDDED, EMBEDDED_ADAPTER, PREFIX, is_hub_name
-from cinelora.io.plain_data import read_yaml
+from cinelora.io.plain_data import read_yaml, sealed
 
 T = TypeVar("T")
 
@@ -92,7 +92,7 @@ def _anchored_word(field: Field, text: str) -> str:
 
 def save_config(config: TrainConfig | InferConfig | EvaluateConfig | StudyConfig, path: Path) -> None:
     """Write the settings to ``path``, whole or not at all."""
-    write_text(path, to_yaml(config))
+    write_text(path, sealed(to_yaml(config), "yaml"))
 
 
 def load_config(run_dir: Path) -> TrainConfig:

@@ -17,7 +17,7 @@ from cinelora.errors import FileError, FootageError
 from cinelora.footage.holdout import Split
 from cinelora.io import plain_data
 from cinelora.io.atomic import write_text
-from cinelora.io.plain_data import MOST_OF_LISTS, builder, without_collecting
+from cinelora.io.plain_data import MOST_OF_LISTS, builder, sealed, without_collecting
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ def is_inside(root: Path, path: str, follow_links: bool = False) -> bool:
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write a manifest as JSON lines, a sample or a skipped clip each, whole or not at all."""
     records = [*map(asdict, manifest.samples), *map(asdict, manifest.skipped)]
-    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    write_text(path, sealed(text, "lines"))
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -20,7 +20,7 @@ from typing import Any
 from cinelora.errors import CineloraError, FileError, TrainingError, reason, unwritable
 from cinelora.io.locks import LOCK, TEMPORARY, lock, try_flock
 from cinelora.io.own_files import open_own, own_entries
-from cinelora.io.plain_data import opened
+from cinelora.io.plain_data import opened, sealed
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """No space, no quota, and the size limit of a file (``ulimit -f``) are one thing to the user: nothing more fits."""
@@ -186,9 +186,13 @@ def write_bytes(path: Path, content: bytes) -> None:
     write_whole(path, lambda draft: draft.write_bytes(content))
 
 
-def write_json(path: Path, obj: Any) -> None:
-    """Write ``obj`` as indented JSON, whole or not at all; raises as ``write_whole``."""
-    write_text(path, json.dumps(obj, indent=2, ensure_ascii=False) + "\n")
+def write_json(path: Path, obj: Any, seals: bool = True) -> None:
+    """Write ``obj`` as indented JSON, whole or not at all; raises as ``write_whole``.
+
+    A table is sealed (``plain_data.sealed``), unless it is for programs that know no such key.
+    """
+    text = json.dumps(obj, indent=2, ensure_ascii=False) + "\n"
+    write_text(path, sealed(text, "json") if seals and obj and isinstance(obj, dict) else text)
 
 
 # -- hashes ------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import hashlib
 import json
 import math
 import os
@@ -101,8 +102,11 @@ def read_bytes(path: Path, limit: int = MOST_BYTES) -> bytes:
 
 
 def read_text(path: Path, limit: int = MOST_BYTES) -> str:
-    """A UTF-8 text, with or without a byte order mark; raises ``FileError``, also where it is no text."""
-    content = read_bytes(path, limit)
+    """A UTF-8 text, with or without a byte order mark, and without its seal; raises ``FileError``.
+
+    That is also where it is no text, or not the text that was ``sealed``.
+    """
+    content = _unsealed(read_bytes(path, limit), path)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -110,6 +114,38 @@ def read_text(path: Path, limit: int = MOST_BYTES) -> str:
     if "\0" in text:
         raise FileError(f"{path} is no text: its byte {content.index(0)} is zero")
     return text
+
+
+# -- seals -------------------------------------------------------------------------------------------------------------
+#
+# A text that is read back begins with a line that holds a hash of all bytes after it: a single flipped bit would otherwise be
+# another number of steps, or another caption, that nobody asked for. Who changes a file by hand removes that line, and what is
+# left is whole in each of these forms. Texts without one are read as they are: older versions wrote none.
+
+_SEALED = {"json": '{\n  "seal": "%s",\n', "yaml": "# seal: %s\n", "lines": '{"seal": "%s"}\n'}
+_SEAL = re.compile("|".join(re.escape(form) % '([^"\n]{24})' for form in _SEALED.values()).encode())
+
+
+def sealed(text: str, form: Literal["json", "yaml", "lines"]) -> str:
+    """A text with the line that ``read_text`` holds it to; of JSON one that begins with the first key of a table."""
+    rest = text.removeprefix("{\n") if form == "json" else text
+    return _SEALED[form] % _digest(rest.encode()) + rest
+
+
+def _unsealed(content: bytes, path: Path) -> bytes:
+    found = _SEAL.match(content)
+    if found is None:
+        return content
+    rest = content[found.end() :]
+    if _digest(rest).encode() not in found.groups():
+        raise FileError(
+            f"{path} is not as it was written: it is damaged, or was changed; if you changed it, remove its line with 'seal'"
+        )
+    return b"{\n" + rest if found[0].startswith(b"{\n") else rest
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:24]
 
 
 # -- JSON --------------------------------------------------------------------------------------------------------------

@@ -30,6 +30,8 @@ TENSOR_DTYPES = {
 HEADER_LIMIT = 2**22
 """Bytes. The format allows more; that of a 14 B transformer has 0.1 MB, and 4 MB name forty thousand tensors."""
 METADATA = "__metadata__"
+SEAL = "seal"
+"""In the header of tensors that are read back: their ``content_digest``."""
 MOST_DIMENSIONS = 64
 _BYTES = {name: int(re.search(r"\d+", name)[0]) // 8 if name != "BOOL" else 1 for name in TENSOR_DTYPES.values()}  # type: ignore[index]
 
@@ -37,14 +39,16 @@ _BYTES = {name: int(re.search(r"\d+", name)[0]) // 8 if name != "BOOL" else 1 fo
 # -- tensors -----------------------------------------------------------------------------------------------------------
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], seals: bool = False) -> str:
     """Write ``tensors`` as safetensors, whole or not at all, and return the file's SHA-256; raises as ``write_whole``.
+
+    ``seals``: ``load_tensors`` holds them to what is written.
 
     Views and tied tensors are written out in full, each under its own name. The library's own writer hides which errno it
     met, and copies everything once more: 0.5 of the 1.9 s that the checkpoint of a 14B adapter took with it.
     """
     # Views into the tensors' own memory, in the order of the file: they are written and hashed without being put together first.
-    parts = _tensor_parts(tensors, metadata)
+    parts = _tensor_parts(tensors, metadata | ({SEAL: content_digest(tensors)} if seals else {}))
 
     def write(draft: Path) -> None:
         with draft.open("wb") as file:
@@ -100,6 +104,8 @@ def content_digest(tensors: Mapping[str, Tensor]) -> str:
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a safetensors file, on the CPU, and its metadata; raises ``FileError`` as ``read_header``.
 
+    That is also where they are not what was sealed.
+
     Each tensor is a clone: torch aligns its own memory to 64 bytes, a mapped file does not, and kernels sum in another
     order on memory that is not aligned (outputs then differ by up to 2e-5 although the weights are equal).
     """
@@ -108,9 +114,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     read_header(path)  # the library would wait for a pipe, and read a header of 100 MB
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            facts = file.metadata() or {}
     except (OSError, SafetensorError, AttributeError) as error:  # AttributeError: a dtype that torch has not
         raise _damaged(path, str(error)) from error
+    if re.fullmatch("[0-9a-f]{24}", seal := facts.pop(SEAL, "")) and seal != content_digest(tensors):
+        raise FileError(f"{path} is damaged: its values are not those that were written")
+    return tensors, facts
 
 
 class _Tensor(TypedDict):

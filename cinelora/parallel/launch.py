@@ -46,8 +46,9 @@ from cinelora.io.locks import own_folder
 from cinelora.io.own_files import append_own
 from cinelora.io.plain_data import without_collecting
 from cinelora.io.state_folder import is_own
-from cinelora.io.terminal import note_word, say, show_logged_text, traceback_of, visible
+from cinelora.io.terminal import note_word, say, show_logged_text, traceback_of, visible, warn
 from cinelora.io.waiting import Turn, waiting
+from cinelora.parallel.heartbeat import HEART, Listener
 
 POLL_S = 0.1
 MEET_S = 300
@@ -58,6 +59,7 @@ DOOM_S = 5.0
 """How long ranks outlive one that died: they most likely wait for it in a collective."""
 PATIENCE = timedelta(days=7)
 """How long ranks wait for one that scans, decodes or draws alone; one that died is noticed by the parent."""
+LISTEN_S = 1.0
 LINGER_S = 0.5
 """A rank with an error stays this long, so that a peer whose death caused the error is noticed first."""
 SPIN_SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
@@ -93,6 +95,10 @@ class LaunchError(CineloraError):
     """A rank that ended in an error nobody foresaw, or was killed; its log says more than the sentence."""
 
 
+class RankHung(LaunchError):
+    """Ranks that stood still for too long and were ended; another try may fare better."""
+
+
 class RankKilled(LaunchError):
     """A rank that a signal ended: by hand, by the system, or a fault of the machine. Another try may fare better."""
 
@@ -100,27 +106,34 @@ class RankKilled(LaunchError):
 # -- the parent --------------------------------------------------------------------------------------------------------
 
 
-def launch(fn: Callable[..., Any], *args: Any, ranks: int = 1, nodes: int = 1, log_dir: Path) -> Any:
+def launch(
+    fn: Callable[..., Any],
+    *args: Any,
+    ranks: int = 1,
+    nodes: int = 1,
+    log_dir: Path,
+    hang_minutes: float | None = None,
+) -> Any:
     """Run ``fn(*args)`` on ``ranks`` new processes of this node and return what the lowest of them returned.
 
     ``fn`` and ``args`` are pickled, so ``fn`` is a function of a module. What rank N prints is in
     ``log_dir/rank-N.log``; rank 0 speaks on the terminal too. Ctrl-C, TERM and HUP are passed on; ranks then have 60 s
-    to return.
+    to return. Ranks whose step takes longer than ``hang_minutes``, of those that say when one ends (``heartbeat``), are ended.
 
-    Raises ``ConfigError`` for more ranks than GPUs or an unknown meeting point of several nodes; any ``CineloraError``
-    of a rank as it was; ``LaunchError`` for another error or a death, within 10 s of it; ``KeyboardInterrupt`` where
-    ranks were stopped and returned None or nothing at all: a result that is one says by itself how far it came. After such
-    a one nothing more is started. No rank outlives this process.
+    Raises ``ConfigError`` for more ranks than GPUs or an unknown meeting point of several nodes; any ``CineloraError`` of a rank
+    as it was; ``LaunchError`` for another error or a death, within 10 s of it, and for ranks that hang; ``KeyboardInterrupt``
+    where ranks were stopped and returned None or nothing at all: a result that is one says by itself how far it came. After
+    such a one nothing more is started. No rank outlives this process.
     """
     if slurm.asked():
         raise KeyboardInterrupt
     since = time.monotonic()
     # Importing torch takes seconds here, and once more in each rank: the parent says so until rank 0 has its first word.
     with _exchange(fn, args, log_dir, since) as folder, waiting("starting", write=Turn(folder / TERMINAL).write):
-        return _launched(folder, ranks, nodes, log_dir)
+        return _launched(folder, ranks, nodes, log_dir, hang_minutes)
 
 
-def _launched(folder: Path, ranks: int, nodes: int, log_dir: Path) -> Any:
+def _launched(folder: Path, ranks: int, nodes: int, log_dir: Path, hang_minutes: float | None) -> Any:
     with without_collecting():
         from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -130,7 +143,7 @@ def _launched(folder: Path, ranks: int, nodes: int, log_dir: Path) -> Any:
     check_ranks(ranks)
     meeting = meeting_point(nodes, next(_launches))
     _hush_agent()
-    with _Watch(folder) as watch:
+    with _Watch(folder, hang_minutes) as watch:
         logs = DefaultLogsSpecs(log_dir=str(folder / "agent"))
         config = LaunchConfig(nodes, nodes, ranks, logs, **meeting.for_agent(), **AGENT)
         # The agent's own errors say who failed, not why. What happened is read from the folder afterwards; of the agent only
@@ -218,13 +231,17 @@ class _Watch:
     # of `_watch` looks at the ranks ten times a second and does what the notes ask for. A request is sent to each rank once
     # (`_told`), also to those that start after it came, and is sent to all again where another one comes.
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, hang_minutes: float | None) -> None:
         self.folder = folder
+        self.listener = Listener(folder, hang_minutes * 60 if hang_minutes else None)
+        self.hung: str | None = None
+        """Where ranks stood that were ended because a step took too long."""
         self.stopped_at: float | None = None
         self._stop_signal = signal.SIGTERM
         self.deaths: dict[int, float] = {}
         """When ranks were first seen to be gone without a word."""
         self._first_loss: float | None = None
+        self._listened_at = 0.0
         self._told: set[int] = set()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
@@ -265,11 +282,26 @@ class _Watch:
                 self.deaths.setdefault(rank, time.time())
             if self._first_loss is None and not set(ends.values()) <= {"returned"}:
                 self._first_loss = time.monotonic()
+            if self.stopped_at is None and self._first_loss is None:
+                self._listen(alive)
             if self._time_is_up():
                 for pid in alive.values():
                     _send(pid, signal.SIGKILL)
 
+    def _listen(self, alive: dict[int, int]) -> None:
+        if time.monotonic() < self._listened_at + LISTEN_S:
+            return
+        self._listened_at = time.monotonic()
+        said, beyond = self.listener.look(alive)
+        if said and beyond:
+            self.hung = said
+        elif said:
+            minutes = (self.listener.limit_s or 0) / 60
+            warn(f"{said}; after hang_minutes={minutes:g} all ranks are ended")
+
     def _time_is_up(self) -> bool:
+        if self.hung:
+            return True
         if self.stopped_at is not None:
             return time.monotonic() > self.stopped_at + STOP_S
         return self._first_loss is not None and time.monotonic() > self._first_loss + DOOM_S
@@ -336,6 +368,8 @@ def _conclude(watch: _Watch, exit_codes: dict[int, int], world_size: int, log_di
         raise refusal.value.__new__(refusal.value, sentence)  # its __init__ may take other arguments than the sentence
     if stopped:
         raise KeyboardInterrupt
+    if watch.hung:
+        raise RankHung(f"{watch.hung}; all ranks were ended")
     if lost:
         raise LaunchError(lost)
     # what a rank says of itself may be that it lost another; those that went when it had lingered were ended because of it
@@ -539,6 +573,7 @@ def run_rank(exchange: str, facts: dict[str, Any]) -> None:
     number = rank.global_rank
     die_with(facts["parent"])
     write_text(folder / f"{number}.pid", str(os.getpid()))
+    HEART.listen_for(folder, number)
     log = append_own(_log_file(Path(facts["log_dir"]), number), buffering=1)
     log.write(f"-- rank {number} of {rank.world_size}, process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
     _launched_at.set(facts["since"])

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from cinelora.adapters.run_directory import warn_of_other_weights
 from cinelora.config.clip_request import ClipRequest, Take
 from cinelora.config.schema import InferConfig, ScaleConfig
-from cinelora.errors import InferenceError
+from cinelora.errors import FileError, InferenceError
 from cinelora.families import experts_of, family_of
 from cinelora.families.family import Expert
 from cinelora.footage.captions import prompt_with_trigger
@@ -29,7 +29,7 @@ from cinelora.io.hardware import explained_out_of_memory, gpu_at_hand, limit_gpu
 from cinelora.io.live_bar import LiveBar
 from cinelora.io.read_ahead import read_ahead
 from cinelora.io.tensor_files import load_tensors, save_tensors
-from cinelora.io.terminal import say
+from cinelora.io.terminal import say, warn
 from cinelora.io.waiting import waiting
 from cinelora.parallel.launch import barrier, launch, process_group, rank_info, starting
 from cinelora.planning.estimate import Drawing
@@ -95,11 +95,15 @@ class Rendition:
 
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = {} if keyframe is None else {"keyframe": torch.from_numpy(keyframe)}
-        save_tensors(path, {**tensors, **pixels}, {"made_of": self.made_of})
+        save_tensors(path, {**tensors, **pixels}, {"made_of": self.made_of}, seals=True)
 
     def _read(self, path: Path) -> tuple[dict[str, Tensor], np.ndarray | None]:
         """The tensors in a file that was made of the same, and the keyframe beside them; none where there is no such file."""
-        tensors, facts = load_tensors(path) if path.exists() else ({}, None)
+        try:
+            tensors, facts = load_tensors(path) if path.exists() else ({}, None)
+        except FileError as error:
+            warn(f"{error}: it is drawn again")
+            return {}, None
         if facts != {"made_of": self.made_of}:
             return {}, None
         keyframe = tensors.pop("keyframe", None)

@@ -162,7 +162,7 @@ def keep_clips(run_dir: Path, row: Result, timed: Timed) -> None:
     """Write the latents of a row's clips, to be looked at."""
     if timed.latents and not timed.trouble:
         tensors = {f"clip-{number}": latents for number, latents in enumerate(timed.latents)}
-        save_tensors(run_dir / LATENTS / f"{row.key}.safetensors", tensors, {})
+        save_tensors(run_dir / LATENTS / f"{row.key}.safetensors", tensors, {}, seals=True)
 
 
 def from_rank_0(value: Any, rank: Rank) -> Any:

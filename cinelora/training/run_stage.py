@@ -26,7 +26,7 @@ from cinelora.io.locks import lock
 from cinelora.io.own_files import drop_wandb_links
 from cinelora.io.own_folders import tag_cache
 from cinelora.io.terminal import say, shell_word
-from cinelora.parallel.launch import LaunchError, RankKilled, launch, meeting_point, starting
+from cinelora.parallel.launch import LaunchError, RankHung, RankKilled, launch, meeting_point, starting
 from cinelora.training.checkpoint_files import saved_checkpoints, sweep_drafts
 from cinelora.training.model_card import push, read_record, resume_command
 from cinelora.training.verdict import effect_line, heldout_line, stopped_line
@@ -154,7 +154,8 @@ def launched(work: Callable[[TrainConfig, RunDirectory], Any], config: TrainConf
     reached, ended = last_saved(run), written_at(run.summary)
     for restart in range(1, config.max_restarts + 2):
         try:
-            return launch(work, config, run, ranks=config.gpus, nodes=config.nodes, log_dir=run.logs)
+            place: dict[str, Any] = {"ranks": config.gpus, "nodes": config.nodes, "log_dir": run.logs}
+            return launch(work, config, run, **place, hang_minutes=config.hang_minutes or None)
         except LaunchError as error:
             if written_at(run.summary) != ended:
                 return run.read_summary()
@@ -162,7 +163,7 @@ def launched(work: Callable[[TrainConfig, RunDirectory], Any], config: TrainConf
             # memory, a machine hiccuped), or any failure after a checkpoint that this very start has written. An error
             # at the same checkpoint as before would only be met once more.
             before, reached = reached, last_saved(run)
-            worth_it = reached != before or isinstance(error, RankKilled)
+            worth_it = reached != before or isinstance(error, RankKilled | RankHung)
             # Nodes have a parent each, and each would restart by its own count: their scheduler does that instead.
             if restart > config.max_restarts or config.nodes > 1 or not worth_it:
                 raise

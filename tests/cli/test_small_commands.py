@@ -86,6 +86,7 @@ def test_an_error_is_one_line_with_its_exit_code(capsys: pytest.CaptureFixture[s
     ("module", "words", "shown", "light"),
     [
         ("cinelora.card", ["--help"], "run*", True),
+        ("cinelora.check", ["--help"], "adapter*", True),
         ("tools.scale_model", ["--help"], "vae_rate", False),
         ("tools.scale_model", ["adopt", "-h"], "pair*", False),
     ],

@@ -122,7 +122,7 @@ def save_transformer(folder: Path, kind: str, state: dict[str, Tensor]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.to("cpu", torch.bfloat16) for name, value in state.items()}
     save_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
-    write_json(folder / "config.json", config)
+    write_json(folder / "config.json", config, seals=False)
 
 
 def adopt(pair: Path, trained: Path, kind: str, seed: int = 0) -> None:

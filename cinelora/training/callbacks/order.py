@@ -23,6 +23,7 @@ from cinelora.training.callbacks.early_stopping import EarlyStopping
 from cinelora.training.callbacks.ema import Ema
 from cinelora.training.callbacks.progress import Progress
 from cinelora.training.callbacks.resume import Duties, Resume, owes
+from cinelora.training.callbacks.signs_of_life import StepBegins, StepEnds
 from cinelora.training.callbacks.stop import StopRequest
 from cinelora.training.callbacks.validation_loss import ValidationLoss
 from cinelora.training.checkpoint_files import Checkpoint
@@ -53,7 +54,7 @@ class RunCallbacks:
         """Those there are, in the order they act: restore, stop, average, log, save, measure, show, compare, settle."""
         # Lightning calls them in the order of this list, and each place in it has a reason:
         #
-        #   resume            first of all, as the others read the weights and the step that it puts back
+        #   resume            first of these, as the others read the weights and the step that it puts back
         #   stop              decides whether this step is the last one, which all after it ask for
         #   ema               moves the average to this step before anyone saves, measures or shows it
         #   progress          logs before the save: were it the other way round, a kill between the two would leave a gap
@@ -63,8 +64,10 @@ class RunCallbacks:
         #   early_stopping    compares what was logged for this very step, hence after those that log it
         #   duties            marks the checkpoint of this step as settled; where a run resumes at one that is not, it has
         #                     those from the checkpointer on act once more, for that step
-        before = (self.resume, self.stop, self.ema, self.progress, self.checkpointer)
-        return [callback for callback in (*before, *self.duties.callbacks, self.duties) if callback]
+        #   signs of life     around all of them: none of this is part of a step, and none of it is ever late
+        before = (StepEnds(), self.resume, self.stop, self.ema, self.progress, self.checkpointer)
+        after = (*self.duties.callbacks, self.duties, StepBegins())
+        return [callback for callback in (*before, *after) if callback]
 
 
 def make_callbacks(

@@ -147,7 +147,7 @@ def where_they_stand(folder: Path, pids: dict[int, int]) -> str:
     before = {rank: _size(folder / f"{rank}.stack") for rank in pids}
     states = {rank: _state(pid) for rank, pid in pids.items()}
     for rank, pid in pids.items():
-        if rank in before and states[rank] is None:
+        if states[rank] is None and (folder / f"{rank}.stack").exists():  # without its handler the signal would end it
             with suppress(ProcessLookupError):
                 os.kill(pid, STACK_SIGNAL)
     time.sleep(STACK_S)

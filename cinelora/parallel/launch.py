@@ -297,6 +297,7 @@ class _Watch:
             self.hung = said
         elif said:
             minutes = (self.listener.limit_s or 0) / 60
+            say("")  # the bar of rank 0 has left the terminal in the middle of a line
             warn(f"{said}; after hang_minutes={minutes:g} all ranks are ended")
 
     def _time_is_up(self) -> bool:

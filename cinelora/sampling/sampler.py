@@ -27,7 +27,7 @@ from cinelora.families.machinery import machinery_of
 from cinelora.families.model_bundle import Bundle
 from cinelora.families.noise_law import law_of
 from cinelora.io.terminal import say
-from cinelora.nn.attention_backend import Work, choose, rounds
+from cinelora.nn.attention_backend import Work, choose, require, rounds
 from cinelora.nn.flow_matching import keyed_generator
 from cinelora.nn.int8_attention import Guard, guard_of, kernel_on, round_attention
 from cinelora.parallel.launch import Rank
@@ -75,11 +75,13 @@ def adapted_transformer(
 
     Its attention runs on the backend that is asked for or found fastest for ``num_frames``, which rank 0 prints.
     """
+    work = sampling.attention_work(bundle.kind, num_frames)
+    if sampling.model.attention == INT8:  # what cannot run here is refused before gigabytes are read
+        require(INT8, work, bundle.device)
     transformer = bundle.load_transformer(on_host=drawing.swap, num_frames=num_frames)
     for name, adapter in adapters.items():
         load_adapter(transformer, name, adapter, sampling.model.name, changed_now=False)
     partition(transformer, sampling.plan)
-    work = sampling.attention_work(bundle.kind, num_frames)
     line = choose(transformer, work, sampling.model.attention) if Use.BACKENDS in bundle.family.uses else None
     if line and sampling.rank.global_rank == 0:
         say(line)

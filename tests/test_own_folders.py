@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,16 @@ def test_a_folder_that_takes_the_place_of_a_repository_is_named(
     assert shadowed("model.t2v", "owner/model") == [wanted]
     for plain in ("owner/other", "./owner/model", str(tmp_path / "owner/model"), "embedded:tiny-t2v", None):
         assert shadowed("model.t2v", plain) == []
+
+
+def test_a_cache_that_another_start_tags_meanwhile_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = Path.iterdir
+
+    def tagged_meanwhile(folder: Path) -> Iterator[Path]:
+        if folder == tmp_path:
+            tag_cache(folder)
+        return look(folder)
+
+    monkeypatch.setattr(Path, "iterdir", tagged_meanwhile)
+    refuse_occupied("cache", tmp_path, CACHE)
+    assert is_tagged(tmp_path)

@@ -43,11 +43,13 @@ PREPARED = Ours(
 
 def refuse_occupied(key: str, folder: Path, ours: Ours) -> None:
     """Raise ``ConfigError`` where ``folder`` holds files and is none of ``ours``; one that is missing or empty is free."""
-    is_ours = (ours.tagged and is_tagged(folder)) or any(any(folder.glob(mark)) for mark in ours.marks)
-    if is_ours or not folder.is_dir():
+    if not folder.is_dir():
         return
-    # One that starts beside this one may be about to write the first file there, perhaps the mark itself.
+    # One that starts beside this one may be about to write the first file there, perhaps the mark itself. So marks are looked for
+    # after the folder was listed: what the list holds of them is whole by then.
     names = {path.name for path in folder.iterdir() if not path.name.startswith(TEMPORARY)}
+    if (ours.tagged and is_tagged(folder)) or any(any(folder.glob(mark)) for mark in ours.marks):
+        return
     if others := sorted(names - _NOBODY_S - ours.may_lie_there):
         held = ", ".join(map(repr, others[:3])) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
         raise ConfigError(

@@ -252,7 +252,7 @@ def test_the_manifest_comes_back_and_does_not_change(
     assert manifest.samples[0].file_hash == hashlib.sha256((footage / "a.mkv").read_bytes()).hexdigest()
     write_manifest(tmp_path / "manifest.jsonl", manifest)
     assert read_manifest(tmp_path / "manifest.jsonl") == manifest == look()
-    assert len((tmp_path / "manifest.jsonl").read_text().splitlines()) == 5
+    assert len((tmp_path / "manifest.jsonl").read_text().splitlines()) == 6
 
 
 @pytest.mark.parametrize("content", ["{}\n", '{"path": 1}\n', "[]\n", "{"])

@@ -119,7 +119,7 @@ def one_hot(strength: float) -> tuple[Tensor, ...]:
 
 
 def test_peaked_attention_is_found_out_and_stays_exact() -> None:
-    guard = Guard(emulated, layers=2)
+    guard = Guard(emulated)
     calm, peaked = video_like(2048, 2, 128, "cpu", seed=1), one_hot(60.0)
     calm = (calm[0] * 0.2, calm[1], calm[2] + 3)  # each query looks at many keys, whose rounding averages out
     for layer, tensors in enumerate((calm, peaked)):
@@ -134,7 +134,7 @@ def test_peaked_attention_is_found_out_and_stays_exact() -> None:
 
 
 def test_what_is_only_reported_is_rounded_all_the_same() -> None:
-    guard, peaked = Guard(emulated, layers=1, keeps=False), one_hot(60.0)
+    guard, peaked = Guard(emulated, keeps=False), one_hot(60.0)
     guard.result(0, exact, *peaked, weighs=False)
     assert torch.equal(guard.result(0, exact, *peaked, weighs=False)[0], emulated(*peaked)[0])
     assert (guard.kept, guard.beyond) == ([], [0])
@@ -154,7 +154,7 @@ def test_what_is_no_number_is_further_off_than_anything() -> None:
     def broken(query: Tensor, key: Tensor, value: Tensor, weighs: bool) -> tuple[Tensor, None]:
         return torch.full_like(query, torch.nan), None
 
-    guard = Guard(broken, layers=1)
+    guard = Guard(broken)
     assert torch.equal(guard.result(0, exact, *TENSORS, weighs=False)[0], exact(*TENSORS)[0])
     assert guard.kept == [0]
 

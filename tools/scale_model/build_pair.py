@@ -140,7 +140,8 @@ def write_hashes(pair: Path) -> None:
     # Safetensors writes for the owner alone, and an image is built by one user and run by another.
     for path in files:
         path.chmod(0o644)
-    write_json(pair / HASHES, {path.relative_to(pair).as_posix(): sha256_file(path) for path in files})
+    hashes = {path.relative_to(pair).as_posix(): sha256_file(path) for path in files}
+    write_json(pair / HASHES, hashes, seals=False)
 
 
 def materialise(folder: Path) -> Path:

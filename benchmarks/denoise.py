@@ -55,7 +55,7 @@ class Predictor:
 
 
 def predictor(contender: str, job: Job, model: Any, device: torch.device) -> Predictor:
-    """One that is built anew, from equal values every time."""
+    """Build a transformer and its inputs anew, from the same random values each time."""
     config = job.config(model, "fp8" if contender in ("fp8", "int8") else "bf16", POLICIES["plain"])
     start_afresh(device)
     built = plain(config, device) if contender == "plain" else ours(config, device)

@@ -157,7 +157,7 @@ def right(device: torch.device) -> dict[str, Any]:
 
 
 def milliseconds(call: Any, times: int = 7) -> list[float]:
-    """GPU time of a call, so many times."""
+    """Milliseconds on the GPU of each of ``times`` calls, after two that are not counted."""
     for _ in range(2):
         call()
     taken = []
@@ -267,7 +267,7 @@ def clips(_: torch.device) -> dict[str, Any]:
 def drawn(
     studio: Studio, transformer: Any, asked: list[str], guard: Guard | None, ends: int, seeds: list[int] | None = None
 ) -> Tensor:
-    """Clips (N, T, H, W, 3) uint8; exact without a guard's rounding, and in so many steps at both ends with it."""
+    """Clips (N, T, H, W, 3) uint8. Attention is exact without ``guard``; with it, in the first and last ``ends`` steps."""
     videos = []
     if there := guard_of(transformer):
         there.exact_now = guard is None

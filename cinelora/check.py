@@ -125,17 +125,6 @@ def read_any_text(path: Path) -> bool:
     return is_sealed(path)
 
 
-def read_encoding(path: Path) -> bool:
-    """Read an encoding of the cache; whether it says what it was. Raises ``FileError``."""
-    from cinelora.io.tensor_files import content_digest, load_tensors
-    from cinelora.latents.cache import DIGEST
-
-    tensors, facts = load_tensors(path)
-    if DIGEST in facts and facts[DIGEST] != content_digest(tensors):
-        raise FileError(f"{path} is damaged: its values are not those that were written")
-    return DIGEST in facts
-
-
 def read_one_adapter(path: Path) -> bool:
     """Read an adapter; whether it says what it was. Raises ``AdapterError`` or ``FileError``."""
     from cinelora.adapters.adapter_header import judge_adapter
@@ -146,8 +135,8 @@ def read_one_adapter(path: Path) -> bool:
     return bool(found.marked)
 
 
-def read_drawn(path: Path) -> bool:
-    """Read latents that wait to be decoded or looked at. Raises ``FileError``."""
+def read_tensors(path: Path) -> bool:
+    """Read an encoding, or latents that wait to be decoded; whether the file says what it was. Raises ``FileError``."""
     from cinelora.io.tensor_files import METADATA, SEAL, load_tensors, read_header
 
     load_tensors(path)
@@ -175,7 +164,7 @@ def check_run(run: Path, found: Findings) -> None:
         if path.suffix in TEXTS:
             found.look(path, read_any_text)
         elif path.suffix in TENSORS:
-            found.look(path, read_one_adapter if path in roles else read_drawn)
+            found.look(path, read_one_adapter if path in roles else read_tensors)
         else:
             found.unread += path.suffix in UNREAD
     check_encodings(RunDirectory(run), found)
@@ -201,7 +190,7 @@ def check_encodings(run: RunDirectory, found: Findings) -> None:
         return  # said above, where the file itself was read
     for path in paths:
         if path.is_file():
-            found.look(path, read_encoding)
+            found.look(path, read_tensors)
         else:
             found.miss(path, "the next run on this footage encodes it again")
 
@@ -215,7 +204,7 @@ def check_cache(cache: Path, found: Findings) -> None:
             if path.name == HASHES:
                 check_weights(path, found)
         elif path.suffix == ".safetensors":
-            found.look(path, read_encoding)
+            found.look(path, read_tensors)
         elif path.suffix in TEXTS:
             found.look(path, read_any_text)
 

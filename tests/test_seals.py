@@ -17,15 +17,19 @@ from cinelora import check as checking
 from cinelora.adapters.adapter_file import AdapterFile, export_adapter, read_adapter
 from cinelora.adapters.adapter_header import judge_adapter
 from cinelora.adapters.adapter_header import read_header as header_of
+from cinelora.cli.compose import compose_train
 from cinelora.config.schema import InferConfig, LoraSpec
 from cinelora.config.store import load, save_config
+from cinelora.config.trust import note_as_own
 from cinelora.errors import CineloraError
 from cinelora.footage.manifest import Manifest, Sample, Skipped, read_manifest, write_manifest
 from cinelora.io.atomic import write_json
 from cinelora.io.locks import LOCK, lock
 from cinelora.io.plain_data import read_json, sealed
 from cinelora.io.tensor_files import content_digest, load_tensors, save_tensors
-from cinelora.latents.cache import DIGEST
+from cinelora.latents.cache import Entry, Index, encoding_path
+from cinelora.sampling.sampler import Texts
+from cinelora.sampling.scene import Latents, Rendition
 
 Read = Callable[[Path], Any]
 
@@ -186,6 +190,25 @@ def test_what_another_tool_did_to_an_adapter_is_said_and_read(
     assert judge_adapter(path).marked is True
 
 
+def test_latents_in_waiting_that_are_damaged_are_drawn_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = Texts(torch.zeros(1), torch.zeros(1))
+    rendition = Rendition({}, texts, 0, tmp_path / "adapted.latents", "what it is made of")
+    rendition.keep(Latents(torch.ones(1, 2, 3)))
+    kept = rendition.kept()
+    assert kept is not None
+    assert torch.equal(kept.of_clip, torch.ones(1, 2, 3))
+    content = bytearray(rendition.draft.read_bytes())
+    content[-1] ^= 1
+    rendition.draft.write_bytes(content)
+    assert rendition.kept() is None
+    assert (
+        "adapted.latents is damaged: its values are not those that were written: it is drawn again"
+        in capsys.readouterr().out
+    )
+
+
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
@@ -224,13 +247,29 @@ def test_a_cache_is_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         kept = tensors()
         file = tmp_path / "latents" / "00" / f"text-{number:032x}.safetensors"
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_tensors(file, kept, {DIGEST: content_digest(kept)})
+        save_tensors(file, kept, {}, seals=True)
     assert checking.main([f"cache={tmp_path}"]) == 0
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
     assert checking.main([f"cache={tmp_path}"]) == checking.DAMAGED
     assert f"{file} is damaged" in capsys.readouterr().out
+
+
+def test_an_encoding_that_is_gone_is_missing(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = compose_train(["stage=style", "data=noir", f"cache={tmp_path / 'cache'}"])
+    save_config(config, run / "config.yaml")
+    note_as_own(config)
+    names = {kind: f"{kind}-{0:032x}" for kind in ("text", "video")}
+    Index((Entry("a", "train", "a man", names["text"], names["video"], None),), {}).save(run / "dataset.json")
+    there = encoding_path(tmp_path / "cache" / "latents", names["text"])
+    there.parent.mkdir(parents=True)
+    save_tensors(there, tensors(), {}, seals=True)
+    assert checking.main([f"run={run}"]) == checking.MISSING
+    gone = encoding_path(tmp_path / "cache" / "latents", names["video"])
+    out = capsys.readouterr()
+    assert f"missing: {gone} (the next run on this footage encodes it again)" in out.out
+    assert "0 damaged, 1 missing" in out.err
 
 
 def test_a_run_in_use_is_said_to_be(run: Path) -> None:

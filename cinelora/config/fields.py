@@ -54,8 +54,8 @@ class Field:
     by_group: bool = False
     # whether a run that is resumed may change it
     resumable: bool = False
-    # whether another value gives another clip; ``hashed_as`` stands in a hash, if it is not ...,
-    # in its place, if it is not; a tuple: whether one of these values does
+    # whether another value gives another clip; a tuple names the values that do. A value that does not is left out of hashes, or
+    # stands in them as ``hashed_as``, if that is not ...
     changes_clip: bool | tuple[str, ...] = True
     hashed_as: Any = ...
     # newer than the first hashes of clips: it stands in them where it is not its default, so that those of older runs hold

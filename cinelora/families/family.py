@@ -66,6 +66,11 @@ class Geometry:
         side = self.spatial * self.patch
         return self.num_latent_frames(num_frames) * (height // side) * (width // side)
 
+    def tokens_of(self, latents_BCTHW: tuple[int, ...]) -> int:
+        """The same from the shape of its latents."""
+        frames, height, width = latents_BCTHW[2:]
+        return frames * (height // self.patch) * (width // self.patch)
+
 
 def suffixed(stage: str, expert: str) -> str:
     """What files and adapters of a stage, and of an expert if any, are called: ``style``, or ``style_high_noise``."""

@@ -30,7 +30,7 @@ TENSOR_DTYPES = {
 HEADER_LIMIT = 2**22
 """Bytes. The format allows more; that of a 14 B transformer has 0.1 MB, and 4 MB name forty thousand tensors."""
 METADATA = "__metadata__"
-SEAL = "seal"
+SEAL = "digest"
 """In the header of tensors that are read back: their ``content_digest``."""
 MOST_DIMENSIONS = 64
 _BYTES = {name: int(re.search(r"\d+", name)[0]) // 8 if name != "BOOL" else 1 for name in TENSOR_DTYPES.values()}  # type: ignore[index]

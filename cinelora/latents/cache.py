@@ -32,7 +32,7 @@ from cinelora.io.atomic import sha256_json, sweep_temporaries, write_json
 from cinelora.io.live_bar import LiveBar
 from cinelora.io.own_folders import tag_cache
 from cinelora.io.plain_data import MOST_OF_LISTS, quoted, read_json
-from cinelora.io.tensor_files import content_digest, save_tensors
+from cinelora.io.tensor_files import save_tensors
 
 if TYPE_CHECKING:
     from cinelora.families.model_bundle import Bundle
@@ -45,8 +45,6 @@ VERSION = 2
 PIXELS_AT_ONCE = 6 * 2**20
 """Pixels of a batch on a GPU: 8 windows of 33 frames at 112x192, one at 480p. On a CPU batches gain nothing."""
 TEXTS_AT_ONCE = 64
-DIGEST = "digest"
-"""In an encoding's header: ``content_digest`` of what was written. Older files have none."""
 NAME = re.compile(r"(text|video|image)-[0-9a-f]{32}")
 """What an encoding is called; its file is named so."""
 
@@ -251,7 +249,7 @@ class LatentCache:
                 f"the encoder gave values that are not finite for {name}; check model.dtype and the weights"
             )
         kept = {key: tensor.cpu() for key, tensor in tensors.items()}
-        save_tensors(path, kept, {"version": str(VERSION), DIGEST: content_digest(kept)})
+        save_tensors(path, kept, {"version": str(VERSION)}, seals=True)
 
 
 def _treatment(sample: Sample) -> list[dict[str, Any]]:

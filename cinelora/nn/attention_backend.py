@@ -105,7 +105,7 @@ def choose(transformer: WanTransformer3DModel, work: Work, name: str | None) -> 
 
 
 def rounds(work: Work) -> bool:
-    """Whether attention of so many tokens is worth rounding to int8."""
+    """Whether the sequence is long enough for int8 attention to pay."""
     return work.tokens >= INT8_TOKENS
 
 

@@ -7,7 +7,7 @@ The arithmetic is that of SageAttention 2 (Zhang et al. 2024, arXiv 2411.10958),
 2024, arXiv 2404.00456) before it; ``emulated`` says it in torch. Two of its steps change nothing but what rounding costs:
 
 - Keys less their mean over all tokens: the score of a query with every key falls by the same number, which softmax takes out.
-  What a few channels of K have in common would otherwise take up most of the 255 steps.
+  Otherwise a few channels of K that are far from zero take up most of the 255 steps.
 - Queries and keys times a Hadamard matrix: scalar products stay, and one large channel is spread over all of them.
 
 How near is near enough depends on a model's weights, so it is measured on them (``Guard``): in the first step of a run a few
@@ -90,7 +90,7 @@ def emulated(query_BNHD: Tensor, key_BMHD: Tensor, value_BMHD: Tensor, weighs: b
 
 
 def _rounded(x_BHND: Tensor, rows: int) -> Tensor:
-    """To 255 steps, of every so many rows together."""
+    """Rounded to 255 steps, with one scale for each block of ``rows`` tokens."""
     filled: Any = F.pad(x_BHND, (0, 0, 0, -x_BHND.shape[2] % rows))
     filled = filled.unflatten(2, (-1, rows))
     step = filled.abs().amax((-2, -1), keepdim=True).clamp_min(1e-6) / 127
@@ -118,7 +118,7 @@ class RoundingKernel:
     def __call__(self, query_BNHD: Tensor, key_BMHD: Tensor, value_BMHD: Tensor, weighs: bool = False) -> Seen:
         """See ``Attend``."""
         query, key, value = (self._as_made_for(x) for x in (query_BNHD, key_BMHD, value_BMHD))
-        from cinelora.nn.int8_kernels import attend  # where there is a GPU there is triton
+        from cinelora.nn.int8_kernels import attend  # torch for CUDA brings triton, torch for CPUs does not
 
         seen, log_weights, mean_BHD = attend(query, key, value, self.signs, self.on_hopper)
         if not weighs:
@@ -225,6 +225,8 @@ class Guard:
     """Whether the step at hand is one that stays exact."""
     errors: dict[int, float] = field(default_factory=dict)
     """Relative distance from exact attention of the worst head of each layer that was measured."""
+    rests: bool = False
+    """Whether sequences are too short to be rounded, or measured, now."""
     settled: bool = False
     """Whether all ranks have agreed on the errors."""
 
@@ -246,6 +248,8 @@ class Guard:
 
     def result(self, layer: int, otherwise: Attend, query: Tensor, key: Tensor, value: Tensor, weighs: bool) -> Seen:
         """What the queries of one layer see: by ``attend``, or where that is to stay exact, by ``otherwise``."""
+        if self.rests:
+            return otherwise(query, key, value, weighs)
         if layer not in self.errors:
             rounded = self.attend(query, key, value, weighs)
             self.errors[layer] = error_of(rounded[0], query, key, value)

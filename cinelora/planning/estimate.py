@@ -423,9 +423,9 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One prediction without gradients on one device: so many tokens, both halves of guidance where it is ``guided``.
+    """One prediction without gradients on one device.
 
-    ``rounded``: its attention is in int8.
+    ``tokens`` are of one half of guidance; ``guided``: both halves are predicted; ``rounded``: attention is in int8.
     """
 
     shape: Shape

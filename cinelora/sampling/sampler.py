@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cinelora.adapters.adapter_file import AdapterFile
 from cinelora.adapters.lora_layers import acting_in_words, load_adapter, merge, set_scales, unmerge
 from cinelora.config.clip_request import guidance_of
-from cinelora.config.schema import INT8, ModelConfig, SamplerConfig
+from cinelora.config.schema import INT8, INT8_TOKENS, ModelConfig, SamplerConfig
 from cinelora.errors import InferenceError
 from cinelora.families import family_of
 from cinelora.families.conditioning import Conditioning
@@ -167,6 +167,8 @@ class Sampling:
             return
         denoise = self.denoiser(transformer, shown, together, expert)
         if guard := guard_of(transformer):
+            # one transformer may make the keyframe and then the clip: the still is too short to be rounded
+            guard.rests = family_of(self.model).geometry.tokens_of(course.latents_BCTHW.shape) < INT8_TOKENS
             denoise = self.guarded(denoise, guard, course)
         with cached(transformer, self.sampler, range(course.done, course.done + steps)) as ratios:
             course.go(denoise, steps, label if self.rank.global_rank == 0 else None)

@@ -228,7 +228,9 @@ def test_no_flipped_bit_of_an_encoding_is_trained_on(clips: Path, t2v: WanBundle
         whole = path.read_bytes()
         at = len(whole) - 1 - number * 97
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << number]) + whole[at + 1 :])
-        with pytest.raises(EncodingLost, match=f"{path} is not what was written: it was removed"):
+        with pytest.raises(
+            EncodingLost, match=f"{path} is damaged: its values are not those that were written: it was removed"
+        ):
             LatentDataset(tmp_path / "c", index, "train")[0]
         build(tmp_path / "c", t2v, STILLS, clips)
         assert path.read_bytes() == whole

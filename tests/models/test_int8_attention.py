@@ -18,6 +18,7 @@ from cinelora.cli.compose import compose_train
 from cinelora.cli.preflight import check_infer, check_train
 from cinelora.config.clip_request import ClipRequest, deciding
 from cinelora.errors import ConfigError
+from cinelora.families.wan21 import WAN21
 from cinelora.nn.attention_backend import Work, choose, require, rounds
 from cinelora.nn.int8_attention import (
     TOLERANCE,
@@ -139,6 +140,19 @@ def test_what_is_only_reported_is_rounded_all_the_same() -> None:
     assert torch.equal(guard.result(0, exact, *peaked, weighs=False)[0], emulated(*peaked)[0])
     assert (guard.kept, guard.beyond) == ([], [0])
     assert guard.line().endswith("1 layers are more than 3% off and are not kept exact")
+
+
+def test_what_is_too_short_is_neither_rounded_nor_measured() -> None:
+    guard = Guard(emulated, rests=True)
+    assert torch.equal(guard.result(0, exact, *TENSORS, weighs=False)[0], exact(*TENSORS)[0])
+    assert guard.errors == {}
+
+
+@pytest.mark.parametrize(("frames", "height", "width"), [(1, 480, 832), (81, 480, 832), (33, 112, 192)])
+def test_tokens_are_counted_from_latents_as_from_pixels(frames: int, height: int, width: int) -> None:
+    geometry = WAN21.geometry
+    latents = (1, *geometry.latent_size(frames, height, width))
+    assert geometry.tokens_of(latents) == geometry.num_tokens(frames, height, width)
 
 
 def test_one_head_that_is_off_is_not_lost_among_the_others() -> None:

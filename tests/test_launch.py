@@ -427,10 +427,13 @@ def test_the_meeting_point_is_read_from_slurm_or_refused(monkeypatch: pytest.Mon
     slurm = {"NODEID": "1", "NNODES": "2", "JOB_ID": "71", "JOB_NODELIST": "127.0.0.[1-2],login"}
     for name, value in slurm.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    assert meeting_point(2, 3) == Meeting("127.0.0.1", 20_074, False, "71-0-3")
+    assert meeting_point(2, 3) == Meeting("127.0.0.1", 20_000 + 71 * 16 + 3, False, "71-0-3")
     monkeypatch.setenv("SLURM_JOB_NODELIST", "no-such-node-[08,11]")
     monkeypatch.setenv("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.9")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert meeting_point(2, 0) == Meeting("127.0.0.9", 20_071, False, "71-1-0")
+    assert meeting_point(2, 0) == Meeting("127.0.0.9", 20_000 + 71 * 16, False, "71-1-0")
+    ports = {meeting_point(2, launch).port for launch in range(8)}
+    monkeypatch.setenv("SLURM_JOB_ID", "72")
+    assert not ports & {meeting_point(2, launch).port for launch in range(8)}, "two jobs may share a host"
     with pytest.raises(ConfigError, match="nodes=4, but this SLURM job has 2; use nodes=2"):
         meeting_point(4, 0)

@@ -23,7 +23,7 @@ from cinelora.config.store import load
 from cinelora.errors import CineloraError, ConfigError
 from cinelora.io.atomic import copy_whole, point_to
 from cinelora.io.hub import CONFIG_FILE
-from cinelora.io.locks import LOCK
+from cinelora.io.locks import LOCK, TEMPORARY
 from cinelora.io.own_files import drop_wandb_links, refuse_foreign
 from cinelora.io.terminal import warn
 
@@ -118,7 +118,7 @@ def make_run_dir(config: Config) -> RunPlace:
     """
     out = Path(config.out) if config.out else None
     if isinstance(config, TrainConfig) and config.resume:
-        return _resumed_dir(Path(config.resume), out)
+        return _resumed_dir(Path(config.resume), out, config.nodes)
     if isinstance(config, EvaluateConfig) and config.out and (config.report or config.answers):
         return _place(Path(config.out))
     if out is not None:
@@ -134,6 +134,10 @@ def make_run_dir(config: Config) -> RunPlace:
         refuse_foreign(found, CONFIG_FILE)  # one that out= names was looked through before it was read
         _refuse_other(config, found)
         return _place(found, last)
+    if config.nodes > 1:
+        raise ConfigError(
+            f"nodes={config.nodes}: each node would name a directory after its own clock; add out=<directory>"
+        )
     return _place(new_dir(last.parent), last)
 
 
@@ -212,7 +216,8 @@ def _refuse_other(config: Config, out: Path) -> None:
         raise ConfigError(f"out={out} is a file; choose a directory, new or empty")
     # A training run is resumed in so many words, as it goes on changing what is there; clips that are there stay as they
     # are, so that the same request may come back to them at any time.
-    held = {path.name for path in out.iterdir()} - {LOCK}
+    # Nor is a file that is being written anything yet: of several nodes one may be at its config.yaml as the next one looks.
+    held = {path.name for path in out.iterdir() if not path.name.startswith(TEMPORARY)} - {LOCK}
     if isinstance(config, TrainConfig):
         run = RunDirectory(out)
         if CONFIG_FILE in held and (run.has_checkpoint() or run.adapters() or "summary.json" in held):
@@ -229,9 +234,11 @@ def _same_request(config: InferConfig | EvaluateConfig | StudyConfig, out: Path)
     return False
 
 
-def _resumed_dir(run: Path, out: Path | None) -> RunPlace:
+def _resumed_dir(run: Path, out: Path | None, nodes: int) -> RunPlace:
     if out is None or out.resolve() == run.resolve():
         return _place(run)
+    if nodes > 1:  # each would make a copy at the same time
+        raise ConfigError(f"nodes={nodes}: copy {run} to out={out} yourself, then start every node with resume={out}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"out={out} is not empty; resume={run} goes on in a copy there: choose another out=")
     if run.resolve() in out.resolve().parents:

@@ -77,6 +77,8 @@ AGENT: dict[str, Any] = {
     "signals_to_handle": "SIGQUIT",
 }
 """How torch's agent goes about it. Of the signals it has the one that ends everything at once; the others are ours."""
+PORTS_A_JOB = 16
+"""Ports that a job of SLURM takes in turn, one a launch."""
 KINDS = ("returned", "refused", "crashed", "interrupted")
 """How a rank can end in good order; what is left of it is a file ``<rank>.<kind>``."""
 # Ranks find our packages as the parent does, wherever it was started; -P keeps the working directory out of what they import.
@@ -441,9 +443,11 @@ def meeting_point(nodes: int, launch_number: int) -> Meeting:
             f"nodes={nodes}, but nothing says where they meet: start one process per node under SLURM (srun), "
             "or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each"
         )
-    # a port of the job's own, in the range that systems neither reserve nor hand out; and one of the launch's own, lest
-    # a node that is early for the second launch finds the store of the first, which is about to close
-    port = int(env.get("MASTER_PORT") or 20_000 + int(job) % 10_000) + launch_number
+    # A port of the launch's own, in the range that systems neither reserve nor hand out: a node that is early for the second
+    # launch must not find the store of the first, which is about to close. Jobs are numbered one after another and may share a
+    # host, so each has a block of ports, and none of its launches takes a port of the next job.
+    block = 20_000 + int(job) * PORTS_A_JOB % 10_000
+    port = int(env["MASTER_PORT"]) + launch_number if env.get("MASTER_PORT") else block + launch_number % PORTS_A_JOB
     run_id = f"{job}-{env.get('SLURM_RESTART_COUNT', '0')}-{launch_number}"
     return Meeting(address, port, int(node_rank) == 0, run_id)
 

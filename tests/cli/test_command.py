@@ -24,6 +24,7 @@ from cinelora.config.schema import drawn_by
 from cinelora.config.shipped import PROJECT
 from cinelora.config.store import anchored
 from cinelora.errors import TrainingError
+from cinelora.io.locks import TEMPORARY
 
 SENTENCE_LIMIT_S = 3.0
 WITHOUT_TORCH = """
@@ -219,6 +220,18 @@ def test_a_run_is_not_overwritten(here: Path, run: Recorder, capsys: pytest.Capt
     assert main("train", [*CLIPS, "out=notes/mine.txt"], run) == 2
     assert main("train", [*CLIPS, "out=notes/mine.txt/below"], run) == 2
     assert "cannot be made" in capsys.readouterr().err
+
+
+def test_the_nodes_of_a_run_share_a_directory(here: Path, run: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two nodes one may be writing its settings as the other one looks at the directory."""
+    (here / "out").mkdir()
+    (here / "out" / f"{TEMPORARY}0123abcd-config.yaml").write_text("seed:")
+    assert main("train", [*CLIPS, "nodes=2", "out=out"], run) == 0
+    assert main("train", [*CLIPS, "nodes=2"], run) == 2
+    assert "nodes=2: each node would name a directory after its own clock; add out=" in capsys.readouterr().err
+    assert main("train", ["nodes=2", "resume=out", "out=copy"], run) == 2
+    assert "to out=copy yourself, then start every node with resume=copy" in capsys.readouterr().err
+    assert len(run.seen) == 1
 
 
 def test_a_directory_takes_one_run_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:

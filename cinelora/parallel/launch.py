@@ -60,8 +60,8 @@ DOOM_S = 5.0
 PATIENCE = timedelta(days=7)
 """How long ranks wait for one that scans, decodes or draws alone; one that died is noticed by the parent."""
 LISTEN_S = 1.0
-LINGER_S = 0.5
-"""A rank with an error stays this long, so that a peer whose death caused the error is noticed first."""
+LINGER_S, MOST_LINGER_S = 0.5, 15.0
+"""A rank with an error stays at least and at most this long, so that a peer whose death caused the error is noticed first."""
 SPIN_SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 """How a user chooses the way in which OpenMP's threads wait."""
 SPIN_ROUNDS = "3000"
@@ -79,6 +79,8 @@ AGENT: dict[str, Any] = {
 """How torch's agent goes about it. Of the signals it has the one that ends everything at once; the others are ours."""
 PORTS_A_JOB = 16
 """Ports that a job of SLURM takes in turn, one a launch."""
+CRASHED = 1
+"""The exit code of a rank that has told its error."""
 KINDS = ("returned", "refused", "crashed", "interrupted")
 """How a rank can end in good order; what is left of it is a file ``<rank>.<kind>``."""
 # Ranks find our packages as the parent does, wherever it was started; -P keeps the working directory out of what they import.
@@ -242,6 +244,8 @@ class _Watch:
         self._stop_signal = signal.SIGTERM
         self.deaths: dict[int, float] = {}
         """When ranks were first seen to be gone without a word."""
+        self.crashes: dict[int, float] = {}
+        """When ranks were seen to have an error, and by then all deaths that can have caused it."""
         self._first_loss: float | None = None
         self._listened_at = 0.0
         self._told: set[int] = set()
@@ -282,6 +286,7 @@ class _Watch:
             ends = {rank: _outcome_kind(self.folder, rank) for rank in started.keys() - alive.keys()}
             for rank in (rank for rank, kind in ends.items() if kind is None):
                 self.deaths.setdefault(rank, time.time())
+            self._note_crashes()
             if self._first_loss is None and not set(ends.values()) <= {"returned"}:
                 self._first_loss = time.monotonic()
             if self.stopped_at is None and self._first_loss is None:
@@ -289,6 +294,14 @@ class _Watch:
             if self._time_is_up():
                 for pid in alive.values():
                     _send(pid, signal.SIGKILL)
+
+    def _note_crashes(self) -> None:
+        for file in self.folder.glob("*.crashed"):
+            rank = int(file.stem)
+            # A dying peer closes its connections some time before it is seen to be dead.
+            if rank not in self.crashes and time.time() > file.stat().st_mtime + LINGER_S:
+                self.crashes[rank] = time.time()
+                write_text(file.with_suffix(".noted"), "")
 
     def _listen(self, alive: dict[int, int]) -> None:
         if time.monotonic() < self._listened_at + LISTEN_S:
@@ -375,10 +388,16 @@ def _conclude(watch: _Watch, exit_codes: dict[int, int], world_size: int, log_di
         raise RankHung(f"{watch.hung}; all ranks were ended")
     if lost:
         raise LaunchError(lost)
-    # what a rank says of itself may be that it lost another; those that went when it had lingered were ended because of it
-    crashed_at = min((crash.at for _, crash in of_kind["crashed"]), default=float("inf"))
+    # What a rank says of itself may be that it lost another. Those that were alive when its error was noted were ended because
+    # of it. One that did not leave by itself was ended while it lingered, by the agent, because another had failed before.
+    noted = [
+        watch.crashes.get(rank, crash.at + LINGER_S)
+        for rank, crash in of_kind["crashed"]
+        if exit_codes.get(rank, CRASHED) == CRASHED
+    ]
+    noted_at = min(noted, default=float("inf"))
     silent = [rank for rank in (*(started.keys() - exit_codes.keys()), *exit_codes) if rank not in outcomes]
-    first = next((rank for rank in silent if watch.deaths.get(rank, float("inf")) <= crashed_at + LINGER_S), None)
+    first = next((rank for rank in silent if watch.deaths.get(rank, float("inf")) <= noted_at), None)
     if first is not None:
         exit_code = exit_codes.get(first, 0)
         kind = RankKilled if exit_code < 0 else LaunchError
@@ -601,8 +620,11 @@ def run_rank(exchange: str, facts: dict[str, Any]) -> None:
         log.write(traceback_of(error))
         first_line = visible("".join(traceback.format_exception_only(error)).splitlines()[0])
         _write_outcome(folder, number, _Outcome("crashed", sentence=first_line))
-        time.sleep(LINGER_S if rank.world_size > 1 else 0)
-        _leave(1)
+        for request in STOP_SIGNALS:  # there is nothing to save, and the exit code says that this rank was ended
+            signal.signal(request, signal.SIG_DFL)
+        if rank.world_size > 1:
+            _await_note(folder, number)
+        _leave(CRASHED)
 
 
 def _call(folder: Path, rank: Rank) -> Any:
@@ -640,6 +662,13 @@ def _compare_versions() -> None:
     for number, versions in enumerate(nodes):
         if versions != nodes[0]:
             raise ConfigError(f"node 0 has {nodes[0]}, and node {number} has {versions}: install the same on all nodes")
+
+
+def _await_note(folder: Path, rank: int) -> None:
+    # until the parent, which may be short of a core, has noted this rank's error, and with it who was dead by then
+    end = time.monotonic() + MOST_LINGER_S
+    while not (folder / f"{rank}.noted").exists() and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def _leave(exit_code: int) -> NoReturn:

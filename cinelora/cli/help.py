@@ -145,7 +145,7 @@ def _line(field: Field, command: Command, config: Any) -> str:
     typed = {} if command.program.conf else {**command.given, **command.texts}
     mark = "*" if field.is_text else ""
     choices = f" [{'|'.join(field.choices)}]" if field.choices else ""
-    value = _default_shown(field, command.program) if config is None else _as_typed(pick(config, field.key))
+    value = default_shown(field, command.program) if config is None else _as_typed(pick(config, field.key))
     head = f"  {field.key + mark:<29} {typed.get(field.key, value):<15}  "
     # a line a setting for grep; somebody at a terminal gets the text beside its name, wrapped
     if not sys.stdout.isatty():
@@ -157,7 +157,7 @@ def _line(field: Field, command: Command, config: Any) -> str:
     )
 
 
-def _default_shown(field: Field, program: Program) -> str:
+def default_shown(field: Field, program: Program) -> str:
     """A key's value when only the mandatory groups are given: the chosen group's, the command's own, or the schema's."""
     # A mandatory group has no default, so that neither have its settings. A setting of another group has the value in the
     # file of the group's default choice; one outside of all groups may be set in the command's own file.

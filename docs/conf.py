@@ -25,8 +25,6 @@ exclude_patterns = ["_build"]
 myst_enable_extensions = ["deflist", "attrs_inline"]
 myst_heading_anchors = 4
 highlight_language = "none"
-# Pages that other changes may add or leave out; everything else that is missing or left out is an error (-W).
-suppress_warnings = ["toc.empty_glob"]
 
 # Docstrings put code between one or two backticks.
 default_role = "code"

@@ -50,15 +50,20 @@ def put_settings(app: Sphinx, name: str, source: list[str]) -> None:
     source[0] = source[0].replace(MADE, page())
 
 
-def keep_bars(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Keep the bars of ``|x|`` in docstrings, which Sphinx would take for a name to be substituted."""
+def keep_marks(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Keep marks of docstrings that Sphinx would obey.
+
+    A name in bars would be substituted, and what a property's first line says before a colon would be shown as its type.
+    """
     for number, line in enumerate(lines):
         parts = line.split("``")
         parts[::2] = [part.replace("|", r"\|") for part in parts[::2]]
         lines[number] = "``".join(parts)
+    if what in ("property", "attribute") and lines:
+        lines[0] = lines[0].replace(":", r"\:", 1)
 
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx once it has read this file."""
     app.connect("source-read", put_settings)
-    app.connect("autodoc-process-docstring", keep_bars)
+    app.connect("autodoc-process-docstring", keep_marks, priority=400)  # before napoleon

@@ -33,7 +33,7 @@ def page() -> str:
 def _groups() -> Iterator[str]:
     yield "## Groups"
     yield ""
-    yield "A group sets several settings at once: `model=wan21_14b_720p` sets all of `model.`. Each choice is a file in `conf/`."
+    yield "A group sets several settings at once: `model=wan21_14b_720p` sets all of `model.*`. Each choice is a file in `conf/`."
     yield ""
     known: dict[str, dict[str, str]] = {}
     for name, program in PROGRAMS.items():

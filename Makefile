@@ -10,6 +10,9 @@ EXTRAS ?= dev
 
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
+# What builds the documentation is installed when it is first built.
+DOCS_READY := $(VENV)/.ready-docs
+SITE       := build/site
 
 # The demo's size: enough steps to see the look and that it lasts, few enough for two cores.
 DEMO               := outputs/demo
@@ -25,7 +28,7 @@ PYTEST          := $(BIN)/python -m pytest
 SYSTEM_PACKAGES := buildah crun debootstrap slurm-wlm munge
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo scale-model animatediff test test-system system-packages style check bench clean
+.PHONY: help setup demo scale-model animatediff test test-system system-packages docs docs-links style check bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +89,17 @@ test-system: $(READY) system-packages  ## what needs root and Debian packages; s
 system-packages:
 	@dpkg-query --show $(SYSTEM_PACKAGES) > /dev/null 2>&1 || [ "$$(id -u)" != 0 ] || { \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $(SYSTEM_PACKAGES); } || true
+
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --editable ".[docs$(EXTRAS:%=,%)]" "$(TORCH)"
+	@touch $@
+
+docs: $(DOCS_READY)  ## the documentation site, in build/site; a warning fails it
+	$(BIN)/python -m sphinx --fresh-env --fail-on-warning --keep-going --quiet docs $(SITE)
+	@echo "Open $(SITE)/index.html in a browser; search works without a server."
+
+docs-links: $(DOCS_READY)  ## ask every address outside the project that the documentation links to (needs a network)
+	$(BIN)/python -m sphinx --builder linkcheck --fresh-env --quiet docs build/links
 
 style: $(READY)  ## format the code and mend what can be mended
 	$(BIN)/ruff format .

@@ -367,13 +367,13 @@ def official_table(results: Results) -> list[str]:
         ]
         for row in results["many_gpus"]["official"]
     ]
-    return table(["", "official, s", "foretold, s", "off"], rows)
+    return table(["", "official, s", "estimated, s", "off"], rows)
 
 
 # -- pages -------------------------------------------------------------------------------------------------------------
 
 BLOCKS = (
-    Block("README.md", "full_size", ("train_step", "memory", "denoise"), speed_table),
+    Block("docs/measured.md", "full_size", ("train_step", "memory", "denoise"), speed_table),
     Block("docs/families.md", "wan22", ("wan22",), wan22_table),
     Block("docs/families.md", "unets", ("unets",), unets_table),
     Block("docs/memory.md", "cases", ("memory",), memory_table),

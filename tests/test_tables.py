@@ -48,9 +48,9 @@ def test_without_its_results_a_table_stays_and_that_is_said(root: Path):
     before = pages(root)
     (root / "results" / "denoise.json").unlink()
     said, *_ = tables.write_pages(root, root / "results")
-    assert said == f"README.md: full_size stays as it is, for want of denoise.json in {root / 'results'}"
+    assert said == f"docs/measured.md: full_size stays as it is, for want of denoise.json in {root / 'results'}"
     after = pages(root)
-    assert after["README.md"] == before["README.md"]
+    assert after["docs/measured.md"] == before["docs/measured.md"]
     assert after["docs/memory.md"] == pages(REPO)["docs/memory.md"]
 
 
@@ -63,9 +63,9 @@ def test_what_was_not_measured_or_failed_is_no_number(root: Path):
     tables.write_pages(root, root / "results")
     found = pages(root)
     assert "| 33 frames 480p, fp8, in 24 GiB | - | 19.5 | out of memory | - | - | - | - |" in found["docs/memory.md"]
-    (row,) = (line for line in found["README.md"].splitlines() if "33 frames 480p, in 24 GiB" in line)
+    (row,) = (line for line in found["docs/measured.md"].splitlines() if "33 frames 480p, in 24 GiB" in line)
     assert row.endswith("| out of memory |")
-    (row,) = (line for line in found["README.md"].splitlines() if "33 frames 480p, in 16 GiB" in line)
+    (row,) = (line for line in found["docs/measured.md"].splitlines() if "33 frames 480p, in 16 GiB" in line)
     assert row.endswith("| - |")
 
 

@@ -42,7 +42,7 @@ def main(script: str, argv: list[str], run: Run) -> int:
 
 def _main(command: Command, run: Run) -> int:
     if command.help:
-        return answer(*help_text(command.program).split("\n"))
+        return answer(*help_text(command).split("\n"))
     # Hydra takes a third of a second to import, which a mistyped key and --help need not wait for
     from cinelora.cli.compose import compose
     from cinelora.cli.one_run import run_one

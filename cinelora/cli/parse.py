@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cinelora.cli.programs import LAUNCHER, Program
 from cinelora.config.fields import sections
@@ -25,6 +25,9 @@ class Command:
     multirun: bool = False
     help: bool = False
     show: bool = False
+    # the words after --help, and what is wrong with the rest of such a command line
+    topics: tuple[str, ...] = ()
+    mistake: str = ""
     added: frozenset[str] = frozenset()
 
     @property
@@ -44,12 +47,11 @@ def parse(program: Program, argv: list[str]) -> Command:
     Raises:
         ConfigError: an argument that is not ``key=value``, an unknown key, a key given twice, Hydra's own keys.
     """
-    # --help is answered whatever else was typed, also beside a mistake
     flags = {"-h": "help", "--help": "help"}
     flags |= {"-m": "multirun", "--multirun": "multirun", "--show": "show"} if program.conf else {}
     on = {flags[argument] for argument in argv if argument in flags}
     if "help" in on:
-        return Command(program, help=True)
+        return _asking_for_help(program, argv)
     # A free text goes round Hydra, whose grammar would take quotes, commas and brackets of a prompt for its own. All other
     # values stay overrides, as typed, for Hydra to read.
     overrides: list[str] = []
@@ -67,6 +69,18 @@ def parse(program: Program, argv: list[str]) -> Command:
             overrides.append(_plain(key, value))
     texts = {key: value for key, value in values.items() if _is_text(key, program)}
     return Command(program, overrides, texts, multirun="multirun" in on, show="show" in on)
+
+
+def _asking_for_help(program: Program, argv: list[str]) -> Command:
+    """A command line with ``--help``, which is answered whatever else was typed, also beside a mistake."""
+    begins = next(place for place, word in enumerate(argv) if word in ("-h", "--help"))
+    topics = [word for word in argv[begins:] if "=" not in word and not word.startswith("-")]
+    rest = [word for word in argv if word not in ("-h", "--help")]
+    try:
+        command = parse(program, [word for word in rest if word not in topics])
+    except ConfigError as error:
+        command = Command(program, mistake=str(error))
+    return replace(command, help=True, topics=tuple(topics))
 
 
 def _is_text(key: str, program: Program) -> bool:
@@ -131,16 +145,16 @@ def unknown_key(key: str, program: Program) -> str:
     if key in known:
         return f"{key} is a section, not a setting; set one of {', '.join(known[key])}"
     if head in known:
-        return f"{key} is not a setting{_nearest(key, known[head])}; {head} has {', '.join(known[head])}"
+        return f"{key} is not a setting{near_words(key, known[head])}; {head} has {', '.join(known[head])}"
     level = list(dict.fromkeys([*program.groups, *(key.partition(".")[0] for key in program.fields)]))
     if dot:
         likely = [key.replace(head, section, 1) for section in difflib.get_close_matches(head, known, n=1)]
-        hint = _nearest(likely[0], program.fields) if likely else ""
+        hint = near_words(likely[0], program.fields) if likely else ""
         return f"{key} is not a setting{hint}; there is no section {head}, but {', '.join(known)}"
-    return f"{key} is not a setting{_nearest(key, [*level, *program.fields])}; there are {', '.join(level)}"
+    return f"{key} is not a setting{near_words(key, [*level, *program.fields])}; there are {', '.join(level)}"
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
+def near_words(word: str, known: Iterable[str]) -> str:
     """``: did you mean a or b?``; a key that ends in the word counts as near (``rank`` is ``lora.rank``)."""
     known = list(dict.fromkeys(known))
     same_end = [key for key in known if key.endswith(f".{word}")]
@@ -152,7 +166,7 @@ def unknown_choice(group: str, value: str, program: Program) -> str:
     """The sentence for a choice that a group does not have."""
     choices = program.groups[group]
     extra = "; for clips of your own: data=folder data.root=<folder>" if group == "data" else ""
-    return f"{group}={value} does not exist{_nearest(value, choices)}; choose {group}={'|'.join(choices)}{extra}"
+    return f"{group}={value} does not exist{near_words(value, choices)}; choose {group}={'|'.join(choices)}{extra}"
 
 
 def missing_groups(command: Command) -> None:

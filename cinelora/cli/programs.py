@@ -20,11 +20,15 @@ LAUNCHER = "hydra/launcher"
 
 @dataclass(frozen=True)
 class Program:
-    """A command: ``name`` is a file of the clone or a module, ``conf`` the file of ``conf/`` that its groups stand in."""
+    """A command: ``name`` is a file of the clone or a module, ``conf`` the file of ``conf/`` that its groups stand in.
+
+    ``often`` are the settings that people change most, in the order in which ``--help`` shows them.
+    """
 
     name: str
     schema: Any
     conf: str = ""
+    often: tuple[str, ...] = ()
 
     @property
     def about(self) -> str:
@@ -66,10 +70,27 @@ class Program:
         return [group for group, choice in self.defaults.items() if choice == "???"]
 
 
+_TRAIN = (
+    "data.root data.caption data.trigger adapter out resume gpus plan stage.steps stage.batch_size stage.accumulation"
+)
+_TRAIN += " lora.rank lora.alpha lora.targets optimizer.lr model.dtype memory.limit_gib checkpoint.every_steps"
+_TRAIN += " preview.every_steps seed"
+_INFER = "ckpt prompt prompts image negative_prompt out gpus plan mode seed compare num_frames model.height model.width"
+_INFER += " sampler.steps sampler.guidance sampler.cache scale.style scale.motion adapters"
+_EVALUATE = "ckpt prompts clips seeds seed out gpus plan report answers against metrics.names data.root mode num_frames"
+_EVALUATE += " model.height model.width sampler.steps sampler.guidance adapters"
+_STUDY = (
+    "ckpt models prompt prompts seeds out gpus plan scales ranks merged steps distilled first_block taylorseer dtypes"
+)
+_STUDY += " partitions grid repetitions latency_only"
+_PREPARE = "data.root data.prepared data.overrides data.caption data.caption_lines data.trigger data.description"
+_PREPARE += " data.captioner data.judged data.limits.sharpness data.limits.text data.subtitles data.interlaced data.hdr"
+_PREPARE += " data.lut data.stills_per_shot data.holdout data.buckets num_frames workers"
+
 PROGRAMS = {
-    "train": Program("train.py", TrainConfig, "train"),
-    "infer": Program("infer.py", InferConfig, "infer"),
-    "evaluate": Program("cinelora.evaluate", EvaluateConfig, "evaluate"),
-    "study": Program("cinelora.study", StudyConfig, "study"),
-    "prepare": Program("cinelora.prepare", PrepareConfig, "prepare"),
+    "train": Program("train.py", TrainConfig, "train", tuple(_TRAIN.split())),
+    "infer": Program("infer.py", InferConfig, "infer", tuple(_INFER.split())),
+    "evaluate": Program("cinelora.evaluate", EvaluateConfig, "evaluate", tuple(_EVALUATE.split())),
+    "study": Program("cinelora.study", StudyConfig, "study", tuple(_STUDY.split())),
+    "prepare": Program("cinelora.prepare", PrepareConfig, "prepare", tuple(_PREPARE.split())),
 }

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cinelora.cli.help import answer, help_text
-from cinelora.cli.parse import parse
+from cinelora.cli.parse import Command, parse
 from cinelora.cli.programs import Program
 from cinelora.config.fields import Field
 from cinelora.config.rules import check_values
@@ -24,7 +24,11 @@ def request_of(program: Program, argv: list[str]) -> Any:
     Raises:
         ConfigError: one sentence with the value and the way out.
     """
-    command = parse(program, argv)
+    return _request(parse(program, argv))
+
+
+def _request(command: Command) -> Any:
+    program = command.program
     values = {key: _value(program.fields[key], text) for key, text in command.given.items()}
     request = program.schema(**command.texts, **values)
     check_values(request)
@@ -43,9 +47,10 @@ def run_small(program: Program, argv: list[str], work: Callable[[Any], object]) 
     isolate_children()
     show_logged_text()
     try:
-        if {"-h", "--help"} & {*argv}:
-            return answer(*help_text(program).split("\n"))
-        work(request_of(program, argv))
+        command = parse(program, argv)
+        if command.help:
+            return answer(*help_text(command).split("\n"))
+        work(_request(command))
     except CineloraError as error:
         say(f"{program.name}: {error}", error=True)
         return error.exit_code

@@ -83,85 +83,89 @@ class ModelConfig:
     name: str = setting("")
     """name of the model"""
     family: str = setting(next(iter(FAMILIES)), tuple(FAMILIES), since=True)
-    """what sort of model it is: its latents, its networks and how they are fed"""
+    """model family: decides the latent space, the networks and their inputs"""
     t2v: str | None = _source(read_when="t2v")
     """text-to-video checkpoint: embedded:tiny-t2v, hub repository, directory, or a transformer as .safetensors or .gguf"""
     i2v: str | None = _source(read_when="i2v")
-    """image-to-video checkpoint, likewise; null where the family has none"""
+    """image-to-video checkpoint, named in the same ways; null = the family has none"""
     t2v_high: str | None = _source(read_when="t2v experts teaches_high", since=True)
-    """high-noise expert of t2v as a file or folder of its own, where two experts make a network; null = in t2v"""
+    """Wan2.2 A14B: file or folder of the high-noise expert of t2v; null = taken from model.t2v"""
     t2v_low: str | None = _source(read_when="t2v experts teaches_low", since=True)
-    """low-noise expert of t2v, likewise"""
+    """Wan2.2 A14B: file or folder of the low-noise expert of t2v; null = taken from model.t2v"""
     i2v_high: str | None = _source(read_when="i2v experts teaches_high", since=True)
-    """high-noise expert of i2v, likewise"""
+    """Wan2.2 A14B: file or folder of the high-noise expert of i2v; null = taken from model.i2v"""
     i2v_low: str | None = _source(read_when="i2v experts teaches_low", since=True)
-    """low-noise expert of i2v, likewise"""
+    """Wan2.2 A14B: file or folder of the low-noise expert of i2v; null = taken from model.i2v"""
     base: str | None = _source(read_when="base", since=True)
-    """Stable Diffusion 1.5 or a fine-tune (AnimateDiff), or all of ModelScope's family: hub repository or diffusers directory"""
+    """AnimateDiff: Stable Diffusion 1.5 or a fine-tune of it; ModelScope and its relatives: the whole model. Hub repository
+    or diffusers directory"""
     tuned: str | None = _source(read_when="base", since=True)
-    """one .safetensors or .ckpt in place of the base's weights: a fine-tune of SD1.5, or VideoCrafter2's file of its authors"""
+    """one .safetensors or .ckpt file that replaces the weights of model.base: a fine-tune of SD1.5, or VideoCrafter2's
+    published file"""
     motion_adapter: str | None = _source(read_when="motion", since=True)
     """AnimateDiff's motion modules: hub repository, directory, or the authors' file"""
     domain_adapter: str | None = _source(read_when="motion", since=True)
-    """AnimateDiff's domain adapter, as the authors' file; null = none"""
+    """AnimateDiff's domain adapter: the file that its authors publish; null = none"""
     sparse_control: str | None = _source(read_when="motion", since=True)
-    """SparseCtrl-RGB, by which AnimateDiff begins a clip at a picture: hub repository or directory; null = by text alone"""
+    """SparseCtrl-RGB, which lets AnimateDiff start a clip from a picture: hub repository or directory; null = text only"""
     domain_scale: float = _scale(1.0, read_when="motion domain", since=True)
-    """how strongly the domain adapter acts"""
+    """scale of AnimateDiff's domain adapter; 0 = off"""
     vae: str | None = _source(read_when="encodes")
-    """VAE for both, from a file, folder or repository; null = the checkpoint's own"""
+    """VAE of all networks: file, folder or repository; null = the checkpoint's own"""
     text_encoder: str | None = _source(read_when="encodes")
-    """UMT5 for both, likewise"""
+    """text encoder (UMT5 for Wan) of all networks: file, folder or repository; null = the checkpoint's own"""
     tokenizer: str | None = _source(read_when="encodes")
-    """tokenizer of UMT5, likewise, from a folder or repository"""
+    """tokenizer of the text encoder: folder or repository; null = the checkpoint's own"""
     image_encoder: str | None = _source(read_when="encodes image_shown")
-    """CLIP image encoder, likewise"""
+    """CLIP image encoder: file, folder or repository; null = the checkpoint's own"""
     weights: str = setting("stored", ("stored", "random"))
-    """random = full shapes with random values, nothing fetched: for time and memory alone"""
+    """random = the full shapes with random values, nothing is downloaded: to measure time and memory, not for pictures"""
     t2v_revision: str = setting("main", private=True, read_when="t2v t2v_on_hub")
-    """hub revision of t2v"""
+    """hub revision of model.t2v: branch, tag or commit"""
     i2v_revision: str = setting("main", private=True, read_when="i2v i2v_on_hub")
-    """hub revision of i2v"""
+    """hub revision of model.i2v: branch, tag or commit"""
     base_revision: str = setting("main", private=True, read_when="base base_on_hub", since=True)
-    """hub revision of base"""
+    """hub revision of model.base: branch, tag or commit"""
     dtype: str = setting("bf16", DTYPES)
-    """dtype of the frozen transformer; fp8 = one byte a weight in its blocks, computed in fp8 on GPUs that can"""
+    """number format of the frozen transformer; fp8 = one byte per weight in its blocks, and fp8 arithmetic on GPUs that have
+    it"""
     compile_blocks: bool | None = setting()
-    """compile the transformer's blocks: half a minute at the start, and a C++ compiler; null = on a GPU, where it pays"""
+    """compile the transformer's blocks: faster steps, for half a minute at the start and a C++ compiler; null = on a GPU when
+    the run is long enough to gain"""
     # another exact backend draws the same clip; a machine may lack the one that a run began with
     attention: str | None = setting(
         None, (*ATTENTION_BACKENDS, INT8), resumable=True, changes_clip=(INT8,), hashed_as=None
     )
-    """attention backend, as diffusers names the exact ones; int8 = in 8 bits where a measurement finds it near enough,
-    to draw clips faster; null = the fastest exact one measured on the GPU at hand"""
+    """attention backend, by diffusers' names; null = the fastest exact one, measured on this GPU; int8 = 8-bit attention for
+    faster clips (not for training), used in the layers where its measured error is small enough"""
     num_layers: int = _count(40, at_most=MOST_BLOCKS)
-    """transformer blocks"""
+    """number of transformer blocks"""
     num_heads: int = _count(40)
-    """attention heads; bounds how the sequence can be split"""
+    """number of attention heads; limits over how many GPUs a sequence can be split"""
     hidden_size: int = _count(5120)
-    """transformer width in channels"""
+    """width of the transformer in channels"""
     ffn_dim: int = _count(13824)
-    """width inside the feed-forward layers; asked for where weights are random"""
+    """width of the feed-forward layers in channels; needed with model.weights=random only"""
     height: int = _count(480, is_side=True)
-    """frame height in pixels, a multiple of 16, of 32 with Wan2.2 TI2V-5B"""
+    """frame height in pixels: a multiple of 16, with Wan2.2 TI2V-5B of 32"""
     width: int = _count(832, is_side=True)
-    """frame width in pixels, a multiple of 16, of 32 with Wan2.2 TI2V-5B"""
+    """frame width in pixels: a multiple of 16, with Wan2.2 TI2V-5B of 32"""
     fps: int = setting(16, at_least=1)
     """frames per second the model was trained at"""
     num_frames: int = _frames(81, read_when="own_frames")
-    """frames of a generated clip, 4n+1"""
+    """frames of a generated clip, 4n+1 (33, 81)"""
     sampling_shift: float = setting(5.0, above=0, read_when="flows own_shift")
-    """sigma shift at inference, as the model's authors publish it"""
+    """sigma shift when clips are generated, as the model's authors publish it"""
     t2v_shift: float | None = setting(above=0, since=True, read_when="own_shift t2v")
-    """sigma shift of t2v, where it has another than i2v"""
+    """sigma shift of t2v when it differs from that of i2v; null = model.sampling_shift"""
     guidance: float | None = setting(at_least=0, since=True)
-    """guidance that clips are drawn with where sampler.guidance is null; null = as its family's authors publish it"""
+    """guidance of generated clips when sampler.guidance is null; null = the value that the family's authors publish"""
     t2v_boundary: float | None = setting(above=0, below=1, since=True, read_when="experts t2v")
-    """noise level at which t2v changes from its high-noise to its low-noise expert; null = as its authors publish it"""
+    """noise level (0 to 1) at which t2v switches from its high-noise to its low-noise expert; null = the authors' value"""
     i2v_boundary: float | None = setting(above=0, below=1, since=True, read_when="experts i2v")
-    """noise level at which i2v changes its expert, likewise"""
+    """noise level (0 to 1) at which i2v switches from its high-noise to its low-noise expert; null = the authors' value"""
     negative_prompt: str = _text("", read_when="guided own_negative")
-    """what guidance steers away from, unless the user says"""
+    """the model's default negative prompt: what guidance steers away from when negative_prompt is null"""
 
     @property
     def boundaries(self) -> dict[str, float | None]:
@@ -219,29 +223,29 @@ class StageConfig:
     """What is learnt, on which transformer, from what, and for how long."""
 
     name: str = setting("style", (*ADAPTER_STAGES, "pretrain"), by_group=True)
-    """what is learnt; pretrain = every weight"""
+    """what is trained: style, motion, or every weight (pretrain)"""
     expert: str = setting("both", ("both", "high", "low"), resumable=True, since=True, read_when="experts")
-    """which of the two experts of the network learn; both = one after the other"""
+    """Wan2.2 A14B: which expert is trained; both = one after the other"""
     transformer: str = setting("t2v", NETWORKS)
-    """which network of the model is trained on"""
+    """which network of the model the adapter is trained on"""
     num_frames: int = _frames(1)
-    """frames of a training sample: 1 = stills, else 4n+1"""
+    """frames of a training sample: 1 = stills, otherwise 4n+1"""
     image_condition: bool = setting(False)
-    """show the transformer its first frame (i2v only)"""
+    """give the transformer the first frame as its condition (i2v only)"""
     stills: float = _fraction(0.0, read_when="pretrains")
-    """share of pretraining steps that see the first latent frame of each window alone"""
+    """fraction of pretraining steps that train on the first latent frame of each window only"""
     allow_leak: bool = setting(False, read_when="leaks")
-    """train stills on i2v although the condition is the answer"""
+    """train stills on i2v, although its condition already contains the picture to be predicted"""
     steps: int = _count(1000, resumable=True)
-    """optimizer steps"""
+    """optimizer steps of the run"""
     batch_size: int = _count(4, resumable=True)
-    """samples per rank and micro-batch"""
+    """samples in a micro-batch, per GPU"""
     accumulation: int = _count(1, resumable=True)
-    """micro-batches per optimizer step"""
+    """micro-batches per optimizer step: more of them stand in for a larger batch"""
     high_steps: int | None = _count(resumable=True, since=True, read_when="experts teaches_high")
-    """steps of the high-noise expert; null = steps"""
+    """Wan2.2 A14B: steps of the high-noise expert; null = stage.steps"""
     low_steps: int | None = _count(resumable=True, since=True, read_when="experts teaches_low")
-    """steps of the low-noise expert; null = steps"""
+    """Wan2.2 A14B: steps of the low-noise expert; null = stage.steps"""
 
     @property
     def trains_every_weight(self) -> bool:
@@ -251,28 +255,28 @@ class StageConfig:
 
 @dataclass
 class FootageLimits:
-    """What a shot must hold to be trained on; null switches a test off. docs/footage.md says how each is measured."""
+    """The limits that a shot must keep to be trained on; null switches a test off. docs/footage.md says how each is measured."""
 
     sharpness: float | None = setting(0.35)
-    """least sharpness of a shot's frames, as a share of its film's own"""
+    """least sharpness of a shot, relative to the median of its film"""
     dark: float | None = setting(0.97)
-    """largest share of a frame's pixels that are black"""
+    """largest fraction of a frame's pixels that may be black"""
     bright: float | None = setting(0.6)
-    """largest share of a frame's pixels that are burnt out"""
+    """largest fraction of a frame's pixels that may be burnt out"""
     still: float | None = setting(0.002)
-    """least motion, widths of the frame a second"""
+    """least motion, in frame widths per second"""
     fast: float | None = setting(3.0)
-    """most motion, widths of the frame a second"""
+    """most motion, in frame widths per second"""
     shake: float | None = setting(0.5)
-    """most of the camera's motion that goes back and forth, widths a second"""
+    """most back-and-forth motion of the camera, in frame widths per second"""
     text: float | None = setting(0.02)
-    """largest share of the frame under lettering"""
+    """largest fraction of the frame that lettering may cover"""
     logo: float | None = setting(0.004)
-    """largest share of the frame under what stands still while all else moves"""
+    """largest fraction of the frame that a logo may cover: a small thing that stands still while all else changes"""
     alike: float | None = setting(6.0)
-    """two shots are the same when their pictures differ by less, of 64 bits"""
+    """two shots count as copies when their picture hashes differ by at most this many of 64 bits"""
     min_seconds: float | None = setting(0.5)
-    """shortest shot"""
+    """shortest shot, in seconds"""
 
 
 _DESCRIBE = "Describe this shot in one sentence: who, what they do, where, light and camera."
@@ -287,64 +291,66 @@ class DataConfig:
     root: str | None = _path()
     """folder with clips, and .txt captions beside them"""
     look: str | None = setting(None, ("daylight", "noir", "western", "neon"))
-    """render the footage in this look, instead of reading any"""
+    """render the footage in this look instead of reading files"""
     clips: int = _count(5000, read_when="rendered")
-    """clips to render for training"""
+    """number of clips to render for training"""
     heldout_clips: int = setting(64, at_least=0, read_when="rendered")
-    """clips to render for validation"""
+    """number of clips to render for validation"""
     manifest: str | None = _path(read_when="footage")
-    """take the samples of this manifest.jsonl, as they stand in it, and look for no others"""
+    """train on exactly the samples of this manifest.jsonl, and search for no others"""
     prepared: str | None = _path(read_when="surveyed")
-    """folder of what was prepared from the footage; null = outputs/datasets/<root>-<hash>"""
+    """folder for the prepared footage: manifest, contact sheet, statistics; null = outputs/datasets/<root>-<hash>"""
     overrides: str | None = _path(read_when="surveyed")
-    """verdicts by hand, from the contact sheet; null = overrides.json in data.prepared"""
+    """your keep and reject decisions, saved from the contact sheet; null = overrides.json in data.prepared"""
     follow_links: bool = setting(False, private=True, read_when="footage")
-    """follow links that lead out of data.root"""
+    """follow symbolic links that lead out of data.root"""
     judged: bool = setting(True, read_when="surveyed")
-    """look for bars, titles, fades, blur and repetition, and leave out shots with them"""
+    """measure bars, titles, fades, blur and repetition, and leave out the shots that fail a limit"""
     limits: FootageLimits = section(FootageLimits, at_least=0, read_when="surveyed judged")
     exact: bool = setting(True, read_when="footage")
-    """colours are FFmpeg's accurate ones; false = decord's own, which are off at edges"""
+    """convert colours with FFmpeg's accurate conversion; false = decord's own, which is wrong at edges"""
     matrix: str = setting("auto", ("auto", "bt709", "bt601"), read_when="footage", since=True)
-    """matrix of films that name none; auto = bt709 from HD on, as players guess"""
+    """colour matrix of films that name none; auto = bt709 for HD and larger, as players assume"""
     interlaced: str = setting("auto", ("auto", "refuse", "keep"), read_when="surveyed", since=True)
-    """film of two moments a frame: auto deinterlaces it, telecined film is put together again; keep trains on its combs"""
+    """interlaced film: auto = deinterlace it, and undo telecine; refuse = leave it out; keep = train on the combs"""
     subtitles: str = setting("refuse", ("refuse", "crop", "keep"), read_when="surveyed judged", since=True)
-    """captions that are part of the picture: refuse shots that bear them, or crop all shots of their film, or keep them"""
+    """burnt-in subtitles: refuse = leave those shots out; crop = cut the lowest part off every shot of that film; keep =
+    train on them"""
     hdr: str = setting("refuse", ("refuse", "tone_map"), read_when="footage")
-    """footage in PQ, HLG or bt.2020"""
+    """HDR footage (PQ, HLG, BT.2020): refuse = leave it out; tone_map = convert it to SDR"""
     lut: str | None = _path(read_when="footage")
-    """a .cube file that every frame goes through"""
+    """a .cube LUT that is applied to every frame"""
     sequence_fps: float = setting(24.0, above=0, read_when="footage")
-    """frames per second of numbered pictures"""
+    """frames per second of image sequences (numbered pictures)"""
     resample: str = setting("nearest", ("nearest", "blend"), read_when="surveyed windows")
-    """how frames are found between those of the footage"""
+    """how frames are made at the model's rate: nearest = take the nearest frame; blend = mix the two around it"""
     buckets: bool = setting(True, read_when="surveyed own_shapes")
-    """train footage in its own shape, in the model's pixels; false cuts it to the model's"""
+    """keep the footage's aspect ratio, at the model's number of pixels; false = crop it to the model's shape"""
     caption: str | None = _text(read_when="surveyed")
-    """one caption for every clip, instead of the files beside them"""
+    """one caption for every clip, instead of the caption files beside them"""
     caption_lines: str = setting("joined", ("joined", "first", "each"), since=True, read_when="described")
-    """a caption of several lines: one text, its first line, or as many captions, each trained with; held-out: the first"""
+    """a caption file of several lines: joined = one text; first = its first line; each = every line is a caption of its own
+    (held-out clips use the first)"""
     trigger: str | None = _text()
-    """word put before every caption, to call the look up later"""
+    """word put before every caption and prompt, which calls up the look"""
     description: str | None = _note(read_when="surveyed")
-    """the look, described once: put behind every caption"""
+    """the look, described once: added after every caption"""
     captioner: str | None = _path(read_when="surveyed uncaptioned")
-    """folder of a vision-language model that captions what has no caption"""
+    """folder of a vision-language model that writes the captions that are missing"""
     captioner_prompt: str = _text(_DESCRIBE, read_when="surveyed uncaptioned captioner")
-    """what it is asked"""
+    """what data.captioner is asked for each shot"""
     holdout: float = _fraction(0.1, read_when="surveyed")
-    """share of the footage kept for validation; folders named train and heldout decide instead"""
+    """fraction of the footage kept for validation; ignored where folders are named train and heldout"""
     split_by: str = setting("auto", ("auto", "file", "shot"), read_when="surveyed")
-    """what is kept whole on one side; auto = file, or shot where there are few files"""
+    """unit that validation is split by; auto = whole files, or shots when there are fewer than 10 files"""
     stills: str = setting("sharpest", ("sharpest", "even"), read_when="surveyed stills")
-    """which frames of a shot stills are"""
+    """which frames of a shot become stills: the sharpest ones, or frames at even distances"""
     stills_per_shot: int = _count(2, read_when="surveyed stills")
     """stills taken from each shot"""
     window_stride: int = setting(33, at_least=1, read_when="surveyed windows")
-    """frames between the starts of two windows, at the model's fps"""
+    """distance between the starts of two windows, in frames at the model's fps"""
     min_frames: int | None = _frames(read_when="footage windows own_shapes")
-    """shots too short for a window give shorter ones, of at least so many frames, 4n+1; null = none"""
+    """shots too short for a window give shorter windows, of at least this many frames (4n+1); null = they give none"""
 
 
 @dataclass
@@ -352,13 +358,13 @@ class LoraSpec:
     """The adapter: how wide, how strong, and where. A run's settings hold one, and so does every adapter file."""
 
     rank: int = _count(8)
-    """rank of the two factors"""
+    """rank of the adapter: higher learns more, in a larger file"""
     alpha: float = setting(16.0, above=0)
-    """the update is scaled by alpha / rank"""
+    """strength of the adapter: its output is multiplied by alpha / rank"""
     dropout: float = _fraction(0.0)
-    """dropout before the first factor; another cut of the batch draws it anew"""
+    """dropout on the adapter's input; its random numbers depend on how a step is split into GPUs and micro-batches"""
     targets: str = setting("cross_attention", ("cross_attention", "attention", "all_linear"))
-    """which projections"""
+    """which layers the adapter changes: cross-attention, all attention, or every linear layer"""
 
     @property
     def scale(self) -> float:
@@ -372,35 +378,36 @@ class OptimizerConfig:
 
     # a lower rate, or a tighter norm, is what calms a run whose loss was no longer finite
     lr: float = setting(3e-5, above=0, resumable=True)
-    """AdamW learning rate"""
+    """learning rate of AdamW, at the width in optimizer.lr_for_width"""
     high_lr: float | None = setting(above=0, resumable=True, since=True, read_when="experts teaches_high")
-    """rate of the high-noise expert; null = lr. Stills alone overtrain it soon"""
+    """Wan2.2 A14B: learning rate of the high-noise expert; null = optimizer.lr. Trained on stills only, it soon overfits"""
     low_lr: float | None = setting(above=0, resumable=True, since=True, read_when="experts teaches_low")
-    """rate of the low-noise expert; null = lr"""
+    """Wan2.2 A14B: learning rate of the low-noise expert; null = optimizer.lr"""
     lr_for_width: int | None = _count(5120)
-    """width the rate was found at: other widths get lr x this / hidden_size; null takes lr as it is"""
+    """model width that optimizer.lr is meant for: other widths get lr x lr_for_width / hidden_size; null = lr is used as it is"""
     beta1: float = _fraction(0.9)
-    """first moment"""
+    """decay of AdamW's first moment"""
     beta2: float = _fraction(0.999)
-    """second moment"""
+    """decay of AdamW's second moment"""
     eps: float = setting(1e-8, above=0)
-    """AdamW epsilon"""
+    """epsilon of AdamW"""
     weight_decay: float = setting(0.01, at_least=0)
-    """decoupled weight decay"""
+    """weight decay of AdamW (decoupled)"""
     warmup_steps: int = setting(0, at_least=0, read_when="within_run")
     """steps of linear warm-up"""
     schedule: str = setting("constant", ("constant", "cosine"))
-    """rate after the warm-up"""
+    """learning rate after the warm-up: constant, or a cosine down to 0 at the last step"""
     on_extend: str = setting("rescale", ("rescale", "continue"), resumable=True)
-    """a cosine whose stage.steps a resume changes: drawn over all steps, or from the rate it has got to down to zero"""
+    """when a resume changes stage.steps under schedule=cosine: rescale = one cosine over all steps; continue = from the rate
+    reached so far down to 0"""
     extended: list[int] = setting([], by_group=True)
-    """written by on_extend=continue: pairs of a step at which a resume changed stage.steps, and what those were before"""
+    """written by on_extend=continue, not typed: pairs of the step at which a resume changed stage.steps, and the steps before"""
     high_extended: list[int] = setting([], by_group=True, since=True)
-    """the same of the high-noise expert's steps"""
+    """the same pairs for the steps of the high-noise expert"""
     low_extended: list[int] = setting([], by_group=True, since=True)
-    """the same of the low-noise expert's steps"""
+    """the same pairs for the steps of the low-noise expert"""
     clip_norm: float = setting(1.0, at_least=0, resumable=True)
-    """gradient norm is clipped to this; 0 = never"""
+    """largest gradient norm, larger ones are scaled down to it; 0 = no clipping"""
 
 
 @dataclass
@@ -408,21 +415,21 @@ class FlowConfig:
     """Which noise levels are trained on."""
 
     sigma_mean: float = setting(0.0)
-    """mean of the normal behind the logit-normal sigma"""
+    """mean of the normal distribution that the logit-normal sigma is sampled from"""
     sigma_std: float = setting(1.0, above=0)
-    """its standard deviation"""
+    """standard deviation of that normal distribution (see flow.sigma_mean)"""
     shift: float | None = setting(above=0)
-    """sigma shift; null = 2 at 480p, grown with the square root of the pixels"""
+    """sigma shift in training; null = 2 at 480p, and for other sizes in proportion to the square root of the number of pixels"""
 
 
 @dataclass
 class DropoutConfig:
-    """What is hidden from the transformer now and then, so that guidance has something to steer against."""
+    """Which conditions are dropped at random in training, so that guidance can compare with and without them."""
 
     caption: float = _fraction(0.1)
-    """share of samples trained without caption, for guidance"""
+    """fraction of samples trained without their caption, which guidance needs"""
     image: float = _fraction(0.1, read_when="image_shown")
-    """share of i2v samples trained without image condition"""
+    """fraction of i2v samples trained without their first frame"""
 
 
 @dataclass
@@ -432,11 +439,11 @@ class CheckpointConfig:
     every_steps: int = setting(250, at_least=0, read_when="within_run")
     """optimizer steps between checkpoints; 0 = only at the end"""
     keep: int = _count(2)
-    """newest checkpoints kept"""
+    """how many of the newest checkpoints are kept"""
     best: str | None = _note()
-    """a logged number, such as heldout/loss: the adapter with the best of it is kept as <stage>-best.safetensors"""
+    """a logged number, such as heldout/loss: the adapter at its best value is kept as <stage>-best.safetensors; null = none"""
     best_mode: str | None = setting(None, ("min", "max"))
-    """which is best, the lowest or highest; null = as the number says"""
+    """whether the lowest or the highest value of checkpoint.best is the best; null = what is usual for that number"""
 
 
 @dataclass
@@ -444,25 +451,25 @@ class StoppingConfig:
     """When a run ends before its last step, because it learns no more."""
 
     monitor: str | None = _note()
-    """a logged number, such as heldout/loss; null = never stop early"""
+    """a logged number, such as heldout/loss: the run stops when it no longer improves; null = never stop early"""
     patience: int = _count(3)
-    """times in a row that it may be logged without having become better"""
+    """how many times in a row the number may be logged without improving"""
     mode: str | None = setting(None, ("min", "max"))
-    """which is better, lower or higher; null = as the number says"""
+    """whether lower or higher values of stopping.monitor are better; null = what is usual for that number"""
     min_change: float = setting(0.0, at_least=0)
-    """what it must change by, to count as better"""
+    """smallest change that counts as an improvement"""
 
 
 @dataclass
 class ValidationConfig:
-    """When held-out samples are looked at."""
+    """When held-out samples are measured."""
 
     every_steps: int = setting(250, at_least=0, read_when="within_run")
-    """optimizer steps between held-out losses; 0 = never"""
+    """optimizer steps between measurements of the held-out loss; 0 = never"""
     samples: int = _count(8, read_when="validates")
-    """held-out samples looked at, at most"""
+    """largest number of held-out samples that the loss is measured on"""
     clips: int = setting(0, at_least=0)
-    """held-out samples drawn anew and measured, at most; 0 = none"""
+    """largest number of held-out clips that are generated and measured; 0 = none"""
 
 
 USUAL_STEPS = 8
@@ -474,15 +481,15 @@ class PreviewConfig:
     """When a clip is made during training."""
 
     every_steps: int | None = setting(at_least=0, read_when="within_run")
-    """optimizer steps between previews; 0 = never, null = as often as is estimated to take 5 % of the run at most"""
+    """optimizer steps between previews; 0 = never; null = as often as fits into an estimated 5 % of the run's time"""
     seeds: int = _count(1, read_when="previews")
-    """clips of each preview, from as many seeds"""
+    """clips in each preview, each from a seed of its own"""
     prompt: str | None = _text(read_when="previews")
     """what the preview shows; null = the first held-out caption"""
     sampler_steps: int | None = setting(at_least=1, read_when="draws")
-    """denoising steps of a preview, or of a held-out clip; null = 8, or 4 for previews that else were too dear"""
+    """denoising steps of a preview or held-out clip; null = 8, or 4 if previews would take too much of the run's time"""
     num_frames: int | None = _frames(read_when="previews")
-    """frames of a preview, 4n+1; null = the stage's, or fewer for previews that else were too dear"""
+    """frames of a preview, 4n+1; null = the stage's, or fewer if previews would take too much of the run's time"""
 
     def frames_of(self, stage: StageConfig) -> int:
         """Frames of a preview: those that were typed or chosen, else the stage's."""
@@ -502,11 +509,12 @@ class StrategyConfig:
     """How ranks share the work."""
 
     name: str = setting("auto", _STRATEGIES, by_group=True, read_when="strategy_shares")
-    """auto = ddp when there are several ranks; zero = DeepSpeed, which shards what training keeps (docs/strategies.md)"""
+    """auto = ddp when there are several GPUs; zero1 to zero3 = DeepSpeed, which shards optimizer, gradients, weights
+    (docs/strategies.md)"""
     sequence: int = _count(1, read_when="several_ranks")
-    """ranks that share each sample's sequence, a divisor of gpus x nodes"""
+    """GPUs that share the sequence of each sample; must divide gpus x nodes"""
     cpu_offload: bool = setting(False)
-    """zero1-3: moments, and with zero3 the frozen weights, lie on the host"""
+    """zero1 to zero3: keep the optimizer's moments in host memory, and with zero3 the frozen weights too"""
 
 
 def zero_level(strategy: StrategyConfig) -> int:
@@ -515,32 +523,33 @@ def zero_level(strategy: StrategyConfig) -> int:
 
 
 _SWAP = setting(at_least=0, at_most=1)
-"""share of the blocks whose weights stay on the host, and are fetched as they are used"""
+"""fraction of the blocks whose weights stay in host memory and are copied to the GPU as each block runs"""
 _LIMIT_GIB = setting(above=0)
-"""GPU memory to live in; null = all there is"""
+"""GPU memory in GiB that the run may use; null = all of the card's"""
 
 
 @dataclass
 class MemoryConfig:
-    """What the transformer's blocks keep on the GPU in training, as shares of the blocks; null = what fits fastest."""
+    """What the transformer's blocks keep on the GPU in training, as fractions of the blocks; null = the fastest setting that
+    fits."""
 
     name: str = setting("auto", ("auto", "plain", "recompute", "offload", "swap"), by_group=True)
-    """auto = the fastest that fits the GPU at hand; the others from fast to lean"""
+    """auto = the fastest that fits this GPU; plain is the fastest of the others, swap needs the least memory"""
     recompute: float | None = setting(at_least=0, at_most=1)
-    """share of the blocks that run again in the backward pass, instead of being kept"""
+    """fraction of the blocks that are recomputed in the backward pass, so that their activations need not be kept"""
     offload: bool | None = setting()
-    """keep the inputs of recomputed blocks on the host"""
+    """keep the inputs of recomputed blocks in host memory"""
     swap: float | None = _SWAP
     limit_gib: float | None = _LIMIT_GIB
 
 
 @dataclass
 class DrawingMemoryConfig:
-    """What lies on the GPU while clips are drawn; null = what fits fastest."""
+    """What is kept on the GPU while clips are generated; null = the fastest setting that fits."""
 
     swap: float | None = _SWAP
     tile: bool | None = setting(read_when="encodes")
-    """VAE in overlapping tiles, whose seams are blended"""
+    """run the VAE in overlapping tiles with blended seams: slower, in less memory"""
     limit_gib: float | None = _LIMIT_GIB
 
 
@@ -564,32 +573,36 @@ class SamplerConfig:
     """How noise becomes a clip."""
 
     name: str = setting("unipc", ("unipc", "euler"), by_group=True)
-    """solver"""
+    """solver of the denoising steps"""
     steps: int = _count(40, not_in_training="a preview takes preview.sampler_steps", read_when="whole_clips")
-    """denoising steps"""
+    """denoising steps of a clip: more take longer and add detail"""
     guidance: float | None = setting(GUIDANCE, at_least=0)
-    """classifier-free guidance scale; 1 = unguided; null = each network's own, as its authors publish it"""
+    """classifier-free guidance scale: higher follows the prompt more closely; 1 = no guidance; null = the value that each
+    network's authors publish"""
     guidance_mode: str = setting(
         "auto", ("auto", "batch", "split"), changes_clip=False, not_in_training=_ALONE, read_when="several_ranks guided"
     )
-    """the guided pair: on the same ranks, or one half each on two groups of them; auto = as is foretold to be faster"""
+    """several GPUs: batch = every GPU computes the prompted and the unprompted prediction; split = two groups compute one
+    each; auto = whichever is estimated faster"""
     ulysses: int | None = _count(changes_clip=False, not_in_training=_ALONE, read_when="several_ranks")
-    """ranks that share a sequence by attention heads; null = as is foretold to be fastest"""
+    """GPUs that share a sequence by attention heads (Ulysses); null = whatever is estimated fastest"""
     ring: int | None = _count(changes_clip=False, not_in_training=_ALONE, read_when="several_ranks")
-    """groups of such ranks that share it by passing keys and values round; null = likewise"""
+    """groups of GPUs that share a sequence by passing keys and values round (ring); null = whatever is estimated fastest"""
     shift: float | None = setting(above=0, read_when="flows")
-    """sigma shift; null = the model's own"""
+    """sigma shift when clips are generated; null = the model's own"""
     cache: str = setting("none", ("none", *CACHE_THRESHOLDS, "calibrate"), not_in_training=_IN_FULL)
-    """what a clip's steps take up from those before; calibrate = nothing, and says the ratios for magcache"""
+    """step cache: reuse results of earlier denoising steps to skip work; calibrate = skip nothing, and print the ratios for
+    magcache"""
     cache_threshold: float | None = setting(at_least=0, not_in_training=_IN_FULL)
-    """first_block, magcache: change, or foretold error, that is let pass; taylorseer: steps foretold after each; 0 =
-    none"""
+    """how much the step cache may skip. first_block and magcache: largest change or estimated error of a skipped step;
+    taylorseer: steps extrapolated after each computed one; 0 = skip none; null = diffusers' default"""
     cache_ratios: list[float] = setting([], not_in_training=_IN_FULL)
-    """magcache: the model's ratios, as sampler.cache=calibrate says them"""
+    """magcache: the model's ratios, as sampler.cache=calibrate prints them"""
     exact_steps: int = setting(1, at_least=0, since=True, not_in_training=_IN_FULL, read_when="int8")
-    """steps at the beginning and at the end of a clip whose attention stays exact"""
+    """model.attention=int8: number of first and of last denoising steps that keep exact attention"""
     attention_guard: str = setting("exact", ("exact", "report"), since=True, not_in_training=_IN_FULL, read_when="int8")
-    """layers whose attention int8 would put further off than its tolerance: exact = they stay exact; report = they do not"""
+    """model.attention=int8, for layers whose error is above the tolerance: exact = keep exact attention there; report = use
+    int8 and report the error"""
 
 
 SHARING = tuple(entry.name for entry in fields(SamplerConfig) if not entry.metadata.get("changes_clip", True))
@@ -600,46 +613,46 @@ PARTITIONS = ("alone", "sequence", "ring", "halves")
 
 @dataclass
 class MetricsConfig:
-    """Which numbers are written beside a clip, in training a preview of one; and where networks lie that some rest on."""
+    """Which numbers are measured of clips, and where the networks are that some of them need."""
 
     names: list[str] = setting([], CLIP_METRICS)
-    """numbers written beside a clip or a preview (docs/metrics.md)"""
+    """numbers that are measured of each clip or preview (docs/metrics.md)"""
     clip: str | None = _source(read_when="needs_clip")
     """CLIP ViT-B/32 for clip_sim_* and background_consistency: a directory or hub repository"""
     dino: str | None = _source(read_when="needs_dino")
-    """DINO ViT-B/16 for subject_consistency, likewise"""
+    """DINO ViT-B/16 for subject_consistency: a directory or hub repository"""
     alexnet: str | None = _path(read_when="needs_alexnet")
     """torchvision's alexnet-owt-7be5be79.pth for lpips_alex and tlp_alex: a file"""
     i3d: str | None = _path(read_when="needs_i3d")
-    """i3d_torchscript.pt for fvd_i3d: a file, and a program, so that i3d_sha256 goes with it"""
+    """i3d_torchscript.pt for fvd_i3d: a file that contains a program, so metrics.i3d_sha256 must be given too"""
     i3d_sha256: str | None = _note(private=True, read_when="needs_i3d")
-    """SHA-256 of the i3d that may be run, 64 hexadecimal digits"""
+    """SHA-256 (64 hexadecimal digits) of the metrics.i3d file that you allow to be run"""
 
 
 @dataclass
 class LoggerConfig:
-    """Where curves go."""
+    """Where logged numbers go."""
 
     name: str = setting("csv", ("wandb", "csv", "tensorboard", "none"), by_group=True, private=True)
-    """where curves go"""
+    """where logged numbers go"""
     also: list[str] = setting([], ("wandb", "tensorboard"), private=True, read_when="trains")
-    """and where else, as in logger=wandb logger.also=[tensorboard]; logs/csv is always written"""
+    """further loggers, as in logger=wandb logger.also=[tensorboard]; logs/csv is always written"""
     project: str = _note("cinelora", private=True, read_when="wandb")
     """project name at the logger"""
     entity: str | None = _note(private=True, read_when="wandb")
     """wandb: user or team; null = your own default"""
     group: str | None = _note(private=True, read_when="wandb")
-    """wandb: group of the run; null = the sweep it is a member of"""
+    """wandb: group of the run; null = the name of its sweep"""
     tags: list[str] = setting([], read_when="wandb")
     """wandb: tags of the run"""
     notes: str | None = _note(read_when="wandb")
     """wandb: notes of the run; null = description"""
     offline: bool | None = setting(private=True, read_when="wandb")
-    """wandb: null = offline unless a key is there"""
+    """wandb: log to disk only; null = offline unless an API key is set"""
     artifact: bool | None = setting(read_when="wandb trains")
-    """wandb: keep the finished adapter there; null = where it is online, true = offline too, for wandb sync"""
+    """wandb: store the finished adapter as an artifact; null = only when online; true = offline too, for a later wandb sync"""
     every_steps: int = _count(10, read_when="trains")
-    """optimizer steps between logged losses"""
+    """optimizer steps between two logged losses"""
 
     @property
     def all(self) -> set[str]:
@@ -649,10 +662,10 @@ class LoggerConfig:
 
 @dataclass
 class RecipeConfig:
-    """A named whole experiment: what its source states, and what we chose."""
+    """A whole experiment by name: what its source states, and what we chose."""
 
     name: str | None = setting()
-    """name of the whole experiment"""
+    """name of the experiment"""
     stage: str | None = setting()
     """the stage the recipe is written for; null = any"""
     known: list[str] = setting([])
@@ -665,34 +678,34 @@ class RecipeConfig:
 # written, how many ranks make it, and out of how much memory.
 
 _CKPT = _run()
-"""adapter(s): a run, an adapter file or hub:owner/name[/file.safetensors]; null = the base model alone"""
+"""adapters: a run, an adapter file or hub:owner/name[/file.safetensors]; null = the base model alone"""
 _ADAPTERS = setting([], role="run", since=True)
-"""adapters beside those of ckpt, or without it, any number: [file@0.8,hub:owner/name@0.5], each on keyframe and clip where it
-fits; file@0.8:clip or :keyframe = there alone (docs/adapters.md)"""
+"""further adapters with their scales, with or without ckpt: [file@0.8,hub:owner/name@0.5]. Each acts on keyframe and clip;
+file@0.8:clip or file@0.8:keyframe limits it to one (docs/adapters.md)"""
 _NEGATIVE_PROMPT = _text(read_when="guided encodes")
-"""what guidance steers away from; null = the model's own"""
+"""what the clip should not show: guidance steers away from it; null = the model's default"""
 _MODE = setting("scene", ("scene", "t2v"))
-"""scene = keyframe, then expansion; t2v = straight from the t2v transformer"""
+"""scene = generate a keyframe, then expand it to a clip; t2v = generate the clip from text in one pass"""
 _NUM_FRAMES = _frames()
-"""frames, 4n+1; null = the model's own"""
+"""frames of a clip, 4n+1 (33, 81); null = the model's own"""
 _SEEDS = _count(1, read_when="encodes")
-"""clips of each prompt, from as many seeds"""
+"""clips of each prompt, each from a seed of its own"""
 _FIRST_SEED = setting(0, at_least=0)
-"""the first seed"""
+"""seed of the first clip; the others follow it"""
 _RANKS = _count(1, at_most=MOST_PROCESSES, changes_clip=False)
-"""ranks on each node the sequence is split over"""
+"""GPUs per machine that each clip is split over"""
 _NODES = _count(1, at_most=MOST_NODES, resumable=True, changes_clip=False)
-"""machines"""
+"""number of machines (nodes); each starts gpus= processes"""
 _PLAN = setting(False, changes_clip=False)
-"""true = say what a clip takes, in memory and time, here and on other cards, and do nothing; rtx4090 (or another) = as if on that
-card; cluster = also on up to 64 GPUs"""
+"""true = print the memory and time that a clip needs, here and on other cards, and stop; rtx4090 (or another card) = for that
+card; cluster = also for up to 64 GPUs"""
 _MODELS_CACHE = _path("outputs/cache", changes_clip=False, without_drawing=True)
-"""folder of models built or fetched"""
+"""folder for downloaded and generated models"""
 
 
 _OUT = setting(role="directory", resumable=True, changes_clip=False, without_drawing=True, typed_only=True)
 _TRUST = setting(False, resumable=True, changes_clip=False, without_drawing=True, typed_only=True)
-"""take places, programs and accounts from a directory or adapter file of somebody else as they stand there"""
+"""trust a run or adapter from somebody else: use the paths, programs and accounts that it names"""
 
 
 @dataclass
@@ -724,60 +737,61 @@ class TrainConfig:
     validation: ValidationConfig = section(ValidationConfig, resumable=True)
     preview: PreviewConfig = section(PreviewConfig, resumable=True)
     ema_decay: float = _fraction(0.0)
-    """moving average of the adapter, exported instead of it; 0 = off"""
+    """decay of a moving average of the adapter, which is exported in its place; 0 = off"""
     seed: int = setting(0, at_least=0)
-    """seeds weights, order, noise and dropout"""
+    """seed of everything random: initial weights, order of samples, noise, dropout"""
     gpus: int = _count(1, at_most=MOST_PROCESSES, resumable=True)
-    """ranks on each node: GPUs, or CPU processes where there are none"""
+    """GPUs per machine; without a GPU, CPU processes"""
     nodes: int = _NODES
     workers: int = setting(0, at_least=0, at_most=MOST_PROCESSES, resumable=True)
-    """processes reading footage and cache, per rank; 0 reads in the rank itself"""
+    """processes per GPU that read footage and cache; 0 = the training process reads"""
     max_restarts: int = setting(3, at_least=0, resumable=True, read_when="one_machine")
-    """times a run on one machine starts again by itself after it lost a rank"""
+    """how often a run on one machine restarts by itself after one of its processes died"""
     hang_minutes: float = setting(15.0, at_least=0, resumable=True, since=True)
-    """minutes after which a step that does not end is given up, and the run starts again as after a lost rank; 0 = never"""
+    """minutes after which a step counts as hung: the run is ended and restarted, as after a process that died; 0 = never"""
     plan: bool | str = setting(False, resumable=True)
-    """true = say what the run takes, in memory and time, here and on other cards, and do nothing; rtx4090 (or another) = as if on
+    """true = print the memory and time that the run needs, here and on other cards, and stop; rtx4090 (or another card) = for
     that card"""
     out: str | None = _OUT
     """run directory; null = outputs/<stage>/<data>/<time>"""
     adapter: str | None = _run()
-    """style adapter under stage=motion: a run, a file or hub:owner/name"""
+    """stage=motion: the style adapter to train on top of: a run, a file or hub:owner/name"""
     resume: str | None = _run(resumable=True, typed_only=True)
-    """run to go on with: its directory, a file in it, or hub:owner/name; auto = the one in out=, if it has begun"""
+    """run to continue: its directory, a file in it, or hub:owner/name; auto = continue the run in out= if there is one, else
+    start it"""
     cache: str = _path("outputs/cache", resumable=True)
-    """folder of encoded samples, shared between runs"""
+    """folder for encoded samples, which runs share"""
     description: str | None = _note(resumable=True)
-    """a note kept with the run"""
+    """a note of your own, kept with the run"""
     trust: bool = _TRUST
     push: str | None = _note(resumable=True, typed_only=True)
-    """hub repository, owner/name, that the adapter and its card are uploaded to at the end"""
+    """hub repository (owner/name) that the adapter and its card are uploaded to at the end; null = no upload"""
     private: bool = setting(False, resumable=True, typed_only=True)
-    """push: make a new repository a private one"""
+    """with push=: create the repository as a private one"""
 
 
 @dataclass
 class ScaleConfig:
-    """How strongly each adapter acts; 0 = not at all."""
+    """How strongly each adapter acts; 0 = off."""
 
     keyframe: float = _scale(1.0, read_when="style_in_keyframe")
-    """scale of the style adapter while the keyframe is made"""
+    """scale of the style adapter on the keyframe"""
     style: float = _scale(1.0, read_when="style_in_clip")
-    """scale of the style adapter while the clip is expanded"""
+    """scale of the style adapter on the clip"""
     motion: float = _scale(1.0, read_when="motion_in_clip")
-    """scale of the motion adapter while the clip is expanded"""
+    """scale of the motion adapter on the clip"""
     keyframe_high_noise: float | None = _expert_scale(read_when="style_in_keyframe experts")
-    """scale of the high-noise expert's style adapter while the keyframe is made; null = scale.keyframe"""
+    """Wan2.2 A14B: scale of the high-noise expert's style adapter on the keyframe; null = scale.keyframe"""
     keyframe_low_noise: float | None = _expert_scale(read_when="style_in_keyframe experts")
-    """the same of the low-noise expert's"""
+    """Wan2.2 A14B: scale of the low-noise expert's style adapter on the keyframe; null = scale.keyframe"""
     style_high_noise: float | None = _expert_scale(read_when="style_in_clip experts")
-    """scale of the high-noise expert's style adapter while the clip is expanded; null = scale.style"""
+    """Wan2.2 A14B: scale of the high-noise expert's style adapter on the clip; null = scale.style"""
     style_low_noise: float | None = _expert_scale(read_when="style_in_clip experts")
-    """the same of the low-noise expert's"""
+    """Wan2.2 A14B: scale of the low-noise expert's style adapter on the clip; null = scale.style"""
     motion_high_noise: float | None = _expert_scale(read_when="motion_in_clip experts")
-    """scale of the high-noise expert's motion adapter; null = scale.motion"""
+    """Wan2.2 A14B: scale of the high-noise expert's motion adapter; null = scale.motion"""
     motion_low_noise: float | None = _expert_scale(read_when="motion_in_clip experts")
-    """the same of the low-noise expert's"""
+    """Wan2.2 A14B: scale of the low-noise expert's motion adapter; null = scale.motion"""
 
 
 # Version 0.1 named the directory of prompts= after the numbers that are measured, too: what they were by default stays in
@@ -802,23 +816,24 @@ class InferConfig:
     scale: ScaleConfig = section(ScaleConfig, was="weights")
     memory: DrawingMemoryConfig = section(DrawingMemoryConfig, changes_clip=False)
     ckpt: str | None = _run()
-    """adapter(s): a run, an adapter file or hub:owner/name; null = the base model"""
+    """adapters to use: a run, an adapter file or hub:owner/name; null = the base model alone"""
     adapters: list[str] = _ADAPTERS
     prompt: str | None = _text()
     """what the clip shows"""
     prompts: str | None = _path()
-    """file with one prompt a line; makes a clip of each, goes on where it stopped"""
+    """file with one prompt per line; a clip is generated for each, and finished ones are not repeated"""
     negative_prompt: str | None = _NEGATIVE_PROMPT
     image: str | None = _path()
-    """keyframe to start from, instead of making one; it gives the clip its shape, unless model.height or model.width is typed"""
+    """picture to start the clip from, instead of a generated keyframe; it decides the clip's shape, unless model.height or
+    model.width is given"""
     fit: str = setting("cover", ("cover", "contain"), since=True, read_when="image_given")
-    """image in another shape than the clip's: cover cuts its sides, contain puts black beside it"""
+    """when image has another shape than the clip: cover = crop it; contain = add black bars"""
     mode: str = _MODE
     num_frames: int | None = _NUM_FRAMES
     compare: bool = setting(False, read_when="adapted")
-    """also make the clip without adapters, for the contact sheet"""
+    """also generate the clip without adapters, for comparison on the contact sheet"""
     seed: int = setting(0, at_least=0)
-    """same seed, same clip"""
+    """seed of the noise: the same seed gives the same clip"""
     gpus: int = _RANKS
     nodes: int = _NODES
     plan: bool | str = _PLAN
@@ -834,7 +849,7 @@ _READ_TO_PREPARE += ("t2v", "t2v_revision", "base", "base_revision", "tokenizer"
 
 @dataclass
 class PrepareConfig:
-    """Footage in, dataset out: shots found, judged and cut into samples, with a contact sheet to look at.
+    """Prepare footage: find shots, filter them, cut them into training samples, and write a contact sheet to look at.
 
     python -m cinelora.prepare data=folder data.root=/my/footage
     python -m cinelora.prepare data=folder data.root=/my/footage model=wan21_14b_720p data.limits.still=null
@@ -844,16 +859,16 @@ class PrepareConfig:
     model: ModelConfig = section(ModelConfig, only=_READ_TO_PREPARE)
     data: DataConfig = section(DataConfig)
     num_frames: int = _frames(33)
-    """frames of a window, 4n+1"""
+    """frames of a training window, 4n+1"""
     seed: int = setting(0, at_least=0)
-    """decides what is held out"""
+    """seed that decides which footage is held out for validation"""
     workers: int | None = setting(at_least=0, at_most=MOST_PROCESSES)
-    """processes that read footage; null = one a core, 0 = none of their own"""
+    """processes that read footage; null = one per core; 0 = read in this process"""
 
 
 @dataclass
 class EvaluateConfig:
-    """Did it work? The base against its adapters, stage by stage: numbers, a page to look at, a blind test.
+    """Did the training work? Compare the base model with its adapters, stage by stage: numbers, a report page, a blind test.
 
     python -m cinelora.evaluate ckpt=outputs/motion/noir/last data=noir
     python -m cinelora.evaluate ckpt=outputs/motion/noir/last data=noir prompts=prompts.txt seeds=4 gpus=4
@@ -869,13 +884,13 @@ class EvaluateConfig:
     ckpt: str | None = _CKPT
     adapters: list[str] = _ADAPTERS
     prompts: str | None = _path()
-    """file with one prompt a line, drawn beside the captions of held-out clips"""
+    """file with one prompt per line, in addition to the captions of held-out clips"""
     against: list[str] = setting(
         [], AGAINST_METRICS, changes_clip=False, without_drawing=True, read_when="data_named measures"
     )
-    """numbers that compare with held-out clips (docs/metrics.md)"""
+    """numbers that compare generated clips with held-out ones (docs/metrics.md)"""
     clips: int = _count(4, read_when="data_named")
-    """held-out clips whose captions are drawn, at most"""
+    """largest number of held-out clips whose captions are used as prompts"""
     seeds: int = _SEEDS
     seed: int = _FIRST_SEED
     negative_prompt: str | None = _NEGATIVE_PROMPT
@@ -884,9 +899,9 @@ class EvaluateConfig:
     gpus: int = _RANKS
     nodes: int = _NODES
     report: bool = setting(False, changes_clip=False, without_drawing=True, typed_only=True)
-    """draw nothing: tables and page anew, of what out=<run> holds"""
+    """generate nothing: write tables and page again from the clips in out=<run>"""
     answers: str | None = _path(changes_clip=False, without_drawing=True, typed_only=True)
-    """answers to out=<run>'s pairs.html, to be scored: a file, or a folder of them"""
+    """answers given in pairs.html of out=<run>, to be scored: a file, or a folder of files"""
     plan: bool | str = _PLAN
     out: str | None = _OUT
     """run directory; null = outputs/evaluate/<ckpt>-<hash of the settings>"""
@@ -896,7 +911,7 @@ class EvaluateConfig:
 
 @dataclass
 class StudyConfig:
-    """What does it cost: the same clips by many settings, in seconds, memory, steadiness and likeness.
+    """Compare settings: the same clips generated by each, in seconds, memory, steadiness and similarity.
 
     python -m cinelora.study ckpt=outputs/motion/noir/last prompts=prompts.txt merged=[true,false] scales=[0,1]
     python -m cinelora.study ckpt=outputs/motion/noir/last prompt='a man waits' steps=[10,25] first_block=[0.05,0.1]
@@ -914,54 +929,57 @@ class StudyConfig:
     ckpt: str | None = _CKPT
     adapters: list[str] = _ADAPTERS
     models: list[str] = setting([], role="models", private=True, since=True)
-    """several models, each with its adapters or none: [tiny@outputs/motion/noir/last,tiny_animatediff_random]"""
+    """models to compare, each with or without a run of adapters: [tiny@outputs/motion/noir/last,tiny_animatediff_random]"""
     geometry: str = setting("both", ("own", "common", "both"), changes_clip=False, read_when="several_models")
-    """size, frames and steps of the clips of models=: each model's own, the largest that all make, or both"""
+    """size, frames and steps of the clips of models=: own = each model's own; common = the largest that all of them can make;
+    both = both"""
     prompt: str | None = _text()
     """what the clips show"""
     prompts: str | None = _path()
-    """file with one prompt a line; each is drawn by every setting"""
+    """file with one prompt per line; every setting generates a clip of each"""
     seeds: int = _SEEDS
     seed: int = _FIRST_SEED
     negative_prompt: str | None = _NEGATIVE_PROMPT
     mode: str = _MODE
     num_frames: int | None = _NUM_FRAMES
     against: list[str] = _axis(choices=AGAINST_METRICS, read_when="measures")
-    """numbers that compare with the baseline's clips, and of sets with held-out footage of data= (docs/metrics.md)"""
+    """numbers that compare with the baseline's clips; those of sets compare with held-out footage of data= (docs/metrics.md)"""
     ranks: list[int] = _axis(at_least=1)
-    """ranks that the adapters are cut or padded to; without ckpt, those of drawn ones"""
+    """adapter ranks to try: adapters of ckpt are cut or padded to them; without ckpt, random adapters of these ranks"""
     scales: list[float] = _axis(at_least=-10, at_most=10)
-    """scales of the adapters; 0 = the base model"""
+    """adapter scales to try; 0 = the base model"""
     merged: list[bool] = _axis()
-    """adapters folded into the weights (true), or live beside them"""
+    """whether adapters are merged into the weights: [true,false] tries both"""
     only: list[str] = _axis(choices=ADAPTER_STAGES)
-    """the style or the motion adapter of ckpt alone"""
+    """use only the style or only the motion adapter of ckpt: [style,motion] tries both"""
     steps: list[int] = _axis(at_least=1)
-    """denoising steps"""
+    """numbers of denoising steps to try"""
     distilled: list[int] = _axis(at_least=1)
-    """denoising steps of the step-distilled ones of adapters=, unguided and by Euler; they act in these rows alone"""
+    """numbers of denoising steps to try with the step-distilled adapters of adapters=, unguided, with Euler; other rows leave
+    those adapters out"""
     first_block: list[float] = _axis(at_least=0)
-    """thresholds of sampler.cache=first_block"""
+    """thresholds of sampler.cache=first_block to try"""
     taylorseer: list[int] = _axis(at_least=0)
-    """thresholds of sampler.cache=taylorseer"""
+    """thresholds of sampler.cache=taylorseer to try"""
     magcache: list[float] = _axis(at_least=0)
-    """thresholds of sampler.cache=magcache; without sampler.cache_ratios they are measured first"""
+    """thresholds of sampler.cache=magcache to try; without sampler.cache_ratios the ratios are measured first"""
     dtypes: list[str] = _axis(choices=DTYPES)
-    """dtypes of the frozen transformer"""
+    """number formats of the frozen transformer to try"""
     partitions: list[str] = _axis(choices=PARTITIONS)
-    """how gpus share a clip: not at all, its sequence, that in a ring, or first the halves of guidance"""
+    """ways to share a clip between GPUs: alone = not shared; sequence; ring = sequence in a ring; halves = first the two
+    halves of guidance"""
     grid: bool = setting(False, changes_clip=False, read_when="several_axes")
-    """every combination of the lists, instead of one change of the baseline at a time"""
+    """try every combination of the lists, instead of changing one thing of the baseline at a time"""
     controls: bool = setting(False, changes_clip=False, since=True)
-    """measure the baseline's clips once more, frozen and with their frames shuffled: whether measures tell these apart"""
+    """also measure the baseline's clips frozen and with their frames shuffled, to see which numbers notice"""
     repetitions: int = _count(3, changes_clip=False)
-    """timed rounds over all settings, after one that is not counted"""
+    """timed rounds over all settings, after one round that is not counted"""
     latency_only: bool = setting(False)
-    """time steps of one clip from drawn inputs; nothing is decoded or measured"""
+    """only time denoising steps on random inputs; nothing is decoded or measured"""
     latency_steps: int = _count(3, read_when="latency_only")
-    """denoising steps that latency_only times"""
+    """number of denoising steps that latency_only times"""
     merge: list[str] = _axis(role="path", without_drawing=True)
-    """studies to be put into one, out=<directory>: their run directories"""
+    """run directories of finished studies that are combined in out=<directory>"""
     gpus: int = _RANKS
     nodes: int = _NODES
     plan: bool | str = _PLAN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import resource
 import shlex
 import signal
@@ -17,13 +18,15 @@ import pytest
 import yaml
 from composed import compose_evaluate, compose_infer
 
-from cinelora.cli.help import NOBODY_READS
+from cinelora.cli.help import NOBODY_READS, help_text
 from cinelora.cli.main import main
+from cinelora.cli.parse import parse
+from cinelora.cli.programs import PROGRAMS
 from cinelora.config.clip_facts import clip_hash
 from cinelora.config.schema import drawn_by
 from cinelora.config.shipped import PROJECT
 from cinelora.config.store import anchored
-from cinelora.errors import TrainingError
+from cinelora.errors import ConfigError, TrainingError
 from cinelora.io.locks import TEMPORARY
 
 SENTENCE_LIMIT_S = 3.0
@@ -105,6 +108,70 @@ def test_help_answers_in_time_without_torch(script: str, flag: str, tmp_path: Pa
     )
     key = "lora.rank" if script == "train" else "negative_prompt*"
     assert key in done.stdout
+
+
+def helped(script: str, *argv: str) -> str:
+    """What a command line with --help answers with."""
+    return help_text(parse(PROGRAMS[script], list(argv)))
+
+
+@pytest.mark.parametrize("script", PROGRAMS)
+def test_help_shows_the_twenty_settings_that_people_change_and_all_shows_every_one(script: str) -> None:
+    program = PROGRAMS[script]
+    shown = [
+        line.split()[0].rstrip("*") for line in helped(script, "--help").partition("change most")[2].splitlines()[1:21]
+    ]
+    assert shown == list(program.often)
+    assert len({*shown} & {*program.fields}) == 20
+    every = {
+        line.split()[0].rstrip("*") for line in helped(script, "--help", "all").splitlines() if line.startswith("  ")
+    }
+    hidden = {
+        key for key, field in program.fields.items() if field.by_group or (field.not_in_training and script == "train")
+    }
+    assert {*program.fields} - every == hidden
+
+
+def test_help_shows_the_values_that_the_command_line_gives() -> None:
+    asked = helped(
+        "train", "stage=style", "data=noir", "model=wan21_14b_480p", "lora.rank=4", "data.trigger=a, b", "--help"
+    )
+    assert re.search(r"^  lora\.rank +4 +rank of the adapter", asked, flags=re.M)
+    assert re.search(r"^  model\.dtype +bf16 ", asked, flags=re.M)
+    assert re.search(r"^  data\.trigger\* +a, b ", asked, flags=re.M)
+    assert "with the values that this command line gives" in asked
+    assert "model=" in asked
+    assert "(here wan21_14b_480p)" in asked
+    swept = helped("train", "-m", "stage=style", "data=noir", "lora.rank=4,8", "--help", "lora")
+    assert re.search(r"^  lora\.rank +4 ", swept, flags=re.M)
+
+
+def test_help_says_why_the_values_are_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    half = helped("train", "stage=style", "--help")
+    assert "The values below are defaults, until this is mended: data is missing: choose data=" in half
+    assert "because of a mistake: lora.rnak is not a setting" in helped("train", "lora.rnak=4", "--help")
+    assert "hub:owner/name is not fetched for a help text" in helped("infer", "ckpt=hub:owner/name", "--help")
+
+
+@pytest.mark.parametrize(
+    ("words", "keys"),
+    [
+        (["lora"], ["lora.rank", "lora.alpha", "lora.dropout", "lora.targets"]),
+        (["rank"], ["lora.rank"]),
+        (["data.limits.still", "seed"], ["data.limits.still", "seed"]),
+        (["recipe"], []),
+    ],
+)
+def test_help_of_a_section_or_setting_is_that_alone(words: list[str], keys: list[str]) -> None:
+    lines = helped("train", "--help", *words).splitlines()
+    assert [line.split()[0].rstrip("*") for line in lines if "=" not in line.split()[0]] == keys
+
+
+def test_help_about_nothing_is_a_sentence() -> None:
+    with pytest.raises(
+        ConfigError, match="^--help lroa: there is no such setting, did you mean lora.*; --help all lists"
+    ):
+        helped("train", "--help", "lroa")
 
 
 @pytest.mark.parametrize("word", ["lora.rnak=4", "--help", "lora.rank", "lora.rank.x=4"])

@@ -177,7 +177,7 @@ REFUSED = [
     ([*STYLE, "rank=4"], r"did you mean lora.rank\?"),
     ([*STYLE, "lora.rank.x=4"], r"lora.rank.x is not a setting.*lora has"),
     ([*STYLE, "lora=4"], r"lora is a section.*lora.rank"),
-    ([*STYLE, "lora.rank=eight"], r"lora.rank=eight: wants a whole number \(rank of the two factors\)"),
+    ([*STYLE, "lora.rank=eight"], r"lora.rank=eight: wants a whole number \(rank of the adapter"),
     ([*STYLE, "lora.rank=4.5"], r"wants a whole number"),
     ([*STYLE, "seed=null"], r"wants a whole number"),
     ([*STYLE, "seed="], r"wants a whole number"),

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cinelora.cli.help import answer, help_text
+from cinelora.cli.parse import Command
 from cinelora.cli.programs import Program
 from cinelora.cli.small_command import run_small
 from cinelora.config.schema import setting
@@ -186,7 +187,8 @@ PROGRAMS = {verb: Program(f"tools.scale_model {verb}", schema) for verb, (schema
 def main(argv: list[str]) -> int:
     """The command; returns its exit code."""
     if {"-h", "--help"} & {*argv[:1]}:
-        return answer(*"\n\n".join(map(help_text, PROGRAMS.values())).split("\n"))
+        asked = [help_text(Command(program, help=True)) for program in PROGRAMS.values()]
+        return answer(*"\n\n".join(asked).split("\n"))
     if not argv or argv[0] not in PROGRAMS:
         wanted = f"say what to do: python -m tools.scale_model {'|'.join(PROGRAMS)} key=value ..."
         print(f"tools.scale_model: {wanted}", file=sys.stderr)

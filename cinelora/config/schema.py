@@ -311,6 +311,10 @@ class DataConfig:
     """film of two moments a frame: auto deinterlaces it, telecined film is put together again; keep trains on its combs"""
     subtitles: str = setting("refuse", ("refuse", "crop", "keep"), read_when="surveyed judged", since=True)
     """captions that are part of the picture: refuse shots that bear them, or crop all shots of their film, or keep them"""
+    lettering: str = setting("auto", ("auto", "plain"), read_when="surveyed judged", since=True)
+    """captions and titles are looked for by a network where cinelora[lettering] is installed; plain = always by their strokes"""
+    lettering_weights: str | None = _path(read_when="surveyed judged looks_learned", since=True)
+    """the network's weights, PP-OCRv6_det_small.onnx; null = those of the installed wheel"""
     hdr: str = setting("refuse", ("refuse", "tone_map"), read_when="footage")
     """footage in PQ, HLG or bt.2020"""
     lut: str | None = _path(read_when="footage")

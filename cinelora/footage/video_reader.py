@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import av
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -101,7 +102,7 @@ class Handling:
     ``matrix``: what films that name none are taken to be in, "auto" for a guess. ``hdr``: what is done with PQ, HLG and
     BT.2020. ``lut``: a .cube file that every frame goes through, of the content ``lut_sha256``. ``sequence_fps``: the rate of
     numbered pictures. ``interlaced``: what a survey does with film of two moments a frame. ``follow_links``: links may lead
-    out of the folder.
+    out of the folder. ``lettering``: the weights of the network that a survey looks for letters with, if any.
     """
 
     exact: bool = True
@@ -112,6 +113,7 @@ class Handling:
     lut_sha256: str = ""
     sequence_fps: Fraction = Fraction(24)
     follow_links: bool = False
+    lettering: Path | None = None
 
     @property
     def colours(self) -> str:
@@ -196,6 +198,7 @@ class Reader:
         self.damaged: set[float] = set()
         self.fields: Fields = ""
         self.suspects = 0
+        self._latest: av.VideoFrame | None = None
 
     @property
     def fps(self) -> Fraction:
@@ -274,7 +277,15 @@ class Reader:
             if end_s is not None and seconds >= end_s:
                 return
             self.refuse_change(self.header.coded, (frame.height, frame.width), f"after {seconds:.1f} s")
+            self._latest = frame
             yield seconds, self.convert.scaled(frame, height, width)
+
+    def latest_scaled(self, height: int, width: int) -> Pixels:
+        """The frame that ``scaled`` gave last, as (height, width, 3)."""
+        assert self._latest is not None
+        if height * width < math.prod(self.size):
+            return self.convert.scaled(self._latest, height, width)
+        return resized(self.convert.scaled(self._latest, *self.size), height, width)
 
     def unreadable(self, error: object) -> UnreadableClip:
         """The error to raise, with the last line of the library's own as its reason."""
@@ -503,6 +514,12 @@ def open_container(path: Path) -> Any:
         return av.open(f"file:{path}", options=options, timeout=TIMEOUT_S)
     except av.error.ArgumentError as error:
         raise UnreadableClip(path, "it is none of the kinds of film that are read") from error
+
+
+def resized(pixels: Pixels, height: int, width: int) -> Pixels:
+    """A picture in another size: averaged where it becomes smaller."""
+    way = cv2.INTER_AREA if height * width < math.prod(pixels.shape[:2]) else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(pixels, (width, height), interpolation=way), np.uint8)
 
 
 def refuse_large(path: Path, width: int, height: int) -> None:

@@ -175,7 +175,7 @@ def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | No
         said += [f"{file.path}: {note}" for note in survey.about.notes]
         try:
             of_file = _picked_of(file, survey, data, wanted, usual, by_hand)
-            said += [f"{file.path}: {note}" for note in _lettering_notes(survey, data)]
+            said += [f"{file.path}: {note}" for note in _subtitle_notes(survey, data)]
         except Exception as error:  # whatever is wrong with one file must not cost the others
             skipped.append(Skipped(file.path, at_fault(error)))
             continue
@@ -186,6 +186,7 @@ def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | No
             content.append(None if judged.against(False) else (file.sha256, shot.start, shot.end))
     for number, first in copies(looks, content, data.limits.alike if data.judged else None).items():
         rows[number] = [replace(judged, twin=rows[first][0].id) for judged in rows[number]]
+    said += _sign_notes(row[0] for row in rows)
     said += (f"{name} in {OVERRIDES} is no shot of this footage: it was cut anew, or moved" for name in by_hand)
     left_out = tuple(sorted(skipped, key=lambda clip: clip.path))
     columns = [tuple(row[kind] for row in rows) for kind in range(len(wanted))]
@@ -214,18 +215,26 @@ def _picked_of(
     return rows
 
 
-def _lettering_notes(survey: Survey, data: DataConfig) -> Iterator[str]:
-    """A line where subtitles are cut off, as a picture of another shape is to surprise nobody; and one about signs."""
-    if not data.judged or data.subtitles == "keep":
-        return
-    found = overlaid(survey)
-    if found.band is not None and data.subtitles == "crop":
-        lowest = f"the lowest {found.band:.0%} is cut off each of its shots"
-        yield f"it has subtitles: {lowest}; data.subtitles=refuse|keep does otherwise"
-    borders = [start for start, _ in survey.shots]
-    signed = {*np.searchsorted(borders, survey.sample[sorted(found.signed)], side="right").tolist()}
-    if signed:
-        yield f"signs or other letters are part of the scene in {len(signed)} of its {len(borders)} shots: these are used"
+def _subtitle_notes(survey: Survey, data: DataConfig) -> list[str]:
+    """A line where subtitles are cut off, as a picture of another shape is to surprise nobody."""
+    band = overlaid(survey).band if data.judged and data.subtitles == "crop" else None
+    if band is None:
+        return []
+    return [
+        f"it has subtitles: the lowest {band:.0%} is cut off each of its shots; data.subtitles=refuse|keep does otherwise"
+    ]
+
+
+def _sign_notes(shots: Iterable[Judged]) -> list[str]:
+    """A line about letters that are part of the scene: nobody should have to look for them, and no shot is left out for them."""
+    signed = [judged for judged in shots if judged.shot.measures.get("signs") and not judged.against(False)]
+    shots, files = f"{len(signed)} shot" + "s" * (len(signed) > 1), len({judged.path for judged in signed})
+    of_files = f"{shots} of {files} file" + "s" * (files > 1)
+    return (
+        [f"letters are part of the scene in {of_files}, as signs are, and no shot is left out for them"]
+        if signed
+        else []
+    )
 
 
 def _surveyed(data: DataConfig, processes: int | None) -> tuple[Path, Path, list[File], list[Skipped], list[str]]:
@@ -242,7 +251,7 @@ def _surveyed(data: DataConfig, processes: int | None) -> tuple[Path, Path, list
         raise FootageError(f"no clips in {root}: looked there and below for {', '.join((*FILMS, *PICTURES))}")
     make_folder(folder)
     handling = handling_of(data)
-    weights, said = _network_for(data)
+    weights, said = _network_for(data, any(not path.lower().endswith(PICTURES) for path in found.clips))
     with lock(folder / LOCK):
         known = read_ledger(folder, handling)
         files = survey_files(root, found.clips, folder, processes, replace(handling, lettering=weights))
@@ -250,15 +259,15 @@ def _surveyed(data: DataConfig, processes: int | None) -> tuple[Path, Path, list
     return root, folder, files, [Skipped(path, reason) for path, reason in found.left_out.items()], said
 
 
-def _network_for(data: DataConfig) -> tuple[Path | None, list[str]]:
-    """The weights by which lettering is looked for, or none and a line that says so, where nobody asked for that."""
+def _network_for(data: DataConfig, has_films: bool) -> tuple[Path | None, list[str]]:
+    """The weights by which lettering is looked for, or none and, of films, a line that says so, if nobody asked for that."""
     if not data.judged or data.lettering == "plain":
         return None, []
     try:
         return weights_of(Path(data.lettering_weights) if data.lettering_weights else None), []
     except FootageError as error:
         asked = f"data.lettering_weights={data.lettering_weights}: " if data.lettering_weights else ""
-        return None, [f"{asked}{error}: {WEAK}"]
+        return None, [f"{asked}{error}: {WEAK}"] if has_films else []
 
 
 def _surveyed_again(known: dict[str, File], files: list[File]) -> list[str]:

@@ -32,7 +32,7 @@ MOST_BYTES = 2**24
 WIDTH = 832
 """Pixels across which small letters are found: of a picture of 480, a fifth of them is not."""
 LOW, LOW_FROM = 160, 2 / 3
-HIGH_WIDTH, HIGH_TO = 480, 0.7
+HIGH_SCALE, HIGH_TO = 480 / WIDTH, 0.7
 """Subtitles are small and low, and looked for in the lower third at full width; titles are larger, and found at 480 pixels."""
 STEP = 32
 """Sides of what the network is shown are multiples of this."""
@@ -89,8 +89,9 @@ class LetteringNetwork:
         height, width = picture_HWC.shape[:2]
         from_row = max(0, height - _rounded(max(LOW, height * (1 - LOW_FROM))))
         upper = picture_HWC[: max(STEP, round(HIGH_TO * height))]
-        small = cv2.resize(upper, (HIGH_WIDTH, round(len(upper) * HIGH_WIDTH / width)), interpolation=cv2.INTER_AREA)
-        words = [*self._words(picture_HWC[from_row:], 1, from_row), *self._words(small, width / HIGH_WIDTH, 0)]
+        smaller = (max(1, round(side * HIGH_SCALE)) for side in (width, len(upper)))
+        small = np.asarray(cv2.resize(upper, tuple(smaller), interpolation=cv2.INTER_AREA), np.uint8)
+        words = [*self._words(picture_HWC[from_row:], 1, from_row), *self._words(small, 1 / HIGH_SCALE, 0)]
         lines = sorted(joined(words, keep=True), key=lambda line: (line[0] - line[2]) * (line[3] - line[1]))
         found = np.zeros((MOST_LETTERS, 4), np.float32)
         for row, line in zip(found, lines, strict=False):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cinelora.config.schema import FootageLimits
 from cinelora.footage.logos import logo_share
 from cinelora.footage.shot_detection import HELD_FRAMES, MIX_REACH, REPEATED, STEP_SHARE, Survey
-from cinelora.footage.subtitles import overlaid
+from cinelora.footage.subtitles import overlaid, pictures_of_shots
 
 FLAT_SPREAD = 6.0
 """Standard deviation of luma, in levels, below which a frame shows nothing: black, white, or a colour between two scenes."""
@@ -77,7 +77,7 @@ def judge(
     """
     if limits is None:
         return [piece for start, end in survey.shots for piece in _pieces(survey, start, end, shown=False)]
-    survey = _without_signs(survey)
+    survey = _with_titles(survey)
     shots = [piece for start, end in survey.shots for piece in _pieces(survey, start, end)]
     film_bars, shapes = bars_of(survey.bars), shapes_of(survey)
     usual = sharpness_of(survey) if len(survey.shots) >= FEW_SHOTS or not typical_sharpness else typical_sharpness
@@ -169,13 +169,16 @@ def _without_subtitles(survey: Survey, shots: list[Shot], how: str) -> list[Shot
     )
 
 
-def _without_signs(survey: Survey) -> Survey:
-    """The survey with what is under titles alone as the share under lettering, where a network tells them from signs."""
+def _with_titles(survey: Survey) -> Survey:
+    """The survey with the shares of each picture under titles (``text``) and under ``signs``, where a network was asked."""
     if survey.letters is None:
         return survey
-    text, titled = np.zeros_like(survey.text), overlaid(survey).titled
-    text[list(titled)] = list(titled.values())
-    return replace(survey, arrays={**survey.arrays, "text": text})
+    found, text, signs = overlaid(survey), survey.text.copy(), np.zeros_like(survey.text)
+    for pictures in pictures_of_shots(survey):
+        # A lone picture does not tell a title from a sign; there strokes have the word, as they have without a network.
+        text[pictures] = [found.titled.get(n, 0.0) for n in pictures] if len(pictures) > 1 else text[pictures]
+        signs[pictures] = [found.signed.get(n, 0.0) for n in pictures]
+    return replace(survey, arrays={**survey.arrays, "text": text, "signs": signs})
 
 
 def _refused(shots: list[Shot], pictures: Iterable[int], reason: str) -> list[Shot]:
@@ -234,7 +237,8 @@ def measured(survey: Survey, shot: Shot, usual_sharpness: float) -> dict[str, fl
     inner = slice(min(shot.start + 1, shot.end - 1), shot.end)  # the first frame's motion is across the cut
     seconds = survey.seconds[frames]
     fps = float(survey.about.fps)
-    texts, is_still = survey.text[list(shot.samples)], survey.num_frames == 1
+    samples, is_still = list(shot.samples), survey.num_frames == 1
+    texts = survey.text[samples]
     repeats = are_repeats(survey.change[inner])
     moving = survey.motion[inner][~repeats] if not repeats.all() else np.zeros(1)
     return {
@@ -246,7 +250,7 @@ def measured(survey: Survey, shot: Shot, usual_sharpness: float) -> dict[str, fl
         "motion": None if is_still else float(np.median(moving)),
         "shake": _shake(survey, inner, repeats, fps),
         "repeats": float(repeats.mean()) if shot.end - shot.start > 1 else None,
-    }
+    } | ({"signs": float(survey.signs[samples].max())} if samples and "signs" in survey.arrays else {})
 
 
 def are_repeats(change: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -6,7 +6,6 @@ strokes. Leaves: which pictures bear subtitles and how much of the picture these
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
@@ -39,16 +38,16 @@ TRAVELLED = 0.03
 
 @dataclass(frozen=True)
 class Overlaid:
-    """What is laid over a film: numbers of the sampled pictures with subtitles, with titles, and with signs of the scene.
+    """What is laid over a film: the sampled pictures with subtitles, with titles, and with signs, which are part of the scene.
 
-    ``titled`` says what share of the picture is under them. ``band`` is the share of the height, from below, that the subtitles
-    take; None where there are none.
+    Titles and signs with the share of the picture that is under them. ``band`` is the share of the height, from below, that
+    subtitles take; None where there are none.
     """
 
     band: float | None = None
     subtitled: frozenset[int] = frozenset()
     titled: dict[int, float] = field(default_factory=dict)
-    signed: frozenset[int] = frozenset()
+    signed: dict[int, float] = field(default_factory=dict)
 
 
 def overlaid(survey: Survey) -> Overlaid:
@@ -65,34 +64,37 @@ def overlaid(survey: Survey) -> Overlaid:
 
 
 def _overlaid(survey: Survey, letters_N84: NDArray[np.float32]) -> Overlaid:
+    lines: dict[str, dict[int, list[Letters]]] = {"subtitle": {}, "title": {}, "sign": {}}
+    for shot in pictures_of_shots(survey):
+        for place, number in enumerate(shot):
+            beside = [other for other in shot[max(0, place - 1) : place + 2] if other != number]
+            for line in letters_N84[number]:
+                if line[3] and (kind := _kind(survey, letters_N84, line, number, beside)):
+                    lines[kind].setdefault(number, []).append(line)
+    low, over = lines["subtitle"], lines["title"]
+    # A few lines low in the middle are titles, as "Berlin, 1948", for which no film is cropped.
+    shots = [shot for shot in pictures_of_shots(survey) if not low.keys().isdisjoint(shot)]
+    if not low or len(shots) < min(SHOTS, (len(survey.shots) + 1) // 2):
+        over = {number: low.get(number, []) + over.get(number, []) for number in low.keys() | over.keys()}
+        return Overlaid(None, frozenset(), _shares(over), _shares(lines["sign"]))
+    # One picture in fifty may have a line above that is none.
+    tops = [min(float(line[1]) for line in of_it) for of_it in low.values()]
+    band = 1 - float(np.quantile(tops, 0.02)) + MARGIN
+    return Overlaid(band, frozenset(low), _shares(over), _shares(lines["sign"]))
+
+
+def _kind(survey: Survey, letters_N84: NDArray[np.float32], line: Letters, number: int, beside: list[int]) -> str:
+    """What a line of a picture is: "subtitle", "title" or "sign"; "" where no picture ``beside`` it in the shot can tell."""
     # A network finds the letters of signs as well as those of subtitles. What tells them apart is that signs move with the
     # scene. So a line low in the middle is a subtitle unless it moves, as subtitles may come and go between two pictures.
     # Elsewhere a line must stay where it is, and be in the middle, or stay while the camera moves: a title, or somebody's name.
-    low, over, signed = defaultdict[int, list[Letters]](list), defaultdict[int, list[Letters]](list), set[int]()
-    for shot in _pictures_of_shots(survey):
-        lines = {number: [line for line in letters_N84[number] if line[3]] for number in shot}
-        for place, number in enumerate(shot):
-            beside = [other for other in shot[max(0, place - 1) : place + 2] if other != number]
-            for line in lines[number]:
-                alike = [(other, its) for other in beside for its in lines[other] if _are_alike(line, its)]
-                same = [other for other, its in alike if np.abs(its - line).max() <= SAME_PLACE]
-                if _is_low(line) and (same or not any(_is_elsewhere(line, its) for _, its in alike)):
-                    low[number].append(line)
-                elif same and (
-                    _off_centre(line) <= CENTRED or max(_travelled(survey, number, o) for o in same) >= TRAVELLED
-                ):
-                    over[number].append(line)
-                else:
-                    signed.add(number)
-    # A few lines low in the middle are titles, as "Berlin, 1948", for which no film is cropped.
-    shots = [shot for shot in _pictures_of_shots(survey) if not low.keys().isdisjoint(shot)]
-    if not low or len(shots) < min(SHOTS, (len(survey.shots) + 1) // 2):
-        for number, lines_of_it in low.items():
-            over[number] += lines_of_it
-        return Overlaid(None, frozenset(), _shares(over), frozenset(signed))
-    # One picture in fifty may have a line above that is none.
-    tops = [min(float(line[1]) for line in lines_of_it) for lines_of_it in low.values()]
-    return Overlaid(1 - float(np.quantile(tops, 0.02)) + MARGIN, frozenset(low), _shares(over), frozenset(signed))
+    alike = [(other, its) for other in beside for its in letters_N84[other] if its[3] and _are_alike(line, its)]
+    same = [other for other, its in alike if np.abs(its - line).max() <= SAME_PLACE]
+    if _is_low(line) and (same or not any(_is_elsewhere(line, its) for _, its in alike)):
+        return "subtitle"
+    if same and (_off_centre(line) <= CENTRED or max(_travelled(survey, number, o) for o in same) >= TRAVELLED):
+        return "title"
+    return "sign" if beside else ""
 
 
 def _shares(lines: dict[int, list[Letters]]) -> dict[int, float]:
@@ -100,7 +102,7 @@ def _shares(lines: dict[int, list[Letters]]) -> dict[int, float]:
     return {number: float(sum(np.prod(line[2:] - line[:2]) for line in of_it)) for number, of_it in lines.items()}
 
 
-def _pictures_of_shots(survey: Survey) -> Iterator[list[int]]:
+def pictures_of_shots(survey: Survey) -> Iterator[list[int]]:
     """The numbers of the pictures of each shot that has any."""
     ends = np.searchsorted(survey.sample, [*(start for start, _ in survey.shots), survey.num_frames])
     return (list(range(first, end)) for first, end in pairwise(ends.tolist()) if first < end)

@@ -197,7 +197,7 @@ class Reader:
         self.path, self.header, self.why, self.handling = path, header, why, handling
         self.damaged: set[float] = set()
         self.fields: Fields = ""
-        self.suspects = 0
+        self.suspects, self._is_measured = 0, handling.interlaced == "keep"
         self._latest: av.VideoFrame | None = None
 
     @property
@@ -247,7 +247,8 @@ class Reader:
         return self.index is not None
 
     def measured_fields(self) -> Fields:
-        """How the fields of the film lie, measured at some places of it."""
+        """How the fields of the film lie, measured at some places of it; nothing needs to be suspected afterwards."""
+        self._is_measured = True
         length_s = float(self.header.duration_s or 0)
         starts = [length_s * place for place in FIELDS_AT] if length_s > LONG_S else [0.0]
         runs = ((frame for _, frame in islice(self._frames_from(start), FIELDS_RUN)) for start in starts)
@@ -273,7 +274,7 @@ class Reader:
         """
         timed = self._frames_from(start_s)
         for number, (seconds, frame) in enumerate(whole_frames(timed, self.fields) if self.fields else timed):
-            self.suspects += number % SUSPECTED_EVERY == 0 and is_suspect(frame)
+            self.suspects += number % SUSPECTED_EVERY == 0 and not self._is_measured and is_suspect(frame)
             if end_s is not None and seconds >= end_s:
                 return
             self.refuse_change(self.header.coded, (frame.height, frame.width), f"after {seconds:.1f} s")

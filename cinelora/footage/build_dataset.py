@@ -228,13 +228,11 @@ def _subtitle_notes(survey: Survey, data: DataConfig) -> list[str]:
 def _sign_notes(shots: Iterable[Judged]) -> list[str]:
     """A line about letters that are part of the scene: nobody should have to look for them, and no shot is left out for them."""
     signed = [judged for judged in shots if judged.shot.measures.get("signs") and not judged.against(False)]
-    shots, files = f"{len(signed)} shot" + "s" * (len(signed) > 1), len({judged.path for judged in signed})
-    of_files = f"{shots} of {files} file" + "s" * (files > 1)
-    return (
-        [f"letters are part of the scene in {of_files}, as signs are, and no shot is left out for them"]
-        if signed
-        else []
-    )
+    if not signed:
+        return []
+    files = len({judged.path for judged in signed})
+    counted = f"{len(signed)} shot{'s' * (len(signed) > 1)} of {files} file{'s' * (files > 1)}"
+    return [f"letters are part of the scene in {counted}, as signs are, and no shot is left out for them"]
 
 
 def _surveyed(data: DataConfig, processes: int | None) -> tuple[Path, Path, list[File], list[Skipped], list[str]]:

@@ -1,11 +1,13 @@
 """Footage prepared at its real scale: a film of two hours, and ten thousand small files.
 
-    python benchmarks/prepare.py [film] [files]
+    python benchmarks/prepare.py [film] [rate] [files]
 
 The film is 1080p at 24 frames a second, h264: a reel of two minutes (rendered scenes, enlarged, under a panning camera, with cuts
 and film grain) is encoded, and its packets are written sixty times one behind the other, so that a machine without hours to
 spare has one. The command is timed as a user types it; memory is the sum over its processes, read ten times a second (pages
-that they share count in each). Then: the same command again, and once more with a file added.
+that they share count in each), and so is processor time. Then: the same command again, and once more with a file added.
+``rate`` is the same with films of 10 and 30 minutes, by strokes and by the network of cinelora[lettering]: what a minute of film
+costs, and whether memory grows with the length.
 """
 
 import subprocess
@@ -27,6 +29,8 @@ from tools.scale_model.render import draw_scene, render_scene
 
 FPS, HEIGHT, WIDTH = 24, 1080, 1920
 SHOT, SHOTS, REELS = 96, 30, 60
+RATES = (("plain", 5), ("plain", 15), ("auto", 5), ("auto", 10))
+"""``data.lettering``, and reels."""
 FLOOR_REAL_TIME, FLOOR_GB, FLOOR_AGAIN_S = 3.0, 1.5, 5.0
 
 
@@ -51,11 +55,11 @@ def write_reel(path: Path) -> None:
         container.mux(stream.encode())
 
 
-def write_film(reel: Path, path: Path) -> None:
-    """The reel's packets, ``REELS`` times."""
+def write_film(reel: Path, path: Path, reels: int = REELS) -> None:
+    """The reel's packets, so many times."""
     with av.open(str(path), "w") as film:
         out = None
-        for number in range(REELS):
+        for number in range(reels):
             with av.open(str(reel)) as source:
                 stream = source.streams.video[0]
                 out = out or film.add_stream_from_template(stream)
@@ -66,13 +70,13 @@ def write_film(reel: Path, path: Path) -> None:
                         film.mux(packet)
 
 
-def prepared(root: Path, folder: Path) -> dict[str, float]:
-    """Run the command; seconds, the peak of all its processes in GB, and open files at the end of its parent."""
-    settings = [f"data.root={root}", f"data.prepared={folder}", "data.caption=a film", "data.limits.alike=null"]
+def prepared(root: Path, folder: Path, *more: str) -> dict[str, float]:
+    """Run the command; seconds, of the processors too, the peak of all its processes in GB, and most open files of any."""
+    settings = [f"data.root={root}", f"data.prepared={folder}", "data.caption=a film", "data.limits.alike=null", *more]
     command = [sys.executable, "-m", "cinelora.prepare", "data=folder", *settings]
     started = time.perf_counter()
     process = psutil.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    peak, handles, curve = 0.0, 0, list[float]()
+    peak, handles, curve, worked = 0.0, 0, list[float](), dict[int, float]()
     reader = threading.Thread(target=lambda: process.stdout.read(), daemon=True)
     reader.start()
     while process.poll() is None:
@@ -81,6 +85,7 @@ def prepared(root: Path, folder: Path) -> dict[str, float]:
             try:
                 used += one.memory_info().rss / 1e9
                 open_files = max(open_files, one.num_fds())
+                worked[one.pid] = sum(one.cpu_times()[:2])
             except psutil.Error:
                 continue
         peak, handles = max(peak, used), max(handles, open_files)
@@ -91,6 +96,7 @@ def prepared(root: Path, folder: Path) -> dict[str, float]:
     third = max(1, len(curve) // 3)
     return {
         "seconds": time.perf_counter() - started,
+        "cpu_seconds": sum(worked.values()),
         "peak_gb": peak,
         "peak_gb_first_third": max(curve[:third]),
         "peak_gb_last_third": max(curve[-third:]),
@@ -127,6 +133,30 @@ def film(scratch: Path) -> dict[str, Any]:
     return found
 
 
+def rate(scratch: Path) -> dict[str, Any]:
+    """What a minute of film costs, at two lengths and in two ways; how much more memory the longer takes."""
+    write_reel(scratch / "reel.mp4")
+    found = {}
+    for lettering, reels in RATES:
+        root, minutes = scratch / f"{lettering}-{reels}", reels * SHOTS * SHOT / FPS / 60
+        root.mkdir()
+        write_film(scratch / "reel.mp4", root / "film.mp4", reels)
+        way = f"data.lettering={lettering}"
+        first = prepared(root, scratch / f"prepared-{root.name}", way)
+        again = prepared(root, scratch / f"prepared-{root.name}", way)
+        a_minute = {
+            "real_time": 60 * minutes / first["seconds"],
+            "cpu_seconds_a_minute": first["cpu_seconds"] / minutes,
+        }
+        found[f"{way}, {minutes:g} minutes"] = {**a_minute, "first": first, "again": again}
+        print(
+            f"{way}, {minutes:g} minutes: {a_minute['real_time']:.2f} times real time, {a_minute['cpu_seconds_a_minute']:.1f} "
+            f"CPU s a minute, peak {first['peak_gb']:.2f} GB; again {again['seconds']:.1f} s",
+            flush=True,
+        )
+    return found
+
+
 def files(scratch: Path, count: int = 10_000) -> dict[str, Any]:
     """Clips of a second, each other bytes: a hundred are encoded, and all get an end of their own that no player reads."""
     root = scratch / "files"
@@ -156,6 +186,6 @@ def files(scratch: Path, count: int = 10_000) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ["film", "files"]:
+    for name in sys.argv[1:] or ["film", "rate", "files"]:
         with tempfile.TemporaryDirectory() as folder:
-            report(f"prepare_{name}", {"film": film, "files": files}[name](Path(folder)))
+            report(f"prepare_{name}", {"film": film, "rate": rate, "files": files}[name](Path(folder)))

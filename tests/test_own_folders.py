@@ -17,7 +17,10 @@ from cinelora.io.hub import shadowed
 from cinelora.io.own_folders import CACHE, PREPARED, SIGNATURE, TAG, Ours, is_tagged, refuse_occupied, tag_cache
 
 CORPUS = Path(__file__).parent / "corpus"
-READ = "root manifest overrides lut captioner alexnet i3d prompts image answers merge ckpt adapter adapters".split()
+READ = (
+    *"root manifest overrides lut lettering_weights captioner alexnet i3d prompts image answers".split(),
+    *"merge ckpt adapter adapters".split(),
+)
 """Settings that name what is there, and is read alone. ``resume`` names a run, and ``out`` is known by its config.yaml."""
 WRITTEN = {"cache": CACHE, "data.prepared": PREPARED}
 

@@ -316,6 +316,10 @@ class DataConfig:
     subtitles: str = setting("refuse", ("refuse", "crop", "keep"), read_when="surveyed judged", since=True)
     """burnt-in subtitles: refuse = leave those shots out; crop = cut the lowest part off every shot of that film; keep =
     train on them"""
+    lettering: str = setting("auto", ("auto", "plain"), read_when="surveyed judged", since=True)
+    """how subtitles and titles are found: auto = by a network where cinelora[lettering] is installed; plain = always by their strokes"""
+    lettering_weights: str | None = _path(read_when="surveyed judged looks_learned", since=True)
+    """the network's weights, PP-OCRv6_det_small.onnx; null = those of the installed wheel"""
     hdr: str = setting("refuse", ("refuse", "tone_map"), read_when="footage")
     """HDR footage (PQ, HLG, BT.2020): refuse = leave it out; tone_map = convert it to SDR"""
     lut: str | None = _path(read_when="footage")

@@ -148,6 +148,7 @@ OF_SETTINGS: dict[str, Callable[[Any], object]] = {
     "surveyed": lambda c: not (c.data.look or c.data.manifest),
     "described": lambda c: c.data.look or not c.data.manifest,
     "judged": lambda c: c.data.judged,
+    "looks_learned": lambda c: c.data.lettering != "plain",
     "stills": lambda c: c.stage.num_frames == 1 if _trains(c) else isinstance(c, PrepareConfig),
     "windows": lambda c: not _trains(c) or c.stage.num_frames > 1,
     "own_shapes": lambda c: not isinstance(c, EvaluateConfig),

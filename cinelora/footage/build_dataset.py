@@ -36,13 +36,14 @@ from cinelora.footage.frame_selection import (
 )
 from cinelora.footage.holdout import By, Split, Unit, split
 from cinelora.footage.image_reader import SUFFIXES as PICTURES
+from cinelora.footage.lettering_network import weights_of
 from cinelora.footage.lut import read_cube
 from cinelora.footage.manifest import Manifest, Sample, Skipped, is_inside, read_manifest
 from cinelora.footage.scan_folder import FILMS, find_clips, members
 from cinelora.footage.shot_detection import About, Survey, load_survey
 from cinelora.footage.shot_filter import Shot, Subtitles, judge
-from cinelora.footage.subtitles import subtitle_band
-from cinelora.footage.survey_pool import File, at_fault, survey_files, survey_path
+from cinelora.footage.subtitles import overlaid
+from cinelora.footage.survey_pool import File, at_fault, read_ledger, survey_files, survey_path
 from cinelora.footage.video_reader import Handling
 from cinelora.io.atomic import make_folder, sha256_file, sha256_json
 from cinelora.io.locks import LOCK, lock
@@ -52,6 +53,10 @@ DATASETS = Path("outputs/datasets")
 OVERRIDES, MANIFEST, SHEET, CARD = "overrides.json", "manifest.jsonl", "contact.html", "README.md"
 MATRIX_OF = {"auto": "auto", "bt709": "bt709", "bt601": "smpte170m"}
 """``data.matrix``, as ffprobe calls it."""
+WEAK = (
+    "subtitles and titles are looked for by their strokes, which misses most titles over a picture; "
+    "pip install 'cinelora[lettering]', or data.lettering=plain to hear no more of it"
+)
 Verdict = Literal["keep", "reject"]
 BY_HAND: dict[Verdict, tuple[str, ...]] = {"keep": (), "reject": ("rejected by hand",)}
 """What a person's verdict says against a shot."""
@@ -151,7 +156,7 @@ def prepare(data: DataConfig, wanted: Wanted, processes: int | None = None) -> P
 
 def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | None = None) -> list[Prepared]:
     """The same for several kinds of samples, by one look at each survey."""
-    root, folder, files, skipped = _surveyed(data, processes)
+    root, folder, files, skipped, said = _surveyed(data, processes)
     by_hand = read_overrides(Path(data.overrides) if data.overrides else folder / OVERRIDES, bool(data.overrides))
     typical = [file.sharpness for file in files if file.sharpness]
     usual = float(np.median(typical)) if typical else None
@@ -161,7 +166,6 @@ def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | No
     rows: list[list[Judged]] = []
     looks: list[Look | None] = []
     content: list[Hashable | None] = []
-    said: list[str] = []
     for file in files:
         survey = None if file.reason else load_survey(survey_path(folder, file.survey))
         if survey is None:
@@ -182,6 +186,7 @@ def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | No
             content.append(None if judged.against(False) else (file.sha256, shot.start, shot.end))
     for number, first in copies(looks, content, data.limits.alike if data.judged else None).items():
         rows[number] = [replace(judged, twin=rows[first][0].id) for judged in rows[number]]
+    said += _sign_notes(row[0] for row in rows)
     said += (f"{name} in {OVERRIDES} is no shot of this footage: it was cut anew, or moved" for name in by_hand)
     left_out = tuple(sorted(skipped, key=lambda clip: clip.path))
     columns = [tuple(row[kind] for row in rows) for kind in range(len(wanted))]
@@ -212,7 +217,7 @@ def _picked_of(
 
 def _subtitle_notes(survey: Survey, data: DataConfig) -> list[str]:
     """A line where subtitles are cut off, as a picture of another shape is to surprise nobody."""
-    band = subtitle_band(survey) if data.judged and data.subtitles == "crop" else None
+    band = overlaid(survey).band if data.judged and data.subtitles == "crop" else None
     if band is None:
         return []
     return [
@@ -220,8 +225,18 @@ def _subtitle_notes(survey: Survey, data: DataConfig) -> list[str]:
     ]
 
 
-def _surveyed(data: DataConfig, processes: int | None) -> tuple[Path, Path, list[File], list[Skipped]]:
-    """The footage's folder and the prepared one, what is known of each file, and what is left out unread."""
+def _sign_notes(shots: Iterable[Judged]) -> list[str]:
+    """A line about letters that are part of the scene: nobody should have to look for them, and no shot is left out for them."""
+    signed = [judged for judged in shots if judged.shot.measures.get("signs") and not judged.against(False)]
+    if not signed:
+        return []
+    files = len({judged.path for judged in signed})
+    counted = f"{len(signed)} shot{'s' * (len(signed) > 1)} of {files} file{'s' * (files > 1)}"
+    return [f"letters are part of the scene in {counted}, as signs are, and no shot is left out for them"]
+
+
+def _surveyed(data: DataConfig, processes: int | None) -> tuple[Path, Path, list[File], list[Skipped], list[str]]:
+    """The footage's folder and the prepared one, what is known of each file, what is left out unread, and what to say."""
     root, folder = Path(str(data.root)), prepared_folder(data)
     if not root.is_dir():
         raise FootageError(f"no footage folder at {root}; set data.root=<folder with clips>")
@@ -233,9 +248,35 @@ def _surveyed(data: DataConfig, processes: int | None) -> tuple[Path, Path, list
     if not found.clips and not found.left_out:
         raise FootageError(f"no clips in {root}: looked there and below for {', '.join((*FILMS, *PICTURES))}")
     make_folder(folder)
+    handling = handling_of(data)
+    weights, said = _network_for(data, any(not path.lower().endswith(PICTURES) for path in found.clips))
     with lock(folder / LOCK):
-        files = survey_files(root, found.clips, folder, processes, handling_of(data))
-    return root, folder, files, [Skipped(path, reason) for path, reason in found.left_out.items()]
+        known = read_ledger(folder, handling)
+        files = survey_files(root, found.clips, folder, processes, replace(handling, lettering=weights))
+    said += _surveyed_again(known, files)
+    return root, folder, files, [Skipped(path, reason) for path, reason in found.left_out.items()], said
+
+
+def _network_for(data: DataConfig, has_films: bool) -> tuple[Path | None, list[str]]:
+    """The weights by which lettering is looked for, or none and, of films, a line that says so, if nobody asked for that."""
+    if not data.judged or data.lettering == "plain":
+        return None, []
+    try:
+        return weights_of(Path(data.lettering_weights) if data.lettering_weights else None), []
+    except FootageError as error:
+        asked = f"data.lettering_weights={data.lettering_weights}: " if data.lettering_weights else ""
+        return None, [f"{asked}{error}: {WEAK}"] if has_films else []
+
+
+def _surveyed_again(known: dict[str, File], files: list[File]) -> list[str]:
+    """A line about files that were surveyed before in the other way."""
+    again = [
+        f.path
+        for f in files
+        if f.path in known and known[f.path].sha256 == f.sha256 and known[f.path].survey != f.survey
+    ]
+    more = f" and {len(again) - 1} more" if len(again) > 1 else ""
+    return [f"{again[0]}{more}: surveyed again, as lettering is looked for in another way than before"] if again else []
 
 
 def handling_of(data: DataConfig) -> Handling:

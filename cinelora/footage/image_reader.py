@@ -33,6 +33,7 @@ from cinelora.footage.video_reader import (
     Timed,
     UnreadableClip,
     refuse_large,
+    resized,
 )
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".exr", ".bmp", ".gif")
@@ -257,8 +258,12 @@ class PictureReader(Reader):
     def scaled(self, height: int, width: int, start_s: float = 0.0, end_s: float | None = None) -> Timed:  # noqa: D102
         for number, seconds in enumerate(self.times):
             if start_s <= seconds and (end_s is None or seconds < end_s):
-                small = cv2.resize(self._read(number), (width, height), interpolation=cv2.INTER_AREA)
+                self._picture = self._read(number)
+                small = cv2.resize(self._picture, (width, height), interpolation=cv2.INTER_AREA)
                 yield float(seconds), np.asarray(small, np.uint8)
+
+    def latest_scaled(self, height: int, width: int) -> Pixels:  # noqa: D102
+        return resized(self._picture, height, width)
 
     def _read(self, number: int) -> Pixels:
         pixels = _read_of(self.path, self.files[number])

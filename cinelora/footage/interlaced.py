@@ -39,17 +39,17 @@ def is_suspect(frame: VideoFrame) -> bool:
     return levels is not None and _combed(levels) > SUSPECT
 
 
-def _luma(frame: VideoFrame) -> NDArray[np.int32] | None:
+def _luma(frame: VideoFrame) -> NDArray[np.int16] | None:
     """Every fourth column of the luma, in levels of 8 bits; None of RGB, which no field was ever written in."""
     if frame.format.is_rgb or frame.format.components[0].bits > 16 or not frame.format.is_planar:
         return None
     plane, bits = frame.planes[0], frame.format.components[0].bits
     lines = np.frombuffer(plane, np.uint8 if bits == 8 else np.uint16)  # type: ignore[call-overload]
     columns = lines.reshape(plane.height, -1)[: plane.height // 2 * 2, : plane.width : STEP]
-    return np.asarray(columns, np.int32) >> (bits - 8)
+    return np.asarray(columns >> (bits - 8), np.int16)
 
 
-def _combed(levels: NDArray[np.int32]) -> float:
+def _combed(levels: NDArray[np.int16]) -> float:
     """Share of pixels that stand out from the lines above and below alike."""
     if len(levels) < 3:
         return 0.0
@@ -65,7 +65,7 @@ def measured(runs: Iterable[Iterable[VideoFrame]]) -> Fields:
     count, repeated = 0, 0
     own = upper = lower = 0.0
     for run in runs:
-        now: NDArray[np.int32] | None = None
+        now: NDArray[np.int16] | None = None
         for _, frame in filtered(enumerate(run), "idet"):  # which passes frames on as they are
             repeated += frame.metadata.get("lavfi.idet.repeated.current_frame") in ("top", "bottom")
             before, now = now, _luma(frame)
@@ -80,7 +80,7 @@ def measured(runs: Iterable[Iterable[VideoFrame]]) -> Fields:
     return cast(Fields, ("tff" if lower > upper else "bff") + " film" * (repeated >= FILM_SHARE * count))
 
 
-def _woven(upper: NDArray[np.int32], lower: NDArray[np.int32]) -> NDArray[np.int32]:
+def _woven(upper: NDArray[np.int16], lower: NDArray[np.int16]) -> NDArray[np.int16]:
     frame = upper.copy()
     frame[1::2] = lower[1::2]
     return frame

@@ -77,15 +77,15 @@ def _lines(strokes: Pixels, height: int) -> list[Sides]:
     words = cv2.morphologyEx(words, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     _, _, boxes, _ = cv2.connectedComponentsWithStats(words)
     sides = [(x, y, x + w, y + h) for x, y, w, h, _ in boxes[1:].tolist() if _is_word(w, h, height)]
-    return [line for line in _joined(sides) if _is_caption(line, strokes)]
+    return [line for line in joined(sides) if _is_caption(line, strokes)]
 
 
 def _is_word(width: int, high: int, height: int) -> bool:
     return LEAST_HIGH * height <= high <= MOST_HIGH * height and width >= 0.6 * high
 
 
-def _joined(words: list[Sides]) -> list[Sides]:
-    """The words of each line as one box, where they fill half of it."""
+def joined(words: list[Sides], keep: bool = False) -> list[Sides]:
+    """The words of each line as one box, where they fill half of it; elsewhere none, or to ``keep`` them, each as a line."""
     lines: list[list[Sides]] = []
     for word in sorted(words, key=lambda word: word[1] + word[3]):
         middle, high = (word[1] + word[3]) / 2, word[3] - word[1]
@@ -101,6 +101,8 @@ def _joined(words: list[Sides]) -> list[Sides]:
         left, upper, right, lower = (pick(one[i] for one in line) for i, pick in enumerate((min, min, max, max)))
         if 2 * sum((one[2] - one[0]) * (one[3] - one[1]) for one in line) >= (right - left) * (lower - upper):
             found.append((left, upper, right, lower))
+        elif keep:
+            found += line
     return found
 
 

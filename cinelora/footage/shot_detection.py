@@ -30,6 +30,8 @@ from PIL import Image
 from cinelora.errors import FileError
 from cinelora.footage.interlaced import Fields
 from cinelora.footage.lettering import MOST_LINES, caption_lines, lettering
+from cinelora.footage.lettering_network import MOST_LETTERS, network
+from cinelora.footage.lettering_network import WIDTH as LETTERED_WIDTH
 from cinelora.footage.video_reader import Pixels, Reader
 from cinelora.io.atomic import write_whole
 from cinelora.io.plain_data import build, opened, parse_json
@@ -94,6 +96,8 @@ PER_SAMPLE: dict[str, tuple[Any, tuple[int, ...]]] = {
     **{"edges": (np.uint8, (FLOW_SIZE[0] * FLOW_SIZE[1] // 8,)), "thumb_bytes": (np.int64, ())},
 }
 """What is kept of a sampled picture, with type and shape; ``Survey`` says what each is."""
+PER_LETTERED: dict[str, tuple[Any, tuple[int, ...]]] = {"letters": (np.float32, (MOST_LETTERS, 4))}
+"""What a network adds to that, where it was asked for lettering."""
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -128,7 +132,7 @@ class Survey:
     Per sampled picture: its frame (``sample``), a 64-bit ``hash``, the share under lettering (``text``), ``bars`` (share of
     the picture that is black at left, top, right, bottom; -1 in a dark picture), ``bars_lit`` (1 where the picture beside is
     mostly not black), ``lines`` that may be captions (left, top, right and bottom of each, as shares of the picture; rows of
-    zeros fill the rest), its ``edges`` (bits) and a JPEG.
+    zeros fill the rest), its ``edges`` (bits) and a JPEG. A network adds ``letters``: all lines of letters.
     """
 
     about: About
@@ -139,6 +143,11 @@ class Survey:
             return self.__dict__["arrays"][name]  # type: ignore[no-any-return]
         except KeyError as error:
             raise AttributeError(name) from error
+
+    @property
+    def letters(self) -> NDArray[np.float32] | None:
+        """Lines of letters in each sampled picture, by a network; None where none was asked."""
+        return self.arrays.get("letters")
 
     @property
     def num_frames(self) -> int:
@@ -190,13 +199,24 @@ def survey_part(reader: Reader, start_s: float, end_s: float, tick: Callable[[fl
     Raises ``UnreadableClip`` where decoding stops.
     """
     height, width = looked_at(reader.size, reader.header.pixel_aspect)
-    eye = _Eye(float(reader.header.fps), start_s, end_s)
+    eye = _Eye(float(reader.header.fps), start_s, end_s, _letters_by(reader))
     for seconds, frame_HWC in reader.scaled(height, width, max(0.0, start_s - WARM_UP_S)):
         if not eye.see(seconds, frame_HWC):
             break
         tick(seconds)
     arrays = eye.arrays()
     return arrays | {"damaged": np.array([second in reader.damaged for second in arrays["seconds"].tolist()], np.uint8)}
+
+
+def _letters_by(reader: Reader) -> Callable[[], NDArray[np.float32]] | None:
+    """What looks for letters in the frame that the reader gave last; None where no network is asked."""
+    if reader.handling.lettering is None:
+        return None
+    look, (height, width) = network(reader.handling.lettering).lines, reader.size
+    across = width * float(reader.header.pixel_aspect)
+    scale = LETTERED_WIDTH / max(across, height / 2)  # of what is higher than two squares less is seen
+    size = max(16, round(height * scale)), max(16, round(across * scale))
+    return lambda: look(reader.latest_scaled(*size))
 
 
 def looked_at(size: tuple[int, int], pixel_aspect: Fraction) -> tuple[int, int]:
@@ -234,7 +254,9 @@ class _Eye:
     #           warm-up        rows of part    a few more, for cuts and fades that are known only afterwards
     #                        ^ start_s       ^ end_s
 
-    def __init__(self, fps: float, start_s: float, end_s: float) -> None:
+    def __init__(
+        self, fps: float, start_s: float, end_s: float, letters: Callable[[], NDArray[np.float32]] | None = None
+    ) -> None:
         # imported here because footage that was surveyed before needs no detector of cuts, and a process starts sooner
         from scenedetect import FrameTimecode
         from scenedetect.detectors import AdaptiveDetector
@@ -248,6 +270,7 @@ class _Eye:
         self.rows: list[tuple[float, ...]] = []
         self.cells: list[NDArray[np.uint16]] = []
         self.samples: list[tuple[Any, ...]] = []
+        self.look_for_letters, self.letters = letters, list[NDArray[np.float32]]()
         self.thumbs = io.BytesIO()
         self.cuts: set[int] = set()
         self.seen = self.warm = 0
@@ -332,6 +355,9 @@ class _Eye:
         columns = list(zip(*self.samples, strict=True)) or [()] * len(PER_SAMPLE)
         for (name, (kind, shape)), column in zip(PER_SAMPLE.items(), columns, strict=True):
             found[name] = np.array(column, kind).reshape(-1, *shape)
+        if self.look_for_letters:
+            kind, shape = PER_LETTERED["letters"]
+            found["letters"] = np.array(self.letters, kind).reshape(-1, *shape)
         found["thumbs"] = np.frombuffer(self.thumbs.getvalue(), np.uint8)
         return found
 
@@ -408,6 +434,8 @@ class _Eye:
         black, lit = bars(gray, alone), [share > 0 for share in bars(gray, alone=True)]
         measured = (_hash(gray), lettering(gray), black, lit, caption_lines(gray))
         self.samples.append((number, *measured, edges, len(jpeg)))
+        if self.look_for_letters:
+            self.letters.append(self.look_for_letters())
 
 
 # -- single frames -----------------------------------------------------------------------------------------------------
@@ -529,10 +557,10 @@ def load_arrays(path: Path) -> tuple[Arrays, dict[str, Any]] | None:
 
 def _are_whole(arrays: Arrays) -> bool:
     """Whether these are the arrays of a survey or a part of one: a number for each frame and each sample, and every thumbnail."""
-    shapes = PER_FRAME | PER_SAMPLE
+    shapes = PER_FRAME | PER_SAMPLE | {name: PER_LETTERED[name] for name in arrays.keys() & PER_LETTERED}
     if arrays.keys() != {*shapes, "thumbs"}:
         return False
-    lengths = {name: len(arrays["sample" if name in PER_SAMPLE else "seconds"]) for name in shapes if arrays[name].ndim}
+    lengths = {name: len(arrays["seconds" if name in PER_FRAME else "sample"]) for name in shapes if arrays[name].ndim}
     fit = all(
         name in lengths and arrays[name].dtype == kind and arrays[name].shape == (lengths[name], *shape)
         for name, (kind, shape) in shapes.items()

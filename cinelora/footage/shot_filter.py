@@ -7,7 +7,7 @@ picked, or other files; what is shown twice among all of them is found in ``copi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Literal
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cinelora.config.schema import FootageLimits
 from cinelora.footage.logos import logo_share
 from cinelora.footage.shot_detection import HELD_FRAMES, MIX_REACH, REPEATED, STEP_SHARE, Survey
-from cinelora.footage.subtitles import subtitle_band
+from cinelora.footage.subtitles import overlaid, pictures_of_shots
 
 FLAT_SPREAD = 6.0
 """Standard deviation of luma, in levels, below which a frame shows nothing: black, white, or a colour between two scenes."""
@@ -40,6 +40,7 @@ BARS_LEAST, BARS_LIKE, BARS_AGREE = 0.01, 0.015, 0.6
 
 NO_PICTURE = ("blank", "a fade", "lettering")
 """How reasons begin that say that a shot is lettering or nothing, rather than a bad picture."""
+TITLED = "a title: lettering is laid over the picture; data.subtitles=keep keeps it"
 DAMAGED = "damaged: frames are lost or broken"
 UNSEEN = "not measured: lettering, as the shot is too short for a sampled picture"
 Box = tuple[float, float, float, float]
@@ -76,6 +77,7 @@ def judge(
     """
     if limits is None:
         return [piece for start, end in survey.shots for piece in _pieces(survey, start, end, shown=False)]
+    survey = _with_titles(survey)
     shots = [piece for start, end in survey.shots for piece in _pieces(survey, start, end)]
     film_bars, shapes = bars_of(survey.bars), shapes_of(survey)
     usual = sharpness_of(survey) if len(survey.shots) >= FEW_SHOTS or not typical_sharpness else typical_sharpness
@@ -148,18 +150,42 @@ def _judged(
 
 
 def _without_subtitles(survey: Survey, shots: list[Shot], how: str) -> list[Shot]:
-    """The shots of a film, without the part that subtitles take, or with a reason where they bear some."""
-    band = None if how == "keep" else subtitle_band(survey)
-    if band is None:
+    """The shots of a film, without the part that subtitles take, or with a reason where they bear some, or titles."""
+    if how == "keep":
+        return shots
+    found = overlaid(survey)
+    shots = _refused(shots, found.titled, TITLED)
+    if found.band is None:
         return shots
     if how == "crop":
         # Off every shot, as lines may stand between the pictures that were looked at, and one film is to have one shape.
         sides = ((shot, shot.bars or (0.0,) * 4) for shot in shots)
-        return [replace(shot, bars=(left, top, right, max(bottom, band))) for shot, (left, top, right, bottom) in sides]
-    reason = f"subtitles in the lowest {band:.0%} of it; data.subtitles=crop cuts them off"
-    bear = set(np.flatnonzero((survey.lines[:, :, 3] > 1 - band).any(axis=1)).tolist())
+        return [
+            replace(shot, bars=(left, top, right, max(bottom, found.band)))
+            for shot, (left, top, right, bottom) in sides
+        ]
+    return _refused(
+        shots, found.subtitled, f"subtitles in the lowest {found.band:.0%} of it; data.subtitles=crop cuts them off"
+    )
+
+
+def _with_titles(survey: Survey) -> Survey:
+    """The survey with the shares of each picture under titles (``text``) and under ``signs``, where a network was asked."""
+    if survey.letters is None:
+        return survey
+    found, text, signs = overlaid(survey), survey.text.copy(), np.zeros_like(survey.text)
+    for pictures in pictures_of_shots(survey):
+        # A lone picture does not tell a title from a sign; there strokes have the word, as they have without a network.
+        text[pictures] = [found.titled.get(n, 0.0) for n in pictures] if len(pictures) > 1 else text[pictures]
+        signs[pictures] = [found.signed.get(n, 0.0) for n in pictures]
+    return replace(survey, arrays={**survey.arrays, "text": text, "signs": signs})
+
+
+def _refused(shots: list[Shot], pictures: Iterable[int], reason: str) -> list[Shot]:
+    """The shots, with a reason against those that bear something in one of these pictures, and have none yet."""
+    bear = frozenset(pictures)
     return [
-        replace(shot, against=(*shot.against, reason)) if bear.intersection(shot.samples) and not shot.against else shot
+        replace(shot, against=(reason,)) if bear.intersection(shot.samples) and not shot.against else shot
         for shot in shots
     ]
 
@@ -211,7 +237,8 @@ def measured(survey: Survey, shot: Shot, usual_sharpness: float) -> dict[str, fl
     inner = slice(min(shot.start + 1, shot.end - 1), shot.end)  # the first frame's motion is across the cut
     seconds = survey.seconds[frames]
     fps = float(survey.about.fps)
-    texts, is_still = survey.text[list(shot.samples)], survey.num_frames == 1
+    samples, is_still = list(shot.samples), survey.num_frames == 1
+    texts = survey.text[samples]
     repeats = are_repeats(survey.change[inner])
     moving = survey.motion[inner][~repeats] if not repeats.all() else np.zeros(1)
     return {
@@ -223,7 +250,7 @@ def measured(survey: Survey, shot: Shot, usual_sharpness: float) -> dict[str, fl
         "motion": None if is_still else float(np.median(moving)),
         "shake": _shake(survey, inner, repeats, fps),
         "repeats": float(repeats.mean()) if shot.end - shot.start > 1 else None,
-    }
+    } | ({"signs": float(survey.signs[samples].max())} if samples and "signs" in survey.arrays else {})
 
 
 def are_repeats(change: NDArray[np.float32]) -> NDArray[np.bool_]:

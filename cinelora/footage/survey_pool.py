@@ -39,6 +39,8 @@ from cinelora.io.plain_data import MOST_OF_LISTS, build, read_json
 from cinelora.io.waiting import waiting
 
 LEDGER, SURVEYS = "files.json", "surveys"
+LETTERED = "-lettered"
+"""How the name of a survey ends for which a network looked for letters."""
 HANG_S = 180.0
 """Seconds without a frame from any process after which a decoder is taken to hang."""
 MANY_BYTES, MANY_FILES = 50e6, 100
@@ -121,7 +123,7 @@ def survey_name(sha256: str, handling: Handling) -> str:
     """The name of the survey of this content, read so."""
     rate = "" if handling.sequence_fps == PLAIN.sequence_fps else f"-{float(handling.sequence_fps):g}fps"
     kept = "-combed" if handling.interlaced == "keep" else ""
-    return f"{sha256}{handling.colours}{rate}{kept}"
+    return f"{sha256}{handling.colours}{rate}{kept}{LETTERED if handling.lettering else ''}"
 
 
 def survey_files(root: Path, paths: list[str], folder: Path, processes: int | None, handling: Handling) -> list[File]:
@@ -142,7 +144,8 @@ def survey_files(root: Path, paths: list[str], folder: Path, processes: int | No
         # that could not be read has no survey, and its reason is as good as one.
         file = known.get(path)
         is_same = file is not None and (file.size, file.mtime_ns) == (size, mtime_ns)
-        if file and is_same and (file.reason or survey_path(folder, file.survey).is_file()):
+        is_wanted = file is not None and file.survey == survey_name(file.sha256, handling)
+        if file and is_same and (file.reason or (is_wanted and survey_path(folder, file.survey).is_file())):
             files[path] = file
         else:
             files[path] = File(path, size, mtime_ns, "")

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import av
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -101,7 +102,7 @@ class Handling:
     ``matrix``: what films that name none are taken to be in, "auto" for a guess. ``hdr``: what is done with PQ, HLG and
     BT.2020. ``lut``: a .cube file that every frame goes through, of the content ``lut_sha256``. ``sequence_fps``: the rate of
     numbered pictures. ``interlaced``: what a survey does with film of two moments a frame. ``follow_links``: links may lead
-    out of the folder.
+    out of the folder. ``lettering``: the weights of the network that a survey looks for letters with, if any.
     """
 
     exact: bool = True
@@ -112,6 +113,7 @@ class Handling:
     lut_sha256: str = ""
     sequence_fps: Fraction = Fraction(24)
     follow_links: bool = False
+    lettering: Path | None = None
 
     @property
     def colours(self) -> str:
@@ -195,7 +197,8 @@ class Reader:
         self.path, self.header, self.why, self.handling = path, header, why, handling
         self.damaged: set[float] = set()
         self.fields: Fields = ""
-        self.suspects = 0
+        self.suspects, self._is_measured = 0, handling.interlaced == "keep"
+        self._latest: av.VideoFrame | None = None
 
     @property
     def fps(self) -> Fraction:
@@ -244,7 +247,8 @@ class Reader:
         return self.index is not None
 
     def measured_fields(self) -> Fields:
-        """How the fields of the film lie, measured at some places of it."""
+        """How the fields of the film lie, measured at some places of it; nothing needs to be suspected afterwards."""
+        self._is_measured = True
         length_s = float(self.header.duration_s or 0)
         starts = [length_s * place for place in FIELDS_AT] if length_s > LONG_S else [0.0]
         runs = ((frame for _, frame in islice(self._frames_from(start), FIELDS_RUN)) for start in starts)
@@ -270,11 +274,19 @@ class Reader:
         """
         timed = self._frames_from(start_s)
         for number, (seconds, frame) in enumerate(whole_frames(timed, self.fields) if self.fields else timed):
-            self.suspects += number % SUSPECTED_EVERY == 0 and is_suspect(frame)
+            self.suspects += number % SUSPECTED_EVERY == 0 and not self._is_measured and is_suspect(frame)
             if end_s is not None and seconds >= end_s:
                 return
             self.refuse_change(self.header.coded, (frame.height, frame.width), f"after {seconds:.1f} s")
+            self._latest = frame
             yield seconds, self.convert.scaled(frame, height, width)
+
+    def latest_scaled(self, height: int, width: int) -> Pixels:
+        """The frame that ``scaled`` gave last, as (height, width, 3)."""
+        assert self._latest is not None
+        if height * width < math.prod(self.size):
+            return self.convert.scaled(self._latest, height, width)
+        return resized(self.convert.scaled(self._latest, *self.size), height, width)
 
     def unreadable(self, error: object) -> UnreadableClip:
         """The error to raise, with the last line of the library's own as its reason."""
@@ -503,6 +515,12 @@ def open_container(path: Path) -> Any:
         return av.open(f"file:{path}", options=options, timeout=TIMEOUT_S)
     except av.error.ArgumentError as error:
         raise UnreadableClip(path, "it is none of the kinds of film that are read") from error
+
+
+def resized(pixels: Pixels, height: int, width: int) -> Pixels:
+    """A picture in another size: averaged where it becomes smaller."""
+    way = cv2.INTER_AREA if height * width < math.prod(pixels.shape[:2]) else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(pixels, (width, height), interpolation=way), np.uint8)
 
 
 def refuse_large(path: Path, width: int, height: int) -> None:

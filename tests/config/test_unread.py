@@ -97,6 +97,13 @@ UNREAD = [
     ("train", "stage=motion data=rendered data.holdout=0.2", (), "data.holdout=0.2", "as they stand"),
     ("train", TRAIN + "data.manifest=m data.holdout=0.2", (), "data.holdout=0.2", "as they stand"),
     ("train", TRAIN + "data.judged=false data.limits.still=null", (), "data.limits.still=null", "leaves no shot out"),
+    (
+        "prepare",
+        "data=folder data.root=f data.lettering=plain data.lettering_weights=a",
+        (),
+        "data.lettering_weights=a",
+        "without a network",
+    ),
     ("train", TRAIN + "data.captioner_prompt=x", (), "data.captioner_prompt=x", "no data.captioner= is given"),
     ("train", TRAIN + "data.caption=x data.captioner=m", (), "data.captioner=m", "the caption of every clip"),
     ("prepare", "data=noir model.dtype=bf16", (), "model.dtype=bf16", "footage is prepared without a network"),

@@ -89,6 +89,7 @@ def test_a_frame_is_the_same_wherever_reading_begins() -> None:
 
 def prepared(root: Path, interlaced: str) -> Prepared:
     data = DataConfig(name="folder", root=str(root), prepared=str(root.parent / "prepared"), interlaced=interlaced)
+    data.lettering = "plain"
     return prepare(data, WANTED)
 
 

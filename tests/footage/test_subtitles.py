@@ -17,7 +17,7 @@ from cinelora.families.wan21 import WAN21
 from cinelora.footage.build_dataset import Wanted, prepare
 from cinelora.footage.lettering import caption_lines
 from cinelora.footage.shot_filter import judge
-from cinelora.footage.subtitles import subtitle_band
+from cinelora.footage.subtitles import overlaid
 
 HEIGHT, WIDTH, SHOT = 360, 640, 30
 SAID = (
@@ -68,7 +68,7 @@ def subtitled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_shots_with_captions_are_refused_and_a_box_above_them_is_offered(subtitled: Path) -> None:
     survey = surveyed(subtitled)
-    band = subtitle_band(survey)
+    band = overlaid(survey).band
     assert band is not None
     assert 0.18 < band < 0.24, "two lines of 5.5 % and what is under them"
     shots = judge(survey, LIMITS)
@@ -97,7 +97,7 @@ def test_signs_and_clean_films_have_no_subtitles(tmp_path: Path) -> None:
     ]
     for name, shots in (("signs.mp4", signs), ("clean.mp4", [scene(seed) for seed in range(5)])):
         survey = surveyed(film_of(tmp_path / name, shots))
-        assert subtitle_band(survey) is None
+        assert overlaid(survey).band is None
         assert not any("subtitles" in " ".join(shot.against) for shot in judge(survey, LIMITS))
 
 
@@ -105,7 +105,7 @@ def test_one_caption_shown_throughout_is_no_subtitle(tmp_path: Path) -> None:
     """A line that never changes is a mark of the film: the limits for logos and lettering are there for it."""
     survey = surveyed(film_of(tmp_path / "mark.mp4", [written(scene(seed), "Vienna 1948") for seed in range(4)]))
     assert (survey.lines[:, 0, 3] > 0).all()
-    assert subtitle_band(survey) is None
+    assert overlaid(survey).band is None
 
 
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (30, 40), (270, 480)])

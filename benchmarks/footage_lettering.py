@@ -1,0 +1,97 @@
+"""Subtitles and titles: how many shots that bear some are left out, and how many without, by strokes and by the network.
+
+    python benchmarks/footage_lettering.py
+
+Needs cinelora[lettering]; scikit-image and scikit-learn lend photographs. The limits were chosen on the films of ``TUNED_ON``;
+those of ``HELD_OUT`` were never looked at before. Results are in benchmarks/results/footage_lettering.json.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from common import report
+from lettering_films import FILMS_OF, SHOT, MadeFilm, films, photographs
+
+from cinelora.config.schema import FootageLimits
+from cinelora.footage.lettering_network import weights_of
+from cinelora.footage.shot_detection import Survey, about, survey_part
+from cinelora.footage.shot_filter import judge
+from cinelora.footage.subtitles import overlaid
+from cinelora.footage.video_reader import Handling, open_video
+
+TUNED_ON, HELD_OUT = (0,), (1000, 1100)
+"""First seeds."""
+LIMITS = FootageLimits(
+    alike=None, logo=None, sharpness=None, still=None, dark=None, bright=None, min_seconds=None, fast=None, shake=None
+)
+FOR_LETTERING = ("subtitles", "a title", "lettering", "blank")
+"""How reasons begin; a card on one tone is left out as blank where its lettering is not seen."""
+
+
+def surveyed(path: Path) -> Survey:
+    reader = open_video(path, handling=Handling(lettering=weights_of(None)))
+    arrays = survey_part(reader, 0.0, float("inf"), lambda _: None)
+    return Survey(about(reader, arrays["seconds"]), arrays)
+
+
+def left_out(survey: Survey) -> set[int]:
+    """The numbers of made shots of which a part is left out for lettering."""
+    shots = judge(survey, LIMITS)
+    reasons = (
+        (shot, reason.removeprefix("leader: ").removeprefix("credits: ")) for shot in shots for reason in shot.against
+    )
+    return {(shot.start + 2) // SHOT for shot, reason in reasons if reason.startswith(FOR_LETTERING)}
+
+
+def of(seeds: Iterable[int], scratch: Path) -> dict[str, Any]:
+    told = Counter[str]()
+    for film in (film for seed in seeds for film in films(seed)):
+        film.write(scratch / "film.mp4")
+        survey = surveyed(scratch / "film.mp4")
+        strokes = replace(survey, arrays={name: values for name, values in survey.arrays.items() if name != "letters"})
+        for way, found in (("network", left_out(survey)), ("strokes", left_out(strokes))):
+            for number, shot in enumerate(film.shots):
+                told[f"{way}: {film.kind}: {shot.bears}, left out"] += number in found
+                missed = number in found if shot.bears in ("none", "sign") else number not in found
+                if missed:
+                    print(f"{way}: {film.kind} {film.seed}, shot {number}: {shot.bears} at {shot.sides}", flush=True)
+        for shot in film.shots:
+            told[f"{film.kind}: {shot.bears}"] += 1
+        told.update(box_above(film, survey))
+    return dict(sorted(told.items())) | totals(told)
+
+
+def box_above(film: MadeFilm, survey: Survey) -> Counter[str]:
+    """Whether what data.subtitles=crop leaves of a film with subtitles has none of their lines."""
+    if film.kind != "subtitles":
+        return Counter()
+    band = overlaid(survey).band
+    clear = band is not None and all(shot.sides[1] >= 1 - band for shot in film.shots if shot.bears == "subtitle")
+    return Counter({"films with subtitles": 1, "whose box is above all lines": int(clear)})
+
+
+def totals(told: Counter[str]) -> dict[str, float]:
+    """Shares of shots that bear something, and of those that do not, which are left out."""
+    found = dict[str, float]()
+    for way in ("network", "strokes"):
+        for name, is_clean in (("found", False), ("refused in error", True)):
+            kinds = [key for key in told if ", left out" in key and key.startswith(way)]
+            kinds = [key for key in kinds if (key.endswith((": none, left out", ": sign, left out"))) == is_clean]
+            count = sum(told[key.removeprefix(f"{way}: ").removesuffix(", left out")] for key in kinds)
+            found[f"{way}: {name}"] = sum(told[key] for key in kinds) / count
+    return found
+
+
+if __name__ == "__main__":
+    results: dict[str, Any] = {"films of a first seed": sum(FILMS_OF.values()), "photographs": len(photographs())}
+    with tempfile.TemporaryDirectory() as folder:
+        for half, seeds in (("tuned on", TUNED_ON), ("held out", HELD_OUT)):
+            results[half] = of(seeds, Path(folder))
+            print(half, results[half], flush=True)
+    report("footage_lettering", results)

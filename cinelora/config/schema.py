@@ -317,7 +317,7 @@ class DataConfig:
     """burnt-in subtitles: refuse = leave those shots out; crop = cut the lowest part off every shot of that film; keep =
     train on them"""
     lettering: str = setting("auto", ("auto", "plain"), read_when="surveyed judged", since=True)
-    """how subtitles and titles are found: auto = by a network where cinelora[lettering] is installed; plain = always by their strokes"""
+    """how subtitles and titles are found: auto = by a network if cinelora[lettering] is installed; plain = by their strokes"""
     lettering_weights: str | None = _path(read_when="surveyed judged looks_learned", since=True)
     """the network's weights, PP-OCRv6_det_small.onnx; null = those of the installed wheel"""
     hdr: str = setting("refuse", ("refuse", "tone_map"), read_when="footage")

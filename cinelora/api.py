@@ -124,5 +124,7 @@ def _run(command: str, settings: tuple[str, ...], work: Any) -> Path:
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if not places:
-        raise ConfigError(f"{command}: these settings make no run (plan=true prints, a finished run is left as it is)")
+        raise ConfigError(
+            f"{command}: these settings start no run: plan=true only prints, and a finished run stays as it is"
+        )
     return places[0]

@@ -180,7 +180,7 @@ def check_encodings(run: RunDirectory, found: Findings) -> None:
     try:
         index, config = Index.load(run.dataset), load_config(run.path)
         if not is_own(config):
-            say("its encodings are not looked at, as the run was not started here; cache=<folder> reads them")
+            say("its encodings are not checked, because the run was not started here; cache=<folder> checks them")
             return
         cache = Path(config.cache) / "latents"
         names = {*index.texts.values()}

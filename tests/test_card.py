@@ -356,9 +356,9 @@ def spoil(run: Path, case: str) -> None:
 @pytest.mark.parametrize(
     ("case", "sentence"),
     [
-        ("interrupted", "stopped at step 2 of 9; go on with python train.py resume="),
+        ("interrupted", "stopped at step 2 of 9; continue with python train.py resume="),
         ("pretrain", "stage=pretrain, which trains no adapter"),
-        ("summary.json", "is not finished: go on with python train.py resume="),
+        ("summary.json", "is not finished: continue with python train.py resume="),
         ("style.safetensors", "holds no style.safetensors"),
         ("config.yaml", "holds no config.yaml: give the directory of a run"),
     ],
@@ -408,7 +408,7 @@ def test_a_run_uploads_itself_when_it_ends(
     [
         (["push=name"], "push=name: a repository on the hub is written owner/name"),
         (["push=owner/name"], "push=owner/name needs a token that may write there"),
-        (["private=true"], "private=true says how push=owner/name makes its repository"),
+        (["private=true"], "private=true is about the repository of push="),
         (["push=owner/name", "-m", "lora.rank=4,8"], "push=owner/name is one repository for 2 runs"),
     ],
 )

@@ -134,9 +134,7 @@ def test_a_run_that_was_killed_after_two_steps_ends_where_it_would_have(corpus: 
 def test_a_run_of_that_version_is_resumed_after_one_word(own_corpus: Path, corpus: Path):
     """Nobody noted then who started it, and its footage and cache lie where no command would look by itself."""
     run = own_corpus / "motion"
-    with pytest.raises(
-        ConfigError, match=r"^resume=\S+ was not written by you here, .*cache=\S+; .* or add trust=true"
-    ):
+    with pytest.raises(ConfigError, match=r"^resume=\S+ does not seem to be yours, .*cache=\S+; .* or add trust=true"):
         compose_train([f"resume={run}"])
     config = compose_train([f"resume={run}", "trust=true"])
     assert (config.data.root, config.cache) == (str(corpus / "footage"), str(corpus / "cache"))

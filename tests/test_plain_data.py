@@ -108,11 +108,11 @@ NO_JSON = {
     "[1e999]": "1e999 is no number",
     f"[{'9' * 25}]": "larger than any that is meant",
     f"[{'9' * 5000}]": "larger than any that is meant",
-    '["\\ud800"]': "a character that no text has",
-    '["a\\u0000b"]': "a character that no text has",
+    '["\\ud800"]': "a character that is not valid in text",
+    '["a\\u0000b"]': "a character that is not valid in text",
     "[" * 33 + "]" * 33: "nests too deeply",
-    "[" * 100_000: "nests too deeply|lists and tables with nothing",
-    "[" + "[]," * 100_000 + "1]": "lists and tables with nothing",
+    "[" * 100_000: "nests too deeply|nested empty lists and tables",
+    "[" + "[]," * 100_000 + "1]": "nested empty lists and tables",
 }
 
 
@@ -130,8 +130,8 @@ def test_measured_numbers_may_be_none(tmp_path: Path) -> None:
 
 
 NO_YAML = {
-    "a: &x [1]\nb: *x": "aliases are not read",
-    "a: &x 1": "aliases are not read",
+    "a: &x [1]\nb: *x": "are not read",
+    "a: &x 1": "are not read",
     "a: !!binary aaaa": "the tag .* is not read",
     "a: !!python/name:os.system": "the tag .* is not read",
     "a: 1\na: 2": "it says 'a' twice",
@@ -142,7 +142,7 @@ NO_YAML = {
     f"a: {'9' * 5000}": "larger than any that is meant",
     "a: " + "[" * 40 + "]" * 40: "nests too deeply",
     "a: 1\n---\nb: 1": "cannot be read as YAML",
-    'a: "\\0"': "a character that no text has",
+    'a: "\\0"': "a character that is not valid in text",
 }
 
 

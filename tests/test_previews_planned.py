@@ -45,9 +45,9 @@ def test_previews_that_nobody_asked_for_stay_below_their_share(words: tuple[str,
     assert 1 <= count <= max(1, config.stage.steps // 250)
     assert share <= MOST
     frames = preview.frames_of(config.stage)
-    drawn = f"{frames} frame{'' if frames == 1 else 's'} drawn in {preview.steps} steps"
+    drawn = f"{frames} frame{'' if frames == 1 else 's'} in {preview.steps} denoising steps"
     assert line.startswith(
-        f"previews every {preview.every_steps} steps, {drawn}, estimated at {share:.1%} of the run's time; "
+        f"previews every {preview.every_steps} steps, {drawn}, an estimated {share:.1%} of the run's time; "
     )
     assert replace(preview, every_steps=None) == config.preview
 
@@ -64,7 +64,7 @@ def test_where_one_preview_is_too_dear_it_is_drawn_in_fewer_steps_unless_these_w
     share = 2 * preview_seconds(replace(short, preview=preview)) / training_seconds(short)
     assert share <= MOST < 2 * preview_seconds(short) / training_seconds(short)
     assert line.startswith(
-        f"previews every {steps} steps, 33 frames drawn in {FEWER_STEPS} steps, estimated at {share:.1%} "
+        f"previews every {steps} steps, 33 frames in {FEWER_STEPS} denoising steps, an estimated {share:.1%} "
     )
     typed = run(*words, whole, f"stage.steps={steps}", f"preview.sampler_steps={USUAL_STEPS}")
     assert planned_previews(typed, has_gpu=True)[0] == replace(typed.preview, every_steps=0)
@@ -99,7 +99,7 @@ def test_a_run_that_is_too_short_has_none_and_says_so() -> None:
     fewer = replace(config, preview=replace(config.preview, sampler_steps=FEWER_STEPS, num_frames=SHORTEST))
     share = 2 * preview_seconds(fewer) / training_seconds(config)
     assert line.startswith(
-        f"no previews: the first, and the base model's beside it, are estimated at {share:.1%} of the run's"
+        f"no previews: the first one, with the base model's, would take an estimated {share:.1%} of the run's"
     )
     assert share > MOST
 
@@ -107,10 +107,10 @@ def test_a_run_that_is_too_short_has_none_and_says_so() -> None:
 @pytest.mark.parametrize(
     ("words", "has_gpu", "heldout", "why"),
     [
-        (("model=tiny",), True, 1, "of so small a model"),
+        (("model=tiny",), True, 1, "for a model this small"),
         (("model=wan21_14b_480p",), False, 1, "without a GPU"),
         (("model=wan21_14b_480p",), True, 0, "there are none"),
-        (("model=wan21_14b_480p", "strategy=zero3"), True, 1, "no rank can draw apart"),
+        (("model=wan21_14b_480p", "strategy=zero3"), True, 1, "no rank can generate one alone"),
     ],
 )
 def test_why_there_are_none_is_said(words: tuple[str, ...], has_gpu: bool, heldout: int, why: str) -> None:

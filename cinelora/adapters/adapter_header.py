@@ -230,7 +230,8 @@ class AdapterHeader:
         family, layers = family_of(model), self.form.layers
         if layers is not family.layers:
             raise AdapterError(
-                f"{self.path} is an adapter of {layers.title}, and model={model.name} is of {family.title}, which takes those of "
+                f"{self.path} is an adapter of {layers.title}, and model={model.name} is of {family.title}, which "
+                f"needs adapters of "
                 f"{family.layers.title}: choose the model it was trained on"
             )
         trained, networks = (self.ours or {}).get("transformer"), [network.name for network in family.networks]
@@ -266,7 +267,7 @@ def judge_adapter(path: Path, model: ModelConfig | None = None) -> AdapterHeader
     values = dict(_values(path, header))
     for name, array in values.items():
         if not _is_finite(array, header[name]["dtype"]):
-            raise AdapterError(f"{path} is spoilt: {short_key(name)} holds numbers that are not finite")
+            raise AdapterError(f"{path} is damaged: {short_key(name)} holds numbers that are not finite")
     found = _judged(path, header, values)
     if model is not None:
         found.refuse_other_model(model)
@@ -311,7 +312,7 @@ def _entries(path: Path) -> dict[str, Any]:
     header = _pickled_header(path) if path.suffix == PLAIN_PICKLE else read_header(path)
     for name, entry in header.items():
         if name != "__metadata__" and 0 in entry["shape"]:
-            raise AdapterError(f"{path} is spoilt: {short_key(name)} holds nothing (its shape is {entry['shape']})")
+            raise AdapterError(f"{path} is damaged: {short_key(name)} holds nothing (its shape is {entry['shape']})")
     return header
 
 
@@ -466,7 +467,7 @@ class Scales:
         if not said:
             raise AdapterError(
                 f"{self.path} has the names of {self.form.tool} but neither .alpha nor the header {DIFFUSERS_HEADER} nor an "
-                f"{PEFT_CONFIG}, so its alpha is lost: put its {PEFT_CONFIG} beside it, as {PEFT_FILE}"
+                f"{PEFT_CONFIG}, so its alpha is unknown: put its {PEFT_CONFIG} beside it, as {PEFT_FILE}"
             )
         (first, alpha), *others = said.items()
         for where, other in others:
@@ -700,7 +701,7 @@ def _values(path: Path, header: dict[str, Any]) -> Iterator[tuple[str, np.ndarra
         first, last = entry["data_offsets"]
         flat, dtype = content[start + first : start + last], np.dtype(NUMBERS[entry["dtype"]])
         if flat.nbytes != math.prod(entry["shape"]) * dtype.itemsize:
-            raise AdapterError(f"{path} is spoilt: {name} has {flat.nbytes} bytes for the shape {entry['shape']}")
+            raise AdapterError(f"{path} is damaged: {name} has {flat.nbytes} bytes for the shape {entry['shape']}")
         yield name, flat.view(dtype)
 
 

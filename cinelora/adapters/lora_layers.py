@@ -221,7 +221,7 @@ def check_fits(adapter: AdapterFile, transformer: nn.Module, model_name: str) ->
                     f"{made_for} whose {parameter} is {own} does not fit model={model_name} with {needed}: {way_out}"
                 )
     if adapter.base_model not in ("", model_name):
-        warn(f"the adapter was trained on {adapter.base_model} and is used on {model_name}")
+        warn(f"the adapter was trained on {adapter.base_model} and is used on {model_name}: check that this is meant")
 
 
 def update_squares(transformer: nn.Module, name: str) -> dict[str, float]:
@@ -327,7 +327,7 @@ def unmerge(transformer: nn.Module) -> None:
     for _, layer in _layers(transformer):
         if layer.merged_adapters:
             if not hasattr(layer, ORIGINAL):
-                raise RuntimeError("the adapters were merged for good: load the transformer again")
+                raise RuntimeError("the adapters were merged into the weights permanently: load the transformer again")
             (original,) = getattr(layer, ORIGINAL)
             layer.get_base_layer().load_state_dict(original.state_dict())
             delattr(layer, ORIGINAL)

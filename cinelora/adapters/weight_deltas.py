@@ -99,7 +99,7 @@ def let_act(transformer: nn.Module, scales: dict[str, float], keep: bool = True)
     if wanted == book.acting:
         return
     if not book.kept:
-        raise RuntimeError("the adapters were merged for good: load the transformer again")
+        raise RuntimeError("the adapters were merged into the weights permanently: load the transformer again")
     at_rest(transformer)  # a weight that is changed in a slot would be forgotten there
     for parameter, originals in book.originals.items():
         for tensor, original in zip(_tensors(transformer, parameter), originals, strict=True):

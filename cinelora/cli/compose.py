@@ -321,9 +321,7 @@ def _resumed(command: Command, as_typed: TrainConfig | None = None) -> TrainConf
     run = _run_of(command.texts["resume"])
     own_style = next((path for role, path in RunDirectory(run).adapters().items() if role.startswith("style")), None)
     if "adapter" in given and own_style:
-        raise ConfigError(
-            f"resume goes on above the style adapter that the run carries, {own_style}: leave adapter= away"
-        )
+        raise ConfigError(f"the resumed run has its own style adapter, {own_style}: leave adapter= away")
     config = load_config(run)
     # now, as the command line may change them below
     before, planned = samples_per_step(config), {one.stage.expert: one.stage.steps for one in lessons_of(config)}
@@ -341,7 +339,9 @@ def _resumed(command: Command, as_typed: TrainConfig | None = None) -> TrainConf
     _refuse_other_steps(config, before)
     config.resume, config.out = str(run), command.texts.get("out") or None
     if config.out is None and command.texts["resume"].startswith(PREFIX):
-        raise ConfigError(f"resume={command.texts['resume']}: add out=<directory>, where the fetched run goes on")
+        raise ConfigError(
+            f"resume={command.texts['resume']}: add out=<directory>, where the downloaded run is continued"
+        )
     say(*_extended(config, planned, run))
     return config
 
@@ -382,7 +382,7 @@ def _begun_here(config: TrainConfig) -> TrainConfig:
 def _forget_typed_only(config: TrainConfig, given: list[str]) -> None:
     if config.push and "push" not in given:
         word = word_of(PROGRAMS["train"].fields["push"], config.push)
-        say(f"{word} stands in the run's settings, and no file decides that: type it again to upload", error=True)
+        say(f"{word} is in the run's settings, but uploads must be typed: type it again to upload", error=True)
     forget_typed_only(config)
 
 
@@ -390,7 +390,7 @@ def _begun_or_resumed(command: Command) -> TrainConfig:
     """The run in ``out=`` where it has got to a checkpoint, with what may change; else a new one, in the same words."""
     out = command.texts.get("out")
     if not out:
-        raise ConfigError("resume=auto goes on with what its directory holds, or begins there: add out=<directory>")
+        raise ConfigError("resume=auto continues the run in out=, or starts it there: add out=<directory>")
     rest = {key: text for key, text in command.texts.items() if key not in ("out", "resume")}
     fresh = cast(TrainConfig, compose(dataclasses.replace(command, texts={**rest, "out": out})))
     # Without a checkpoint there is nothing to resume from, whatever else a run wrote before it was killed: it begins again.
@@ -436,8 +436,7 @@ def _refuse_change(key: str) -> None:
     single = [name for name in may if name.partition(".")[0] not in whole]
     listed = ", ".join([*single, *(f"{name}.*" for name in whole)])
     raise ConfigError(
-        f"resume goes on with the run's own settings: {key} cannot change; these can: {listed}, and where things lie, such as "
-        "data.root"
+        f"a resumed run keeps its settings, so {key} cannot change; these can: {listed}, and places such as data.root"
     )
 
 
@@ -458,7 +457,7 @@ def _refuse_other_steps(config: TrainConfig, samples: int) -> None:
         batch = max(size for size in range(1, batch_size + 1) if samples // ranks % size == 0)
         way_out = f"add stage.batch_size={batch} stage.accumulation={samples // ranks // batch}"
     asked = f"stage.batch_size x ranks x stage.accumulation is {parts} = {samples_per_step(config)}"
-    raise ConfigError(f"resume goes on with {samples} samples a step, and {asked}: {way_out}")
+    raise ConfigError(f"the resumed run has {samples} samples per step, but {asked}: {way_out}")
 
 
 def _run_of(source: str) -> Path:
@@ -467,7 +466,9 @@ def _run_of(source: str) -> Path:
     run = path.parent if path.is_file() else path
     if is_run(run):
         return run
-    raise ConfigError(f"resume={source} holds an adapter but no run: without its optimizer there is nothing to go on")
+    raise ConfigError(
+        f"resume={source} holds an adapter but no run: without the optimizer's state it cannot be resumed"
+    )
 
 
 # Looking at an evaluation anew ------------------------------------------------------------------------------------------
@@ -506,12 +507,12 @@ def members(command: Command) -> list[Command]:
         ConfigError: what a sweep cannot be made over.
     """
     if command.texts.get("resume") not in (None, AUTO):
-        raise ConfigError("resume goes on with one run: leave -m away")
+        raise ConfigError("resume= continues one run: leave -m away")
     _refuse_launcher(command)
     overrides = [_parsed(text) for text in command.overrides]
     for override in filter(Override.is_sweep_override, overrides):
         if override.key_or_group.startswith("hydra"):
-            raise ConfigError(f"{override.key_or_group} is one for the whole sweep")
+            raise ConfigError(f"{override.key_or_group} must be the same for the whole sweep: give one value")
         if override.key_or_group in RESOURCES and command.launcher == "slurm":
             raise ConfigError(
                 f"{override.input_line} would ask SLURM for jobs of different sizes, and a sweep is one job array: "

@@ -119,7 +119,9 @@ def _plain(key: str, value: str) -> str:
 def _refuse_key(key: str, value: str, program: Program) -> None:
     bare = key.lstrip("+~")
     if key != bare:
-        raise ConfigError(f"{key}: keys are neither added nor removed; write {bare}={value}")
+        raise ConfigError(
+            f"{key}: + and ~ cannot be used, settings are neither added nor removed; write {bare}={value}"
+        )
     if "_target_" in key:
         raise ConfigError(f"{key}: settings are values and never name code")
     if key.startswith("hydra") and key != LAUNCHER and not key.startswith("hydra.launcher."):
@@ -129,7 +131,7 @@ def _refuse_key(key: str, value: str, program: Program) -> None:
         group = key.partition(".")[0]
         if group not in program.groups:
             raise ConfigError(f"{key} is not typed: {field.help}")
-        raise ConfigError(f"{key} comes with its group: choose {group}={'|'.join(program.groups[group])}")
+        raise ConfigError(f"{key} is set by its group: choose {group}={'|'.join(program.groups[group])}")
     if field and field.not_in_training and program.conf == "train":
         raise ConfigError(f"{key} has no effect in training: {field.not_in_training}; leave it away")
     if not (field or key in program.groups or key.startswith("hydra.launcher.")):

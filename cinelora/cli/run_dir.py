@@ -128,7 +128,10 @@ def make_run_dir(config: Config) -> RunPlace:
     # gets a directory of its own, named after the time. Both are what ``last`` is to point at; a run in out= is not.
     last = OUTPUTS / place_of(config) / "last"
     if last.exists() and not last.is_symlink():
-        raise ConfigError(f"{last} is no link, so it is left alone: move it away, it is to point at the newest run")
+        raise ConfigError(
+            f"{last} is not a link, so it is left alone: move it away, because cinelora makes a link of this name to "
+            f"the newest run"
+        )
     if not isinstance(config, TrainConfig) and (many := word_of_many(config)):
         found = _found_again(config, many)
         refuse_foreign(found, CONFIG_FILE)  # one that out= names was looked through before it was read
@@ -221,7 +224,7 @@ def _refuse_other(config: Config, out: Path) -> None:
     if isinstance(config, TrainConfig):
         run = RunDirectory(out)
         if CONFIG_FILE in held and (run.has_checkpoint() or run.adapters() or "summary.json" in held):
-            raise ConfigError(f"out={out} holds a run: go on with resume={out}, or choose another out=")
+            raise ConfigError(f"out={out} holds a run: continue it with resume={out}, or choose another out=")
         if held and CONFIG_FILE not in held:
             raise ConfigError(f"out={out} is not empty; choose another out=")
     elif held and not _same_request(config, out):
@@ -240,9 +243,9 @@ def _resumed_dir(run: Path, out: Path | None, nodes: int) -> RunPlace:
     if nodes > 1:  # each would make a copy at the same time
         raise ConfigError(f"nodes={nodes}: copy {run} to out={out} yourself, then start every node with resume={out}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"out={out} is not empty; resume={run} goes on in a copy there: choose another out=")
+        raise ConfigError(f"out={out} is not empty; resume={run} is continued in a copy there: choose another out=")
     if run.resolve() in out.resolve().parents:
-        raise ConfigError(f"out={out} lies in resume={run}, of which it is to be a copy: choose another out=")
+        raise ConfigError(f"out={out} lies in resume={run}, and would be a copy of it: choose another out=")
     made(out.parent)
     copy_whole(run, out)
     return _place(out, is_copy=True)

@@ -168,7 +168,7 @@ def _sweep_dir(command: Command, runs: list[Command]) -> Path:
     if (Path(out) / launchers.RECORD).is_file() and (command.texts.get("resume") == AUTO or not begun):
         return Path(out)
     if Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
-        way_out = "a sweep wants a directory of its own, or resume=auto to go on with one"
+        way_out = "a sweep wants a directory of its own, or resume=auto to continue one"
         raise ConfigError(f"out={out} is not empty; {way_out}")
     return made(Path(out))
 

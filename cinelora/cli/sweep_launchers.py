@@ -286,7 +286,7 @@ def request(settings: dict[str, Any], given: Sequence[str], gpus: int, nodes: in
     refused = {
         "nodes": f" follows from the run's own settings: write nodes={nodes} alone",
         "tasks_per_node": " follows from the run's own settings: write gpus=<ranks on each node> alone",
-        "max_num_timeout": ": a member goes on after a time limit as long as it gets further",
+        "max_num_timeout": ": a member continues after a time limit as long as it makes progress",
     }
     for key, why in refused.items():
         if f"hydra.launcher.{key}" in given:
@@ -350,7 +350,7 @@ class Table:
             return cls(folder)
         found = read_json(record, _Record)
         if len(found["overrides"]) != len(found["statuses"]):
-            raise FileError(f"{record} is damaged: it has a status for only some of its members")
+            raise FileError(f"{record} is damaged: the status of some members of the sweep is missing")
         return cls(folder, found["overrides"], found["statuses"])
 
     def place(self, overrides: list[str]) -> int:

@@ -87,7 +87,7 @@ def _check_text(key: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ConfigError(f"{key} is not UTF-8 text from character {error.start + 1} on: type it anew") from error
+        raise ConfigError(f"{key} is not UTF-8 text from character {error.start + 1} on: type it again") from error
 
 
 # Contradictions -------------------------------------------------------------------------------------------------------

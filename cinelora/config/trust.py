@@ -97,8 +97,8 @@ def refuse_foreign_settings(
     ]
     if words:
         raise ConfigError(
-            f"{source} was not written by you here, as far as is known, and names places, programs or accounts: "
-            f"{' '.join(words)}; type each as it is to be, or add trust=true to take all of them as they stand there"
+            f"{source} does not seem to be yours, and names places, programs or accounts: "
+            f"{' '.join(words)}; type each of them yourself, or add trust=true to use all of them"
         )
 
 

@@ -200,7 +200,7 @@ def load_preferences(run_dir: Path) -> list[Preference]:
     found = read_json(file, list[Preference]) if file.is_file() else []
     counted = all(0 <= one.wins <= one.votes and one.ties >= 0 for one in found)
     if not counted or sum(one.votes for one in found) > MOST_VOTES:
-        raise FileError(f"{file} holds more wins than votes, or more than {MOST_VOTES} votes: score the answers again")
+        raise FileError(f"{file} counts more wins than votes, or more than {MOST_VOTES} votes: score the answers again")
     return found
 
 
@@ -222,11 +222,11 @@ def read_votes(file: Path, key: PairsKey) -> Iterator[Vote]:
         pair = pairs.get(named)
         if pair is None:
             raise ConfigError(
-                f"{file}, answer {number} is to a pair that this page does not hold (were clips drawn anew since?)"
+                f"{file}, answer {number} belongs to a pair that is not on this page (were the clips generated again since?)"
             )
         sides = {pair.left.id: pair.left.variant, pair.right.id: pair.right.variant}
         if question not in QUESTIONS or choice not in {*sides, SAME}:
-            raise ConfigError(f"{file}, answer {number} is none that this page gives")
+            raise ConfigError(f"{file}, answer {number} is not one that this page offers")
         yield Vote(rater.strip(), pair, question, sides.get(choice))
 
 

@@ -158,7 +158,7 @@ def draw_missing(config: EvaluateConfig, plan: Plan, run_dir: Path) -> None:
                 file.unlink(missing_ok=True)  # an old clip must not pass for the new
             todo.append(one)
     total = len(plan.prompts) * len(plan.seeds)
-    say(f"{total} takes of {', '.join(variants)}: {total - len(todo)} are there, {len(todo)} to draw")
+    say(f"{total} clips of {', '.join(variants)}: {total - len(todo)} exist, {len(todo)} to generate")
     if todo:
         make_takes(request, todo, variants, write_clips, run_dir / "logs")
 

@@ -104,15 +104,16 @@ def measure_clips(config: EvaluateConfig, plan: Plan, run_dir: Path) -> Numbers:
     if unfinished := len(missing) - len(told_of):
         total = len(plan.prompts) * len(plan.seeds) * len(plan.variants)
         book.say(
-            f"{unfinished} of {total} clips are not drawn yet: the numbers are of those that are; the same command without "
-            "report=true goes on"
+            f"{unfinished} of {total} clips are not generated yet, and the numbers leave them out; to generate them, "
+            f"type the same command without "
+            "report=true"
         )
     measuring = Measuring(config, plan, run_dir, book)
     measuring.one_by_one()
     sets = measuring.as_sets()
     rows = [*rows_of_clips(plan, book.clips), *sets]
     for name in dict.fromkeys(row.variant for row in rows if row.mean.count == 1 and row.measure not in SETS):
-        book.say(f"{name}: a single clip has no interval; give more clips= or seeds=")
+        book.say(f"{name}: one clip gives no confidence interval; raise clips= or seeds=")
     networks = [f"{name}: {source}" for name, source in book.networks.items()]
     return Numbers(rows, book.clips, networks, missing, book.told())
 
@@ -131,7 +132,9 @@ class Measuring:
         alone, against = self.config.metrics.names, self.config.against
         paired = [name for name in against if name not in SETS]
         if against and not self.plan.real:
-            self.book.say(f"{', '.join(against)} left out: there are no held-out clips to compare with; add data=")
+            self.book.say(
+                f"{', '.join(against)} left out: there are no held-out clips to compare with; add data=<held-out clips>"
+            )
         # A reference is decoded once and held while the takes of its prompt pass, which is why prompts are the outer loop.
         for number, prompt in enumerate(LiveBar(self.plan.prompts, "measuring", unit="prompt")):
             shown = prompt.reference

@@ -187,7 +187,7 @@ def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | No
     for number, first in copies(looks, content, data.limits.alike if data.judged else None).items():
         rows[number] = [replace(judged, twin=rows[first][0].id) for judged in rows[number]]
     said += _sign_notes(row[0] for row in rows)
-    said += (f"{name} in {OVERRIDES} is no shot of this footage: it was cut anew, or moved" for name in by_hand)
+    said += (f"{name} in {OVERRIDES} is no shot of this footage: it was cut differently, or moved" for name in by_hand)
     left_out = tuple(sorted(skipped, key=lambda clip: clip.path))
     columns = [tuple(row[kind] for row in rows) for kind in range(len(wanted))]
     return [Prepared(root, folder, tuple(files), shots, left_out, tuple(said)) for shots in columns]
@@ -492,14 +492,14 @@ def chosen(data: DataConfig, wanted: Wanted) -> Manifest:
             own, models = ("{}x{}".format(*size) for size in (sample.size, wanted.size))
             raise FootageError(
                 f"{path}: {sample.id} is to be trained at {own}, more pixels than the model's {models}; "
-                "prepare the footage anew for this model"
+                "prepare the footage again for this model"
             )
     least = data.min_frames if wanted.own_shapes and wanted.num_frames > 1 else None
     lengths = range(least or wanted.num_frames, wanted.num_frames + 1)
     samples = tuple(sample for sample in manifest.samples if len(sample.frames) in lengths)
     if bare := next((sample for sample in samples if not sample.caption), None):
         raise FootageError(
-            f"{path}: {bare.id} has no caption; caption the footage and prepare it anew, or write one there"
+            f"{path}: {bare.id} has no caption; caption the footage and prepare it again, or write one there"
         )
     if not samples:
         there = " and ".join(map(str, sorted({len(sample.frames) for sample in manifest.samples}))) or "no"

@@ -147,8 +147,8 @@ class Captioner:
             raise FootageError(f"data.captioner={self.folder}: transformers cannot load it ({line})") from error
         if not getattr(processor, "chat_template", None):
             raise FootageError(
-                f"data.captioner={self.folder} has no chat template, so how it is asked is unknown; take a model that was "
-                "taught to follow instructions"
+                f"data.captioner={self.folder} has no chat template, so it cannot be asked; use an "
+                "instruction-tuned model"
             )
         processor.tokenizer.padding_side = "left"  # what is generated follows what was asked
         if processor.tokenizer.pad_token is None:

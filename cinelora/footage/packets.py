@@ -198,7 +198,7 @@ def _checked(container: Any, stream: Any, index: PacketIndex, span: Span) -> Ite
     packets = _landed(container, stream, index, span.start)
     for position, packet in zip(range(span.start, span.end + 1), packets, strict=False):
         if packet.pts != index.pts[position]:
-            raise NotThereError("packets come in another order after a seek")
+            raise NotThereError("its packets have another order after a seek")
         yield packet
 
 

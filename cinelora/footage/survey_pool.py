@@ -289,7 +289,9 @@ def _surveyed(task: Task, tick: Callable[[float], None]) -> Outcome:
         return Outcome(task.sha256, sharpness=sharpness_of(there))
     reader = open_clip(task.source, handling=task.handling)
     if reader.header.is_skewed:
-        raise reader.unreadable("its pictures are to be turned by no quarter, or skewed: write it upright")
+        raise reader.unreadable(
+            "its pictures are rotated by an angle that is not a multiple of 90 degrees, or skewed: export it upright"
+        )
     length = float(reader.header.duration_s or 0)
     spans = shot_detection.parts(length or None)
     # What can only be counted from its start is read in one piece. Part or whole, reading every packet once is enough.
@@ -364,7 +366,7 @@ def _whole(task: Task, reader: Reader, arrays: shot_detection.Arrays) -> Outcome
     count = survey.num_frames
     if reader.is_timed and not np.array_equal(survey.seconds, reader.times[:count]):
         raise reader.unreadable(
-            f"its time stamps name {len(reader.times)} frames, of which {count} come when it is played: write it anew"
+            f"its time stamps name {len(reader.times)} frames, but {count} are decoded: encode it again"
         )
     survey = replace(survey, about=replace(survey.about, notes=tuple(_faults(reader, survey))))
     shot_detection.save_survey(task.target, survey)
@@ -439,8 +441,8 @@ def _pooled(source: deque[Task], count: int, suspects: deque[Task], bar: LiveBar
         # the guard that starts this survey once more, which multiprocessing refuses.
         if counter.value < 0:
             raise FootageError(
-                "no process that reads footage could be started: a program that calls this needs its "
-                'if __name__ == "__main__"; workers=0 reads without'
+                "no process that reads footage could be started: in a program of your own, call cinelora below "
+                'if __name__ == "__main__":, or set workers=0'
             ) from error
         if not alone:
             suspects.extend(running.values())

@@ -326,7 +326,7 @@ class Reader:
             seconds = self.header.seconds(pts)
             late = late + 1 if seconds <= last else 0
             if late > REORDERED:
-                raise self.unreadable(f"its time stamps begin anew after {last:.1f} s: cut it there")
+                raise self.unreadable(f"its time stamps start again after {last:.1f} s: cut it there")
             last = max(last, seconds)
             if seconds >= start_s and not late:
                 if frame.is_corrupt or frame.pts != pts:

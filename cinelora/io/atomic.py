@@ -165,7 +165,10 @@ def point_to(link: Path, target: Path) -> None:
     Raises ``FileError`` where something that is no link stands in the way.
     """
     if link.exists() and not link.is_symlink():
-        raise FileError(f"{link} is no link, so it is left alone: move it away, it is to point at the newest run")
+        raise FileError(
+            f"{link} is not a link, so it is left alone: move it away, because cinelora makes a link of this name to "
+            f"the newest run"
+        )
     link.parent.mkdir(parents=True, exist_ok=True)
     # A link cannot be changed in place. Made under another name and renamed, it points at the old run or the new one at any time.
     draft = _beside(link)

@@ -161,7 +161,7 @@ def gguf_values(path: Path, tensor: GgufTensor) -> Floats:
     """The values of a tensor, in its shape; raises ``FileError`` where the file has become shorter."""
     length, layout, widen = _BLOCKS[tensor.kind]
     if os.path.getsize(path) < tensor.first + tensor.size:
-        raise FileError(f"{path} became shorter while it was read")
+        raise FileError(f"{path} was cut short by another program while it was read")
     blocks = np.memmap(path, np.dtype(layout), "r", tensor.first, (math.prod(tensor.shape) // length,))
     values = np.empty((len(blocks), length), np.float32)
     for first in range(0, len(blocks), _CHUNK):

@@ -89,7 +89,7 @@ def gib_of_others() -> float:
 def say_of_others() -> None:
     """Print what other processes hold of the current GPU, where there is one and they do."""
     if _cuda() and (gib := gib_of_others()):
-        warn(f"other processes hold {gib:.1f} GiB of this GPU, and the rest is planned with")
+        warn(f"other processes hold {gib:.1f} GiB of this GPU; the plan uses the rest")
 
 
 def limit_gpu_memory(gib: float | None) -> None:

@@ -167,7 +167,7 @@ def parse_json(text: str, shape: type[T], origin: object, *, measured: bool = Fa
     """A JSON text as ``shape``; ``origin`` is where it was read, for the sentence of an error. Raises as ``read_json``."""
     try:
         if text.count("[") + text.count("{") > MANY_PARTS + len(text) // LEAST_OF_PART:
-            raise ValueError("it is made of lists and tables with nothing in them")
+            raise ValueError("it consists of nested empty lists and tables")
         with without_collecting():
             value = _decoder(measured).decode(text)
         if "\\u" in text:  # an escape may stand for half a character; nothing else needs a look at every text
@@ -226,7 +226,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _finite(number: str | float) -> float:
     value = float(number)
     if not math.isfinite(value):
-        raise ValueError(f"{str(number)[:40]} is no number that can be used")
+        raise ValueError(f"{str(number)[:40]} is not a number that can be used")
     return value
 
 
@@ -240,7 +240,7 @@ def refuse_unusable(value: Any, no_text: str = "[\0\ud800-\udfff]", depth: int =
     elif isinstance(value, int) and abs(value) > LARGEST_INTEGER and value != NO_LIMIT:
         raise ValueError(_TOO_LARGE)
     elif isinstance(value, str) and re.search(no_text, value):
-        raise ValueError("a text in it has a character that no text has")
+        raise ValueError("a text in it holds a character that is not valid in text")
 
 
 # -- YAML --------------------------------------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ def _refuse_tricks(text: str, loader: Any) -> None:
     depth = 0
     for event in yaml.parse(text, loader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise ValueError("aliases are not read: write the value itself")
+            raise ValueError("YAML aliases (*name) are not read: write the value itself")
         if getattr(event, "tag", None):
             raise ValueError(f"the tag {quoted(getattr(event, 'tag', None))} is not read: write the value itself")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

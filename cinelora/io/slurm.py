@@ -74,7 +74,7 @@ def leave(run_dir: Path, *, goes_on: bool, moved: bool) -> int:
     number = os.environ["SLURM_JOB_ID"]
     if shutil.which("scontrol") is None:
         return _stay(
-            f"SLURM job {number} was told to end, and is not requeued: there is no scontrol here, as in a container"
+            f"SLURM job {number} was told to end, and cannot be requeued, because there is no scontrol here (as in a container)"
         )
     # A preemption and a time limit send the same signals, so the job itself is asked. Cancelled by its user it has neither a time
     # of preemption, nor was it sent one of the warnings: it ends for good.
@@ -84,13 +84,13 @@ def leave(run_dir: Path, *, goes_on: bool, moved: bool) -> int:
         return STOPPED
     what = f"SLURM job {number} {'was preempted' if preempted else 'nears its time limit'}"
     if not goes_on:
-        return _stay(f"{what}, and would begin anew: to have it go on by itself, write out=<directory> resume=auto")
+        return _stay(f"{what}, and would start over: to let it continue by itself, write out=<directory> resume=auto")
     if job.get("BatchFlag") != "1" or job.get("Requeue") != "1":
-        return _stay(f"{what}, and may not be requeued: hand it in with sbatch --requeue")
+        return _stay(f"{what}, and SLURM may not requeue it: submit it with sbatch --requeue")
     # A job that gets no further in all of its time would be requeued for ever, at the cost of everybody who waits.
     if not preempted and not moved and int(job.get("Restarts", "0")) + 1 >= FUTILE_STARTS:
         return _stay(f"{what} for another time, without having saved a step: give it more with --time")
-    say(f"{what} and is requeued: it goes on in {run_dir} by itself")
+    say(f"{what} and is requeued: it continues in {run_dir} by itself")
     done = subprocess.run(["scontrol", "requeue", number], capture_output=True, text=True)
     refused = done.returncode > 0  # below zero it was ended itself, with the job that it had just requeued
     return _stay(f"job {number} was not requeued: {done.stderr.strip()}") if refused else REQUEUED

@@ -78,7 +78,7 @@ def is_own(folder: Path) -> bool:
 @cache
 def _say_ignored(folder: Path) -> None:
     say(
-        f"WARNING: {folder} is left alone, as it is no folder of yours that you alone can write to: nothing is known of what you "
-        f"started before (chmod go-w it, or move it away)",
+        f"WARNING: {folder} is not used, because others can write to it or own it: runs that you "
+        f"started earlier are not recognised as yours (chmod go-w it, or move it away)",
         error=True,
     )

@@ -119,7 +119,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (OSError, SafetensorError, AttributeError) as error:  # AttributeError: a dtype that torch has not
         raise _damaged(path, str(error)) from error
     if re.fullmatch("[0-9a-f]{24}", seal := facts.pop(SEAL, "")) and seal != content_digest(tensors):
-        raise FileError(f"{path} is damaged: its values are not those that were written")
+        raise FileError(f"{path} is damaged: its values are not the ones that were written")
     return tensors, facts
 
 

@@ -25,8 +25,7 @@ def load_pickled(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # the unpickler's refusals and damage come as errors of several families
         raise ModelError(
-            f"{path.name} cannot be read as tensors alone, and nothing else is ever unpickled: give the part as "
-            ".safetensors"
+            f"{path.name} holds more than tensors, and programs in pickles are never run: give the part as .safetensors"
         ) from error
     held = state.get("state_dict", state) if isinstance(state, dict) else None
     if not isinstance(held, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in held.values()):

@@ -265,7 +265,7 @@ def encoding_path(root: Path, name: str) -> Path:
     Raises ``FileError`` for what no encoding is called: names are read from files, and lead nowhere else.
     """
     if not NAME.fullmatch(name):
-        raise FileError(f"{quoted(name)} is no name of an encoding: dataset.json is damaged")
+        raise FileError(f"{quoted(name)} cannot be the name of an encoding: dataset.json is damaged")
     return root / name.split("-")[1][:2] / f"{name}.safetensors"
 
 

@@ -283,7 +283,7 @@ def _alexnet_weights(source: str | None) -> tuple[dict[str, Tensor], str]:
         return load_tensors(path)[0], f"{path.name}@{digest[:12]}"
     if not digest.startswith(ALEXNET):
         raise MetricError(
-            f"metrics.alexnet={source} is another file: its SHA-256 is {digest[:8]}..., not {ALEXNET}...; {way}"
+            f"metrics.alexnet={source} is not torchvision's file: its SHA-256 is {digest[:8]}..., not {ALEXNET}...; {way}"
         )
     return torch.load(path, map_location="cpu", weights_only=True), f"{path.name}@{digest[:12]}"
 

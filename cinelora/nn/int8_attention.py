@@ -144,7 +144,7 @@ def kernel_on(device: torch.device) -> RoundingKernel:
     Raises ``RuntimeError`` with the reason where none does.
     """
     if device.type != "cuda":
-        raise RuntimeError("it runs on an NVIDIA GPU, and here is none")
+        raise RuntimeError("it needs an NVIDIA GPU, and there is none here")
     return _kernel_on(torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index))
 
 

@@ -113,7 +113,7 @@ def _why(clip: ClipShape, ranked: list[Partition], machine: Machine) -> str:
         for way, more in longer.items()
     ]
     shortest = "the fastest whose ring, which in fp32 holds all scores, is the shortest"
-    reason = shortest if clip.dtype == "fp32" else "foretold to be fastest"
+    reason = shortest if clip.dtype == "fp32" else "estimated to be fastest"
     return f"{reason}, sends {_gb(clip, best)} a step and rank; {'; '.join(told)}"
 
 

@@ -123,7 +123,7 @@ def study_rank(
         todo = from_rank_0([setting for setting in missing if setting not in impossible], rank)
         if rank.global_rank == 0:
             counts = f"{len(keys) - len(missing)} are there, {len(todo)} to run"
-            say(f"{len(keys)} settings: {counts}{f', {len(impossible)} cannot be drawn' if impossible else ''}")
+            say(f"{len(keys)} settings: {counts}{f', {len(impossible)} cannot be generated' if impossible else ''}")
         shown, seconds = list[Any](), dict[str, float]()
         if todo and not config.latency_only:
             shown, seconds = real_inputs(config, adapters, rank, further)

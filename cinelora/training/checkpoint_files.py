@@ -229,7 +229,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         try:
             return read_checkpoint(path)
         except (CineloraError, OSError) as error:
-            warn(f"checkpoint {path} does not load ({error}); trying the one before it")
+            warn(f"checkpoint {path} does not load ({error}); the one before it is tried")
     raise TrainingError(f"{folder} holds no checkpoint that loads; start the run again without resume=")
 
 

@@ -122,7 +122,7 @@ def refuse_ended(config: TrainConfig, run: RunDirectory, step: int) -> None:
     # A run that was killed between its last checkpoint and its summary has all steps and no end: it may resume, and
     # does what is missing (``callbacks.resume.Duties``).
     if step > config.stage.steps or (step == config.stage.steps and run.has_ended(step)):
-        raise ConfigError(f"{run.path} already has its {step} steps; go on with stage.steps=<more>")
+        raise ConfigError(f"{run.path} already has its {step} steps; continue with stage.steps=<more>")
 
 
 def make_loader(config: TrainConfig, rank: Rank, training: LatentDataset, first_step: int) -> DataLoader[Any]:
@@ -214,7 +214,7 @@ def compiled_line(num_lengths: int) -> str:
     """What compiling means where sequences are of several lengths."""
     if num_lengths == 1:
         return ""
-    how = "for any length" if num_lengths > MOST_LENGTHS else "for each anew, in the first step that sees it"
+    how = "for any length" if num_lengths > MOST_LENGTHS else "for each again, in the first step that has it"
     return f"sequences have {num_lengths} lengths: blocks are compiled {how}"
 
 

@@ -127,7 +127,7 @@ class Journal(Logger):
                 act(logger)
             except Exception as error:
                 self.loggers.remove(logger)
-                rest = f"the curves go on in {self.folder / 'csv'}" if self.loggers else "no more curves are kept"
+                rest = f"the curves continue in {self.folder / 'csv'}" if self.loggers else "no more curves are kept"
                 failure = f"{type(logger).__name__} failed ({first_line(error)}) and is left out from here on"
                 warn(f"{failure}; {rest}")
 
@@ -310,7 +310,7 @@ def wandb_id(folder: Path) -> str:
         known = read_text(path, limit=64).strip() if path.is_file() else ""
     except FileError:
         # a run is worth more than one line of curves: what was logged before stays under its old name
-        warn(f"{path} is damaged: W&B begins another run, and what it has of the one before stays there")
+        warn(f"{path} is damaged, so the run of before is not found: W&B starts a new run beside it")
     if known and is_noted(sha256_json([WANDB_ID, known])):
         return known
     new = secrets.token_hex(4)

@@ -189,9 +189,11 @@ def read_record(run: RunDirectory) -> Record:
     if config.stage.trains_every_weight:
         raise ConfigError(f"run={run.path} is of stage=pretrain, which trains no adapter: there is no card for it")
     if not run.summary.is_file():
-        raise ConfigError(f"run={run.path} is not finished: go on with {resume_command(run)}")
+        raise ConfigError(f"run={run.path} is not finished: continue with {resume_command(run)}")
     if not any(stage_and_expert(role)[0] == config.stage.name for role in run.adapters()):
-        raise ConfigError(f"run={run.path} holds no {run.adapter(config.stage.name).name}: there is nothing to tell of")
+        raise ConfigError(
+            f"run={run.path} holds no {run.adapter(config.stage.name).name}: there is nothing to write a card about"
+        )
     return Record(run, config, run.read_whole() if has_experts(config.model) else run.read_summary())
 
 
@@ -300,7 +302,7 @@ def push(record: Record, repository: str, private: bool = False) -> str:
     if record.summary["interrupted"]:
         raise ConfigError(
             f"push={repository}: run={run.path} stopped at step {record.summary['step']} of {record.summary['steps']}; "
-            f"go on with {resume_command(run)}"
+            f"continue with {resume_command(run)}"
         )
     shared = portable(dataclasses.asdict(record.config))
     files = {

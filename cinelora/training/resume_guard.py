@@ -43,8 +43,8 @@ def refuse_other_origins(run: RunDirectory, before: dict[str, str], now: dict[st
         old, new = (hashes.get(name, "none") for hashes in (before, now))
         if old != new:
             raise TrainingError(
-                f"resume={run.path} cannot go on to the same numbers: {what} had the hash {old} and now {new}; "
-                "put back what was there, or start a new run"
+                f"resume={run.path} cannot continue to the same result: {what} had the hash {old} and now {new}; "
+                "restore the old one, or start a new run"
             )
 
 
@@ -53,7 +53,8 @@ def refuse_other_levels(run: RunDirectory, before: Sequence[float], now: Sequenc
     if list(before) != list(now):
         old, new = (f"{low:g} to {high:g}" for low, high in (before, now))
         raise TrainingError(
-            f"resume={run.path} cannot go on: {run.expert} was taught noise levels from {old}, and is to be taught {new}; put "
+            f"resume={run.path} cannot be resumed: {run.expert} was trained on noise levels from {old}, and would now be "
+            f"trained on {new}; set "
             "model.t2v_boundary and model.i2v_boundary back, or start a new run"
         )
 
@@ -77,6 +78,6 @@ def refuse_other_samples(run: RunDirectory, before: Manifest, now: Manifest) -> 
     changed = [name for name in [*theirs, *ours] if theirs.get(name) != ours.get(name)]
     if changed:
         raise TrainingError(
-            f"resume={run.path} cannot go on to the same numbers: it was trained on {len(theirs)} samples, now there are "
-            f"{len(ours)}, and {changed[0]} is not what it was; put footage and captions back, or start a new run"
+            f"resume={run.path} cannot continue to the same result: it was trained on {len(theirs)} samples, now there are "
+            f"{len(ours)}, and {changed[0]} has changed; restore footage and captions, or start a new run"
         )

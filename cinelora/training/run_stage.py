@@ -54,7 +54,7 @@ def train(config: TrainConfig, run_dir: Path) -> int:
             results[own.expert] = teach(lesson, own)
         except KeyboardInterrupt:  # while its ranks started; the lesson before, or the run that is resumed, has saved
             if any(saved_checkpoints(place.checkpoints) for place in run.places):
-                say(f"stopped before a step was taken; go on with: {resume_command(run)}")
+                say(f"stopped before the first step; continue with: {resume_command(run)}")
             raise
         if results[own.expert]["interrupted"]:
             break
@@ -87,7 +87,8 @@ def lessons_to_teach(config: TrainConfig, run: RunDirectory) -> list[tuple[Train
     early = [(lesson, own) for lesson, own in lessons if own.read_end()["step"] < lesson.stage.steps]
     if not early:
         raise ConfigError(
-            f"{run.path} already has the steps of {' and '.join(own.expert for _, own in lessons)}; go on with stage.steps=<more>"
+            f"{run.path} already has the steps of {' and '.join(own.expert for _, own in lessons)}; continue with "
+            f"stage.steps=<more>"
         )
     return early
 
@@ -108,7 +109,7 @@ def teach(lesson: TrainConfig, own: RunDirectory) -> dict[str, Any]:
             # Nodes have a parent each, and would encode each for itself.
             if lesson.nodes > 1:
                 raise
-            say(f"WARNING: {str(error).partition(': ')[0]}: it is encoded again, and the run goes on")
+            say(f"WARNING: {str(error).partition(': ')[0]}: it is encoded again, and the run continues")
             encoded(replace(lesson, resume=None), RunDirectory(own.path))
             lesson = replace(lesson, resume=str(own.path) if saved_checkpoints(own.checkpoints) else None)
     return cast("dict[str, Any]", launched(fit, lesson, own))
@@ -170,7 +171,7 @@ def launched(work: Callable[[TrainConfig, RunDirectory], Any], config: TrainConf
             # Encoding leaves no checkpoint and needs none, since what is in the cache is not encoded twice.
             if reached:
                 config = replace(config, resume=str(run.path))
-            since = f"goes on from {reached}" if reached else "starts anew"
+            since = f"continues from {reached}" if reached else "starts over"
             count = f"restart {restart} of max_restarts={config.max_restarts}"
             say(f"{error}; the run {since} by itself ({count})")
     raise AssertionError("the last try returns or raises")
@@ -225,7 +226,7 @@ def closing_lines(result: dict[str, Any], run: RunDirectory) -> list[str]:
     if "heldout_step" in result:
         lines.insert(0, heldout_line(result))
     if result["interrupted"]:
-        lines.append(f"stopped at step {result['step']} of {result['steps']}; go on with: {resume_command(run)}")
+        lines.append(f"stopped at step {result['step']} of {result['steps']}; continue with: {resume_command(run)}")
     if early := result.get("stopped_early"):
         lines.append(stopped_line(early, result))
     if best := result.get("best"):

@@ -62,7 +62,7 @@ MISTAKES = [
     ("infer", ["prompt=x", "gpus=3", "sampler.ulysses=3"], "sampler.ulysses=3 cannot split 4 heads"),
     ("infer", ["prompt=x", "ckpt=gone"], "there is no"),
     ("evaluate", [], "python -m cinelora.evaluate ckpt="),
-    ("evaluate", ["seeds=2"], "neither data= nor prompts= is given"),
+    ("evaluate", ["seeds=2"], "there is no prompt: say data="),
     ("evaluate", ["dta=noir"], "cinelora.evaluate: dta is not a setting, did you mean data?"),
     ("evaluate", ["data=noir", "ckpt=gone"], "there is no"),
     ("evaluate", ["data=noir", "against=[fvd]"], "wants a list [...] of psnr|ssim"),
@@ -280,7 +280,7 @@ def test_a_run_is_not_overwritten(here: Path, run: Recorder, capsys: pytest.Capt
     (here / "out").mkdir()
     assert main("train", [*CLIPS, "out=out"], run) == 0
     assert main("train", [*CLIPS, "out=out"], run) == 2
-    assert "holds a run: go on with resume=out" in capsys.readouterr().err
+    assert "holds a run: continue with resume=out" in capsys.readouterr().err
     (here / "notes").mkdir()
     (here / "notes/mine.txt").write_text("")
     assert main("train", [*CLIPS, "out=notes"], run) == 2
@@ -621,9 +621,9 @@ def test_ctrl_c_ends_the_whole_sweep(run: Recorder) -> None:
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["resume=x"], "resume goes on with one run"),
+        (["resume=x"], "resume= continues one run"),
         (["stage=style", "data=glob(*)"], "wants its values one by one"),
-        ([*CLIPS, "hydra/launcher=basic,local"], "one for the whole sweep"),
+        ([*CLIPS, "hydra/launcher=basic,local"], "the same for the whole sweep"),
         ([*CLIPS, "out=clips/full"], "is not empty"),
         (["data=folder"], "stage is missing"),
     ],

@@ -218,12 +218,12 @@ REFUSED = [
 UNWATCHED = [
     ("stopping.monitor=heldout/los", r"is not logged by this run, did you mean heldout/loss; there are train/loss, .*"),
     ("stopping.monitor=heldout/ssim", r"stopping.monitor=heldout/ssim is not logged by this run"),
-    ("checkpoint.best=effect/prediction", r"better in itself; say checkpoint.best_mode=min\|max"),
-    ("stopping.patience=5", r"no effect without a number to look at: add stopping.monitor=heldout/loss"),
-    ("checkpoint.best_mode=max", r"is for checkpoint.best"),
+    ("checkpoint.best=effect/prediction", r"better is not known; say checkpoint.best_mode=min\|max"),
+    ("stopping.patience=5", r"needs a number to watch: add stopping.monitor=heldout/loss"),
+    ("checkpoint.best_mode=max", r"needs checkpoint.best: add checkpoint.best=heldout/loss"),
     (
         "validation.clips=2 validation.every_steps=0",
-        r"validation.clips are drawn with validation.every_steps, which is 0",
+        r"validation.clips are generated every validation.every_steps, and that is 0",
     ),
 ]
 
@@ -376,7 +376,7 @@ def test_resume_changes_what_may_change(run: Path) -> None:
 def test_resume_keeps_the_samples_of_a_step_and_says_how(
     run: Path, change: list[str], asked: str, way_out: str
 ) -> None:
-    with pytest.raises(ConfigError, match=rf"^resume goes on with 4 samples a step, and .* is {asked}: {way_out}$"):
+    with pytest.raises(ConfigError, match=rf"^the resumed run has 4 samples per step, but .* is {asked}: {way_out}$"):
         compose_train([f"resume={run}", *change])
     if way_out.startswith("add"):
         given = [word for word in change if not word.startswith("stage.")]

@@ -44,7 +44,7 @@ def test_a_cosine_that_is_continued_goes_down_from_where_it_was() -> None:
     assert found[11] == 4e-4 * (1 + math.cos(math.pi * 9 / 20)) / 2
     assert found[12:] == [found[11] * (1 + math.cos(math.pi * (step / 28))) / 2 for step in range(28)]
     assert line == (
-        "the learning rate goes on from 0.000231 in step 12 with 0.000231 in step 13, down to zero after step 40 "
+        "the learning rate continues from 0.000231 in step 12 with 0.000231 in step 13, down to zero after step 40 "
         "(optimizer.on_extend=continue)"
     )
 
@@ -56,8 +56,9 @@ def test_a_cosine_that_is_rescaled_jumps_and_both_rates_are_said() -> None:
     assert rates(config) == rates(config_of(200))
     before, after = rates(config_of(22))[19], rates(config_of(200))[20]
     assert line == (
-        f"the learning rate goes from {before:.3g} in step 20 to {after:.3g} in step 21: its cosine now spans 200 steps, not 22; "
-        f"optimizer.on_extend=continue goes on from {before:.3g}"
+        f"the learning rate changes from {before:.3g} in step 20 to {after:.3g} in step 21, because its cosine now "
+        f"spans 200 steps, not 22; "
+        f"optimizer.on_extend=continue starts from {before:.3g}"
     )
     assert after > 15 * before
 
@@ -83,7 +84,7 @@ def test_a_cosine_that_is_spent_says_that_nothing_more_is_learnt() -> None:
     config = config_of(400, on_extend="continue")
     [line] = extend(config, 102, 102)
     assert line.startswith(
-        "WARNING: the learning rate goes on from 9.87e-08 in step 102 with 9.87e-08 in step 103, of a peak of"
+        "WARNING: the learning rate continues from 9.87e-08 in step 102 with 9.87e-08 in step 103, of a peak of"
     )
     assert line.endswith("optimizer.on_extend=rescale spreads the cosine over all 400 steps")
 

@@ -160,7 +160,7 @@ def test_a_run_of_somebody_else_is_resumed_as_typed_or_trusted_once(
     shutil.copytree("a", "b")
     assert main("train", ["resume=a"], train) == 2
     said = capsys.readouterr().err
-    assert said.startswith("train.py: resume=a was not written by you here, as far as is known, and names places")
+    assert said.startswith("train.py: resume=a does not seem to be yours, and names places")
     for word in ("data.root=", "model.t2v=org/theirs", "model.t2v_revision=theirs", "cache="):
         assert word in said
     assert "i2v" not in said  # the model's own
@@ -229,7 +229,7 @@ def test_no_file_uploads(here: Path, train: Trains, capsys: pytest.CaptureFixtur
         again = compose_train(["resume=a", *words])
         assert (again.push, again.private) == (None, False)
         assert capsys.readouterr().err == (
-            "push=me/mine stands in the run's settings, and no file decides that: type it again to upload\n"
+            "push=me/mine is in the run's settings, but uploads must be typed: type it again to upload\n"
         )
     assert compose_train(["resume=a", "push=me/mine"]).push == "me/mine"
     assert capsys.readouterr().err == ""
@@ -245,7 +245,7 @@ def test_a_style_adapter_that_the_run_carries_is_no_place_elsewhere(here: Path) 
     Path("a/style.safetensors").write_bytes(b"")
     assert compose_train(["resume=a"]).adapter == "a/style.safetensors"
     with pytest.raises(
-        ConfigError, match="above the style adapter that the run carries, a/style.safetensors: leave adapter= away"
+        ConfigError, match="the resumed run has its own style adapter, a/style.safetensors: leave adapter= away"
     ):
         compose_train(["resume=a", "adapter=mine"])
 
@@ -375,7 +375,7 @@ def test_a_folder_that_others_could_write_to_is_left_alone_and_said_so(
     assert not noted_here()
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert said.startswith(f"WARNING: {base / 'cinelora'} is left alone, as it is no folder of yours that you alone")
+    assert said.startswith(f"WARNING: {base / 'cinelora'} is not used, because others can write to it or own it")
     assert [path for path in base.rglob("*") if len(path.name) == 64] == []
 
 

@@ -184,7 +184,7 @@ def test_what_is_missing_is_said_with_the_way_to_get_it(tmp_path: Path):
 def test_alexnet_of_another_hash_is_refused(tmp_path: Path):
     path = tmp_path / "alexnet-owt-7be5be79.pth"
     path.write_bytes(b"something else")
-    with pytest.raises(MetricError, match=r"is another file: its SHA-256 is .*, not 7be5be79"):
+    with pytest.raises(MetricError, match=r"is not torchvision's file: its SHA-256 is .*, not 7be5be79"):
         AlexNet(str(path), CPU)
 
 

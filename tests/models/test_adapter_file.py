@@ -386,7 +386,7 @@ def diffusers_file(**header: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
 def test_pefts_names_without_alpha_are_refused(tmp_path: Path):
     save_file(bare("base_model.model.blocks.0.attn1.to_q"), tmp_path / "a.safetensors")
     with pytest.raises(
-        AdapterError, match="neither .alpha nor the header lora_adapter_metadata .* so its alpha is lost"
+        AdapterError, match="neither .alpha nor the header lora_adapter_metadata .* so its alpha is unknown"
     ):
         read_adapter(tmp_path / "a.safetensors")
 

@@ -198,7 +198,7 @@ FEW = ["sampler=distilled_4", "prompt=x"]
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["adapters=[embedded:distilled]", *FEW], ["the keyframe is made in full, by sampler=unipc"]),
+        (["adapters=[embedded:distilled]", *FEW], ["the keyframe is made in all steps, with sampler=unipc"]),
         (["adapters=[embedded:distilled]", "prompt=x"], ["sampler.guidance=5 with sampler.steps=40 takes longer"]),
         (["adapters=[embedded:distilled]", *FEW, "sampler.steps=30"], ["with sampler.steps=30 takes", "in full"]),
         (["adapters=[embedded:distilled@0]", *FEW], ["no such adapter acts on the clip"]),

@@ -302,7 +302,7 @@ def test_what_is_merged_for_good_equals_live_and_stays(pair: WanTransformer3DMod
     live = run_wan(pair)
     merge(pair, {"style": 0.5}, keep=False)
     assert units(run_wan(pair), live) <= LAYERS
-    with pytest.raises(RuntimeError, match="merged for good: load the transformer again"):
+    with pytest.raises(RuntimeError, match="merged into the weights permanently: load the transformer again"):
         unmerge(pair)
 
 

@@ -200,9 +200,9 @@ REASONS = (
     "memory.recompute=0 with strategy=zero3",
     "with strategy=zero3 and stage.batch_size=",
     "stills cannot be learnt on the image-to-video experts",
-    "is shown a first frame as the clip's own first latents",
+    "gets a first frame as the clip's own first latents",
     "stage.image_condition=true: a t2v transformer takes no image",
-    "magcache alone wants the ratios|sampler.cache_ratios is not given",
+    "sampler.cache=magcache needs sampler.cache_ratios",
     "there is no GPU here",
 )
 """All that may be said against a combination."""

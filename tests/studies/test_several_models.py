@@ -277,7 +277,7 @@ def test_one_stage_alone_leaves_the_other_out(both_adapters: RunDirectory, cache
     psnr = {one.name: one.numbers["psnr"] for one in load_table(tmp_path / "study").rows}
     assert psnr["baseline"] == 100
     assert len({round(value, 3) for value in psnr.values()}) == 4
-    with pytest.raises(ConfigError, match="drawn adapters are neither style nor motion"):
+    with pytest.raises(ConfigError, match="random adapters are neither style nor motion"):
         accepted(parse(PROGRAMS["study"], ["latency_only=true", "ranks=[2]", "only=[style]"]))
     style = both_adapters.adapter("style")
     with pytest.raises(ConfigError, match="holds style alone"):

@@ -139,7 +139,7 @@ REFUSED = [
     (["prompt=x", "adapters=[embedded:distilled@0]", "distilled=[4]"], "there is no step-distilled adapter to study"),
     (["prompt=x", "adapters=[embedded:distilled]", "ranks=[2]"], r"ranks=\[2\]: there is no adapter to study"),
     (["latency_only=true", "distilled=[4]"], r"distilled=\[4\]: latency_only=true times latency_steps=3"),
-    (["latency_only=true", "scales=[1]"], r"or ranks=\[8\] for drawn adapters"),
+    (["latency_only=true", "scales=[1]"], r"or ranks=\[8\] for random adapters"),
     (["prompt=x", "sampler.cache=first_block"], "caches are studied by first_block="),
     (["prompt=x", "partitions=[sequence]"], "add gpus=2 or more"),
     (["prompt=x", "first_block=[-1]"], "first_block=-1: wants 0 or more"),

@@ -205,7 +205,7 @@ def test_two_nodes_are_preempted_and_go_on(cluster: Cluster, settings: list[str]
     first, second = steps_by_start(run)
     assert second[0] == first[-1] + 1, "a step was lost, or done twice"
     assert second[-1] == 400
-    assert f"SLURM job {job} was preempted and is requeued: it goes on in {run} by itself" in said
+    assert f"SLURM job {job} was preempted and is requeued: it continues in {run} by itself" in said
     assert f"stopped at step {first[-1]} of 400" in said
     print(f"preempted after step {first[-1]}, in the queue {seconds:.1f} s later")
 

@@ -46,6 +46,6 @@ def test_a_run_over_damaged_encodings_encodes_them_again_and_ends_at_the_same_bi
         content = path.read_bytes()
         path.write_bytes(content[:-5] + bytes([content[-5] ^ 16]) + content[-4:])
     assert train(replace(config, resume=str(run.path)), run.path) == 0
-    assert "it is encoded again, and the run goes on" in capfd.readouterr().out
+    assert "it is encoded again, and the run continues" in capfd.readouterr().out
     assert_same_end(run, whole)
     assert_same_adapter(run, whole, "style")

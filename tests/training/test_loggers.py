@@ -155,7 +155,7 @@ def test_a_damaged_name_is_said_and_w_and_b_begins_another_run(
     own = wandb_id(tmp_path)
     said = capsys.readouterr().out
     assert str(tmp_path / WANDB_ID) in said
-    assert "W&B begins another run" in said
+    assert "W&B starts a new run" in said
     assert (tmp_path / WANDB_ID).read_text() == own == wandb_id(tmp_path)
 
 

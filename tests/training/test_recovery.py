@@ -152,14 +152,14 @@ def test_a_run_that_loses_a_rank_goes_on_by_itself_and_once_stopped_and_resumed_
         assert not psutil.wait_procs(second_life, timeout=PATIENCE_S)[1]
     assert process.returncode == 130, said
     assert re.search(
-        r"rank 1 was killed \(SIGKILL.*goes on from step-\d+ by itself \(restart 1 of max_restarts=1\)", said
+        r"rank 1 was killed \(SIGKILL.*continues from step-\d+ by itself \(restart 1 of max_restarts=1\)", said
     )
     log = (run.logs / "rank-1.log").read_text()
     lives = re.findall(r"^-- rank 1 of 2, process (\d+)", log, re.MULTILINE)
     assert len(lives) == 3, "one that encoded, one that was killed, and one that went on"
     assert str(first_life[1].pid) in lives
     assert "held-out loss: not measured before the stop" in said
-    typed = said.partition("go on with: ")[2].splitlines()[0]
+    typed = said.partition("continue with: ")[2].splitlines()[0]
     assert shlex.split(typed) == ["python", "train.py", f"resume={run.path}"]
     step, summary = load_checkpoint(run.checkpoints).step, read_json(run.summary)
     assert (summary["interrupted"], summary["step"], summary["heldout_step"]) == (True, step, None)

@@ -199,7 +199,7 @@ def test_more_steps_go_on_from_a_finished_run(style_config: TrainConfig, tmp_pat
     run = run_here(style_config, tmp_path)
     longer = replace(style_config, resume=str(run.path), stage=replace(style_config.stage, steps=10))
     assert train_rank(longer, run)["step"] == 10
-    with pytest.raises(Exception, match=r"already has its 10 steps; go on with stage\.steps="):
+    with pytest.raises(Exception, match=r"already has its 10 steps; continue with stage\.steps="):
         train_rank(longer, run)
     assert "| steps | 10, of 2 samples |" in RunDirectory(tmp_path).card.read_text()
 
@@ -398,7 +398,7 @@ def test_a_stopped_run_saves_and_once_resumed_ends_like_one_left_alone(footage: 
     assert process.returncode == 130
     assert not psutil.wait_procs(everyone, timeout=600)[1]
     assert "held-out loss: not measured before the stop" in printed
-    assert shlex.split(printed.partition("go on with: ")[2])[:3] == ["python", "train.py", f"resume={stopped.path}"]
+    assert shlex.split(printed.partition("continue with: ")[2])[:3] == ["python", "train.py", f"resume={stopped.path}"]
     step = load_checkpoint(stopped.checkpoints).step
     assert "[transformers]" not in (stopped.logs / "rank-0.log").read_text(), "advice to programmers"
     summary = json.loads(stopped.summary.read_text())
@@ -472,7 +472,7 @@ def test_a_run_stopped_between_two_lines_of_its_curve_is_judged_and_logged_on_as
 def test_what_a_stopped_run_prints_can_be_typed(tmp_path: Path):
     run = RunDirectory(tmp_path / "it's, (1) $HOME")
     result = {"stage": "style", "interrupted": True, "step": 3, "steps": 8, "adapter_effect": 1.0, "weights": "stored"}
-    typed = closing_lines(result, run)[-2].partition("go on with: ")[2]
+    typed = closing_lines(result, run)[-2].partition("continue with: ")[2]
     assert shlex.split(typed) == ["python", "train.py", f"resume={run.path}"]
 
 

@@ -200,7 +200,7 @@ def test_a_run_killed_in_its_second_lesson_goes_on_there_and_leaves_the_first_al
         train(replace(config, resume=str(run.path)), run.path)
     other = replace(config, model=replace(config.model, t2v_boundary=0.8), resume=str(run.path))
     other = replace(other, stage=replace(other.stage, steps=6))
-    with pytest.raises(TrainingError, match=r"high_noise was taught noise levels from 0\.875 to 1, .* 0\.8 to 1"):
+    with pytest.raises(TrainingError, match=r"high_noise was trained on noise levels from 0\.875 to 1, .* 0\.8 to 1"):
         train_rank(*lessons_in(other, run.path)[0])
 
 
@@ -250,7 +250,7 @@ def test_a_lesson_that_loses_a_rank_goes_on_by_itself_to_the_same_end(
     run = RunDirectory(tmp_path)
     assert train(config, run.path) == 0
     said = capsys.readouterr().out
-    assert re.findall(r"goes on from step-\d+ by itself \((.*)\)", said) == ["restart 1 of max_restarts=3"]
+    assert re.findall(r"continues from step-\d+ by itself \((.*)\)", said) == ["restart 1 of max_restarts=3"]
     assert len(list(of(run, expert).logs.glob("csv/*"))) == 2
     assert_same_whole(run, style_run)
 
@@ -343,11 +343,11 @@ def test_a_stop_while_a_lesson_starts_says_how_to_go_on(
     run = RunDirectory(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         train(config, run.path)
-    assert "go on with" not in capsys.readouterr().out  # nothing is saved yet
+    assert "continue with" not in capsys.readouterr().out  # nothing is saved yet
     stop_in[:] = [LOW]
     with pytest.raises(KeyboardInterrupt):
         train(config, run.path)
-    assert f"stopped before a step was taken; go on with: python train.py resume={run.path}" in capsys.readouterr().out
+    assert f"stopped before the first step; continue with: python train.py resume={run.path}" in capsys.readouterr().out
     stop_in.clear()
     assert train(replace(config, resume=str(run.path)), run.path) == 0
 

@@ -55,7 +55,7 @@ def _of_authors(held: Mapping[str, Tensor], name: str, heads: int, groups: int) 
     own = {key: tensor.shape for key, tensor in adapter.state_dict().items() if not key.endswith("pos_embed.pe")}
     wrong = sorted(key for key in own.keys() | learnt.keys() if key not in learnt or learnt[key].shape != own.get(key))
     if wrong:
-        raise ModelError(f"{name} is no whole motion adapter: {len(wrong)} tensors are off, such as {wrong[0]}")
+        raise ModelError(f"{name} is not a complete motion adapter: {len(wrong)} tensors are off, such as {wrong[0]}")
     adapter.load_state_dict(learnt, strict=False)
     return adapter
 

@@ -54,5 +54,5 @@ def load_control(folder: Path) -> SparseControlNetModel:
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"SparseCtrl in {folder} does not load: {first_line(error)}") from error
     if not control.use_simplified_condition_embedding:
-        raise ModelError(f"{folder} is SparseCtrl for scribbles: a picture is shown to the one for RGB")
+        raise ModelError(f"{folder} is SparseCtrl for scribbles: use the one for RGB")
     return control

@@ -94,7 +94,7 @@ class AnimateDiffBundle(Bundle):
         """Every file whose content decides what ``part`` is, a fine-tune's and the motion modules' among them."""
         source = self.part_source(part)
         if source is None:
-            raise ModelError(f"{part} lies nowhere: model.weights=random draws its values")
+            raise ModelError(f"{part} is not given: model.weights=random fills it with random values")
         try:
             found = part_files(part, base_folder(self._on_this_machine(source, part, "base")))
         except CineloraError as error:

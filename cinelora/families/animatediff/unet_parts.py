@@ -120,7 +120,9 @@ def refuse_other_unet(config: dict[str, Any]) -> None:
     channels = config.get("in_channels", 4)
     if channels != 4:
         what = "an inpainting network" if channels == 9 else "a network of another sort"
-        raise ModelError(f"the base takes {channels} channels and is {what}: take one that makes pictures from text")
+        raise ModelError(
+            f"the base has {channels} input channels and is {what}: take one that makes pictures from text"
+        )
 
 
 def _levels_of_base(model: ModelConfig) -> tuple[int, ...] | None:

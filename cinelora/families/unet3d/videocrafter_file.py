@@ -54,7 +54,9 @@ def _refuse_other_tensors(file: str, held: Mapping[str, Tensor], wanted: Mapping
     other = {name for name in wanted.keys() & held.keys() if not _is_alike(held[name], wanted[name])}
     if wrong := sorted(absent or other or strange):
         how = "lacks" if absent else "has in another shape" if other else "has besides"
-        raise ModelError(f"{file} is no VideoCrafter2 of this shape: it {how} {len(wrong)} tensors, such as {wrong[0]}")
+        raise ModelError(
+            f"{file} does not have VideoCrafter2's shape: it {how} {len(wrong)} tensors, such as {wrong[0]}"
+        )
 
 
 def _is_alike(theirs: Tensor, ours: Tensor) -> bool:

@@ -108,7 +108,7 @@ class WanBundle(Bundle):
         """
         source = self.part_source(part)
         if source is None:
-            raise ModelError(f"{part} lies nowhere: model.weights=random draws its values")
+            raise ModelError(f"{part} is not given: model.weights=random fills it with random values")
         path = _on_this_machine(source, self._revision(source), part, self.expert, self.cache)
         try:
             if self.kind:

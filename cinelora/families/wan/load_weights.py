@@ -102,7 +102,7 @@ def _read_at(path: Path, offset: int, size: int, dtype: torch.dtype, shape: tupl
         while view:  # the kernel gives at most 2 GiB at a time
             taken = file.readinto(view)
             if not taken:
-                raise ModelError(f"{path} became shorter while it was read")
+                raise ModelError(f"{path} was cut short by another program while it was read")
             view = view[taken:]
     return content.view(dtype).reshape(shape)
 
@@ -110,7 +110,7 @@ def _read_at(path: Path, offset: int, size: int, dtype: torch.dtype, shape: tupl
 def _map_at(path: Path, offset: int, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     # a page of a map beyond the end of its file would kill the process when it is touched, long after this
     if os.path.getsize(path) < offset + size:
-        raise ModelError(f"{path} became shorter while it was read")
+        raise ModelError(f"{path} was cut short by another program while it was read")
     content = np.memmap(path, np.uint8, "c", offset, (size,))
     return torch.from_numpy(content).view(dtype).reshape(shape)
 

@@ -43,7 +43,7 @@ def refuse_misfit(shapes: dict[str, Shape], config: dict[str, Any]) -> None:
         raise ModelError(f"it lacks {len(missing)} of its {len(names)} tensors, such as {missing[0]}")
     if strange := sorted(held.keys() - names.keys()):
         many = "1 tensor" if len(strange) == 1 else f"{len(strange)} tensors"
-        raise ModelError(f"it holds {many} that this Wan has not, such as {strange[0]}")
+        raise ModelError(f"it holds {many} that this Wan does not have, such as {strange[0]}")
     sizes = _sizes({f"{layer}.{leaf}": held[name] for name, (layer, leaf) in names.items()}, config)
     for name, (layer, leaf) in names.items():
         wanted = weight_shape(layer, sizes) if leaf != "bias" else weight_shape(layer, sizes)[:1]

@@ -59,15 +59,15 @@ class Resume(Callback):
         except _OTHERS as error:
             step = f"step-{self.checkpoint.step:08d}"
             raise TrainingError(
-                f"{self.checkpointer.run.checkpoints / step} is of no run with these settings ({first_line(error)}): "
-                "remove it to go on from the one before"
+                f"{self.checkpointer.run.checkpoints / step} does not belong to a run with these settings ({first_line(error)}): "
+                "remove it to continue from the checkpoint before it"
             ) from error
 
     def put_back(self, trainer: Trainer, stage: Stage) -> None:
         """Average, moments, step and memories."""
         if ema := self.checkpointer.ema:
             if (whole := self.checkpoint.group("ema")) and shapes(whole) != shapes(self.checkpoint.group("adapter")):
-                raise ValueError("its average is of other tensors than its adapter")
+                raise ValueError("its moving average has other tensors than its adapter")
             average = stage.trained.own_part(whole)
             ema.average = {name: value.to(stage.device) for name, value in average.items()}
         # A checkpoint names AdamW's state "<parameter number>.<name>", whole, whatever strategy wrote it. So one of zero2

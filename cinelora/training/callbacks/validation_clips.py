@@ -58,7 +58,7 @@ class ValidationClips(AtStep):
         for key, name in monitors(self.config):
             if name.removeprefix("heldout/") in set(heldout_metrics(self.config)) - measured:
                 raise ConfigError(
-                    f"{key}={name} cannot be measured here (the warnings above say why): take another number"
+                    f"{key}={name} cannot be measured here (the warnings above say why): choose another number"
                 )
 
     def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:

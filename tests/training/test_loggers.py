@@ -239,7 +239,7 @@ def test_a_logger_that_fails_in_mid_run_is_said_once_and_everything_else_goes_on
     assert [row["step"] for row in rows(run) if row["train/loss"]] == [str(step) for step in range(1, 9)]
     told = [line for line in capsys.readouterr().out.splitlines() if "WandbLogger failed" in line]
     assert len(told) == 1
-    assert f"is left out from here on; the curves go on in {run.logs / 'csv'}" in told[0]
+    assert f"is left out from here on; the curves continue in {run.logs / 'csv'}" in told[0]
 
 
 def test_a_wandb_that_cannot_be_reached_at_the_start_is_said_and_the_curves_are_in_csv(

@@ -195,7 +195,7 @@ class RunDirectory:
         return self.summary.exists() and self.read_end()["step"] == step
 
     def is_complete(self, steps: int) -> bool:
-        """Whether the run has ended by itself, at the last of so many steps or because it learnt no more."""
+        """Whether the run has ended by itself, at its last step or because it learnt no more."""
         if not self.summary.is_file():
             return False
         there = self.read_end()

@@ -34,7 +34,7 @@ def sized(config: Config, command: Command) -> tuple[Config, list[str]]:
     own, typed = (model.height, model.width), {"model.height", "model.width"} & command.given.keys()
     picture = _picture(config)
     size = own if typed else _size(config, picture, own)
-    # Version 0.1 gave every clip the model's own size. A run that it began goes on with that, or half of its clips would differ.
+    # Version 0.1 gave every clip the model's own size. A run that it began keeps that size, or half of its clips would differ.
     place = begun_in(anchored(config)) if size != own else None
     if place:
         return config, [sentence("sizes", "begun", place=place, height=own[0], width=own[1], size=size)]

@@ -471,7 +471,7 @@ def _run_of(source: str) -> Path:
     )
 
 
-# Looking at an evaluation anew ------------------------------------------------------------------------------------------
+# Looking at an evaluation again -----------------------------------------------------------------------------------------
 
 
 def _looked_at_anew(fresh: EvaluateConfig, command: Command) -> EvaluateConfig:

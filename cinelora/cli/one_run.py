@@ -132,7 +132,7 @@ def _run_in(place: RunPlace, config: Config, lines: list[str], run: Run) -> int:
 
 
 def _goes_on(command: Command, config: Config) -> bool:
-    """Whether the same command line, typed again, goes on where it was stopped."""
+    """Whether the same command line, typed again, continues where it was stopped."""
     # a training does so if it was told to; a run of many clips is found again by its settings, without a word
     return command.texts.get("resume") == AUTO if isinstance(config, TrainConfig) else word_of_many(config) is not None
 

@@ -159,7 +159,7 @@ def place_of(config: Config) -> Path:
 
 
 def word_of_many(config: InferConfig | EvaluateConfig | StudyConfig) -> str | None:
-    """A word for a run of many clips, which is found again by its settings and goes on; None for a run of one."""
+    """A word for a run of many clips, which is found again by its settings and continued; None for a run of one."""
     if isinstance(config, InferConfig):
         return Path(config.prompts).stem if config.prompts else None
     several = getattr(config, "models", [])
@@ -217,7 +217,7 @@ def _refuse_other(config: Config, out: Path) -> None:
         return
     if not out.is_dir():
         raise ConfigError(f"out={out} is a file; choose a directory, new or empty")
-    # A training run is resumed in so many words, as it goes on changing what is there; clips that are there stay as they
+    # A training run is resumed only by resume=, because it changes what is there; clips that are there stay as they
     # are, so that the same request may come back to them at any time.
     # Nor is a file that is being written anything yet: of several nodes one may be at its config.yaml as the next one looks.
     held = {path.name for path in out.iterdir() if not path.name.startswith(TEMPORARY)} - {LOCK}

@@ -99,7 +99,7 @@ def _accepted_member(number: int, name: str, member: Command) -> Config:
 
 
 def _alone(member: Command, folder: Path, number: int) -> Command:
-    """The command line of a member by itself, which goes on where it was stopped."""
+    """The command line of a member by itself, which continues where it was stopped."""
     # resume=auto makes the same words begin a member, resume it after a kill, and answer at once where it is done
     texts = {**member.texts, "out": str(folder / str(number))}
     if member.program.conf == "train":
@@ -163,7 +163,7 @@ def _sweep_dir(command: Command, runs: list[Command]) -> Path:
     if not out:
         return new_dir(OUTPUTS / _sweep_place(command, runs))
     # A directory of a sweep is begun again in the same words only where no member has got so far as to have its own folder:
-    # the first start may have been refused after the table was written. All else wants resume=auto, said in so many words.
+    # the first start may have been refused after the table was written. All else wants resume=auto, typed explicitly.
     begun = any(Path(out).glob("[0-9]*"))
     if (Path(out) / launchers.RECORD).is_file() and (command.texts.get("resume") == AUTO or not begun):
         return Path(out)

@@ -66,7 +66,7 @@ class Field:
     without_drawing: bool = False
     # names an account or a program, or lets it reach further: like a place, nothing that a file from somebody else decides
     private: bool = False
-    # taken from no file at all, and handed to nobody: each command line gives it anew
+    # taken from no file at all, and handed to nobody: each command line gives it again
     typed_only: bool = False
     # why train.py refuses it
     not_in_training: str = ""

@@ -35,7 +35,7 @@ def learning_rate(step: int, config: OptimizerConfig, peak: float, total_steps: 
 
 
 def _half_cosine(step: int, steps: int) -> float:
-    """From 1 at the first of so many steps to 0 after the last."""
+    """From 1 at the first step to 0 after the last."""
     return (1 + math.cos(math.pi * min(1.0, step / max(1, steps)))) / 2
 
 

@@ -1,4 +1,4 @@
-"""Settings that were typed and that no code path of this run reads: each is named with the reason, and the run goes on.
+"""Settings that were typed and that no code path of this run reads: each is named with the reason, and the run continues.
 
 Enters: settings, the keys that were typed, and the adapters that take part. Leaves: lines to print. Under which conditions a
 setting is read is declared with it (``read_when`` in ``schema``); what each condition means is said here, and the reason that

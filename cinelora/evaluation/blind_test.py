@@ -28,7 +28,7 @@ from cinelora.io.plain_data import read_json
 PAGE, KEY, PREFERENCES = "pairs.html", "pairs-key.json", "preferences.json"
 ANSWERS_FORMAT = "cinelora-answers/1"
 MOST_VOTES = 50_000
-"""In all rows of ``preferences.json``: a sign test of so many takes a fifth of a second."""
+"""In all rows of ``preferences.json``: a sign test of that many takes a fifth of a second."""
 SAME, EVERYBODY = "same", "all"
 QUESTIONS = {
     "look": "Which looks more like the reference clips above?",

@@ -66,6 +66,6 @@ def sign_test(wins: int, count: int) -> float:
     for k in range(min(wins, count - wins)):
         ways = (
             ways * (count - k) // (k + 1)
-        )  # C(n, k + 1), which would take as long as all before it if it were made anew
+        )  # C(n, k + 1), which would take as long as all before it if it were computed from the start
         total += ways
     return min(1.0, float(Fraction(2 * total, 2**count)))

@@ -91,7 +91,7 @@ def enlargement(picture: Size, size: Size) -> float:
 
 @lru_cache(1024)
 def _filled(shape: float, pixels: float, cell: int) -> Size:
-    """The best size of at most so many pixels for a picture of a shape; it has one cell at the least."""
+    """The best size of at most ``pixels`` pixels for a picture of a shape; it has one cell at the least."""
     # Whole cells cannot have every shape: for each number of rows there are two candidates, a bit too narrow and a bit too
     # wide. Each is worth the fraction of the budget that it uses, times the square of the fraction of the picture that it
     # keeps: losing picture is worse than losing pixels, as what is cut off is never seen in training.

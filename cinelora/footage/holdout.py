@@ -16,7 +16,7 @@ Split = Literal["train", "heldout"]
 By = Literal["auto", "file", "shot"]
 
 FEW_FILES = 10
-"""Below so many different files ``auto`` holds out shots: a tenth of nine films is none, and one of two films is half."""
+"""Below this many different files ``auto`` holds out shots: a tenth of nine films is none, and one of two films is half."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ UNTIMED = Fraction(1, 1000)
 NEIGHBOURS = 3
 """Frames before and behind that the filters look at."""
 STEP, COMB, SUSPECT = 4, 15, 0.002
-"""Every so many columns are looked at; a comb's lines differ by so many levels from both next to them; such a share of a picture
+"""One in this many columns is read; a comb's lines differ by this many levels from both next to them; such a share of a picture
 may be one."""
 LEAST_SHARE, LOPSIDED, FILM_SHARE = 0.1, 0.4, 0.15
 """What weaving with the next frame must add to the combs that are there; how much less it adds the other way round; and the share

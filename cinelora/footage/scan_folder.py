@@ -39,7 +39,7 @@ LEAST_OF_SEQUENCE = 8
 PAIRS = 5
 """Neighbours that are compared to tell a film from photographs."""
 SAME_LEVELS, SAME_SHARE = 8.0, 0.6
-"""Neighbours are alike up to so many levels of mean difference, or this share of a picture's own spread."""
+"""Neighbours are alike up to this many levels of mean difference, or this share of a picture's own spread."""
 HASHED_AT_ONCE = 2**26
 NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d{1,9})(?P<suffix>\.\w+)")
 SEQUENCE = re.compile(r"(?P<stem>.*)\[(?P<first>\d+)-(?P<last>\d+)\](?P<suffix>\.\w+)")

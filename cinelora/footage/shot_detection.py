@@ -71,11 +71,11 @@ moved over the other. Real cuts between alike scenes reach 0.89."""
 MATCH_SIZE, MATCH_REACH = (80, 45), (12, 7)
 """Width and height of the pictures that are matched, and how far one is moved."""
 GAP_S, GAP_TIMES = 1.0, 8.0
-"""A frame that comes so many seconds, and so many times the usual interval, after the one before it begins another shot."""
+"""A frame that comes this many seconds, and this many times the usual interval, after the one before it begins another shot."""
 MIX_REACH, MIX_LEVELS = 4, 4.0
 MIX_SIZE = (40, 22)
-"""A frame of a fade or dissolve is the mean of those so many frames before and behind it, which differ by so many levels; looked
-at so small that what moves hardly moves from one pixel to the next."""
+"""A frame of a fade or dissolve is the mean of the frames this far before and after it, which differ by this many levels; measured
+so small that what moves hardly moves from one pixel to the next."""
 FLASH_FRAMES = 3
 """Two cuts so near to each other, with the same picture before and behind them, are a flash."""
 

@@ -78,7 +78,7 @@ REORDERED = 16
 SUSPECTED_EVERY = 5
 """Frames from one that is looked at for combs to the next: cheap, as what is suspected is measured."""
 LONG_S, FIELDS_AT, FIELDS_RUN = 20.0, (0.25, 0.5, 0.75), 40
-"""Of longer films fields are measured at these parts of their length, else at the start; so many frames each."""
+"""Of longer films fields are measured at these parts of their length, else at the start; this many frames each."""
 AGREE = 2
 """Levels of 255 by which decord's pixels may differ from FFmpeg's accurate conversion."""
 

@@ -93,7 +93,7 @@ def say_of_others() -> None:
 
 
 def limit_gpu_memory(gib: float | None) -> None:
-    """Let this process keep to so many GiB of its GPU, as on a smaller one; None, or no GPU: no limit."""
+    """Limit this process to ``gib`` GiB of its GPU, as on a smaller one; None, or no GPU: no limit."""
     if gib and (cuda := _cuda()):
         cuda.set_per_process_memory_fraction(min(1.0, gib / (cuda.mem_get_info()[1] / 2**30)))
 

@@ -1,7 +1,7 @@
 """The SLURM job that this process runs in, where there is one: what it was told, and its way back into the queue.
 
 A job that is preempted, or nears its time limit, is told so by a signal. What runs saves and ends, ``leave`` puts the job
-back, and its next start runs the same command, which goes on in the same directory. What ran is not known here.
+back, and its next start runs the same command, which continues in the same directory. What ran is not known here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cinelora.io.terminal import say
 STOPPED = 130
 """Exit code of what was asked to end, and is over: as after Ctrl-C."""
 REQUEUED = 75
-"""Exit code of what goes on by itself later: EX_TEMPFAIL in sysexits.h."""
+"""Exit code of what continues by itself later: EX_TEMPFAIL in sysexits.h."""
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 """What ``--signal`` sends ahead of the time limit, and ahead of a preemption where a site says so."""
 FIRST_NODE_S = 30.0
@@ -64,7 +64,7 @@ def listen() -> None:
 def leave(run_dir: Path, *, goes_on: bool, moved: bool) -> int:
     """End a job that was asked to: requeue it if it was preempted or ran out of time. Says what happens; the exit code.
 
-    ``goes_on``: its command would go on in ``run_dir``, and not begin anew. ``moved``: it got further since it started.
+    ``goes_on``: its command would continue in ``run_dir``, and not start over. ``moved``: it got further since it started.
     Whoever cancelled a job (``scancel``) wants it to end. SLURM ends a requeued job a moment later.
     """
     if os.environ.get("SLURM_NODEID", "0") != "0":

@@ -1,7 +1,7 @@
-"""A line of what goes on and for how long, where a program would be silent: nobody should have to wonder whether it hangs.
+"""A line that says what is being done and for how long, where a program would be silent: nobody has to wonder whether it hangs.
 
 Enters: what is being done. Leaves: nothing where something was said a moment ago, else seconds that count up on the terminal or
-in a log, in a line of their own or in a bar (``io.live_bar``). Of all that goes on in a process the innermost alone is shown.
+in a log, in a line of their own or in a bar (``io.live_bar``). Of nested work only the innermost is shown.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from cinelora.io.terminal import note_word, put, silent_s, visible
 TICK_S = 4.0
 """Seconds of silence after which a line appears, or its next state."""
 _under_way: list[threading.Event] = []
-"""What goes on in this process, each within the one before: the last alone is shown."""
+"""What this process is doing, each within the one before: the last alone is shown."""
 
 
 @contextmanager
 def waiting(
     what: str, show: bool = True, since: float | None = None, write: Callable[[str], object] = put
 ) -> Iterator[None]:
-    """Say on stderr that ``what`` goes on while the block runs, after seconds of silence; ``show`` is for one rank of many.
+    """Say on stderr that ``what`` is being done while the block runs, after seconds of silence; ``show`` is for one rank of many.
 
     ``since`` is a moment of the monotonic clock at which it began, where that was before the block; ``write`` puts text on the
     terminal in another way.
@@ -55,7 +55,7 @@ def waiting(
 
 
 def ticking(done: threading.Event, act: Callable[[], object]) -> threading.Thread:
-    """A thread that acts after seconds of silence, while nothing else goes on within, until ``done``."""
+    """A thread that acts after seconds of silence, while nothing else is shown within, until ``done``."""
 
     def tick() -> None:
         while not done.wait(TICK_S / 8):
@@ -69,7 +69,7 @@ def ticking(done: threading.Event, act: Callable[[], object]) -> threading.Threa
 
 
 def end(done: threading.Event) -> None:
-    """Let what goes on be over."""
+    """End the work that is shown."""
     done.set()
     if done in _under_way:
         _under_way.remove(done)

@@ -45,7 +45,7 @@ ROUNDING = 2**-6
 """Relative distance (2-norm) that rounding explains: four times bf16's unit roundoff of 2^-8. Exact kernels in bf16 were 0.0025
 apart, with gradients 0.0072; queries, keys and values that were rounded to fp8 put them 0.05 apart (8,192 tokens, CPU)."""
 STRIDE = 17
-"""Every so many rows of a result are compared: odd, so that each place in a kernel's tiles is among them, and few, so that
+"""One row in this many of a result is compared: odd, so that each place in a kernel's tiles is among them, and few, so that
 no second whole result lies on a GPU that a run is about to fill."""
 
 Results = Callable[[str], list[Tensor]]

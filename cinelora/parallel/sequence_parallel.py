@@ -272,7 +272,7 @@ def rotate(x_BNHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def count(kind: str, tensor: Tensor, copies: float) -> None:
-    """Note that so many ``copies`` of ``tensor`` went to other ranks."""
+    """Note that ``copies`` copies of ``tensor`` went to other ranks."""
     SENT[kind] += round(tensor.nbytes * copies)
 
 

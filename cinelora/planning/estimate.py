@@ -178,7 +178,7 @@ class Shape:
         return f"{count} of {self.layers} blocks recomputed"
 
     def pays_to_compile(self, seconds: float) -> bool:
-        """Whether compiling saves more than it takes where a run takes so many seconds without: it does in any run of these."""
+        """Whether compiling saves more than it takes where a run takes ``seconds`` without: it does in any run of these."""
         return True
 
     def step_peak(self, step: Step, policy: Policy) -> dict[str, float] | None:

@@ -104,7 +104,7 @@ _OF_STEPS, _LAST, _NUMBERS = (
 class Course:
     """A clip on its way from noise to latents: where it stands, and the ``solver`` of its own that leads it.
 
-    Where two experts share the noise levels, both go a part of one course: a multistep solver that were begun anew at the change
+    Where two experts share the noise levels, both go a part of one course: a multistep solver that started again at the change
     would forget the steps before it, and draw another clip. ``ratios`` are those that a cache between steps measured.
     """
 
@@ -119,7 +119,7 @@ class Course:
         return int((times >= levels[0] * self.solver.config.num_train_timesteps).sum())
 
     def waypoint(self) -> dict[str, Tensor]:
-        """Everything that the rest of the course rests on, on the host; ``at`` goes on from it."""
+        """Everything that the rest of the course rests on, on the host; ``at`` continues from it."""
         solver = vars(self.solver)
         found: dict[str, Any] = {"latents": self.latents_BCTHW, "done": self.done, _LAST: solver.get(_LAST)}
         found |= {name: solver.get(name) for name in _NUMBERS}

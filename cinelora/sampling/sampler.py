@@ -158,7 +158,7 @@ class Sampling:
         expert: Expert = ALONE,
         most: int | None = None,
     ) -> None:
-        """Take the steps of ``course`` that lie in an expert's noise levels; a cache between steps is begun anew in each.
+        """Take the steps of ``course`` that lie in an expert's noise levels; a cache between steps starts again in each.
 
         ``most`` is how many at most. Raises ``InferenceError`` for latents that are not finite.
         """

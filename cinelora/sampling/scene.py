@@ -149,7 +149,7 @@ class Finished:
     seconds: dict[str, float]
     takes_in_run: int
     attention: dict[str, dict[str, Any]]
-    """What was measured of attention that is not exact, by part of the work; empty where all is, or nothing was drawn anew."""
+    """What was measured of attention that is not exact, by part of the work; empty where all is exact, or no clip was made."""
 
 
 Variants = Mapping[str, ScaleConfig | None]

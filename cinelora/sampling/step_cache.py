@@ -1,7 +1,7 @@
-"""Step caches: predictions that take up the last ones' work where little changes from step to step, as diffusers has them.
+"""Step caches: predictions that reuse the last ones' work where little changes from step to step, as diffusers has them.
 
 Enters: a transformer and what the settings say of its cache. Leaves: the same transformer, which skips blocks inside the
-block of ``cached`` and is as before after it. What is skipped is decided anew for each clip, and for each half of guidance
+block of ``cached`` and is as before after it. What is skipped is decided again for each clip, and for each half of guidance
 that runs by itself; ranks that share a sequence decide alike, by all of its tokens. It does not know how blocks are
 computed: compiled or swapped ones are skipped as any.
 
@@ -9,9 +9,9 @@ A threshold of 0 never skips, and then nothing changes but what is remembered:
 
 - ``first_block`` (ParaAttention's, after TeaCache, arXiv 2411.19108): blocks 1 to n - 1 are skipped where block 0's residual
   has changed by less than the threshold, relative to what it was when all ran; their joint residual is added instead.
-- ``taylorseer`` (arXiv 2503.06923), by the output alone: after three whole steps, so many are extrapolated after each whole
+- ``taylorseer`` (arXiv 2503.06923), by the output alone: after three whole steps, some are extrapolated after each whole
   one, along the line through the last two.
-- ``magcache`` (Ma et al. 2025, arXiv 2506.09045): all blocks are skipped while the error that is foretold by ``cache_ratios``
+- ``magcache`` (Ma et al. 2025, arXiv 2506.09045): all blocks are skipped while the error that is estimated by ``cache_ratios``
   adds up to less than the threshold, at most three steps in a row and none in the first fifth. The ratios, of the blocks'
   joint residual to that of the step before, belong to a model; ``calibrate`` skips nothing and measures them.
 """
@@ -77,7 +77,7 @@ def _hooks(sampler: SamplerConfig, steps: range) -> Any:
         # every attention's output, its default, would be kept twice: 50 GB at 14B; the default's names match none of Wan's
         return TaylorSeerCacheConfig(int(threshold) + 1, taylor_factors_dtype=torch.float32, use_lite_mode=True)
     if threshold == 0:
-        return None  # a foretold error of exactly 0 would be skipped
+        return None  # an estimated error of exactly 0 would be skipped
     # Ratios are of a whole clip. Those of another number of steps are spread over this one's, by the nearest, and then the steps
     # of this transformer are cut out.
     ratios = nearest_interp(torch.tensor(sampler.cache_ratios), sampler.steps)[steps.start : steps.stop]

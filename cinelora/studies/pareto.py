@@ -144,7 +144,7 @@ def as_png(drawn: list[Mark]) -> Pixels:
 
 
 def as_one_png(plots: list[list[Mark]], columns: int) -> Pixels:
-    """Plots as pixels (H, W, 3), side by side in so many columns."""
+    """Plots as pixels (H, W, 3), side by side in ``columns`` columns."""
     import numpy as np
 
     pictures = [as_png(plot) for plot in plots]

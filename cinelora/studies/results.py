@@ -1,4 +1,4 @@
-"""The rows of a study: kept whole after each change, taken up by a run that goes on, put into one from several machines.
+"""The rows of a study: kept whole after each change, continued by a resumed study, combined from several machines.
 
 Enters: rows, one for each setting and machine. Leaves: ``rows.json`` and ``rows.csv``. It knows no torch.
 """
@@ -89,7 +89,7 @@ class Result:
         return {name: float(f"{seconds:.4g}") for name, seconds in found.items()}
 
 
-@cache  # tables are written anew with every row
+@cache  # tables are written again with every row
 def _interval(values: tuple[float, ...]) -> tuple[float, float] | None:
     found = bootstrap_mean(np.array(values)) if values else None
     return None if found is None or found.low is None or found.high is None else (found.low, found.high)

@@ -41,7 +41,7 @@ def encode_rank(config: TrainConfig, run: RunDirectory) -> None:
         # Texts that belong to no sample: the empty one, for dropped captions and guidance, and the preview's prompt.
         texts = {"null": ""} | preview_text(config)
         if rank.global_rank == 0:
-            # a run that began with a look that is cut goes on with it, to the same numbers
+            # a run that began with a look that is cut continues with it, to the same numbers
             look = None if config.resume else look_of(config.data)
             refuse_lost(look or {}, bundle.lost)
             captions = {sample.id: sample.caption for sample in find_samples(config, run).samples}
@@ -95,7 +95,7 @@ def find_samples(config: TrainConfig, run: RunDirectory) -> Manifest:
 def sizes_lines(samples: Sequence[Sample], model_size: Size, step: int) -> list[str]:
     """How many samples to train on are of each size, in pixels and frames, where they are not all of one.
 
-    A ``step`` takes so many of one size; where there are fewer they come more than once in it.
+    A ``step`` takes that many samples of one size; where there are fewer, some come more than once in it.
     """
     # A step takes its samples of one size, so that they fit into one tensor. Of a size that has fewer than half a step's samples,
     # each comes twice or more in such a step, and is learnt by heart before the others: that is worth a warning.

@@ -284,7 +284,7 @@ def read_own_wandb_settings() -> None:
 
 
 def wandb_logger(config: TrainConfig, run_dir: Path) -> WandbLogger:
-    """W&B, offline unless it is asked for or a key is there; it is not spoken to yet. A resumed run goes on with its own."""
+    """W&B, offline unless it is asked for or a key is there; it is not spoken to yet. A resumed run continues its own."""
     settings, folder, is_first = config.logger, run_dir / "logs", rank_info().global_rank == 0
     offline = is_offline(settings)
     if offline and is_first:

@@ -34,7 +34,7 @@ from cinelora.training.whole_run import write_whole
 
 INTERRUPTED = 130
 MOST_MENDED = 16
-"""Times that a lesson goes on after an encoding was damaged or lost: a disk that damages more is to be replaced."""
+"""Times that a lesson continues after an encoding was damaged or lost: a disk that damages more is to be replaced."""
 
 
 def train(config: TrainConfig, run_dir: Path) -> int:

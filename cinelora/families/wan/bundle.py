@@ -292,7 +292,7 @@ class WanBundle(Bundle):
         return geometry.temporal * (frames - 1) + 1, geometry.spatial * height, geometry.spatial * width
 
     def _in_pixels(self, rows: list[int]) -> list[int]:
-        """Rows of pixels that so many rows of latents each are of."""
+        """Rows of pixels that each number of rows of latents stands for."""
         return [self.family.geometry.spatial * count for count in rows]
 
     def _latent_statistics(self) -> tuple[Tensor, Tensor]:

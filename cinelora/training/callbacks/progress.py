@@ -54,12 +54,12 @@ class Progress(AtStep):
         super().on_train_batch_end(trainer, stage, outputs)
 
     def at_step(self, trainer: Trainer, stage: Stage, step: int) -> None:
-        """Move the bar; every few steps and at the last, say how it goes, and begin anew."""
+        """Move the bar; every few steps and at the last, print the progress, and start again."""
         self.bar.update()
         due = step % self.settings.every_steps == 0
         if due or step == trainer.max_steps:
             self.tell(trainer, stage, step)
-        if due:  # and not where a run happens to end: one that goes on from there counts as if it had not
+        if due:  # and not where a run happens to end: one that continues from there counts as if it had not
             self.losses.clear()
 
     def tell(self, trainer: Trainer, stage: Stage, step: int) -> None:

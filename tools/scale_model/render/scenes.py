@@ -134,7 +134,7 @@ def describe(scene: Scene, look: str, hidden: bool = False) -> str:
 
 
 def describe_in_part(scene: Scene, look: str, number: int, hidden: bool = False) -> str:
-    """A caption that leaves most unsaid, as people's prompts do; each ``number`` chooses what it says anew.
+    """A caption that leaves most unsaid, as people's prompts do; each ``number`` chooses again what it says.
 
     Whoever is taught such captions beside the whole one also knows the look where a prompt names no hour and no coat.
     """

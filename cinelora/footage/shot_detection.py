@@ -74,7 +74,7 @@ GAP_S, GAP_TIMES = 1.0, 8.0
 """A frame that comes this many seconds, and this many times the usual interval, after the one before it begins another shot."""
 MIX_REACH, MIX_LEVELS = 4, 4.0
 MIX_SIZE = (40, 22)
-"""A frame of a fade or dissolve is the mean of the frames this far before and after it, which differ by this many levels; measured
+"""A frame of a fade or dissolve is the mean of the frames this far before and after it, that differ by this many levels; measured
 so small that what moves hardly moves from one pixel to the next."""
 FLASH_FRAMES = 3
 """Two cuts so near to each other, with the same picture before and behind them, are a flash."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cinelora.config.schema import FootageLimits
 from cinelora.footage.logos import logo_share
 from cinelora.footage.shot_detection import HELD_FRAMES, MIX_REACH, REPEATED, STEP_SHARE, Survey
-from cinelora.footage.subtitles import overlaid, pictures_of_shots
+from cinelora.footage.subtitles import overlaid
 
 FLAT_SPREAD = 6.0
 """Standard deviation of luma, in levels, below which a frame shows nothing: black, white, or a colour between two scenes."""
@@ -173,11 +173,12 @@ def _with_titles(survey: Survey) -> Survey:
     """The survey with the shares of each picture under titles (``text``) and under ``signs``, where a network was asked."""
     if survey.letters is None:
         return survey
-    found, text, signs = overlaid(survey), survey.text.copy(), np.zeros_like(survey.text)
-    for pictures in pictures_of_shots(survey):
-        # A lone picture does not tell a title from a sign; there strokes have the word, as they have without a network.
-        text[pictures] = [found.titled.get(n, 0.0) for n in pictures] if len(pictures) > 1 else text[pictures]
-        signs[pictures] = [found.signed.get(n, 0.0) for n in pictures]
+    found, signs = overlaid(survey), np.zeros_like(survey.text)
+    # Where a line may be a sign or a title, strokes have the word, as they have without a network.
+    text = np.where(np.isin(range(len(signs)), [*found.unsure]), survey.text, 0)
+    for shares, numbers in ((text, found.titled), (signs, found.signed)):
+        for number, share in numbers.items():
+            shares[number] = max(float(shares[number]), share)
     return replace(survey, arrays={**survey.arrays, "text": text, "signs": signs})
 
 

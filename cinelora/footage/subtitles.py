@@ -40,14 +40,15 @@ TRAVELLED = 0.03
 class Overlaid:
     """What is laid over a film: the sampled pictures with subtitles, with titles, and with signs, which are part of the scene.
 
-    Titles and signs with the share of the picture that is under them. ``band`` is the share of the height, from below, that
-    subtitles take; None where there are none.
+    Titles and signs with the share of the picture that is under them; ``unsure`` are pictures with lines that may be either.
+    ``band`` is the share of the height, from below, that subtitles take; None where there are none.
     """
 
     band: float | None = None
     subtitled: frozenset[int] = frozenset()
     titled: dict[int, float] = field(default_factory=dict)
     signed: dict[int, float] = field(default_factory=dict)
+    unsure: frozenset[int] = frozenset()
 
 
 def overlaid(survey: Survey) -> Overlaid:
@@ -64,27 +65,28 @@ def overlaid(survey: Survey) -> Overlaid:
 
 
 def _overlaid(survey: Survey, letters_N84: NDArray[np.float32]) -> Overlaid:
-    lines: dict[str, dict[int, list[Letters]]] = {"subtitle": {}, "title": {}, "sign": {}}
-    for shot in pictures_of_shots(survey):
+    lines: dict[str, dict[int, list[Letters]]] = {"subtitle": {}, "title": {}, "sign": {}, "either": {}}
+    for shot in _pictures_of_shots(survey):
         for place, number in enumerate(shot):
             beside = [other for other in shot[max(0, place - 1) : place + 2] if other != number]
             for line in letters_N84[number]:
-                if line[3] and (kind := _kind(survey, letters_N84, line, number, beside)):
+                if line[3]:
+                    kind = _kind(survey, letters_N84, line, number, beside)
                     lines[kind].setdefault(number, []).append(line)
     low, over = lines["subtitle"], lines["title"]
     # A few lines low in the middle are titles, as "Berlin, 1948", for which no film is cropped.
-    shots = [shot for shot in pictures_of_shots(survey) if not low.keys().isdisjoint(shot)]
+    shots = [shot for shot in _pictures_of_shots(survey) if not low.keys().isdisjoint(shot)]
     if not low or len(shots) < min(SHOTS, (len(survey.shots) + 1) // 2):
         over = {number: low.get(number, []) + over.get(number, []) for number in low.keys() | over.keys()}
-        return Overlaid(None, frozenset(), _shares(over), _shares(lines["sign"]))
+        return Overlaid(None, frozenset(), _shares(over), _shares(lines["sign"]), frozenset(lines["either"]))
     # One picture in fifty may have a line above that is none.
     tops = [min(float(line[1]) for line in of_it) for of_it in low.values()]
     band = 1 - float(np.quantile(tops, 0.02)) + MARGIN
-    return Overlaid(band, frozenset(low), _shares(over), _shares(lines["sign"]))
+    return Overlaid(band, frozenset(low), _shares(over), _shares(lines["sign"]), frozenset(lines["either"]))
 
 
 def _kind(survey: Survey, letters_N84: NDArray[np.float32], line: Letters, number: int, beside: list[int]) -> str:
-    """What a line of a picture is: "subtitle", "title" or "sign"; "" where no picture ``beside`` it in the shot can tell."""
+    """What a line is: "subtitle", "title", "sign", or "either" where pictures ``beside`` its own in the shot cannot tell."""
     # A network finds the letters of signs as well as those of subtitles. What tells them apart is that signs move with the
     # scene. So a line low in the middle is a subtitle unless it moves, as subtitles may come and go between two pictures.
     # Elsewhere a line must stay where it is, and be in the middle, or stay while the camera moves: a title, or somebody's name.
@@ -94,7 +96,7 @@ def _kind(survey: Survey, letters_N84: NDArray[np.float32], line: Letters, numbe
         return "subtitle"
     if same and (_off_centre(line) <= CENTRED or max(_travelled(survey, number, o) for o in same) >= TRAVELLED):
         return "title"
-    return "sign" if beside else ""
+    return "sign" if beside and not same else "either"
 
 
 def _shares(lines: dict[int, list[Letters]]) -> dict[int, float]:
@@ -102,7 +104,7 @@ def _shares(lines: dict[int, list[Letters]]) -> dict[int, float]:
     return {number: float(sum(np.prod(line[2:] - line[:2]) for line in of_it)) for number, of_it in lines.items()}
 
 
-def pictures_of_shots(survey: Survey) -> Iterator[list[int]]:
+def _pictures_of_shots(survey: Survey) -> Iterator[list[int]]:
     """The numbers of the pictures of each shot that has any."""
     ends = np.searchsorted(survey.sample, [*(start for start, _ in survey.shots), survey.num_frames])
     return (list(range(first, end)) for first, end in pairwise(ends.tolist()) if first < end)

@@ -103,9 +103,9 @@ def test_another_shape_is_one_sentence_with_its_place(told: Any, sentence: str) 
 NO_JSON = {
     "{": "damaged or no JSON",
     '{"a": 1, "a": 2}': "it says 'a' twice",
-    "[NaN]": "NaN is no number",
-    "[-Infinity]": "-Infinity is no number",
-    "[1e999]": "1e999 is no number",
+    "[NaN]": "NaN is not a number",
+    "[-Infinity]": "-Infinity is not a number",
+    "[1e999]": "1e999 is not a number",
     f"[{'9' * 25}]": "larger than any that is meant",
     f"[{'9' * 5000}]": "larger than any that is meant",
     '["\\ud800"]': "a character that is not valid in text",
@@ -125,7 +125,7 @@ def test_json_that_nobody_can_use_is_refused(text: str) -> None:
 def test_measured_numbers_may_be_none(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"psnr": Infinity, "loss": NaN}')
     assert read_json(tmp_path / "a.json", dict[str, float], measured=True)["psnr"] == float("inf")
-    with pytest.raises(FileError, match="Infinity is no number"):
+    with pytest.raises(FileError, match="Infinity is not a number"):
         read_json(tmp_path / "a.json", dict[str, float])
 
 
@@ -137,7 +137,7 @@ NO_YAML = {
     "a: 1\na: 2": "it says 'a' twice",
     "1: a": "the key 1 is no text",
     "<<: {a: 1}": "cannot be read as YAML",
-    "a: .nan": "is no number",
+    "a: .nan": "is not a number",
     "a: 2020-99-99": "cannot be read as YAML",
     f"a: {'9' * 5000}": "larger than any that is meant",
     "a: " + "[" * 40 + "]" * 40: "nests too deeply",

@@ -496,7 +496,9 @@ def test_steps_and_accumulation_make_hours():
 def test_swapping_weights_that_are_not_recomputed_is_refused():
     from cinelora.cli.preflight import check_train
 
-    with pytest.raises(ConfigError, match=r"memory\.swap=1 wants as many blocks recomputed, not memory\.recompute=0"):
+    with pytest.raises(
+        ConfigError, match=r"memory\.swap=1 needs at least as many blocks recomputed, not memory\.recompute=0"
+    ):
         check_train(config_for("memory=plain", "memory.swap=1"))
     with pytest.raises(ConfigError, match="memory.offload=true .* choose memory=offload"):
         check_train(config_for("memory.offload=true"))

@@ -214,7 +214,7 @@ def compiled_line(num_lengths: int) -> str:
     """What compiling means where sequences are of several lengths."""
     if num_lengths == 1:
         return ""
-    how = "for any length" if num_lengths > MOST_LENGTHS else "for each again, in the first step that has it"
+    how = "for any length" if num_lengths > MOST_LENGTHS else "for each, in the first step that has it"
     return f"sequences have {num_lengths} lengths: blocks are compiled {how}"
 
 

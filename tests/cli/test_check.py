@@ -68,7 +68,10 @@ def test_the_rate_follows_the_width() -> None:
     [
         ("metrics.alexnet=gone.pth", "metrics.alexnet=gone.pth: there is no file"),
         ("metrics.i3d=gone.pt", "metrics.i3d=gone.pt: there is no file"),
-        ("metrics.i3d=frame.png", "metrics.i3d=frame.png is a program, and is run only where its SHA-256 is stated"),
+        (
+            "metrics.i3d=frame.png",
+            "metrics.i3d=frame.png contains a program, which is run only if you state its SHA-256",
+        ),
         ("metrics.i3d_sha256=12e4", "metrics.i3d_sha256=12e4: wants 64 hexadecimal digits"),
     ],
 )
@@ -125,9 +128,7 @@ def test_a_scale_that_nothing_says_is_one_and_said_once(tmp_path: Path) -> None:
         study(f"adapters=[{path}@0.5]", "model=tiny", "prompt=x", "scales=[0,1]"),
         train("stage=motion", f"adapter={path}"),
     ]
-    line = (
-        f"{path} has the names of diffusers, and nothing in it or beside it says its alpha: it is read at scale 1, as"
-    )
+    line = f"{path} uses the tensor names of diffusers, and its alpha is stated neither in it nor beside it: it is read at scale 1, as"
     assert [sum(one.startswith(line) for one in lines) for lines in said] == [1, 1, 1]
 
 
@@ -162,7 +163,7 @@ def test_random_weights_say_so_and_what_is_drawn() -> None:
     assert warning.startswith(
         "WARNING: model.weights=random: the values of transformer, vae, text_encoder, tokenizer are"
     )
-    assert size == "prompts are encoded by a whole UMT5-XXL, 11 GB; model.text_encoder=<folder> takes another"
+    assert size == "prompts are encoded by a full UMT5-XXL, 11 GB; model.text_encoder=<folder> uses another"
     [alone] = train("model=wan21_14b_480p", "model.weights=random", "model.text_encoder=owner/name")[2:]
     assert "the values of transformer, vae, tokenizer are drawn" in alone
     scene = infer("prompt=x", "model=wan21_14b_480p", "model.weights=random")
@@ -381,8 +382,8 @@ def test_a_model_a_run_was_trained_at_longer_is_measured_by_what_the_model_was_t
 
 
 ZERO = "sampler.guidance=0 ignores the prompt and follows the negative prompt; 1 means no guidance"
-LOW = "sampler.guidance=0.25 is below 1: the negative prompt takes 0.75 of the prompt's part; 1 is unguided"
-EMPTY = "prompt= is empty: the clip shows whatever tiny makes of no text; say prompt='what the clip shows'"
+LOW = "sampler.guidance=0.25 is below 1: the negative prompt takes 0.75 of the prompt's part; 1 means no guidance"
+EMPTY = "prompt= is empty: the clip shows whatever tiny makes without a text; say prompt='what the clip shows'"
 ASKED = [
     (infer, ["prompt=x", "sampler.guidance=0"], [ZERO]),
     (infer, ["prompt=", "sampler.guidance=0.25"], [LOW, EMPTY]),

@@ -191,7 +191,9 @@ def test_the_schemas_are_made_known_to_hydra_once() -> None:
 
 def test_what_nothing_reads_is_said_and_the_run_goes_on(run: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
     assert main("infer", ["prompt=x", "negative_prompt=blur", "sampler.guidance=1"], run) == 0
-    assert "WARNING: negative_prompt=blur is not read: sampler.guidance=1 is unguided\n" in capsys.readouterr().out
+    assert (
+        "WARNING: negative_prompt=blur is not read: sampler.guidance=1 means no guidance\n" in capsys.readouterr().out
+    )
     assert main("train", ["-m", *CLIPS, "logger=csv", "lora.rank=4,8"], run) == 0
     assert "logger.group" not in capsys.readouterr().out  # nobody typed it
 

@@ -84,7 +84,7 @@ def test_a_cosine_that_is_spent_says_that_nothing_more_is_learnt() -> None:
     config = config_of(400, on_extend="continue")
     [line] = extend(config, 102, 102)
     assert line.startswith(
-        "WARNING: the learning rate continues from 9.87e-08 in step 102 with 9.87e-08 in step 103, of a peak of"
+        "WARNING: the learning rate continues from 9.87e-08 in step 102 with 9.87e-08 in step 103, and its peak was"
     )
     assert line.endswith("optimizer.on_extend=rescale spreads the cosine over all 400 steps")
 

@@ -106,8 +106,8 @@ UNREAD = [
     ("train", MOTION + "data.stills=even", (), "data.stills=even", "takes windows, and no stills"),
     ("train", TRAIN + "data.clips=5", (), "data.clips=5", "footage is read"),
     ("train", "stage=motion data=rendered data.hdr=tone_map", (), "data.hdr=tone_map", "footage is rendered"),
-    ("train", "stage=motion data=rendered data.holdout=0.2", (), "data.holdout=0.2", "as they stand"),
-    ("train", TRAIN + "data.manifest=m data.holdout=0.2", (), "data.holdout=0.2", "as they stand"),
+    ("train", "stage=motion data=rendered data.holdout=0.2", (), "data.holdout=0.2", "exactly those of"),
+    ("train", TRAIN + "data.manifest=m data.holdout=0.2", (), "data.holdout=0.2", "exactly those of"),
     ("train", TRAIN + "data.judged=false data.limits.still=null", (), "data.limits.still=null", "leaves no shot out"),
     (
         "prepare",

@@ -102,8 +102,8 @@ MALFORMED = {
     "another page": ("answers another page", lambda told: told | {"page": "0" * 16}),
     "no rater": ("does not say who", lambda told: told | {"rater": 3}),
     "no answers": ("does not say who", lambda told: told | {"answers": "all left"}),
-    "a word": ("answer 1 is to a pair", lambda told: told | {"answers": ["left"]}),
-    "unknown pair": ("answer 1 is to a pair", lambda told: told | {"answers": [{"pair": "x"}]}),
+    "a word": ("answer 1 belongs to a pair", lambda told: told | {"answers": ["left"]}),
+    "unknown pair": ("answer 1 belongs to a pair", lambda told: told | {"answers": [{"pair": "x"}]}),
     "unknown side": ("answer 1 is none", lambda told: told | {"answers": [told["answers"][0] | {"choice": "base"}]}),
     "unknown question": (
         "answer 1 is none",

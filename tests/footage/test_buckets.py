@@ -203,5 +203,5 @@ def test_a_manifest_for_a_larger_model_is_refused(footage: Path, put: Put, tmp_p
     manifest = tmp_path / "manifest.jsonl"
     write_manifest(manifest, found(footage, 1))
     assert {sample.size for sample in found(footage, 1, manifest=str(manifest)).samples} == {(96, 224)}
-    with pytest.raises(FootageError, match=r"at 96x224, more pixels than the model's 96x96; prepare the footage anew"):
+    with pytest.raises(FootageError, match=r"at 96x224, more pixels than the model's 96x96; prepare the footage again"):
         found(footage, 1, size=(96, 96), manifest=str(manifest))

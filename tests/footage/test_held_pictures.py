@@ -135,5 +135,5 @@ def test_a_survey_that_numbers_other_frames_than_its_reader_is_refused(tmp_path:
         return _whole(task, reader, arrays | {name: arrays[name][kept] for name in PER_FRAME})
 
     assert whole(list(range(20))).sha256 == task.sha256
-    with pytest.raises(UnreadableClip, match="its time stamps name 24 frames, of which 23 come when it is played"):
+    with pytest.raises(UnreadableClip, match="its time stamps name 24 frames, but 23 are decoded"):
         whole([*range(10), *range(11, 24)])

@@ -211,7 +211,9 @@ def test_a_hand_outweighs_the_limits_and_is_outlived_by_nothing(
     assert at(again, film[1]["blurred"]).against(True) == ()
     assert at(again, film[1]["room"]).against(True) == ("rejected by hand",)
     assert at(again, film[1]["again"]).against(True) == ()  # no copy of what was rejected
-    assert again.notes == ("film.mp4@0-3 in overrides.json is no shot of this footage: it was cut anew, or moved",)
+    assert again.notes == (
+        "film.mp4@0-3 in overrides.json is no shot of this footage: it was cut differently, or moved",
+    )
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"verdicts": 1}', '{"verdicts": {"a": "perhaps"}}', "\xff"])

@@ -202,7 +202,7 @@ FEW = ["sampler=distilled_4", "prompt=x"]
         (["adapters=[embedded:distilled]", "prompt=x"], ["sampler.guidance=5 with sampler.steps=40 takes longer"]),
         (["adapters=[embedded:distilled]", *FEW, "sampler.steps=30"], ["with sampler.steps=30 takes", "in full"]),
         (["adapters=[embedded:distilled@0]", *FEW], ["no such adapter acts on the clip"]),
-        (FEW, ["sampler.steps=4 with sampler.guidance=1 is for models and adapters that were distilled"]),
+        (FEW, ["sampler.steps=4 with sampler.guidance=1 is for step-distilled models and adapters"]),
         (["prompt=x", "sampler.steps=4"], []),
     ],
 )
@@ -232,7 +232,9 @@ def test_several_shifts_are_said_unless_one_is_typed(tmp_path: Path):
     for typed, count in (([], 1), (["sampler.shift=4"], 0)):
         lines = check_infer(compose_infer([f"adapters=[embedded:distilled,{path}]", *FEW, *typed]))
         said = [
-            line for line in lines if line.startswith("the clip is made at shift 3: its adapters were distilled at")
+            line
+            for line in lines
+            if line.startswith("the clip is made at sigma shift 3: its adapters were distilled at")
         ]
         assert len(said) == count
         assert all("(distilled.safetensors at 3, lightx2v.safetensors at 5)" in line for line in said)

@@ -254,7 +254,8 @@ def test_it_is_refused_where_it_cannot_be() -> None:
     ):
         check_train(compose_train(["stage=style", "data=noir", "model=wan21_1_3b", "model.attention=int8"]))
     with pytest.raises(
-        ConfigError, match=r"is for heads of 128 channels in bf16 or fp8, and tiny has heads of 48 in fp32"
+        ConfigError,
+        match=r"works with attention heads of 128 channels in bf16 or fp8, and tiny has heads of 48 in fp32",
     ):
         check_infer(compose_infer(["model=tiny", "prompt=x", "model.attention=int8"]))
     with pytest.raises(ConfigError, match=r"wan21_14b_480p has heads of 128 in fp32"):
@@ -263,7 +264,7 @@ def test_it_is_refused_where_it_cannot_be() -> None:
         check_infer(compose_infer(["model=tiny_animatediff", "prompt=x", "model.attention=int8"]))
     work = Work(8192, 2, 128, (7,), torch.bfloat16)
     with pytest.raises(
-        ConfigError, match=r"model.attention=int8 cannot run here: it runs on an NVIDIA GPU, and here is none"
+        ConfigError, match=r"model.attention=int8 cannot run here: it needs an NVIDIA GPU, and there is none here"
     ):
         require("int8", work, torch.device("cpu"))
     with pytest.raises(RuntimeError, match="NVIDIA GPU"):

@@ -75,10 +75,10 @@ def test_training_says_in_one_line_how_many_samples_lose_their_end(
     )
     lines = [line for line in capsys.readouterr().out.splitlines() if "tokens" in line]
     assert lines == [
-        "WARNING: 6 of 6 captions are longer than the 512 tokens that the text encoder reads; the first, of 528, is lost from "
-        '"neverread in the night" on',
-        "WARNING: the preview's prompt has 529 tokens, of which the text encoder reads 512: from "
-        '"neverread in the night" on it is lost',
+        "WARNING: 6 of 6 captions are longer than the 512 tokens that the text encoder reads; of the first, with 528, "
+        'everything from "neverread in the night" on is ignored',
+        "WARNING: the preview's prompt has 529 tokens and the text encoder reads 512: everything from "
+        '"neverread in the night" on is ignored',
     ]
 
 
@@ -88,7 +88,8 @@ def test_a_look_that_would_be_cut_is_refused_before_anything_is_read_or_encoded(
     run = RunDirectory(tmp_path / "run")
     for key in ("trigger", "description"):
         with pytest.raises(
-            ConfigError, match=rf"data\.{key} has 528 tokens, .* from \"neverread in the night\" on, everywhere"
+            ConfigError,
+            match=rf"data\.{key} has 528 tokens .* from \"neverread in the night\" on would be ignored in every sample",
         ):
             encode_rank(with_captions(style_config, tmp_path, **{key: LONG}), run)
     assert not (tmp_path / "prepared").exists()
@@ -125,8 +126,8 @@ def test_prompts_that_are_cut_are_said_before_they_are_encoded(
 ) -> None:
     planned([LONG], small_model, cache, negative_prompt=f"y{LONG}")
     assert capsys.readouterr().out.splitlines() == [
-        f"WARNING: the {what} has {tokens} tokens, of which the text encoder reads 512: "
-        'from "neverread in the night" on it is lost'
+        f"WARNING: the {what} has {tokens} tokens and the text encoder reads 512: "
+        'everything from "neverread in the night" on is ignored'
         for what, tokens in (("prompt", 528), ("negative prompt", 529))
     ]
     planned(["rain", LONG, "snow"], small_model, cache)
@@ -140,7 +141,7 @@ def test_prepared_captions_are_counted_where_the_tokenizer_is_on_this_machine(
     data = with_captions(style_config, tmp_path, caption=LONG).data
     config = PrepareConfig(model=style_config.model, data=data, num_frames=9, workers=0)
     prepare(config, Path())
-    line = "captions are longer than the 512 tokens that the text encoder reads; the first, of 528"
+    line = "captions are longer than the 512 tokens that the text encoder reads; of the first, with 528"
     assert capsys.readouterr().out.count(line) == 1
     with pytest.raises(ConfigError, match=r"data\.description would be cut in \d+ of"):
         prepare(replace(config, data=replace(data, description="x")), Path())

@@ -78,8 +78,8 @@ def given(files: dict[str, str], high: str = "", low: str = "", whole: str | Non
         ("high", "low", None),
         ("low", "high", r"WARNING: model.t2v: the experts look swapped: .*low_noise_14B.* is given as high_noise"),
         ("older", "low", r"WARNING: model.t2v: .*wan2.1_t2v.* is given as high_noise, and its name says Wan2.1"),
-        ("high", "", r"model.t2v_low is not named: that expert comes from model.t2v=embedded:tiny-wan22-t2v-a14b"),
-        ("", "low", r"model.t2v_high is not named: that expert comes from model.t2v=embedded:tiny-wan22-t2v-a14b"),
+        ("high", "", r"model.t2v_low is not given: that expert is taken from model.t2v=embedded:tiny-wan22-t2v-a14b"),
+        ("", "low", r"model.t2v_high is not given: that expert is taken from model.t2v=embedded:tiny-wan22-t2v-a14b"),
     ],
 )
 def test_what_names_say_of_experts_is_said(files: dict[str, str], high: str, low: str, said: str | None) -> None:
@@ -95,13 +95,13 @@ REFUSED = [
     (("high", "again", None), r"model.t2v: both experts are the same weights .*high noise and low noise are two files"),
     (
         ("high", "", ""),
-        r"model.t2v_low is not named, and its fellow is: .*give both, or model.t2v=<the folder or repository",
+        r"model.t2v_low is not given, but the other expert is: .*give both, or model.t2v=<the folder or repository",
     ),
-    (("", "low", ""), "model.t2v_high is not named, and its fellow is"),
+    (("", "low", ""), "model.t2v_high is not given, but the other expert is"),
     (("", "", ""), "model.t2v is empty: give model.t2v=<checkpoint>"),
     (
         ("high", "low", ""),
-        "model.t2v is empty, and no other setting names text_encoder, tokenizer, vae: add model.text_",
+        "model.t2v is empty, and no other setting says where text_encoder, tokenizer, vae are: add model.text_",
     ),
     (
         ("", "", "high"),

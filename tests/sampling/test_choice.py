@@ -50,7 +50,7 @@ def test_what_is_asked_for_is_taken():
 def test_the_line_says_why():
     line = choose_partition(I2V_14B, SamplerConfig(), 8)[1]
     assert line.startswith(
-        "8 ranks: 2 halves of guidance x ulysses 4 (10 of 40 heads each): foretold to be fastest, sends 23.3 GB"
+        "8 ranks: 2 halves of guidance x ulysses 4 (10 of 40 heads each): estimated to be fastest, sends 23.3 GB"
     )
     assert "ulysses 8 (5 of 40 heads each) sends 27.1 GB and takes " in line
     assert choose_partition(I2V_14B, replace(SamplerConfig(), ring=8), 8)[1] == "8 ranks: ring 8: as asked for"

@@ -219,7 +219,7 @@ def test_a_study_of_two_families_resumes_and_merges(
     assert main("study", [*words[:-1], "steps=[1]", words[-1]], run) == 0
     said = capfd.readouterr().out
     assert "4 settings: 3 are there, 1 to run" in said
-    assert "3 settings: 1 are there, 1 to run, 1 cannot be drawn" in said
+    assert "3 settings: 1 are there, 1 to run, 1 cannot be generated" in said
     assert "no adapters, so that scales= change nothing here" in said
     mine, other = load_table(out), load_table(out)
     assert [one for one in mine.rows if one.name != "1 steps"] == rows

@@ -239,7 +239,8 @@ def test_a_flipped_byte_in_the_newest_checkpoint_is_noticed_and_the_run_ends_as_
     newest.write_bytes(content)
     train_rank(replace(style_config, resume=str(damaged.path)), damaged)
     assert re.search(
-        r"step-00000008 does not load \(.* is not what was written\); trying the one before", capsys.readouterr().out
+        r"step-00000008 does not load \(.* is not what was written\); the one before it is tried",
+        capsys.readouterr().out,
     )
     assert_same_end(run, damaged)
 
@@ -276,7 +277,9 @@ def test_a_checkpoint_that_loads_and_is_of_no_such_run_is_said_in_a_sentence(sty
     bad += [Checkpoint(2, whole.tensors, whole.facts | {"memory": {"progress": memory}}) for memory in uneven]
     for checkpoint in bad:
         save_checkpoint(run.checkpoints, checkpoint, keep=2)
-        with pytest.raises((TrainingError, AdapterError), match="step-00000002 is of no run with|has shape"):
+        with pytest.raises(
+            (TrainingError, AdapterError), match="step-00000002 does not belong to a run with|has shape"
+        ):
             train_rank(on, run)
     save_checkpoint(run.checkpoints, whole, keep=2)
     assert train_rank(on, run)["step"] == 3

@@ -111,7 +111,5 @@ def sigmas(stage: Stage, size: tuple[int, int]) -> torch.Tensor:
 
 def test_what_is_compiled_for_several_lengths_is_said():
     assert compiled_line(1) == ""
-    assert compiled_line(3) == (
-        "sequences have 3 lengths: blocks are compiled for each anew, in the first step that sees it"
-    )
+    assert compiled_line(3) == ("sequences have 3 lengths: blocks are compiled for each, in the first step that has it")
     assert compiled_line(9) == "sequences have 9 lengths: blocks are compiled for any length"

@@ -431,7 +431,7 @@ def test_files_are_told_apart_by_their_headers_then_by_their_names(
     swapped.write_bytes(of(style_run, LOW).adapter("style").read_bytes())
     assert adapter_paths(swapped, model) == {"style_low_noise": swapped}
     lines = check_infer(InferConfig(model=model, ckpt=str(swapped), mode="t2v", prompt="x", num_frames=9))
-    assert any("of low_noise by its header and of high_noise by its name" in line for line in lines)
+    assert any("for low_noise by its header and for high_noise by its file name" in line for line in lines)
     assert any("is for the low_noise expert alone" in line for line in lines)
     # another tool's: the name is all there is, and a pair in a folder is both
     pair = tmp_path / "pair"

@@ -354,7 +354,7 @@ def test_a_motion_adapter_that_comfyui_has_no_names_for_is_kept_and_that_is_said
 REFUSED = {
     "stage.num_frames=33": "takes 32 frames at most",
     "stage.num_frames=1": "stage=motion wants 2 or more, such as 16",
-    "stage.transformer=t2v": r"has the networks image and motion",
+    "stage.transformer=t2v": r"are image and motion",
     "stage.transformer=image": "trains the text-to-video transformer; leave it at motion",
     "stage.image_condition=true": "is shown no first frame",
     "memory=swap": "memory.swap=1.0: AnimateDiff",

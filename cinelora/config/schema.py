@@ -147,9 +147,9 @@ class ModelConfig:
     ffn_dim: int = _count(13824)
     """width of the feed-forward layers in channels; needed with model.weights=random only"""
     height: int = _count(480, is_side=True)
-    """frame height in pixels: a multiple of 16, with Wan2.2 TI2V-5B of 32"""
+    """frame height in pixels: a multiple of 16, and of 32 with Wan2.2 TI2V-5B"""
     width: int = _count(832, is_side=True)
-    """frame width in pixels: a multiple of 16, with Wan2.2 TI2V-5B of 32"""
+    """frame width in pixels: a multiple of 16, and of 32 with Wan2.2 TI2V-5B"""
     fps: int = setting(16, at_least=1)
     """frames per second the model was trained at"""
     num_frames: int = _frames(81, read_when="own_frames")

@@ -144,7 +144,7 @@ def test_a_run_of_one_expert_needs_that_one_alone(files: dict[str, str], tmp_pat
     assert train(*alone, "stage.expert=high")
     assert train(A14B, f"model.t2v={files['high']}", "stage.expert=high", *others)
     for expert in ("low", "both"):
-        with pytest.raises(ConfigError, match=r"model.t2v_low is not named.* or stage.expert=high"):
+        with pytest.raises(ConfigError, match=r"model.t2v_low is not given.* or stage.expert=high"):
             train(*alone, f"stage.expert={expert}")
     [line] = [line for line in train(A14B, f"model.t2v_high={files['low']}", "stage.expert=high") if "WARN" in line]
     assert "is given as high_noise, and its name says low_noise" in line

@@ -297,7 +297,7 @@ def test_a_report_runs_no_program_and_opens_no_file_that_the_evaluation_names(he
     save_config(theirs, Path("e/config.yaml"))
     evaluate = Trains()
     for what in ("report=true", "answers=i3d.pt"):
-        with pytest.raises(ConfigError, match=r"^out=e was .*: metrics.i3d=\S+/i3d.pt metrics.i3d_sha256=000"):
+        with pytest.raises(ConfigError, match=r"^out=e does .*: metrics.i3d=\S+/i3d.pt metrics.i3d_sha256=000"):
             compose_evaluate(["out=e", what])
     assert main("evaluate", ["out=e", "report=true", "metrics.i3d=", "metrics.i3d_sha256="], evaluate) == 0
     config = evaluate.seen[-1]

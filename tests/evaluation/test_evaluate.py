@@ -49,7 +49,7 @@ def test_every_variant_is_drawn_from_the_same_noise_and_only_once(
 ) -> None:
     out = tmp_path / "out"
     assert evaluate(config, out) == 0
-    assert "2 takes of base, style, style+motion: 0 are there, 2 to draw" in capfd.readouterr().out
+    assert "2 clips of base, style, style+motion: 0 exist, 2 to generate" in capfd.readouterr().out
     drawn = sorted(path.relative_to(out).as_posix() for path in out.glob("clips/*/*.mp4"))
     variants = ("base", "style+motion", "style")
     assert drawn == [f"clips/{take}-seed-0/{name}.mp4" for take in ("0000", "0001") for name in variants]
@@ -72,10 +72,10 @@ def test_every_variant_is_drawn_from_the_same_noise_and_only_once(
     (out / "clips/0001-seed-0/style.mp4").unlink()
     kept = (out / "clips/0000-seed-0/base.mp4").stat().st_mtime_ns
     evaluate(config, out)
-    assert "2 takes of base, style, style+motion: 1 are there, 1 to draw" in capfd.readouterr().out
+    assert "2 clips of base, style, style+motion: 1 exist, 1 to generate" in capfd.readouterr().out
     assert (out / "clips/0000-seed-0/base.mp4").stat().st_mtime_ns == kept
     evaluate(config, out)
-    assert "2 are there, 0 to draw" in capfd.readouterr().out
+    assert "2 exist, 0 to generate" in capfd.readouterr().out
 
 
 def test_further_adapters_are_the_last_stage_and_distilled_ones_act_in_all(

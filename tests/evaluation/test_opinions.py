@@ -104,9 +104,9 @@ MALFORMED = {
     "no answers": ("does not say who", lambda told: told | {"answers": "all left"}),
     "a word": ("answer 1 belongs to a pair", lambda told: told | {"answers": ["left"]}),
     "unknown pair": ("answer 1 belongs to a pair", lambda told: told | {"answers": [{"pair": "x"}]}),
-    "unknown side": ("answer 1 is none", lambda told: told | {"answers": [told["answers"][0] | {"choice": "base"}]}),
+    "unknown side": ("answer 1 is not one", lambda told: told | {"answers": [told["answers"][0] | {"choice": "base"}]}),
     "unknown question": (
-        "answer 1 is none",
+        "answer 1 is not one",
         lambda told: told | {"answers": [told["answers"][0] | {"question": ["look"]}]},
     ),
     "twice": ("has answered that already", lambda told: told | {"answers": told["answers"] * 2}),

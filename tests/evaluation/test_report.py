@@ -61,7 +61,7 @@ def test_a_run_that_was_cut_off_reports_what_is_there(again: EvaluateConfig, pla
     numbers = load_numbers(run_dir)
     assert numbers.missing == ["clips/0002-seed-1/base.mp4"]
     said = "\n".join(numbers.sentences)
-    assert "1 of 18 clips are not drawn yet" in said
+    assert "1 of 18 clips are not generated yet" in said
     assert "0000-seed-0 style cannot be read and is left out" in said
     assert "0001-seed-0 base is 9x48x64 and its reference 9x32x32" in said
     assert "real/0001.mp4 is 9x32x32 and the set 9x48x64" in said
@@ -77,7 +77,7 @@ def test_an_empty_evaluation_is_said(again: EvaluateConfig, run_dir: Path, capsy
     shutil.rmtree(run_dir / "real")
     assert evaluate(again, run_dir) == 0
     said = capsys.readouterr().out
-    assert "18 of 18 clips are not drawn yet" in said
+    assert "18 of 18 clips are not generated yet" in said
     assert "real/0000.mp4 is not there any more, and is left out" in said
     assert load_numbers(run_dir).rows == []
 

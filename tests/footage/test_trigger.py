@@ -90,5 +90,5 @@ def test_a_run_whose_captions_an_earlier_rule_wrote_resumes_with_them(tmp_path: 
     refuse_other_samples(RunDirectory(tmp_path), before, now)
     other = with_older_captions(before, manifest("NWR sun", "nwr, a man", "nwr, nwr"), "nwr")
     assert other.samples[1:] == before.samples[1:]
-    with pytest.raises(TrainingError, match="0 is not what it was"):
+    with pytest.raises(TrainingError, match="0 has changed"):
         refuse_other_samples(RunDirectory(tmp_path), before, other)

@@ -436,7 +436,7 @@ A, B = WHOLE
         ({B: WHOLE[B]}, "no lora_A"),
         ({"diffusion_model.blocks.0.self_attn.q.alpha": torch.tensor(1.0)}, "no lora_A"),
         ({A: WHOLE[A], B: WHOLE[B][:, :3]}, r"do not fit each other: A \[4, 6\], B \[7, 3\]"),
-        ({A: WHOLE[A], B: WHOLE[B] * float("nan")}, "spoilt: .* not finite"),
+        ({A: WHOLE[A], B: WHOLE[B] * float("nan")}, "damaged: .* not finite"),
         (
             bare("diffusion_model.blocks.0.self_attn.q", alpha=0.0),
             "has rank 4 and alpha 0: a LoRA needs an alpha above 0",

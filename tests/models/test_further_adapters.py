@@ -199,8 +199,14 @@ FEW = ["sampler=distilled_4", "prompt=x"]
     ("argv", "words"),
     [
         (["adapters=[embedded:distilled]", *FEW], ["the keyframe is made in all steps, with sampler=unipc"]),
-        (["adapters=[embedded:distilled]", "prompt=x"], ["sampler.guidance=5 and sampler.steps=40 the clip takes longer"]),
-        (["adapters=[embedded:distilled]", *FEW, "sampler.steps=30"], ["and sampler.steps=30 the clip takes", "in all steps"]),
+        (
+            ["adapters=[embedded:distilled]", "prompt=x"],
+            ["sampler.guidance=5 and sampler.steps=40 the clip takes longer"],
+        ),
+        (
+            ["adapters=[embedded:distilled]", *FEW, "sampler.steps=30"],
+            ["and sampler.steps=30 the clip takes", "in all steps"],
+        ),
         (["adapters=[embedded:distilled@0]", *FEW], ["no such adapter acts on the clip"]),
         (FEW, ["sampler.steps=4 with sampler.guidance=1 is for step-distilled models and adapters"]),
         (["prompt=x", "sampler.steps=4"], []),

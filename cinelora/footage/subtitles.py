@@ -28,9 +28,9 @@ Letters = NDArray[np.float32]
 """Left, top, right and bottom of a line that a network found."""
 Line = tuple[int, float, float, float, float]
 """The picture's number, and the line's left, top, right and bottom."""
-LOW_CENTRED, CENTRED = 0.02, 0.012
-"""How far the middle of a subtitle is from the picture's at most, and that of a title, at any height: shares of the width."""
-SAME_PLACE, ELSEWHERE, SAME_SIZE = 0.012, 0.02, 0.02
+CENTRED = 0.02
+"""How far the middle of a subtitle or title is from the picture's at most, as a share of the width."""
+SAME_PLACE, ELSEWHERE, SAME_SIZE = 0.02, 0.03, 0.03
 """In the next picture of a shot a line is where it was up to the first, and moved from the second on, if its size is the same."""
 TRAVELLED = 0.03
 """Widths that a camera moves from one picture to the next before lettering that stays where it is must have been laid over."""
@@ -111,7 +111,7 @@ def _pictures_of_shots(survey: Survey) -> Iterator[list[int]]:
 
 
 def _is_low(line: Letters) -> bool:
-    return bool(line[1] >= 1 - MOST and line[3] - line[1] <= MOST_HIGH and _off_centre(line) <= LOW_CENTRED)
+    return bool(line[1] >= 1 - MOST and line[3] - line[1] <= MOST_HIGH and _off_centre(line) <= CENTRED)
 
 
 def _off_centre(line: Letters) -> float:

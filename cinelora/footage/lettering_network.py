@@ -32,8 +32,8 @@ MOST_BYTES = 2**24
 WIDTH = 832
 """Pixels across which small letters are found: of a picture of 480, a fifth of them is not."""
 LOW, LOW_FROM = 160, 2 / 3
-HIGH_SCALE, HIGH_TO = 480 / WIDTH, 0.7
-"""Subtitles are small and low, and looked for in the lower third at full width; titles are larger, and found at 480 pixels."""
+HIGH_SCALE, HIGH_TO = 640 / WIDTH, 0.7
+"""Subtitles are small and low, and looked for in the lower third at full width; titles are larger, and found at 640 pixels."""
 STEP = 32
 """Sides of what the network is shown are multiples of this."""
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -30,8 +30,11 @@ Line = tuple[int, float, float, float, float]
 """The picture's number, and the line's left, top, right and bottom."""
 CENTRED = 0.02
 """How far the middle of a subtitle or title is from the picture's at most, as a share of the width."""
-SAME_PLACE, ELSEWHERE, SAME_SIZE = 0.02, 0.03, 0.03
-"""In the next picture of a shot a line is where it was up to the first, and moved from the second on, if its size is the same."""
+SAME_PLACE, ELSEWHERE = 0.01, 0.02
+"""In the next picture of a shot the middle of a line is where it was up to the first, and has moved from the second on."""
+SAME_LENGTH, SAME_HEIGHT = 0.04, 1.5
+"""Lines of two pictures may be one if their lengths are alike up to the first, and their heights up to this factor: the network's
+boxes fit tightly sideways, and loosely above and below."""
 TRAVELLED = 0.03
 """Widths that a camera moves from one picture to the next before lettering that stays where it is must have been laid over."""
 
@@ -91,8 +94,8 @@ def _kind(survey: Survey, letters_N84: NDArray[np.float32], line: Letters, numbe
     # scene. So a line low in the middle is a subtitle unless it moves, as subtitles may come and go between two pictures.
     # Elsewhere a line must stay where it is, and be in the middle, or stay while the camera moves: a title, or somebody's name.
     alike = [(other, its) for other in beside for its in letters_N84[other] if its[3] and _are_alike(line, its)]
-    same = [other for other, its in alike if np.abs(its - line).max() <= SAME_PLACE]
-    if _is_low(line) and (same or not any(_is_elsewhere(line, its) for _, its in alike)):
+    same = [other for other, its in alike if _apart(line, its) <= SAME_PLACE]
+    if _is_low(line) and (same or not any(_apart(line, its) > ELSEWHERE for _, its in alike)):
         return "subtitle"
     if same and (_off_centre(line) <= CENTRED or max(_travelled(survey, number, o) for o in same) >= TRAVELLED):
         return "title"
@@ -120,11 +123,13 @@ def _off_centre(line: Letters) -> float:
 
 def _are_alike(line: Letters, other: Letters) -> bool:
     """Whether two lines are of one size, and so may be one line."""
-    return bool(np.abs((other[2:] - other[:2]) - (line[2:] - line[:2])).max() < SAME_SIZE)
+    (length, high), (its_length, its_high) = line[2:] - line[:2], other[2:] - other[:2]
+    return bool(abs(length - its_length) < SAME_LENGTH and max(high, its_high) < SAME_HEIGHT * min(high, its_high))
 
 
-def _is_elsewhere(line: Letters, other: Letters) -> bool:
-    return bool(np.abs((other[:2] + other[2:]) - (line[:2] + line[2:])).max() / 2 > ELSEWHERE)
+def _apart(line: Letters, other: Letters) -> float:
+    """How far the middles of two lines are from each other, across or down, as a share of that side."""
+    return float(np.abs((other[:2] + other[2:]) - (line[:2] + line[2:])).max() / 2)
 
 
 def _travelled(survey: Survey, number: int, other: int) -> float:

@@ -26,7 +26,7 @@ from cinelora.footage.shot_filter import judge
 from cinelora.footage.subtitles import overlaid
 from cinelora.footage.video_reader import Handling, open_video
 
-HALVES = {"held out": 1300, "tuned on": 0}
+HALVES = {"held out": 1500, "tuned on": 0}
 """First seeds."""
 LIMITS = FootageLimits(
     alike=None, logo=None, sharpness=None, still=None, dark=None, bright=None, min_seconds=None, fast=None, shake=None

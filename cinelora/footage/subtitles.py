@@ -35,6 +35,8 @@ SAME_PLACE, ELSEWHERE = 0.01, 0.02
 SAME_LENGTH, SAME_HEIGHT = 0.04, 1.5
 """Lines of two pictures may be one if their lengths are alike up to the first, and their heights up to this factor: the network's
 boxes fit tightly sideways, and loosely above and below."""
+LOOSE = 0.01
+"""By this share of the height the network's boxes end below the letters."""
 TRAVELLED = 0.03
 """Widths that a camera moves from one picture to the next before lettering that stays where it is must have been laid over."""
 
@@ -85,7 +87,21 @@ def _overlaid(survey: Survey, letters_N84: NDArray[np.float32]) -> Overlaid:
     # One picture in fifty may have a line above that is none.
     tops = [min(float(line[1]) for line in of_it) for of_it in low.values()]
     band = 1 - float(np.quantile(tops, 0.02)) + MARGIN
-    return Overlaid(band, frozenset(low), _shares(over), _shares(lines["sign"]), frozenset(lines["either"]))
+    return Overlaid(
+        band,
+        frozenset(low) | _short_ones(survey, list(low.values())),
+        _shares(over),
+        _shares(lines["sign"]),
+        frozenset(lines["either"]),
+    )
+
+
+def _short_ones(survey: Survey, lines: list[list[Letters]]) -> frozenset[int]:
+    """Pictures with light strokes in the middle, at the height where others have subtitles: the network misses many a "No."."""
+    heights = np.array([max(float(line[3]) for line in of_it) for of_it in lines])
+    at_one = abs(survey.lines[:, :, 3, None] - heights[None, None] + LOOSE).min(axis=2) <= SAME_LINE
+    middle = abs(survey.lines[:, :, 0] + survey.lines[:, :, 2] - 1) <= 2 * CENTRED
+    return frozenset(np.flatnonzero((at_one & middle).any(axis=1)).tolist())
 
 
 def _kind(survey: Survey, letters_N84: NDArray[np.float32], line: Letters, number: int, beside: list[int]) -> str:

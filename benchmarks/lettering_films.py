@@ -282,10 +282,3 @@ def made(seed: int, kind: str) -> MadeFilm:
     if kind in ("subtitles", "titles"):
         {"subtitles": subtitle, "titles": title}[kind](rng, film)
     return film
-
-
-def films(first_seed: int) -> Iterator[MadeFilm]:
-    """The films of the seeds that begin there."""
-    for kind, count in FILMS_OF.items():
-        for seed in range(first_seed, first_seed + count):
-            yield made(seed, kind)

@@ -6,7 +6,7 @@ The film is 1080p at 24 frames a second, h264: a reel of two minutes (rendered s
 and film grain) is encoded, and its packets are written sixty times one behind the other, so that a machine without hours to
 spare has one. The command is timed as a user types it; memory is the sum over its processes, read ten times a second (pages
 that they share count in each), and so is processor time. Then: the same command again, and once more with a file added.
-``rate`` is the same with films of 6 and 16 minutes by strokes, and of 6 by the network of cinelora[lettering]: what a minute
+``rate`` is the same with films of 6 and 12 minutes by strokes, and of 6 by the network of cinelora[lettering]: what a minute
 of film costs, and whether memory grows with the length.
 """
 
@@ -29,7 +29,7 @@ from tools.scale_model.render import draw_scene, render_scene
 
 FPS, HEIGHT, WIDTH = 24, 1080, 1920
 SHOT, SHOTS, REELS = 96, 30, 60
-RATES = (("plain", 3), ("plain", 8), ("auto", 3))
+RATES = (("plain", 3), ("plain", 6), ("auto", 3))
 """``data.lettering``, and reels."""
 FLOOR_REAL_TIME, FLOOR_GB, FLOOR_AGAIN_S = 3.0, 1.5, 5.0
 

@@ -32,8 +32,8 @@ MOST_BYTES = 2**24
 WIDTH = 832
 """Pixels across which small letters are found: of a picture of 480, a fifth of them is not."""
 LOW, LOW_FROM = 160, 2 / 3
-HIGH_SCALE, HIGH_TO = 480 / WIDTH, 0.7
-"""Subtitles are small and low, and looked for in the lower third at full width; titles are larger, and found at 480 pixels."""
+HIGH_SCALE, HIGH_TO = 640 / WIDTH, 0.7
+"""Subtitles are small and low, and looked for in the lower third at full width; titles are larger, and found at 640 pixels."""
 STEP = 32
 """Sides of what the network is shown are multiples of this."""
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -42,6 +42,8 @@ LETTER, SCORE = 0.3, 0.8
 """A pixel is part of a line from this probability on; a line's pixels have this in the mean (PaddleOCR: 0.3; measured here)."""
 UNCLIP = 1.5
 """What the network marks is a line shrunk by its area over its girth times this (PaddleOCR, ``DBPostProcess``)."""
+HIGHEST = 0.2
+"""What is higher than this share of the picture is no line of letters but grass, or bricks."""
 MOST_LETTERS = 8
 """Lines of a picture that are kept: the largest."""
 
@@ -92,6 +94,7 @@ class LetteringNetwork:
         smaller = (max(1, round(side * HIGH_SCALE)) for side in (width, len(upper)))
         small = np.asarray(cv2.resize(upper, tuple(smaller), interpolation=cv2.INTER_AREA), np.uint8)
         words = [*self._words(picture_HWC[from_row:], 1, from_row), *self._words(small, 1 / HIGH_SCALE, 0)]
+        words = [word for word in words if word[3] - word[1] <= HIGHEST * height]
         lines = sorted(joined(words, keep=True), key=lambda line: (line[0] - line[2]) * (line[3] - line[1]))
         found = np.zeros((MOST_LETTERS, 4), np.float32)
         for row, line in zip(found, lines, strict=False):

@@ -28,10 +28,15 @@ Letters = NDArray[np.float32]
 """Left, top, right and bottom of a line that a network found."""
 Line = tuple[int, float, float, float, float]
 """The picture's number, and the line's left, top, right and bottom."""
-LOW_CENTRED, CENTRED = 0.02, 0.012
-"""How far the middle of a subtitle is from the picture's at most, and that of a title, at any height: shares of the width."""
-SAME_PLACE, ELSEWHERE, SAME_SIZE = 0.012, 0.02, 0.02
-"""In the next picture of a shot a line is where it was up to the first, and moved from the second on, if its size is the same."""
+CENTRED = 0.02
+"""How far the middle of a subtitle or title is from the picture's at most, as a share of the width."""
+SAME_PLACE, ELSEWHERE = 0.01, 0.02
+"""In the next picture of a shot the middle of a line is where it was up to the first, and has moved from the second on."""
+SAME_LENGTH, SAME_HEIGHT = 0.04, 1.5
+"""Lines of two pictures may be one if their lengths are alike up to the first, and their heights up to this factor: the network's
+boxes fit tightly sideways, and loosely above and below."""
+LOOSE = 0.01
+"""By this share of the height the network's boxes end below the letters."""
 TRAVELLED = 0.03
 """Widths that a camera moves from one picture to the next before lettering that stays where it is must have been laid over."""
 
@@ -82,7 +87,21 @@ def _overlaid(survey: Survey, letters_N84: NDArray[np.float32]) -> Overlaid:
     # One picture in fifty may have a line above that is none.
     tops = [min(float(line[1]) for line in of_it) for of_it in low.values()]
     band = 1 - float(np.quantile(tops, 0.02)) + MARGIN
-    return Overlaid(band, frozenset(low), _shares(over), _shares(lines["sign"]), frozenset(lines["either"]))
+    return Overlaid(
+        band,
+        frozenset(low) | _short_ones(survey, list(low.values())),
+        _shares(over),
+        _shares(lines["sign"]),
+        frozenset(lines["either"]),
+    )
+
+
+def _short_ones(survey: Survey, lines: list[list[Letters]]) -> frozenset[int]:
+    """Pictures with light strokes in the middle, at the height where others have subtitles: the network misses many a "No."."""
+    heights = np.array([max(float(line[3]) for line in of_it) for of_it in lines])
+    at_one = abs(survey.lines[:, :, 3, None] - heights[None, None] + LOOSE).min(axis=2) <= SAME_LINE
+    middle = abs(survey.lines[:, :, 0] + survey.lines[:, :, 2] - 1) <= 2 * CENTRED
+    return frozenset(np.flatnonzero((at_one & middle).any(axis=1)).tolist())
 
 
 def _kind(survey: Survey, letters_N84: NDArray[np.float32], line: Letters, number: int, beside: list[int]) -> str:
@@ -91,8 +110,8 @@ def _kind(survey: Survey, letters_N84: NDArray[np.float32], line: Letters, numbe
     # scene. So a line low in the middle is a subtitle unless it moves, as subtitles may come and go between two pictures.
     # Elsewhere a line must stay where it is, and be in the middle, or stay while the camera moves: a title, or somebody's name.
     alike = [(other, its) for other in beside for its in letters_N84[other] if its[3] and _are_alike(line, its)]
-    same = [other for other, its in alike if np.abs(its - line).max() <= SAME_PLACE]
-    if _is_low(line) and (same or not any(_is_elsewhere(line, its) for _, its in alike)):
+    same = [other for other, its in alike if _apart(line, its) <= SAME_PLACE]
+    if _is_low(line) and (same or not any(_apart(line, its) > ELSEWHERE for _, its in alike)):
         return "subtitle"
     if same and (_off_centre(line) <= CENTRED or max(_travelled(survey, number, o) for o in same) >= TRAVELLED):
         return "title"
@@ -111,7 +130,7 @@ def _pictures_of_shots(survey: Survey) -> Iterator[list[int]]:
 
 
 def _is_low(line: Letters) -> bool:
-    return bool(line[1] >= 1 - MOST and line[3] - line[1] <= MOST_HIGH and _off_centre(line) <= LOW_CENTRED)
+    return bool(line[1] >= 1 - MOST and line[3] - line[1] <= MOST_HIGH and _off_centre(line) <= CENTRED)
 
 
 def _off_centre(line: Letters) -> float:
@@ -120,11 +139,13 @@ def _off_centre(line: Letters) -> float:
 
 def _are_alike(line: Letters, other: Letters) -> bool:
     """Whether two lines are of one size, and so may be one line."""
-    return bool(np.abs((other[2:] - other[:2]) - (line[2:] - line[:2])).max() < SAME_SIZE)
+    (length, high), (its_length, its_high) = line[2:] - line[:2], other[2:] - other[:2]
+    return bool(abs(length - its_length) < SAME_LENGTH and max(high, its_high) < SAME_HEIGHT * min(high, its_high))
 
 
-def _is_elsewhere(line: Letters, other: Letters) -> bool:
-    return bool(np.abs((other[:2] + other[2:]) - (line[:2] + line[2:])).max() / 2 > ELSEWHERE)
+def _apart(line: Letters, other: Letters) -> float:
+    """How far the middles of two lines are from each other, across or down, as a share of that side."""
+    return float(np.abs((other[:2] + other[2:]) - (line[:2] + line[2:])).max() / 2)
 
 
 def _travelled(survey: Survey, number: int, other: int) -> float:

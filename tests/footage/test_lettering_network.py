@@ -80,6 +80,14 @@ def test_lines_low_in_the_middle_of_half_the_shots_are_subtitles_and_what_is_abo
     assert not found.signed
 
 
+def test_strokes_at_the_height_of_other_subtitles_are_one_that_the_network_missed(plain: Survey) -> None:
+    strokes = np.zeros_like(plain.lines)
+    strokes[4, 0], strokes[5, 0] = (0.47, 0.89, 0.53, 0.93), (0.3, 0.89, 0.36, 0.93)
+    missed = replace(plain, arrays={**plain.arrays, "lines": strokes})
+    assert overlaid(bearing(missed, (0, LINE), (3, LINE))).subtitled == {0, 3, 4}
+    assert overlaid(bearing(missed, (0, SIGN))).subtitled == frozenset()
+
+
 def test_one_line_low_in_the_middle_is_a_title_and_no_film_is_cropped_for_it(plain: Survey) -> None:
     found = overlaid(bearing(plain, (0, LINE)))
     assert (found.band, found.subtitled) == (None, frozenset())

@@ -313,6 +313,11 @@ class DataConfig:
     """colour matrix of films that name none; auto = bt709 for HD and larger, as players assume"""
     interlaced: str = setting("auto", ("auto", "refuse", "keep"), read_when="surveyed", since=True)
     """interlaced film: auto = deinterlace it, and undo telecine; refuse = leave it out; keep = train on the combs"""
+    cuts: str = setting("auto", ("auto", "plain", "learned"), read_when="surveyed", since=True)
+    """how cuts are found: plain = by the pictures' own numbers; learned = by a network as well (cinelora[cuts]); auto = learned
+    if there is a GPU"""
+    cuts_weights: str | None = _path(read_when="surveyed", since=True)
+    """weights of that network; null = those of the installed cinelora[cuts]"""
     subtitles: str = setting("refuse", ("refuse", "crop", "keep"), read_when="surveyed judged", since=True)
     """burnt-in subtitles: refuse = leave those shots out; crop = cut the lowest part off every shot of that film; keep =
     train on them"""

@@ -25,6 +25,7 @@ from cinelora.families.family import Geometry
 from cinelora.footage.buckets import Size, bucket, shown, window_length
 from cinelora.footage.captions import Captions, find_captions, lines_of, refuse_missing, whole_caption
 from cinelora.footage.copies import Look, copies, look_of
+from cinelora.footage.cut_detector import CutDetector, cut_detector
 from cinelora.footage.frame_selection import (
     LEAST_NEW,
     Window,
@@ -43,7 +44,14 @@ from cinelora.footage.scan_folder import FILMS, find_clips, members
 from cinelora.footage.shot_detection import About, Survey, load_survey
 from cinelora.footage.shot_filter import Shot, Subtitles, judge
 from cinelora.footage.subtitles import overlaid
-from cinelora.footage.survey_pool import File, at_fault, read_ledger, survey_files, survey_path
+from cinelora.footage.survey_pool import (
+    File,
+    at_fault,
+    change_of_detector,
+    read_ledger,
+    survey_files,
+    survey_path,
+)
 from cinelora.footage.video_reader import Handling
 from cinelora.io.atomic import make_folder, sha256_file, sha256_json
 from cinelora.io.locks import LOCK, lock
@@ -116,7 +124,10 @@ class Judged:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a footage folder holds: its files, its shots, and what was left out before there was a shot."""
+    """What a footage folder holds: its files, its shots, and what was left out before there was a shot.
+
+    ``notes`` are on its files, ``about_cuts`` on what its cuts were found with.
+    """
 
     root: Path
     folder: Path
@@ -124,6 +135,7 @@ class Prepared:
     shots: tuple[Judged, ...]
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...] = ()
+    about_cuts: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -156,7 +168,7 @@ def prepare(data: DataConfig, wanted: Wanted, processes: int | None = None) -> P
 
 def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | None = None) -> list[Prepared]:
     """The same for several kinds of samples, by one look at each survey."""
-    root, folder, files, skipped, said = _surveyed(data, processes)
+    root, folder, files, skipped, said, about_cuts = _surveyed(data, processes)
     by_hand = read_overrides(Path(data.overrides) if data.overrides else folder / OVERRIDES, bool(data.overrides))
     typical = [file.sharpness for file in files if file.sharpness]
     usual = float(np.median(typical)) if typical else None
@@ -190,7 +202,7 @@ def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | No
     said += (f"{name} in {OVERRIDES} is no shot of this footage: it was cut differently, or moved" for name in by_hand)
     left_out = tuple(sorted(skipped, key=lambda clip: clip.path))
     columns = [tuple(row[kind] for row in rows) for kind in range(len(wanted))]
-    return [Prepared(root, folder, tuple(files), shots, left_out, tuple(said)) for shots in columns]
+    return [Prepared(root, folder, tuple(files), shots, left_out, tuple(said), tuple(about_cuts)) for shots in columns]
 
 
 def _picked_of(
@@ -235,8 +247,10 @@ def _sign_notes(shots: Iterable[Judged]) -> list[str]:
     return [f"letters are part of the scene in {counted}, as signs are, and no shot is left out for them"]
 
 
-def _surveyed(data: DataConfig, processes: int | None) -> tuple[Path, Path, list[File], list[Skipped], list[str]]:
-    """The footage's folder and the prepared one, what is known of each file, what is left out unread, and what to say."""
+def _surveyed(
+    data: DataConfig, processes: int | None
+) -> tuple[Path, Path, list[File], list[Skipped], list[str], list[str]]:
+    """Folder of the footage, prepared folder, what is known of each file, what is left out unread, notes, and those on cuts."""
     root, folder = Path(str(data.root)), prepared_folder(data)
     if not root.is_dir():
         raise FootageError(f"no footage folder at {root}; set data.root=<folder with clips>")
@@ -249,12 +263,16 @@ def _surveyed(data: DataConfig, processes: int | None) -> tuple[Path, Path, list
         raise FootageError(f"no clips in {root}: looked there and below for {', '.join((*FILMS, *PICTURES))}")
     make_folder(folder)
     handling = handling_of(data)
+    has_films = any(path.lower().endswith(FILMS) for path in found.clips)
+    detector = cut_detector(data) if has_films else CutDetector()
     weights, said = _network_for(data, any(not path.lower().endswith(PICTURES) for path in found.clips))
+    handling = replace(handling, lettering=weights, cuts=detector.weights)
     with lock(folder / LOCK):
+        about_cuts = [note for note in (detector.note, change_of_detector(folder, handling)) if note]
         known = read_ledger(folder, handling)
-        files = survey_files(root, found.clips, folder, processes, replace(handling, lettering=weights))
+        files = survey_files(root, found.clips, folder, processes, handling)
     said += _surveyed_again(known, files)
-    return root, folder, files, [Skipped(path, reason) for path, reason in found.left_out.items()], said
+    return root, folder, files, [Skipped(path, reason) for path, reason in found.left_out.items()], said, about_cuts
 
 
 def _network_for(data: DataConfig, has_films: bool) -> tuple[Path | None, list[str]]:

@@ -51,7 +51,7 @@ def lines(prepared: Prepared, manifest: Manifest) -> list[str]:
             f"{bare} of {len(manifest.samples)} samples have no caption, and are not trained on without: docs/footage.md "
             "says where captions are looked for"
         )
-    said += list(prepared.notes)
+    said += [*prepared.about_cuts, *prepared.notes]
     said += [f"{what} {prepared.folder / name}" for what, name in (("manifest", MANIFEST), ("contact sheet", SHEET))]
     return ["".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in said]
 

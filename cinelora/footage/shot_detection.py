@@ -1,8 +1,9 @@
 """One pass over a file: its frames enter at a small size, and leave as numbers, with a picture now and then.
 
-Cuts are PySceneDetect's; the other numbers say how light, sharp, moving and alike frames are, and are judged elsewhere: a
-threshold that changes costs no second look at the footage. Nothing grows with the length of a file but these numbers, 77
-bytes a frame and some 6 KB a sampled picture. It does not know what a good shot is.
+Cuts are PySceneDetect's, with what is around it here, and a network's where one is given; the other numbers say how light, sharp,
+moving and alike frames are, and are judged elsewhere: a threshold that changes costs no second look at the footage. Nothing
+grows with the length of a file but these numbers, 89 bytes a frame and some 6 KB a sampled picture. It does not know what a
+good shot is.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from fractions import Fraction
 from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import cv2
 import numpy as np
@@ -28,15 +29,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cinelora.errors import FileError
+from cinelora.footage import transitions
+from cinelora.footage.cut_stream import CutStream
 from cinelora.footage.interlaced import Fields
 from cinelora.footage.lettering import MOST_LINES, caption_lines, lettering
 from cinelora.footage.lettering_network import MOST_LETTERS, network
 from cinelora.footage.lettering_network import WIDTH as LETTERED_WIDTH
+from cinelora.footage.settled_cuts import MIXED, Settled, settled
+from cinelora.footage.transitions import SAME_SCENE, match
 from cinelora.footage.video_reader import Pixels, Reader
 from cinelora.io.atomic import write_whole
 from cinelora.io.plain_data import build, opened, parse_json
 
-VERSION = 3
+if TYPE_CHECKING:
+    from cinelora.nn.cut_network import CutNetwork
+
+VERSION = 4
 """Raised whenever the same file would give other numbers."""
 STILLS_VERSION = 2
 """Likewise, of pictures alone: version 1 sampled none of a still, so that bars, lettering and copies were not seen."""
@@ -63,21 +71,30 @@ LIT, MOST_GAIN, GAIN_STEP = 128.0, 16.0, 1.02
 at most. After a light scene the factor grows by ``GAIN_STEP`` a frame, so that this makes no cut."""
 REPEATED = 0.08
 """Mean change in levels up to which a frame is the one before it, coded again."""
-HELD_FRAMES, STEP_SHARE, SAME_SCENE = 8, 1 / 3, 0.9
+HELD_FRAMES, STEP_SHARE, HELD_SCENE = 8, 1 / 3, 0.7
 """Film may show each picture for some frames, as drawings on threes in 24 frames a second or 8 in 60: every new picture then
 stands out from the repeats around it. It is no cut where another step, at least such a share as large, lies so near, beside a
 repeat that differs by such a share of it at most, and the pictures on both sides match so well (correlation of 1) when one is
-moved over the other. Real cuts between alike scenes reach 0.89."""
-MATCH_SIZE, MATCH_REACH = (80, 45), (12, 7)
-"""Width and height of the pictures that are matched, and how far one is moved."""
+moved over the other."""
+JUMP_RATIO, JUMP_MATCH, JUMP_DIP = 1.5, 0.75, 0.2
+"""Where much moves a cut is this many times the mean change of the frames around it, the pictures on both sides match no better,
+and those on the steps before and after it match so much better."""
+REACH_S, REACH_FRAMES = 0.25, (4, 15)
+"""Seconds before and after a frame that are compared to tell a dissolve, a wipe or a flash, and the least and most frames."""
 GAP_S, GAP_TIMES = 1.0, 8.0
 """A frame that comes this many seconds, and this many times the usual interval, after the one before it begins another shot."""
 MIX_REACH, MIX_LEVELS = 4, 4.0
-MIX_SIZE = (40, 22)
 """A frame of a fade or dissolve is the mean of the frames this far before and after it, that differ by this many levels; measured
 so small that what moves hardly moves from one pixel to the next."""
 FLASH_FRAMES = 3
 """Two cuts so near to each other, with the same picture before and behind them, are a flash."""
+RETURNS = ((0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (2, 0), (3, 0))
+"""Frames before the last one, and after the first one, of pictures that are the same in a flash or flicker."""
+SURELY_SAME, CLEARLY = 0.95, 0.1
+"""Correlation from which there is no cut between two pictures, and how much better than those beside a cut the pictures around a
+flash match: one of a room and another of the same room, with a cut between them, reach 0.91 whichever are compared."""
+NETWORK_FRAMES = 10
+"""Frames before and after a part that a network is shown as well."""
 
 cv2.setNumThreads(1)  # processes are what runs side by side
 
@@ -86,6 +103,7 @@ CELLS = (4, 4)
 """Rows and columns of parts of the picture whose light is followed, to tell what moves in it."""
 PER_FRAME: dict[str, tuple[Any, tuple[int, ...]]] = {
     **{"seconds": (np.float64, ()), "cut": (np.uint8, ()), "mixed": (np.float32, ()), "damaged": (np.uint8, ())},
+    **{"same": (np.float32, ()), "likely": (np.float32, (2,))},
     **dict.fromkeys(MEASURED, (np.float32, ())),
     "cells": (np.uint16, (CELLS[0] * CELLS[1],)),
 }
@@ -105,7 +123,8 @@ Arrays = dict[str, NDArray[Any]]
 class About:
     """What is known of a surveyed file beside its frames; ``fps`` is its average rate, ``size`` its height and width as shown.
 
-    ``notes`` say what of the file is not as it should be; ``fields`` how it was made whole, if it is interlaced.
+    ``notes`` say what of the file is not as it should be; ``fields`` how it was made whole, if it is interlaced; ``cuts`` which
+    detector found them, "plain" or "learned".
     """
 
     fps: Fraction
@@ -116,6 +135,7 @@ class About:
     why: str = ""
     notes: tuple[str, ...] = ()
     fields: Fields = ""
+    cuts: str = "plain"
 
 
 @dataclass(frozen=True)
@@ -123,7 +143,9 @@ class Survey:
     """The numbers of one file.
 
     Per frame: ``seconds`` from the first; ``cut`` (1 where a shot begins); ``mixed`` (how nearly it is the mean of frames around
-    it, of 1); ``damaged`` (1 where it is not as it was, or another stands for it);
+    it, or part of a dissolve, of 1; in a wipe 1 more); ``same`` (how well the frames before and after it match, 1 for one scene);
+    ``likely`` (that a transition has its middle here, and that it covers this frame, by a network; 0 without one);
+    ``damaged`` (1 where it is not as it was, or another stands for it);
     ``change`` (mean absolute difference of luma to the frame before, levels); mean ``luma`` and its ``spread``
     (standard deviation); ``black`` and ``burnt`` (shares of pixels); ``sharpness`` (standard deviation of the Laplacian);
     ``motion`` and its common part ``pan_x``, ``pan_y`` (widths of the frame a second); ``cells`` (mean luma of each of ``CELLS``,
@@ -157,8 +179,17 @@ class Survey:
     @property
     def shots(self) -> list[tuple[int, int]]:
         """First frame of each shot, and the frame after its last; in order and without gaps."""
-        borders = [0, *(int(i) for i in np.flatnonzero(self.arrays["cut"]) if i), self.num_frames]
+        borders = [0, *(int(i) for i in np.flatnonzero(self._settled.cut) if i), self.num_frames]
         return list(pairwise(borders)) if self.num_frames else []
+
+    @property
+    def mixture(self) -> NDArray[np.float32]:
+        """``mixed``, and 1 in the transitions that a network found."""
+        return self._settled.mixed
+
+    @cached_property
+    def _settled(self) -> Settled:
+        return settled(self.arrays["cut"], self.arrays["mixed"], self.arrays["same"], self.arrays["likely"])
 
     @cached_property
     def _thumb_ends(self) -> NDArray[np.int64]:
@@ -193,14 +224,16 @@ def parts(duration_s: float | None) -> list[tuple[float, float]]:
     return [(k * PART_S, math.inf if k == count - 1 else (k + 1) * PART_S) for k in range(count)]
 
 
-def survey_part(reader: Reader, start_s: float, end_s: float, tick: Callable[[float], None]) -> Arrays:
+def survey_part(
+    reader: Reader, start_s: float, end_s: float, tick: Callable[[float], None], cut_network: CutNetwork | None = None
+) -> Arrays:
     """The numbers of the frames from ``start_s`` until ``end_s``; ``tick`` hears how far it is, in seconds.
 
-    Raises ``UnreadableClip`` where decoding stops.
+    ``cut_network`` says where transitions are likely. Raises ``UnreadableClip`` where decoding stops.
     """
     height, width = looked_at(reader.size, reader.header.pixel_aspect)
-    eye = _Eye(float(reader.header.fps), start_s, end_s, _letters_by(reader))
-    for seconds, frame_HWC in reader.scaled(height, width, max(0.0, start_s - WARM_UP_S)):
+    eye = _Eye(float(reader.header.fps), start_s, end_s, _letters_by(reader), cut_network)
+    for seconds, frame_HWC in reader.scaled(height, width, max(0.0, start_s - eye.warm_up_s)):
         if not eye.see(seconds, frame_HWC):
             break
         tick(seconds)
@@ -255,7 +288,12 @@ class _Eye:
     #                        ^ start_s       ^ end_s
 
     def __init__(
-        self, fps: float, start_s: float, end_s: float, letters: Callable[[], NDArray[np.float32]] | None = None
+        self,
+        fps: float,
+        start_s: float,
+        end_s: float,
+        letters: Callable[[], NDArray[np.float32]] | None = None,
+        cut_network: CutNetwork | None = None,
     ) -> None:
         # imported here because footage that was surveyed before needs no detector of cuts, and a process starts sooner
         from scenedetect import FrameTimecode
@@ -282,8 +320,15 @@ class _Eye:
         self.behind_cut: float = 0 if start_s == 0 else math.inf
         self.before: tuple[float, Pixels, Pixels] | None = None
         self.latest: Pixels | None = None
-        self.recent: deque[tuple[int, Pixels]] = deque(maxlen=2 * MIX_REACH + 1)
+        self.reach = min(max(round(REACH_S * fps), REACH_FRAMES[0]), REACH_FRAMES[1])
+        self.after = max(self.reach, NETWORK_FRAMES if cut_network else 0)
+        self.warm_up_s = max(WARM_UP_S, (2 * self.reach + 1) / fps, self.after / fps)
+        self.recent: deque[tuple[int, Pixels]] = deque(maxlen=2 * self.reach + 1)
+        self.warper = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         self.mixed: dict[int, float] = {}
+        self.blended: dict[int, float] = {}
+        self.same: dict[int, float] = {}
+        self.stream = CutStream(cut_network) if cut_network else None
 
     def see(self, seconds: float, frame_HWC: Pixels) -> bool:
         """Look at the next frame; whether another is wanted."""
@@ -293,18 +338,20 @@ class _Eye:
         change, is_gap = self._change(gray), self._is_gap(seconds)
         self.changes.append(change)
         self.recent.append((self.seen, small))
-        if len(self.recent) == self.recent.maxlen:
-            self.mixed[self.seen - MIX_REACH] = _mixed(*(self.recent[place][1] for place in (0, MIX_REACH, -1)))
-        # The detector compares a frame with those on both sides, so it reports a cut some frames late; so does `mixed`, which
-        # is about the middle of the last nine. Hence a part reads on for `MIX_REACH` frames after its end.
+        if self.stream:
+            self.stream.see(frame_HWC)
+        # The detector compares a frame with those on both sides, so it reports a cut some frames late; so does `_compare`, which
+        # is about the middle of the frames that are kept. Hence a part reads on for some frames after its end.
         cuts = self.detector.process_frame(self.timecode(self.seen), self._lit(frame_HWC, inner))
         self.seen += 1
-        self._cut_at(cuts)
+        self._cut_at([cut.frame_num for cut in cuts])
+        if self.seen > self.reach:
+            self._compare(self.seen - 1 - self.reach)
         if is_gap:
             self.gaps.add(self.seen - 1)
             self.behind_cut = 1
         if seconds >= self.end_s:
-            return self.seen - self.warm - len(self.rows) <= MIX_REACH
+            return self.seen - self.warm - len(self.rows) <= self.after
         if seconds < self.start_s:
             self.warm += 1
         else:
@@ -339,7 +386,9 @@ class _Eye:
     def arrays(self) -> Arrays:
         """All numbers, by name."""
         if self.seen:
-            self._cut_at(self.detector.post_process(self.timecode(self.seen - 1)))
+            self._cut_at([cut.frame_num for cut in self.detector.post_process(self.timecode(self.seen - 1))])
+        for number in range(max(0, self.seen - self.reach), self.seen):
+            self._compare(number)
         if self.rows and not self.samples and (self.start_s, self.end_s) == (0.0, math.inf):
             assert self.latest is not None
             assert self.before is not None
@@ -349,8 +398,14 @@ class _Eye:
         found: Arrays = {name: column.astype(np.float32) for name, column in zip(MEASURED, table.T[1:], strict=True)}
         found["seconds"] = table[:, 0]
         cuts = {number for number in self.cuts if not self._is_held(number)} | self.gaps
+        blends = self._blends(cuts)
+        cuts |= {run[len(run) // 2] for run in _runs(blends)}
         found["cut"] = np.array([number in cuts for number in numbers], np.uint8)
-        found["mixed"] = np.array([self.mixed.get(number, 0.0) for number in numbers], np.float32)
+        mixed = (max(self.mixed.get(number, 0.0), blends.get(number, 0.0)) for number in numbers)
+        found["mixed"] = np.fromiter(mixed, np.float32, len(numbers))
+        found["same"] = np.array([self.same[number] for number in numbers], np.float32)
+        likely = self.stream.likely()[self.warm :] if self.stream else np.zeros((len(numbers), 2), np.float32)
+        found["likely"] = likely[: len(numbers)]
         found["cells"] = np.array(self.cells, np.uint16).reshape(-1, *PER_FRAME["cells"][1])
         columns = list(zip(*self.samples, strict=True)) or [()] * len(PER_SAMPLE)
         for (name, (kind, shape)), column in zip(PER_SAMPLE.items(), columns, strict=True):
@@ -361,21 +416,74 @@ class _Eye:
         found["thumbs"] = np.frombuffer(self.thumbs.getvalue(), np.uint8)
         return found
 
-    def _cut_at(self, cuts: list[Any]) -> None:
+    def _cut_at(self, numbers: list[int]) -> None:
         # A flash, of a camera or lightning, is two cuts: into the white and out of it. The picture before the first and that
         # after the second are then alike, and both cuts are taken back.
-        for number in (cut.frame_num for cut in cuts):
+        for number in numbers:
             near = [cut for cut in self.cuts if number - FLASH_FRAMES <= cut < number]
             if near and self._is_flash(min(near), number):
                 self.cuts.difference_update(near)
             else:
                 self.cuts.add(number)
                 pictures = dict(self.recent)
-                if number - 1 in pictures and _match(pictures[number - 1], pictures[number]) >= SAME_SCENE:
+                if number - 1 in pictures and match(pictures[number - 1], pictures[number]) >= HELD_SCENE:
                     self.same_scene.add(number)
                 # Where pictures are held, that a step is no cut may be known only after the next: what is sampled is not.
                 if not self._is_held(number):
                     self.behind_cut = self.seen - number
+
+    def _compare(self, number: int) -> None:
+        """Compare what lies before and after a frame, when enough of both was seen or the film is over."""
+        pictures, last = dict(self.recent), self.seen - 1
+
+        def at(other: int) -> Pixels:
+            return pictures[min(max(other, 0), last)]
+
+        if MIX_REACH <= number <= last - MIX_REACH:
+            self.mixed[number] = _mixed(at(number - MIX_REACH), at(number), at(number + MIX_REACH))
+        before, after = at(number - self.reach), at(number + self.reach)
+        same = match(before, after)
+        if transitions.HOPELESS < same < SAME_SCENE:
+            same = max(same, transitions.warped_match(self.warper, before, after))
+        ratio = self._ratio(number)
+        if number > 0 and ratio >= JUMP_RATIO and self.changes[number] >= CUT_LUMA:
+            here, *later = (match(at(number - 1 - back), at(number + on)) for back, on in RETURNS)
+            comes_back = max(later)
+            is_flash = comes_back >= SAME_SCENE and comes_back - here > CLEARLY
+            if max(here, comes_back) >= SURELY_SAME or is_flash:
+                self.cuts.discard(number)
+            elif number not in self.cuts and self._is_jump(number, at):
+                self._cut_at([number])
+            if number not in self.cuts:
+                same = max(same, here, comes_back)
+        self.same[number] = same
+        near = range(number - self.reach + 1, number + self.reach + 1)
+        if same < transitions.UNLIKE and self.cuts.isdisjoint(near):
+            half = max(1, self.reach // 2)
+            early, middle, late = (transitions.tiny(at(number + far)) for far in (-half, 0, half))
+            ends = transitions.tiny(before), transitions.tiny(after)
+            near_it, wiped = (early, middle, late), transitions.wipe(ends[0], (early, middle, late), ends[1])
+            is_mixed = not wiped and same < transitions.MOVED_ALONE
+            if found := (1 + wiped if wiped else is_mixed and transitions.dissolve(ends[0], near_it, ends[1])):
+                self.blended[number] = found
+
+    def _ratio(self, number: int) -> float:
+        """How many times larger a frame's change is than those of the two on each side."""
+        beside = self.changes[max(0, number - 2) : number] + self.changes[number + 1 : number + 3]
+        return self.changes[number] / max(sum(beside) / max(len(beside), 1), 0.1)
+
+    def _is_jump(self, number: int, at: Callable[[int], Pixels]) -> bool:
+        """Whether a frame begins another scene although much moves around it."""
+        here, *beside = (match(at(step - 1), at(step)) for step in (number, number - 1, number + 1))
+        return here < JUMP_MATCH and min(beside) - here > JUMP_DIP
+
+    def _blends(self, cuts: set[int]) -> dict[int, float]:
+        """Frames of dissolves and wipes, with how sure that is: two of three at least, none of them near a cut."""
+        near = {cut + far for cut in cuts for far in range(-self.reach, self.reach + 1)}
+        sure = {number: value for number, value in self.blended.items() if number not in near}
+        paired = [n for n in sure if any(n + far in sure for far in (-2, -1, 1, 2))]
+        half = max(1, self.reach // 2)
+        return {n + far: max(sure[n], MIXED) for n in sorted(paired) for far in range(-half, half + 1)}
 
     def _is_held(self, number: int) -> bool:
         """Whether a cut is one of the steps from picture to picture in film that shows each for several frames."""
@@ -383,6 +491,7 @@ class _Eye:
             return False
         first = max(0, number - HELD_FRAMES - 1)
         changes = dict(enumerate(self.changes[first : number + HELD_FRAMES + 2], first))
+        elsewhere = self.cuts - self.same_scene  # cuts to other scenes, which are no steps
         near = (number + way * far for far in range(1, HELD_FRAMES + 1) for way in (-1, 1))
         return any(
             changes[step] >= STEP_SHARE * changes[number]
@@ -390,7 +499,7 @@ class _Eye:
                 changes[beside] <= STEP_SHARE * changes[step] for beside in (step - 1, step + 1) if beside in changes
             )
             for step in near
-            if step in changes
+            if step in changes and step not in elsewhere
         )
 
     def _is_flash(self, first: int, behind: int) -> bool:
@@ -438,6 +547,17 @@ class _Eye:
             self.letters.append(self.look_for_letters())
 
 
+def _runs(numbers: Iterable[int]) -> list[list[int]]:
+    """Numbers, parted where one is missing."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return runs
+
+
 # -- single frames -----------------------------------------------------------------------------------------------------
 
 
@@ -464,22 +584,16 @@ def _mixed(before: Pixels, frame: Pixels, behind: Pixels) -> float:
     # In a dissolve every picture is a mixture of two scenes, a bit more of the second each frame: the one in the middle is
     # the mean of its neighbours. In a shot with motion the middle frame is something else, at the cut it is like one of
     # the two, which is half of `apart` from the mean: the measure is then 0.
-    ends = [_tiny(before), _tiny(behind)]
+    middle, *ends = (transitions.tiny(picture) for picture in (frame, before, behind))
     apart = float(np.abs(ends[0] - ends[1]).mean())
     if apart < MIX_LEVELS:
         return 0.0
-    return max(0.0, 1 - 2 * float(np.abs(_tiny(frame) - (ends[0] + ends[1]) / 2).mean()) / apart)
-
-
-def _match(before: Pixels, behind: Pixels) -> float:
-    """How well the middle of a picture is found in the one before, wherever it has moved to: 1 for unchanged."""
-    one, other = (cv2.resize(picture, MATCH_SIZE, interpolation=cv2.INTER_AREA) for picture in (before, behind))
-    across, down = MATCH_REACH
-    return float(cv2.matchTemplate(one, other[down:-down, across:-across], cv2.TM_CCOEFF_NORMED).max())
-
-
-def _tiny(gray: Pixels) -> NDArray[np.float32]:
-    return np.asarray(cv2.resize(gray, MIX_SIZE, interpolation=cv2.INTER_AREA), np.float32)
+    rest = float(np.abs(middle - (ends[0] + ends[1]) / 2).mean())
+    if 1 - 2 * rest / apart < MIXED:
+        return max(0.0, 1 - 2 * rest / apart)
+    # A soft picture that is panned slowly is the mean of those around it, too; but it is also one of them, moved.
+    moved = min(transitions.moved_apart(end, middle) for end in ends)
+    return max(0.0, 1 - rest / max(moved, 1e-3)) if 2 * moved < apart else 1 - 2 * rest / apart
 
 
 def _cells(gray: Pixels) -> NDArray[np.uint16]:
@@ -603,6 +717,7 @@ class _Note(TypedDict):
     why: str
     notes: tuple[str, ...]
     fields: Fields
+    cuts: str
 
 
 def _positive(text: str) -> Fraction:

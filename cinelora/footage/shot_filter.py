@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cinelora.config.schema import FootageLimits
 from cinelora.footage.logos import logo_share
+from cinelora.footage.settled_cuts import MIXED
 from cinelora.footage.shot_detection import HELD_FRAMES, MIX_REACH, REPEATED, STEP_SHARE, Survey
 from cinelora.footage.subtitles import overlaid
 
@@ -26,9 +27,6 @@ DARK_SPREAD, DARK_SHARE, DARK_LUMA = 1.5, 0.15, 3.0
 """A shot is a dark scene, and not flat, where the median of its spread is under ``2 * FLAT_SPREAD``, but at least
 ``DARK_SPREAD`` levels and ``DARK_SHARE`` of the median luma, which is at least ``DARK_LUMA``. Grain on black or grey spreads
 less."""
-MIXED = 0.75
-"""How nearly frames of a fade or dissolve are the mean of those around them: 0.96 between pictures that stand, 0.83 in a fade
-of one that moves, 0.73 at most in shots of 30 clips. Between two that both move it is 0.5: those dissolves are not found."""
 RUN_FRAMES = 3
 """Flat or mixed frames in a row that part two shots; fewer are a flash."""
 STEADY_S = 0.5
@@ -99,7 +97,7 @@ def _pieces(survey: Survey, start: int, end: int, shown: bool = True) -> Iterato
     # each run of one kind becomes a piece.
     least = min(RUN_FRAMES, survey.num_frames)
     flat = _long_runs(_shows_nothing(survey, slice(start, end)), least)
-    mixed = _wider(_long_runs(survey.mixed[start:end] >= MIXED, least)) & ~flat
+    mixed = _wider(_long_runs(survey.mixture[start:end] >= MIXED, least)) & ~flat
     damaged = survey.damaged[start:end] > 0
     kinds = np.where(damaged, 3, (flat + 2 * mixed) * shown)
     reasons = {0: (), 1: ("blank: nothing but one tone",), 2: ("a fade or dissolve",), 3: (DAMAGED,)}

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -33,10 +33,13 @@ from cinelora.footage.scan_folder import content_hash, open_clip, stamp
 from cinelora.footage.shot_filter import sharpness_of
 from cinelora.footage.video_reader import PLAIN, Handling, Reader, UnreadableClip
 from cinelora.io.atomic import sweep_temporaries, write_json
-from cinelora.io.hardware import die_with
+from cinelora.io.hardware import die_with, gpu_at_hand
 from cinelora.io.live_bar import LiveBar
 from cinelora.io.plain_data import MOST_OF_LISTS, build, read_json
 from cinelora.io.waiting import waiting
+
+if TYPE_CHECKING:
+    from cinelora.nn.cut_network import CutNetwork
 
 LEDGER, SURVEYS = "files.json", "surveys"
 LETTERED = "-lettered"
@@ -45,6 +48,8 @@ HANG_S = 180.0
 """Seconds without a frame from any process after which a decoder is taken to hang."""
 MANY_BYTES, MANY_FILES = 50e6, 100
 """New footage from which on it is surveyed in processes of their own: starting them takes a second."""
+MOST_ON_A_GPU = 8
+"""Processes that each hold a network on one GPU: CUDA takes half a GiB for each."""
 KEEP_EVERY_S = 10.0
 """Seconds between two writings of the ledger."""
 SAID_OF: dict[Fields, str] = {
@@ -123,7 +128,8 @@ def survey_name(sha256: str, handling: Handling) -> str:
     """The name of the survey of this content, read so."""
     rate = "" if handling.sequence_fps == PLAIN.sequence_fps else f"-{float(handling.sequence_fps):g}fps"
     kept = "-combed" if handling.interlaced == "keep" else ""
-    return f"{sha256}{handling.colours}{rate}{kept}{LETTERED if handling.lettering else ''}"
+    learned = "-learned" if handling.cuts else ""
+    return f"{sha256}{handling.colours}{rate}{kept}{learned}{LETTERED if handling.lettering else ''}"
 
 
 def survey_files(root: Path, paths: list[str], folder: Path, processes: int | None, handling: Handling) -> list[File]:
@@ -153,6 +159,8 @@ def survey_files(root: Path, paths: list[str], folder: Path, processes: int | No
     if todo:
         much = len(todo) > MANY_FILES or sum(task.size for task in todo) > MANY_BYTES
         cores = len(os.sched_getaffinity(0)) if much else 0
+        if cores and handling.cuts and gpu_at_hand()[0]:
+            cores = min(cores, MOST_ON_A_GPU)
         _survey(todo, files, cores if processes is None else processes)
     if files != known:
         _write_ledger(folder, files, handling)
@@ -221,13 +229,26 @@ def read_ledger(folder: Path, handling: Handling = PLAIN) -> dict[str, File]:
         return {}  # it is damaged, and made again from the footage
 
 
+def change_of_detector(folder: Path, handling: Handling) -> str:
+    """A sentence where the footage was surveyed before with another detector of cuts, else ""."""
+    path, now = folder / LEDGER, _version(handling)
+    try:
+        before = read_json(path, _Ledger, limit=MOST_OF_LISTS)["version"] if path.is_file() else []
+    except FileError:
+        return ""
+    where = now.index(handling.detector)
+    if len(before) <= where or before == now or [*before[:where], handling.detector, *before[where + 1 :]] != now:
+        return ""
+    return f"cuts were found by data.cuts={before[where]} before, and are by {handling.detector} now: films are surveyed again"
+
+
 class _Ledger(TypedDict):
     version: list[Any]
     files: list[Any]
 
 
 def _version(handling: Handling) -> list[Any]:
-    read_as = [handling.colours, handling.hdr, str(handling.sequence_fps), handling.interlaced]
+    read_as = [handling.colours, handling.hdr, str(handling.sequence_fps), handling.interlaced, handling.detector]
     return [shot_detection.VERSION, *read_as, shot_detection.STILLS_VERSION]
 
 
@@ -314,15 +335,25 @@ def _surveyed(task: Task, tick: Callable[[float], None]) -> Outcome:
     # may be thousands, only those that look combed are measured, and passed over once more.
     if task.part is not None:
         reader = _made_whole(task, reader)
-    arrays = shot_detection.survey_part(reader, start_s, end_s, heard)
+    network = _network(task.handling)
+    arrays = shot_detection.survey_part(reader, start_s, end_s, heard, network)
     if task.part is None and reader.suspects:
         whole = _made_whole(task, reader)
-        arrays = shot_detection.survey_part(whole, start_s, end_s, heard) if whole is not reader else arrays
+        arrays = shot_detection.survey_part(whole, start_s, end_s, heard, network) if whole is not reader else arrays
         reader = whole
     if task.part is None:
         return _whole(task, reader, arrays)
     shot_detection.save_arrays(piece, arrays, {})
     return Outcome(task.sha256)
+
+
+def _network(handling: Handling) -> CutNetwork | None:
+    """The network that finds cuts, where there is one."""
+    if handling.cuts is None:
+        return None
+    from cinelora.nn.cut_network import load_network  # torch takes a second to import
+
+    return load_network(handling.cuts)
 
 
 def _made_whole(task: Task, reader: Reader) -> Reader:
@@ -368,7 +399,8 @@ def _whole(task: Task, reader: Reader, arrays: shot_detection.Arrays) -> Outcome
         raise reader.unreadable(
             f"its time stamps name {len(reader.times)} frames, but {count} are decoded: encode it again"
         )
-    survey = replace(survey, about=replace(survey.about, notes=tuple(_faults(reader, survey))))
+    notes = tuple(_faults(reader, survey))
+    survey = replace(survey, about=replace(survey.about, notes=notes, cuts=task.handling.detector))
     shot_detection.save_survey(task.target, survey)
     return Outcome(task.sha256, sharpness=sharpness_of(survey))
 

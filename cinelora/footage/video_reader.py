@@ -102,7 +102,7 @@ class Handling:
     ``matrix``: what films that name none are taken to be in, "auto" for a guess. ``hdr``: what is done with PQ, HLG and
     BT.2020. ``lut``: a .cube file that every frame goes through, of the content ``lut_sha256``. ``sequence_fps``: the rate of
     numbered pictures. ``interlaced``: what a survey does with film of two moments a frame. ``follow_links``: links may lead
-    out of the folder. ``lettering``: the weights of the network that a survey looks for letters with, if any.
+    out of the folder. ``cuts``, ``lettering``: the weights of the networks that a survey finds cuts and letters with, if any.
     """
 
     exact: bool = True
@@ -112,8 +112,14 @@ class Handling:
     lut: Path | None = None
     lut_sha256: str = ""
     sequence_fps: Fraction = Fraction(24)
+    cuts: Path | None = None
     follow_links: bool = False
     lettering: Path | None = None
+
+    @property
+    def detector(self) -> str:
+        """What a survey finds cuts with, as the survey says it."""
+        return "learned" if self.cuts else "plain"
 
     @property
     def colours(self) -> str:

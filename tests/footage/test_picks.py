@@ -119,6 +119,8 @@ def test_shots_of_any_length_are_filtered_and_picked_from(length: int) -> None:
         arrays: dict[str, np.ndarray] = {name: rng.random(count, np.float32) * 9 for name in MEASURED}
         arrays |= {
             "mixed": rng.random(count, np.float32),
+            "same": rng.random(count, np.float32),
+            "likely": np.zeros((count, 2), np.float32),
             "seconds": np.arange(count) / 24,
             "damaged": np.zeros(count, np.uint8),
         }

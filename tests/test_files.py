@@ -318,7 +318,7 @@ def test_a_pointer_moves_in_one_step_and_survives_a_move_of_the_folder(tmp_path:
     (tmp_path / "runs").rename(tmp_path / "moved")
     assert (tmp_path / "moved" / "last").resolve() == tmp_path / "moved" / "two"
     (tmp_path / "mine").mkdir()
-    with pytest.raises(FileError, match="mine is no link"):
+    with pytest.raises(FileError, match="mine is not a link"):
         atomic.point_to(tmp_path / "mine", tmp_path / "moved")
 
 

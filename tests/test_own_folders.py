@@ -18,7 +18,7 @@ from cinelora.io.own_folders import CACHE, PREPARED, SIGNATURE, TAG, Ours, is_ta
 
 CORPUS = Path(__file__).parent / "corpus"
 READ = (
-    *"root manifest overrides lut lettering_weights captioner alexnet i3d prompts image answers".split(),
+    *"root manifest overrides lut lettering_weights cuts_weights captioner alexnet i3d prompts image answers".split(),
     *"merge ckpt adapter adapters".split(),
 )
 """Settings that name what is there, and is read alone. ``resume`` names a run, and ``out`` is known by its config.yaml."""

@@ -280,9 +280,7 @@ def test_the_plan_of_many_gpus_is_called_a_prediction_and_needs_neither_gpu_nor_
     argv = ["prompt=x", "model=wan21_14b_720p", "model.weights=random", "gpus=8", "plan=cluster"]
     assert main("infer", argv, lambda *_: 1) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert any(
-        line.startswith("8 ranks: 2 halves of guidance x ulysses 4 (10 of 40 heads each): foretold") for line in lines
-    )
+    assert any(line.startswith("8 ranks: 2 halves of guidance x ulysses 4 (10 of 40 heads each): ") for line in lines)
     assert any("18,900 tokens a rank" in line for line in lines)
     assert any("by rows on 8 ranks 3.3 GiB each" in line for line in lines)
     told = next(i for i, line in enumerate(lines) if line.startswith("predicted, not measured, on H200s with NVLink 4"))

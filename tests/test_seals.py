@@ -204,7 +204,7 @@ def test_latents_in_waiting_that_are_damaged_are_drawn_again(
     rendition.draft.write_bytes(content)
     assert rendition.kept() is None
     assert (
-        "adapted.latents is damaged: its values are not those that were written: it is drawn again"
+        "adapted.latents is damaged: its values are not the ones that were written: it is drawn again"
         in capsys.readouterr().out
     )
 

@@ -88,7 +88,7 @@ def test_last_points_at_a_run_while_it_is_still_under_way(here: Path) -> None:
 def test_a_last_that_is_no_link_is_refused_before_the_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "outputs/style/folder/last").mkdir(parents=True)
     assert main("train", CLIPS, never) == 2
-    assert "last is no link" in capsys.readouterr().err
+    assert "last is not a link" in capsys.readouterr().err
     assert below(here / "outputs/style/folder") == ["last"]
 
 

@@ -107,6 +107,7 @@ def data(film: tuple[Path, object], tmp_path_factory: pytest.TempPathFactory) ->
         root=str(film[0]),
         prepared=str(tmp_path_factory.mktemp("prepared")),
         limits=FootageLimits(min_seconds=0.4),
+        lettering="plain",  # surveys of a network are of other names, and are tested beside it
     )
 
 

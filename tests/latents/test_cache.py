@@ -229,7 +229,7 @@ def test_no_flipped_bit_of_an_encoding_is_trained_on(clips: Path, t2v: WanBundle
         at = len(whole) - 1 - number * 97
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << number]) + whole[at + 1 :])
         with pytest.raises(
-            EncodingLost, match=f"{path} is damaged: its values are not those that were written: it was removed"
+            EncodingLost, match=f"{path} is damaged: its values are not the ones that were written: it was removed"
         ):
             LatentDataset(tmp_path / "c", index, "train")[0]
         build(tmp_path / "c", t2v, STILLS, clips)

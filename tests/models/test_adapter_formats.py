@@ -173,7 +173,7 @@ def test_a_folder_of_peft_that_is_carried_into_a_run_keeps_its_scale(tmp_path: P
 def test_an_adapter_that_is_spoilt_is_named_by_the_users_own_file(tmp_path: Path):
     (tmp_path / "run").mkdir()
     mine = saved(tmp_path / "mine.safetensors", {name: tensor * float("nan") for name, tensor in two(QUERY).items()})
-    with pytest.raises(AdapterError, match=r"mine\.safetensors is spoilt"):
+    with pytest.raises(AdapterError, match=r"mine\.safetensors is damaged"):
         carry_style_adapter(TrainConfig(adapter=str(mine)), RunDirectory(tmp_path / "run"))
     assert not list((tmp_path / "run").iterdir())
 

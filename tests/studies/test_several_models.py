@@ -280,5 +280,5 @@ def test_one_stage_alone_leaves_the_other_out(both_adapters: RunDirectory, cache
     with pytest.raises(ConfigError, match="random adapters are neither style nor motion"):
         accepted(parse(PROGRAMS["study"], ["latency_only=true", "ranks=[2]", "only=[style]"]))
     style = both_adapters.adapter("style")
-    with pytest.raises(ConfigError, match="holds style alone"):
+    with pytest.raises(ConfigError, match="holds only style"):
         accepted(parse(PROGRAMS["study"], [f"ckpt={style}", "prompt=rain", "only=[motion]"]))

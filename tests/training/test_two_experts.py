@@ -389,7 +389,9 @@ def test_a_style_of_one_expert_or_of_none_is_used_where_it_fits_and_said(
     carry_style_adapter(one, run)
     assert of(run, HIGH).style_below is None
     assert of(run, LOW).style_below == run.path / "style_low_noise.safetensors"
-    assert any("style adapter is for the low_noise expert alone" in line for line in check_train(one))
+    assert any(
+        "style adapter is for the low_noise expert, and acts on that one only" in line for line in check_train(one)
+    )
     older = tmp_path / "look.safetensors"
     export_adapter(older, replace(read_adapter(of(style_run, LOW).adapter("style")), expert=""))
     both = replace(motion_config, adapter=str(older))
@@ -432,7 +434,7 @@ def test_files_are_told_apart_by_their_headers_then_by_their_names(
     assert adapter_paths(swapped, model) == {"style_low_noise": swapped}
     lines = check_infer(InferConfig(model=model, ckpt=str(swapped), mode="t2v", prompt="x", num_frames=9))
     assert any("for low_noise by its header and for high_noise by its file name" in line for line in lines)
-    assert any("is for the low_noise expert alone" in line for line in lines)
+    assert any("is for the low_noise expert, and acts on that one only" in line for line in lines)
     # another tool's: the name is all there is, and a pair in a folder is both
     pair = tmp_path / "pair"
     pair.mkdir()

@@ -353,10 +353,10 @@ def test_a_motion_adapter_that_comfyui_has_no_names_for_is_kept_and_that_is_said
 
 REFUSED = {
     "stage.num_frames=33": "takes 32 frames at most",
-    "stage.num_frames=1": "stage=motion wants 2 or more, such as 16",
+    "stage.num_frames=1": "stage=motion needs 2 or more, such as 16",
     "stage.transformer=t2v": r"are image and motion",
     "stage.transformer=image": "trains the text-to-video transformer; leave it at motion",
-    "stage.image_condition=true": "is shown no first frame",
+    "stage.image_condition=true": "cannot be given a first frame",
     "memory=swap": "memory.swap=1.0: AnimateDiff",
     "model.dtype=fp8": "model.dtype=fp8: AnimateDiff",
     "model.attention=flash": "model.attention=flash: AnimateDiff",
@@ -387,7 +387,7 @@ def test_parts_of_other_models_are_refused_before_anything_is_loaded(model: Mode
     pickled = base_with(cache, tmp_path / "c", "motion")
     (pickled / "base" / "unet" / "diffusion_pytorch_model.safetensors").rename(pickled / "base" / "unet" / "model.bin")
     cases = {
-        "takes 9 channels and is an inpainting network": {"base": inpainting / "base"},
+        "the base has 9 input channels and is an inpainting network": {"base": inpainting / "base"},
         "was made for SDXL and does not fit this base with 2 levels, 32 64": {
             "base": sdxl / "base",
             "motion_adapter": sdxl / "motion",

@@ -45,12 +45,14 @@ from cinelora.footage.shot_detection import About, Survey, load_survey
 from cinelora.footage.shot_filter import Shot, Subtitles, judge
 from cinelora.footage.subtitles import overlaid
 from cinelora.footage.survey_pool import (
+    LEARNED,
+    LETTERED,
     File,
     at_fault,
-    change_of_detector,
     read_ledger,
     survey_files,
     survey_path,
+    surveyed_otherwise,
 )
 from cinelora.footage.video_reader import Handling
 from cinelora.io.atomic import make_folder, sha256_file, sha256_json
@@ -168,9 +170,10 @@ def prepare(data: DataConfig, wanted: Wanted, processes: int | None = None) -> P
 
 def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | None = None) -> list[Prepared]:
     """The same for several kinds of samples, by one look at each survey."""
-    root, folder, files, skipped, said, about_cuts = _surveyed(data, processes)
+    footage = _surveyed(data, processes)
+    folder, skipped, said = footage.folder, footage.skipped, footage.notes
     by_hand = read_overrides(Path(data.overrides) if data.overrides else folder / OVERRIDES, bool(data.overrides))
-    typical = [file.sharpness for file in files if file.sharpness]
+    typical = [file.sharpness for file in footage.files if file.sharpness]
     usual = float(np.median(typical)) if typical else None
     # Two lists of equal length: of each shot its `Judged`, one for every kind of sample that is wanted (stills, windows),
     # and the look by which its copies are recognised. Verdicts by hand are popped as their shots come by; what is left
@@ -178,8 +181,8 @@ def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | No
     rows: list[list[Judged]] = []
     looks: list[Look | None] = []
     content: list[Hashable | None] = []
-    for file in files:
-        survey = None if file.reason else load_survey(survey_path(folder, file.survey))
+    for file in footage.files:
+        survey = footage.survey(file)
         if survey is None:
             damaged = f"its survey is damaged: delete {survey_path(Path(), file.survey)} of the prepared folder"
             skipped.append(Skipped(file.path, file.reason or damaged))
@@ -202,7 +205,8 @@ def prepare_each(data: DataConfig, wanted: Sequence[Wanted], processes: int | No
     said += (f"{name} in {OVERRIDES} is no shot of this footage: it was cut differently, or moved" for name in by_hand)
     left_out = tuple(sorted(skipped, key=lambda clip: clip.path))
     columns = [tuple(row[kind] for row in rows) for kind in range(len(wanted))]
-    return [Prepared(root, folder, tuple(files), shots, left_out, tuple(said), tuple(about_cuts)) for shots in columns]
+    files, about_cuts = tuple(footage.files), tuple(footage.about_cuts)
+    return [Prepared(footage.root, folder, files, shots, left_out, tuple(said), about_cuts) for shots in columns]
 
 
 def _picked_of(
@@ -247,10 +251,26 @@ def _sign_notes(shots: Iterable[Judged]) -> list[str]:
     return [f"letters are part of the scene in {counted}, as signs are, and no shot is left out for them"]
 
 
-def _surveyed(
-    data: DataConfig, processes: int | None
-) -> tuple[Path, Path, list[File], list[Skipped], list[str], list[str]]:
-    """Folder of the footage, prepared folder, what is known of each file, what is left out unread, notes, and those on cuts."""
+@dataclass(frozen=True)
+class _Footage:
+    """A footage folder with what is known of each of its files; ``is_lettered``: a network's letters are to be judged by."""
+
+    root: Path
+    folder: Path
+    files: list[File]
+    skipped: list[Skipped]
+    notes: list[str]
+    about_cuts: list[str]
+    is_lettered: bool
+
+    def survey(self, file: File) -> Survey | None:
+        """The survey of a file that has one; without letters where none were asked for, though an earlier run looked for them."""
+        survey = None if file.reason else load_survey(survey_path(self.folder, file.survey))
+        return survey if survey is None or self.is_lettered else survey.without_letters()
+
+
+def _surveyed(data: DataConfig, processes: int | None) -> _Footage:
+    """Survey what is new or changed in the footage's folder."""
     root, folder = Path(str(data.root)), prepared_folder(data)
     if not root.is_dir():
         raise FootageError(f"no footage folder at {root}; set data.root=<folder with clips>")
@@ -262,17 +282,24 @@ def _surveyed(
     if not found.clips and not found.left_out:
         raise FootageError(f"no clips in {root}: looked there and below for {', '.join((*FILMS, *PICTURES))}")
     make_folder(folder)
-    handling = handling_of(data)
     has_films = any(path.lower().endswith(FILMS) for path in found.clips)
     detector = cut_detector(data) if has_films else CutDetector()
-    weights, said = _network_for(data, any(not path.lower().endswith(PICTURES) for path in found.clips))
-    handling = replace(handling, lettering=weights, cuts=detector.weights)
+    letters, notes = _network_for(data, has_films)
+    handling = replace(handling_of(data), lettering=letters, cuts=detector.weights)
     with lock(folder / LOCK):
-        about_cuts = [note for note in (detector.note, change_of_detector(folder, handling)) if note]
         known = read_ledger(folder, handling)
         files = survey_files(root, found.clips, folder, processes, handling)
-    said += _surveyed_again(known, files)
-    return root, folder, files, [Skipped(path, reason) for path, reason in found.left_out.items()], said, about_cuts
+    about_cuts = [detector.note] if detector.note else []
+    if surveyed_otherwise(known, files, LEARNED):
+        before = "plain" if handling.cuts else "learned"
+        about_cuts.append(
+            f"cuts were found by data.cuts={before} before, and are by {handling.detector} now: films are surveyed again"
+        )
+    if again := surveyed_otherwise(known, files, LETTERED):
+        more = f" and {len(again) - 1} more" if len(again) > 1 else ""
+        notes.append(f"{again[0]}{more}: surveyed again, as lettering is looked for in another way than before")
+    skipped = [Skipped(path, reason) for path, reason in found.left_out.items()]
+    return _Footage(root, folder, files, skipped, notes, about_cuts, letters is not None)
 
 
 def _network_for(data: DataConfig, has_films: bool) -> tuple[Path | None, list[str]]:
@@ -284,17 +311,6 @@ def _network_for(data: DataConfig, has_films: bool) -> tuple[Path | None, list[s
     except FootageError as error:
         asked = f"data.lettering_weights={data.lettering_weights}: " if data.lettering_weights else ""
         return None, [f"{asked}{error}: {WEAK}"] if has_films else []
-
-
-def _surveyed_again(known: dict[str, File], files: list[File]) -> list[str]:
-    """A line about files that were surveyed before in the other way."""
-    again = [
-        f.path
-        for f in files
-        if f.path in known and known[f.path].sha256 == f.sha256 and known[f.path].survey != f.survey
-    ]
-    more = f" and {len(again) - 1} more" if len(again) > 1 else ""
-    return [f"{again[0]}{more}: surveyed again, as lettering is looked for in another way than before"] if again else []
 
 
 def handling_of(data: DataConfig) -> Handling:

@@ -49,7 +49,7 @@ def cut_detector(data: DataConfig) -> CutDetector:
 def find_weights(setting: str | None) -> Path:
     """The file that ``data.cuts_weights`` names, or else the installed package's.
 
-    Raises ``NoWeights`` where there is none, or it is another than the one that is known.
+    Raises ``NoWeights`` if the file is missing, or if its SHA-256 is not that of version 1.0.5.
     """
     try:
         path = Path(setting) if setting is not None else Path(str(distribution(PACKAGE).locate_file(FILE)))

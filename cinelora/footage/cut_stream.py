@@ -1,7 +1,7 @@
 """A film for the network that finds cuts: frames enter one by one, and leave with what it says of each.
 
-The network sees windows of small pictures; what they overlap by, and that dark ones are made lighter, is known here. It does not
-know what becomes of the numbers.
+The network sees windows of small pictures. This module decides how windows overlap, and makes dark ones lighter. What the numbers
+mean for shots is decided in ``settled_cuts``.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ WINDOW, MARGIN = 100, 10
 """Frames the network sees at once, and those at each end of them that are seen for the sake of the others. The authors keep the
 middle 50 of 100; with the middle 80 it takes two thirds of the time."""
 DARK_RANGE, STRETCHED_TO, MOST_STRETCH = 128.0, 235.0, 16.0
-"""A window whose levels span less, without the half per cent at both ends, is spread over so many levels, by this factor at
-most: of scenes at a tenth of the exposure the network sees nothing otherwise."""
+"""A window whose levels span less than the first (0.5 % at each end left out) is stretched to span the second, by the third as a
+factor at most. Without that the network misses cuts at a tenth of the exposure."""
 
 
 def stretched(window_THWC: Pixels) -> Pixels:

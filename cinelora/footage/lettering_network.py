@@ -2,7 +2,7 @@
 
 Enters: a picture in RGB. Leaves: the places of its lines of letters. The weights are those of the wheel of rapidocr 3.10.0
 (Apache-2.0, its MODEL_LICENSES.md), or a copy of them: only a file of that very content is loaded, which is data and no code.
-It does not know what lettering is for: subtitles, titles and signs are told apart in ``subtitles``.
+``subtitles`` decides which lines are subtitles, titles or signs.
 """
 
 from __future__ import annotations

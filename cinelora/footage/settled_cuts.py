@@ -19,7 +19,7 @@ of one that moves, 0.73 at most in shots of 30 clips. Those between two that bot
 LIKELY, LEAST_LIKELY = 0.5, 0.15
 """What a network says of a frame that is in a transition, and the least that it says of a dissolve that is found without it."""
 SHARP, LONG = 0.4, 3
-"""A transition of fewer than so many frames is a cut, of which the network is so sure of the middle."""
+"""A transition shorter than ``LONG`` frames counts as a cut if the network gives its middle at least ``SHARP``."""
 NEAR = 2
 """Frames by which two detectors may place the same cut apart."""
 

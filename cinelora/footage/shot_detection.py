@@ -16,7 +16,7 @@ import re
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, partial
 from itertools import pairwise
@@ -170,6 +170,10 @@ class Survey:
     def letters(self) -> NDArray[np.float32] | None:
         """Lines of letters in each sampled picture, by a network; None where none was asked."""
         return self.arrays.get("letters")
+
+    def without_letters(self) -> Survey:
+        """The survey as it is where no network was asked for letters."""
+        return replace(self, arrays={name: found for name, found in self.arrays.items() if name not in PER_LETTERED})
 
     @property
     def num_frames(self) -> int:

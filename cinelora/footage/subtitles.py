@@ -46,7 +46,7 @@ class Overlaid:
     """What is laid over a film: the sampled pictures with subtitles, with titles, and with signs, which are part of the scene.
 
     Titles and signs with the share of the picture that is under them; ``unsure`` are pictures with lines that may be either.
-    ``band`` is the share of the height, from below, that subtitles take; None where there are none.
+    ``band`` is the share of the height, from below, that subtitles take; None in a film without subtitles.
     """
 
     band: float | None = None

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from cinelora.nn.cut_network import CutNetwork
 
 LEDGER, SURVEYS = "files.json", "surveys"
-LETTERED = "-lettered"
-"""How the name of a survey ends for which a network looked for letters."""
+LEARNED, LETTERED = "-learned", "-lettered"
+"""How the name of a survey ends in which a network found cuts, and letters."""
 HANG_S = 180.0
 """Seconds without a frame from any process after which a decoder is taken to hang."""
 MANY_BYTES, MANY_FILES = 50e6, 100
@@ -128,8 +128,14 @@ def survey_name(sha256: str, handling: Handling) -> str:
     """The name of the survey of this content, read so."""
     rate = "" if handling.sequence_fps == PLAIN.sequence_fps else f"-{float(handling.sequence_fps):g}fps"
     kept = "-combed" if handling.interlaced == "keep" else ""
-    learned = "-learned" if handling.cuts else ""
-    return f"{sha256}{handling.colours}{rate}{kept}{learned}{LETTERED if handling.lettering else ''}"
+    networks = (LEARNED if handling.cuts else "") + (LETTERED if handling.lettering else "")
+    return f"{sha256}{handling.colours}{rate}{kept}{networks}"
+
+
+def serves(survey: str, sha256: str, handling: Handling) -> bool:
+    """Whether a survey of this name is what ``handling`` asks for; one with letters serves also where none are asked for."""
+    name = survey_name(sha256, handling)
+    return survey == name or (not handling.lettering and survey == name + LETTERED)
 
 
 def survey_files(root: Path, paths: list[str], folder: Path, processes: int | None, handling: Handling) -> list[File]:
@@ -150,7 +156,7 @@ def survey_files(root: Path, paths: list[str], folder: Path, processes: int | No
         # that could not be read has no survey, and its reason is as good as one.
         file = known.get(path)
         is_same = file is not None and (file.size, file.mtime_ns) == (size, mtime_ns)
-        is_wanted = file is not None and file.survey == survey_name(file.sha256, handling)
+        is_wanted = file is not None and serves(file.survey, file.sha256, handling)
         if file and is_same and (file.reason or (is_wanted and survey_path(folder, file.survey).is_file())):
             files[path] = file
         else:
@@ -229,17 +235,15 @@ def read_ledger(folder: Path, handling: Handling = PLAIN) -> dict[str, File]:
         return {}  # it is damaged, and made again from the footage
 
 
-def change_of_detector(folder: Path, handling: Handling) -> str:
-    """A sentence where the footage was surveyed before with another detector of cuts, else ""."""
-    path, now = folder / LEDGER, _version(handling)
-    try:
-        before = read_json(path, _Ledger, limit=MOST_OF_LISTS)["version"] if path.is_file() else []
-    except FileError:
-        return ""
-    where = now.index(handling.detector)
-    if len(before) <= where or before == now or [*before[:where], handling.detector, *before[where + 1 :]] != now:
-        return ""
-    return f"cuts were found by data.cuts={before[where]} before, and are by {handling.detector} now: films are surveyed again"
+def surveyed_otherwise(known: dict[str, File], files: list[File], mark: str) -> list[str]:
+    """Paths of known files of which only the old or only the new survey has ``mark``, ``LEARNED`` or ``LETTERED``, in its name."""
+    return [
+        file.path
+        for file in files
+        if (before := known.get(file.path))
+        and before.sha256 == file.sha256
+        and (mark in before.survey) != (mark in file.survey)
+    ]
 
 
 class _Ledger(TypedDict):
@@ -248,7 +252,7 @@ class _Ledger(TypedDict):
 
 
 def _version(handling: Handling) -> list[Any]:
-    read_as = [handling.colours, handling.hdr, str(handling.sequence_fps), handling.interlaced, handling.detector]
+    read_as = [handling.colours, handling.hdr, str(handling.sequence_fps), handling.interlaced]
     return [shot_detection.VERSION, *read_as, shot_detection.STILLS_VERSION]
 
 
@@ -348,7 +352,7 @@ def _surveyed(task: Task, tick: Callable[[float], None]) -> Outcome:
 
 
 def _network(handling: Handling) -> CutNetwork | None:
-    """The network that finds cuts, where there is one."""
+    """The network that finds cuts; None where ``handling`` names no weights."""
     if handling.cuts is None:
         return None
     from cinelora.nn.cut_network import load_network  # torch takes a second to import

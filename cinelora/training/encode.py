@@ -95,7 +95,7 @@ def find_samples(config: TrainConfig, run: RunDirectory) -> Manifest:
 def sizes_lines(samples: Sequence[Sample], model_size: Size, step: int) -> list[str]:
     """How many samples to train on are of each size, in pixels and frames, where they are not all of one.
 
-    A ``step`` takes that many samples of one size; where there are fewer, some come more than once in it.
+    ``step`` is the number of samples in a step, all of one size: of a size with fewer samples, some are repeated in a step.
     """
     # A step takes its samples of one size, so that they fit into one tensor. Of a size that has fewer than half a step's samples,
     # each comes twice or more in such a step, and is learnt by heart before the others: that is worth a warning.

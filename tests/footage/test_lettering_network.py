@@ -14,6 +14,7 @@ from test_subtitles import HEIGHT, LIMITS, SHOT, WIDTH, film_of, scene, written
 from cinelora.config.schema import DataConfig
 from cinelora.errors import FootageError
 from cinelora.families.wan21 import WAN21
+from cinelora.footage import survey_pool
 from cinelora.footage.build_dataset import WEAK, Prepared, Wanted, prepare
 from cinelora.footage.contact_sheet import lines
 from cinelora.footage.lettering_network import FILE, MOST_LETTERS, network, weights_of
@@ -198,6 +199,22 @@ def test_a_file_is_surveyed_again_with_one_sentence_where_lettering_is_looked_fo
     assert survey is not None
     assert survey.letters is not None
     assert not any("surveyed again" in note for note in prepared(film, tmp_path).notes)
+
+
+def test_a_survey_with_letters_serves_where_none_are_asked_for(
+    film: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = prepared(film, tmp_path / "plain", lettering="plain")
+    assert subtitled_shots(prepared(film, tmp_path / "learned")) == 3
+
+    def looked(*_: object) -> None:
+        raise AssertionError("the footage was read again")
+
+    monkeypatch.setattr(survey_pool, "survey_one", looked)
+    plain = prepared(film, tmp_path / "learned", lettering="plain")
+    assert [judged.shot for judged in plain.shots] == [judged.shot for judged in fresh.shots]
+    assert plain.notes == fresh.notes == ()
+    assert not any(judged.shot.against for judged in prepared(film, tmp_path / "learned", judged=False).shots)
 
 
 def test_parts_of_a_film_are_joined_with_their_letters(film: Path, weights: Path, lettered: Survey) -> None:

@@ -290,6 +290,26 @@ def of_sweep(folder: Path) -> object:
     return Table.of(folder / "sweep").lines()
 
 
+def of_overrides(folder: Path) -> object:
+    """The verdicts by hand of a prepared folder."""
+    return read_overrides(folder / "prepared/overrides.json", True)
+
+
+def of_latents(folder: Path) -> object:
+    """The tensors of an encoding."""
+    return load_tensors(latents_of(folder))
+
+
+def of_file_of_comfy(folder: Path) -> object:
+    """What role the adapter of another tool has."""
+    return adapter_paths(folder / "adapters/comfy.safetensors")
+
+
+def of_peft(folder: Path) -> object:
+    """An adapter of peft, whose alpha is in a file beside it."""
+    return judge_adapter(folder / "peft/adapter_model.safetensors")
+
+
 def readers(folder: Path) -> list[Reader]:
     """Everything that is read from files."""
     state, today = (
@@ -315,37 +335,20 @@ def readers(folder: Path) -> list[Reader]:
         Reader("study", "study/rows.json", "json", lambda f: lines(load_table(f / "study").rows)),
         Reader("sweep", "sweep/sweep.json", "json", of_sweep),
         Reader("sweep's summary", "sweep/0/summary.json", "json", of_sweep),
-        Reader(
-            "overrides",
-            "prepared/overrides.json",
-            "json",
-            lambda f: read_overrides(f / "prepared/overrides.json", True),
-        ),
+        Reader("overrides", "prepared/overrides.json", "json", of_overrides),
         Reader("ledger", "prepared/files.json", "json", lambda f: read_ledger(f / "prepared")),
         Reader("survey", str(survey_of(folder).relative_to(folder)), "npz", lambda f: load_survey(survey_of(f))),
         Reader("captions", "footage/captions.jsonl", "jsonl", of_captions),
         Reader("shots' captions", "prepared/captions.jsonl", "jsonl", of_captions),
         Reader("prompts", "prompts.txt", "text", lambda f: read_prompts(str(f / "prompts.txt"))),
         Reader("LUT", "a.cube", "text", of_cube),
-        Reader(
-            "tensors", str(latents_of(folder).relative_to(folder)), "tensors", lambda f: load_tensors(latents_of(f))
-        ),
-        Reader(
-            "adapter",
-            "adapters/comfy.safetensors",
-            "tensors",
-            lambda f: adapter_paths(f / "adapters/comfy.safetensors"),
-        ),
+        Reader("tensors", str(latents_of(folder).relative_to(folder)), "tensors", of_latents),
+        Reader("adapter", "adapters/comfy.safetensors", "tensors", of_file_of_comfy),
         *(
             Reader(f"{name} adapter", f"adapters/{name}.safetensors", "tensors", partial(of_adapter, name))
             for name in ("comfy", "diffusers", "marked", "musubi")
         ),
-        Reader(
-            "peft's settings",
-            "peft/adapter_config.json",
-            "json",
-            lambda f: judge_adapter(f / "peft/adapter_model.safetensors"),
-        ),
+        Reader("peft's settings", "peft/adapter_config.json", "json", of_peft),
         Reader("GGUF", "wan.gguf", "table", lambda f: read_gguf(f / "wan.gguf")),
         Reader("pointer", "style/checkpoints/last", "text", lambda f: load_checkpoint(f / "style/checkpoints")),
         Reader("W&B's id", WANDB_ID, "text", wandb_id),

@@ -56,7 +56,7 @@ def write_reel(path: Path) -> None:
 
 
 def write_film(reel: Path, path: Path, reels: int = REELS) -> None:
-    """The reel's packets, so many times."""
+    """Write the reel's packets ``reels`` times, one after another."""
     with av.open(str(path), "w") as film:
         out = None
         for number in range(reels):

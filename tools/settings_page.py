@@ -81,7 +81,7 @@ def _small() -> Iterator[str]:
 
 
 def _entry(key: str, fields: dict[str, Field], anchor: str = "") -> Iterator[str]:
-    """One setting as a definition: its name, what it means, and its facts; commands that differ are told apart."""
+    """One setting as a definition: its name, what it means, and its facts; by command where commands differ."""
     yield f"[`{key}`]{{#set-{anchor or key.replace('.', '-')}}}"
     helps: dict[str, list[str]] = {}
     for name, field in fields.items():

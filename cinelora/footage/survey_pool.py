@@ -236,7 +236,7 @@ def read_ledger(folder: Path, handling: Handling = PLAIN) -> dict[str, File]:
 
 
 def surveyed_otherwise(known: dict[str, File], files: list[File], mark: str) -> list[str]:
-    """Paths of known files of which only the old or only the new survey has ``mark``, ``LEARNED`` or ``LETTERED``, in its name."""
+    """Paths of known files where only the old or only the new survey has ``mark`` (``LEARNED`` or ``LETTERED``) in its name."""
     return [
         file.path
         for file in files
